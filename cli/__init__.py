@@ -1,0 +1,4 @@
+def main() -> int:
+    from rejoinder.rules import model
+    print(model.Ruleset())
+    return 0
