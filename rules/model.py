@@ -75,9 +75,10 @@ class RequestMatch:
     methods: tuple[str, ...] = ()
     """Any of these, exactly; empty: every method."""
     headers: tuple[tuple[str, StringMatch], ...] = ()
-    """By name in lower case. A header that is sent several times has its values joined with a comma."""
+    """By name in lower case. Of a header that is sent several times any value may fit; one line is one value."""
     query: tuple[tuple[str, StringMatch], ...] = ()
-    """By parameter name. Of a parameter that is sent several times the first value counts."""
+    """By parameter name, as it stands in the URL (nothing is decoded). Of a parameter that is sent several times the
+    first value counts."""
 
 
 EVERY_REQUEST: Final = RequestMatch()
@@ -90,9 +91,10 @@ class StatusPattern:
     digits: str
     """One to three digits; the missing ones fit every digit. Three digits are one exact status."""
 
-    def fits(self, status: int) -> bool:
-        """Whether a status (an int of three digits) is one of these."""
-        return str(status).startswith(self.digits)
+    def statuses(self) -> range:
+        """The statuses that it stands for."""
+        missing = 10 ** (3 - len(self.digits))
+        return range(int(self.digits) * missing, (int(self.digits) + 1) * missing)
 
     def __str__(self) -> str:
         return self.digits.ljust(3, "x")

@@ -1,0 +1,95 @@
+"""What a running Envoy says about itself: its admin interface, as plain values.
+
+In: the interface's address. Out: states, bound addresses, statistics. Raised: OSError when Envoy cannot be reached or
+breaks off, `AdminError` when it answers with something else than was asked for. Every call is one HTTP request, made
+in a thread because it blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlencode
+
+Address = tuple[str, int]
+"""IP address (IPv6 without brackets) and port."""
+
+_SECONDS: Final = 5.0
+"""For one request. Envoy's main thread answers in milliseconds, unless it is busy with a large configuration."""
+
+
+class AdminError(Exception):
+    """Envoy answered a question to its admin interface with an error. Its text names the question and the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """The admin interface of one Envoy."""
+
+    address: Address
+
+    async def state(self) -> str:
+        """`LIVE` when Envoy has its configuration and takes traffic, else what it is doing: `INITIALIZING`, ..."""
+        # Ready or not is also said by the status, 200 or 503; the text says more.
+        _status, body = await asyncio.to_thread(self._request, "GET", "/ready")
+        return body.decode().strip()
+
+    async def listeners(self) -> dict[str, list[Address]]:
+        """Where each listener, by name, accepts connections: with the port that it got where port 0 was asked for."""
+        answer = json.loads(await self.get("/listeners?format=json"))
+        return {
+            listener["name"]: [
+                _address(address)
+                for address in (listener["local_address"], *listener.get("additional_local_addresses", ()))
+            ]
+            for listener in answer.get("listener_statuses", ())
+        }
+
+    async def stats(self, name_filter: str = "") -> dict[str, int]:
+        """Counters and gauges by name.
+
+        Args:
+            name_filter: a regex (RE2) that must be found in a name; empty: all, of which there are thousands.
+        """
+        query = urlencode({"format": "json", **({"filter": name_filter} if name_filter else {})})
+        answer = json.loads(await self.get(f"/stats?{query}"))
+        # Histograms have no name at this level, texts are no numbers.
+        return {stat["name"]: stat["value"] for stat in answer["stats"] if isinstance(stat.get("value"), int)}
+
+    async def get(self, path: str) -> bytes:
+        """The body of the page at `path` (with its query), such as `/config_dump`.
+
+        Raises:
+            AdminError: Envoy has no such page, or cannot answer now.
+        """
+        return await self._ok("GET", path)
+
+    async def post(self, path: str) -> bytes:
+        """Do something to Envoy, such as `/drain_listeners?graceful`; what it says to that. Raises as `get` does."""
+        return await self._ok("POST", path)
+
+    async def _ok(self, method: str, path: str) -> bytes:
+        status, body = await asyncio.to_thread(self._request, method, path)
+        if status != 200:
+            text = body.decode(errors="replace").strip()
+            raise AdminError(f"Envoy's admin interface: {method} {path}: expected 200, got {status}: {text}")
+        return body
+
+    def _request(self, method: str, path: str) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(*self.address, timeout=_SECONDS)
+        try:
+            connection.request(method, path)
+            response = connection.getresponse()
+            return response.status, response.read()
+        except http.client.HTTPException as error:
+            raise ConnectionError(f"Envoy's admin interface broke off: {error!r}") from error
+        finally:
+            connection.close()
+
+
+def _address(local: dict[str, dict[str, object]]) -> Address:
+    socket_address = local["socket_address"]
+    return str(socket_address["address"]), int(str(socket_address["port_value"]))

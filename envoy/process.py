@@ -1,0 +1,250 @@
+"""Envoy as a child of an asyncio program: started, watched, asked and ended.
+
+In: a binary and a bootstrap. Out: an `EnvoyProcess`, for as long as the `async with running(...)` lasts; no way out of
+the block leaves an Envoy behind, and none outlives this program (see `launch`). Raised: `EnvoyDiedError` when Envoy
+ends by itself, `EnvoyNotReadyError` when it takes too long. What Envoy logs goes to the logger `rejoinder.envoy`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Collection, Mapping
+from pathlib import Path
+from typing import Final
+
+from rejoinder.envoy import launch
+from rejoinder.envoy.admin import Address, Admin
+from rejoinder.envoy.bootstrap import Json
+
+_LOG: Final = logging.getLogger("rejoinder.envoy")
+
+START_SECONDS: Final = 30.0
+"""Until Envoy has read its bootstrap, and until it is ready: it takes half a second on a machine that is not busy."""
+STOP_SECONDS: Final = 5.0
+"""From SIGTERM to SIGKILL. Envoy ends within milliseconds of the first, unless it hangs."""
+DRAIN_SECONDS: Final = 30
+"""How long requests on a listener that was replaced may take to end. Envoy's default, 600 s, would let idle clients
+keep their connections, and with them the old configuration, for ten minutes after an edit."""
+
+_POLL_SECONDS: Final = 0.02
+_LAST_LINES: Final = 50
+_LINE_LIMIT: Final = 1 << 20
+"""In bytes. Envoy quotes configurations that it rejects in one line."""
+_REASON_LIMIT: Final = 500
+"""In characters, of the part of a log line that goes into an error."""
+
+# `--log-format`, and the same as a regex. Lines that do not fit continue the one before, or were written by something
+# else than the logger.
+_LOG_FORMAT: Final = "%L|%n|%v"
+_LOG_LINE: Final = re.compile(r"(?P<level>[TDIWEC])\|(?P<component>[^|]*)\|(?P<text>.*)", re.DOTALL)
+_LOG_LEVELS: Final = {
+    "T": logging.DEBUG,
+    "D": logging.DEBUG,
+    "I": logging.INFO,
+    "W": logging.WARNING,
+    "E": logging.ERROR,
+    "C": logging.CRITICAL,
+}
+
+
+class EnvoyDiedError(Exception):
+    """Envoy ended by itself: a bootstrap that it does not take, a port that is taken, a crash. `str()` is one line."""
+
+    def __init__(self, status: int, log: tuple[str, ...]) -> None:
+        super().__init__(_cause(status, log))
+        self.status = status
+        """The exit status; negative: the signal that killed it."""
+        self.log = log
+        """The last lines that Envoy wrote."""
+
+
+class EnvoyNotReadyError(Exception):
+    """Envoy runs, but did not get ready in time. `str()` is one line that says what is missing."""
+
+
+@contextlib.asynccontextmanager
+async def running(
+    binary: Path,
+    bootstrap: Json,
+    *,
+    concurrency: int | None = None,
+    log_level: str = "warning",
+    environ: Mapping[str, str] | None = None,
+) -> AsyncIterator[EnvoyProcess]:
+    """Run Envoy for as long as the block lasts.
+
+        async with running(find().path, bootstrap(admin=("127.0.0.1", 0))) as envoy:
+            print(await envoy.ready(["rejoinder"]))
+            await envoy.wait()
+
+    The block is entered when Envoy has taken its bootstrap; it has no listeners from xDS yet. At the end of the block
+    it gets SIGTERM, and what it is doing is cut off. Ctrl-C on a terminal does not reach it, so that this program
+    decides when it ends. Enter the block in a thread that lives as long as the program: for Linux, the thread that
+    started a process is its parent.
+
+    Args:
+        binary: the Envoy to run.
+        bootstrap: Envoy's JSON mapping of a bootstrap; it must have an `admin` (port 0 will do).
+        concurrency: worker threads; None: one for each core.
+        log_level: what Envoy logs from: `trace`, `debug`, `info`, `warning`, `error`, `critical` or `off`.
+        environ: Envoy's environment; None: ours.
+
+    Raises:
+        EnvoyDiedError: Envoy does not start. Show the text, and `log` to somebody who wants to know more.
+        EnvoyNotReadyError: it has not taken its bootstrap within START_SECONDS.
+    """
+    assert "admin" in bootstrap, "Envoy can only be watched through its admin interface"
+    with tempfile.TemporaryDirectory(prefix="rejoinder-envoy-") as folder:
+        config = Path(folder, "bootstrap.json")
+        config.write_text(json.dumps(bootstrap), encoding="utf-8")
+        admin_address = Path(folder, "admin")
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(binary)),
+            *("--config-path", str(config), "--admin-address-path", str(admin_address)),
+            "--disable-hot-restart",  # nor the shared memory for it, which Envoys on one machine would fight for
+            *("--log-level", log_level, "--log-format", _LOG_FORMAT),
+            *("--drain-time-s", str(DRAIN_SECONDS), "--drain-strategy", "immediate"),
+            *(() if concurrency is None else ("--concurrency", str(concurrency))),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            limit=_LINE_LIMIT,
+            env=environ,
+            process_group=0,
+        )
+        envoy = EnvoyProcess(child)
+        try:
+            envoy.admin = Admin(await envoy.admin_address(admin_address))
+            yield envoy
+        finally:
+            await envoy.stop()
+
+
+class EnvoyProcess:
+    """One running Envoy. Made by `running`."""
+
+    admin: Admin
+    """Its admin interface."""
+
+    def __init__(self, child: asyncio.subprocess.Process) -> None:
+        self._child = child
+        self._stopping = False
+        self._last_lines: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
+        self._ended = asyncio.create_task(self._follow())
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    async def ready(self, listeners: Collection[str] = (), within: float = START_SECONDS) -> dict[str, list[Address]]:
+        """Wait until Envoy takes traffic on these listeners; where all its listeners are bound, as `Admin.listeners`.
+
+        Args:
+            listeners: names that must be there; without any, Envoy's own word that it is ready is enough.
+            within: seconds.
+
+        Raises:
+            EnvoyDiedError: Envoy ended instead.
+            EnvoyNotReadyError: not in time; it goes on running.
+        """
+        state, bound = "not answering", dict[str, list[Address]]()
+        try:
+            async with asyncio.timeout(within):
+                while not (state == "LIVE" and bound.keys() >= set(listeners)):
+                    await self._check_alive()
+                    # An Envoy that just died, or is busy with a large configuration: the next round will tell.
+                    with contextlib.suppress(OSError):
+                        state, bound = await self.admin.state(), await self.admin.listeners()
+                    await asyncio.sleep(_POLL_SECONDS)
+        except TimeoutError as error:
+            missing = ", ".join(sorted(set(listeners) - bound.keys()))
+            raise EnvoyNotReadyError(
+                f"Envoy is not ready after {within:g} s: its state is {state}"
+                + (f", and it has no listener {missing}" if missing else "")
+            ) from error
+        return bound
+
+    async def wait(self) -> None:
+        """Wait for Envoy's end. Returns when `stop` ended it.
+
+        Raises:
+            EnvoyDiedError: it ended by itself.
+        """
+        # Shielded: whoever gives up waiting must not stop the log from being read, or Envoy would block on it.
+        status = await asyncio.shield(self._ended)
+        if not self._stopping:
+            raise EnvoyDiedError(status, tuple(self._last_lines))
+
+    async def stop(self) -> None:
+        """End Envoy: SIGTERM, and SIGKILL if that does not help within STOP_SECONDS. Once it has ended: nothing."""
+        self._stopping = True
+        try:
+            if self._child.returncode is None:
+                self._child.terminate()
+            async with asyncio.timeout(STOP_SECONDS):
+                await asyncio.shield(self._ended)
+        except TimeoutError:
+            _LOG.warning("Envoy did not end within %g s of SIGTERM and was killed", STOP_SECONDS)
+        finally:
+            # Also on the way out of a cancellation: nothing is left behind.
+            if self._child.returncode is None:
+                self._child.kill()
+                await asyncio.shield(self._ended)
+
+    async def admin_address(self, written_to: Path) -> Address:
+        """What Envoy writes into this file (`--admin-address-path`) once it has taken its bootstrap. For `running`."""
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                while not (written_to.exists() and (address := _parse_address(written_to.read_text()))):
+                    await self._check_alive()
+                    await asyncio.sleep(_POLL_SECONDS)
+                return address
+        except TimeoutError as error:
+            raise EnvoyNotReadyError(f"Envoy has not taken its bootstrap after {START_SECONDS:g} s") from error
+
+    async def _check_alive(self) -> None:
+        if self._child.returncode is not None:
+            await self.wait()
+
+    # Reads the log until Envoy closes it by ending; the exit status.
+    async def _follow(self) -> int:
+        assert self._child.stderr is not None
+        level, component = logging.WARNING, "stderr"
+        while True:
+            try:
+                line = (await self._child.stderr.readline()).decode(errors="replace")
+            except ValueError:  # of StreamReader: over the limit, and dropped
+                line = f"(a line of more than {_LINE_LIMIT} bytes)\n"
+            if not line:
+                return await self._child.wait()
+            line = line.rstrip("\n")
+            if found := _LOG_LINE.fullmatch(line):
+                level, component, line = _LOG_LEVELS[found["level"]], found["component"], found["text"]
+            self._last_lines.append(line)
+            # While it is ended on purpose, Envoy warns of the signal and of the streams that it cuts.
+            _LOG.log(logging.DEBUG if self._stopping else level, "%s: %s", component, line)
+
+
+def _cause(status: int, log: tuple[str, ...]) -> str:
+    if status < 0:
+        return f"Envoy was killed by {signal.Signals(-status).name}"
+    if status == 0:
+        return "Envoy ended, without an error, though nothing here asked it to"
+    # The last thing that Envoy writes, outside its log, is why it gives up. Protobuf puts spaces at random into its
+    # messages, against programs that depend on them.
+    words = next((line.split() for line in reversed(log) if line.strip()), ["it", "did", "not", "say", "why"])
+    return f"Envoy ended with status {status}: {' '.join(words)[:_REASON_LIMIT]}"
+
+
+def _parse_address(text: str) -> Address | None:
+    host, _, port = text.strip().rpartition(":")
+    return (host.strip("[]"), int(port)) if host and port else None

@@ -1,0 +1,134 @@
+"""Where Envoy listens and where it forwards to: the sections `listen` and `upstreams` of a rule file.
+
+In: places of a document (see `fields`). Out: `Listener`s and `Upstream`s. Raised is `Mistake`, as by every reader.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import replace
+from typing import Final
+
+from rejoinder.rules.document import quoted
+from rejoinder.rules.fields import Place, content_beside
+from rejoinder.rules.files import Unreadable
+from rejoinder.rules.model import Endpoint, Listener, Upstream
+
+ECHO: Final = "builtin:echo"
+"""The upstream URL that stands for the small server in `rejoinder up`."""
+
+PORTS: Final = range(1, 65536)
+
+# Labels of letters, digits and `-`, RFC 1123, section 2.1; and `_`, which is common in container networks.
+HOST_NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*", re.IGNORECASE | re.ASCII)
+
+_ADDRESS: Final = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*):(?P<port>[0-9]{1,5})")
+_URL: Final = re.compile(r"(?P<scheme>https?)://(?P<host>\[[^\[\]]*\]|[^:/?#@\[\]]+)(:(?P<port>[0-9]{1,5}))?/?")
+
+
+def listeners(place: Place) -> tuple[Listener, ...]:
+    """`listen`: one address or a list of them, each with or without TLS."""
+    lines: dict[tuple[str, int], int] = {}
+
+    def another(item: Place) -> Listener:
+        found = _listener(item)
+        address = (found.address, found.port)
+        if found.port and address in lines:
+            raise item.mistake(f"the address is given twice, first in line {lines[address]}")
+        lines[address] = item.node.line
+        return found
+
+    return place.one_or_more(another)
+
+
+def upstreams(place: Place) -> tuple[Upstream, ...]:
+    """`upstreams`: URLs by name."""
+    found = (member.attempt(lambda it, name=name: upstream(it, name), None) for name, member in place.members())
+    return tuple(each for each in found if each is not None)
+
+
+def upstream(place: Place, name: str) -> Upstream:
+    """One upstream: a URL or a list of them."""
+    place = place.about(f"upstream {quoted(name)}")
+    if not re.fullmatch(r"[A-Za-z0-9._/:-]+", name):
+        raise place.mistake("expected a name of letters, digits and . _ / -")
+    urls = place.one_or_more(_url)
+    if len({scheme for scheme, _ in urls}) > 1:
+        raise place.mistake(f"expected URLs of one kind: all http, all https, or {ECHO} alone")
+    schemes = {scheme for scheme, _ in urls}
+    return Upstream(
+        name,
+        endpoints=tuple(endpoint for _, endpoint in urls if endpoint is not None),
+        tls="https" in schemes,
+        echo=ECHO in schemes,
+        position=place.position,
+    )
+
+
+def _url(place: Place) -> tuple[str, Endpoint | None]:
+    text = place.string()
+    if text == ECHO:
+        return ECHO, None
+    url = _URL.fullmatch(text)
+    host = _host(url["host"]) if url else None
+    if url is None or host is None:
+        raise place.expected(f"a URL such as http://127.0.0.1:8000 (http or https, host and port only) or {ECHO}")
+    port = int(url["port"] or (443 if url["scheme"] == "https" else 80))
+    if port not in PORTS:
+        raise place.expected("a port from 1 to 65535")
+    return url["scheme"], Endpoint(host, port)
+
+
+# A host name or an IP address without brackets; None if it is neither.
+def _host(text: str) -> str | None:
+    if (address := _ip_address(text)) is not None:
+        return address
+    # What ends in digits is a mistyped IPv4 address: no top-level domain does (RFC 3696, section 2).
+    return text.lower() if HOST_NAME.fullmatch(text) and not text.rpartition(".")[2].isdigit() else None
+
+
+def is_ipv6(text: str) -> bool:
+    """Whether a text is an IPv6 address in brackets."""
+    return text.startswith("[") and _ip_address(text) is not None
+
+
+def _ip_address(text: str) -> str | None:
+    try:
+        if text.startswith("["):
+            return str(ipaddress.IPv6Address(text.removeprefix("[").removesuffix("]")))
+        return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        return None
+
+
+def _listener(place: Place) -> Listener:
+    if not place.has("address", "certificate", "key"):
+        return _address(place)
+    fields = place.fields("address", "certificate", "key")
+    listener = fields.require("address", _address, None)
+    pair = [fields.require(name, Place.string, "") for name in ("certificate", "key")]
+    if listener is None or not all(pair):
+        raise place.mistake("expected an address, a certificate file and a key file")
+    certificate, key = (content_beside(fields[name], text) for name, text in zip(("certificate", "key"), pair))
+    try:
+        place.source.files.check_pair(*(place.beside(text) for text in pair))
+    except Unreadable as reason:
+        raise fields["certificate"].mistake(f"{quoted(pair[0])} {reason}") from None
+    return replace(listener, certificate=certificate, key=key, position=place.position)
+
+
+def _address(place: Place) -> Listener:
+    wanted = 'an IP address and a port such as "0.0.0.0:10000"'
+    text = place.string()
+    parts = _ADDRESS.fullmatch(text)
+    if parts is None:
+        raise place.expected(wanted)
+    if not parts["host"]:
+        raise place.mistake(f'expected {wanted}, got {quoted(text)}: write "0.0.0.0{text}" for every address')
+    host = _ip_address(parts["host"])
+    if host is None:
+        raise place.mistake(f"expected {wanted}, got the host name {quoted(parts['host'])}")
+    if int(parts["port"]) > PORTS[-1]:
+        raise place.expected("a port from 0 to 65535")
+    return Listener(host, int(parts["port"]), position=place.position)

@@ -1,0 +1,321 @@
+"""YAML (and so JSON) text as nodes that know their line.
+
+In: the bytes of one file. Out: a `Node` tree for every document in it, and the problems of the text itself: what is not
+YAML, too large, nested too deep, given twice. Nothing is raised. `parse` is the way in; what the nodes mean is for
+`fields` and the readers behind it.
+
+The tree is built from the parser's events and not by PyYAML's composer, for three reasons: limits apply while reading and
+not after it, nothing recurses, and an alias can be counted for what it stands for.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeAlias
+
+import yaml
+from yaml.resolver import Resolver
+
+from rejoinder.rules.model import Position
+from rejoinder.rules.problem import Problem
+
+MAX_DEPTH: Final = 50
+"""Levels of nesting. A rule file needs 8 and a Kubernetes manifest some 15; libyaml's time grows with the square of the
+nesting (20 seconds for 100,000 brackets), so it must be bounded."""
+
+MAX_WEIGHT: Final = 1_000_000
+"""What a document may hold once its aliases are expanded: every node counts 1, and another for each 64 characters of its
+text. A rule is about 20 nodes. Nine lines of nested aliases expand to a billion ("billion laughs"; Go's yaml.v3 and
+SnakeYAML limit aliases too)."""
+
+
+class ScalarKind(enum.Enum):
+    """What YAML 1.1 takes a scalar for; the value is how a message calls it."""
+
+    STRING = "string"
+    INTEGER = "number"
+    FLOAT = "decimal number"
+    BOOLEAN = "boolean"
+    NULL = "nothing"
+    TIMESTAMP = "date"
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    line: int
+    text: str
+    """As it is written, quotes and escapes resolved."""
+    kind: ScalarKind
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class List:
+    line: int
+    items: tuple[Node, ...]
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a mapping."""
+
+    line: int
+    """Where the key stands."""
+    value: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    line: int
+    entries: dict[str, Entry]
+    """In the order of the file; what `<<` merges in comes last."""
+    weight: int
+
+
+Node: TypeAlias = Scalar | List | Map
+
+
+def quoted(text: str) -> str:
+    """A text as messages show it: in quotes, on one line, and not too long.
+
+    >>> quoted("a\\nb")
+    '"a\\\\nb"'
+    """
+    shown = text if len(text) <= 80 else text[:77] + "..."
+    return '"' + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown) + '"'
+
+
+def describe(node: Node) -> str:
+    """A node as the end of "expected ..., got ...".
+
+    >>> describe(Scalar(1, "8080", ScalarKind.INTEGER, 1))
+    'the number 8080'
+    """
+    match node:
+        case Map():
+            return "a mapping" if node.entries else "an empty mapping"
+        case List():
+            return "a list" if node.items else "an empty list"
+        case Scalar(kind=ScalarKind.STRING):
+            return quoted(node.text)
+        case Scalar(kind=ScalarKind.NULL):
+            return "nothing"
+        case Scalar():
+            return f"the {node.kind.value} {quoted(node.text)[1:-1]}"
+
+
+def parse(data: bytes, file: str) -> tuple[list[Node], list[Problem]]:
+    """Read all documents of one file.
+
+    Args:
+        data: the file's content; the caller has limited its size.
+        file: its path, for the problems; `.json` at the end allows JSON's surrogate pairs.
+
+    Returns:
+        The documents that could be read, without empty ones, and what is wrong. Text behind a mistake that leaves no
+        sense in what follows is not read, but the documents in front of it are there.
+    """
+    problems: list[Problem] = []
+    documents: list[Node] = []
+
+    def report(line: int, message: str) -> None:
+        problems.append(Problem(Position(file, line), message))
+
+    try:
+        text = _decode(data)
+        if file.endswith(".json"):
+            text = _SURROGATE_PAIR.sub(_one_character, text)
+        documents.extend(_documents(text, report))
+    except _NotYaml as error:
+        report(error.line, error.message)
+    if not documents and not problems:
+        report(0, "the file is empty: expected rules, routes or an answer")
+    return documents, problems
+
+
+# --- from here on: how ---
+
+_Report: TypeAlias = Callable[[int, str], None]
+
+
+class _NotYaml(Exception):
+    def __init__(self, line: int, message: str) -> None:
+        self.line, self.message = line, message
+
+
+# The complement of YAML 1.1's c-printable, https://yaml.org/spec/1.1/#c-printable. libyaml refuses these too, but tells no line.
+_NOT_PRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+# JSON writes a character beyond U+FFFF as two escapes, https://www.rfc-editor.org/rfc/rfc8259#section-7; YAML has no such
+# pairs. The group in front keeps an escaped backslash from being taken for the start of an escape.
+_SURROGATE_PAIR: Final = re.compile(
+    r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})"
+)
+
+
+def _one_character(pair: re.Match[str]) -> str:
+    high, low = int(pair[2], 16), int(pair[3], 16)
+    return pair[1] + chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00))
+
+
+def _decode(data: bytes) -> str:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _NotYaml(line, f"not UTF-8 text: byte 0x{data[error.start]:02x}") from None
+    if odd := _NOT_PRINTABLE.search(text):
+        line = text.count("\n", 0, odd.start()) + 1
+        raise _NotYaml(line, f"not YAML: control character U+{ord(odd[0]):04X}")
+    return text
+
+
+_KINDS: Final = {
+    "tag:yaml.org,2002:str": ScalarKind.STRING,
+    "tag:yaml.org,2002:value": ScalarKind.STRING,  # a lone `=`
+    "tag:yaml.org,2002:int": ScalarKind.INTEGER,
+    "tag:yaml.org,2002:float": ScalarKind.FLOAT,
+    "tag:yaml.org,2002:bool": ScalarKind.BOOLEAN,
+    "tag:yaml.org,2002:null": ScalarKind.NULL,
+    "tag:yaml.org,2002:timestamp": ScalarKind.TIMESTAMP,
+}
+_MERGE: Final = "tag:yaml.org,2002:merge"
+_COLLECTION_TAGS: Final = {None, "!", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
+
+
+@dataclass(slots=True)
+class _OpenList:
+    line: int
+    anchor: str | None
+    items: list[Node] = field(default_factory=list)
+    weight: int = 1
+
+    def add(self, node: Node, report: _Report) -> None:  # noqa: ARG002: the counterpart in _OpenMap reports
+        self.items.append(node)
+
+    def close(self) -> List:
+        return List(self.line, tuple(self.items), self.weight)
+
+
+@dataclass(slots=True)
+class _OpenMap:
+    line: int
+    anchor: str | None
+    entries: dict[str, Entry] = field(default_factory=dict)
+    merged: list[Map] = field(default_factory=list)
+    key: Node | None = None
+    weight: int = 1
+
+    def add(self, node: Node, report: _Report) -> None:
+        if self.key is None:
+            self.key = node
+            return
+        key, self.key = self.key, None
+        if not isinstance(key, Scalar):
+            report(key.line, f"expected a name as key, got {describe(key)}")
+        elif key is _MERGE_KEY:
+            self._merge(node, report)
+        elif key.kind is not ScalarKind.STRING:
+            report(key.line, f"expected a name as key, got {describe(key)} - put it in quotes")
+        elif (first := self.entries.get(key.text)) is not None:
+            report(key.line, f"the key {quoted(key.text)} is given twice, first in line {first.line}")
+        else:
+            if isinstance(node, Scalar) and not node.text:
+                node = replace(node, line=key.line)  # the parser says where the next token is
+            self.entries[key.text] = Entry(key.line, node)
+
+    # https://yaml.org/type/merge.html: keys of the mapping itself win, then those of earlier mappings.
+    def _merge(self, node: Node, report: _Report) -> None:
+        for part in node.items if isinstance(node, List) else (node,):
+            if isinstance(part, Map):
+                self.merged.append(part)
+            else:
+                report(part.line, f"<<: expected a mapping or a list of them, got {describe(part)}")
+
+    def close(self) -> Map:
+        for part in self.merged:
+            for name, entry in part.entries.items():
+                self.entries.setdefault(name, entry)
+        return Map(self.line, self.entries, self.weight)
+
+
+_Open: TypeAlias = _OpenList | _OpenMap
+_MERGE_KEY: Final = Scalar(0, "<<", ScalarKind.STRING, 1)
+
+
+# Makes the tree. `stack` holds the collections that are open, the outermost first; a finished node goes into the last one,
+# or is the document itself.
+def _documents(text: str, report: _Report) -> Iterator[Node]:
+    stack: list[_Open] = []
+    anchors: dict[str, Node] = {}
+    for event in _events(text):
+        line = event.start_mark.line + 1
+        match event:
+            case yaml.DocumentStartEvent():
+                anchors = {}
+                continue
+            case yaml.MappingStartEvent() | yaml.SequenceStartEvent():
+                if event.tag not in _COLLECTION_TAGS:
+                    raise _NotYaml(line, f"tags are not supported, got {quoted(event.tag)}")
+                if len(stack) == MAX_DEPTH:
+                    raise _NotYaml(line, f"nested more than {MAX_DEPTH} levels deep")
+                kind = _OpenMap if isinstance(event, yaml.MappingStartEvent) else _OpenList
+                stack.append(kind(line, event.anchor))
+                continue
+            case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
+                done = stack.pop()
+                node, anchor = done.close(), done.anchor
+            case yaml.ScalarEvent():
+                expects_key = bool(stack) and isinstance(stack[-1], _OpenMap) and stack[-1].key is None
+                node, anchor = _scalar(event, line, expects_key), event.anchor
+            case yaml.AliasEvent(anchor=name):
+                if any(name == open_.anchor for open_ in stack):
+                    raise _NotYaml(line, f"the alias *{name} stands inside of what it names")
+                if name not in anchors:
+                    raise _NotYaml(line, f"the alias *{name} names nothing")
+                node, anchor = anchors[name], None
+            case _:
+                continue
+        if anchor is not None:
+            anchors[anchor] = node
+        if stack:
+            stack[-1].weight += node.weight
+            if stack[-1].weight > MAX_WEIGHT:
+                raise _NotYaml(line, f"too large: more than {MAX_WEIGHT:,} entries with all aliases expanded")
+            stack[-1].add(node, report)
+        elif not (isinstance(node, Scalar) and node.kind is ScalarKind.NULL):
+            yield node
+
+
+def _scalar(event: yaml.ScalarEvent, line: int, expects_key: bool) -> Scalar:
+    tag = event.tag
+    if tag is None or tag == "!":
+        tag = _RESOLVER.resolve(yaml.ScalarNode, event.value, event.implicit)
+    if tag == _MERGE:
+        if expects_key:
+            return _MERGE_KEY
+        tag = "tag:yaml.org,2002:str"
+    if tag not in _KINDS:
+        raise _NotYaml(line, f"tags are not supported, got {quoted(tag)}")
+    return Scalar(line, event.value, _KINDS[tag], 1 + len(event.value) // 64)
+
+
+_RESOLVER: Final = Resolver()
+
+
+def _events(text: str) -> Iterator[yaml.Event]:
+    try:
+        yield from yaml.parse(text, Loader=yaml.CSafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = mark.line + 1 if mark else 0
+        if mark and text[mark.index : mark.index + 1] == "\t":
+            raise _NotYaml(line, "not YAML: a tab cannot indent, use spaces") from None
+        within = f" ({error.context} from line {error.context_mark.line + 1})" if error.context_mark else ""
+        raise _NotYaml(line, f"not YAML: {error.problem}{within}") from None
+    except yaml.YAMLError as error:
+        raise _NotYaml(0, f"not YAML: {quoted(str(error))[1:-1]}") from None

@@ -1,0 +1,248 @@
+"""Reading the fields of a document, so that every mistake is found and each is told with its place.
+
+In: a `Place`, which is a node and how to speak of it. Out: plain values. A reader is a function from a place to a value
+that raises `Mistake` if the value is wrong. `Fields.get`, `Place.each` and `Place.attempt` catch it, note the problem and
+go on with a default: a document with three mistakes reports three, and the values of a document with problems are never
+used. Nothing but `Mistake` is raised.
+
+    def redirect(place: Place) -> Redirect:
+        fields = place.fields("host", "path")
+        return Redirect(host=fields.get("host", Place.string, None), path=fields.get("path", Place.string, None))
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+from rejoinder.rules.document import List, Map, Node, Scalar, ScalarKind, describe, quoted
+from rejoinder.rules.files import Files, Unreadable
+from rejoinder.rules.model import Position
+from rejoinder.rules.problem import Problem, Severity
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+
+class Mistake(Exception):
+    """A value that cannot be used, told to whoever wrote it."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A name that must exist once all files are read."""
+
+    place: Place
+    name: str
+    ours: bool = True
+    """False: it may name something in an Envoy that is not ours, if the files define nothing of the kind."""
+
+
+@dataclass(slots=True)
+class Source:
+    """One file while it is read, and what is noted on the way."""
+
+    file: str
+    """Its path as the user gave it."""
+    files: Files
+    prefix: str = ""
+    """What the names of unnamed rules start with."""
+    problems: list[Problem] = field(default_factory=list)
+    routes: list[Mention] = field(default_factory=list)
+    upstreams: list[Mention] = field(default_factory=list)
+    rules: int = 0
+    """How many rules were met so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A node, and how messages call it."""
+
+    node: Node
+    source: Source
+    subject: str = ""
+    """The named thing that it belongs to, such as `rule "errors"`."""
+    path: str = ""
+    """Its field within that thing, such as `match.path`."""
+
+    @property
+    def position(self) -> Position:
+        return Position(self.source.file, self.node.line)
+
+    def mistake(self, message: str) -> Mistake:
+        """A mistake to raise, about this place."""
+        return Mistake(self._problem(message, Severity.ERROR))
+
+    def expected(self, what: str) -> Mistake:
+        """A mistake to raise: this place holds something else than `what`."""
+        return self.mistake(f"expected {what}, got {describe(self.node)}")
+
+    def error(self, message: str) -> None:
+        """Note a mistake and go on."""
+        self.source.problems.append(self._problem(message, Severity.ERROR))
+
+    def warn(self, message: str) -> None:
+        """Note something that has no effect or is probably not meant."""
+        self.source.problems.append(self._problem(message, Severity.WARNING))
+
+    def _problem(self, message: str, severity: Severity) -> Problem:
+        text = ": ".join(part for part in (self.subject, self.path, message) if part)
+        return Problem(self.position, text, severity)
+
+    def attempt(self, read: Callable[[Place], T], default: D) -> T | D:
+        """Read this place; if that fails, note the mistake and take the default."""
+        try:
+            return read(self)
+        except Mistake as mistake:
+            self.source.problems.append(mistake.problem)
+            return default
+
+    def about(self, subject: str) -> Place:
+        """The same place as a named thing of its own."""
+        return replace(self, subject=subject, path="")
+
+    def string(self) -> str:
+        node = self.node
+        if isinstance(node, Scalar) and node.kind is ScalarKind.STRING:
+            return node.text
+        fixable = isinstance(node, Scalar) and node.kind is not ScalarKind.NULL
+        raise self.mistake(f"expected a string, got {describe(node)}" + (" - put it in quotes" if fixable else ""))
+
+    def integer(self, allowed: range, what: str = "a number") -> int:
+        """A number within a range; `what` is how a message calls it."""
+        # Decimal digits only: YAML 1.1 would read 0644 as octal, 1:30 as 90 and 1_000 as 1000.
+        if (
+            isinstance(self.node, Scalar)
+            and self.node.kind is ScalarKind.INTEGER
+            and re.fullmatch("0|[1-9][0-9]{0,17}", self.node.text)
+            and int(self.node.text) in allowed
+        ):
+            return int(self.node.text)
+        raise self.expected(f"{what} from {allowed.start} to {allowed.stop - 1}")
+
+    def boolean(self) -> bool:
+        if isinstance(self.node, Scalar) and self.node.kind is ScalarKind.BOOLEAN:
+            return self.node.text.lower() in ("true", "yes", "on")
+        raise self.expected("true or false")
+
+    def items(self) -> list[Place]:
+        """The entries of a list, each a place."""
+        if not isinstance(self.node, List):
+            raise self.expected("a list")
+        return [replace(self, node=node, path=f"{self.path}[{at}]") for at, node in enumerate(self.node.items)]
+
+    def each(self, read: Callable[[Place], T]) -> tuple[T, ...]:
+        """Read every entry of a list; those that fail are noted and left out."""
+        return tuple(value for item in self.items() for value in item.attempt(lambda place: (read(place),), ()))
+
+    def one_or_more(self, read: Callable[[Place], T]) -> tuple[T, ...]:
+        """Read a list that is not empty, or what stands alone in place of a list of one."""
+        if not isinstance(self.node, List):
+            return (read(self),)
+        if not self.node.items:
+            raise self.expected("at least one entry")
+        return self.each(read)
+
+    def members(self) -> list[tuple[str, Place]]:
+        """The entries of a mapping whose keys are up to the user."""
+        if not isinstance(self.node, Map):
+            raise self.expected("a mapping")
+        return [(name, self.field(name)) for name in self.node.entries]
+
+    def fields(self, *known: str) -> Fields:
+        """The fields of a mapping; unknown ones are noted as mistakes.
+
+        Raises:
+            Mistake: it is not a mapping.
+        """
+        if not isinstance(self.node, Map):
+            raise self.expected(f"a mapping with {_one_of(known)}")
+        for name, entry in self.node.entries.items():
+            if name not in known:
+                key = replace(self, node=Scalar(entry.line, name, ScalarKind.STRING, 1))
+                key.error(f"unknown field {quoted(name)}, {closest(name, known)}")
+        return Fields(self, {name: self.field(name) for name in self.node.entries if name in known})
+
+    def has(self, *names: str) -> bool:
+        """Whether this is a mapping with any of these fields."""
+        return isinstance(self.node, Map) and any(name in self.node.entries for name in names)
+
+    def field(self, name: str) -> Place:
+        """A field that is given: see `has`."""
+        assert isinstance(self.node, Map)
+        return replace(self, node=self.node.entries[name].value, path=f"{self.path}.{name}" if self.path else name)
+
+    def beside(self, name: str) -> Path:
+        """The path of a file that is named relative to this document's file."""
+        return Path(self.source.file).parent / name
+
+
+Reader: TypeAlias = Callable[[Place], T]
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The known fields of a mapping that are given."""
+
+    place: Place
+    """The mapping."""
+    given: dict[str, Place]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.given
+
+    def __getitem__(self, name: str) -> Place:
+        return self.given[name]
+
+    def get(self, name: str, read: Reader[T], default: D) -> T | D:
+        """Read a field; the default if it is not given, or if it is wrong, which is noted."""
+        return self.given[name].attempt(read, default) if name in self.given else default
+
+    def require(self, name: str, read: Reader[T], stand_in: D) -> T | D:
+        """Read a field; that it is not given is noted as a mistake."""
+        if name not in self.given:
+            self.place.error(f"{name} is missing")
+        return self.get(name, read, stand_in)
+
+    def only_one(self, *names: str) -> str | None:
+        """Which of these fields is given, None if none is; that more than one is given is noted as a mistake."""
+        given = [name for name in names if name in self.given]
+        for name in given[1:]:
+            self.given[name].error(f"give only one of {', '.join(names)}; {given[0]} is given too")
+        return given[0] if given else None
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """What may have been meant, as the end of a message.
+
+    >>> closest("pahts", ["path", "methods"])
+    'did you mean "path"?'
+    """
+    known = list(known)
+    if similar := difflib.get_close_matches(name, known, n=1):
+        return f"did you mean {quoted(similar[0])}?"
+    return f"expected {_one_of(known)}"
+
+
+def _one_of(names: Iterable[str]) -> str:
+    return "one of " + ", ".join(names)
+
+
+def content_beside(place: Place, name: str) -> bytes:
+    """The content of a file that a place names, relative to the document's file.
+
+    Raises:
+        Mistake: it cannot be read.
+    """
+    try:
+        return place.source.files.read(place.beside(name))
+    except Unreadable as reason:
+        raise place.mistake(f"{quoted(name)} {reason}") from None

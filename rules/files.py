@@ -1,0 +1,128 @@
+"""The files that a load reads: each is read once, and remembered with what it held.
+
+In: paths. Out: contents and folder listings, or `Unreadable` with a reason that a rule author understands. What a path
+held is kept as a fingerprint, also for what is missing, so that `watch` can tell exactly whether anything that was read
+has changed since. This is the only file of the package that opens files, but for the certificates that `ssl` reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import ssl
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeAlias
+
+MAX_FILE_SIZE: Final = 10_000_000
+"""In bytes. Some 50,000 rules; what is larger is not a rule file but a mistake, and is refused before it is read."""
+
+SUFFIXES: Final = (".yaml", ".yml", ".json")
+"""The files of a folder that are rule files. Names that start with a dot are not: editors and mounted ConfigMaps keep
+things of their own there."""
+
+Fingerprint: TypeAlias = str
+"""What a path held; equal fingerprints mean equal content."""
+
+
+class Unreadable(Exception):
+    """A path that cannot be read; the text is why, for the author of the rules."""
+
+
+Content: TypeAlias = bytes | tuple[str, ...] | Unreadable
+"""A file's bytes, the names of a folder's rule files in order, or why there is neither."""
+
+
+@dataclass(slots=True)
+class Files:
+    """Reads files for one load and remembers them."""
+
+    contents: dict[Path, Content] = field(default_factory=dict)
+    """All that was looked at, by absolute path (symbolic links are not resolved)."""
+
+    def read(self, path: Path) -> bytes:
+        """The content of a file of at most MAX_FILE_SIZE bytes.
+
+        Raises:
+            Unreadable: it is missing, too large, a folder or may not be read; tell the rule author.
+        """
+        content = self._look(path)
+        if isinstance(content, tuple):
+            raise Unreadable("is a folder")
+        if isinstance(content, Unreadable):
+            raise content
+        return content
+
+    def listing(self, path: Path) -> list[Path] | None:
+        """The rule files of a folder, sorted by name; None if the path is no folder."""
+        content = self._look(path)
+        return [path / name for name in content] if isinstance(content, tuple) else None
+
+    def check_pair(self, certificate: Path, key: Path) -> None:
+        """Check that two files are a certificate chain and its private key.
+
+        Raises:
+            Unreadable: one cannot be read, or they are not a pair in PEM; tell the rule author.
+        """
+        for path in (certificate, key):
+            self.read(path)
+        try:
+            # The password keeps OpenSSL from asking at the terminal for that of an encrypted key.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+        except (OSError, ValueError) as error:
+            reason = (isinstance(error, ssl.SSLError) and error.reason) or "no such PEM data"
+            raise Unreadable(f"is no PEM certificate with its key: {reason.lower().replace('_', ' ')}") from None
+
+    def fingerprints(self) -> dict[Path, Fingerprint]:
+        """Everything that was looked at, and would have to be looked at again."""
+        return {path: _fingerprint(content) for path, content in self.contents.items()}
+
+    def _look(self, path: Path) -> Content:
+        place = Path(os.path.abspath(path))
+        if place not in self.contents:
+            self.contents[place] = _look(place)
+        return self.contents[place]
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """What a path holds now. Times and inodes are not asked: a clock that ticks every few milliseconds misses an edit
+    right after a load, and rule files are small enough to be read."""
+    return _fingerprint(_look(path))
+
+
+def _fingerprint(content: Content) -> Fingerprint:
+    match content:
+        case bytes():
+            return hashlib.blake2b(content, digest_size=16).hexdigest()
+        case tuple():
+            return "/".join(("folder", *content))
+        case Unreadable():
+            return str(content)
+
+
+def _look(path: Path) -> Content:
+    try:
+        # Asked before opening: a named pipe would block.
+        found = os.stat(path)
+        if stat.S_ISDIR(found.st_mode):
+            return tuple(sorted(entry.name for entry in os.scandir(path) if _is_rule_file(entry)))
+        if not stat.S_ISREG(found.st_mode):
+            return Unreadable("is not a regular file")
+        if found.st_size > MAX_FILE_SIZE:
+            return _too_large(found.st_size)
+        with open(path, "rb") as file:
+            data = file.read(MAX_FILE_SIZE + 1)
+        return data if len(data) <= MAX_FILE_SIZE else _too_large(len(data))
+    except OSError as error:
+        return Unreadable("does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}")
+    except ValueError:
+        return Unreadable("is not a path")
+
+
+def _is_rule_file(entry: os.DirEntry[str]) -> bool:
+    return entry.name.endswith(SUFFIXES) and not entry.name.startswith(".") and not entry.is_dir()
+
+
+def _too_large(size: int) -> Unreadable:
+    return Unreadable(f"is {size:,} bytes large; the limit is {MAX_FILE_SIZE:,}")

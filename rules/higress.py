@@ -1,0 +1,69 @@
+"""The custom-response plug-in's own configurations (Alibaba MSE, Higress), read as rules.
+
+In: the fields of a document (see `fields`), which may hold a rule file's sections too. Out: `Rule`s. Raised is `Mistake`.
+
+The plug-in knows one configuration per request: that of the first entry of `_rules_` that fits, else the one at the top
+level; they are never mixed. A `Rule` decides about a request in the same way, even if none of its answers is for the
+status. So an entry of `_rules_` is a rule, all that its `rules` list are the answers of that one rule, and the top level
+is the last rule, for every request.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rejoinder.rules.document import List
+from rejoinder.rules.fields import Fields, Place
+from rejoinder.rules.model import Rule, Scope
+from rejoinder.rules.native import (
+    ANSWER_FIELDS,
+    RULE_ONLY_FIELDS,
+    domains,
+    next_rule_name,
+    route_names,
+    scope_answers,
+)
+
+TOP_LEVEL_FIELDS: Final = ("_rules_", *ANSWER_FIELDS)
+
+_SCOPES: Final = ("_match_route_", "_match_domain_")
+
+
+def scoped_rules(fields: Fields) -> tuple[Rule, ...]:
+    """The rules of `_rules_`, in order."""
+    return fields.get("_rules_", lambda place: place.each(_scoped_rule), ())
+
+
+def has_top_level_rule(fields: Fields) -> bool:
+    """Whether a document's top level is a configuration of the plug-in: an answer, or answers in `rules`.
+
+    `rules` are the plug-in's if every entry has nothing but the fields of an answer; a rule file's own rules then would be
+    rules for every request, of which only the first could ever decide.
+    """
+    if "rules" not in fields:
+        return any(each in fields for each in ANSWER_FIELDS)
+    node = fields["rules"].node
+    entries = fields["rules"].items() if isinstance(node, List) else []
+    return bool(entries) and not any(entry.has(*RULE_ONLY_FIELDS) for entry in entries)
+
+
+def top_level_rule(fields: Fields) -> Rule:
+    """The configuration of the top level: one rule, for every request."""
+    return _named(fields.place, Scope(), fields)
+
+
+def _scoped_rule(place: Place) -> Rule:
+    fields = place.fields(*_SCOPES, "rules", *ANSWER_FIELDS)
+    # The plug-in refuses an entry with both scopes, too.
+    if fields.only_one(*_SCOPES) is None:
+        place.error(f"expected one of {', '.join(_SCOPES)}")
+    scope = Scope(
+        domains=fields.get("_match_domain_", domains, ()),
+        routes=fields.get("_match_route_", lambda it: route_names(it, ours=False), None),
+    )
+    return _named(place, scope, fields)
+
+
+def _named(place: Place, scope: Scope, fields: Fields) -> Rule:
+    name = next_rule_name(place)
+    return Rule(name, scope_answers(fields), scope, position=place.position)

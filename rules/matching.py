@@ -1,0 +1,182 @@
+"""The algebra of request matches: whether one fits a request, covers another, or can meet another.
+
+Pure functions over `model` values. `fits` is what `decide` asks; `covers` and `meet` are what planning and the warnings
+about rules that can never decide rest on. `covers` may say False where the truth is True (two regexes, say), `meet` may
+return a match that nothing fits; never the other way round.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import re2
+
+from rejoinder.rules.model import EVERY_PATH, PathKind, PathMatch, RequestMatch, StringKind, StringMatch
+
+if TYPE_CHECKING:
+    from rejoinder.rules.request import Request
+
+_QUIET = re2.Options()
+_QUIET.log_errors = False  # re2 would write to stderr what it raises anyway
+
+
+class RegexError(ValueError):
+    """Envoy would refuse this regex; the text is RE2's reason, for the author of the rule."""
+
+
+@functools.lru_cache(maxsize=4096)
+def compile_regex(pattern: str) -> Any:
+    """The regex as Envoy's own engine (RE2) sees it.
+
+    Raises:
+        RegexError: it is not RE2 syntax (look-around, back-references, unbalanced brackets ...).
+    """
+    try:
+        return re2.compile(pattern, _QUIET)
+    except re2.error as error:
+        reason = error.args[0] if error.args else "not a regular expression"
+        raise RegexError(reason.decode() if isinstance(reason, bytes) else str(reason)) from None
+
+
+def path_fits(match: PathMatch, path: str) -> bool:
+    """Whether a normalized path without query fits."""
+    if match.kind is PathKind.EXACT:
+        return path == match.value
+    if match.kind is PathKind.REGEX:
+        return compile_regex(match.value).fullmatch(path) is not None
+    return match == EVERY_PATH or path == match.value or path.startswith(match.value + "/")
+
+
+def value_fits(match: StringMatch, value: str) -> bool:
+    """Whether one value of a header or a query parameter fits."""
+    match match.kind:
+        case StringKind.EXACT:
+            return value == match.value
+        case StringKind.PREFIX:
+            return value.startswith(match.value)
+        case StringKind.SUFFIX:
+            return value.endswith(match.value)
+        case StringKind.CONTAINS:
+            return match.value in value
+        case StringKind.REGEX:
+            return compile_regex(match.value).fullmatch(value) is not None
+        case StringKind.PRESENT:
+            return True
+
+
+def fits(match: RequestMatch, request: Request) -> bool:
+    """Whether a request is as the match says."""
+    return (
+        (not match.methods or request.method in match.methods)
+        and path_fits(match.path, request.path)
+        and all(any(value_fits(test, value) for value in request.header(name)) for name, test in match.headers)
+        and all(any(value_fits(test, value) for value in request.parameter(name)) for name, test in match.query)
+    )
+
+
+def domain_covers(pattern: str, other: str) -> bool:
+    """Whether every host of one domain pattern is a host of the first; a plain host counts as its own pattern.
+
+    `*.example.com` covers `a.b.example.com` and `*.b.example.com`, not `example.com`.
+    """
+    if pattern in ("*", other):
+        return True
+    suffix = pattern[1:]
+    return pattern.startswith("*") and other.endswith(suffix) and len(other) > len(suffix)
+
+
+def domains_cover(patterns: tuple[str, ...], other: str) -> bool:
+    """Whether any of the patterns covers the other; no patterns stand for every domain."""
+    return not patterns or any(domain_covers(pattern, other) for pattern in patterns)
+
+
+def _path_covers(match: PathMatch, other: PathMatch) -> bool:
+    if EVERY_PATH in (match, other):
+        return match == EVERY_PATH
+    if other.kind is PathKind.EXACT:
+        return path_fits(match, other.value)
+    if match.kind is PathKind.PREFIX and other.kind is PathKind.PREFIX:
+        return path_fits(match, other.value)
+    return match == other
+
+
+def _value_covers(match: StringMatch, other: StringMatch) -> bool:
+    if match == other or match.kind is StringKind.PRESENT:
+        return True
+    if other.kind is StringKind.EXACT:
+        return value_fits(match, other.value)
+    if match.kind is StringKind.CONTAINS:
+        return other.kind in (StringKind.PREFIX, StringKind.SUFFIX, StringKind.CONTAINS) and match.value in other.value
+    return match.kind is other.kind in (StringKind.PREFIX, StringKind.SUFFIX) and value_fits(match, other.value)
+
+
+def covers(match: RequestMatch, other: RequestMatch) -> bool:
+    """Whether every request that fits the other certainly fits the first."""
+    return (
+        _path_covers(match.path, other.path)
+        and (not match.methods or (bool(other.methods) and set(other.methods) <= set(match.methods)))
+        and all(_some_covered(test, other.headers) for test in match.headers)
+        and all(_some_covered(test, other.query) for test in match.query)
+    )
+
+
+def _some_covered(test: tuple[str, StringMatch], others: Iterable[tuple[str, StringMatch]]) -> bool:
+    return any(name == test[0] and _value_covers(test[1], other) for name, other in others)
+
+
+@dataclass(frozen=True, slots=True)
+class Meet:
+    """What fits several matches at once."""
+
+    paths: tuple[PathMatch, ...] = ()
+    """All must fit. Simplified: empty for every path, one exact path alone, or at most one prefix beside regexes."""
+    methods: tuple[str, ...] = ()
+    headers: tuple[tuple[str, StringMatch], ...] = ()
+    query: tuple[tuple[str, StringMatch], ...] = ()
+
+
+EVERYTHING = Meet()
+
+
+def meet(first: Meet, match: RequestMatch) -> Meet | None:
+    """What fits both; None if certainly nothing does.
+
+    >>> meet(meet(EVERYTHING, RequestMatch(path=PathMatch(PathKind.PREFIX, "/a"))),
+    ...      RequestMatch(path=PathMatch(PathKind.EXACT, "/a/b"))).paths
+    (PathMatch(kind=<PathKind.EXACT: 'path'>, value='/a/b'),)
+    """
+    paths = _meet_paths(first.paths, match.path)
+    methods = _meet_methods(first.methods, match.methods)
+    if paths is None or methods is None:
+        return None
+    headers = _meet_values(first.headers, match.headers)
+    return Meet(paths, methods, headers, _meet_values(first.query, match.query))
+
+
+def _meet_paths(paths: tuple[PathMatch, ...], new: PathMatch) -> tuple[PathMatch, ...] | None:
+    if new == EVERY_PATH or any(_path_covers(new, path) for path in paths):
+        return paths
+    if any(_paths_disjoint(path, new) for path in paths):
+        return None
+    return (*(path for path in paths if not _path_covers(path, new)), new)
+
+
+def _paths_disjoint(one: PathMatch, other: PathMatch) -> bool:
+    known = PathKind.EXACT in (one.kind, other.kind) or one.kind is other.kind is PathKind.PREFIX
+    return known and not (_path_covers(one, other) or _path_covers(other, one))
+
+
+def _meet_methods(methods: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, ...] | None:
+    if not methods or not new:
+        return methods or new
+    return tuple(method for method in methods if method in new) or None
+
+
+def _meet_values(
+    tests: tuple[tuple[str, StringMatch], ...], new: tuple[tuple[str, StringMatch], ...]
+) -> tuple[tuple[str, StringMatch], ...]:
+    # Two exact values of one header can both fit, if it is sent twice, so nothing here is ever impossible.
+    return (*tests, *(test for test in new if not _some_covered(test, tests)))

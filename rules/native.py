@@ -1,0 +1,540 @@
+"""A rule file in its own format: routes, rules, matches and answers. docs/rule-format.md is what users read about it.
+
+In: places of a document (see `fields`). Out: values of `model`, with what is wrong noted in the place's `Source`. Raised
+is `Mistake`, as by every reader, where nothing can be made of a value. Each reader is its list of fields: to add one, add
+it there and in the docs. `listen` and `upstreams` are in `addresses`, the plug-in's forms in `higress`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+from urllib.parse import quote
+
+from rejoinder.rules.addresses import HOST_NAME, PORTS, is_ipv6
+from rejoinder.rules.document import List, Map, Scalar, ScalarKind, quoted
+from rejoinder.rules.fields import Fields, Mention, Place, content_beside
+from rejoinder.rules.matching import RegexError, compile_regex
+from rejoinder.rules.model import (
+    EVERY_PATH,
+    STATUSES,
+    Answer,
+    Forward,
+    Header,
+    PathKind,
+    PathMatch,
+    RateLimit,
+    Redirect,
+    RequestMatch,
+    Route,
+    Rule,
+    Scope,
+    StatusPattern,
+    StringKind,
+    StringMatch,
+)
+
+MAX_BODY_SIZE: Final = 1024 * 1024
+"""In bytes. Every Envoy gets every body with each change of its configuration, and keeps it in memory: a larger one is a
+download and belongs on an upstream. (Envoy's own default for a direct response is 4,096.)"""
+
+MAX_HEADER_SIZE: Final = 16384
+"""In bytes, for a name or a value: Envoy refuses a `HeaderValue` that is longer."""
+
+MIN_RATE_LIMIT_INTERVAL: Final = 0.05
+"""In seconds: Envoy refuses a shorter fill interval of a local rate limit."""
+
+ANSWER_FIELDS: Final = ("status_code", "headers", "body", "body_file", "enable_on_status")
+RULE_ONLY_FIELDS: Final = ("name", "match", "rules", "fallthrough")
+"""What a rule has and an answer has not."""
+REQUEST_FIELDS: Final = (*(kind.value for kind in PathKind), "methods", "headers", "query")
+
+_PATH_KINDS: Final = tuple(kind.value for kind in PathKind)
+_REDIRECT_STATUSES: Final = (301, 302, 303, 307, 308)
+_NO_BODY: Final = (204, 304)  # RFC 9110, sections 15.3.5 and 15.4.5
+
+_NAME: Final = re.compile(r"[A-Za-z0-9._/-]+")  # becomes part of Envoy resource names and statistics
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_VALUE_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # a tab is allowed, RFC 9110, section 5.5
+_STATUS_PATTERN: Final = re.compile(r"[2-5]([0-9][0-9x]|xx)", re.IGNORECASE)
+_PATH_SAFE: Final = "/%:@!$&'()*+,;=-._~"  # pchar, RFC 3986, section 3.3
+_DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+_CONNECTION_HEADERS: Final = frozenset(
+    "connection host keep-alive proxy-connection te trailer transfer-encoding upgrade".split()
+)
+"""Of one connection, or of a request: Envoy sets or refuses them."""
+_OVERWRITTEN_HEADERS: Final = frozenset({"date", "server"})
+
+
+# --- routes ---
+
+
+def routes(place: Place) -> tuple[Route, ...]:
+    """`routes`: a list of named request matches with one action each."""
+    return place.each(_route)
+
+
+def _route(place: Place) -> Route:
+    place = _about(place, "route", "")
+    fields = place.fields(
+        "name", "domains", *REQUEST_FIELDS, "upstream", "respond", "redirect", "rate_limit"
+    )  # fmt: skip
+    action = fields.only_one("upstream", "respond", "redirect")
+    if action is None:
+        place.error("expected one of upstream, respond, redirect")
+    if "rate_limit" in fields and action != "upstream":
+        fields["rate_limit"].error("only a route with an upstream can have a rate limit")
+    return Route(
+        name=fields.require("name", name, ""),
+        action=fields.get(action or "", _ACTIONS[action or "upstream"], Answer()),
+        domains=fields.get("domains", domains, ()),
+        request=_request(fields),
+        rate_limit=fields.get("rate_limit", _rate_limit, None),
+        position=place.position,
+    )
+
+
+def _forward(place: Place) -> Forward:
+    upstream = name(place)
+    place.source.upstreams.append(Mention(place, upstream))
+    return Forward(upstream)
+
+
+def _respond(place: Place) -> Answer:
+    if place.has("enable_on_status"):
+        raise place.mistake("enable_on_status has no meaning here: a route that answers asks no upstream")
+    return answer(place)
+
+
+def _redirect(place: Place) -> Redirect:
+    fields = place.fields("scheme", "host", "port", "path", "prefix", "status_code")
+    if not fields.given.keys() - {"status_code"}:
+        place.error("expected at least one of scheme, host, port, path, prefix")
+    fields.only_one("path", "prefix")
+    return Redirect(
+        scheme=fields.get("scheme", _scheme, None),
+        host=fields.get("host", _redirect_host, None),
+        port=fields.get("port", lambda it: it.integer(PORTS, "a port"), None),
+        path=fields.get("path", _redirect_path, None),
+        prefix=fields.get("prefix", _prefix, None),
+        status_code=fields.get("status_code", _redirect_status, 301),
+    )
+
+
+_ACTIONS: Final[dict[str, Callable[[Place], Answer | Redirect | Forward]]] = {
+    "upstream": _forward,
+    "respond": _respond,
+    "redirect": _redirect,
+}
+
+
+def _scheme(place: Place) -> str:
+    text = place.string()
+    if text not in ("http", "https"):
+        raise place.expected("http or https")
+    return text
+
+
+def _redirect_host(place: Place) -> str:
+    text = place.string()
+    if not (HOST_NAME.fullmatch(text) or is_ipv6(text)):
+        raise place.expected("a host name without scheme, port and path")
+    return text
+
+
+def _redirect_path(place: Place) -> str:
+    text = place.string()
+    if not text.startswith("/") or _CONTROL.search(text) or " " in text or "#" in text:
+        raise place.expected('a path starting with "/", without spaces or "#"')
+    return text
+
+
+def _redirect_status(place: Place) -> int:
+    status = _status(place)
+    if status not in _REDIRECT_STATUSES:
+        raise place.expected(f"one of {', '.join(map(str, _REDIRECT_STATUSES))}")
+    return status
+
+
+def _rate_limit(place: Place) -> RateLimit:
+    fields = place.fields("requests", "per")
+    return RateLimit(
+        requests=fields.require("requests", lambda it: it.integer(range(1, 2**32), "a number of requests"), 1),
+        interval=fields.require("per", _interval, 1.0),
+    )
+
+
+def _interval(place: Place) -> float:
+    wanted = 'a duration such as "1s", "100ms", "1m" or "1h"'
+    text = place.node.text if isinstance(place.node, Scalar) else ""
+    duration = _DURATION.fullmatch(text)
+    if duration is None:
+        raise place.expected(wanted)
+    seconds = float(duration[1]) * _SECONDS[duration[2]]
+    if seconds < MIN_RATE_LIMIT_INTERVAL:
+        raise place.expected("a duration of at least 50ms, the shortest that Envoy takes")
+    return seconds
+
+
+# --- rules ---
+
+
+def rules(place: Place) -> tuple[Rule, ...]:
+    """`rules`: a list of scopes, each with one or more answers."""
+    return place.each(_rule)
+
+
+def _rule(place: Place) -> Rule:
+    default_name = next_rule_name(place)
+    place = _about(place, "rule", default_name)
+    fields = place.fields(*RULE_ONLY_FIELDS, *ANSWER_FIELDS)
+    answers = scope_answers(fields)
+    fallthrough = fields.get("fallthrough", Place.boolean, False)
+    if fallthrough and answers and not all(each.enable_on_status for each in answers):
+        fields["fallthrough"].warn("has no effect: the answer without enable_on_status takes every status")
+    return Rule(
+        name=fields.get("name", name, default_name),
+        answers=answers,
+        scope=fields.get("match", _scope, Scope()),
+        fallthrough=fallthrough,
+        position=place.position,
+    )
+
+
+def next_rule_name(place: Place) -> str:
+    """The name of an unnamed rule: its number within its file. To be called once for every rule, in their order."""
+    place.source.rules += 1
+    return f"{place.source.prefix}rule-{place.source.rules}"
+
+
+def _scope(place: Place) -> Scope:
+    fields = place.fields("domains", "routes", *REQUEST_FIELDS)
+    return Scope(
+        domains=fields.get("domains", domains, ()),
+        routes=fields.get("routes", route_names, None),
+        request=_request(fields),
+    )
+
+
+def route_names(place: Place, *, ours: bool = True) -> tuple[str, ...]:
+    """Names of routes, one or a list. Whether they exist is known when all files are read: see `Mention.ours`."""
+
+    def one(item: Place) -> str:
+        found = item.string()
+        item.source.routes.append(Mention(item, found, ours))
+        return found
+
+    return _distinct(place.one_or_more(one))
+
+
+def scope_answers(fields: Fields) -> tuple[Answer, ...]:
+    """The answers of one scope: its own fields are one answer, or `rules` is a list of them."""
+    if "rules" in fields:
+        for each in ANSWER_FIELDS:
+            if each in fields:
+                fields[each].error("has no place beside rules: move it into one of them")
+        return fields["rules"].attempt(answers_of_one_scope, ())
+    return _checked((fields.place,), (_answer(fields),))
+
+
+def answers_of_one_scope(place: Place) -> tuple[Answer, ...]:
+    """A list of answers for one scope; no status may be claimed twice."""
+    items = place.items()
+    if not items:
+        raise place.expected("at least one answer")
+    found = [(item, item.attempt(answer, None)) for item in items]
+    read = [(item, each) for item, each in found if each is not None]
+    return _checked([item for item, _ in read], tuple(each for _, each in read))
+
+
+def _checked(places: Sequence[Place], answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
+    claimed: dict[StatusPattern, int] = {}
+    default: Place | None = None
+    for place, each in zip(places, answers, strict=True):
+        for pattern in each.enable_on_status:
+            if pattern in claimed:
+                message = f"{pattern} is claimed twice in this scope, first in line {claimed[pattern]}"
+                place.field("enable_on_status").error(message)
+            claimed.setdefault(pattern, place.field("enable_on_status").node.line)
+        if not each.enable_on_status:
+            if default is not None:
+                line = default.node.line
+                place.warn(f"is never given: the answer without enable_on_status in line {line} comes first")
+            default = default or place
+    return answers
+
+
+# --- answers ---
+
+
+def answer(place: Place) -> Answer:
+    """One answer on its own."""
+    return _answer(place.fields(*ANSWER_FIELDS))
+
+
+def _answer(fields: Fields) -> Answer:
+    if not any(each in fields for each in ANSWER_FIELDS):
+        raise fields.place.mistake(f"says nothing to answer: expected one of {', '.join(ANSWER_FIELDS)}")
+    fields.only_one("body", "body_file")
+    body = fields.get("body", _body, b"") or fields.get("body_file", _body_file, b"")
+    patterns = fields.get("enable_on_status", lambda it: it.one_or_more(_status_pattern), ())
+    status = fields.get("status_code", _status_or_original, 200)
+    if status is None and "enable_on_status" not in fields:
+        fields["status_code"].error("original needs enable_on_status: without it no upstream is asked")
+    bodiless = [s for s in _NO_BODY if s == status or (status is None and StatusPattern(str(s)) in patterns)]
+    if body and bodiless:
+        given = fields.given.get("body") or fields["body_file"]
+        given.error(f"a response with status {bodiless[0]} cannot have a body")
+    return Answer(status, fields.get("headers", headers, ()), body, patterns)
+
+
+def _status(place: Place) -> int:
+    node = place.node
+    # The plug-in takes numbers in quotes too.
+    if isinstance(node, Scalar) and re.fullmatch("[0-9]{3}", node.text) and int(node.text) in STATUSES:
+        return int(node.text)
+    raise place.expected("a status from 200 to 599")
+
+
+def _status_or_original(place: Place) -> int | None:
+    if isinstance(place.node, Scalar) and place.node.text == "original":
+        return None
+    if isinstance(place.node, Scalar) and place.node.kind is ScalarKind.STRING and not place.node.text.isdecimal():
+        raise place.expected("a status from 200 to 599, or original")
+    return _status(place)
+
+
+def _status_pattern(place: Place) -> StatusPattern:
+    text = place.node.text if isinstance(place.node, Scalar) else ""
+    if not _STATUS_PATTERN.fullmatch(text):
+        raise place.expected("a status from 200 to 599, or three characters such as 5xx or 40x")
+    return StatusPattern(text.lower().rstrip("x"))
+
+
+def _body(place: Place) -> bytes:
+    return _limited(place, place.string().encode())
+
+
+def _body_file(place: Place) -> bytes:
+    return _limited(place, content_beside(place, place.string()))
+
+
+def _limited(place: Place, body: bytes) -> bytes:
+    if len(body) > MAX_BODY_SIZE:
+        raise place.mistake(f"a body has at most {MAX_BODY_SIZE:,} bytes, this one has {len(body):,}")
+    return body
+
+
+def headers(place: Place) -> tuple[Header, ...]:
+    """An answer's headers: a list of `name=value`, or a mapping from names to one or several values."""
+    if isinstance(place.node, Map):
+        given = [(each, name, item) for name, each in place.members() for item in _values(each)]
+        found = [each.attempt(lambda it, n=name, i=item: _header(it, n, i.string()), None) for each, name, item in given]
+    elif isinstance(place.node, List):
+        found = [item.attempt(_header_pair, None) for item in place.items()]
+    else:
+        raise place.expected("a list of name=value, or a mapping")
+    kept = tuple(each for each in found if each is not None)
+    if sum(each == "content-type" for each, _ in kept) > 1:
+        place.error("content-type is given twice")
+    return kept
+
+
+# A list of values is a header that is sent several times.
+def _values(place: Place) -> Iterable[Place]:
+    return place.attempt(lambda it: it.one_or_more(lambda item: item), ())
+
+
+def _header_pair(place: Place) -> Header | None:
+    name, equals, value = place.string().partition("=")
+    if not equals:
+        raise place.expected("name=value")
+    return _header(place, name, value)
+
+
+# None: a header that is left out, which was said.
+def _header(place: Place, name: str, value: str) -> Header | None:
+    name, value = _header_name(place, name.strip(" \t")), value.strip(" \t")
+    if name in _CONNECTION_HEADERS:
+        raise place.mistake(f"the header {name} is not an answer's to set: Envoy does")
+    if name == "content-length":
+        place.warn("content-length is left out: it is always computed")
+        return None
+    if name in _OVERWRITTEN_HEADERS:
+        place.warn(f"the header {name} has no effect: Envoy writes its own")
+    if _VALUE_CONTROL.search(value):
+        raise place.mistake(f"the value of {name} has a line break or control character: {quoted(value)}")
+    if max(len(name), len(value.encode())) > MAX_HEADER_SIZE:
+        raise place.mistake(f"Envoy takes at most {MAX_HEADER_SIZE:,} bytes in a header's name or value")
+    return name, value
+
+
+def _header_name(place: Place, text: str) -> str:
+    if not _TOKEN.fullmatch(text):
+        raise place.mistake(f"expected a header name, got {quoted(text)}")
+    return text.lower()
+
+
+# --- matches ---
+
+
+def domains(place: Place) -> tuple[str, ...]:
+    """Domains, one or a list, in lower case."""
+    return _distinct(place.one_or_more(_domain))
+
+
+def _domain(place: Place) -> str:
+    text = place.string().lower()
+    if text == "*" or is_ipv6(text) or HOST_NAME.fullmatch(text.removeprefix("*.")):
+        return text
+    if re.fullmatch(r".+:[0-9]+", text):
+        raise place.mistake(f"expected a domain without a port, got {quoted(text)}: ports do not matter")
+    if "*" in text:
+        raise place.expected('a wildcard as the whole first label, such as "*.example.com", or "*"')
+    raise place.expected('a domain such as "example.com" or "*.example.com"')
+
+
+def _request(fields: Fields) -> RequestMatch:
+    kind = fields.only_one(*_PATH_KINDS)
+    return RequestMatch(
+        path=fields.get(kind, _PATHS[kind], EVERY_PATH) if kind else EVERY_PATH,
+        methods=fields.get("methods", lambda it: _distinct(it.one_or_more(_method)), ()),
+        headers=fields.get("headers", lambda it: _string_matches(it, _header_name), ()),
+        query=fields.get("query", lambda it: _string_matches(it, _parameter_name), ()),
+    )
+
+
+def _exact(place: Place) -> PathMatch:
+    return PathMatch(PathKind.EXACT, _path(place))
+
+
+def _path_prefix(place: Place) -> PathMatch:
+    return PathMatch(PathKind.PREFIX, _prefix(place))
+
+
+def _path_regex(place: Place) -> PathMatch:
+    return PathMatch(PathKind.REGEX, _regex(place))
+
+
+_PATHS: Final = {"path": _exact, "prefix": _path_prefix, "regex": _path_regex}
+
+
+def _prefix(place: Place) -> str:
+    return _path(place).rstrip("/") or "/"
+
+
+def _path(place: Place) -> str:
+    text = place.string()
+    if not text.startswith("/"):
+        raise place.expected('a path starting with "/"')
+    if odd := re.search(r"[?#\s\x00-\x1f\x7f]", text):
+        raise place.mistake(f"expected a path without {quoted(odd[0])}, got {quoted(text)}")
+    if not text.isascii():
+        encoded = quote(text, safe=_PATH_SAFE)
+        raise place.mistake(f"expected a path as it is sent, {quoted(encoded)}, got {quoted(text)}")
+    if text != (normal := _normal(text)):
+        raise place.mistake(f"Envoy normalizes paths first, so {quoted(text)} never fits: write {quoted(normal)}")
+    return text
+
+
+# Merged slashes, no dot segments (RFC 3986, section 5.2.4), as the listeners have it.
+def _normal(path: str) -> str:
+    kept: list[str] = []
+    elements = path.split("/")
+    for element in elements:
+        if element == "..":
+            kept[-1:] = []
+        elif element not in ("", "."):
+            kept.append(element)
+    closing = "/" if kept and elements[-1] in ("", ".", "..") else ""
+    return "/" + "/".join(kept) + closing
+
+
+def _regex(place: Place) -> str:
+    text = place.string()
+    if not text:
+        raise place.expected("a regular expression")
+    try:
+        compile_regex(text)
+    except RegexError as error:
+        raise place.mistake(f"expected a regular expression (RE2), got {quoted(text)}: {error}") from None
+    return text
+
+
+def _method(place: Place) -> str:
+    text = place.string()
+    if not _TOKEN.fullmatch(text) or text != text.upper():
+        raise place.expected("a method in upper case such as GET")
+    return text
+
+
+def _parameter_name(place: Place, text: str) -> str:
+    if not text or _CONTROL.search(text):
+        raise place.mistake(f"expected a parameter name, got {quoted(text)}")
+    return text
+
+
+def _string_matches(
+    place: Place, read_name: Callable[[Place, str], str]
+) -> tuple[tuple[str, StringMatch], ...]:
+    matches: dict[str, StringMatch] = {}
+
+    def add(name: str, member: Place) -> None:
+        key = read_name(member, name)
+        if key in matches:
+            raise member.mistake(f"{key} is given twice")
+        matches[key] = _string_match(member)
+
+    for name, member in place.members():
+        member.attempt(lambda it, n=name: add(n, it), None)
+    return tuple(matches.items())
+
+
+def _string_match(place: Place) -> StringMatch:
+    if not isinstance(place.node, Map):
+        return StringMatch(StringKind.EXACT, place.string())
+    kinds = [kind.value for kind in StringKind]
+    fields = place.fields(*kinds)
+    given = fields.only_one(*kinds)
+    if given is None:
+        raise place.expected(f"a string or a mapping with one of {', '.join(kinds)}")
+    kind = StringKind(given)
+    if kind is StringKind.PRESENT:
+        if not fields[given].boolean():
+            raise fields[given].mistake("expected true: absence cannot be matched")
+        return StringMatch(kind)
+    if kind is StringKind.REGEX:
+        return StringMatch(kind, _regex(fields[given]))
+    value = fields[given].string()
+    if not value and kind is not StringKind.EXACT:
+        raise fields[given].mistake("an empty string fits everything: write present: true")
+    return StringMatch(kind, value)
+
+
+# --- names ---
+
+
+def name(place: Place) -> str:
+    """A name that becomes part of Envoy's resource names."""
+    text = place.string()
+    if not _NAME.fullmatch(text):
+        raise place.expected("a name of letters, digits and . _ / -")
+    return text
+
+
+# A named thing; without a name, the place it stands at is its name in messages.
+def _about(place: Place, kind: str, default_name: str) -> Place:
+    found = default_name
+    if isinstance(place.node, Map) and "name" in place.node.entries:
+        node = place.node.entries["name"].value
+        if isinstance(node, Scalar) and node.text:
+            found = node.text
+    return place.about(f"{kind} {quoted(found)}") if found else place
+
+
+def _distinct(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(values))

@@ -1,0 +1,139 @@
+"""A request as rules see it: after Envoy has normalized it.
+
+`parse` takes what a client sends and does to it what Envoy's connection manager does with the settings of our listeners
+(`normalize_path`, `merge_slashes`, `path_with_escaped_slashes_action: UNESCAPE_AND_REDIRECT`), watched on Envoy 1.40.
+https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from rejoinder.rules.model import Header
+
+_ESCAPED_SLASH = re.compile(r"%(2f|5c)", re.IGNORECASE)
+# Percent-encoded, but in no need of it (RFC 3986, section 2.3): Envoy decodes these and leaves other escapes alone.
+_ESCAPED_UNRESERVED = re.compile(r"%(2[de]|3[0-9]|4[1-9a-f]|5[0-9af]|6[1-9a-f]|7[0-9ae])", re.IGNORECASE)
+_UNESCAPED = re.compile(r"""["<>^`{|}]""")
+# A dot segment may have its dots escaped, or parameters behind plain dots (`..;x`): so Envoy's URL library sees it.
+_DOT_SEGMENT = re.compile(r"(?P<dots>\.{1,2})(;.*)?|(?P<escaped>(\.|%2e){1,2})", re.IGNORECASE)
+_REFUSED = re.compile(r"%00|[\x00-\x20#\x7f-\U0010ffff]")
+
+
+class RequestError(ValueError):
+    """Envoy answers such a request 400 before any rule is asked; the text says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What rules and routes can match on."""
+
+    method: str
+    host: str
+    """In lower case, without port."""
+    path: str
+    """Normalized, without query."""
+    query: str | None = None
+    """What stands behind the first `?`, nothing decoded; None: there is no `?`."""
+    headers: tuple[Header, ...] = ()
+    """Names in lower case; a header that is sent several times stands here several times."""
+    scheme: str = "http"
+    authority: str = ""
+    """The Host header (`:authority`) as it was sent."""
+    moved: bool = False
+    """The path had escaped slashes: Envoy redirects to the normalized path (307) before any rule is asked."""
+
+    def header(self, name: str) -> list[str]:
+        """The values of a header by its name in lower case."""
+        if name == "host":
+            return [self.authority]
+        return [value for other, value in self.headers if other == name]
+
+    def parameter(self, name: str) -> list[str]:
+        """The first value of a query parameter, as a list of one, or an empty list. `?a` is `a` with an empty value."""
+        for part in (self.query or "").split("&"):
+            key, _, value = part.partition("=")
+            if key == name and part:
+                return [value]
+        return []
+
+    @property
+    def target(self) -> str:
+        """Path and query."""
+        return self.path if self.query is None else f"{self.path}?{self.query}"
+
+
+def parse(
+    method: str, authority: str, target: str, headers: tuple[Header, ...] = (), *, scheme: str = "http"
+) -> Request:
+    """The request that rules see when a client sends this one.
+
+    Args:
+        method: as sent; case matters.
+        authority: the Host header, with or without a port.
+        target: path and query, as sent.
+        headers: names in any case; without Host.
+        scheme: `http` or `https`.
+    Raises:
+        RequestError: Envoy would not take it (400).
+    """
+    path, mark, query = target.partition("?")
+    if not path.startswith("/"):
+        raise RequestError(f'expected a path starting with "/", got {target!r}')
+    if refused := _REFUSED.search(target):
+        raise RequestError(f"a path cannot contain {refused[0]!r}: {target!r}")
+    normalized, moved = normalize_path(path)
+    return Request(
+        method=method,
+        host=host_of(authority),
+        path=normalized,
+        query=query if mark else None,
+        headers=tuple((name.lower(), value) for name, value in headers),
+        scheme=scheme,
+        authority=authority,
+        moved=moved,
+    )
+
+
+def host_of(authority: str) -> str:
+    """The host that domains are compared with: in lower case, without port, an IPv6 address in its brackets."""
+    host, colon, _ = authority.rpartition(":")
+    return (host if colon and "]" not in authority[len(host) :] else authority).lower()
+
+
+def normalize_path(path: str) -> tuple[str, bool]:
+    """A path as Envoy hands it to its router, and whether Envoy rather redirects the client to it.
+
+    >>> normalize_path("/a/./%62//c/../d")
+    ('/a/b/d', False)
+    >>> normalize_path("/a%2Fb")
+    ('/a/b', True)
+    """
+    unescaped = _ESCAPED_SLASH.sub(lambda match: chr(int(match[1], 16)), path)
+    canonical = _remove_dot_segments(unescaped.replace("\\", "/"))
+    canonical = _ESCAPED_UNRESERVED.sub(lambda match: chr(int(match[1], 16)), canonical)
+    canonical = _UNESCAPED.sub(lambda match: f"%{ord(match[0]):02X}", canonical)
+    return _merge_slashes(canonical), unescaped != path
+
+
+def _remove_dot_segments(path: str) -> str:
+    # RFC 3986, section 5.2.4. Slashes are merged only afterwards: `..` takes away an empty segment, too.
+    segments: list[str] = []
+    parts = path.split("/")[1:]
+    for part in parts:
+        dots = _DOT_SEGMENT.fullmatch(part)
+        if dots is None:
+            segments.append(part)
+        elif len((dots["dots"] or dots["escaped"]).lower().replace("%2e", ".")) == 2 and segments:
+            segments.pop()
+    if _DOT_SEGMENT.fullmatch(parts[-1]):
+        segments.append("")  # what is left of `/a/.` is the folder `/a/`
+    return "/" + "/".join(segments)
+
+
+def _merge_slashes(path: str) -> str:
+    if "//" not in path:
+        return path
+    # Nothing but slashes becomes `//`: Envoy keeps the first and the last one.
+    return "/" + "/".join(filter(None, path.split("/"))) + ("/" if path.endswith("/") else "")

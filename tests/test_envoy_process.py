@@ -1,0 +1,245 @@
+"""A real Envoy as a child: started, asked, ended, and what is said when it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rejoinder.envoy import EnvoyDiedError, EnvoyNotReadyError, bootstrap, find, running, version
+
+ENVOY = find().path
+ANY_PORT = ("127.0.0.1", 0)
+
+
+def _static(listeners: dict[str, str]) -> dict[str, Any]:
+    """A bootstrap without a control plane: a listener for each name and IP address, on any port."""
+    echo = {
+        "name": "envoy.filters.network.echo",
+        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo"},
+    }
+    return {
+        "admin": bootstrap(admin=ANY_PORT)["admin"],
+        "overload_manager": bootstrap()["overload_manager"],
+        "static_resources": {
+            "listeners": [
+                {
+                    "name": name,
+                    "address": {"socket_address": {"address": address, "port_value": 0}},
+                    "filter_chains": [{"filters": [echo]}],
+                }
+                for name, address in listeners.items()
+            ]
+        },
+    }
+
+
+@pytest.fixture(name="taken")
+def _taken() -> Iterator[int]:
+    """A port that somebody listens on."""
+    with socket.create_server(ANY_PORT) as server:
+        yield server.getsockname()[1]
+
+
+def _alive(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        # What nobody has waited for yet still has its number.
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    return False
+
+
+def _gone_within(seconds: float, pid: int) -> bool:
+    end = time.monotonic() + seconds
+    while _alive(pid) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not _alive(pid)
+
+
+def test_envoy_lives_as_long_as_the_block_and_says_where_it_listens(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with running(ENVOY, _static({"one": "127.0.0.1", "two": "::1"}), concurrency=1) as envoy:
+            bound = await envoy.ready(["one", "two"])
+            assert await envoy.admin.state() == "LIVE"
+            assert {name: [host for host, _ in addresses] for name, addresses in bound.items()} == {
+                "one": ["127.0.0.1"],
+                "two": ["::1"],
+            }
+            with socket.create_connection(bound["one"][0], timeout=5) as client:
+                client.sendall(b"hello")
+                assert client.recv(5) == b"hello"
+            stats = await envoy.admin.stats("^server.(concurrency|live)$")
+            assert stats == {"server.concurrency": 1, "server.live": 1}
+            pid, folder = envoy.pid, Path(f"/proc/{envoy.pid}/cmdline").read_text().split("\0")[2]
+            assert Path(folder).stat().st_mode & 0o777 == 0o644
+            assert Path(folder).parent.stat().st_mode & 0o777 == 0o700
+        assert not _alive(pid)
+        assert not Path(folder).parent.exists()
+
+    with caplog.at_level(logging.WARNING, "rejoinder.envoy"):
+        asyncio.run(main())
+    assert caplog.messages == []
+
+
+def test_two_envoys_run_side_by_side() -> None:
+    async def main() -> None:
+        async with running(ENVOY, _static({}), concurrency=1) as one, running(ENVOY, _static({}), concurrency=1) as two:
+            await one.ready()
+            await two.ready()
+            assert one.admin.address != two.admin.address
+
+    asyncio.run(main())
+
+
+def _start(config: dict[str, Any], envoy: Path = ENVOY) -> EnvoyDiedError:
+    async def main() -> None:
+        async with running(envoy, config, concurrency=1) as process:
+            await process.ready()
+
+    with pytest.raises(EnvoyDiedError) as raised:
+        asyncio.run(main())
+    assert "\n" not in str(raised.value)
+    return raised.value
+
+
+def test_a_taken_admin_port_is_told(taken: int) -> None:
+    died = _start(bootstrap(admin=("127.0.0.1", taken)))
+    assert str(died) == f"Envoy ended with status 1: cannot bind '127.0.0.1:{taken}': Address already in use"
+    assert len(died.log) > 1
+
+
+def test_a_bootstrap_that_envoy_refuses_is_told() -> None:
+    died = _start({**bootstrap(admin=ANY_PORT), "bogus": 1})
+    assert str(died).startswith("Envoy ended with status 1: ")
+    assert "no such field: 'bogus'" in str(died)
+
+
+def test_a_binary_that_cannot_be_run_is_told(tmp_path: Path) -> None:
+    assert str(_start(_static({}), tmp_path / "envoy")) == (
+        f"Envoy ended with status 1: {tmp_path}/envoy: No such file or directory"
+    )
+
+
+def test_a_crash_is_told_by_its_signal() -> None:
+    async def main() -> None:
+        async with running(ENVOY, _static({}), concurrency=1) as envoy:
+            await envoy.ready()
+            os.kill(envoy.pid, signal.SIGKILL)
+            await envoy.wait()
+
+    with pytest.raises(EnvoyDiedError, match=r"^Envoy was killed by SIGKILL$"):
+        asyncio.run(main())
+
+
+def test_an_end_that_nobody_here_asked_for_is_told() -> None:
+    async def main() -> None:
+        async with running(ENVOY, _static({}), concurrency=1) as envoy:
+            await envoy.ready()
+            await envoy.admin.post("/quitquitquit")
+            await envoy.wait()
+
+    with pytest.raises(EnvoyDiedError, match=r"^Envoy ended, without an error, though nothing here asked it to$"):
+        asyncio.run(main())
+
+
+def test_envoy_waits_for_its_control_plane_and_is_not_ready_until_then(taken: int) -> None:
+    async def main() -> None:
+        async with running(ENVOY, bootstrap(("127.0.0.1", taken), admin=ANY_PORT), concurrency=1) as envoy:
+            with pytest.raises(EnvoyNotReadyError) as raised:
+                await envoy.ready(["main"], within=1)
+            assert str(raised.value) == (
+                "Envoy is not ready after 1 s: its state is PRE_INITIALIZING, and it has no listener main"
+            )
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_program_leaves_no_envoy_behind() -> None:
+    async def main() -> int:
+        pid = 0
+
+        async def run() -> None:
+            nonlocal pid
+            async with running(ENVOY, _static({}), concurrency=1) as envoy:
+                await envoy.ready()
+                pid = envoy.pid
+                await envoy.wait()
+
+        task = asyncio.create_task(run())
+        while not pid:
+            await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return pid
+
+    assert not _alive(asyncio.run(main()))
+
+
+def test_an_envoy_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rejoinder.envoy.process.STOP_SECONDS", 0.2)
+
+    async def main() -> int:
+        async with running(ENVOY, _static({}), concurrency=1) as envoy:
+            await envoy.ready()
+            os.kill(envoy.pid, signal.SIGSTOP)
+            return envoy.pid
+
+    assert not _alive(asyncio.run(main()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system kills the child of a killed parent")
+def test_envoy_dies_with_a_program_that_is_killed() -> None:
+    program = f"""
+import asyncio
+from pathlib import Path
+from rejoinder.envoy import bootstrap, running
+
+async def main():
+    async with running(Path({str(ENVOY)!r}), bootstrap(admin=("127.0.0.1", 0)), concurrency=1) as envoy:
+        print(envoy.pid, flush=True)
+        await envoy.wait()
+
+asyncio.run(main())
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert _alive(pid)
+        parent.kill()
+    assert _gone_within(5, pid)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"admin": ("127.0.0.1", 9901)},
+        {"xds": ("::1", 1)},
+        {"xds": ("rejoinder", 18000), "node_id": "edge-1", "cluster": "edge"},
+    ],
+    ids=["defaults", "admin", "ipv6", "dns"],
+)
+def test_envoy_accepts_every_bootstrap(options: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "bootstrap.json"
+    path.write_text(json.dumps(bootstrap(**options)))
+    ended = subprocess.run(
+        [ENVOY, "--mode", "validate", "-c", path, "--log-level", "warning"], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_the_tested_version_is_the_one_that_the_manual_names() -> None:
+    manual = Path(__file__).parent.parent / "docs" / "deploy.md"
+    assert f"Envoy {version(ENVOY).rpartition('.')[0]}" in manual.read_text()

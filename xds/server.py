@@ -1,0 +1,237 @@
+"""The control plane: an ADS server that keeps every connected Envoy at the snapshot that was last published.
+
+In go snapshots (`Server.publish`), out come bytes to the Envoys and news to whoever listens. All that is decided about
+one client is decided in `session`; here is the loop around it, and what concerns the clients together: whether a
+rejected snapshot is taken back for everybody.
+
+One event loop, one task for each client. A client that does not read holds up its own task and nothing else, and finds
+the newest snapshot when it reads again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc  # type: ignore[import-untyped, unused-ignore]
+import grpc.aio  # type: ignore[import-untyped, unused-ignore]
+
+from rejoinder.xds.session import Accepted, Nack, Response, Session
+from rejoinder.xds.snapshot import Snapshot
+from rejoinder.xds.wire import decode_request, encode_response
+
+SERVICE: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+
+_OPTIONS: Final = (
+    # A second server on the port is an error. By default the kernel would deal the connections out to both.
+    ("grpc.so_reuseport", 0),
+    # A route configuration can have any size; gRPC's limit is 4 MB.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # Streams live for weeks and are silent for most of that. Ask whether the client is still there, so that one that
+    # vanished without a word leaves the list; and allow it to ask us as often as Envoy users are told to (30 s), which
+    # gRPC would take for an attack (by default it allows one ping in 5 minutes).
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+
+class InconsistentSnapshot(ValueError):
+    """A snapshot does not hang together; nobody has got it. The mistake is in what made it, not in a rule file."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+        """As `Snapshot.check` says them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A client has sent its first request."""
+
+    node: str
+    """The client's node id, as its bootstrap says."""
+    peer: str
+    """Its address, as gRPC writes it: `ipv4:127.0.0.1:40312`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """A client's stream has ended, for whatever reason."""
+
+    node: str
+    peer: str
+
+
+Event = Connected | Disconnected | Accepted | Nack
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStatus:
+    """One connected client."""
+
+    node: str
+    peer: str
+    version: str
+    """Of the snapshot that it last had in full; empty: none yet."""
+    target: str
+    """Of the snapshot that it is being brought to; empty: none yet. The same as `version` when it has arrived."""
+    nack: Nack | None
+    """The last time that it said no on this stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What goes on, at one moment."""
+
+    version: str
+    """Of the snapshot that clients are brought to; empty: nothing has been published."""
+    clients: tuple[ClientStatus, ...]
+    """By node and address."""
+    nack: Nack | None
+    """The last time that a client said no."""
+
+
+class _Client:
+    def __init__(self, peer: str, snapshot: Snapshot | None) -> None:
+        self.peer = peer
+        self.session = Session(snapshot)
+        self.nack: Nack | None = None
+
+    def status(self) -> ClientStatus:
+        accepted, target = self.session.accepted, self.session.target
+        return ClientStatus(self.session.node, self.peer, _version(accepted), _version(target), self.nack)
+
+
+class Server:
+    """The ADS service, for one event loop.
+
+    A snapshot that a client rejects: if a client has had it in full, it cannot be all wrong, and only that client goes
+    back to its previous one. If nobody has, everybody goes back to the last snapshot that some client had in full, and
+    who connects from then on gets that, too.
+
+        server = Server(on_event=print)
+        port = await server.start("127.0.0.1:18000")
+        server.publish(snapshot)
+        ...
+        await server.stop()
+    """
+
+    def __init__(self, on_event: Callable[[Event], None] = lambda _: None) -> None:
+        """Args: on_event: is told what happens to clients, in the event loop; it must neither block nor raise."""
+        self._on_event = on_event
+        self._snapshot: Snapshot | None = None
+        self._proven: Snapshot | None = None
+        """The last snapshot that a client had in full."""
+        self._nack: Nack | None = None
+        self._clients: set[_Client] = set()
+        self._changed = asyncio.Event()
+        """Set, and replaced, when there is another snapshot."""
+        self._grpc: Any = None
+
+    async def start(self, address: str) -> int:
+        """Listen.
+
+        Args:
+            address: `HOST:PORT`, IPv6 in brackets; port 0: any free one.
+
+        Returns:
+            The port.
+
+        Raises:
+            OSError: the address is in use or not this machine's; the text says which address. Choose another.
+        """
+        server = grpc.aio.server(options=_OPTIONS)
+        stream = grpc.stream_stream_rpc_method_handler(
+            self._serve, request_deserializer=decode_request, response_serializer=encode_response
+        )
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, {"StreamAggregatedResources": stream}),)
+        )
+        try:
+            port: int = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: {error}") from error
+        await server.start()
+        self._grpc = server
+        return port
+
+    async def stop(self) -> None:
+        """End all streams and stop listening. Envoys keep what they have, and connect again and again."""
+        if self._grpc is not None:
+            await self._grpc.stop(grace=None)
+            self._grpc = None
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Bring all clients, now and in the future, to a snapshot. Returns at once; events tell how it goes.
+
+        A snapshot with the same content as one that was rejected is tried once more, because somebody wants it so.
+
+        Raises:
+            InconsistentSnapshot: it does not pass its `check`. Clients stay with the previous one.
+        """
+        if problems := snapshot.check():
+            raise InconsistentSnapshot(problems)
+        self._set(snapshot)
+
+    def status(self) -> Status:
+        clients = sorted((client.status() for client in self._clients), key=lambda status: (status.node, status.peer))
+        return Status(_version(self._snapshot), tuple(clients), self._nack)
+
+    async def _serve(self, _: object, context: Any) -> None:
+        """One client's stream, from its beginning to its end."""
+        client = _Client(context.peer(), self._snapshot)
+        reading = asyncio.ensure_future(context.read())
+        changed = asyncio.ensure_future(self._changed.wait())
+        try:
+            while True:
+                await asyncio.wait({reading, changed}, return_when=asyncio.FIRST_COMPLETED)
+                outputs = []
+                if changed.done():
+                    changed = asyncio.ensure_future(self._changed.wait())
+                    assert self._snapshot is not None
+                    outputs += client.session.on_snapshot(self._snapshot)
+                if reading.done():
+                    request = reading.result()
+                    if request is grpc.aio.EOF:
+                        return
+                    outputs += client.session.on_request(request)
+                    reading = asyncio.ensure_future(context.read())
+                    if client not in self._clients:
+                        self._clients.add(client)
+                        self._on_event(Connected(client.session.node, client.peer))
+                for output in outputs:
+                    if isinstance(output, Response):
+                        await context.write(output)
+                    else:
+                        self._learn(client, output)
+        finally:
+            reading.cancel()
+            changed.cancel()
+            if client in self._clients:
+                self._clients.remove(client)
+                self._on_event(Disconnected(client.session.node, client.peer))
+
+    def _learn(self, client: _Client, news: Accepted | Nack) -> None:
+        match news:
+            case Accepted(snapshot=snapshot):
+                if self._nack is None or snapshot is not self._nack.snapshot:
+                    self._proven = snapshot
+            case Nack(snapshot=snapshot):
+                self._nack = client.nack = news
+                if snapshot is self._snapshot and self._proven not in {None, snapshot}:
+                    self._set(self._proven)
+        self._on_event(news)
+
+    def _set(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def _version(snapshot: Snapshot | None) -> str:
+    return snapshot.version if snapshot is not None else ""

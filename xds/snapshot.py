@@ -1,0 +1,132 @@
+"""All that Envoy is told at one moment, as one value.
+
+In go the encoded messages that `translate` makes, out comes a `Snapshot`: resources by type and name, each with a
+version, and one version for the whole. Versions are hashes of content, so two servers over the same rules give the same
+ones, and an Envoy may move from one to the other without being sent anything. `check` finds what does not hang
+together; nothing here raises.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryResponse
+
+from rejoinder.xds.protobuf import message_class
+
+_DiscoveryResponse: Final = message_class(DiscoveryResponse)
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceType:
+    """A kind of thing that Envoy asks for."""
+
+    name: str
+    """What people call it; also names golden files."""
+    message: str
+    """The full name of its protobuf message."""
+    whole: bool
+    """A state-of-the-world response lists all of them, and what is missing is removed. Otherwise it may list some.
+    These are also the types that a client may ask for without saying names."""
+
+    @property
+    def url(self) -> str:
+        return f"type.googleapis.com/{self.message}"
+
+
+# In ADS sending order: what is referred to comes before what refers to it, except that Envoy asks for the routes of a
+# listener only when it has the listener.
+# https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#eventual-consistency-considerations
+RESOURCE_TYPES: Final = (
+    CLUSTERS := ResourceType("clusters", "envoy.config.cluster.v3.Cluster", whole=True),
+    ENDPOINTS := ResourceType("endpoints", "envoy.config.endpoint.v3.ClusterLoadAssignment", whole=False),
+    LISTENERS := ResourceType("listeners", "envoy.config.listener.v3.Listener", whole=True),
+    ROUTES := ResourceType("routes", "envoy.config.route.v3.RouteConfiguration", whole=False),
+)
+
+Reference = tuple[ResourceType, str]
+"""A resource, by type and name."""
+
+Resources = Mapping[str, "Resource"]
+"""Resources of one type, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One thing that Envoy is told. Two are equal if type, name and body are."""
+
+    type: ResourceType = field(compare=False)
+    name: str = field(compare=False)
+    body: bytes = field(compare=False, repr=False)
+    """The encoded message."""
+    references: frozenset[Reference] = field(default=frozenset(), compare=False)
+    """What it needs: a listener its route configurations, a route configuration its clusters, and so on."""
+    version: str = field(init=False)
+    """A hash of type, name and body."""
+    encoded: bytes = field(init=False, compare=False, repr=False)
+    """As it stands in a response: field 2 of a DiscoveryResponse, holding the body as `google.protobuf.Any`. Made once
+    and shared by all clients."""
+
+    def __post_init__(self) -> None:
+        response = _DiscoveryResponse()
+        response.resources.add(type_url=self.type.url, value=self.body)
+        encoded = response.SerializeToString()
+        object.__setattr__(self, "encoded", encoded)
+        object.__setattr__(self, "version", _hash([self.name, encoded]))
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What an Envoy is to have. Two are equal if their resources are, in whatever order they were given."""
+
+    resources: tuple[Resource, ...] = field(compare=False)
+    by_type: Mapping[ResourceType, Resources] = field(init=False, compare=False, repr=False)
+    """Has every type. Of two resources with one name (see `check`) it knows one."""
+    versions: Mapping[ResourceType, str] = field(init=False, compare=False, repr=False)
+    """What `content_version` says for each type."""
+    version: str = field(init=False)
+    """A hash of everything."""
+
+    def __post_init__(self) -> None:
+        by_type: dict[ResourceType, dict[str, Resource]] = {kind: {} for kind in RESOURCE_TYPES}
+        for resource in self.resources:
+            by_type[resource.type][resource.name] = resource
+        versions = {kind: content_version(resources) for kind, resources in by_type.items()}
+        object.__setattr__(self, "by_type", by_type)
+        object.__setattr__(self, "versions", versions)
+        object.__setattr__(self, "version", _hash(versions.values()))
+
+    def check(self) -> tuple[str, ...]:
+        """What does not hang together, as one line each; empty if Envoy may have it.
+
+        Found are names that come twice in a type, and references that lead nowhere: Envoy would reject the first and
+        answer requests with 503, or wait for what never comes, because of the second.
+        """
+        count = Counter((resource.type, resource.name) for resource in self.resources)
+        twice = (f'{kind.name}: "{name}" comes {times} times' for (kind, name), times in count.items() if times > 1)
+        dangling = (
+            f'{resource.type.name}: "{resource.name}" refers to "{name}", which is not among the {kind.name}'
+            for resource in self.resources
+            for kind, name in sorted(resource.references, key=lambda reference: (reference[0].name, reference[1]))
+            if name not in self.by_type[kind]
+        )
+        return (*twice, *dangling)
+
+
+def content_version(resources: Resources) -> str:
+    """The version of some resources of one type: a hash of which there are, and of their content."""
+    return _hash(resources[name].version for name in sorted(resources))
+
+
+def _hash(parts: Iterable[str | bytes]) -> str:
+    # 80 bits: no two states of one installation will meet by chance, and the name can still be read out.
+    digest = hashlib.blake2b(digest_size=10)
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8))
+        digest.update(data)
+    return digest.hexdigest()
