@@ -1,10 +1,11 @@
 """Where Envoy listens and where it forwards to: the sections `listen` and `upstreams` of a rule file.
 
-In: places of a document (see `fields`). Out: `Listener`s and `Upstream`s. Raised is `Mistake`, as by every reader.
+In: places of a document (see `fields`). Out: `Listener`s and `Upstream`s. Raised is `FieldError`, as by every reader.
 """
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import Final
 
 from rejoinder.rules.document import quoted
 from rejoinder.rules.fields import Place, content_beside
-from rejoinder.rules.files import Unreadable
+from rejoinder.rules.files import UnreadableError
 from rejoinder.rules.model import Endpoint, Listener, Upstream
 
 ECHO: Final = "builtin:echo"
@@ -21,7 +22,9 @@ ECHO: Final = "builtin:echo"
 PORTS: Final = range(1, 65536)
 
 # Labels of letters, digits and `-`, RFC 1123, section 2.1; and `_`, which is common in container networks.
-HOST_NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*", re.IGNORECASE | re.ASCII)
+HOST_NAME: Final = re.compile(
+    r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*", re.IGNORECASE | re.ASCII
+)
 
 _ADDRESS: Final = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*):(?P<port>[0-9]{1,5})")
 _URL: Final = re.compile(r"(?P<scheme>https?)://(?P<host>\[[^\[\]]*\]|[^:/?#@\[\]]+)(:(?P<port>[0-9]{1,5}))?/?")
@@ -44,11 +47,11 @@ def listeners(place: Place) -> tuple[Listener, ...]:
 
 def upstreams(place: Place) -> tuple[Upstream, ...]:
     """`upstreams`: URLs by name."""
-    found = (member.attempt(lambda it, name=name: upstream(it, name), None) for name, member in place.members())
+    found = (member.attempt(functools.partial(upstream, name), None) for name, member in place.members())
     return tuple(each for each in found if each is not None)
 
 
-def upstream(place: Place, name: str) -> Upstream:
+def upstream(name: str, place: Place) -> Upstream:
     """One upstream: a URL or a list of them."""
     place = place.about(f"upstream {quoted(name)}")
     if not re.fullmatch(r"[A-Za-z0-9._/:-]+", name):
@@ -106,16 +109,23 @@ def _listener(place: Place) -> Listener:
     if not place.has("address", "certificate", "key"):
         return _address(place)
     fields = place.fields("address", "certificate", "key")
-    listener = fields.require("address", _address, None)
-    pair = [fields.require(name, Place.string, "") for name in ("certificate", "key")]
-    if listener is None or not all(pair):
-        raise place.mistake("expected an address, a certificate file and a key file")
-    certificate, key = (content_beside(fields[name], text) for name, text in zip(("certificate", "key"), pair))
-    try:
-        place.source.files.check_pair(*(place.beside(text) for text in pair))
-    except Unreadable as reason:
-        raise fields["certificate"].mistake(f"{quoted(pair[0])} {reason}") from None
+    listener = fields.require("address", _address, Listener("", 0))
+    certificate = fields.require("certificate", _pem_file, b"")
+    key = fields.require("key", _pem_file, b"")
+    if certificate and key:
+        paths = (fields[name].beside(fields[name].string()) for name in ("certificate", "key"))
+        try:
+            place.source.files.check_pair(*paths)
+        except UnreadableError as reason:
+            fields["certificate"].error(str(reason))
     return replace(listener, certificate=certificate, key=key, position=place.position)
+
+
+def _pem_file(place: Place) -> bytes:
+    content = content_beside(place, place.string())
+    if not content:
+        raise place.mistake("the file is empty")
+    return content
 
 
 def _address(place: Place) -> Listener:

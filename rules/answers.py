@@ -118,6 +118,6 @@ def answer_table(rules: Iterable[Rule]) -> AnswerTable:
             for status in pattern.statuses():
                 by_status.setdefault(status, Choice(rule.name, answer))
         default = next((Choice(rule.name, answer) for answer in rule.answers if not answer.enable_on_status), None)
-        if default or not rule.fallthrough:
+        if rule.final:
             break
     return AnswerTable(tuple(sorted(by_status.items(), key=lambda entry: entry[0])), default)

@@ -4,8 +4,8 @@ In: the bytes of one file. Out: a `Node` tree for every document in it, and the 
 YAML, too large, nested too deep, given twice. Nothing is raised. `parse` is the way in; what the nodes mean is for
 `fields` and the readers behind it.
 
-The tree is built from the parser's events and not by PyYAML's composer, for three reasons: limits apply while reading and
-not after it, nothing recurses, and an alias can be counted for what it stands for.
+The tree is built from the parser's events and not by PyYAML's composer, for three reasons: limits apply while reading
+and not after it, nothing recurses, and an alias can be counted for what it stands for.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ MAX_DEPTH: Final = 50
 nesting (20 seconds for 100,000 brackets), so it must be bounded."""
 
 MAX_WEIGHT: Final = 1_000_000
-"""What a document may hold once its aliases are expanded: every node counts 1, and another for each 64 characters of its
-text. A rule is about 20 nodes. Nine lines of nested aliases expand to a billion ("billion laughs"; Go's yaml.v3 and
+"""What a document may hold once its aliases are expanded: every node counts 1, and another for each 64 characters of
+its text. A rule is about 20 nodes. Nine lines of nested aliases expand to a billion ("billion laughs"; Go's yaml.v3 and
 SnakeYAML limit aliases too)."""
 
 
@@ -130,7 +130,7 @@ def parse(data: bytes, file: str) -> tuple[list[Node], list[Problem]]:
         if file.endswith(".json"):
             text = _SURROGATE_PAIR.sub(_one_character, text)
         documents.extend(_documents(text, report))
-    except _NotYaml as error:
+    except _TextError as error:
         report(error.line, error.message)
     if not documents and not problems:
         report(0, "the file is empty: expected rules, routes or an answer")
@@ -142,19 +142,18 @@ def parse(data: bytes, file: str) -> tuple[list[Node], list[Problem]]:
 _Report: TypeAlias = Callable[[int, str], None]
 
 
-class _NotYaml(Exception):
+class _TextError(Exception):
     def __init__(self, line: int, message: str) -> None:
         self.line, self.message = line, message
 
 
-# The complement of YAML 1.1's c-printable, https://yaml.org/spec/1.1/#c-printable. libyaml refuses these too, but tells no line.
+# The complement of YAML 1.1's c-printable, https://yaml.org/spec/1.1/#c-printable. libyaml refuses these too, but
+# tells no line.
 _NOT_PRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
-# JSON writes a character beyond U+FFFF as two escapes, https://www.rfc-editor.org/rfc/rfc8259#section-7; YAML has no such
-# pairs. The group in front keeps an escaped backslash from being taken for the start of an escape.
-_SURROGATE_PAIR: Final = re.compile(
-    r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})"
-)
+# JSON writes a character beyond U+FFFF as two escapes, https://www.rfc-editor.org/rfc/rfc8259#section-7; YAML has no
+# such pairs. The group in front keeps an escaped backslash from being taken for the start of an escape.
+_SURROGATE_PAIR: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 
 
 def _one_character(pair: re.Match[str]) -> str:
@@ -167,10 +166,10 @@ def _decode(data: bytes) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise _NotYaml(line, f"not UTF-8 text: byte 0x{data[error.start]:02x}") from None
+        raise _TextError(line, f"not UTF-8 text: byte 0x{data[error.start]:02x}") from None
     if odd := _NOT_PRINTABLE.search(text):
         line = text.count("\n", 0, odd.start()) + 1
-        raise _NotYaml(line, f"not YAML: control character U+{ord(odd[0]):04X}")
+        raise _TextError(line, f"not YAML: control character U+{ord(odd[0]):04X}")
     return text
 
 
@@ -194,7 +193,7 @@ class _OpenList:
     items: list[Node] = field(default_factory=list)
     weight: int = 1
 
-    def add(self, node: Node, report: _Report) -> None:  # noqa: ARG002: the counterpart in _OpenMap reports
+    def add(self, node: Node) -> None:
         self.items.append(node)
 
     def close(self) -> List:
@@ -205,36 +204,37 @@ class _OpenList:
 class _OpenMap:
     line: int
     anchor: str | None
+    report: _Report
     entries: dict[str, Entry] = field(default_factory=dict)
     merged: list[Map] = field(default_factory=list)
     key: Node | None = None
     weight: int = 1
 
-    def add(self, node: Node, report: _Report) -> None:
+    def add(self, node: Node) -> None:
         if self.key is None:
             self.key = node
             return
         key, self.key = self.key, None
         if not isinstance(key, Scalar):
-            report(key.line, f"expected a name as key, got {describe(key)}")
+            self.report(key.line, f"expected a name as key, got {describe(key)}")
         elif key is _MERGE_KEY:
-            self._merge(node, report)
+            self._merge(node)
         elif key.kind is not ScalarKind.STRING:
-            report(key.line, f"expected a name as key, got {describe(key)} - put it in quotes")
+            self.report(key.line, f"expected a name as key, got {describe(key)} - put it in quotes")
         elif (first := self.entries.get(key.text)) is not None:
-            report(key.line, f"the key {quoted(key.text)} is given twice, first in line {first.line}")
+            self.report(key.line, f"the key {quoted(key.text)} is given twice, first in line {first.line}")
         else:
             if isinstance(node, Scalar) and not node.text:
                 node = replace(node, line=key.line)  # the parser says where the next token is
             self.entries[key.text] = Entry(key.line, node)
 
     # https://yaml.org/type/merge.html: keys of the mapping itself win, then those of earlier mappings.
-    def _merge(self, node: Node, report: _Report) -> None:
+    def _merge(self, node: Node) -> None:
         for part in node.items if isinstance(node, List) else (node,):
             if isinstance(part, Map):
                 self.merged.append(part)
             else:
-                report(part.line, f"<<: expected a mapping or a list of them, got {describe(part)}")
+                self.report(part.line, f"<<: expected a mapping or a list of them, got {describe(part)}")
 
     def close(self) -> Map:
         for part in self.merged:
@@ -243,68 +243,84 @@ class _OpenMap:
         return Map(self.line, self.entries, self.weight)
 
 
-_Open: TypeAlias = _OpenList | _OpenMap
 _MERGE_KEY: Final = Scalar(0, "<<", ScalarKind.STRING, 1)
 
 
-# Makes the tree. `stack` holds the collections that are open, the outermost first; a finished node goes into the last one,
-# or is the document itself.
-def _documents(text: str, report: _Report) -> Iterator[Node]:
-    stack: list[_Open] = []
-    anchors: dict[str, Node] = {}
-    for event in _events(text):
-        line = event.start_mark.line + 1
+# Makes trees of events. `stack` holds the collections that are open, the outermost first; a finished node goes into the
+# last one, or is a document itself.
+@dataclass(slots=True)
+class _Builder:
+    report: _Report
+    stack: list[_OpenList | _OpenMap] = field(default_factory=list)
+    anchors: dict[str, Node] = field(default_factory=dict)
+
+    # Returns a document when one is finished.
+    def feed(self, event: yaml.Event, line: int) -> Node | None:
         match event:
             case yaml.DocumentStartEvent():
-                anchors = {}
-                continue
+                self.anchors.clear()
             case yaml.MappingStartEvent() | yaml.SequenceStartEvent():
-                if event.tag not in _COLLECTION_TAGS:
-                    raise _NotYaml(line, f"tags are not supported, got {quoted(event.tag)}")
-                if len(stack) == MAX_DEPTH:
-                    raise _NotYaml(line, f"nested more than {MAX_DEPTH} levels deep")
-                kind = _OpenMap if isinstance(event, yaml.MappingStartEvent) else _OpenList
-                stack.append(kind(line, event.anchor))
-                continue
+                self._open(event, line)
             case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
-                done = stack.pop()
-                node, anchor = done.close(), done.anchor
+                done = self.stack.pop()
+                return self._finish(done.close(), done.anchor, line)
             case yaml.ScalarEvent():
-                expects_key = bool(stack) and isinstance(stack[-1], _OpenMap) and stack[-1].key is None
-                node, anchor = _scalar(event, line, expects_key), event.anchor
+                return self._finish(self._scalar(event, line), event.anchor, line)
             case yaml.AliasEvent(anchor=name):
-                if any(name == open_.anchor for open_ in stack):
-                    raise _NotYaml(line, f"the alias *{name} stands inside of what it names")
-                if name not in anchors:
-                    raise _NotYaml(line, f"the alias *{name} names nothing")
-                node, anchor = anchors[name], None
-            case _:
-                continue
+                return self._finish(self._named(name, line), None, line)
+        return None
+
+    def _open(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent, line: int) -> None:
+        if event.tag not in _COLLECTION_TAGS:
+            raise _TextError(line, f"tags are not supported, got {quoted(str(event.tag))}")
+        if len(self.stack) == MAX_DEPTH:
+            raise _TextError(line, f"nested more than {MAX_DEPTH} levels deep")
+        is_map = isinstance(event, yaml.MappingStartEvent)
+        self.stack.append(_OpenMap(line, event.anchor, self.report) if is_map else _OpenList(line, event.anchor))
+
+    def _scalar(self, event: yaml.ScalarEvent, line: int) -> Scalar:
+        tag: str | None = event.tag
+        if tag is None or tag == "!":
+            tag = _resolve(yaml.ScalarNode, event.value, event.implicit)
+        if tag == _MERGE:
+            top = self.stack[-1] if self.stack else None
+            if isinstance(top, _OpenMap) and top.key is None:
+                return _MERGE_KEY
+            tag = "tag:yaml.org,2002:str"
+        if tag not in _KINDS:
+            raise _TextError(line, f"tags are not supported, got {quoted(str(tag))}")
+        return Scalar(line, event.value, _KINDS[tag], 1 + len(event.value) // 64)
+
+    def _named(self, name: str | None, line: int) -> Node:
+        if any(name == each.anchor for each in self.stack):
+            raise _TextError(line, f"the alias *{name} stands inside of what it names")
+        if name is None or name not in self.anchors:
+            raise _TextError(line, f"the alias *{name} names nothing")
+        return self.anchors[name]
+
+    def _finish(self, node: Node, anchor: str | None, line: int) -> Node | None:
         if anchor is not None:
-            anchors[anchor] = node
-        if stack:
-            stack[-1].weight += node.weight
-            if stack[-1].weight > MAX_WEIGHT:
-                raise _NotYaml(line, f"too large: more than {MAX_WEIGHT:,} entries with all aliases expanded")
-            stack[-1].add(node, report)
-        elif not (isinstance(node, Scalar) and node.kind is ScalarKind.NULL):
+            self.anchors[anchor] = node
+        if not self.stack:
+            return node
+        top = self.stack[-1]
+        top.weight += node.weight
+        if top.weight > MAX_WEIGHT:
+            raise _TextError(line, f"too large: more than {MAX_WEIGHT:,} entries with all aliases expanded")
+        top.add(node)
+        return None
+
+
+def _documents(text: str, report: _Report) -> Iterator[Node]:
+    builder = _Builder(report)
+    for event in _events(text):
+        node = builder.feed(event, event.start_mark.line + 1 if event.start_mark else 0)
+        if node is not None and not (isinstance(node, Scalar) and node.kind is ScalarKind.NULL):
             yield node
 
 
-def _scalar(event: yaml.ScalarEvent, line: int, expects_key: bool) -> Scalar:
-    tag = event.tag
-    if tag is None or tag == "!":
-        tag = _RESOLVER.resolve(yaml.ScalarNode, event.value, event.implicit)
-    if tag == _MERGE:
-        if expects_key:
-            return _MERGE_KEY
-        tag = "tag:yaml.org,2002:str"
-    if tag not in _KINDS:
-        raise _NotYaml(line, f"tags are not supported, got {quoted(tag)}")
-    return Scalar(line, event.value, _KINDS[tag], 1 + len(event.value) // 64)
-
-
-_RESOLVER: Final = Resolver()
+# PyYAML's own rules for what a plain scalar is.
+_resolve: Final[Callable[..., str]] = Resolver().resolve
 
 
 def _events(text: str) -> Iterator[yaml.Event]:
@@ -314,8 +330,8 @@ def _events(text: str) -> Iterator[yaml.Event]:
         mark = error.problem_mark
         line = mark.line + 1 if mark else 0
         if mark and text[mark.index : mark.index + 1] == "\t":
-            raise _NotYaml(line, "not YAML: a tab cannot indent, use spaces") from None
+            raise _TextError(line, "not YAML: a tab cannot indent, use spaces") from None
         within = f" ({error.context} from line {error.context_mark.line + 1})" if error.context_mark else ""
-        raise _NotYaml(line, f"not YAML: {error.problem}{within}") from None
+        raise _TextError(line, f"not YAML: {error.problem}{within}") from None
     except yaml.YAMLError as error:
-        raise _NotYaml(0, f"not YAML: {quoted(str(error))[1:-1]}") from None
+        raise _TextError(0, f"not YAML: {quoted(str(error))[1:-1]}") from None

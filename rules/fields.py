@@ -1,9 +1,9 @@
 """Reading the fields of a document, so that every mistake is found and each is told with its place.
 
 In: a `Place`, which is a node and how to speak of it. Out: plain values. A reader is a function from a place to a value
-that raises `Mistake` if the value is wrong. `Fields.get`, `Place.each` and `Place.attempt` catch it, note the problem and
-go on with a default: a document with three mistakes reports three, and the values of a document with problems are never
-used. Nothing but `Mistake` is raised.
+that raises `FieldError` if the value is wrong. `Fields.get`, `Place.each` and `Place.attempt` catch it, note the
+problem and go on with a default: a document with three mistakes reports three, and the values of a document with
+errors are never used. Nothing but `FieldError` is raised.
 
     def redirect(place: Place) -> Redirect:
         fields = place.fields("host", "path")
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from rejoinder.rules.document import List, Map, Node, Scalar, ScalarKind, describe, quoted
-from rejoinder.rules.files import Files, Unreadable
+from rejoinder.rules.files import Files, UnreadableError
 from rejoinder.rules.model import Position
 from rejoinder.rules.problem import Problem, Severity
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 D = TypeVar("D")
 
 
-class Mistake(Exception):
+class FieldError(Exception):
     """A value that cannot be used, told to whoever wrote it."""
 
     def __init__(self, problem: Problem) -> None:
@@ -77,11 +77,11 @@ class Place:
     def position(self) -> Position:
         return Position(self.source.file, self.node.line)
 
-    def mistake(self, message: str) -> Mistake:
+    def mistake(self, message: str) -> FieldError:
         """A mistake to raise, about this place."""
-        return Mistake(self._problem(message, Severity.ERROR))
+        return FieldError(self._problem(message, Severity.ERROR))
 
-    def expected(self, what: str) -> Mistake:
+    def expected(self, what: str) -> FieldError:
         """A mistake to raise: this place holds something else than `what`."""
         return self.mistake(f"expected {what}, got {describe(self.node)}")
 
@@ -101,7 +101,7 @@ class Place:
         """Read this place; if that fails, note the mistake and take the default."""
         try:
             return read(self)
-        except Mistake as mistake:
+        except FieldError as mistake:
             self.source.problems.append(mistake.problem)
             return default
 
@@ -161,7 +161,7 @@ class Place:
         """The fields of a mapping; unknown ones are noted as mistakes.
 
         Raises:
-            Mistake: it is not a mapping.
+            FieldError: it is not a mapping.
         """
         if not isinstance(self.node, Map):
             raise self.expected(f"a mapping with {_one_of(known)}")
@@ -240,9 +240,9 @@ def content_beside(place: Place, name: str) -> bytes:
     """The content of a file that a place names, relative to the document's file.
 
     Raises:
-        Mistake: it cannot be read.
+        FieldError: it cannot be read.
     """
     try:
         return place.source.files.read(place.beside(name))
-    except Unreadable as reason:
+    except UnreadableError as reason:
         raise place.mistake(f"{quoted(name)} {reason}") from None

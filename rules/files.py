@@ -1,8 +1,8 @@
 """The files that a load reads: each is read once, and remembered with what it held.
 
-In: paths. Out: contents and folder listings, or `Unreadable` with a reason that a rule author understands. What a path
-held is kept as a fingerprint, also for what is missing, so that `watch` can tell exactly whether anything that was read
-has changed since. This is the only file of the package that opens files, but for the certificates that `ssl` reads.
+In: paths. Out: contents and folder listings, or `UnreadableError` with a reason that a rule author understands. What a
+path held is kept as a fingerprint, also for what is missing, so that `watch` can tell exactly whether anything that was
+read has changed since. This is the only file of the package that opens files, but for the certificates that `ssl` reads.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Fingerprint: TypeAlias = str
 """What a path held; equal fingerprints mean equal content."""
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """A path that cannot be read; the text is why, for the author of the rules."""
 
 
-Content: TypeAlias = bytes | tuple[str, ...] | Unreadable
+Content: TypeAlias = bytes | tuple[str, ...] | UnreadableError
 """A file's bytes, the names of a folder's rule files in order, or why there is neither."""
 
 
@@ -45,12 +45,12 @@ class Files:
         """The content of a file of at most MAX_FILE_SIZE bytes.
 
         Raises:
-            Unreadable: it is missing, too large, a folder or may not be read; tell the rule author.
+            UnreadableError: it is missing, too large, a folder or may not be read; tell the rule author.
         """
         content = self._look(path)
         if isinstance(content, tuple):
-            raise Unreadable("is a folder")
-        if isinstance(content, Unreadable):
+            raise UnreadableError("is a folder")
+        if isinstance(content, UnreadableError):
             raise content
         return content
 
@@ -63,7 +63,7 @@ class Files:
         """Check that two files are a certificate chain and its private key.
 
         Raises:
-            Unreadable: one cannot be read, or they are not a pair in PEM; tell the rule author.
+            UnreadableError: one cannot be read, or they are not a pair in PEM; tell the rule author.
         """
         for path in (certificate, key):
             self.read(path)
@@ -72,7 +72,7 @@ class Files:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
         except (OSError, ValueError) as error:
             reason = (isinstance(error, ssl.SSLError) and error.reason) or "no such PEM data"
-            raise Unreadable(f"is no PEM certificate with its key: {reason.lower().replace('_', ' ')}") from None
+            raise UnreadableError(f"not a certificate and its key in PEM: {reason.lower().replace('_', ' ')}") from None
 
     def fingerprints(self) -> dict[Path, Fingerprint]:
         """Everything that was looked at, and would have to be looked at again."""
@@ -97,7 +97,7 @@ def _fingerprint(content: Content) -> Fingerprint:
             return hashlib.blake2b(content, digest_size=16).hexdigest()
         case tuple():
             return "/".join(("folder", *content))
-        case Unreadable():
+        case UnreadableError():
             return str(content)
 
 
@@ -108,21 +108,23 @@ def _look(path: Path) -> Content:
         if stat.S_ISDIR(found.st_mode):
             return tuple(sorted(entry.name for entry in os.scandir(path) if _is_rule_file(entry)))
         if not stat.S_ISREG(found.st_mode):
-            return Unreadable("is not a regular file")
+            return UnreadableError("is not a regular file")
         if found.st_size > MAX_FILE_SIZE:
             return _too_large(found.st_size)
         with open(path, "rb") as file:
             data = file.read(MAX_FILE_SIZE + 1)
         return data if len(data) <= MAX_FILE_SIZE else _too_large(len(data))
     except OSError as error:
-        return Unreadable("does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}")
+        return UnreadableError(
+            "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        )
     except ValueError:
-        return Unreadable("is not a path")
+        return UnreadableError("is not a path")
 
 
 def _is_rule_file(entry: os.DirEntry[str]) -> bool:
     return entry.name.endswith(SUFFIXES) and not entry.name.startswith(".") and not entry.is_dir()
 
 
-def _too_large(size: int) -> Unreadable:
-    return Unreadable(f"is {size:,} bytes large; the limit is {MAX_FILE_SIZE:,}")
+def _too_large(size: int) -> UnreadableError:
+    return UnreadableError(f"is {size:,} bytes large; the limit is {MAX_FILE_SIZE:,}")

@@ -1,11 +1,12 @@
 """The custom-response plug-in's own configurations (Alibaba MSE, Higress), read as rules.
 
-In: the fields of a document (see `fields`), which may hold a rule file's sections too. Out: `Rule`s. Raised is `Mistake`.
+In: the fields of a document (see `fields`), which may hold a rule file's sections too. Out: `Rule`s.
+Raised is `FieldError`, as by every reader.
 
 The plug-in knows one configuration per request: that of the first entry of `_rules_` that fits, else the one at the top
 level; they are never mixed. A `Rule` decides about a request in the same way, even if none of its answers is for the
-status. So an entry of `_rules_` is a rule, all that its `rules` list are the answers of that one rule, and the top level
-is the last rule, for every request.
+status. So an entry of `_rules_` is a rule, all that its `rules` list are the answers of that one rule, and the top
+level is the last rule, for every request.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def scoped_rules(fields: Fields) -> tuple[Rule, ...]:
 def has_top_level_rule(fields: Fields) -> bool:
     """Whether a document's top level is a configuration of the plug-in: an answer, or answers in `rules`.
 
-    `rules` are the plug-in's if every entry has nothing but the fields of an answer; a rule file's own rules then would be
-    rules for every request, of which only the first could ever decide.
+    `rules` are the plug-in's if every entry has nothing but the fields of an answer; a rule file's own rules then would
+    be rules for every request, of which only the first could ever decide.
     """
     if "rules" not in fields:
         return any(each in fields for each in ANSWER_FIELDS)

@@ -9,14 +9,245 @@ A new kind of document is a reader in a file of its own and a line in `_KINDS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import functools
+import itertools
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from rejoinder.rules import addresses, document, higress, native
-from rejoinder.rules.document import Map, Scalar, ScalarKind, quoted
-from rejoinder.rules.fields import Mention, Place, Source, closest
-from rejoinder.rules.files import MAX_FILE_SIZE, SUFFIXES, Files, Fingerprint, Unreadable
+from rejoinder.rules.document import Scalar, ScalarKind, quoted
+from rejoinder.rules.fields import Place, Source, closest
+from rejoinder.rules.files import SUFFIXES, Files, Fingerprint, UnreadableError
 from rejoinder.rules.model import DEFAULT_LISTENER, Listener, Position, Route, Rule, Ruleset, Upstream
 from rejoinder.rules.problem import Problem, Severity
+from rejoinder.rules.shadow import shadowed
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a load found."""
+
+    ruleset: Ruleset | None
+    """None if any problem is an error."""
+    problems: tuple[Problem, ...]
+    """Errors and warnings, by file and line."""
+    fingerprints: Mapping[Path, Fingerprint]
+    """What each of `files` held when it was read; `watch.changes` compares."""
+
+    @property
+    def files(self) -> frozenset[Path]:
+        """Everything that was read or would have to appear: rule files, folders, body files, certificates. Absolute."""
+        return frozenset(self.fingerprints)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one document says."""
+
+    listeners: tuple[Listener, ...] = ()
+    """Empty if it says nothing about them."""
+    upstreams: tuple[Upstream, ...] = ()
+    routes: tuple[Route, ...] = ()
+    rules: tuple[Rule, ...] = ()
+
+
+def load(sources: Sequence[Path], *, upstreams: Mapping[str, str] = {}) -> Loaded:
+    """Read rule files and merge them in their order.
+
+    Args:
+        sources: files, and folders whose `*.yaml`, `*.yml` and `*.json` are read in the order of their names (not those
+            of folders within, and none that starts with a dot). A file that is named twice is read once.
+        upstreams: URLs by upstream name, which replace or add to those in the files (`--upstream NAME=URL`).
+
+    Returns:
+        The ruleset, if there is no error, and every problem. If there are errors, show them and keep the set before.
+    """
+    files = Files()
+    problems: list[Problem] = []
+    named = _rule_files(sources, files, problems)
+    prefixes = _prefixes(named)
+    read = [Source(str(path), files, prefix) for path, prefix in zip(named, prefixes, strict=True)]
+    parts = [part for source in read for part in _parts(source)]
+    command_line = Source("--upstream", files)
+    overrides = tuple(_override(command_line, name, url) for name, url in upstreams.items())
+
+    ruleset = _merged(parts, overrides, problems)
+    for source in read:
+        _check_mentions(source, ruleset)
+    problems += [problem for source in (*read, command_line) for problem in source.problems]
+    usable = not any(problem.severity is Severity.ERROR for problem in problems)
+    if usable:
+        problems += shadowed(ruleset)
+    return Loaded(
+        ruleset if usable else None,
+        tuple(sorted(problems, key=lambda problem: (problem.position.file, problem.position.line))),
+        files.fingerprints(),
+    )
+
+
+# --- which files ---
+
+
+def _rule_files(sources: Sequence[Path], files: Files, problems: list[Problem]) -> list[Path]:
+    if not sources:
+        problems.append(Problem(Position("SOURCE", 0), "expected at least one rule file or folder"))
+    found: dict[Path, Path] = {}
+    for source in sources:
+        listing = files.listing(source)
+        if listing == []:
+            wanted = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
+            problems.append(Problem(Position(str(source), 0), f"the folder has no rule files: expected {wanted}"))
+        for path in (source,) if listing is None else listing:
+            found.setdefault(path.absolute(), path)
+    return list(found.values())
+
+
+# What the names of unnamed rules start with, so that they are unique over all files: nothing if there is one file, else
+# the file's name, with a number where two folders have a file of one name.
+def _prefixes(paths: Sequence[Path]) -> list[str]:
+    if len(paths) == 1:
+        return [""]
+    taken: set[str] = set()
+    prefixes: list[str] = []
+    for path in paths:
+        stem = re.sub(r"[^A-Za-z0-9._-]", "-", path.stem)
+        name = next(name for name in _numbered(stem) if name not in taken)
+        taken.add(name)
+        prefixes.append(f"{name}/")
+    return prefixes
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}-{number}" for number in itertools.count(2))
+
+
+# --- one file ---
+
+
+def _parts(source: Source) -> list[Part]:
+    try:
+        data = source.files.read(Path(source.file))
+    except UnreadableError as reason:
+        source.problems.append(Problem(Position(source.file, 0), str(reason)))
+        return []
+    documents, problems = document.parse(data, source.file)
+    source.problems += problems
+    return [_part(Place(node, source)) for node in documents]
+
+
+def _part(place: Place) -> Part:
+    read = next(kind.read for kind in _KINDS if kind.recognizes(place))
+    return place.attempt(read, Part())
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of document."""
+
+    recognizes: Callable[[Place], bool]
+    read: Callable[[Place], Part]
+    """May raise FieldError."""
+
+
+def _is_manifest(place: Place) -> bool:
+    return place.has("apiVersion") and place.has("kind")
+
+
+def _read_manifest(place: Place) -> Part:
+    kind = place.field("kind")
+    raise kind.mistake(
+        f"Kubernetes manifests ({document.describe(kind.node)}) are not supported: expected a rule file, or a "
+        "configuration of the custom-response plug-in"
+    )
+
+
+def _read_rule_file(place: Place) -> Part:
+    fields = place.fields("listen", "upstreams", "routes", "rules", *higress.TOP_LEVEL_FIELDS)
+    return Part(
+        listeners=fields.get("listen", addresses.listeners, ()),
+        upstreams=fields.get("upstreams", addresses.upstreams, ()),
+        routes=fields.get("routes", native.routes, ()),
+        rules=(
+            *higress.scoped_rules(fields),
+            *(
+                (higress.top_level_rule(fields),)
+                if higress.has_top_level_rule(fields)
+                else fields.get("rules", native.rules, ())
+            ),
+        ),
+    )
+
+
+_KINDS: Final = (
+    _Kind(_is_manifest, _read_manifest),
+    _Kind(lambda _: True, _read_rule_file),
+)
+
+
+def _override(source: Source, name: str, url: str) -> Upstream:
+    place = Place(Scalar(0, url, ScalarKind.STRING, 1), source)
+    return place.attempt(functools.partial(addresses.upstream, name), Upstream(name, ()))
+
+
+# --- all files ---
+
+
+def _merged(parts: Sequence[Part], overrides: Sequence[Upstream], problems: list[Problem]) -> Ruleset:
+    given = [part.listeners for part in parts if part.listeners]
+    for other in given[1:]:
+        if other != given[0]:
+            message = f"listen: already given at {given[0][0].position}, and not the same"
+            problems.append(Problem(other[0].position, message))
+    upstreams = _unique("upstream", (each for part in parts for each in part.upstreams), problems)
+    upstreams |= {each.name: each for each in overrides}
+    return Ruleset(
+        listeners=given[0] if given else (DEFAULT_LISTENER,),
+        upstreams=tuple(upstreams.values()),
+        routes=tuple(_unique("route", (each for part in parts for each in part.routes), problems).values()),
+        rules=tuple(_unique("rule", (each for part in parts for each in part.rules), problems).values()),
+    )
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def position(self) -> Position: ...
+
+
+N = TypeVar("N", bound=_Named)
+
+
+def _unique(kind: str, things: Iterable[N], problems: list[Problem]) -> dict[str, N]:
+    found: dict[str, N] = {}
+    for thing in things:
+        first = found.setdefault(thing.name, thing)
+        if first is not thing and thing.name:
+            message = f"{kind} {quoted(thing.name)}: the name is taken already, at {first.position}"
+            problems.append(Problem(thing.position, message))
+    return found
+
+
+def _check_mentions(source: Source, ruleset: Ruleset) -> None:
+    upstreams = {upstream.name: None for upstream in ruleset.upstreams}  # in order, and quick to look up
+    routes = {route.name: None for route in ruleset.routes}
+    for mention in source.upstreams:
+        if mention.name not in upstreams:
+            mention.place.error(_unknown("upstream", mention.name, upstreams))
+    for mention in source.routes:
+        if mention.name in routes:
+            continue
+        if mention.ours or routes:
+            mention.place.error(_unknown("route", mention.name, routes))
+        else:
+            mention.place.warn(f"there are no routes here: {quoted(mention.name)} must be one of the Envoy that asks")
+
+
+def _unknown(kind: str, name: str, known: Collection[str]) -> str:
+    if not known:
+        return f"unknown {kind} {quoted(name)}: no {kind}s are defined"
+    return f"unknown {kind} {quoted(name)}, {closest(name, known)}"

@@ -93,7 +93,19 @@ def domains_cover(patterns: tuple[str, ...], other: str) -> bool:
     return not patterns or any(domain_covers(pattern, other) for pattern in patterns)
 
 
-def _path_covers(match: PathMatch, other: PathMatch) -> bool:
+def wider_domains(domain: str) -> tuple[str, ...]:
+    """Every pattern that covers a domain, the narrowest first.
+
+    >>> wider_domains("a.example.com")
+    ('a.example.com', '*.example.com', '*.com', '*')
+    """
+    labels = domain.split(".")[1:]
+    wildcards = ("*." + ".".join(labels[start:]) for start in range(len(labels)))
+    return tuple(dict.fromkeys((domain, *wildcards, "*")))
+
+
+def path_covers(match: PathMatch, other: PathMatch) -> bool:
+    """Whether every path that fits the other certainly fits the first."""
     if EVERY_PATH in (match, other):
         return match == EVERY_PATH
     if other.kind is PathKind.EXACT:
@@ -116,7 +128,7 @@ def _value_covers(match: StringMatch, other: StringMatch) -> bool:
 def covers(match: RequestMatch, other: RequestMatch) -> bool:
     """Whether every request that fits the other certainly fits the first."""
     return (
-        _path_covers(match.path, other.path)
+        path_covers(match.path, other.path)
         and (not match.methods or (bool(other.methods) and set(other.methods) <= set(match.methods)))
         and all(_some_covered(test, other.headers) for test in match.headers)
         and all(_some_covered(test, other.query) for test in match.query)
@@ -157,16 +169,16 @@ def meet(first: Meet, match: RequestMatch) -> Meet | None:
 
 
 def _meet_paths(paths: tuple[PathMatch, ...], new: PathMatch) -> tuple[PathMatch, ...] | None:
-    if new == EVERY_PATH or any(_path_covers(new, path) for path in paths):
+    if new == EVERY_PATH or any(path_covers(new, path) for path in paths):
         return paths
     if any(_paths_disjoint(path, new) for path in paths):
         return None
-    return (*(path for path in paths if not _path_covers(path, new)), new)
+    return (*(path for path in paths if not path_covers(path, new)), new)
 
 
 def _paths_disjoint(one: PathMatch, other: PathMatch) -> bool:
     known = PathKind.EXACT in (one.kind, other.kind) or one.kind is other.kind is PathKind.PREFIX
-    return known and not (_path_covers(one, other) or _path_covers(other, one))
+    return known and not (path_covers(one, other) or path_covers(other, one))
 
 
 def _meet_methods(methods: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, ...] | None:

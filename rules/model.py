@@ -137,7 +137,13 @@ class Rule:
 
     @property
     def unconditional(self) -> bool:
+        """Whether the first answer is given without asking an upstream."""
         return not any(answer.enable_on_status for answer in self.answers)
+
+    @property
+    def final(self) -> bool:
+        """Whether no rule behind it is ever asked about a request that fits its scope."""
+        return not self.fallthrough or any(not answer.enable_on_status for answer in self.answers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
 """A rule file in its own format: routes, rules, matches and answers. docs/rule-format.md is what users read about it.
 
-In: places of a document (see `fields`). Out: values of `model`, with what is wrong noted in the place's `Source`. Raised
-is `Mistake`, as by every reader, where nothing can be made of a value. Each reader is its list of fields: to add one, add
-it there and in the docs. `listen` and `upstreams` are in `addresses`, the plug-in's forms in `higress`.
+In: places of a document (see `fields`). Out: values of `model`, with what is wrong noted in the place's `Source`.
+Raised is `FieldError`, as by every reader, where nothing can be made of a value. Each reader is its list of fields: to
+add one, add it there and in the docs. `listen` and `upstreams` are in `addresses`, the plug-in's forms in `higress`.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
@@ -34,10 +35,11 @@ from rejoinder.rules.model import (
     StringKind,
     StringMatch,
 )
+from rejoinder.rules.request import normalize_path
 
 MAX_BODY_SIZE: Final = 1024 * 1024
-"""In bytes. Every Envoy gets every body with each change of its configuration, and keeps it in memory: a larger one is a
-download and belongs on an upstream. (Envoy's own default for a direct response is 4,096.)"""
+"""In bytes. Every Envoy gets every body with each change of its configuration, and keeps it in memory: a larger one is
+a download and belongs on an upstream. (Envoy's own default for a direct response is 4,096.)"""
 
 MAX_HEADER_SIZE: Final = 16384
 """In bytes, for a name or a value: Envoy refuses a `HeaderValue` that is longer."""
@@ -64,7 +66,7 @@ _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 _CONNECTION_HEADERS: Final = frozenset(
-    "connection host keep-alive proxy-connection te trailer transfer-encoding upgrade".split()
+    ("connection", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
 )
 """Of one connection, or of a request: Envoy sets or refuses them."""
 _OVERWRITTEN_HEADERS: Final = frozenset({"date", "server"})
@@ -331,9 +333,9 @@ def _limited(place: Place, body: bytes) -> bytes:
 
 def headers(place: Place) -> tuple[Header, ...]:
     """An answer's headers: a list of `name=value`, or a mapping from names to one or several values."""
+    found: list[Header | None]
     if isinstance(place.node, Map):
-        given = [(each, name, item) for name, each in place.members() for item in _values(each)]
-        found = [each.attempt(lambda it, n=name, i=item: _header(it, n, i.string()), None) for each, name, item in given]
+        found = [value for name, member in place.members() for value in _header_values(name, member)]
     elif isinstance(place.node, List):
         found = [item.attempt(_header_pair, None) for item in place.items()]
     else:
@@ -345,8 +347,8 @@ def headers(place: Place) -> tuple[Header, ...]:
 
 
 # A list of values is a header that is sent several times.
-def _values(place: Place) -> Iterable[Place]:
-    return place.attempt(lambda it: it.one_or_more(lambda item: item), ())
+def _header_values(name: str, place: Place) -> Sequence[Header | None]:
+    return place.attempt(lambda it: it.one_or_more(lambda item: _header(item, name, item.string())), ())
 
 
 def _header_pair(place: Place) -> Header | None:
@@ -436,22 +438,10 @@ def _path(place: Place) -> str:
     if not text.isascii():
         encoded = quote(text, safe=_PATH_SAFE)
         raise place.mistake(f"expected a path as it is sent, {quoted(encoded)}, got {quoted(text)}")
-    if text != (normal := _normal(text)):
+    normal, _ = normalize_path(text)
+    if text != normal:
         raise place.mistake(f"Envoy normalizes paths first, so {quoted(text)} never fits: write {quoted(normal)}")
     return text
-
-
-# Merged slashes, no dot segments (RFC 3986, section 5.2.4), as the listeners have it.
-def _normal(path: str) -> str:
-    kept: list[str] = []
-    elements = path.split("/")
-    for element in elements:
-        if element == "..":
-            kept[-1:] = []
-        elif element not in ("", "."):
-            kept.append(element)
-    closing = "/" if kept and elements[-1] in ("", ".", "..") else ""
-    return "/" + "/".join(kept) + closing
 
 
 def _regex(place: Place) -> str:
@@ -478,9 +468,7 @@ def _parameter_name(place: Place, text: str) -> str:
     return text
 
 
-def _string_matches(
-    place: Place, read_name: Callable[[Place, str], str]
-) -> tuple[tuple[str, StringMatch], ...]:
+def _string_matches(place: Place, read_name: Callable[[Place, str], str]) -> tuple[tuple[str, StringMatch], ...]:
     matches: dict[str, StringMatch] = {}
 
     def add(name: str, member: Place) -> None:
@@ -490,7 +478,7 @@ def _string_matches(
         matches[key] = _string_match(member)
 
     for name, member in place.members():
-        member.attempt(lambda it, n=name: add(n, it), None)
+        member.attempt(functools.partial(add, name), None)
     return tuple(matches.items())
 
 

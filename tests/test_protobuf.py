@@ -16,8 +16,9 @@ import envoy_data_plane.envoy.service.ext_proc.v3 as ext_proc
 import envoy_data_plane.google.protobuf as google
 import pytest
 from betterproto2 import FieldMetadata, ProtoClassMetadata
-from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped, unused-ignore]
-from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped, unused-ignore]
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.unknown_fields import UnknownFieldSet
+
 from rejoinder.xds.protobuf import message_class
 
 MESSAGES: list[type[betterproto2.Message]] = [

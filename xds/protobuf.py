@@ -24,13 +24,13 @@ from typing import Any, Final
 
 import betterproto2
 from envoy_data_plane.message_pool import default_message_pool
-from google.protobuf.descriptor_pb2 import (  # type: ignore[import-untyped, unused-ignore]
+from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
     FieldDescriptorProto,
     FileDescriptorProto,
 )
-from google.protobuf.descriptor_pool import DescriptorPool  # type: ignore[import-untyped, unused-ignore]
-from google.protobuf.message_factory import GetMessageClass  # type: ignore[import-untyped, unused-ignore]
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
 
 _Class = type[betterproto2.Message] | type[betterproto2.Enum]
 

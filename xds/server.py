@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import grpc  # type: ignore[import-untyped, unused-ignore]
-import grpc.aio  # type: ignore[import-untyped, unused-ignore]
+import grpc
+import grpc.aio
 
 from rejoinder.xds.session import Accepted, Nack, Response, Session
 from rejoinder.xds.snapshot import Snapshot
@@ -31,16 +31,15 @@ _OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     # Streams live for weeks and are silent for most of that. Ask whether the client is still there, so that one that
-    # vanished without a word leaves the list; and allow it to ask us as often as Envoy users are told to (30 s), which
-    # gRPC would take for an attack (by default it allows one ping in 5 minutes).
+    # vanished without a word leaves the list; and allow it to ask us every 10 s, while gRPC takes more than one ping in
+    # 5 minutes for an attack.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.http2.max_ping_strikes", 0),
 )
 
 
-class InconsistentSnapshot(ValueError):
+class InconsistentSnapshotError(ValueError):
     """A snapshot does not hang together; nobody has got it. The mistake is in what made it, not in a rule file."""
 
     def __init__(self, problems: tuple[str, ...]) -> None:
@@ -172,10 +171,10 @@ class Server:
         A snapshot with the same content as one that was rejected is tried once more, because somebody wants it so.
 
         Raises:
-            InconsistentSnapshot: it does not pass its `check`. Clients stay with the previous one.
+            InconsistentSnapshotError: it does not pass its `check`. Clients stay with the previous one.
         """
         if problems := snapshot.check():
-            raise InconsistentSnapshot(problems)
+            raise InconsistentSnapshotError(problems)
         self._set(snapshot)
 
     def status(self) -> Status:

@@ -128,7 +128,7 @@ class _Stream:
     under_way: Response | None = None
     """The response that the client has not answered yet."""
     snapshot: Snapshot | None = None
-    """What `under_way` was made from."""
+    """What the last response was made from."""
     sent: Resources = field(default_factory=dict)
     """What the client has once it has accepted `under_way`."""
     accepted: Resources = field(default_factory=dict)
@@ -275,6 +275,10 @@ class Session:
         if kind is CLUSTERS and not (self._settled(LISTENERS, target) and self._settled(ROUTES, target)):
             leaving = {n: cluster for n, cluster in self._streams[CLUSTERS].sent.items() if n not in wanted}
             return {**leaving, **wanted} if leaving else wanted
+        if kind in _PARENTS and (source := self._streams[_PARENTS[kind]].snapshot) not in {None, target}:
+            # The client may be asking because of clusters or listeners from a snapshot that is out of date by now, and
+            # waits for an answer before it takes newer ones.
+            return {**subscription.of(source.by_type[kind]), **wanted}
         return wanted
 
     def _due(

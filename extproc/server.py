@@ -1,0 +1,166 @@
+"""The ext_proc service: a gRPC server that answers for the rules that were last published.
+
+In go rules (`Processor.publish`), out come bytes to the Envoys, and counts. All that is decided about one stream is
+decided in `session`; here is the loop around it. One event loop, one task for each stream, which waits for Envoy and
+for nothing else.
+
+Whatever goes wrong here ends the stream and no more: Envoy then lets request and response pass.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc  # type: ignore[import-untyped, unused-ignore]
+import grpc.aio  # type: ignore[import-untyped, unused-ignore]
+
+from rejoinder.extproc.session import Output, Rules, Session, State
+from rejoinder.extproc.wire import decode
+from rejoinder.rules.answers import TABLE_KEY, AnswerTable
+from rejoinder.rules.model import Ruleset
+
+_LOG: Final = logging.getLogger("rejoinder.extproc")
+
+SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
+
+GENERATIONS: Final = 8
+"""How many sets of answer tables are kept: an Envoy that is slow to take a reload, or rejects it, and requests that are
+under way name the tables of an earlier one."""
+
+_OPTIONS: Final = (
+    # A second server on the port is an error. By default the kernel would deal the connections out to both.
+    ("grpc.so_reuseport", 0),
+    # A reply has a body of any size; gRPC's limit is 4 MB.
+    ("grpc.max_send_message_length", -1),
+    # Envoys may be told to ask every 30 s whether we are there, which gRPC would take for an attack.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What has been done so far."""
+
+    replies: Mapping[str, int]
+    """By the name of the rule, or the route, that answered."""
+    passed: int
+    """Exchanges that came here and were let pass untouched."""
+    unknown_tables: int
+    """Of these, the ones for which Envoy named an answer table that is not here (any more)."""
+    failures: int
+    """Of these, the ones that made no sense or broke something; the log has each."""
+
+
+class Processor:
+    """The service, for one event loop.
+
+    processor = Processor()
+    port = await processor.start("127.0.0.1:18001")
+    processor.publish(ruleset, tables)
+    ...
+    await processor.stop()
+    """
+
+    def __init__(self) -> None:
+        self._generations: collections.deque[dict[str, AnswerTable]] = collections.deque(maxlen=GENERATIONS)
+        self._rules = Rules()
+        self._replies: collections.Counter[str] = collections.Counter()
+        self._passed = self._unknown_tables = self._failures = 0
+        self._reported: set[str] = set()
+        """Unknown tables that the log has had already, since the last `publish`."""
+        self._grpc: Any = None
+
+    async def start(self, address: str) -> int:
+        """Listen.
+
+        Args:
+            address: `HOST:PORT`, IPv6 in brackets; port 0: any free one.
+
+        Returns:
+            The port.
+
+        Raises:
+            OSError: the address is in use or not this machine's; the text says which address. Choose another.
+        """
+        server = grpc.aio.server(options=_OPTIONS)
+        handler = grpc.stream_stream_rpc_method_handler(self._process)  # no serializers: bytes in, bytes out
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Process": handler}),))
+        try:
+            port: int = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: {error}") from error
+        await server.start()
+        self._grpc = server
+        return port
+
+    async def stop(self) -> None:
+        """End all streams and stop listening. Envoys let responses pass until there is a service again."""
+        if self._grpc is not None:
+            await self._grpc.stop(grace=None)
+            self._grpc = None
+
+    def publish(self, ruleset: Ruleset, tables: Iterable[AnswerTable]) -> None:
+        """Answer for these rules from now on; an exchange whose request was seen before keeps to the rules of then.
+
+        Args:
+            ruleset: for Envoys with a configuration of their own.
+            tables: those that Envoys with a configuration from Rejoinder will be told to name. Publish them here before
+                the Envoys hear of them. The tables of earlier calls stay available, GENERATIONS in all.
+        """
+        generation = {table.name: table for table in tables}
+        if not self._generations or self._generations[-1].keys() != generation.keys():
+            self._generations.append(generation)
+        # A name stands for a table's content, so it does not matter which generation it is from.
+        kept = {name: table for generation in self._generations for name, table in generation.items()}
+        self._rules = Rules(ruleset, kept)
+        self._reported.clear()
+
+    def counters(self) -> Counters:
+        return Counters(dict(self._replies), self._passed, self._unknown_tables, self._failures)
+
+    async def _process(self, _: object, context: Any) -> None:
+        """One stream, from its beginning to its end."""
+        session = self._session(context.invocation_metadata())
+        output = Output()
+        while session.state is not State.DONE:
+            data = await context.read()
+            if data is grpc.aio.EOF:
+                return  # the client has gone away, or Envoy does not need us any more
+            output = self._take(session, data)
+            if output.message:
+                await context.write(output.message)
+        if output.rule is None:
+            self._passed += 1
+        else:
+            self._replies[output.rule] += 1
+
+    def _session(self, metadata: Iterable[tuple[str, str | bytes]]) -> Session:
+        name = next((str(value) for key, value in metadata if key == TABLE_KEY), None)
+        if name is None:
+            return Session(self._rules)
+        table = self._rules.tables.get(name)
+        if table is None:
+            self._unknown_tables += 1
+            if name not in self._reported:
+                self._reported.add(name)
+                _LOG.warning("Envoy names an answer table that is not here, %s: responses pass", name)
+        return Session(self._rules, table or AnswerTable())
+
+    # Whatever happens, Envoy gets to go on.
+    def _take(self, session: Session, data: bytes) -> Output:
+        try:
+            output = session.on_message(decode(data))
+        except Exception:
+            self._failures += 1
+            _LOG.exception("an exchange passes untouched, because this went wrong")
+            session.state = State.DONE
+            return Output()
+        if output.unexpected is not None:
+            self._failures += 1
+            _LOG.warning("an exchange passes untouched: %s", output.unexpected)
+        return output

@@ -1,0 +1,200 @@
+"""ext_proc messages: bytes from Envoy to plain values, replies to bytes for Envoy.
+
+In go the bytes of a `ProcessingRequest` (`decode`) and the replies of rules (`immediate`, `replacement`); out come the
+values that `session` works with, and the bytes of a `ProcessingResponse`. `decode` raises `google.protobuf.message.DecodeError` for
+bytes that are no such message; nothing else is raised. No other file knows the protocol's messages.
+https://www.envoyproxy.io/docs/envoy/latest/api-v3/service/ext_proc/v3/external_processor.proto
+
+What is sent is made of pieces that are encoded once and then only put one behind the other: encoded messages in a row
+are one message with the fields of all. https://protobuf.dev/programming-guides/encoding/#last-one-wins
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
+from envoy_data_plane.google import protobuf
+
+from rejoinder.rules.answers import Reply
+from rejoinder.rules.model import Header
+from rejoinder.xds.protobuf import message_class
+
+ROUTE_NAME_ATTRIBUTE: Final = "xds.route_name"
+"""The attribute that tells which of its routes Envoy has chosen."""
+
+METADATA_NAMESPACE: Final = "rejoinder"
+"""Envoy's dynamic metadata has the name of the rule that answered here, under `rule`: for access logs."""
+
+_ProcessingRequest: Final = message_class(ext_proc.ProcessingRequest)
+_ProcessingResponse: Final = message_class(ext_proc.ProcessingResponse)
+_Struct: Final = message_class(protobuf.Struct)
+
+_OVERWRITE: Final = core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
+_APPEND: Final = core.HeaderValueOptionHeaderAppendAction.APPEND_IF_EXISTS_OR_ADD
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHeaders:
+    """A client's request has come."""
+
+    headers: tuple[Header, ...]
+    """In order, with the pseudo headers (`:method`, `:scheme`, `:authority`, `:path`)."""
+    route_name: str | None
+    """The route that Envoy has chosen; None: it has none, the route has no name, or the filter does not tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHeaders:
+    """The headers of a response, an upstream's or Envoy's own, have come."""
+
+    status: int
+    names: tuple[str, ...]
+    """Of its headers, without pseudo headers."""
+    content_length: int | None
+    """As its header says; None: there is none, so nobody knows when the body ends."""
+    end_of_stream: bool
+    """There is no body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """A message that the filter configuration of docs/ext_proc.md never causes: a body or trailers."""
+
+    kind: str
+    """The field of ProcessingRequest that it came in; empty: none."""
+
+
+Message = RequestHeaders | ResponseHeaders | Other
+
+
+def decode(data: bytes) -> Message:
+    """Read a ProcessingRequest.
+
+    Raises:
+        google.protobuf.message.DecodeError: these bytes are none. Who sent them is no Envoy; end the stream.
+    """
+    message = _ProcessingRequest.FromString(data)
+    kind: str = message.WhichOneof("request") or ""
+    if kind == "response_headers":
+        return _response_headers(message.response_headers)
+    if kind == "request_headers":
+        headers = tuple((header.key, _value(header)) for header in message.request_headers.headers.headers)
+        return RequestHeaders(headers, _route_name(message.attributes.values()))
+    return Other(kind)
+
+
+# A value in `raw_value` (Envoy since 1.27) or `value` can be any bytes; rules are UTF-8.
+def _value(header: core.HeaderValue) -> str:
+    return header.raw_value.decode("utf-8", "replace") or header.value
+
+
+def _response_headers(message: ext_proc.HttpHeaders) -> ResponseHeaders:
+    status, length, names = 0, None, []
+    assert message.headers is not None
+    for header in message.headers.headers:
+        name = header.key
+        if name == ":status":
+            status = _number(_value(header)) or 0
+        elif name == "content-length":
+            length = _number(_value(header))
+        if not name.startswith(":"):
+            names.append(name)
+    return ResponseHeaders(status, tuple(names), length, message.end_of_stream)
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+# In `attributes`, the filter's name leads to a Struct of the attributes; the name is the operator's choice.
+def _route_name(by_filter: Iterable[dict[str, object]]) -> str | None:
+    for attributes in by_filter:
+        if ROUTE_NAME_ATTRIBUTE in attributes:
+            return str(attributes[ROUTE_NAME_ATTRIBUTE]) or None
+    return None
+
+
+PASS_REQUEST: Final[bytes] = _ProcessingResponse(request_headers={}).SerializeToString()
+"""The request goes on, and the response is awaited."""
+
+
+def immediate(reply: Reply, rule: str) -> bytes:
+    """A reply in place of whatever comes or came from an upstream: Envoy makes a response of its own (a local reply).
+
+    Args:
+        reply: what the client gets.
+        rule: the name of the rule, or route, that it is due to: Envoy can log it.
+    """
+    message = _ProcessingResponse(
+        immediate_response={
+            "status": {"code": reply.status},
+            "headers": {"set_headers": _set_headers(reply.headers)},
+            "body": reply.body,
+            "details": f"rejoinder:{_SPACES.sub('_', rule)}",
+        },
+        dynamic_metadata=_metadata(rule),
+    )
+    encoded: bytes = message.SerializeToString()
+    return encoded
+
+
+def replacement(reply: Reply, rule: str) -> bytes:
+    """A reply written over a response that has a body, which stays the same response for Envoy. To be sent with
+    `removal`. Args as for `immediate`."""
+    message = _ProcessingResponse(
+        response_headers={
+            "response": {
+                "status": ext_proc.CommonResponseResponseStatus.CONTINUE_AND_REPLACE,
+                "header_mutation": {"set_headers": _set_headers(((":status", str(reply.status)), *reply.headers))},
+                "body_mutation": {"body": reply.body},
+            }
+        },
+        dynamic_metadata=_metadata(rule),
+    )
+    encoded: bytes = message.SerializeToString()
+    return encoded
+
+
+# The responses of an upstream have a handful of sets of headers.
+@functools.lru_cache(maxsize=1024)
+def removal(names: tuple[str, ...]) -> bytes:
+    """What takes these headers off a response; to be sent behind a `replacement`, as one message with it.
+
+    Envoy removes before it sets, so those that the reply sets may be among them.
+    """
+    encoded: bytes = _ProcessingResponse(
+        response_headers={"response": {"header_mutation": {"remove_headers": sorted(set(names))}}}
+    ).SerializeToString()
+    return encoded
+
+
+# In response_code_details, which access logs separate by spaces.
+_SPACES: Final = re.compile(r"\s+")
+
+
+def _metadata(rule: str) -> object:
+    struct = _Struct()
+    struct.update({METADATA_NAMESPACE: {"rule": rule}})
+    return struct
+
+
+def _set_headers(headers: Iterable[Header]) -> list[dict[str, object]]:
+    seen: set[str] = set()
+    options: list[dict[str, object]] = []
+    for name, value in headers:
+        # The first of a name takes the place of what Envoy has (such as the content-type of a local reply).
+        options.append(
+            {
+                "header": {"key": name, "raw_value": value.encode()},
+                "append_action": _APPEND if name in seen else _OVERWRITE,
+                "keep_empty_value": True,
+            }
+        )
+        seen.add(name)
+    return options

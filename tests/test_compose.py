@@ -1,0 +1,237 @@
+"""docker-compose.yml, the image and the bootstrap that it runs: the same commands, with the local binaries.
+
+What a container would get (a host name, a fixed port, a mounted path) is replaced; everything else in the commands is
+read from docker-compose.yml and envoy/Dockerfile, so that they cannot go stale.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import pytest
+import yaml
+
+from rejoinder.cli.echo import EchoServer
+from rejoinder.envoy import Admin, bootstrap, find
+
+TOP: Final = Path(__file__).parent.parent
+SERVICES: Final[dict[str, Any]] = yaml.safe_load((TOP / "docker-compose.yml").read_text())["services"]
+BOOTSTRAP: Final = TOP / "envoy" / "bootstrap.yaml"
+SECONDS: Final = 15.0
+"""For anything that takes time; a slow machine needs a part of it."""
+
+T = TypeVar("T")
+
+
+def _compose() -> list[str] | None:
+    """The command of an installed Docker Compose: the plug-in, or the older program."""
+    with contextlib.suppress(FileNotFoundError):
+        if subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0:
+            return ["docker", "compose"]
+    return [older] if (older := shutil.which("docker-compose")) else None
+
+
+def _eventually(get: Callable[[], T], wanted: Callable[[T], bool]) -> T:
+    """What `get` returns once that is wanted; OSError means not yet. Fails with what came last."""
+    last: object = None
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        try:
+            last = got = get()
+            if wanted(got):
+                return got
+        except OSError as error:
+            last = error
+        time.sleep(0.05)
+    pytest.fail(f"after {SECONDS} s still: {last!r}")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def _replaced(text: str, replacements: Mapping[str, str]) -> str:
+    for old, new in replacements.items():
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+def _localized(arguments: list[str], replacements: Mapping[str, str]) -> list[str]:
+    return _replaced("\0".join(arguments), replacements).split("\0")
+
+
+def _from_dockerfile(instruction: str) -> list[str]:
+    found = re.search(rf"^{instruction} (\[.*\])$", (TOP / "envoy" / "Dockerfile").read_text(), re.MULTILINE)
+    assert found is not None
+    return [str(word) for word in json.loads(found[1])]
+
+
+@pytest.mark.skipif(_compose() is None, reason="no Docker Compose here")
+def test_docker_compose_accepts_the_file() -> None:
+    ended = subprocess.run([*(_compose() or ()), "config", "-q"], cwd=TOP, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
+
+
+def test_the_bootstrap_is_what_bootstrap_ads_prints() -> None:
+    assert yaml.safe_load(BOOTSTRAP.read_text()) == bootstrap(("rejoinder", 18000), admin=("127.0.0.1", 9901))
+
+
+def test_every_mounted_path_exists_and_is_read_only() -> None:
+    mounts = [mount.split(":") for service in SERVICES.values() for mount in service.get("volumes", ())]
+    assert mounts
+    assert [mount for mount in mounts if mount[2] != "ro" or not (TOP / mount[0]).exists()] == []
+
+
+def test_the_image_listens_where_its_healthcheck_and_compose_look() -> None:
+    assert "0.0.0.0:18000" in _from_dockerfile("CMD")
+    assert "0.0.0.0:18000" in SERVICES["rejoinder"]["command"]
+    assert "('127.0.0.1', 18000)" in (TOP / "envoy" / "Dockerfile").read_text()
+
+
+def _envoy_command(config: Path) -> list[str]:
+    program, *arguments = SERVICES["envoy"]["command"]
+    assert program == "envoy"
+    return [str(find().path), *_localized(arguments, {"/etc/envoy/bootstrap.yaml": str(config)})]
+
+
+def test_envoy_accepts_its_command_and_bootstrap() -> None:
+    ended = subprocess.run(
+        [*_envoy_command(BOOTSTRAP), "--mode", "validate"], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@dataclass(slots=True)
+class Stack:
+    """The three services, on this machine."""
+
+    rules: Path
+    """The folder that is mounted, with one file, `rules.yaml`."""
+    serve: list[str]
+    control_plane: subprocess.Popen[bytes]
+    address: tuple[str, int]
+    """Where Envoy listens."""
+    admin: tuple[str, int]
+    """Envoy's admin interface."""
+
+    def get(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers (names in lower case) and body."""
+        with contextlib.closing(http.client.HTTPConnection(*self.address, timeout=5)) as client:
+            client.request("GET", path)
+            response = client.getresponse()
+            headers = {name.lower(): value for name, value in response.getheaders()}
+            return response.status, headers, response.read()
+
+    def edit(self, old: str, new: str) -> None:
+        """Change the rules as most editors do: a new file, renamed over the old one."""
+        file = self.rules / "rules.yaml"
+        changed = self.rules / ".rules.yaml.new"
+        changed.write_text(_replaced(file.read_text(), {old: new}))
+        changed.rename(file)
+
+
+@pytest.fixture(name="stack", scope="module")
+def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("compose")
+    xds, ext_proc = _free_port(), _free_port()
+    config, admin_address, rules = folder / "bootstrap.yaml", folder / "admin", folder / "rules"
+    config.write_text(
+        _replaced(
+            BOOTSTRAP.read_text(),
+            {
+                "address: rejoinder\n": "address: localhost\n",
+                "port_value: 18000": f"port_value: {xds}",
+                "port_value: 9901": "port_value: 0",
+            },
+        )
+    )
+    shutil.copytree(TOP / SERVICES["rejoinder"]["volumes"][0].split(":")[0], rules)
+    serve = [
+        *(sys.executable, "-c", "import sys; from rejoinder.cli import main; sys.exit(main())"),
+        *_localized(
+            SERVICES["rejoinder"]["command"],
+            {
+                "/rules": str(rules),
+                "0.0.0.0:18000": f"127.0.0.1:{xds}",
+                "0.0.0.0:18001": f"127.0.0.1:{ext_proc}",
+                "rejoinder:18001": f"localhost:{ext_proc}",
+            },
+        ),
+    ]
+    assert _from_dockerfile("ENTRYPOINT") == ["rejoinder"]
+
+    with contextlib.ExitStack() as stack:
+        upstream = stack.enter_context(EchoServer())
+        file = rules / "rules.yaml"
+        file.write_text("listen: 127.0.0.1:0\n" + _replaced(file.read_text(), {"http://httpbin:8080": upstream.url}))
+        # Envoy first: it has to wait for its control plane.
+        envoy = subprocess.Popen([*_envoy_command(config), "--admin-address-path", str(admin_address)])
+        stack.callback(_end, envoy)
+        control_plane = subprocess.Popen(serve)
+        running = Stack(rules, serve, control_plane, ("", 0), ("", 0))
+        stack.callback(lambda: _end(running.control_plane))
+
+        host, _, port = _eventually(admin_address.read_text, bool).rpartition(":")
+        running.admin = (host, int(port))
+        admin = Admin(running.admin)
+        (running.address,) = next(iter(_eventually(lambda: asyncio.run(admin.listeners()), bool).values()))
+        _eventually(lambda: asyncio.run(admin.state()), lambda state: state == "LIVE")
+        yield running
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        pytest.fail(f"{process.args!r} does not end when it is told to")
+
+
+# In this order: each leaves the stack running, but the rules and the control plane are not those of the start.
+
+
+def test_the_example_answers_as_its_comments_say(stack: Stack) -> None:
+    status, headers, body = stack.get("/hello")
+    assert (status, headers["hello"], body) == (200, "World", b'{"hello":"world"}')
+    status, headers, body = stack.get("/status/503")
+    assert (status, headers["retry-after"], body) == (503, "30", b'{"error":"busy"}')
+    assert stack.get("/status/502")[::2] == (502, b'{"error":"upstream failed"}')
+    assert stack.get("/status/404")[0] == 404
+    status, headers, _ = stack.get("/old/page")
+    assert (status, headers["location"].removeprefix("http://{}:{}".format(*stack.address))) == (308, "/anything/page")
+
+
+def test_an_edit_of_the_mounted_folder_is_live(stack: Stack) -> None:
+    stack.edit('{"hello":"world"}', '{"hello":"edited"}')
+    _eventually(lambda: stack.get("/hello")[2], lambda body: body == b'{"hello":"edited"}')
+
+
+def test_without_its_control_plane_envoy_goes_on_and_upstream_errors_pass(stack: Stack) -> None:
+    stack.control_plane.kill()
+    stack.control_plane.wait()
+    assert stack.get("/hello")[2] == b'{"hello":"edited"}'
+    assert stack.get("/status/503")[::2] == (503, b'{\n  "status": 503\n}\n')
+
+
+def test_a_control_plane_that_comes_back_is_found(stack: Stack) -> None:
+    stack.edit('{"hello":"edited"}', '{"hello":"again"}')
+    stack.control_plane = subprocess.Popen(stack.serve)
+    _eventually(lambda: stack.get("/hello")[2], lambda body: body == b'{"hello":"again"}')
+    _eventually(lambda: stack.get("/status/503")[2], lambda body: body == b'{"error":"busy"}')

@@ -1,0 +1,776 @@
+"""Loading rule files: what they become, and what is said about those that are wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rejoinder.rules.document import MAX_DEPTH, MAX_WEIGHT
+from rejoinder.rules.files import MAX_FILE_SIZE
+from rejoinder.rules.load import Loaded, load
+from rejoinder.rules.model import (
+    DEFAULT_LISTENER,
+    Answer,
+    Endpoint,
+    Forward,
+    Listener,
+    PathKind,
+    PathMatch,
+    RateLimit,
+    Redirect,
+    RequestMatch,
+    Route,
+    Rule,
+    Ruleset,
+    Scope,
+    StatusPattern,
+    StringKind,
+    StringMatch,
+    Upstream,
+)
+from rejoinder.rules.native import MAX_BODY_SIZE, MAX_HEADER_SIZE
+from rejoinder.rules.problem import Severity
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # so that messages have short paths
+
+
+def load_text(text: str | bytes, name: str = "rules.yaml") -> Loaded:
+    Path(name).write_bytes(text.encode() if isinstance(text, str) else text)
+    return load([Path(name)])
+
+
+def ruleset_of(text: str) -> Ruleset:
+    loaded = load_text(text)
+    assert loaded.ruleset is not None, loaded.problems
+    return loaded.ruleset
+
+
+def errors_of(loaded: Loaded) -> list[str]:
+    return [str(problem) for problem in loaded.problems if problem.severity is Severity.ERROR]
+
+
+def warnings_of(loaded: Loaded) -> list[str]:
+    return [str(problem) for problem in loaded.problems if problem.severity is Severity.WARNING]
+
+
+def on(*digits: str) -> tuple[StatusPattern, ...]:
+    return tuple(StatusPattern(each) for each in digits)
+
+
+# --- what a file becomes ---
+
+EVERYTHING: Final = r"""
+listen: 0.0.0.0:8080
+upstreams:
+  httpbin: http://127.0.0.1:8000
+  many: [https://a.example.com, "https://[::1]:8443/"]
+  echo: builtin:echo
+routes:
+  - name: robots
+    domains: ["*.Example.com"]
+    path: /robots.txt
+    methods: [GET, HEAD]
+    headers: {X-Env: canary, a: {regex: "v[0-9]+"}, b: {contains: x}, c: {prefix: x}, d: {suffix: x}, e: {present: true}}
+    query: {debug: "1"}
+    respond: {status_code: 200, headers: [Content-Type=text/plain], body: "User-agent: *\n"}
+  - name: old
+    prefix: /old/
+    redirect: {scheme: https, host: example.com, port: 8443, prefix: /new, status_code: 308}
+  - name: route-a
+    regex: /a/[0-9]+
+    upstream: httpbin
+    rate_limit: {requests: 100, per: 100ms}
+rules:
+  - name: mock
+    match: {routes: [route-a, old], methods: POST}
+    body: '{"hello":"world"}'
+  - match: {domains: ["*.example.com", test.com]}
+    enable_on_status: 429
+    status_code: 302
+    headers: {Location: "https://example.com?a=b", Set-Cookie: [a=1, b=2]}
+  - name: errors
+    match: {prefix: /api}
+    fallthrough: true
+    rules:
+      - {enable_on_status: ["503", 40X], body_file: pages/busy.json, headers: [Retry-After = 30 , X-Empty=]}
+      - {enable_on_status: [5xx], status_code: original, body: "{}"}
+"""
+
+
+def test_every_field_becomes_what_it_says() -> None:
+    Path("pages").mkdir()
+    Path("pages/busy.json").write_bytes(b'{"busy":true}')
+    assert ruleset_of(EVERYTHING) == Ruleset(
+        listeners=(Listener("0.0.0.0", 8080),),
+        upstreams=(
+            Upstream("httpbin", (Endpoint("127.0.0.1", 8000),)),
+            Upstream("many", (Endpoint("a.example.com", 443), Endpoint("::1", 8443)), tls=True),
+            Upstream("echo", (), echo=True),
+        ),
+        routes=(
+            Route(
+                "robots",
+                Answer(200, (("content-type", "text/plain"),), b"User-agent: *\n"),
+                domains=("*.example.com",),
+                request=RequestMatch(
+                    PathMatch(PathKind.EXACT, "/robots.txt"),
+                    methods=("GET", "HEAD"),
+                    headers=(
+                        ("x-env", StringMatch(StringKind.EXACT, "canary")),
+                        ("a", StringMatch(StringKind.REGEX, "v[0-9]+")),
+                        ("b", StringMatch(StringKind.CONTAINS, "x")),
+                        ("c", StringMatch(StringKind.PREFIX, "x")),
+                        ("d", StringMatch(StringKind.SUFFIX, "x")),
+                        ("e", StringMatch(StringKind.PRESENT)),
+                    ),
+                    query=(("debug", StringMatch(StringKind.EXACT, "1")),),
+                ),
+            ),
+            Route(
+                "old",
+                Redirect("https", "example.com", 8443, prefix="/new", status_code=308),
+                request=RequestMatch(PathMatch(PathKind.PREFIX, "/old")),
+            ),
+            Route(
+                "route-a",
+                Forward("httpbin"),
+                request=RequestMatch(PathMatch(PathKind.REGEX, "/a/[0-9]+")),
+                rate_limit=RateLimit(100, 0.1),
+            ),
+        ),
+        rules=(
+            Rule(
+                "mock",
+                (Answer(body=b'{"hello":"world"}'),),
+                Scope(routes=("route-a", "old"), request=RequestMatch(methods=("POST",))),
+            ),
+            Rule(
+                "rule-2",
+                (
+                    Answer(
+                        302,
+                        (("location", "https://example.com?a=b"), ("set-cookie", "a=1"), ("set-cookie", "b=2")),
+                        enable_on_status=on("429"),
+                    ),
+                ),
+                Scope(domains=("*.example.com", "test.com")),
+            ),
+            Rule(
+                "errors",
+                (
+                    Answer(200, (("retry-after", "30"), ("x-empty", "")), b'{"busy":true}', on("503", "40")),
+                    Answer(None, body=b"{}", enable_on_status=on("5")),
+                ),
+                Scope(request=RequestMatch(PathMatch(PathKind.PREFIX, "/api"))),
+                fallthrough=True,
+            ),
+        ),
+    )
+
+
+def test_json_is_read_with_its_line_numbers_and_escapes() -> None:
+    text = json.dumps({"body": "\U0001f600 \\ud83d\\ude00", "status_code": 503, "nonsense": 1}, indent="\t")
+    loaded = load_text(text, "rules.json")
+    assert errors_of(loaded)[0].startswith('rules.json:4: unknown field "nonsense", expected one of listen, ')
+    loaded = load_text(text.replace(',\n\t"nonsense": 1', ""), "rules.json")
+    assert loaded.ruleset is not None
+    assert loaded.ruleset.rules[0].answers[0].body.decode() == "\U0001f600 \\ud83d\\ude00"
+
+
+def test_a_compact_json_file_is_read() -> None:
+    assert load_text('{"rules":[{"match":{"path":"/a"},"body":"x"}]}', "rules.json").ruleset is not None
+
+
+def test_anchors_and_merge_keys_work() -> None:
+    rules = ruleset_of(
+        """
+        rules:
+          - &base {match: {path: /a}, headers: &common [X-A=1], body: a}
+          - {<<: *base, match: {path: /b}}
+          - {<<: [{body: c}, *base], match: {path: /c}, headers: *common}
+        """
+    ).rules
+    assert [rule.answers[0].body for rule in rules] == [b"a", b"a", b"c"]
+    assert [rule.scope.request.path.value for rule in rules] == ["/a", "/b", "/c"]
+    assert all(rule.answers[0].headers == (("x-a", "1"),) for rule in rules)
+
+
+# --- the plug-in's own configurations ---
+
+
+@pytest.mark.parametrize(
+    ("text", "rules"),
+    [
+        pytest.param(
+            'status_code: 200\nheaders:\n- Content-Type=application/json\n- Hello=World\nbody: \'{"hello":"world"}\'\n',
+            [
+                Rule(
+                    "rule-1",
+                    (Answer(200, (("content-type", "application/json"), ("hello", "World")), b'{"hello":"world"}'),),
+                )
+            ],
+            id="an answer at the top level is for every request",
+        ),
+        pytest.param(
+            "enable_on_status:\n- 429\nstatus_code: '302'\nheaders:\n- Location=https://example.com\n",
+            [Rule("rule-1", (Answer(302, (("location", "https://example.com"),), b"", on("429")),))],
+            id="a redirect on throttling",
+        ),
+        pytest.param(
+            "rules:\n- {body: a, enable_on_status: ['200', 201]}\n- {body: b, enable_on_status: ['40x']}\n- {body: c}\n",
+            [
+                Rule(
+                    "rule-1",
+                    (
+                        Answer(body=b"a", enable_on_status=on("200", "201")),
+                        Answer(body=b"b", enable_on_status=on("40")),
+                        Answer(body=b"c"),
+                    ),
+                )
+            ],
+            id="rules without any match are the answers of one scope",
+        ),
+        pytest.param(
+            """
+            body: everybody
+            _rules_:
+            - {_match_route_: [route-a, route-b], body: a}
+            - _match_domain_: ["*.example.com", test.com]
+              rules:
+              - {body: b, enable_on_status: [429]}
+              - {body: c, enable_on_status: [5xx]}
+            """,
+            [
+                Rule("rule-1", (Answer(body=b"a"),), Scope(routes=("route-a", "route-b"))),
+                Rule(
+                    "rule-2",
+                    (Answer(body=b"b", enable_on_status=on("429")), Answer(body=b"c", enable_on_status=on("5"))),
+                    Scope(domains=("*.example.com", "test.com")),
+                ),
+                Rule("rule-3", (Answer(body=b"everybody"),)),
+            ],
+            id="a scope that fits replaces the top level",
+        ),
+        pytest.param(
+            "rules:\n- {match: {path: /a}, body: a}\n- {body: b}\n",
+            [
+                Rule("rule-1", (Answer(body=b"a"),), Scope(request=RequestMatch(PathMatch(PathKind.EXACT, "/a")))),
+                Rule("rule-2", (Answer(body=b"b"),)),
+            ],
+            id="with one match they are rules",
+        ),
+        pytest.param(
+            "rules:\n- {name: a, enable_on_status: [500], body: a, fallthrough: true}\n- {body: b}\n",
+            [
+                Rule("a", (Answer(body=b"a", enable_on_status=on("500")),), fallthrough=True),
+                Rule("rule-2", (Answer(body=b"b"),)),
+            ],
+            id="with one name they are rules",
+        ),
+    ],
+)
+def test_the_plug_ins_configurations_are_read_as_rules(text: str, rules: list[Rule]) -> None:
+    assert list(ruleset_of(text).rules) == rules
+
+
+def test_a_plug_in_configuration_may_stand_beside_routes() -> None:
+    ruleset = ruleset_of(
+        "listen: 127.0.0.1:80\nupstreams: {a: http://a}\nroutes: [{name: a, upstream: a}]\n"
+        "_rules_: [{_match_route_: [a], body: x}]\n"
+    )
+    assert [rule.scope.routes for rule in ruleset.rules] == [("a",)]
+    assert ruleset.upstreams[0].endpoints == (Endpoint("a", 80),)
+
+
+def test_a_plug_ins_route_is_one_of_a_foreign_envoy_if_none_is_defined() -> None:
+    loaded = load_text("_rules_: [{_match_route_: [theirs], body: x}]\n")
+    assert loaded.ruleset is not None
+    assert warnings_of(loaded) == [
+        "rules.yaml:1: _rules_[0]._match_route_[0]: there are no routes here: "
+        '"theirs" must be one of the Envoy that asks'
+    ]
+    loaded = load_text("routes: [{name: ours, respond: {body: x}}]\n_rules_: [{_match_route_: [theirs], body: x}]\n")
+    assert errors_of(loaded) == [
+        'rules.yaml:2: _rules_[0]._match_route_[0]: unknown route "theirs", did you mean "ours"?'
+    ]
+
+
+# --- one mistake, one line ---
+
+# In a rule `{name: r, match: {path: /x}, <here>}` of its own; then the message behind `rule "r": `.
+WRONG_IN_A_RULE: Final = [
+    ("bodi: x", 'unknown field "bodi", did you mean "body"?'),
+    ("body: 1", "body: expected a string, got the number 1 - put it in quotes"),
+    ("body: yes", "body: expected a string, got the boolean yes - put it in quotes"),
+    ("body: 2020-01-01", "body: expected a string, got the date 2020-01-01 - put it in quotes"),
+    ("body: [x]", "body: expected a string, got a list"),
+    ("body:", "body: expected a string, got nothing"),
+    ("body: a, body_file: b", "body_file: give only one of body, body_file; body is given too"),
+    ("body_file: nowhere", 'body_file: "nowhere" does not exist'),
+    ("body_file: .", 'body_file: "." is a folder'),
+    ('body_file: "a\\0b"', 'body_file: "a\\x00b" is not a path'),
+    ("body_file: ''", 'body_file: "" is a folder'),
+    ("status_code: 99", "status_code: expected a status from 200 to 599, got the number 99"),
+    ("status_code: 600", "status_code: expected a status from 200 to 599, got the number 600"),
+    ("status_code: 1e400", 'status_code: expected a status from 200 to 599, or original, got "1e400"'),
+    ("status_code: 0o17", 'status_code: expected a status from 200 to 599, or original, got "0o17"'),
+    ("status_code: origin", 'status_code: expected a status from 200 to 599, or original, got "origin"'),
+    ("status_code: original", "status_code: original needs enable_on_status: without it no upstream is asked"),
+    ("status_code: 204, body: x", "body: a response with status 204 cannot have a body"),
+    ("status_code: 304, body: x", "body: a response with status 304 cannot have a body"),
+    (
+        "status_code: original, enable_on_status: [200, 204], body: x",
+        "body: a response with status 204 cannot have a body",
+    ),
+    *(
+        (
+            f"body: x, enable_on_status: [{wrong}]",
+            "enable_on_status[0]: expected a status from 200 to 599, or three characters such as 5xx or 40x, "
+            f"got {shown}",
+        )
+        for wrong, shown in [
+            ("4x", '"4x"'),
+            ("x5x", '"x5x"'),
+            ("5x3", '"5x3"'),
+            ("xxx", '"xxx"'),
+            ("1xx", '"1xx"'),
+            ("99", "the number 99"),
+            ("600", "the number 600"),
+            ("5.5", "the decimal number 5.5"),
+            ("[]", "an empty list"),
+        ]
+    ),
+    ("body: x, enable_on_status: []", "enable_on_status: expected at least one entry, got an empty list"),
+    (
+        "body: x, enable_on_status: [503, '503']",
+        "enable_on_status: 503 is claimed twice in this scope, first in line 2",
+    ),
+    ("headers: [novalue]", 'headers[0]: expected name=value, got "novalue"'),
+    ("headers: [{a: b}]", "headers[0]: expected a string, got a mapping"),
+    ("headers: a=b", 'headers: expected a list of name=value, or a mapping, got "a=b"'),
+    ("headers: [=b]", 'headers[0]: expected a header name, got ""'),
+    ("headers: [a b=c]", 'headers[0]: expected a header name, got "a b"'),
+    ('headers: ["a=b\\r\\nc: d"]', 'headers[0]: the value of a has a line break or control character: "b\\r\\nc: d"'),
+    ('headers: {a: "b\\0"}', 'headers.a: the value of a has a line break or control character: "b\\x00"'),
+    ("headers: {a: 1}", "headers.a: expected a string, got the number 1 - put it in quotes"),
+    ("headers: {a: [1]}", "headers.a[0]: expected a string, got the number 1 - put it in quotes"),
+    ("headers: [Connection=close]", "headers[0]: the header connection is not an answer's to set: Envoy does"),
+    ("headers: [content-type=a, Content-Type=b]", "headers: content-type is given twice"),
+    (f"headers: [a={'b' * (MAX_HEADER_SIZE + 1)}]", "headers[0]: Envoy takes at most 16,384 bytes in a header's name or value"),
+    ("fallthrough: maybe, body: x", 'fallthrough: expected true or false, got "maybe"'),
+    ("rules: [{body: x}], body: y", "body: has no place beside rules: move it into one of them"),
+    ("rules: []", "rules: expected at least one answer, got an empty list"),
+    (
+        "rules: [{}]",
+        "rules[0]: says nothing to answer: expected one of status_code, headers, body, body_file, enable_on_status",
+    ),
+    (
+        "rules: [{enable_on_status: [503, 5xx]}, {enable_on_status: [5xx], body: x}]",
+        "rules[1].enable_on_status: 5xx is claimed twice in this scope, first in line 2",
+    ),
+    ("rules: [{name: a, body: x}]", 'rules[0]: unknown field "name", expected one of status_code, headers, body, body_file, enable_on_status'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG_IN_A_RULE, ids=[wrong[:40] for wrong, _ in WRONG_IN_A_RULE])
+def test_a_mistake_in_a_rule_is_one_line(wrong: str, message: str) -> None:
+    loaded = load_text(f"rules:\n- {{name: r, match: {{path: /x}}, {wrong}}}\n")
+    assert loaded.ruleset is None
+    assert errors_of(loaded) == [f'rules.yaml:2: rule "r": {message}']
+
+
+WRONG_IN_A_MATCH: Final = [
+    ("path: admin", 'path: expected a path starting with "/", got "admin"'),
+    ("path: yes", "path: expected a string, got the boolean yes - put it in quotes"),
+    ("path: /a?b", 'path: expected a path without "?", got "/a?b"'),
+    ("path: '/a b'", 'path: expected a path without " ", got "/a b"'),
+    ("path: /a//b", 'path: Envoy normalizes paths first, so "/a//b" never fits: write "/a/b"'),
+    ("prefix: /a/./b", 'prefix: Envoy normalizes paths first, so "/a/./b" never fits: write "/a/b"'),
+    ("prefix: /../b", 'prefix: Envoy normalizes paths first, so "/../b" never fits: write "/b"'),
+    ("path: /é", 'path: expected a path as it is sent, "/%C3%A9", got "/é"'),
+    ("path: /a, prefix: /b", "prefix: give only one of path, prefix, regex; path is given too"),
+    ("regex: (", 'regex: expected a regular expression (RE2), got "(": missing ): ('),
+    ("regex: '(?=a)'", 'regex: expected a regular expression (RE2), got "(?=a)": invalid perl operator: (?='),
+    ("regex: ''", 'regex: expected a regular expression, got ""'),
+    ("methods: get", 'methods: expected a method in upper case such as GET, got "get"'),
+    ("methods: []", "methods: expected at least one entry, got an empty list"),
+    ("headers: {'a b': c}", 'headers.a b: expected a header name, got "a b"'),
+    ("headers: {A: b, a: c}", "headers.a: a is given twice"),
+    ("headers: {a: 1}", "headers.a: expected a string, got the number 1 - put it in quotes"),
+    ("headers: {a: {prefix: ''}}", "headers.a.prefix: an empty string fits everything: write present: true"),
+    ("headers: {a: {present: false}}", "headers.a.present: expected true: absence cannot be matched"),
+    ("headers: {a: {}}", "headers.a: expected a string or a mapping with one of exact, prefix, suffix, contains, regex, present, got an empty mapping"),
+    ("headers: {a: {exact: a, regex: b}}", "headers.a.regex: give only one of exact, prefix, suffix, contains, regex, present; exact is given too"),
+    ("query: {debug: 1}", "query.debug: expected a string, got the number 1 - put it in quotes"),
+    ("query: {'': a}", 'query.: expected a parameter name, got ""'),
+    ("domains: example.com:8080", 'domains: expected a domain without a port, got "example.com:8080": ports do not matter'),
+    ("domains: [a.*]", 'domains[0]: expected a wildcard as the whole first label, such as "*.example.com", or "*", got "a.*"'),
+    ("domains: [http://a]", 'domains[0]: expected a domain such as "example.com" or "*.example.com", got "http://a"'),
+    ("domains: ['[::g]']", 'domains[0]: expected a domain such as "example.com" or "*.example.com", got "[::g]"'),
+    ("domains: []", "domains: expected at least one entry, got an empty list"),
+    ("routes: [rout-a]", 'routes[0]: unknown route "rout-a", did you mean "route-a"?'),
+    ("routes: other", 'routes: unknown route "other", expected one of route-a, x'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG_IN_A_MATCH, ids=[wrong[:40] for wrong, _ in WRONG_IN_A_MATCH])
+def test_a_mistake_in_a_match_is_one_line(wrong: str, message: str) -> None:
+    routes = "routes: [{name: route-a, path: /1, respond: {body: x}}, {name: x, path: /2, respond: {body: x}}]\n"
+    loaded = load_text(f"{routes}rules:\n- {{name: r, match: {{{wrong}}}, body: x}}\n")
+    assert loaded.ruleset is None
+    assert errors_of(loaded) == [f'rules.yaml:3: rule "r": match.{message}']
+
+
+@pytest.mark.parametrize("domain", ["*", "EXAMPLE.com", "*.example.com", "[::1]", "10.0.0.1", "localhost", "my_host"])
+def test_a_domain_is_kept_in_lower_case(domain: str) -> None:
+    assert ruleset_of(f"rules: [{{match: {{domains: '{domain}'}}, body: x}}]").rules[0].scope.domains == (
+        domain.lower(),
+    )
+
+
+WRONG_ELSEWHERE: Final = [
+    ("listen: :10000\n", '1: listen: expected an IP address and a port such as "0.0.0.0:10000", got ":10000": write "0.0.0.0:10000" for every address'),
+    ("listen: 10000\n", "1: listen: expected a string, got the number 10000 - put it in quotes"),
+    ("listen: localhost:1\n", '1: listen: expected an IP address and a port such as "0.0.0.0:10000", got the host name "localhost"'),
+    ("listen: 1.2.3.4:65536\n", '1: listen: expected a port from 0 to 65535, got "1.2.3.4:65536"'),
+    ("listen: ::1:80\n", '1: listen: expected an IP address and a port such as "0.0.0.0:10000", got "::1:80"'),
+    ("listen:\n- 1.2.3.4:1\n- 1.2.3.4:1\n", "3: listen[1]: the address is given twice, first in line 2"),
+    ("listen: {address: '1.2.3.4:1', certificate: c, key: k}\n", '1: listen.certificate: "c" does not exist'),
+    ("listen: []\n", "1: listen: expected at least one entry, got an empty list"),
+    ("upstreams: {a b: http://a}\n", '1: upstream "a b": expected a name of letters, digits and . _ / -'),
+    *((f"upstreams: {{a: '{url}'}}\n", f'1: upstream "a": expected a URL such as http://127.0.0.1:8000 (http or https, host and port only) or builtin:echo, got "{url}"')
+      for url in ["a:80", "ftp://a", "http://a/b", "http://a?b", "http://u@a", "http://300.1.1.1", "http://a..b", "http://", "builtin:nope"]),
+    ("upstreams: {a: http://a:0}\n", '1: upstream "a": expected a port from 1 to 65535, got "http://a:0"'),
+    ("upstreams: {a: [http://a, https://a]}\n", '1: upstream "a": expected URLs of one kind: all http, all https, or builtin:echo alone'),
+    ("upstreams: {a: [builtin:echo, builtin:echo]}\n", '1: upstream "a": expected URLs of one kind: all http, all https, or builtin:echo alone'),
+    ("upstreams: {a: []}\n", '1: upstream "a": expected at least one entry, got an empty list'),
+    ("upstreams: [http://a]\n", "1: upstreams: expected a mapping, got a list"),
+    ("routes: [{respond: {body: x}}]\n", "1: routes[0]: name is missing"),
+    ("routes: [{name: a b, respond: {body: x}}]\n", '1: route "a b": name: expected a name of letters, digits and . _ / -, got "a b"'),
+    ("routes: [{name: a}]\n", '1: route "a": expected one of upstream, respond, redirect'),
+    ("routes: [{name: a, upstream: b}]\n", '1: route "a": upstream: unknown upstream "b": no upstreams are defined'),
+    ("upstreams: {bb: http://b}\nroutes: [{name: a, upstream: b}]\n", '2: route "a": upstream: unknown upstream "b", did you mean "bb"?'),
+    ("routes: [{name: a, respond: {body: x, enable_on_status: [503]}}]\n", '1: route "a": respond: enable_on_status has no meaning here: a route that answers asks no upstream'),
+    ("routes: [{name: a, respond: {status_code: original}}]\n", '1: route "a": respond.status_code: original needs enable_on_status: without it no upstream is asked'),
+    ("routes: [{name: a, respond: {body: x}, redirect: {host: b}}]\n", '1: route "a": redirect: give only one of upstream, respond, redirect; respond is given too'),
+    ("routes: [{name: a, redirect: {}}]\n", '1: route "a": redirect: expected at least one of scheme, host, port, path, prefix'),
+    ("routes: [{name: a, redirect: {status_code: 302}}]\n", '1: route "a": redirect: expected at least one of scheme, host, port, path, prefix'),
+    ("routes: [{name: a, redirect: {path: /a, prefix: /b}}]\n", '1: route "a": redirect.prefix: give only one of path, prefix; path is given too'),
+    ("routes: [{name: a, redirect: {host: 'a:1'}}]\n", '1: route "a": redirect.host: expected a host name without scheme, port and path, got "a:1"'),
+    ("routes: [{name: a, redirect: {port: 0}}]\n", '1: route "a": redirect.port: expected a port from 1 to 65535, got the number 0'),
+    ("routes: [{name: a, redirect: {path: /b, status_code: 304}}]\n", '1: route "a": redirect.status_code: expected one of 301, 302, 303, 307, 308, got the number 304'),
+    ("routes: [{name: a, redirect: {scheme: ftp}}]\n", '1: route "a": redirect.scheme: expected http or https, got "ftp"'),
+    ("routes: [{name: a, respond: {body: x}, rate_limit: {requests: 1, per: 1s}}]\n", '1: route "a": rate_limit: only a route with an upstream can have a rate limit'),
+    *((f"upstreams: {{b: http://b}}\nroutes: [{{name: a, upstream: b, rate_limit: {wrong}}}]\n", f'2: route "a": rate_limit{message}')
+      for wrong, message in [
+          ("{per: 1s}", ": requests is missing"),
+          ("{requests: 1}", ": per is missing"),
+          ("{requests: 0, per: 1s}", ".requests: expected a number of requests from 1 to 4294967295, got the number 0"),
+          ("{requests: 1, per: 1}", '.per: expected a duration such as "1s", "100ms", "1m" or "1h", got the number 1'),
+          ("{requests: 1, per: 49ms}", '.per: expected a duration of at least 50ms, the shortest that Envoy takes, got "49ms"'),
+      ]),
+    ("routes:\n- {name: a, path: /1, respond: {body: x}}\n- {name: a, path: /2, respond: {body: x}}\n", '3: route "a": the name is taken already, at rules.yaml:2'),
+    ("rules:\n- {name: a, match: {path: /1}, body: x}\n- {name: a, match: {path: /2}, body: x}\n", '3: rule "a": the name is taken already, at rules.yaml:2'),
+    ("rules:\n- {match: {path: /1}, body: x}\n- {}\n", '3: rule "rule-2": says nothing to answer: expected one of status_code, headers, body, body_file, enable_on_status'),
+    ("rules:\n- 3\n", "2: rules[0]: expected a mapping with one of name, match, rules, fallthrough, status_code, headers, body, body_file, enable_on_status, got the number 3"),
+    ("rules: {}\n", "1: rules: expected a list, got an empty mapping"),
+    ("_rules_: [{body: x}]\n", "1: _rules_[0]: expected one of _match_route_, _match_domain_"),
+    ("_rules_: [{_match_service_: [a], _match_domain_: [a], body: x}]\n", '1: _rules_[0]: unknown field "_match_service_", did you mean "_match_route_"?'),
+    ("apiVersion: v1\nkind: Service\n", '2: kind: Kubernetes manifests ("Service") are not supported: expected a rule file, or a configuration of the custom-response plug-in'),
+    ("routs: []\n", '1: unknown field "routs", did you mean "routes"?'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG_ELSEWHERE, ids=[text[:50] for text, _ in WRONG_ELSEWHERE])
+def test_a_mistake_is_one_line(text: str, message: str) -> None:
+    loaded = load_text(text)
+    assert loaded.ruleset is None
+    assert errors_of(loaded) == [f"rules.yaml:{message}"]
+
+
+def billion_laughs() -> str:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    return "\n".join(lines)
+
+
+UNREADABLE_TEXT: Final = [
+    ("", "rules.yaml: the file is empty: expected rules, routes or an answer"),
+    ("# nothing\n---\n", "rules.yaml: the file is empty: expected rules, routes or an answer"),
+    ("a: [1\n", "rules.yaml:2: not YAML: did not find expected ',' or ']' (while parsing a flow sequence from line 1)"),
+    ("a: b: c\n", "rules.yaml:1: not YAML: mapping values are not allowed in this context"),
+    ("rules:\n\t- body: x\n", "rules.yaml:2: not YAML: a tab cannot indent, use spaces"),
+    (b"\n\xff\n", "rules.yaml:2: not UTF-8 text: byte 0xff"),
+    (b"\x7fELF\0", "rules.yaml:1: not YAML: control character U+007F"),
+    ("body: x\nbody: y\n", 'rules.yaml:2: the key "body" is given twice, first in line 1'),
+    ("body: x\n1: y\n", "rules.yaml:2: expected a name as key, got the number 1 - put it in quotes"),
+    ("body: x\n[a]: y\n", "rules.yaml:2: expected a name as key, got a list"),
+    ("<<: x\nbody: y\n", 'rules.yaml:1: <<: expected a mapping or a list of them, got "x"'),
+    ("body: !secret x\n", 'rules.yaml:1: tags are not supported, got "!secret"'),
+    ("body: *x\n", "rules.yaml:1: the alias *x names nothing"),
+    ("rules: &x [*x]\n", "rules.yaml:1: the alias *x stands inside of what it names"),
+    (billion_laughs(), f"rules.yaml:6: too large: more than {MAX_WEIGHT:,} entries with all aliases expanded"),
+    ("[" * 100_000, f"rules.yaml:1: nested more than {MAX_DEPTH} levels deep"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), UNREADABLE_TEXT, ids=[str(text[:30]) for text, _ in UNREADABLE_TEXT])
+def test_a_text_that_is_no_rule_file_is_one_line(text: str | bytes, message: str) -> None:
+    assert errors_of(load_text(text)) == [message]
+
+
+def test_a_large_body_behind_many_aliases_is_refused() -> None:
+    rules = "\n".join(f"- {{match: {{path: /{n}}}, body: *page}}" for n in range(200))
+    text = f"rules:\n- {{match: {{path: /}}, body: &page '{'x' * MAX_BODY_SIZE}'}}\n{rules}\n"
+    assert errors_of(load_text(text))[0].endswith("entries with all aliases expanded")
+
+
+def test_three_mistakes_are_three_lines_in_order() -> None:
+    loaded = load_text("listen: here\nrules:\n- {name: a, status_code: 99}\n- {name: b, bodi: x, headers: [x]}\n")
+    assert [problem.position.line for problem in loaded.problems] == [1, 3, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("headers: [Content-Length=3]", "1: headers[0]: content-length is left out: it is always computed"),
+        ("headers: [Server=me]", "1: headers[0]: the header server has no effect: Envoy writes its own"),
+        (
+            "rules:\n- {body: a}\n- {body: b}\n",
+            "3: rules[1]: is never given: the answer without enable_on_status in line 2 comes first",
+        ),
+        (
+            "rules: [{name: a, fallthrough: true, body: x}]",
+            '1: rule "a": fallthrough: has no effect: the answer without enable_on_status takes every status',
+        ),
+    ],
+    ids=["content-length", "server", "two unconditional answers", "fallthrough"],
+)
+def test_what_has_no_effect_is_a_warning(text: str, message: str) -> None:
+    loaded = load_text(text)
+    assert loaded.ruleset is not None
+    assert warnings_of(loaded) == [f"rules.yaml:{message}"]
+    assert all("content-length" not in dict(rule.answers[0].headers) for rule in loaded.ruleset.rules)
+
+
+# --- files ---
+
+
+def write(files: dict[str, str]) -> None:
+    for name, text in files.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text)
+
+
+def answer_at(path: str) -> str:
+    return f"rules: [{{match: {{path: {path}}}, body: x}}]\n"
+
+
+def test_a_folder_is_read_in_the_order_of_names_without_dot_files() -> None:
+    names = ["r/2.yml", "r/10.yaml", "r/3.json", "r/.hidden.yaml", "r/notes.txt", "r/sub/4.yaml", "r/..data/5.yaml"]
+    write({name: answer_at(f"/{number}") for number, name in enumerate(names)})
+    Path("r/folder.yaml").mkdir()
+    ruleset = load([Path("r")]).ruleset
+    assert ruleset is not None
+    assert [rule.name for rule in ruleset.rules] == ["10/rule-1", "2/rule-1", "3/rule-1"]
+
+
+def test_files_merge_in_the_order_of_sources() -> None:
+    write({"b.yaml": answer_at("/b"), "r/a.yaml": answer_at("/a"), "r/b.yaml": answer_at("/c")})
+    ruleset = load([Path("b.yaml"), Path("r"), Path("b.yaml")]).ruleset
+    assert ruleset is not None
+    assert [(rule.name, str(rule.position)) for rule in ruleset.rules] == [
+        ("b/rule-1", "b.yaml:1"),
+        ("a/rule-1", "r/a.yaml:1"),
+        ("b-2/rule-1", "r/b.yaml:1"),
+    ]
+
+
+def test_every_document_of_a_file_is_read() -> None:
+    ruleset = ruleset_of(f"---\n{answer_at('/a')}---\n---\n{answer_at('/b')}")
+    assert [(rule.name, rule.position.line) for rule in ruleset.rules] == [("rule-1", 2), ("rule-2", 5)]
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ([], "SOURCE: expected at least one rule file or folder"),
+        (["nowhere.yaml"], "nowhere.yaml: does not exist"),
+        (["empty"], "empty: the folder has no rule files: expected *.yaml, *.yml, *.json"),
+        (["pipe"], "pipe: is not a regular file"),
+        (["loop"], "loop: cannot be read: Too many levels of symbolic links"),
+        (["large.yaml"], f"large.yaml: is 50,000,000 bytes large; the limit is {MAX_FILE_SIZE:,}"),
+    ],
+    ids=["none", "missing", "empty folder", "pipe", "loop of links", "50 MB"],
+)
+def test_a_source_that_cannot_be_read_is_one_line(sources: list[str], message: str) -> None:
+    Path("empty").mkdir()
+    os.mkfifo("pipe")
+    Path("loop").symlink_to("loop")
+    with open("large.yaml", "wb") as file:
+        file.truncate(50_000_000)
+    assert errors_of(load([Path(source) for source in sources])) == [message]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_one_line() -> None:
+    Path("rules.yaml").write_text("body: x")
+    Path("rules.yaml").chmod(stat.S_IWUSR)
+    assert errors_of(load([Path("rules.yaml")])) == ["rules.yaml: cannot be read: Permission denied"]
+
+
+def test_names_are_unique_over_all_files() -> None:
+    text = "upstreams: {u: http://u}\nroutes: [{name: a, path: /a, upstream: u}]\nrules: [{name: r, match: {path: /a}, body: x}]\n"
+    write({"1.yaml": text, "2.yaml": text})
+    assert errors_of(load([Path("1.yaml"), Path("2.yaml")])) == [
+        '2.yaml:1: upstream "u": the name is taken already, at 1.yaml:1',
+        '2.yaml:2: route "a": the name is taken already, at 1.yaml:2',
+        '2.yaml:3: rule "r": the name is taken already, at 1.yaml:3',
+    ]
+
+
+def test_a_rule_may_name_a_route_of_another_file() -> None:
+    write({"1.yaml": "rules: [{match: {routes: a}, body: x}]", "2.yaml": "routes: [{name: a, respond: {body: x}}]"})
+    assert load([Path("1.yaml"), Path("2.yaml")]).ruleset is not None
+
+
+@pytest.mark.parametrize(
+    ("other", "errors"),
+    [
+        ("0.0.0.0:1", []),
+        ("0.0.0.0:2", ["2.yaml:1: listen: already given at 1.yaml:1, and not the same"]),
+    ],
+    ids=["equal", "different"],
+)
+def test_listen_in_two_files_must_be_equal(other: str, errors: list[str]) -> None:
+    write({"1.yaml": "listen: 0.0.0.0:1", "2.yaml": f"listen: {other}"})
+    assert errors_of(load([Path("1.yaml"), Path("2.yaml")])) == errors
+
+
+def test_without_listen_there_is_the_default() -> None:
+    assert ruleset_of("body: x").listeners == (DEFAULT_LISTENER,)
+
+
+def test_everything_that_was_read_is_to_be_watched(tmp_path: Path) -> None:
+    write({"r/1.yaml": "rules: [{match: {path: /}, body_file: ../pages/a}, {body_file: missing}]", "pages/a": "a"})
+    names = ["r", "r/1.yaml", "pages/a", "r/missing", "nowhere"]
+    assert load([Path("r"), Path("nowhere")]).files == {tmp_path / name for name in names}
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "expected"),
+    [
+        ("u", "https://other:1", Upstream("u", (Endpoint("other", 1),), tls=True)),
+        ("shop/cart:80", "http://127.0.0.1:1", Upstream("shop/cart:80", (Endpoint("127.0.0.1", 1),))),
+        ("new", "builtin:echo", Upstream("new", (), echo=True)),
+    ],
+    ids=["override", "Kubernetes Service", "add"],
+)
+def test_upstreams_can_be_given_from_outside(name: str, url: str, expected: Upstream) -> None:
+    Path("rules.yaml").write_text("upstreams: {u: http://u}\nroutes: [{name: a, upstream: u}]\n")
+    ruleset = load([Path("rules.yaml")], upstreams={name: url}).ruleset
+    assert ruleset is not None
+    assert {each.name: each for each in ruleset.upstreams}[name] == expected
+
+
+def test_a_wrong_url_from_outside_is_one_line() -> None:
+    Path("rules.yaml").write_text("body: x")
+    [error] = errors_of(load([Path("rules.yaml")], upstreams={"u": "nonsense"}))
+    assert error.startswith('--upstream: upstream "u": expected a URL such as')
+
+
+# --- certificates ---
+
+
+@pytest.fixture
+def certificate() -> None:
+    subprocess.run(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=a -keyout a.key -out a.crt && "
+        "openssl ecparam -name prime256v1 -genkey -noout -out other.key && "
+        "openssl ec -in a.key -aes128 -passout pass:secret -out locked.key && echo nonsense > nonsense && : > empty",
+        shell=True,
+        check=True,
+        capture_output=True,
+    )
+
+
+def listen_with(certificate: str, key: str) -> Loaded:
+    return load_text(f"listen: {{address: '[::]:443', certificate: {certificate}, key: {key}}}\nbody: x\n")
+
+
+@pytest.mark.usefixtures("certificate")
+def test_a_certificate_and_its_key_are_read() -> None:
+    ruleset = listen_with("a.crt", "a.key").ruleset
+    assert ruleset is not None
+    assert ruleset.listeners == (Listener("::", 443, Path("a.crt").read_bytes(), Path("a.key").read_bytes()),)
+
+
+@pytest.mark.usefixtures("certificate")
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (("a.crt", "other.key"), "listen.certificate: not a certificate and its key in PEM: key values mismatch"),
+        (("nonsense", "a.key"), "listen.certificate: not a certificate and its key in PEM: no such data"),
+        (("a.crt", "nonsense"), "listen.certificate: not a certificate and its key in PEM: no such data"),
+        (("a.crt", "locked.key"), "listen.certificate: not a certificate and its key in PEM: no such data"),
+        (("empty", "a.key"), "listen.certificate: the file is empty"),
+        (("a.crt", "missing"), 'listen.key: "missing" does not exist'),
+    ],
+    ids=["not a pair", "no certificate", "no key", "encrypted key", "empty", "missing"],
+)
+def test_what_is_no_pair_is_one_line(pair: tuple[str, str], message: str) -> None:
+    assert errors_of(listen_with(*pair)) == [f"rules.yaml:1: {message}"]
+
+
+# --- whatever comes ---
+
+NAMES: Final = [
+    *"listen upstreams routes rules _rules_ _match_route_ _match_domain_ name match domains path prefix regex".split(),
+    *"methods headers query respond redirect upstream rate_limit requests per status_code body body_file".split(),
+    *"enable_on_status fallthrough scheme host port address certificate key present contains apiVersion kind <<".split(),
+]
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-1, 700),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(
+        "/ /a /a/../b * *.a.b a original 5xx 4x GET a=b novalue http://a https://b:1 builtin:echo 1s 0.0.0.0:1 ( \r\n".split(" ")
+    ),
+)  # fmt: skip
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4),
+    max_leaves=25,
+)
+DOCUMENTS = st.one_of(
+    st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=5).map(json.dumps),
+    VALUES.map(json.dumps),
+    st.text(alphabet=st.sampled_from("ab:-[]{}&*!|>'\"%@`#,?\n\t 01<=~\\ux"), max_size=60),
+)
+
+
+def assert_lines(loaded: Loaded) -> None:
+    assert (loaded.ruleset is None) == bool(errors_of(loaded))
+    for problem in loaded.problems:
+        assert len(str(problem).splitlines()) == 1
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.one_of(DOCUMENTS.map(str.encode), st.binary(max_size=60)))
+def test_whatever_a_file_holds_is_loaded_or_refused_in_lines(data: bytes) -> None:
+    assert_lines(load_text(data))

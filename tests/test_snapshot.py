@@ -1,0 +1,91 @@
+"""Versions are content, and what does not hang together is found."""
+
+from __future__ import annotations
+
+import pytest
+from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryResponse
+
+from rejoinder.xds.snapshot import (
+    CLUSTERS,
+    ENDPOINTS,
+    LISTENERS,
+    RESOURCE_TYPES,
+    ROUTES,
+    Resource,
+    ResourceType,
+    Snapshot,
+    content_version,
+)
+
+
+def resource(kind: ResourceType, name: str, *references: tuple[ResourceType, str], body: bytes = b"x") -> Resource:
+    return Resource(kind, name, body, frozenset(references))
+
+
+A = resource(CLUSTERS, "a")
+B = resource(CLUSTERS, "b")
+R = resource(ROUTES, "r", (CLUSTERS, "a"))
+L = resource(LISTENERS, "l", (ROUTES, "r"))
+
+
+def test_types_are_in_ads_sending_order() -> None:
+    assert [kind.url for kind in RESOURCE_TYPES] == [
+        "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+        "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+        "type.googleapis.com/envoy.config.listener.v3.Listener",
+        "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+    ]
+
+
+def test_a_version_does_not_change_from_one_process_to_the_next() -> None:
+    assert Snapshot((A, B, R, L)).version == Snapshot((L, B, A, R)).version == "80cf7845054ffa4fd41d"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(resource(CLUSTERS, "a", body=b"y"), id="body"),
+        pytest.param(resource(CLUSTERS, "b"), id="name"),
+        pytest.param(resource(ENDPOINTS, "a"), id="type"),
+    ],
+)
+def test_another_content_is_another_version(other: Resource) -> None:
+    assert other != A
+    assert other.version != A.version
+    assert Snapshot((other,)) != Snapshot((A,))
+    assert Snapshot((other,)).version != Snapshot((A,)).version
+
+
+def test_a_type_keeps_its_version_when_another_type_changes() -> None:
+    before, after = Snapshot((A, R)), Snapshot((A, resource(ROUTES, "r", body=b"y")))
+    assert before.versions[CLUSTERS] == after.versions[CLUSTERS] == content_version({"a": A})
+    assert before.versions[ROUTES] != after.versions[ROUTES]
+
+
+def test_a_resource_is_encoded_as_it_stands_in_a_response() -> None:
+    response = DiscoveryResponse.parse(A.encoded + B.encoded)
+    assert [(any_.type_url, any_.value) for any_ in response.resources] == [(CLUSTERS.url, b"x")] * 2
+
+
+@pytest.mark.parametrize(
+    ("resources", "problems"),
+    [
+        pytest.param((), (), id="nothing"),
+        pytest.param((L, R, A, B), (), id="whole"),
+        pytest.param((A, resource(ENDPOINTS, "a")), (), id="same name, other type"),
+        pytest.param((A, B, A), ('clusters: "a" comes 2 times',), id="twice"),
+        pytest.param((R,), ('routes: "r" refers to "a", which is not among the clusters',), id="no cluster"),
+        pytest.param((L, A), ('listeners: "l" refers to "r", which is not among the routes',), id="no routes"),
+        pytest.param(
+            (A, A, resource(CLUSTERS, "c", (ENDPOINTS, "e2"), (ENDPOINTS, "e1"))),
+            (
+                'clusters: "a" comes 2 times',
+                'clusters: "c" refers to "e1", which is not among the endpoints',
+                'clusters: "c" refers to "e2", which is not among the endpoints',
+            ),
+            id="three mistakes are three problems",
+        ),
+    ],
+)
+def test_check_finds_what_does_not_hang_together(resources: tuple[Resource, ...], problems: tuple[str, ...]) -> None:
+    assert Snapshot(resources).check() == problems

@@ -1,0 +1,262 @@
+"""Watching real files. Nothing here measures time: a change that is missed runs into TIMEOUT."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from rejoinder.rules.load import Loaded, load
+from rejoinder.rules.watch import changes
+
+TIMEOUT: Final = 20.0
+
+Watching = AsyncGenerator[Loaded, None]
+
+
+def rule(body: str) -> str:
+    return f"rules:\n- {{name: only, match: {{path: /a}}, body: {body}}}\n"
+
+
+def body_of(loaded: Loaded) -> str:
+    assert loaded.ruleset is not None, loaded.problems
+    return loaded.ruleset.rules[0].answers[0].body.decode()
+
+
+# Watches `source` while `scenario` runs.
+def watching(source: Path, scenario: Callable[[Watching], Coroutine[Any, Any, None]]) -> None:
+    async def run() -> None:
+        async with aclosing(changes(load([source]), lambda: load([source]))) as stream:
+            await scenario(stream)
+
+    asyncio.run(asyncio.wait_for(run(), TIMEOUT))
+
+
+# Starts to wait for the next load, and gives the watch a moment to be under way, so that it is not only the comparison
+# at its start that sees the change. Correct in either case.
+async def waiting(stream: Watching) -> asyncio.Task[Loaded]:
+    async def following() -> Loaded:
+        return await anext(stream)
+
+    task = asyncio.create_task(following())
+    await asyncio.sleep(0.2)
+    return task
+
+
+def edit_in_place(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def rename_over(path: Path, text: str) -> None:
+    beside = path.with_name(".tmp-" + path.name)
+    beside.write_text(text)
+    os.replace(beside, path)
+
+
+def backup_and_create(path: Path, text: str) -> None:
+    path.rename(path.with_name(path.name + "~"))
+    path.write_text(text)
+
+
+def remove_and_create(path: Path, text: str) -> None:
+    path.unlink()
+    path.write_text(text)
+
+
+WAYS_TO_SAVE: Final = [edit_in_place, rename_over, backup_and_create, remove_and_create]
+
+
+@pytest.mark.parametrize("save", WAYS_TO_SAVE, ids=lambda save: save.__name__)
+@pytest.mark.parametrize("watched", ["file", "folder"])
+def test_every_way_to_save_is_noticed_again_and_again(
+    tmp_path: Path, watched: str, save: Callable[[Path, str], None]
+) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(rule("v0"))
+
+    async def scenario(stream: Watching) -> None:
+        for version in ("v1", "v2", "v3"):
+            task = await waiting(stream)
+            save(file, rule(version))
+            loaded = await task
+            while loaded.ruleset is None:  # seen between the steps of a save
+                loaded = await anext(stream)
+            assert body_of(loaded) == version
+
+    watching(file if watched == "file" else tmp_path, scenario)
+
+
+def test_a_change_between_load_and_watch_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(rule("v0"))
+
+    async def scenario(stream: Watching) -> None:
+        file.write_text(rule("v1"))  # the watch starts with the first anext
+        assert body_of(await anext(stream)) == "v1"
+        file.write_text(rule("v2"))  # while the caller is busy
+        assert body_of(await anext(stream)) == "v2"
+
+    watching(file, scenario)
+
+
+def test_a_config_map_swap_is_noticed(tmp_path: Path) -> None:
+    mount = tmp_path / "mount"
+    mount.mkdir()
+
+    def generation(name: str, body: str) -> None:
+        (mount / name).mkdir()
+        (mount / name / "rules.yaml").write_text(rule(body))
+
+    def swap(name: str) -> None:
+        (mount / "..data_tmp").symlink_to(name)
+        os.replace(mount / "..data_tmp", mount / "..data")
+
+    generation("..2024_1", "v1")
+    swap("..2024_1")
+    (mount / "rules.yaml").symlink_to("..data/rules.yaml")
+
+    async def scenario(stream: Watching) -> None:
+        for number in (2, 3):
+            task = await waiting(stream)
+            generation(f"..2024_{number}", f"v{number}")
+            swap(f"..2024_{number}")
+            assert body_of(await task) == f"v{number}"
+
+    watching(mount, scenario)
+
+
+def test_files_that_appear_and_vanish_are_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(rule("a"))
+
+    async def scenario(stream: Watching) -> None:
+        task = await waiting(stream)
+        (tmp_path / "0.yaml").write_text("status_code: 404\n")
+        loaded = await task
+        assert loaded.ruleset is not None
+        assert [each.name for each in loaded.ruleset.rules] == ["0/rule-1", "only"]
+        task = await waiting(stream)
+        (tmp_path / "0.yaml").unlink()
+        assert body_of(await task) == "a"
+
+    watching(tmp_path, scenario)
+
+
+def test_a_missing_source_is_noticed_when_it_appears_with_its_folder(tmp_path: Path) -> None:
+    file = tmp_path / "not" / "yet" / "rules.yaml"
+
+    async def scenario(stream: Watching) -> None:
+        task = await waiting(stream)
+        (tmp_path / "not").mkdir()
+        await asyncio.sleep(0.2)
+        file.parent.mkdir()
+        await asyncio.sleep(0.2)
+        file.write_text(rule("here"))
+        assert body_of(await task) == "here"
+
+    watching(file, scenario)
+
+
+def test_a_renamed_folder_is_noticed(tmp_path: Path) -> None:
+    for name, body in (("rules", "old"), ("next", "new")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rules.yaml").write_text(rule(body))
+
+    async def scenario(stream: Watching) -> None:
+        task = await waiting(stream)
+        (tmp_path / "rules").rename(tmp_path / "before")
+        (tmp_path / "next").rename(tmp_path / "rules")
+        loaded = await task
+        assert body_of(loaded if loaded.ruleset else await anext(stream)) == "new"
+
+    watching(tmp_path / "rules", scenario)
+
+
+def test_body_files_are_watched_as_the_rules_name_them(tmp_path: Path) -> None:
+    file, pages = tmp_path / "rules.yaml", tmp_path / "elsewhere"
+    pages.mkdir()
+    (pages / "one.html").write_text("one")
+    (pages / "two.html").write_text("two")
+    text = "body_file: elsewhere/{}\n"
+    file.write_text(text.format("one.html"))
+
+    async def scenario(stream: Watching) -> None:
+        task = await waiting(stream)
+        (pages / "one.html").write_text("one, edited")
+        assert body_of(await task) == "one, edited"
+        task = await waiting(stream)
+        file.write_text(text.format("two.html"))
+        assert body_of(await task) == "two"
+        task = await waiting(stream)
+        rename_over(pages / "two.html", "two, edited")
+        assert body_of(await task) == "two, edited"
+
+    watching(file, scenario)
+
+
+def test_a_broken_load_is_yielded_and_its_repair_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(rule("v0"))
+
+    async def scenario(stream: Watching) -> None:
+        task = await waiting(stream)
+        rename_over(file, "nonsense: 1\n")
+        assert (await task).ruleset is None
+        task = await waiting(stream)
+        rename_over(file, rule("v1"))
+        assert body_of(await task) == "v1"
+
+    watching(file, scenario)
+
+
+def test_what_changes_nothing_is_no_change(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(rule("v0"))
+
+    async def scenario(stream: Watching) -> None:
+        task = await waiting(stream)
+        os.utime(file)
+        (tmp_path / "notes.txt").write_text("not a rule file")
+        rename_over(file, rule("v0"))
+        await asyncio.sleep(0.5)
+        assert not task.done()
+        rename_over(file, rule("v1"))
+        assert body_of(await task) == "v1"
+
+    watching(tmp_path, scenario)
+
+
+def test_a_burst_of_changes_is_one(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(rule("v0"))
+    loads: list[Loaded] = []
+
+    async def scenario(stream: Watching) -> None:
+        task = await waiting(stream)
+        for version in range(20):
+            rename_over(file, rule(f"v{version + 1}"))
+        loads.append(await task)
+        again = await waiting(stream)
+        await asyncio.sleep(0.3)
+        assert not again.done()
+        again.cancel()
+        await asyncio.gather(again, return_exceptions=True)
+
+    watching(file, scenario)
+    assert [body_of(loaded) for loaded in loads] == ["v20"]
+
+
+def test_a_loop_of_links_is_a_problem_until_it_is_gone(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.symlink_to("rules.yaml")
+
+    async def scenario(stream: Watching) -> None:
+        task = await waiting(stream)
+        rename_over(file, rule("v1"))
+        assert body_of(await task) == "v1"
+
+    watching(file, scenario)

@@ -1,0 +1,85 @@
+"""Clusters: one for each upstream, and one for the ext_proc service where answers come from it."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+from rejoinder.rules.model import Endpoint, Ruleset, Upstream
+from rejoinder.xds.plan import Plan
+from rejoinder.xds.translate.settings import EXT_PROC_CLUSTER, Json, Settings, typed
+
+
+def clusters(ruleset: Ruleset, plan: Plan, settings: Settings) -> Iterator[Json]:
+    """The Clusters that the routes of a plan refer to, used or not."""
+    for upstream in ruleset.upstreams:
+        yield _upstream(upstream, settings)
+    if plan.tables():
+        yield ext_proc_cluster(settings.ext_proc)
+
+
+def ext_proc_cluster(service: Endpoint, name: str = EXT_PROC_CLUSTER) -> Json:
+    """The cluster of the ext_proc service: gRPC, so HTTP/2."""
+    return {
+        **_cluster(name, (service,)),
+        "connect_timeout": "1s",
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
+                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                explicit_http_config={"http2_protocol_options": {}},
+            )
+        },
+    }
+
+
+def _upstream(upstream: Upstream, settings: Settings) -> Json:
+    cluster = {**_cluster(upstream.name, upstream.endpoints), "connect_timeout": "5s"}
+    if upstream.tls:
+        cluster["transport_socket"] = _upstream_tls(upstream, settings)
+    return cluster
+
+
+def _cluster(name: str, endpoints: tuple[Endpoint, ...]) -> Json:
+    named = any(not _is_ip(endpoint.host) for endpoint in endpoints)
+    return {
+        "name": name,
+        "type": "STRICT_DNS" if named else "STATIC",
+        **({"dns_lookup_family": "V4_PREFERRED", "respect_dns_ttl": True} if named else {}),
+        "per_connection_buffer_limit_bytes": 32768,
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [_endpoint(endpoint) for endpoint in endpoints]}] if endpoints else [],
+        },
+    }
+
+
+def _endpoint(endpoint: Endpoint) -> Json:
+    address = {"socket_address": {"address": endpoint.host, "port_value": endpoint.port}}
+    named = {} if _is_ip(endpoint.host) else {"hostname": endpoint.host}
+    return {"endpoint": {"address": address, **named}}
+
+
+def _upstream_tls(upstream: Upstream, settings: Settings) -> Json:
+    hosts = dict.fromkeys(endpoint.host for endpoint in upstream.endpoints)
+    names = [{"san_type": "IP_ADDRESS" if _is_ip(host) else "DNS", "matcher": {"exact": host}} for host in hosts]
+    return {
+        "name": "tls",
+        "typed_config": typed(
+            "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            auto_host_sni=True,  # each endpoint is asked for by its own host name
+            common_tls_context={
+                "validation_context": {
+                    "trusted_ca": {"filename": settings.trusted_ca},
+                    "match_typed_subject_alt_names": names,
+                }
+            },
+        ),
+    }
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

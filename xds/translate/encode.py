@@ -1,0 +1,99 @@
+"""A configuration as bytes: what `translate` says in dictionaries, made into a snapshot of encoded resources.
+
+Protobuf's JSON parser does the work, so a field that Envoy's API does not have, or a value of the wrong type, fails
+here and not in Envoy; that would be a mistake of ours, and is raised as `json_format.ParseError`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import betterproto2
+from envoy_data_plane.envoy.config.cluster.v3 import Cluster
+from envoy_data_plane.envoy.config.listener.v3 import Listener
+from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
+from envoy_data_plane.envoy.extensions.common.matching.v3 import ExtensionWithMatcher
+from envoy_data_plane.envoy.extensions.filters.common.matcher.action.v3 import SkipFilter
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import ExternalProcessor, ExtProcPerRoute
+from envoy_data_plane.envoy.extensions.filters.http.local_ratelimit.v3 import LocalRateLimit
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
+from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import HeaderMutation
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import DownstreamTlsContext, UpstreamTlsContext
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptions
+from envoy_data_plane.envoy.type.matcher.v3 import HttpResponseStatusCodeMatchInput
+from google.protobuf import json_format
+
+from rejoinder.xds.protobuf import message_class
+from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, Reference, Resource, ResourceType, Snapshot
+from rejoinder.xds.translate import Configuration
+from rejoinder.xds.translate.settings import Json
+
+_MESSAGES: Final[dict[ResourceType, type[betterproto2.Message]]] = {
+    CLUSTERS: Cluster,
+    LISTENERS: Listener,
+    ROUTES: RouteConfiguration,
+}
+
+# What stands in an Any somewhere: the parser must know it.
+_EXTENSIONS: Final[tuple[type[betterproto2.Message], ...]] = (
+    DownstreamTlsContext,
+    ExtProcPerRoute,
+    ExtensionWithMatcher,
+    ExternalProcessor,
+    HeaderMutation,
+    HttpConnectionManager,
+    HttpProtocolOptions,
+    HttpResponseStatusCodeMatchInput,
+    LocalRateLimit,
+    Router,
+    SkipFilter,
+    UpstreamTlsContext,
+)
+
+
+def snapshot(configuration: Configuration) -> Snapshot:
+    """The snapshot that an Envoy is told to have a configuration."""
+    return Snapshot(
+        (
+            *_resources(CLUSTERS, configuration.clusters),
+            *_resources(LISTENERS, configuration.listeners),
+            *_resources(ROUTES, configuration.routes),
+        )
+    )
+
+
+def _resources(kind: ResourceType, messages: Iterable[Json]) -> Iterator[Resource]:
+    for message in messages:
+        yield Resource(kind, message["name"], _encode(kind, message), frozenset(_references(message)))
+
+
+def _encode(kind: ResourceType, fields: Json) -> bytes:
+    message = _message_classes()[kind]()
+    json_format.ParseDict(fields, message, descriptor_pool=message.DESCRIPTOR.file.pool)
+    encoded: bytes = message.SerializeToString(deterministic=True)
+    return encoded
+
+
+@functools.cache
+def _message_classes() -> dict[ResourceType, type[Any]]:
+    for extension in _EXTENSIONS:
+        message_class(extension)
+    return {kind: message_class(message) for kind, message in _MESSAGES.items()}
+
+
+def _references(message: object) -> Iterator[Reference]:
+    """What a message needs: all that it names as a cluster or a route configuration, at any depth."""
+    if isinstance(message, dict):
+        for key, value in message.items():
+            if key in ("cluster", "cluster_name") and isinstance(value, str):
+                yield CLUSTERS, value
+            elif key == "route_config_name":
+                yield ROUTES, value
+            else:
+                yield from _references(value)
+    elif isinstance(message, list):
+        for value in message:
+            yield from _references(value)

@@ -1,0 +1,149 @@
+"""The HTTP filter chain: what stands in it, in which order, and what it is told for a route.
+
+The chain itself hardly ever changes, for a changed chain makes Envoy replace the listener's connections: filters stand
+there disabled, and are switched on by the configuration of the routes (or of all routes) that need them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from rejoinder.rules.answers import TABLE_KEY, AnswerTable
+from rejoinder.rules.model import STATUSES, RateLimit
+from rejoinder.xds.plan import Plan
+from rejoinder.xds.translate.settings import EXT_PROC_CLUSTER, Json, typed
+
+EXT_PROC: Final = "rejoinder.ext_proc"
+RATE_LIMIT: Final = "rejoinder.rate_limit"
+ROUTER: Final = "envoy.filters.http.router"
+
+# As requests pass them; responses pass them backwards. Envoy's 429 goes through all of them wherever it is made.
+ORDER: Final = (EXT_PROC, RATE_LIMIT, ROUTER)
+
+
+def http_filters(plan: Plan) -> list[Json]:
+    """The filter chain of every listener."""
+    made = {EXT_PROC: _ext_proc(plan), RATE_LIMIT: _rate_limit(), ROUTER: _router()}
+    return [{"name": name, **made[name]} for name in ORDER]
+
+
+def _router() -> Json:
+    return {"typed_config": typed("envoy.extensions.filters.http.router.v3.Router")}
+
+
+def _ext_proc(plan: Plan) -> Json:
+    """The ext_proc filter behind a gate that lets only responses through to it whose status some table names."""
+    return {
+        "disabled": True,
+        "typed_config": typed(
+            "envoy.extensions.common.matching.v3.ExtensionWithMatcher",
+            extension_config={"name": "ext_proc", "typed_config": ext_proc_filter(MANAGED_MODE)},
+            xds_matcher=_gate(plan.tables()),
+        ),
+    }
+
+
+MANAGED_MODE: Final[Json] = {
+    "request_header_mode": "SKIP",
+    "response_header_mode": "SEND",
+    "request_body_mode": "NONE",
+    "response_body_mode": "NONE",
+    "request_trailer_mode": "SKIP",
+    "response_trailer_mode": "SKIP",
+}
+
+
+def ext_proc_filter(mode: Json, **more: object) -> Json:
+    """The ext_proc filter, talking to the service of this project."""
+    return typed(
+        "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
+        grpc_service={"envoy_grpc": {"cluster_name": EXT_PROC_CLUSTER}},
+        # Fail open: is the service slow, dead or restarting, the upstream's response passes through.
+        failure_mode_allow=True,
+        message_timeout="1s",
+        processing_mode=mode,
+        **more,
+    )
+
+
+def _gate(tables: Iterable[AnswerTable]) -> Json:
+    skip = {"name": "skip", "typed_config": typed("envoy.extensions.filters.common.matcher.action.v3.SkipFilter")}
+    status = {
+        "name": "status",
+        "typed_config": typed("envoy.type.matcher.v3.HttpResponseStatusCodeMatchInput"),
+    }
+    named = {"input": status, "value_match": {"safe_regex": {"google_re2": {}, "regex": _statuses(tables)}}}
+    unnamed = {"not_matcher": {"single_predicate": named}}
+    return {"matcher_list": {"matchers": [{"predicate": unnamed, "on_match": {"action": skip}}]}}
+
+
+def _statuses(tables: Iterable[AnswerTable]) -> str:
+    """A regex of the statuses that tables name, short where they come by the hundred or by the ten."""
+    named: set[int] = set()
+    for table in tables:
+        if table.default:
+            return "[0-9]+"
+        named.update(status for status, _ in table.by_status)
+    parts: list[str] = []
+    for hundred in range(STATUSES.start, STATUSES.stop, 100):
+        parts += _digits(named, hundred, 100)
+    return "|".join(parts) or "none"
+
+
+def _digits(named: set[int], start: int, size: int) -> list[str]:
+    block = range(start, start + size)
+    if named.issuperset(block):
+        return [str(start // size) + "[0-9]" * (len(str(size)) - 1)]
+    if named.isdisjoint(block):
+        return []
+    return [part for sub in range(start, start + size, size // 10) for part in _digits(named, sub, size // 10)]
+
+
+def answer_table_override(table: AnswerTable) -> tuple[str, Json]:
+    """What a route says to have its responses answered from a table: the filter's name and its configuration."""
+    metadata = [{"key": TABLE_KEY, "value": table.name}]
+    return EXT_PROC, typed(
+        "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute", overrides={"grpc_initial_metadata": metadata}
+    )
+
+
+_LOCAL_RATE_LIMIT: Final = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
+
+
+def _rate_limit() -> Json:
+    return {"disabled": True, "typed_config": typed(_LOCAL_RATE_LIMIT, stat_prefix="rate_limit")}
+
+
+def rate_limit_override(limits: dict[str, RateLimit]) -> tuple[str, Json]:
+    """What a route configuration says to have routes limited, each by a bucket of its own.
+
+    The buckets hang on the route configuration and are found by the name of the file's route, so that all the Envoy
+    routes that one route of the file becomes draw from one bucket.
+    """
+    always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
+    return RATE_LIMIT, typed(
+        _LOCAL_RATE_LIMIT,
+        stat_prefix="rate_limit",
+        filter_enabled=always,
+        filter_enforced=always,
+        # Requests that no descriptor is about draw from this one: as good as endless.
+        token_bucket={"max_tokens": 2**32 - 1, "tokens_per_fill": 2**32 - 1, "fill_interval": "1s"},
+        always_consume_default_token_bucket=False,
+        descriptors=[
+            {
+                "entries": [{"key": "generic_key", "value": name}],
+                "token_bucket": {
+                    "max_tokens": limit.requests,
+                    "tokens_per_fill": limit.requests,
+                    "fill_interval": f"{limit.interval:.9f}".rstrip("0").rstrip(".") + "s",
+                },
+            }
+            for name, limit in limits.items()
+        ],
+    )
+
+
+def rate_limit_action(route: str) -> list[Json]:
+    """What a route says to be counted under its name."""
+    return [{"actions": [{"generic_key": {"descriptor_value": route}}]}]

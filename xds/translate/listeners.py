@@ -1,0 +1,96 @@
+"""Listeners: an address, TLS or not, HTTP/1.1 and HTTP/2, and the filter chain of `filters`.
+
+The settings are Envoy's advice for a proxy at the edge of a network.
+https://www.envoyproxy.io/docs/envoy/latest/configuration/best_practices/edge
+Its `headers_with_underscores_action: REJECT_REQUEST` is left out: it protects upstreams that take `_` for `-`, but a
+mock has to answer whatever its clients send.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+
+from rejoinder.rules.model import Listener, Ruleset
+from rejoinder.xds.plan import Plan
+from rejoinder.xds.translate.filters import http_filters
+from rejoinder.xds.translate.routes import needs_path_header
+from rejoinder.xds.translate.settings import PATH_HEADER, ROUTES_NAME, Json, typed
+
+_HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+
+
+def listeners(ruleset: Ruleset, plan: Plan) -> Iterator[Json]:
+    """One Listener for each address."""
+    manager = _connection_manager(plan)
+    for listener in ruleset.listeners:
+        chain: Json = {"filters": [{"name": "http", "typed_config": manager}]}
+        if listener.certificate is not None and listener.key is not None:
+            chain["transport_socket"] = _downstream_tls(listener.certificate, listener.key)
+        yield {
+            "name": listener_name(listener),
+            "address": {"socket_address": {"address": listener.address, "port_value": listener.port}},
+            "per_connection_buffer_limit_bytes": 32768,
+            "filter_chains": [chain],
+        }
+
+
+def listener_name(listener: Listener) -> str:
+    """How a listener is called in Envoy: by its address."""
+    host = f"[{listener.address}]" if ":" in listener.address else listener.address
+    return f"{host}:{listener.port}"
+
+
+def _connection_manager(plan: Plan) -> Json:
+    manager = typed(
+        _HCM,
+        stat_prefix="ingress",
+        rds={"route_config_name": ROUTES_NAME, "config_source": {"ads": {}, "resource_api_version": "V3"}},
+        http_filters=http_filters(plan),
+        use_remote_address=True,
+        normalize_path=True,
+        merge_slashes=True,
+        path_with_escaped_slashes_action="UNESCAPE_AND_REDIRECT",
+        common_http_protocol_options={"idle_timeout": "3600s"},
+        http2_protocol_options={
+            "max_concurrent_streams": 100,
+            "initial_stream_window_size": 65536,
+            "initial_connection_window_size": 1048576,
+        },
+        stream_idle_timeout="300s",
+        request_timeout="300s",
+    )
+    if needs_path_header(plan):
+        manager["early_header_mutation_extensions"] = [
+            {
+                "name": "path_without_query",
+                "typed_config": typed(
+                    "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+                    mutations=[
+                        {
+                            "append": {
+                                "header": {"key": PATH_HEADER, "value": "%PATH(NQ)%"},
+                                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+                            }
+                        }
+                    ],
+                ),
+            }
+        ]
+    return manager
+
+
+def _downstream_tls(certificate: bytes, key: bytes) -> Json:
+    # The files' content, not their names: the Envoy may run on another machine, and a renewed certificate is a change.
+    pair = {"certificate_chain": _inline(certificate), "private_key": _inline(key)}
+    return {
+        "name": "tls",
+        "typed_config": typed(
+            "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            common_tls_context={"tls_certificates": [pair], "alpn_protocols": ["h2", "http/1.1"]},
+        ),
+    }
+
+
+def _inline(content: bytes) -> Json:
+    return {"inline_bytes": base64.b64encode(content).decode()}

@@ -1,0 +1,32 @@
+"""What a configuration depends on beside the rule files, and the few names that several of its parts share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rejoinder.rules.model import Endpoint
+
+Json = dict[str, Any]
+"""A message of Envoy's API in its JSON mapping, with the field names of the .proto files."""
+
+ROUTES_NAME: Final = "rejoinder"
+"""The one route configuration, which every listener uses."""
+
+EXT_PROC_CLUSTER: Final = "rejoinder_ext_proc"
+
+PATH_HEADER: Final = "x-rejoinder-path"
+"""A request header that holds the path without query while Envoy picks the route; see `routes`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    ext_proc: Endpoint
+    """Where Envoy finds the ext_proc service."""
+    trusted_ca: str = "/etc/ssl/certs/ca-certificates.crt"
+    """The certificates (PEM, a path on Envoy's machine) that `https://` upstreams are verified with."""
+
+
+def typed(type_name: str, **fields: Any) -> Json:
+    """A message in an Any: its type's full name, and its fields."""
+    return {"@type": f"type.googleapis.com/{type_name}", **fields}
