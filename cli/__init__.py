@@ -1,4 +1,37 @@
-def main() -> int:
-    from rejoinder.rules import model
-    print(model.Ruleset())
-    return 0
+"""The command line: arguments in, text out.
+
+Reading order: `arguments` (what can be said), one file for each command, `control` (the loop that `up` and `serve`
+share), `console` (how things are printed).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from rejoinder.cli.arguments import parser
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: without the program's name; None: those of this process.
+    Returns:
+        The exit code: 0 fine, 1 problems, 2 unusable arguments.
+    """
+    options = parser().parse_args(arguments)
+    # Each command is a module with a `run`, imported when it is asked for: `check` need not wait for gRPC.
+    command = importlib.import_module(f"rejoinder.cli.{options.command}")
+    try:
+        code: int = command.run(options)
+    except BrokenPipeError:
+        # Whoever read our output has read enough (`| head`). Nothing more may be written at exit.
+        sys.stdout = sys.stderr = None
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return code

@@ -103,30 +103,29 @@ async def running(
         EnvoyNotReadyError: it has not taken its bootstrap within START_SECONDS.
     """
     assert "admin" in bootstrap, "Envoy can only be watched through its admin interface"
-    with tempfile.TemporaryDirectory(prefix="rejoinder-envoy-") as folder:
-        config = Path(folder, "bootstrap.json")
-        config.write_text(json.dumps(bootstrap), encoding="utf-8")
-        admin_address = Path(folder, "admin")
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(binary)),
-            *("--config-path", str(config), "--admin-address-path", str(admin_address)),
-            "--disable-hot-restart",  # nor the shared memory for it, which Envoys on one machine would fight for
-            *("--log-level", log_level, "--log-format", _LOG_FORMAT),
-            *("--drain-time-s", str(DRAIN_SECONDS), "--drain-strategy", "immediate"),
-            *(() if concurrency is None else ("--concurrency", str(concurrency))),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            limit=_LINE_LIMIT,
-            env=environ,
-            process_group=0,
-        )
-        envoy = EnvoyProcess(child)
-        try:
-            envoy.admin = Admin(await envoy.admin_address(admin_address))
-            yield envoy
-        finally:
-            await envoy.stop()
+    async with contextlib.AsyncExitStack() as stack:
+        # Envoy needs the files until it has said where its admin interface is.
+        with tempfile.TemporaryDirectory(prefix="rejoinder-envoy-") as folder:
+            config, admin_address = Path(folder, "bootstrap.json"), Path(folder, "admin")
+            config.write_text(json.dumps(bootstrap), encoding="utf-8")
+            child = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(binary)),
+                *("--config-path", str(config), "--admin-address-path", str(admin_address)),
+                "--disable-hot-restart",  # nor the shared memory for it, which Envoys on one machine would fight for
+                *("--log-level", log_level, "--log-format", _LOG_FORMAT),
+                *("--drain-time-s", str(DRAIN_SECONDS), "--drain-strategy", "immediate"),
+                *(() if concurrency is None else ("--concurrency", str(concurrency))),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                limit=_LINE_LIMIT,
+                env=environ,
+                process_group=0,
+            )
+            envoy = EnvoyProcess(child)
+            stack.push_async_callback(envoy.stop)
+            await envoy._find_admin(admin_address)
+        yield envoy
 
 
 class EnvoyProcess:
@@ -200,16 +199,17 @@ class EnvoyProcess:
                 self._child.kill()
                 await asyncio.shield(self._ended)
 
-    async def admin_address(self, written_to: Path) -> Address:
-        """What Envoy writes into this file (`--admin-address-path`) once it has taken its bootstrap. For `running`."""
+    # From what Envoy writes into this file (`--admin-address-path`) once it has taken its bootstrap.
+    async def _find_admin(self, file: Path) -> None:
         try:
             async with asyncio.timeout(START_SECONDS):
-                while not (written_to.exists() and (address := _parse_address(written_to.read_text()))):
+                while not (file.exists() and (text := file.read_text(encoding="utf-8"))):
                     await self._check_alive()
                     await asyncio.sleep(_POLL_SECONDS)
-                return address
         except TimeoutError as error:
             raise EnvoyNotReadyError(f"Envoy has not taken its bootstrap after {START_SECONDS:g} s") from error
+        host, _, port = text.strip().rpartition(":")
+        self.admin = Admin((host.strip("[]"), int(port)))
 
     async def _check_alive(self) -> None:
         if self._child.returncode is not None:
@@ -243,8 +243,3 @@ def _cause(status: int, log: tuple[str, ...]) -> str:
     # messages, against programs that depend on them.
     words = next((line.split() for line in reversed(log) if line.strip()), ["it", "did", "not", "say", "why"])
     return f"Envoy ended with status {status}: {' '.join(words)[:_REASON_LIMIT]}"
-
-
-def _parse_address(text: str) -> Address | None:
-    host, _, port = text.strip().rpartition(":")
-    return (host.strip("[]"), int(port)) if host and port else None

@@ -18,7 +18,7 @@ from typing import Any, Final
 import grpc  # type: ignore[import-untyped, unused-ignore]
 import grpc.aio  # type: ignore[import-untyped, unused-ignore]
 
-from rejoinder.extproc.session import Output, Rules, Session, State
+from rejoinder.extproc.session import MAX_DRAINED, Output, Rules, Session, State
 from rejoinder.extproc.wire import decode
 from rejoinder.rules.answers import TABLE_KEY, AnswerTable
 from rejoinder.rules.model import Ruleset
@@ -66,9 +66,11 @@ class Processor:
     await processor.stop()
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_drained: int = MAX_DRAINED) -> None:
+        """Args: max_drained: as in `session.Rules`."""
+        self._max_drained = max_drained
         self._generations: collections.deque[dict[str, AnswerTable]] = collections.deque(maxlen=GENERATIONS)
-        self._rules = Rules()
+        self._rules = Rules(Ruleset(), {})
         self._replies: collections.Counter[str] = collections.Counter()
         self._passed = self._unknown_tables = self._failures = 0
         self._reported: set[str] = set()
@@ -88,7 +90,7 @@ class Processor:
             OSError: the address is in use or not this machine's; the text says which address. Choose another.
         """
         server = grpc.aio.server(options=_OPTIONS)
-        handler = grpc.stream_stream_rpc_method_handler(self._process)  # no serializers: bytes in, bytes out
+        handler: Any = grpc.stream_stream_rpc_method_handler(self._process)  # no serializers: bytes in, bytes out
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Process": handler}),))
         try:
             port: int = server.add_insecure_port(address)
@@ -117,7 +119,7 @@ class Processor:
             self._generations.append(generation)
         # A name stands for a table's content, so it does not matter which generation it is from.
         kept = {name: table for generation in self._generations for name, table in generation.items()}
-        self._rules = Rules(ruleset, kept)
+        self._rules = Rules(ruleset, kept, self._max_drained)
         self._reported.clear()
 
     def counters(self) -> Counters:

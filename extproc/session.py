@@ -34,8 +34,8 @@ from rejoinder.rules.model import Header, Ruleset
 from rejoinder.rules.request import Request, host_of
 
 MAX_DRAINED: Final = 1 << 20
-"""Bytes of a body that Envoy may be left to read and throw away, so that the upstream's connection lives on. Above, a
-new connection is the cheaper one (bench/ext_proc_replies.py, docs/ext_proc.md)."""
+"""Bytes of an upstream's body that are read and thrown away so that its connection lives on. What is written over a
+response ends when the response does, so this is also what a client may have to wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,12 @@ class Ready:
 class Rules:
     """What is in force at one moment. A stream keeps to what it started with."""
 
-    ruleset: Ruleset = Ruleset()
+    ruleset: Ruleset
     """For streams that name no answer table."""
-    tables: Mapping[str, AnswerTable] = field(default_factory=dict)
+    tables: Mapping[str, AnswerTable]
     """By name; with those of earlier rule sets that Envoys may not have let go of yet."""
+    max_drained: int = MAX_DRAINED
+    """In place of MAX_DRAINED; 0: every reply is an ImmediateResponse."""
     _ready: dict[tuple[Choice, int], Ready] = field(default_factory=dict, compare=False, repr=False)
 
     def ready(self, choice: Choice, status: int) -> Ready:
@@ -122,9 +124,15 @@ class Session:
         if choice is None:
             return State.DONE, Output()
         ready = self._rules.ready(choice, message.status)
-        if _is_worth_draining(message):
-            return State.DONE, Output(ready.replacement + removal(message.names), rule=choice.rule)
-        return State.DONE, Output(ready.immediate, rule=choice.rule)
+        # A reply written over a response (CONTINUE_AND_REPLACE) keeps the upstream's connection, and Envoy reads and
+        # drops the body as it comes. But the client's response ends only when that body does, and content-length is
+        # lost. With an ImmediateResponse it is there, and the reply complete at once; but Envoy resets the upstream's
+        # stream, which over HTTP/1.1 costs the connection, if the response did not end with its headers (no body, or
+        # HEAD). So: write over what has a body that is known to end soon. (docs/ext_proc.md has the figures.)
+        length = message.content_length
+        if message.end_of_stream or length is None or length > self._rules.max_drained:
+            return State.DONE, Output(ready.immediate, rule=choice.rule)
+        return State.DONE, Output(ready.replacement + removal(message.names), rule=choice.rule)
 
 
 Step = Callable[[Session, Any], tuple[State, Output]]
@@ -156,7 +164,3 @@ def request_of(headers: tuple[Header, ...]) -> Request:
         scheme=pseudo.get(":scheme", "http"),
         authority=authority,
     )
-
-
-def _is_worth_draining(response: ResponseHeaders) -> bool:
-    return not response.end_of_stream and response.content_length is not None and response.content_length <= MAX_DRAINED

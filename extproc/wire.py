@@ -1,7 +1,7 @@
 """ext_proc messages: bytes from Envoy to plain values, replies to bytes for Envoy.
 
 In go the bytes of a `ProcessingRequest` (`decode`) and the replies of rules (`immediate`, `replacement`); out come the
-values that `session` works with, and the bytes of a `ProcessingResponse`. `decode` raises `google.protobuf.message.DecodeError` for
+values that `session` works with, and the bytes of a `ProcessingResponse`. `decode` raises protobuf's `DecodeError` for
 bytes that are no such message; nothing else is raised. No other file knows the protocol's messages.
 https://www.envoyproxy.io/docs/envoy/latest/api-v3/service/ext_proc/v3/external_processor.proto
 
@@ -19,7 +19,6 @@ from typing import Final
 
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
-from envoy_data_plane.google import protobuf
 
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.model import Header
@@ -33,10 +32,6 @@ METADATA_NAMESPACE: Final = "rejoinder"
 
 _ProcessingRequest: Final = message_class(ext_proc.ProcessingRequest)
 _ProcessingResponse: Final = message_class(ext_proc.ProcessingResponse)
-_Struct: Final = message_class(protobuf.Struct)
-
-_OVERWRITE: Final = core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
-_APPEND: Final = core.HeaderValueOptionHeaderAppendAction.APPEND_IF_EXISTS_OR_ADD
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +133,7 @@ def immediate(reply: Reply, rule: str) -> bytes:
             "body": reply.body,
             "details": f"rejoinder:{_SPACES.sub('_', rule)}",
         },
-        dynamic_metadata=_metadata(rule),
+        dynamic_metadata={METADATA_NAMESPACE: {"rule": rule}},
     )
     encoded: bytes = message.SerializeToString()
     return encoded
@@ -155,7 +150,7 @@ def replacement(reply: Reply, rule: str) -> bytes:
                 "body_mutation": {"body": reply.body},
             }
         },
-        dynamic_metadata=_metadata(rule),
+        dynamic_metadata={METADATA_NAMESPACE: {"rule": rule}},
     )
     encoded: bytes = message.SerializeToString()
     return encoded
@@ -178,21 +173,17 @@ def removal(names: tuple[str, ...]) -> bytes:
 _SPACES: Final = re.compile(r"\s+")
 
 
-def _metadata(rule: str) -> object:
-    struct = _Struct()
-    struct.update({METADATA_NAMESPACE: {"rule": rule}})
-    return struct
-
-
 def _set_headers(headers: Iterable[Header]) -> list[dict[str, object]]:
     seen: set[str] = set()
     options: list[dict[str, object]] = []
     for name, value in headers:
-        # The first of a name takes the place of what Envoy has (such as the content-type of a local reply).
         options.append(
             {
                 "header": {"key": name, "raw_value": value.encode()},
-                "append_action": _APPEND if name in seen else _OVERWRITE,
+                # The first of a name takes the place of what Envoy has (the content-type of a local reply), the others
+                # stand beside it. The filter reads this deprecated field: it cannot tell `append_action:
+                # APPEND_IF_EXISTS_OR_ADD`, a zero, from none, and then overwrites.
+                "append": {"value": name in seen},
                 "keep_empty_value": True,
             }
         )

@@ -57,9 +57,9 @@ def upstream(name: str, place: Place) -> Upstream:
     if not re.fullmatch(r"[A-Za-z0-9._/:-]+", name):
         raise place.mistake("expected a name of letters, digits and . _ / -")
     urls = place.one_or_more(_url)
-    if len({scheme for scheme, _ in urls}) > 1:
-        raise place.mistake(f"expected URLs of one kind: all http, all https, or {ECHO} alone")
     schemes = {scheme for scheme, _ in urls}
+    if len(schemes) > 1 or (ECHO in schemes and len(urls) > 1):
+        raise place.mistake(f"expected URLs of one kind: all http, all https, or {ECHO} alone")
     return Upstream(
         name,
         endpoints=tuple(endpoint for _, endpoint in urls if endpoint is not None),

@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from rejoinder.rules.document import List, Map, Node, Scalar, ScalarKind, describe, quoted
 from rejoinder.rules.files import Files, UnreadableError
 from rejoinder.rules.model import Position
 from rejoinder.rules.problem import Problem, Severity
+
+_SHOWN_NAMES: Final = 20
+"""How many names a message lists: all fields of a mapping, but not ten thousand routes."""
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -165,11 +168,11 @@ class Place:
         """
         if not isinstance(self.node, Map):
             raise self.expected(f"a mapping with {_one_of(known)}")
-        for name, entry in self.node.entries.items():
-            if name not in known:
-                key = replace(self, node=Scalar(entry.line, name, ScalarKind.STRING, 1))
-                key.error(f"unknown field {quoted(name)}, {closest(name, known)}")
-        return Fields(self, {name: self.field(name) for name in self.node.entries if name in known})
+        unknown = [(name, entry) for name, entry in self.node.entries.items() if name not in known]
+        for name, entry in unknown:
+            key = replace(self, node=Scalar(entry.line, name, ScalarKind.STRING, 1))
+            key.error(f"unknown field {quoted(name)}, {closest(name, known)}")
+        return Fields(self, {name: self.field(name) for name in self.node.entries if name in known}, bool(unknown))
 
     def has(self, *names: str) -> bool:
         """Whether this is a mapping with any of these fields."""
@@ -195,6 +198,8 @@ class Fields:
     place: Place
     """The mapping."""
     given: dict[str, Place]
+    unknown: bool = False
+    """There were others, which were noted: what seems to be missing may just be misspelled."""
 
     def __contains__(self, name: str) -> bool:
         return name in self.given
@@ -208,7 +213,7 @@ class Fields:
 
     def require(self, name: str, read: Reader[T], stand_in: D) -> T | D:
         """Read a field; that it is not given is noted as a mistake."""
-        if name not in self.given:
+        if name not in self.given and not self.unknown:
             self.place.error(f"{name} is missing")
         return self.get(name, read, stand_in)
 
@@ -232,8 +237,10 @@ def closest(name: str, known: Iterable[str]) -> str:
     return f"expected {_one_of(known)}"
 
 
-def _one_of(names: Iterable[str]) -> str:
-    return "one of " + ", ".join(names)
+def _one_of(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN_NAMES])
+    rest = len(names) - _SHOWN_NAMES
+    return f"one of {shown}" + (f" and {rest} more" if rest > 0 else "")
 
 
 def content_beside(place: Place, name: str) -> bytes:

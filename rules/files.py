@@ -2,7 +2,7 @@
 
 In: paths. Out: contents and folder listings, or `UnreadableError` with a reason that a rule author understands. What a
 path held is kept as a fingerprint, also for what is missing, so that `watch` can tell exactly whether anything that was
-read has changed since. This is the only file of the package that opens files, but for the certificates that `ssl` reads.
+read has changed since. This is the only file of the package that opens files (`ssl` opens certificates itself).
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def _route(place: Place) -> Route:
         "name", "domains", *REQUEST_FIELDS, "upstream", "respond", "redirect", "rate_limit"
     )  # fmt: skip
     action = fields.only_one("upstream", "respond", "redirect")
-    if action is None:
+    if action is None and not fields.unknown:
         place.error("expected one of upstream, respond, redirect")
     if "rate_limit" in fields and action != "upstream":
         fields["rate_limit"].error("only a route with an upstream can have a rate limit")
@@ -279,7 +279,7 @@ def answer(place: Place) -> Answer:
 
 
 def _answer(fields: Fields) -> Answer:
-    if not any(each in fields for each in ANSWER_FIELDS):
+    if not fields.unknown and not any(each in fields for each in ANSWER_FIELDS):
         raise fields.place.mistake(f"says nothing to answer: expected one of {', '.join(ANSWER_FIELDS)}")
     fields.only_one("body", "body_file")
     body = fields.get("body", _body, b"") or fields.get("body_file", _body_file, b"")

@@ -1,13 +1,13 @@
 """Loading rule files: what they become, and what is said about those that are wrong."""
 
+# ruff: noqa: E501  (the tables of mistakes have one case a line, its message in full)
 from __future__ import annotations
 
 import json
 import os
-import ssl
+import re
 import stat
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -304,7 +304,7 @@ def test_a_plug_ins_route_is_one_of_a_foreign_envoy_if_none_is_defined() -> None
     ]
     loaded = load_text("routes: [{name: ours, respond: {body: x}}]\n_rules_: [{_match_route_: [theirs], body: x}]\n")
     assert errors_of(loaded) == [
-        'rules.yaml:2: _rules_[0]._match_route_[0]: unknown route "theirs", did you mean "ours"?'
+        'rules.yaml:2: _rules_[0]._match_route_[0]: unknown route "theirs", expected one of ours'
     ]
 
 
@@ -317,7 +317,7 @@ WRONG_IN_A_RULE: Final = [
     ("body: yes", "body: expected a string, got the boolean yes - put it in quotes"),
     ("body: 2020-01-01", "body: expected a string, got the date 2020-01-01 - put it in quotes"),
     ("body: [x]", "body: expected a string, got a list"),
-    ("body:", "body: expected a string, got nothing"),
+    ("body: null", "body: expected a string, got nothing"),
     ("body: a, body_file: b", "body_file: give only one of body, body_file; body is given too"),
     ("body_file: nowhere", 'body_file: "nowhere" does not exist'),
     ("body_file: .", 'body_file: "." is a folder'),
@@ -448,7 +448,8 @@ WRONG_ELSEWHERE: Final = [
     ("listen: 1.2.3.4:65536\n", '1: listen: expected a port from 0 to 65535, got "1.2.3.4:65536"'),
     ("listen: ::1:80\n", '1: listen: expected an IP address and a port such as "0.0.0.0:10000", got "::1:80"'),
     ("listen:\n- 1.2.3.4:1\n- 1.2.3.4:1\n", "3: listen[1]: the address is given twice, first in line 2"),
-    ("listen: {address: '1.2.3.4:1', certificate: c, key: k}\n", '1: listen.certificate: "c" does not exist'),
+    ("listen: {address: '1.2.3.4:1', certificate: rules.yaml, key: k}\n", '1: listen.key: "k" does not exist'),
+    ("listen: {address: '1.2.3.4:1', certificate: rules.yaml}\n", "1: listen: key is missing"),
     ("listen: []\n", "1: listen: expected at least one entry, got an empty list"),
     ("upstreams: {a b: http://a}\n", '1: upstream "a b": expected a name of letters, digits and . _ / -'),
     *((f"upstreams: {{a: '{url}'}}\n", f'1: upstream "a": expected a URL such as http://127.0.0.1:8000 (http or https, host and port only) or builtin:echo, got "{url}"')
@@ -485,7 +486,7 @@ WRONG_ELSEWHERE: Final = [
     ("routes:\n- {name: a, path: /1, respond: {body: x}}\n- {name: a, path: /2, respond: {body: x}}\n", '3: route "a": the name is taken already, at rules.yaml:2'),
     ("rules:\n- {name: a, match: {path: /1}, body: x}\n- {name: a, match: {path: /2}, body: x}\n", '3: rule "a": the name is taken already, at rules.yaml:2'),
     ("rules:\n- {match: {path: /1}, body: x}\n- {}\n", '3: rule "rule-2": says nothing to answer: expected one of status_code, headers, body, body_file, enable_on_status'),
-    ("rules:\n- 3\n", "2: rules[0]: expected a mapping with one of name, match, rules, fallthrough, status_code, headers, body, body_file, enable_on_status, got the number 3"),
+    ("rules:\n- 3\n", "2: rules[0]: expected a mapping with one of status_code, headers, body, body_file, enable_on_status, got the number 3"),
     ("rules: {}\n", "1: rules: expected a list, got an empty mapping"),
     ("_rules_: [{body: x}]\n", "1: _rules_[0]: expected one of _match_route_, _match_domain_"),
     ("_rules_: [{_match_service_: [a], _match_domain_: [a], body: x}]\n", '1: _rules_[0]: unknown field "_match_service_", did you mean "_match_route_"?'),
@@ -723,9 +724,9 @@ def test_a_certificate_and_its_key_are_read() -> None:
     ("pair", "message"),
     [
         (("a.crt", "other.key"), "listen.certificate: not a certificate and its key in PEM: key values mismatch"),
-        (("nonsense", "a.key"), "listen.certificate: not a certificate and its key in PEM: no such data"),
-        (("a.crt", "nonsense"), "listen.certificate: not a certificate and its key in PEM: no such data"),
-        (("a.crt", "locked.key"), "listen.certificate: not a certificate and its key in PEM: no such data"),
+        (("nonsense", "a.key"), "listen.certificate: not a certificate and its key in PEM: no such pem data"),
+        (("a.crt", "nonsense"), "listen.certificate: not a certificate and its key in PEM: no such pem data"),
+        (("a.crt", "locked.key"), "listen.certificate: not a certificate and its key in PEM: no such pem data"),
         (("empty", "a.key"), "listen.certificate: the file is empty"),
         (("a.crt", "missing"), 'listen.key: "missing" does not exist'),
     ],
@@ -737,28 +738,29 @@ def test_what_is_no_pair_is_one_line(pair: tuple[str, str], message: str) -> Non
 
 # --- whatever comes ---
 
-NAMES: Final = [
-    *"listen upstreams routes rules _rules_ _match_route_ _match_domain_ name match domains path prefix regex".split(),
-    *"methods headers query respond redirect upstream rate_limit requests per status_code body body_file".split(),
-    *"enable_on_status fallthrough scheme host port address certificate key present contains apiVersion kind <<".split(),
-]
+NAMES: Final = (
+    "listen upstreams routes rules _rules_ _match_route_ _match_domain_ name match domains path prefix regex "
+    "methods headers query respond redirect upstream rate_limit requests per status_code body body_file "
+    "enable_on_status fallthrough scheme host port address certificate key present contains apiVersion kind <<"
+)
+WORDS: Final = (
+    "/ /a /a/../b * *.a.b a original 5xx 4x GET a=b novalue http://a https://b:1 builtin:echo 1s 0.0.0.0:1 ( \r\n"
+)
 SCALARS = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-1, 700),
     st.floats(),
     st.text(max_size=8),
-    st.sampled_from(
-        "/ /a /a/../b * *.a.b a original 5xx 4x GET a=b novalue http://a https://b:1 builtin:echo 1s 0.0.0.0:1 ( \r\n".split(" ")
-    ),
-)  # fmt: skip
+    st.sampled_from(WORDS.split(" ")),
+)
 VALUES = st.recursive(
     SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES.split()), inner, max_size=4),
     max_leaves=25,
 )
 DOCUMENTS = st.one_of(
-    st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=5).map(json.dumps),
+    st.dictionaries(st.sampled_from(NAMES.split()), VALUES, max_size=5).map(json.dumps),
     VALUES.map(json.dumps),
     st.text(alphabet=st.sampled_from("ab:-[]{}&*!|>'\"%@`#,?\n\t 01<=~\\ux"), max_size=60),
 )
@@ -774,3 +776,16 @@ def assert_lines(loaded: Loaded) -> None:
 @given(st.one_of(DOCUMENTS.map(str.encode), st.binary(max_size=60)))
 def test_whatever_a_file_holds_is_loaded_or_refused_in_lines(data: bytes) -> None:
     assert_lines(load_text(data))
+
+
+# --- the page for users ---
+
+EXAMPLES: Final = re.findall(
+    r"```yaml\n(.*?)```", (Path(__file__).parents[1] / "docs" / "rule-format.md").read_text(), re.DOTALL
+)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=[example[:30] for example in EXAMPLES])
+def test_every_example_of_the_documentation_loads(example: str) -> None:
+    write({"pages/busy.json": "{}"})
+    assert errors_of(load_text(example)) == []

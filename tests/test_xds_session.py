@@ -31,7 +31,7 @@ def resource(kind: ResourceType, name: str, *references: tuple[ResourceType, str
 
 
 def cluster(name: str, body: str = "1", *, eds: bool = False) -> Resource:
-    return resource(CLUSTERS, name, *([(ENDPOINTS, name)] if eds else []), body=body)
+    return resource(CLUSTERS, name, *([(ENDPOINTS, name)] if eds else []), body=f"{body} {eds=}")
 
 
 def endpoints(name: str, body: str = "1") -> Resource:
@@ -130,9 +130,10 @@ def described(responses: Iterable[Response]) -> list[str]:
 
 
 class Envoy(Client):
-    """A client that asks and answers in the order in which Envoy does."""
+    """A client that asks and answers in the order in which Envoy does. It rejects what has a body of `bad`."""
 
-    def __init__(self, snapshot: Snapshot | None = None) -> None:
+    def __init__(self, snapshot: Snapshot | None = None, bad: str | None = None) -> None:
+        self._bad = bad
         self._cold: set[str] = set()
         """The clusters that wait for endpoints. Until there are none, Envoy does not acknowledge the clusters."""
         super().__init__(snapshot)
@@ -158,10 +159,14 @@ class Envoy(Client):
                 continue
             if response.type is ENDPOINTS and not (clusters and int(response.nonce) < int(clusters.nonce)):
                 self._cold -= {endpoints.name for endpoints in response.resources}
-            self.ack(response.type)
+            if self._bad and any(resource.body.decode().startswith(self._bad) for resource in response.resources):
+                self.nack(response.type)
+            else:
+                self.ack(response.type)
             if response is clusters and LISTENERS not in self.names:
                 self.subscribe(LISTENERS)
-            self.no_route_leads_nowhere()
+            if self.session.accepted:
+                self.no_route_leads_nowhere()
             return True
         return False
 
@@ -562,20 +567,52 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     return snapshot(*resources)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(st.lists(st.tuples(snapshots(), st.integers(0, 12)), min_size=1, max_size=5))
-def test_whatever_happens_on_the_way_envoy_ends_with_the_newest(changes: list[tuple[Snapshot, int]]) -> None:
-    envoy = Envoy()
+CHANGING = st.lists(st.tuples(snapshots(), st.integers(0, 12)), min_size=1, max_size=5)
+"""Snapshots, and how many steps Envoy gets on before the next one comes."""
+
+
+def drive(envoy: Envoy, changes: list[tuple[Snapshot, int]]) -> Snapshot:
+    """Give the snapshots one after the other, and the last one all the time it needs."""
     for each, steps in changes:
         envoy.give(each)
         for _ in range(steps):
             envoy.step()
     envoy.settle()
-    newest = changes[-1][0]
     assert not envoy.unanswered
-    assert envoy.has[CLUSTERS] == newest.by_type[CLUSTERS]
-    assert envoy.has[LISTENERS] == newest.by_type[LISTENERS]
-    for kind in (ENDPOINTS, ROUTES):
-        wanted = {name: of for name, of in newest.by_type[kind].items() if name in envoy.names.get(kind, ())}
-        assert envoy.has[kind].items() >= wanted.items()
+    return changes[-1][0]
+
+
+def has_all_of(envoy: Envoy, wanted: Snapshot) -> bool:
+    in_use = {
+        kind: {n: r for n, r in wanted.by_type[kind].items() if n in envoy.names.get(kind, ())} for kind in _NAMED
+    }
+    return all(envoy.has[kind] == wanted.by_type[kind] for kind in (CLUSTERS, LISTENERS)) and all(
+        envoy.has[kind].items() >= in_use[kind].items() for kind in _NAMED
+    )
+
+
+_NAMED = (ENDPOINTS, ROUTES)
+FEW = settings(max_examples=100, deadline=None, derandomize=True)
+
+
+@FEW
+@given(CHANGING)
+def test_whatever_happens_on_the_way_envoy_ends_with_the_newest(changes: list[tuple[Snapshot, int]]) -> None:
+    envoy = Envoy()
+    newest = drive(envoy, changes)
+    assert has_all_of(envoy, newest)
     assert envoy.news[-1:] == [Accepted("envoy-1", newest)]
+
+
+@FEW
+@given(CHANGING)
+def test_an_envoy_that_rejects_ends_with_the_newest_or_the_last_that_it_had(
+    changes: list[tuple[Snapshot, int]],
+) -> None:
+    envoy = Envoy(bad="3")
+    newest = drive(envoy, changes)
+    if not any(resource.body.startswith(b"3") for resource in newest.resources):
+        assert has_all_of(envoy, newest)
+        assert envoy.session.accepted == newest
+    elif envoy.session.accepted:
+        assert has_all_of(envoy, envoy.session.accepted)

@@ -50,15 +50,21 @@ class PlanError(ValueError):
 class PlannedRoute:
     """One route as Envoy gets it."""
 
-    name: str
-    """Leads back to the file: the route's name, and behind `/rule/` the rules that decide, joined by `+`."""
     match: Meet
     action: Action
     """None: no route of the file fits, so this is Envoy's 404."""
     route: Route | None
     """The route of the file that the request takes."""
+    rules: tuple[str, ...] = ()
+    """The names of the rules that decide, in the order in which they are asked."""
     table: AnswerTable = NO_TABLE
     """What becomes of the status; empty where there is nothing to do."""
+
+    @property
+    def name(self) -> str:
+        """Leads back to the file: the route's name, and behind `/rule/` the rules that decide, joined by `+`."""
+        base = self.route.name if self.route else NO_ROUTE_NAME
+        return f"{base}/rule/{'+'.join(self.rules)}" if self.rules else base
 
     @property
     def rate_limit(self) -> RateLimit | None:
@@ -178,17 +184,12 @@ def _too_many(rule: Rule) -> Problem:
 
 def _outcome(route: Route | None, match: Meet, chain: tuple[Rule, ...]) -> PlannedRoute:
     """What `decide` says about the requests that fit, given the rules that fit them, in order."""
-    base = NO_ROUTE_NAME if route is None else route.name
+    names = tuple(rule.name for rule in chain)
     if chain and chain[0].unconditional:
-        return PlannedRoute(_name(base, chain[:1]), match, reply(chain[0].answers[0], NO_ROUTE_STATUS), route)
+        return PlannedRoute(match, reply(chain[0].answers[0], NO_ROUTE_STATUS), route, names[:1])
     action = None if route is None else route.action
     if isinstance(action, Answer):
-        return PlannedRoute(base, match, reply(action, NO_ROUTE_STATUS), route)
+        return PlannedRoute(match, reply(action, NO_ROUTE_STATUS), route)
     if isinstance(action, Redirect):
-        return PlannedRoute(base, match, action, route)
-    table = answer_table(chain)
-    return PlannedRoute(_name(base, chain if table else ()), match, action, route, table)
-
-
-def _name(base: str, chain: tuple[Rule, ...]) -> str:
-    return f"{base}/rule/{'+'.join(rule.name for rule in chain)}" if chain else base
+        return PlannedRoute(match, action, route)
+    return PlannedRoute(match, action, route, names, answer_table(chain))

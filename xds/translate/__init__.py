@@ -19,7 +19,7 @@ from rejoinder.xds.translate.listeners import listeners
 from rejoinder.xds.translate.routes import route_configuration
 from rejoinder.xds.translate.settings import Json, Settings
 
-__all__ = ["Configuration", "Json", "Settings", "translate"]
+__all__ = ["Configuration", "Json", "Settings", "static_bootstrap", "translate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +48,26 @@ def translate(ruleset: Ruleset, plan: Plan, settings: Settings) -> Configuration
         routes=(route_configuration(plan),),
         clusters=tuple(clusters(ruleset, plan, settings)),
     )
+
+
+def static_bootstrap(configuration: Configuration) -> Json:
+    """The same as one bootstrap for an Envoy without a control plane: routes stand within the listeners."""
+    routes = {route["name"]: route for route in configuration.routes}
+    return {
+        "static_resources": {
+            "listeners": [_with_routes(listener, routes) for listener in configuration.listeners],
+            "clusters": list(configuration.clusters),
+        }
+    }
+
+
+def _with_routes(listener: Json, routes: dict[str, Json]) -> Json:
+    def chain_with_routes(chain: Json) -> Json:
+        return {**chain, "filters": [filter_with_routes(each) for each in chain["filters"]]}
+
+    def filter_with_routes(network_filter: Json) -> Json:
+        manager = dict(network_filter["typed_config"])
+        manager["route_config"] = routes[manager.pop("rds")["route_config_name"]]
+        return {**network_filter, "typed_config": manager}
+
+    return {**listener, "filter_chains": [chain_with_routes(chain) for chain in listener["filter_chains"]]}

@@ -44,7 +44,7 @@ def _cluster(name: str, endpoints: tuple[Endpoint, ...]) -> Json:
     return {
         "name": name,
         "type": "STRICT_DNS" if named else "STATIC",
-        **({"dns_lookup_family": "V4_PREFERRED", "respect_dns_ttl": True} if named else {}),
+        **({"dns_lookup_family": "V4_PREFERRED"} if named else {}),
         "per_connection_buffer_limit_bytes": 32768,
         "load_assignment": {
             "cluster_name": name,

@@ -108,6 +108,9 @@ def answer_table_override(table: AnswerTable) -> tuple[str, Json]:
     )
 
 
+METADATA: Final = "rejoinder"
+"""The name of this project's part of a route's metadata."""
+
 _LOCAL_RATE_LIMIT: Final = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
 
 
@@ -118,8 +121,8 @@ def _rate_limit() -> Json:
 def rate_limit_override(limits: dict[str, RateLimit]) -> tuple[str, Json]:
     """What a route configuration says to have routes limited, each by a bucket of its own.
 
-    The buckets hang on the route configuration and are found by the name of the file's route, so that all the Envoy
-    routes that one route of the file becomes draw from one bucket.
+    The buckets hang on the route configuration and are found by `rate_limit_metadata`, so that all the Envoy routes
+    that one route of the file becomes draw from one bucket.
     """
     always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
     return RATE_LIMIT, typed(
@@ -127,12 +130,17 @@ def rate_limit_override(limits: dict[str, RateLimit]) -> tuple[str, Json]:
         stat_prefix="rate_limit",
         filter_enabled=always,
         filter_enforced=always,
+        rate_limits=[{"actions": [{"metadata": {
+            "descriptor_key": "route",
+            "metadata_key": {"key": METADATA, "path": [{"key": "route"}]},
+            "source": "ROUTE_ENTRY",
+        }}]}],
         # Requests that no descriptor is about draw from this one: as good as endless.
         token_bucket={"max_tokens": 2**32 - 1, "tokens_per_fill": 2**32 - 1, "fill_interval": "1s"},
         always_consume_default_token_bucket=False,
         descriptors=[
             {
-                "entries": [{"key": "generic_key", "value": name}],
+                "entries": [{"key": "route", "value": name}],
                 "token_bucket": {
                     "max_tokens": limit.requests,
                     "tokens_per_fill": limit.requests,
@@ -144,6 +152,6 @@ def rate_limit_override(limits: dict[str, RateLimit]) -> tuple[str, Json]:
     )
 
 
-def rate_limit_action(route: str) -> list[Json]:
-    """What a route says to be counted under its name."""
-    return [{"actions": [{"generic_key": {"descriptor_value": route}}]}]
+def rate_limit_metadata(route: str) -> Json:
+    """What a route's metadata says to be counted under the name of the file's route."""
+    return {"filter_metadata": {METADATA: {"route": route}}}

@@ -17,7 +17,7 @@ from rejoinder.rules.decide import NO_ROUTE_STATUS
 from rejoinder.rules.matching import Meet
 from rejoinder.rules.model import EVERY_PATH, Forward, PathKind, PathMatch, Redirect, StringKind, StringMatch
 from rejoinder.xds.plan import Plan, PlannedDomain, PlannedRoute
-from rejoinder.xds.translate.filters import answer_table_override, rate_limit_action, rate_limit_override
+from rejoinder.xds.translate.filters import answer_table_override, rate_limit_metadata, rate_limit_override
 from rejoinder.xds.translate.settings import PATH_HEADER, ROUTES_NAME, Json
 
 # Envoy's own limit where none is configured.
@@ -73,6 +73,8 @@ def _route(planned: PlannedRoute) -> Json:
     if planned.table:
         name, override = answer_table_override(planned.table)
         route["typed_per_filter_config"] = {name: override}
+    if planned.route and planned.rate_limit:
+        route["metadata"] = rate_limit_metadata(planned.route.name)
     return route
 
 
@@ -138,10 +140,7 @@ def _action(planned: PlannedRoute) -> Json:
         case Redirect() as redirect:
             return {"redirect": _redirect(planned, redirect)}
         case Forward(upstream):
-            action: Json = {"cluster": upstream}
-            if planned.route and planned.rate_limit:
-                action["rate_limits"] = rate_limit_action(planned.route.name)
-            return {"route": action}
+            return {"route": {"cluster": upstream}}
 
 
 def _direct_response(reply: Reply) -> Json:

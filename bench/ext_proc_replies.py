@@ -1,0 +1,202 @@
+"""What a conditional answer costs over ext_proc, in its two forms: CONTINUE_AND_REPLACE and ImmediateResponse.
+
+    python bench/ext_proc_replies.py [SECONDS]
+
+Prints, for upstream bodies of several sizes, what each form costs in relation to plain proxying in the same run, and
+how many connections the upstream had to accept. Needs wrk, and a few minutes; SECONDS (default 1) is the length of a
+measurement, and there are ROUNDS of them for each row, interleaved, because only ratios of one run mean anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rejoinder.envoy import EnvoyProcess, bootstrap, find, running
+from rejoinder.extproc import Processor
+from rejoinder.rules.answers import TABLE_KEY, AnswerTable, answer_table
+from rejoinder.rules.model import Answer, Rule, Ruleset, StatusPattern
+
+ROUNDS: Final = 3
+CONNECTIONS: Final = 32
+UPSTREAM_BODIES: Final = (0, 100, 9_000, 300_000, 1_000_000, 4_000_000)
+REPLY: Final = Answer(
+    503, (("content-type", "application/json"), ("retry-after", "30")), b'{"error":"busy"}' + b" " * 84
+)
+
+FORMS: Final = {"replace": sys.maxsize, "immediate": 0}
+"""The longest upstream body that is written over."""
+
+
+@dataclass(slots=True)
+class Cost:
+    """Of some requests."""
+
+    requests: int = 0
+    gateway: float = 0
+    """CPU seconds of the Envoy that answers; `upstream` and `service` likewise."""
+    upstream: float = 0
+    service: float = 0
+    connections: int = 0
+    """That the upstream accepted."""
+
+
+def _typed(name: str, **fields: Any) -> dict[str, Any]:
+    return {"@type": f"type.googleapis.com/envoy.{name}", **fields}
+
+
+def _listener(name: str, routes: list[dict[str, Any]], filters: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
+    router = {"name": "router", "typed_config": _typed("extensions.filters.http.router.v3.Router")}
+    manager = _typed(
+        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix=name,
+        http_filters=[*filters, router],
+        route_config={
+            "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}],
+            "max_direct_response_body_size_bytes": max(UPSTREAM_BODIES),
+        },
+    )
+    return {
+        "name": name,
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+    }
+
+
+def _cluster(name: str, port: int, *, http2: bool = False) -> dict[str, Any]:
+    options = _typed(
+        "extensions.upstreams.http.v3.HttpProtocolOptions", explicit_http_config={"http2_protocol_options": {}}
+    )
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+    return {
+        "name": name,
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
+        **({"typed_extension_protocol_options": {options["@type"].rpartition("/")[2]: options}} if http2 else {}),
+    }
+
+
+def _ext_proc(form: str) -> dict[str, Any]:
+    return {
+        "name": "rejoinder",
+        "typed_config": _typed(
+            "extensions.filters.http.ext_proc.v3.ExternalProcessor",
+            grpc_service={
+                "envoy_grpc": {"cluster_name": form},
+                "initial_metadata": [{"key": TABLE_KEY, "value": _table().name}],
+            },
+            processing_mode={"request_header_mode": "SKIP"},
+            message_timeout="10s",
+            mutation_rules={"allow_envoy": True},
+        ),
+    }
+
+
+def _table() -> AnswerTable:
+    answer = Answer(REPLY.status_code, REPLY.headers, REPLY.body, (StatusPattern("503"),))
+    return answer_table((Rule("busy", (answer,)),))
+
+
+def _config(listeners: list[dict[str, Any]], clusters: list[dict[str, Any]]) -> dict[str, Any]:
+    admin = bootstrap(admin=("127.0.0.1", 0))["admin"]
+    return {"admin": admin, "static_resources": {"listeners": listeners, "clusters": clusters}}
+
+
+def _upstream() -> dict[str, Any]:
+    def route(size: int) -> dict[str, Any]:
+        body = {"body": {"inline_string": "x" * size}} if size else {}
+        return {"match": {"path": f"/{size}"}, "direct_response": {"status": 503, **body}}
+
+    return _config([_listener("upstream", [route(size) for size in UPSTREAM_BODIES])], [])
+
+
+async def _load(port: int, path: str, seconds: float) -> int:
+    """Requests that were answered."""
+    wrk = await asyncio.create_subprocess_exec(
+        *("wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", f"http://127.0.0.1:{port}{path}"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    text = (await wrk.communicate())[0].decode()
+    found = re.search(r"(\d+) requests in", text)
+    if found is None or "Socket errors" in text:
+        raise RuntimeError(f"wrk failed: {text}")
+    return int(found[1])
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def _measure(gateway: EnvoyProcess, upstream: EnvoyProcess, port: int, path: str, seconds: float) -> Cost:
+    async def counters() -> tuple[float, float, float, int]:
+        stats = await gateway.admin.stats(r"^cluster\.upstream\.upstream_cx_total$")
+        return _cpu(gateway.pid), _cpu(upstream.pid), time.process_time(), sum(stats.values())
+
+    before = await counters()
+    requests = await _load(port, path, seconds)
+    after = await counters()
+    return Cost(requests, *(new - old for new, old in zip(after, before, strict=True)))  # type: ignore[arg-type]
+
+
+async def main(seconds: float) -> None:
+    processors = {form: Processor(max_drained) for form, max_drained in FORMS.items()}
+    ports = {form: await processor.start("127.0.0.1:0") for form, processor in processors.items()}
+    for processor in processors.values():
+        processor.publish(Ruleset(), [_table()])
+    costs: dict[tuple[int, str], Cost] = defaultdict(Cost)
+    binary = find().path
+    async with running(binary, _upstream(), concurrency=1, log_level="error") as upstream:
+        (_, upstream_port), *_ = (await upstream.ready(["upstream"]))["upstream"]
+        forward = [{"match": {"prefix": "/"}, "route": {"cluster": "upstream"}}]
+        config = _config(
+            [_listener("plain", forward), *(_listener(form, forward, (_ext_proc(form),)) for form in FORMS)],
+            [_cluster("upstream", upstream_port), *(_cluster(form, ports[form], http2=True) for form in FORMS)],
+        )
+        async with running(binary, config, concurrency=1, log_level="error") as gateway:
+            bound = await gateway.ready(["plain", *FORMS])
+            for _ in range(ROUNDS):
+                for size in UPSTREAM_BODIES:
+                    for name in ("plain", *FORMS):
+                        cost = await _measure(gateway, upstream, bound[name][0][1], f"/{size}", seconds)
+                        total = costs[size, name]
+                        for field in Cost.__slots__:
+                            setattr(total, field, getattr(total, field) + getattr(cost, field))
+    for processor in processors.values():
+        await processor.stop()
+    _print(costs, seconds)
+
+
+def _print(costs: dict[tuple[int, str], Cost], seconds: float) -> None:
+    print(
+        f"{CONNECTIONS} connections, {ROUNDS} x {seconds:g} s, reply of {len(REPLY.body)} bytes, one Envoy worker each"
+    )
+    print("gateway, upstream: CPU of an Envoy per request, plain proxying = 1; service: CPU in us per request")
+    row = "{:>10}  {:<10} {:>9} {:>8} {:>9} {:>8} {:>22}".format
+    print(row("body", "reply", "requests", "gateway", "upstream", "service", "connections/1000 req."))
+    for (size, name), cost in costs.items():
+        plain = costs[size, "plain"]
+        print(
+            row(
+                size,
+                name,
+                cost.requests,
+                f"{cost.gateway / cost.requests / (plain.gateway / plain.requests):.1f}",
+                f"{cost.upstream / cost.requests / (plain.upstream / plain.requests):.1f}",
+                "-" if name == "plain" else f"{cost.service / cost.requests * 1e6:.0f}",
+                f"{cost.connections / cost.requests * 1000:.1f}",
+            )
+        )
+
+
+if __name__ == "__main__":
+    asyncio.run(main(float(sys.argv[1]) if len(sys.argv) > 1 else 1))

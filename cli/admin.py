@@ -1,0 +1,80 @@
+"""Rejoinder's own admin interface: HTTP, two pages.
+
+`/status` says what goes on as JSON, `/metrics` the counters in Prometheus' text format. It is for a loopback or private
+address: it shows the names of rules and Envoys, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rejoinder.cli.arguments import Address
+
+Status = Callable[[], dict[str, Any]]
+
+
+@contextmanager
+def serving(address: Address, status: Status) -> Iterator[Address]:
+    """Serve the pages for as long as the block lasts; the address that is bound.
+
+    Args:
+        address: port 0 takes any free one.
+        status: what `Control.status` returns; called in a thread.
+
+    Raises:
+        OSError: the address cannot be used.
+    """
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            pages = {"/status": ("application/json", _json), "/metrics": ("text/plain; version=0.0.4", _metrics)}
+            if self.path not in pages:
+                self.send_error(404, "expected /status or /metrics")
+                return
+            content_type, page = pages[self.path]
+            body = page(status()).encode()
+            self.send_response(200)
+            self.send_header("content-type", content_type)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+            pass
+
+    server = http.server.ThreadingHTTPServer(address, Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="admin", daemon=True)
+    thread.start()
+    try:
+        host, port = server.server_address[:2]
+        yield str(host), int(port)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _json(status: dict[str, Any]) -> str:
+    return json.dumps(status, indent=2) + "\n"
+
+
+def _metrics(status: dict[str, Any]) -> str:
+    """https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format"""
+    counters = status["ext_proc"]
+    lines = [
+        "# TYPE rejoinder_replies_total counter",
+        *(f'rejoinder_replies_total{{rule="{name}"}} {number}' for name, number in counters["replies"].items()),
+        "# TYPE rejoinder_passed_total counter",
+        f"rejoinder_passed_total {counters['passed']}",
+        "# TYPE rejoinder_unknown_tables_total counter",
+        f"rejoinder_unknown_tables_total {counters['unknown_tables']}",
+        "# TYPE rejoinder_failures_total counter",
+        f"rejoinder_failures_total {counters['failures']}",
+        "# TYPE rejoinder_envoys gauge",
+        f"rejoinder_envoys {len(status['envoys'])}",
+    ]
+    return "\n".join(lines) + "\n"

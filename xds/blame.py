@@ -1,0 +1,74 @@
+"""Which part of the rule files an Envoy complains about when it rejects a snapshot. Pure.
+
+Envoy's words name a resource, or count virtual hosts and routes, or say nothing of where; then what has changed since
+the last accepted ruleset is the best guess.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from rejoinder.rules.model import Listener, Position, Route, Rule, Ruleset, Upstream
+from rejoinder.xds.build import Build
+from rejoinder.xds.plan import PlannedRoute
+from rejoinder.xds.translate.listeners import listener_name
+
+# Protobuf validation counts: `RouteConfigurationValidationError.VirtualHosts[0]: ... Routes[3]: ...`
+_COUNTED: Final = re.compile(r"VirtualHosts\[(\d+)\].*?Routes\[(\d+)\]", re.DOTALL)
+
+Named = Listener | Upstream | Route | Rule
+_KINDS: Final = {Listener: "listener", Upstream: "upstream", Route: "route", Rule: "rule"}
+
+
+def blame(message: str, rejected: Build, accepted: Build | None) -> list[str]:
+    """The places in the rule files that a rejection is about, as lines for their author; empty if nobody can tell.
+
+    Args:
+        message: Envoy's words.
+        rejected: what Envoy did not want.
+        accepted: what it has instead; None: nothing yet.
+    """
+    found = list(dict.fromkeys([*_named(message, rejected), *_counted(message, rejected)]))
+    if not found and accepted is not None:
+        found = list(_changed(rejected.ruleset, accepted.ruleset))
+    return [_line(named) for named in found]
+
+
+def _named(message: str, rejected: Build) -> Iterator[Named]:
+    ruleset = rejected.ruleset
+    yield from (listener for listener in ruleset.listeners if listener_name(listener) in message)
+    # Short names occur in messages by chance; in quotes they are meant.
+    yield from (
+        upstream for upstream in ruleset.upstreams if re.search(f"['\"]{re.escape(upstream.name)}['\"]", message)
+    )
+    for domain in rejected.plan.domains:
+        for planned in domain.routes:
+            if re.search(f"['\"]{re.escape(planned.name)}['\"]", message):
+                yield from _origins(planned, ruleset)
+
+
+def _counted(message: str, rejected: Build) -> Iterator[Named]:
+    if counted := _COUNTED.search(message):
+        host, route = map(int, counted.groups())
+        yield from _origins(rejected.plan.domains[host].routes[route], rejected.ruleset)
+
+
+def _origins(planned: PlannedRoute, ruleset: Ruleset) -> Iterator[Named]:
+    if planned.rules:
+        yield from (rule for rule in ruleset.rules if rule.name in planned.rules)
+    elif planned.route:
+        yield planned.route
+
+
+def _changed(rejected: Ruleset, accepted: Ruleset) -> Iterator[Named]:
+    for field in ("listeners", "upstreams", "routes", "rules"):
+        before = set(getattr(accepted, field))
+        yield from (named for named in getattr(rejected, field) if named not in before)
+
+
+def _line(named: Named) -> str:
+    name = listener_name(named) if isinstance(named, Listener) else named.name
+    where = "" if named.position == Position("", 0) else f"{named.position}: "
+    return f'{where}{_KINDS[type(named)]} "{name}"'

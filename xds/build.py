@@ -1,0 +1,32 @@
+"""From a ruleset to what Envoys and the ext_proc service get, in one step. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rejoinder.rules.model import Ruleset
+from rejoinder.xds.plan import Plan, plan
+from rejoinder.xds.snapshot import Snapshot
+from rejoinder.xds.translate import Configuration, Settings, translate
+from rejoinder.xds.translate.encode import snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """All that is made of one ruleset; the parts belong together."""
+
+    ruleset: Ruleset
+    plan: Plan
+    configuration: Configuration
+    snapshot: Snapshot
+
+
+def build(ruleset: Ruleset, settings: Settings) -> Build:
+    """Plan, translate and encode.
+
+    Raises:
+        PlanError: the rules cannot be worked into routes; show its problem to their author.
+    """
+    planned = plan(ruleset)
+    configuration = translate(ruleset, planned, settings)
+    return Build(ruleset, planned, configuration, snapshot(configuration))
