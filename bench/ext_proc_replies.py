@@ -2,19 +2,23 @@
 
     python bench/ext_proc_replies.py [SECONDS]
 
-Prints, for upstream bodies of several sizes, what each form costs in relation to plain proxying in the same run, and
-how many connections the upstream had to accept. Needs wrk, and a few minutes; SECONDS (default 1) is the length of a
+Prints, for several kinds of upstream bodies, what each form costs in relation to plain proxying in the same run, and
+how many connections the upstream had to accept. Needs wrk, and a minute or two; SECONDS (default 1) is the length of a
 measurement, and there are ROUNDS of them for each row, interleaved, because only ratios of one run mean anything.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import multiprocessing
+import multiprocessing.connection
 import os
 import re
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +30,8 @@ from rejoinder.rules.model import Answer, Rule, Ruleset, StatusPattern
 
 ROUNDS: Final = 3
 CONNECTIONS: Final = 32
-UPSTREAM_BODIES: Final = (0, 100, 9_000, 300_000, 1_000_000, 4_000_000)
+UPSTREAM_BODIES: Final = ((0, 0), (100, 0), (9_000, 0), (300_000, 0), (4_000_000, 0), (100, 50), (9_000, 50))
+"""Bytes, and milliseconds from the headers to the body."""
 REPLY: Final = Answer(
     503, (("content-type", "application/json"), ("retry-after", "30")), b'{"error":"busy"}' + b" " * 84
 )
@@ -60,7 +65,6 @@ def _listener(name: str, routes: list[dict[str, Any]], filters: tuple[dict[str, 
         http_filters=[*filters, router],
         route_config={
             "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}],
-            "max_direct_response_body_size_bytes": max(UPSTREAM_BODIES),
         },
     )
     return {
@@ -111,12 +115,49 @@ def _config(listeners: list[dict[str, Any]], clusters: list[dict[str, Any]]) -> 
     return {"admin": admin, "static_resources": {"listeners": listeners, "clusters": clusters}}
 
 
-def _upstream() -> dict[str, Any]:
-    def route(size: int) -> dict[str, Any]:
-        body = {"body": {"inline_string": "x" * size}} if size else {}
-        return {"match": {"path": f"/{size}"}, "direct_response": {"status": 503, **body}}
+class _Upstream(asyncio.Protocol):
+    """Answers `/BYTES/MILLISECONDS` with a 503 whose body has that many bytes and comes that long after its headers."""
 
-    return _config([_listener("upstream", [route(size) for size in UPSTREAM_BODIES])], [])
+    transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        size, delay = (int(part) for part in data.split(b" ", 2)[1].split(b"/")[1:])
+        head = (
+            f"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: {size}\r\n\r\n".encode()
+        )
+        if delay:
+            self.transport.write(head)
+            asyncio.get_running_loop().call_later(delay / 1000, self.transport.write, b"x" * size)
+        else:
+            self.transport.write(head + b"x" * size)
+
+
+def _serve_upstream(port: multiprocessing.connection.Connection) -> None:
+    async def serve() -> None:
+        server = await asyncio.get_running_loop().create_server(_Upstream, "127.0.0.1", 0)
+        port.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(serve())
+
+
+@contextlib.contextmanager
+def _upstream() -> Iterator[tuple[int, int]]:
+    """A process of its own, so that its CPU time can be told: process id and port."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve_upstream, args=(there,), daemon=True)
+    process.start()
+    try:
+        assert process.pid is not None
+        yield process.pid, here.recv()
+    finally:
+        process.terminate()
+        process.join()
 
 
 async def _load(port: int, path: str, seconds: float) -> int:
@@ -137,10 +178,10 @@ def _cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def _measure(gateway: EnvoyProcess, upstream: EnvoyProcess, port: int, path: str, seconds: float) -> Cost:
+async def _measure(gateway: EnvoyProcess, upstream: int, port: int, path: str, seconds: float) -> Cost:
     async def counters() -> tuple[float, float, float, int]:
         stats = await gateway.admin.stats(r"^cluster\.upstream\.upstream_cx_total$")
-        return _cpu(gateway.pid), _cpu(upstream.pid), time.process_time(), sum(stats.values())
+        return _cpu(gateway.pid), _cpu(upstream), time.process_time(), sum(stats.values())
 
     before = await counters()
     requests = await _load(port, path, seconds)
@@ -153,22 +194,20 @@ async def main(seconds: float) -> None:
     ports = {form: await processor.start("127.0.0.1:0") for form, processor in processors.items()}
     for processor in processors.values():
         processor.publish(Ruleset(), [_table()])
-    costs: dict[tuple[int, str], Cost] = defaultdict(Cost)
-    binary = find().path
-    async with running(binary, _upstream(), concurrency=1, log_level="error") as upstream:
-        (_, upstream_port), *_ = (await upstream.ready(["upstream"]))["upstream"]
+    costs: dict[tuple[int, int, str], Cost] = defaultdict(Cost)
+    with _upstream() as (upstream, upstream_port):
         forward = [{"match": {"prefix": "/"}, "route": {"cluster": "upstream"}}]
         config = _config(
             [_listener("plain", forward), *(_listener(form, forward, (_ext_proc(form),)) for form in FORMS)],
             [_cluster("upstream", upstream_port), *(_cluster(form, ports[form], http2=True) for form in FORMS)],
         )
-        async with running(binary, config, concurrency=1, log_level="error") as gateway:
+        async with running(find().path, config, concurrency=1, log_level="error") as gateway:
             bound = await gateway.ready(["plain", *FORMS])
             for _ in range(ROUNDS):
-                for size in UPSTREAM_BODIES:
+                for size, delay in UPSTREAM_BODIES:
                     for name in ("plain", *FORMS):
-                        cost = await _measure(gateway, upstream, bound[name][0][1], f"/{size}", seconds)
-                        total = costs[size, name]
+                        cost = await _measure(gateway, upstream, bound[name][0][1], f"/{size}/{delay}", seconds)
+                        total = costs[size, delay, name]
                         for field in Cost.__slots__:
                             setattr(total, field, getattr(total, field) + getattr(cost, field))
     for processor in processors.values():
@@ -176,18 +215,17 @@ async def main(seconds: float) -> None:
     _print(costs, seconds)
 
 
-def _print(costs: dict[tuple[int, str], Cost], seconds: float) -> None:
-    print(
-        f"{CONNECTIONS} connections, {ROUNDS} x {seconds:g} s, reply of {len(REPLY.body)} bytes, one Envoy worker each"
-    )
-    print("gateway, upstream: CPU of an Envoy per request, plain proxying = 1; service: CPU in us per request")
-    row = "{:>10}  {:<10} {:>9} {:>8} {:>9} {:>8} {:>22}".format
-    print(row("body", "reply", "requests", "gateway", "upstream", "service", "connections/1000 req."))
-    for (size, name), cost in costs.items():
-        plain = costs[size, "plain"]
+def _print(costs: dict[tuple[int, int, str], Cost], seconds: float) -> None:
+    print(f"{CONNECTIONS} connections, {ROUNDS} x {seconds:g} s, reply of {len(REPLY.body)} bytes, one Envoy worker")
+    print("CPU per request: of gateway and upstream, plain proxying = 1; of the ext_proc service, in us")
+    row = "{:>9} {:>6}  {:<9} {:>9} {:>8} {:>9} {:>8} {:>21}".format
+    print(row("body", "after", "reply", "requests", "gateway", "upstream", "service", "connections/1000 req."))
+    for (size, delay, name), cost in costs.items():
+        plain = costs[size, delay, "plain"]
         print(
             row(
                 size,
+                f"{delay} ms",
                 name,
                 cost.requests,
                 f"{cost.gateway / cost.requests / (plain.gateway / plain.requests):.1f}",

@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
+from rejoinder.rules.model import Ruleset
 from rejoinder.rules.problem import Problem, Severity
 
 _STYLES: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow"}
@@ -66,3 +67,14 @@ def print_yaml(value: Any) -> None:
     out.out(
         yaml.dump(value, Dumper=_BlockDumper, sort_keys=False, allow_unicode=True, width=120), end="", highlight=False
     )
+
+
+def warn_of_echo(ruleset: Ruleset) -> None:
+    """Say that `builtin:echo` has no address outside `up`."""
+    for upstream in ruleset.upstreams:
+        if upstream.echo:
+            say(
+                f'warning: upstream "{upstream.name}": builtin:echo runs inside `rejoinder up` only, so this upstream '
+                f"has no address; say where another one is with --upstream {upstream.name}=URL",
+                "yellow",
+            )

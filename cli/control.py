@@ -1,12 +1,11 @@
 """The loop that `up` and `serve` share: load, build, publish, and again whenever the files change.
 
-In: rule files. Out: a snapshot for Envoys and answer tables for the ext_proc service, swapped in one step, and lines for
-the person who watches. A set with errors changes nothing; neither does one that Envoys reject. I/O happens here.
+In: rule files. Out: a snapshot for Envoys and answer tables for the ext_proc service, swapped in one step, and lines
+for the person who watches. A set with errors changes nothing; neither does one that Envoys reject. I/O happens here.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

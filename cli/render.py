@@ -22,13 +22,7 @@ def run(options: argparse.Namespace) -> int:
     except PlanError as error:
         console.print_problems([error.problem])
         return 1
-    for upstream in loaded.ruleset.upstreams:
-        if upstream.echo:
-            console.say(
-                f'warning: upstream "{upstream.name}": builtin:echo runs inside `rejoinder up` only; this file has no '
-                f"address for it (say --upstream {upstream.name}=URL)",
-                "yellow",
-            )
+    console.warn_of_echo(loaded.ruleset)
     configuration: Json = static_bootstrap(translate(loaded.ruleset, planned, Settings(ext_proc)))
     console.print_yaml(configuration)
     if planned.tables():

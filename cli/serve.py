@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import signal
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 from rejoinder.cli import admin, console
 from rejoinder.cli.arguments import Address
@@ -16,44 +19,47 @@ from rejoinder.xds.translate import Settings
 
 
 def run(options: argparse.Namespace) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     return asyncio.run(_run(options))
 
 
 async def _run(options: argparse.Namespace) -> int:
     stop = stop_signal()
-    processor = Processor()
     settings = Settings(Endpoint(*(options.ext_proc_advertise or options.ext_proc)))
-    control = Control(options.sources, options.upstream, settings, processor=processor)
+    control = Control(options.sources, options.upstream, settings, processor=Processor())
     built = control.start()
     if built is None:
         return 1
+    console.warn_of_echo(built.ruleset)
     async with contextlib.AsyncExitStack() as stack:
         try:
-            await listen(stack, control, options.xds, options.ext_proc)
+            await started(stack, control.processor, options.ext_proc)
+            await started(stack, control.server, options.xds)
             if options.admin:
                 stack.enter_context(admin.serving(options.admin, control.status))
         except OSError as error:
             return console.fail(str(error))
-        console.say(f"serving: {summary(built)}; xDS on {shown(options.xds)}, ext_proc on {shown(options.ext_proc)}", "green")
-        following = asyncio.create_task(control.follow())
-        await asyncio.wait([following, stop], return_when=asyncio.FIRST_COMPLETED)
-        following.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await following
+        where = f"xDS on {shown(options.xds)}, ext_proc on {shown(options.ext_proc)}"
+        console.say(f"serving: {summary(built)}; {where}", "green")
+        await until(stop, control.follow())
     return 0
 
 
-async def listen(stack: contextlib.AsyncExitStack, control: Control, xds: Address, ext_proc: Address) -> tuple[int, int]:
-    """Start both services; they stop with the stack. Their ports.
+class _Service(Protocol):
+    async def start(self, address: str) -> int: ...
+
+    async def stop(self) -> None: ...
+
+
+async def started(stack: contextlib.AsyncExitStack, service: _Service, address: Address) -> int:
+    """Start a service that stops with the stack; its port.
 
     Raises:
-        OSError: an address cannot be used.
+        OSError: the address cannot be used.
     """
-    ext_proc_port = await control.processor.start(shown(ext_proc))
-    stack.push_async_callback(control.processor.stop)
-    xds_port = await control.server.start(shown(xds))
-    stack.push_async_callback(control.server.stop)
-    return xds_port, ext_proc_port
+    port = await service.start(shown(address))
+    stack.push_async_callback(service.stop)
+    return port
 
 
 def stop_signal() -> asyncio.Future[None]:
@@ -61,8 +67,21 @@ def stop_signal() -> asyncio.Future[None]:
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[None] = loop.create_future()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, lambda: stop.done() or stop.set_result(None))
+        loop.add_signal_handler(number, lambda: None if stop.done() else stop.set_result(None))
     return stop
+
+
+async def until(stop: asyncio.Future[None], *work: Coroutine[Any, Any, None]) -> None:
+    """Wait for the stop signal or the first of these to end, and cancel the rest. Raises what that one raises."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for ended in done:
+        ended.result()
 
 
 def shown(address: Address) -> str:

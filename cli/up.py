@@ -8,21 +8,120 @@ import contextlib
 import dataclasses
 import logging
 import socket
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from rejoinder import envoy
 from rejoinder.cli import admin, console
 from rejoinder.cli.arguments import Address
 from rejoinder.cli.control import Control, Rejected, summary
 from rejoinder.cli.echo import EchoServer
-from rejoinder.cli.serve import listen, shown, stop_signal
+from rejoinder.cli.serve import shown, started, stop_signal, until
 from rejoinder.extproc.server import Processor
 from rejoinder.rules.model import Endpoint, Listener, Ruleset
 from rejoinder.xds.translate import Settings
 from rejoinder.xds.translate.listeners import listener_name
 
-_LOOPBACK = "127.0.0.1"
+_ANY_PORT: Final = ("127.0.0.1", 0)
+
+
+class _CannotStartError(Exception):
+    """The text says why, in one line."""
 
 
 def run(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     return asyncio.run(_run(options))
+
+
+async def _run(options: argparse.Namespace) -> int:
+    stop = stop_signal()
+    rejected: asyncio.Queue[Rejected] = asyncio.Queue()
+
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            binary = envoy.find(options.envoy)
+            processor = Processor()
+            ext_proc = Endpoint(_ANY_PORT[0], await started(stack, processor, _ANY_PORT))
+            control = Control(
+                options.sources,
+                options.upstream,
+                Settings(ext_proc),
+                processor=processor,
+                adjust=_adjust(options.listen, stack),
+                on_rejected=rejected.put_nowait,
+            )
+            built = control.start()
+            if built is None:
+                return 1
+            _check_free(built.ruleset.listeners)
+            if options.admin:
+                stack.enter_context(admin.serving(options.admin, control.status))
+            xds = (_ANY_PORT[0], await started(stack, control.server, _ANY_PORT))
+            gateway = await stack.enter_async_context(
+                envoy.running(
+                    binary.path,
+                    envoy.bootstrap(xds, admin=options.envoy_admin or _ANY_PORT),
+                    concurrency=options.concurrency,
+                )
+            )
+            names = [listener_name(listener) for listener in built.ruleset.listeners]
+            await until(stop, _refused(rejected), _ready(gateway, names, built.ruleset.listeners))
+            if stop.done():
+                return 0
+            console.say(f"serving: {summary(built)}; edit the files, and Envoy follows; Ctrl-C ends", "green")
+            await until(stop, control.follow(), gateway.wait())
+        except (
+            OSError,
+            _CannotStartError,
+            envoy.EnvoyNotFoundError,
+            envoy.EnvoyDiedError,
+            envoy.EnvoyNotReadyError,
+        ) as error:
+            return console.fail(str(error))
+    return 0
+
+
+async def _refused(rejected: asyncio.Queue[Rejected]) -> None:
+    await rejected.get()  # the reasons have been printed
+    raise _CannotStartError("Envoy does not take this configuration")
+
+
+async def _ready(gateway: envoy.EnvoyProcess, names: list[str], listeners: Iterable[Listener]) -> None:
+    bound = await gateway.ready(names)
+    for name, listener in zip(names, listeners, strict=True):
+        scheme = "https" if listener.certificate else "http"
+        for address in bound[name]:
+            console.out.print(f"listening on {scheme}://{shown(address)}")
+
+
+def _adjust(listen: list[Address] | None, stack: contextlib.AsyncExitStack) -> Callable[[Ruleset], Ruleset]:
+    """What `up` changes about the files' ruleset: where it listens, and where `builtin:echo` is."""
+    echo: list[EchoServer] = []
+
+    def adjust(ruleset: Ruleset) -> Ruleset:
+        if not echo and any(upstream.echo for upstream in ruleset.upstreams):
+            echo.append(stack.enter_context(EchoServer()))
+        upstreams = tuple(
+            dataclasses.replace(upstream, endpoints=(Endpoint(*echo[0].address),)) if upstream.echo else upstream
+            for upstream in ruleset.upstreams
+        )
+        listeners = tuple(Listener(*address) for address in listen) if listen else ruleset.listeners
+        return dataclasses.replace(ruleset, upstreams=upstreams, listeners=listeners)
+
+    return adjust
+
+
+def _check_free(listeners: Iterable[Listener]) -> None:
+    """Raise an OSError if somebody listens there already.
+
+    Envoy would not notice another Envoy: it sets SO_REUSEPORT, and the kernel deals the connections out to both.
+    """
+    for listener in listeners:
+        family = socket.AF_INET6 if ":" in listener.address else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((listener.address, listener.port))
+            except OSError as error:
+                raise OSError(f"cannot listen on {listener_name(listener)}: {error.strerror}") from None

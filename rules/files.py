@@ -106,7 +106,7 @@ def _look(path: Path) -> Content:
         # Asked before opening: a named pipe would block.
         found = os.stat(path)
         if stat.S_ISDIR(found.st_mode):
-            return tuple(sorted(entry.name for entry in os.scandir(path) if _is_rule_file(entry)))
+            return tuple(sorted(name for name in os.listdir(path) if _is_rule_file(path, name)))
         if not stat.S_ISREG(found.st_mode):
             return UnreadableError("is not a regular file")
         if found.st_size > MAX_FILE_SIZE:
@@ -122,8 +122,8 @@ def _look(path: Path) -> Content:
         return UnreadableError("is not a path")
 
 
-def _is_rule_file(entry: os.DirEntry[str]) -> bool:
-    return entry.name.endswith(SUFFIXES) and not entry.name.startswith(".") and not entry.is_dir()
+def _is_rule_file(folder: Path, name: str) -> bool:
+    return name.endswith(SUFFIXES) and not name.startswith(".") and not (folder / name).is_dir()
 
 
 def _too_large(size: int) -> UnreadableError:

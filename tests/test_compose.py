@@ -161,12 +161,9 @@ def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         )
     )
     shutil.copytree(TOP / SERVICES["rejoinder"]["volumes"][0].split(":")[0], rules)
-    rejoinder = [sys.executable, "-c", "import sys; from rejoinder.cli import main; sys.exit(main())"]
-    # TODO: remove when `serve` exists.
-    if b"--ext-proc-advertise" not in subprocess.run([*rejoinder, "serve", "--help"], stdout=-1, check=False).stdout:
-        pytest.skip("there is no `rejoinder serve` yet")
+    assert _from_dockerfile("ENTRYPOINT") == ["rejoinder"]
     serve = [
-        *rejoinder,
+        *(sys.executable, "-m", "rejoinder.cli"),
         *_localized(
             SERVICES["rejoinder"]["command"],
             {
@@ -177,7 +174,6 @@ def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             },
         ),
     ]
-    assert _from_dockerfile("ENTRYPOINT") == ["rejoinder"]
 
     with contextlib.ExitStack() as stack:
         upstream = stack.enter_context(EchoServer())

@@ -589,6 +589,12 @@ def test_a_folder_is_read_in_the_order_of_names_without_dot_files() -> None:
     assert [rule.name for rule in ruleset.rules] == ["10/rule-1", "2/rule-1", "3/rule-1"]
 
 
+def test_a_file_of_a_folder_that_cannot_be_read_is_one_line() -> None:
+    write({"r/a.yaml": answer_at("/a")})
+    Path("r/loop.yaml").symlink_to("loop.yaml")
+    assert errors_of(load([Path("r")])) == ["r/loop.yaml: cannot be read: Too many levels of symbolic links"]
+
+
 def test_files_merge_in_the_order_of_sources() -> None:
     write({"b.yaml": answer_at("/b"), "r/a.yaml": answer_at("/a"), "r/b.yaml": answer_at("/c")})
     ruleset = load([Path("b.yaml"), Path("r"), Path("b.yaml")]).ruleset

@@ -158,6 +158,7 @@ class Envoy(Client):
             if response is clusters and self._cold:
                 continue
             if response.type is ENDPOINTS and not (clusters and int(response.nonce) < int(clusters.nonce)):
+                # Endpoints that Envoy rejects warm a cluster too: it goes on without.
                 self._cold -= {endpoints.name for endpoints in response.resources}
             if self._bad and any(resource.body.decode().startswith(self._bad) for resource in response.resources):
                 self.nack(response.type)

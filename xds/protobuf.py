@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import betterproto2
 from envoy_data_plane.message_pool import default_message_pool
+from google.protobuf import any_pb2, duration_pb2, empty_pb2, struct_pb2, timestamp_pb2, wrappers_pb2
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
     FieldDescriptorProto,
@@ -42,6 +43,14 @@ _POOL: Final = DescriptorPool()
 
 _FILES: Final[dict[str, str]] = {}
 """What is in the pool: the file of each top-level name."""
+
+# Protobuf's own types come from protobuf itself, under the file names by which `json_format` knows them.
+for _well_known in (any_pb2, duration_pb2, empty_pb2, struct_pb2, timestamp_pb2, wrappers_pb2):
+    _POOL.AddSerializedFile(_well_known.DESCRIPTOR.serialized_pb)
+    _FILES.update(
+        (message.full_name, _well_known.DESCRIPTOR.name)
+        for message in _well_known.DESCRIPTOR.message_types_by_name.values()
+    )
 
 
 @functools.cache

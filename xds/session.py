@@ -136,7 +136,9 @@ class _Stream:
     owed: bool = False
     """For a whole type: a response is due, even if it says nothing new."""
     rejected: Snapshot | None = None
-    """The client does not want its resources of this type, and there was nothing to go back to."""
+    """The client did not take its resources of this type, and there was nothing to go back to."""
+    refused: frozenset[str] = frozenset()
+    """The names in the response that was rejected then."""
 
     def resubscribe(self, kind: ResourceType, subscription: Subscription) -> None:
         # A client that drops a name forgets the resource; if it wants it again, it must get it again. And a name that
@@ -249,6 +251,7 @@ class Session:
             else:
                 self.accepted = None
                 stream.rejected = snapshot
+                stream.refused = frozenset(resource.name for resource in response.resources)
         return Nack(self.node, response.type, snapshot, message)
 
     def _advance(self) -> Iterator[Output]:
@@ -258,7 +261,7 @@ class Session:
             return
         for kind in RESOURCE_TYPES:
             stream = self._streams[kind]
-            if stream.subscription is None or stream.under_way or stream.rejected is target:
+            if stream.subscription is None or stream.under_way:
                 continue
             wanted = self._wanted(kind, stream.subscription, target)
             resources = self._due(kind, stream, wanted, target)
@@ -286,13 +289,14 @@ class Session:
     ) -> tuple[Resource, ...] | None:
         """The resources to send now; None: nothing is to be sent."""
         if kind.whole:
-            if stream.sent == wanted and not stream.owed:
+            if stream.rejected is target or (stream.sent == wanted and not stream.owed):
                 return None
             if kind is LISTENERS and not self._made(CLUSTERS, target):
                 return None
             return tuple(wanted.values())
 
-        due = tuple(resource for name, resource in wanted.items() if stream.sent.get(name) != resource)
+        refused = stream.refused if stream.rejected is target else frozenset()
+        due = tuple(r for name, r in wanted.items() if stream.sent.get(name) != r and name not in refused)
         if kind is ROUTES:
             if not self._made(CLUSTERS, target):
                 return None

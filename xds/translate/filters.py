@@ -130,11 +130,19 @@ def rate_limit_override(limits: dict[str, RateLimit]) -> tuple[str, Json]:
         stat_prefix="rate_limit",
         filter_enabled=always,
         filter_enforced=always,
-        rate_limits=[{"actions": [{"metadata": {
-            "descriptor_key": "route",
-            "metadata_key": {"key": METADATA, "path": [{"key": "route"}]},
-            "source": "ROUTE_ENTRY",
-        }}]}],
+        rate_limits=[
+            {
+                "actions": [
+                    {
+                        "metadata": {
+                            "descriptor_key": "route",
+                            "metadata_key": {"key": METADATA, "path": [{"key": "route"}]},
+                            "source": "ROUTE_ENTRY",
+                        }
+                    }
+                ]
+            }
+        ],
         # Requests that no descriptor is about draw from this one: as good as endless.
         token_bucket={"max_tokens": 2**32 - 1, "tokens_per_fill": 2**32 - 1, "fill_interval": "1s"},
         always_consume_default_token_bucket=False,
