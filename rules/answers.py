@@ -18,7 +18,7 @@ from rejoinder.rules.model import STATUSES, Answer, Header, Rule
 TABLE_KEY: Final = "x-rejoinder-table"
 """The gRPC metadata key under which Envoy tells the ext_proc service the name of the answer table to use."""
 
-_BODILESS: Final = (204, 304)
+BODILESS: Final = (204, 304)
 """Final statuses that never have content (RFC 9110, sections 15.3.5 and 15.4.5)."""
 
 
@@ -40,7 +40,7 @@ def reply(answer: Answer, status: int) -> Reply:
         status: the upstream's, for `status_code: original`; an unconditional answer ignores it.
     """
     code = status if answer.status_code is None else answer.status_code
-    body = b"" if code in _BODILESS else answer.body
+    body = b"" if code in BODILESS else answer.body
     headers = answer.headers
     if body and not any(name == "content-type" for name, _ in headers):
         headers = (("content-type", _guessed_type(body)), *headers)

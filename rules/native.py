@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import quote
 
 from rejoinder.rules.addresses import HOST_NAME, PORTS, is_ipv6
+from rejoinder.rules.answers import BODILESS
 from rejoinder.rules.document import List, Map, Scalar, ScalarKind, quoted
 from rejoinder.rules.fields import Fields, Mention, Place, content_beside
 from rejoinder.rules.matching import RegexError, compile_regex
@@ -54,7 +55,6 @@ REQUEST_FIELDS: Final = (*(kind.value for kind in PathKind), "methods", "headers
 
 _PATH_KINDS: Final = tuple(kind.value for kind in PathKind)
 _REDIRECT_STATUSES: Final = (301, 302, 303, 307, 308)
-_NO_BODY: Final = (204, 304)  # RFC 9110, sections 15.3.5 and 15.4.5
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._/-]+")  # becomes part of Envoy resource names and statistics
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
@@ -287,7 +287,7 @@ def _answer(fields: Fields) -> Answer:
     status = fields.get("status_code", _status_or_original, 200)
     if status is None and "enable_on_status" not in fields:
         fields["status_code"].error("original needs enable_on_status: without it no upstream is asked")
-    bodiless = [s for s in _NO_BODY if s == status or (status is None and StatusPattern(str(s)) in patterns)]
+    bodiless = [s for s in BODILESS if s == status or (status is None and StatusPattern(str(s)) in patterns)]
     if body and bodiless:
         given = fields.given.get("body") or fields["body_file"]
         given.error(f"a response with status {bodiless[0]} cannot have a body")

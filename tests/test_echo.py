@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+
 from rejoinder.cli.echo import EchoServer
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from rejoinder.envoy import Binary, EnvoyNotFoundError, find, version
 
 Script = Callable[..., Path]

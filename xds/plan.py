@@ -88,6 +88,11 @@ class Plan:
         """Every answer table in use, once."""
         return tuple({route.table: None for domain in self.domains for route in domain.routes if route.table})
 
+    def rate_limits(self) -> dict[str, RateLimit]:
+        """The limits in use, by the name of the file's route."""
+        routes = (route for domain in self.domains for route in domain.routes)
+        return {route.route.name: route.rate_limit for route in routes if route.route and route.rate_limit}
+
 
 def plan(ruleset: Ruleset) -> Plan:
     """Work the rules into the routes of each domain.

@@ -278,10 +278,6 @@ class Session:
         if kind is CLUSTERS and not (self._settled(LISTENERS, target) and self._settled(ROUTES, target)):
             leaving = {n: cluster for n, cluster in self._streams[CLUSTERS].sent.items() if n not in wanted}
             return {**leaving, **wanted} if leaving else wanted
-        if kind in _PARENTS and (source := self._streams[_PARENTS[kind]].snapshot) not in {None, target}:
-            # The client may be asking because of clusters or listeners from a snapshot that is out of date by now, and
-            # waits for an answer before it takes newer ones.
-            return {**subscription.of(source.by_type[kind]), **wanted}
         return wanted
 
     def _due(

@@ -1,7 +1,7 @@
 """The HTTP filter chain: what stands in it, in which order, and what it is told for a route.
 
-The chain itself hardly ever changes, for a changed chain makes Envoy replace the listener's connections: filters stand
-there disabled, and are switched on by the configuration of the routes (or of all routes) that need them.
+The chain hardly ever changes, for a changed chain makes Envoy replace the listener's connections: filters stand there
+disabled, and are switched on by the configuration of the routes (or of all routes) that need them.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ ORDER: Final = (EXT_PROC, RATE_LIMIT, ROUTER)
 
 def http_filters(plan: Plan) -> list[Json]:
     """The filter chain of every listener."""
-    made = {EXT_PROC: _ext_proc(plan), RATE_LIMIT: _rate_limit(), ROUTER: _router()}
-    return [{"name": name, **made[name]} for name in ORDER]
+    made = {ROUTER: _router()}
+    if plan.tables():
+        made[EXT_PROC] = _ext_proc(plan)
+    if plan.rate_limits():
+        made[RATE_LIMIT] = _rate_limit()
+    return [{"name": name, **made[name]} for name in ORDER if name in made]
 
 
 def _router() -> Json:

@@ -43,7 +43,6 @@ def route_configuration(plan: Plan) -> Json:
     """The one RouteConfiguration."""
     routes = [route for domain in plan.domains for route in domain.routes]
     largest = max((len(route.action.body) for route in routes if isinstance(route.action, Reply)), default=0)
-    limits = {route.route.name: route.rate_limit for route in routes if route.route and route.rate_limit}
     configuration: Json = {
         "name": ROUTES_NAME,
         "ignore_port_in_host_matching": True,
@@ -53,7 +52,7 @@ def route_configuration(plan: Plan) -> Json:
         configuration["max_direct_response_body_size_bytes"] = largest
     if needs_path_header(plan):
         configuration["request_headers_to_remove"] = [PATH_HEADER]
-    if limits:
+    if limits := plan.rate_limits():
         name, override = rate_limit_override(limits)
         configuration["typed_per_filter_config"] = {name: override}
     return configuration

@@ -1,0 +1,221 @@
+"""`rejoinder explain`: which route and rule decide about a request, where the answer is given, and what is sent."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import urllib.parse
+from collections.abc import Iterator
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from rejoinder.cli import console
+from rejoinder.rules.answers import Reply
+from rejoinder.rules.decide import NO_ROUTE_STATUS, Decision, decide
+from rejoinder.rules.load import load
+from rejoinder.rules.misfit import misfit
+from rejoinder.rules.model import STATUSES, Forward, Position, Route, Rule, Ruleset, Scope
+from rejoinder.rules.request import Request, RequestError, parse
+
+_SHOWN_BODY = 200
+"""How much of a body a terminal shows, in characters; JSON has all of it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Step:
+    """One thing that was looked at on the way to the decision."""
+
+    kind: str
+    name: str
+    position: Position
+    verdict: str
+    decides: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Explanation:
+    request: Request
+    decision: Decision
+    steps: tuple[_Step, ...]
+    placement: str
+    """Where what the client gets is made: native, ext_proc, module or upstream."""
+    rule: str | None
+    """Which rule answers."""
+    reply: Reply | None
+    """What is sent; None: the upstream's response passes."""
+    statuses: tuple[tuple[str, str, str], ...]
+    """Where no status was given: statuses, rule, what is sent."""
+
+
+def run(options: argparse.Namespace) -> int:
+    loaded = load(options.sources, upstreams=dict(options.upstream))
+    console.print_problems(problem for problem in loaded.problems if loaded.ruleset is None)
+    if loaded.ruleset is None:
+        return 1
+    try:
+        request = _request(options)
+    except RequestError as error:
+        console.say(f"Envoy answers 400 before any rule is asked: {error}")
+        return 0
+    explanation = _explain(loaded.ruleset, request, options.status, options.conditional)
+    if options.format == "json":
+        console.print_json(_json(explanation))
+    else:
+        _print(explanation, options.status)
+    return 0
+
+
+def _request(options: argparse.Namespace) -> Request:
+    url = options.url if "://" in options.url else f"http://localhost/{options.url.removeprefix('/')}"
+    parts = urllib.parse.urlsplit(url)
+    hosts = [value for name, value in options.header if name.lower() == "host"]
+    headers = tuple((name, value) for name, value in options.header if name.lower() != "host")
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return parse(options.method, hosts[0] if hosts else parts.netloc, target, headers, scheme=parts.scheme)
+
+
+def _explain(ruleset: Ruleset, request: Request, status: int | None, conditional: str) -> _Explanation:
+    if request.moved:
+        reply = Reply(307, (("location", request.target),), b"")
+        step = _Step(
+            "path", request.target, Position("", 0), "escaped slashes: Envoy redirects to the plain path", True
+        )
+        return _Explanation(request, decide(Ruleset(), request), (step,), "native", None, reply, ())
+    decision = decide(ruleset, request)
+    steps = (*_route_steps(ruleset, request, decision), *_rule_steps(ruleset, request, decision))
+    if decision.reply:
+        rule = decision.rule.name if decision.rule else None
+        return _Explanation(request, decision, steps, "native", rule, decision.reply, ())
+    if decision.route is None and status is None:
+        status = NO_ROUTE_STATUS
+    if status is None:
+        return _Explanation(request, decision, steps, "upstream", None, None, tuple(_statuses(decision, conditional)))
+    answered = decision.on_status(status)
+    if answered:
+        return _Explanation(request, decision, steps, conditional, answered[0], answered[1], ())
+    if decision.route is None:
+        return _Explanation(request, decision, steps, "native", None, Reply(NO_ROUTE_STATUS, (), b""), ())
+    return _Explanation(request, decision, steps, "upstream", None, None, ())
+
+
+def _route_steps(ruleset: Ruleset, request: Request, decision: Decision) -> Iterator[_Step]:
+    for route in ruleset.routes:
+        reason = misfit(Scope(domains=route.domains, request=route.request), request, None)
+        verdict = f"does not fit: {reason}" if reason else f"takes the request: {_action(route)}"
+        yield _Step("route", route.name, route.position, verdict, route is decision.route)
+        if route is decision.route:
+            return
+    yield _Step("route", "none", Position("", 0), "no route fits: Envoy's own 404", True)
+
+
+def _action(route: Route) -> str:
+    return f'forward to upstream "{route.action.upstream}"' if isinstance(route.action, Forward) else "answer"
+
+
+def _rule_steps(ruleset: Ruleset, request: Request, decision: Decision) -> Iterator[_Step]:
+    route = decision.route.name if decision.route else None
+    for rule in ruleset.rules:
+        reason = misfit(rule.scope, request, route)
+        yield _Step(
+            "rule",
+            rule.name,
+            rule.position,
+            f"does not fit: {reason}" if reason else _verdict(rule, decision),
+            not reason,
+        )
+        if not reason and (rule.final or decision.reply):
+            return
+
+
+def _verdict(rule: Rule, decision: Decision) -> str:
+    if rule.unconditional:
+        return "fits and answers at once" if rule is decision.rule else "is asked where the rules before have no answer"
+    if decision.reply:
+        return "fits, but the route answers by itself"
+    return "fits, and is asked when the status is known"
+
+
+def _statuses(decision: Decision, conditional: str) -> Iterator[tuple[str, str, str]]:
+    """What the statuses bring, neighbours with the same outcome together."""
+    groups: list[tuple[int, int, str, str]] = []
+    for status in STATUSES:
+        answered = decision.on_status(status)
+        choice = decision.table.choose(status)
+        rule = answered[0] if answered else "-"
+        if not answered or not choice:
+            sent = "the upstream's response"
+        else:
+            code = "the same status" if choice.answer.status_code is None else str(answered[1].status)
+            sent = f"{code}, {_size(answered[1])} ({conditional})"
+        if groups and groups[-1][2:] == (rule, sent):
+            groups[-1] = (groups[-1][0], status, rule, sent)
+        else:
+            groups.append((status, status, rule, sent))
+    for first, last, rule, sent in groups:
+        yield (str(first) if first == last else f"{first}-{last}", rule, sent)
+
+
+def _size(reply: Reply) -> str:
+    return f"{len(reply.body)} bytes" if reply.body else "no body"
+
+
+def _print(explanation: _Explanation, status: int | None) -> None:
+    out, request = console.out, explanation.request
+    asked = f"{request.method} {request.scheme}://{request.authority}{request.target}"
+    out.print(Text.assemble(("request   ", "bold"), asked + (f", upstream says {status}" if status else "")))
+    for step in explanation.steps:
+        where = "" if step.position == Position("", 0) else f" ({step.position})"
+        label = Text(f"{step.kind:<10}", "bold" if step.decides else "dim")
+        out.print(Text.assemble(label, Text(f"{step.name}{where}: {step.verdict}", "" if step.decides else "dim")))
+    if explanation.statuses:
+        table = Table("upstream says", "rule", "client gets", box=box.SIMPLE if out.is_terminal else None)
+        for row in explanation.statuses:
+            table.add_row(*row)
+        out.print(table)
+        return
+    out.print(Text.assemble(("placement ", "bold"), explanation.placement))
+    if explanation.reply is None:
+        out.print(Text.assemble(("sent      ", "bold"), "what the upstream sends"))
+        return
+    out.print(Text.assemble(("sent      ", "bold"), f"{explanation.reply.status}, {_size(explanation.reply)}"))
+    for name, value in _all_headers(explanation.reply):
+        out.print(f"          {name}: {value}", markup=False)
+    if explanation.reply.body:
+        body = explanation.reply.body.decode("utf-8", "backslashreplace")
+        out.print()
+        out.print(body[:_SHOWN_BODY] + (" ..." if len(body) > _SHOWN_BODY else ""), markup=False)
+
+
+def _all_headers(reply: Reply) -> list[tuple[str, str]]:
+    return [*reply.headers, ("content-length", str(len(reply.body)))]
+
+
+def _json(explanation: _Explanation) -> dict[str, Any]:
+    route, reply = explanation.decision.route, explanation.reply
+    return {
+        "request": {
+            "method": explanation.request.method,
+            "host": explanation.request.host,
+            "path": explanation.request.path,
+            "query": explanation.request.query,
+        },
+        "route": route.name if route else None,
+        "rule": explanation.rule,
+        "placement": explanation.placement,
+        "reply": reply
+        and {
+            "status": reply.status,
+            "headers": [[name, value] for name, value in _all_headers(reply)],
+            "body": reply.body.decode("utf-8", "backslashreplace"),
+        },
+        "statuses": [
+            {"statuses": statuses, "rule": rule, "reply": sent} for statuses, rule, sent in explanation.statuses
+        ],
+        "steps": [
+            {"kind": step.kind, "name": step.name, "at": str(step.position), "verdict": step.verdict}
+            for step in explanation.steps
+        ],
+    }

@@ -1,0 +1,70 @@
+/* Envoy's dynamic module ABI: the part of it that this module uses, in our own words.
+ *
+ * Version v0.2.0, which is Envoy 1.40's. Hooks (`on_`) are functions of ours that Envoy calls, callbacks are functions
+ * of Envoy's that we call: from within a hook, on its thread, with the pointer that the hook was given. What Envoy hands
+ * out (a buffer's bytes) is its own and good until the hook returns or changes it.
+ * https://github.com/envoyproxy/envoy/blob/v1.40.0/source/extensions/dynamic_modules/abi/abi.h
+ */
+#ifndef REJOINDER_ABI_H
+#define REJOINDER_ABI_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define ABI_VERSION "v0.2.0"
+
+typedef struct {
+  const char *ptr;
+  size_t length;
+} buffer;
+
+typedef struct {
+  const char *name;
+  size_t name_length;
+  const char *value;
+  size_t value_length;
+} header;
+
+enum { REQUEST_HEADERS = 0, RESPONSE_HEADERS = 2, RESPONSE_TRAILERS = 3 };
+enum { RECEIVED_RESPONSE_BODY = 2, BUFFERED_RESPONSE_BODY = 3 };
+
+/* What a hook for headers, a body or trailers returns. STOP for headers: hold them and call the body's hook with what
+ * comes; for a body: throw away what is left in it and hold the headers still. */
+enum { CONTINUE = 0, STOP = 1, STOP_NO_BUFFER = 3 };
+
+enum { LOG_WARNING = 3, LOG_ERROR = 4 };
+
+/* A name in Envoy is long; one macro says it once. */
+#define CALLBACK(name) envoy_dynamic_module_callback_##name
+#define ON(name) envoy_dynamic_module_on_##name
+
+const void *CALLBACK(get_most_specific_route_config)(void *envoy);
+void CALLBACK(log)(int level, buffer text);
+
+/* A null or empty value removes the header. Names must be in lower case. */
+bool CALLBACK(http_set_header)(void *envoy, int type, buffer name, buffer value);
+bool CALLBACK(http_add_header)(void *envoy, int type, buffer name, buffer value);
+bool CALLBACK(http_get_header)(void *envoy, int type, buffer name, buffer *value, size_t index, size_t *count);
+size_t CALLBACK(http_get_headers_size)(void *envoy, int type);
+bool CALLBACK(http_get_headers)(void *envoy, int type, header *headers);
+
+size_t CALLBACK(http_get_body_size)(void *envoy, int type);
+bool CALLBACK(http_drain_body)(void *envoy, int type, size_t length);
+bool CALLBACK(http_append_body)(void *envoy, int type, buffer data);
+
+/* A response of Envoy's own (a local reply). It may destroy the filter before it returns. */
+void CALLBACK(http_send_response)(void *envoy, uint32_t status, header *headers, size_t count, buffer body,
+                                  buffer details);
+
+/* `commit` has the hook `scheduled` called on the stream's thread, once what goes on there now is done. */
+void *CALLBACK(http_filter_scheduler_new)(void *envoy);
+void CALLBACK(http_filter_scheduler_commit)(void *scheduler, uint64_t event);
+void CALLBACK(http_filter_scheduler_delete)(void *scheduler);
+
+int CALLBACK(http_filter_config_define_counter)(void *envoy_config, buffer name, buffer *labels, size_t count,
+                                                size_t *id);
+int CALLBACK(http_filter_increment_counter)(void *envoy, size_t id, buffer *labels, size_t count, uint64_t value);
+bool CALLBACK(http_set_dynamic_metadata_string)(void *envoy, buffer name_space, buffer key, buffer value);
+
+#endif

@@ -1,0 +1,25 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from gateway import Gateway
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[Gateway]:
+    """One real gateway for a test file; each test applies rules of its own."""
+    with Gateway() as running:
+        yield running
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--differential",
+        default=0,
+        type=int,
+        metavar="N",
+        help="compare Envoy with `decide` on N random rule files, instead of the few and fixed ones of CI",
+    )

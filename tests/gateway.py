@@ -1,0 +1,243 @@
+"""A real gateway for tests: Envoy, control plane and ext_proc service in this process, and an upstream that obeys.
+
+    with Gateway() as gateway:
+        gateway.apply(load([path]).ruleset)
+        answer = gateway.ask("GET", "a.test", "/x", [("x-status", "503")])
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import dataclasses
+import http.client
+import http.server
+import itertools
+import socket
+import threading
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from rejoinder import envoy
+from rejoinder.extproc.server import Processor
+from rejoinder.rules.load import load
+from rejoinder.rules.model import Answer, Endpoint, Listener, Rule, Ruleset, Scope
+from rejoinder.xds.build import Build, build
+from rejoinder.xds.server import Event, Server
+from rejoinder.xds.session import Accepted, Nack
+from rejoinder.xds.translate import Settings
+
+SECONDS = 30.0
+"""How long a test waits for what must come."""
+
+MARKER_DOMAIN = "generation.invalid"
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Response:
+    status: int
+    headers: list[tuple[str, str]]
+    """Names in lower case."""
+    body: bytes
+
+    def values(self, name: str) -> list[str]:
+        return [value for other, value in self.headers if other == name]
+
+
+def ruleset(path: Path) -> Ruleset:
+    """The rule set of files that must have no error."""
+    loaded = load([path])
+    assert loaded.ruleset is not None, loaded.problems
+    return loaded.ruleset
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def ask(
+    address: tuple[str, int], method: str, host: str, target: str, headers: Sequence[tuple[str, str]] = ()
+) -> Response:
+    """One request on a connection of its own; the path travels as it is."""
+    connection = http.client.HTTPConnection(*address, timeout=SECONDS)
+    with contextlib.closing(connection):
+        connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+        connection.putheader("host", host)
+        for name, value in headers:
+            connection.putheader(name, value)
+        connection.endheaders()
+        response = connection.getresponse()
+        return Response(
+            response.status, [(name.lower(), value) for name, value in response.getheaders()], response.read()
+        )
+
+
+class Upstream:
+    """Answers with the status that the request header `x-status` says (else 200), and remembers what it was asked."""
+
+    HEADERS = (("x-from", "upstream"), ("etag", '"1"'), ("set-cookie", "up=1"), ("content-type", "text/html"))
+    BODY = b"<p>from upstream</p>"
+
+    def __init__(self) -> None:
+        upstream = self
+        self.requests: list[str] = []
+        self.connections = 0
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def setup(self) -> None:
+                super().setup()
+                upstream.connections += 1
+
+            def handle_any(self) -> None:
+                upstream.requests.append(f"{self.command} {self.path}")
+                status = int(self.headers.get("x-status", "200"))
+                self.rfile.read(int(self.headers.get("content-length", "0")))
+                self.send_response_only(status)
+                for name, value in Upstream.HEADERS:
+                    self.send_header(name, value)
+                body = b"" if status in (204, 304) or self.headers.get("x-empty") else Upstream.BODY
+                if status not in (204, 304):
+                    self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+            do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_any
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread.start()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self._server.server_address[:2]
+        return str(host), int(port)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class Gateway:
+    """Envoy with our control plane and ext_proc service, run by an event loop in a thread."""
+
+    def __init__(self, concurrency: int = 1) -> None:
+        self.upstream = Upstream()
+        self.address = ("127.0.0.1", free_port())
+        self.events: list[Event] = []
+        self.processor = Processor()
+        self.envoy: envoy.EnvoyProcess
+        self._concurrency = concurrency
+        self._generations = itertools.count(1)
+        self._settled = threading.Condition()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._stack = contextlib.AsyncExitStack()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.run(self._start())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.run(self._stack.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self.upstream.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run something in the gateway's event loop."""
+        future: concurrent.futures.Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        return future.result(SECONDS)
+
+    async def _start(self) -> None:
+        self.server = Server(self._on_event)
+        self.ext_proc_port = await self.processor.start("127.0.0.1:0")
+        self._stack.push_async_callback(self.processor.stop)
+        xds = await self.server.start("127.0.0.1:0")
+        self._stack.push_async_callback(self.server.stop)
+        self.envoy = await self._stack.enter_async_context(
+            envoy.running(
+                envoy.find().path,
+                envoy.bootstrap(("127.0.0.1", xds), admin=("127.0.0.1", 0)),
+                concurrency=self._concurrency,
+            )
+        )
+
+    def _on_event(self, event: Event) -> None:
+        with self._settled:
+            self.events.append(event)
+            self._settled.notify_all()
+
+    def build(self, rules: Ruleset) -> Build:
+        """What is made of a ruleset here: upstreams that are `builtin:echo` lead to `self.upstream`."""
+        upstreams = tuple(
+            dataclasses.replace(each, endpoints=(Endpoint(*self.upstream.address),)) if each.echo else each
+            for each in rules.upstreams
+        )
+        listeners = (Listener(*self.address),)
+        settings = Settings(Endpoint("127.0.0.1", self.ext_proc_port))
+        return build(dataclasses.replace(rules, upstreams=upstreams, listeners=listeners), settings)
+
+    def publish(self, built: Build) -> Event:
+        """Publish, and wait for what Envoy says to it."""
+        version = built.snapshot.version
+
+        def settled() -> list[Event]:
+            return [
+                event
+                for event in self.events
+                if isinstance(event, Accepted | Nack) and event.snapshot.version == version
+            ]
+
+        async def publish() -> None:
+            self.events.clear()
+            self.processor.publish(built.ruleset, built.plan.tables())
+            self.server.publish(built.snapshot)
+
+        self.run(publish())
+        with self._settled:
+            assert self._settled.wait_for(lambda: bool(settled()), SECONDS), "Envoy says nothing"
+        return settled()[0]
+
+    def apply(self, rules: Ruleset) -> None:
+        """Have Envoy answer by these rules, and wait until its worker does."""
+        generation = str(next(self._generations))
+        # A domain of its own, so that nothing else in the routes is different.
+        marker = Rule("generation", (Answer(body=generation.encode()),), Scope(domains=(MARKER_DOMAIN,)))
+        event = self.publish(self.build(dataclasses.replace(rules, rules=(marker, *rules.rules))))
+        assert isinstance(event, Accepted), event
+        # Envoy says yes before its worker threads have heard of it.
+        for _ in range(int(SECONDS / 0.01)):
+            with contextlib.suppress(OSError):
+                if self.ask("GET", MARKER_DOMAIN, "/").body.decode() == generation:
+                    return
+            threading.Event().wait(0.01)
+        raise AssertionError("Envoy does not come to answer by these rules")
+
+    def ask(
+        self, method: str, host: str, target: str, headers: Sequence[tuple[str, str]] = ()
+    ) -> Response:
+        return ask(self.address, method, host, target, headers)
+
+    def stats(self, pattern: str) -> dict[str, int]:
+        return self.run(self.envoy.admin.stats(pattern))

@@ -1,0 +1,267 @@
+"""Envoy's real answers equal `decide`: hypothesis makes rule files and requests.
+
+    pytest tests/test_differential.py                       as in CI: a fixed seed and few examples
+    pytest tests/test_differential.py --differential 2000   so many rule files, each with ten requests, at random
+"""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from gateway import Gateway, Response, Upstream
+from hypothesis import HealthCheck, Phase, assume, event, given, seed, settings
+from hypothesis import strategies as st
+
+from rejoinder.rules.answers import Reply
+from rejoinder.rules.decide import NO_ROUTE_STATUS, decide
+from rejoinder.rules.load import load
+from rejoinder.rules.model import Forward, Ruleset
+from rejoinder.rules.request import Request, parse
+
+REQUESTS = 10
+DEAD_STATUS = 503  # what Envoy says for an upstream that does not listen
+
+Json = dict[str, Any]
+
+# Small alphabets, so that things meet.
+HOSTS = ("a.test", "b.a.test", "c.b.a.test", "other.test")
+DOMAINS = ("*", "a.test", "*.a.test", "b.a.test", "*.b.a.test", "other.test")
+SEGMENTS = ("a", "b", "ab", "A", "%20", "a.b", "~")
+METHODS = ("GET", "HEAD", "POST", "DELETE")
+NAMES = ("x-a", "x-b", "accept")
+VALUES = ("1", "2", "12", "json", "text/json", "")
+PARAMETERS = ("q", "r")
+STATUSES = (200, 201, 204, 304, 404, 418, 429, 500, 502, 503, 599)
+REGEXES = ("/a.*", "/.*b", "/[ab]+", "/a/(a|b)", "(?i)/AB?(/.*)?", "/[^?]*", r"/a\?b", ".*", "/a(/.*)?", "/.*/.*")
+
+paths = st.lists(st.sampled_from(SEGMENTS), max_size=3).map(lambda parts: "/" + "/".join(parts))
+
+
+def optional(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Json]:
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+value_tests = st.one_of(
+    st.sampled_from(VALUES),
+    st.builds(
+        lambda kind, value: {kind: value},
+        st.sampled_from(("exact", "prefix", "suffix", "contains", "regex")),
+        st.sampled_from(VALUES[:-1]),
+    ),
+    st.just({"present": True}),
+)
+path_tests = st.one_of(
+    st.just({}),
+    st.builds(lambda path: {"path": path}, paths),
+    st.builds(lambda path: {"prefix": path}, paths),
+    st.builds(lambda regex: {"regex": regex}, st.sampled_from(REGEXES)),
+)
+request_tests = st.builds(
+    lambda path, more: {**path, **more},
+    path_tests,
+    optional(
+        methods=st.lists(st.sampled_from(METHODS), min_size=1, max_size=2, unique=True),
+        headers=st.dictionaries(st.sampled_from(NAMES), value_tests, min_size=1, max_size=2),
+        query=st.dictionaries(st.sampled_from(PARAMETERS), value_tests, min_size=1, max_size=1),
+    ),
+)
+domains = st.lists(st.sampled_from(DOMAINS), min_size=1, max_size=2, unique=True)
+bodies = st.one_of(
+    st.sampled_from(("", "text", '{"json": 1}', "100% %REQ(x-a)%", "grüße")),
+    st.integers(4000, 9000).map(lambda size: "x" * size),
+)
+# Visible ASCII and blanks inside; what Envoy sets itself (date, server) is left out.
+header_values = st.text(string.ascii_letters + string.digits + "%:;=/ \"'", max_size=12).map(str.strip)
+headers = st.lists(
+    st.builds(
+        lambda name, value: f"{name}={value}",
+        st.sampled_from(("Location", "X-One", "X-Two", "Set-Cookie", "Retry-After", "ETag", "X-From")),
+        header_values,
+    ),
+    max_size=4,
+)
+
+
+@st.composite
+def answers(draw: st.DrawFn, conditional: bool) -> Json:
+    answer: Json = {"headers": draw(headers)}
+    statuses = [status for status in STATUSES if status not in (204, 304)]
+    if conditional:
+        patterns = [*STATUSES, "2xx", "4xx", "5xx", "50x", "41x"]
+        answer["enable_on_status"] = draw(st.lists(st.sampled_from(patterns), min_size=1, max_size=3, unique_by=str))
+        answer["status_code"] = draw(st.sampled_from([*statuses, "original"]))
+    else:
+        answer["status_code"] = draw(st.sampled_from(statuses))
+    if draw(st.booleans()):
+        answer["headers"].append(f"Content-Type={draw(st.sampled_from(('text/html', 'image/png')))}")
+    answer["body"] = draw(bodies)
+    if not answer["body"]: answer["headers"]=[h for h in answer["headers"] if not h.startswith("Content-Type")]
+    return answer
+
+
+@st.composite
+def scopes(draw: st.DrawFn, routes: list[str]) -> Json:
+    scope = draw(st.one_of(st.just({}), request_tests))
+    if draw(st.booleans()):
+        scope = {**scope, "domains": draw(domains)}
+    if routes and draw(st.booleans()):
+        scope = {**scope, "routes": draw(st.lists(st.sampled_from(routes), min_size=1, max_size=2, unique=True))}
+    return scope
+
+
+@st.composite
+def rules(draw: st.DrawFn, number: int, routes: list[str]) -> Json:
+    kind = draw(st.sampled_from(("unconditional", "conditional", "conditional", "several")))
+    rule: Json = {"name": f"rule{number}"}
+    if scope := draw(scopes(routes)):
+        rule["match"] = scope
+    if kind == "unconditional":
+        return {**rule, **draw(answers(conditional=False))}
+    if draw(st.booleans()):
+        rule["fallthrough"] = True
+    if kind == "conditional":
+        return {**rule, **draw(answers(conditional=True))}
+    several = [draw(answers(conditional=True)), draw(answers(conditional=draw(st.booleans())))]
+    taken: set[str] = set()
+    for answer in several:  # a status may be claimed once
+        claimed = [status for status in answer.get("enable_on_status", []) if str(status) not in taken]
+        taken |= set(map(str, claimed))
+        if "enable_on_status" in answer:
+            assume(claimed)
+            answer["enable_on_status"] = claimed
+    return {**rule, "rules": several}
+
+
+@st.composite
+def routes(draw: st.DrawFn, number: int) -> Json:
+    route: Json = {"name": f"route{number}", **draw(request_tests)}
+    if draw(st.booleans()):
+        route["domains"] = draw(domains)
+    action = draw(st.sampled_from(("up", "up", "up", "dead", "respond", "redirect")))
+    if action == "respond":
+        return {**route, "respond": draw(answers(conditional=False))}
+    if action == "redirect":
+        return {**route, "redirect": draw(redirects())}
+    return {**route, "upstream": action}
+
+
+@st.composite
+def redirects(draw: st.DrawFn) -> Json:
+    target = draw(
+        st.one_of(
+            st.builds(lambda path: {"path": path}, st.sampled_from(("/new", "/new?z=1", "/"))),
+            st.builds(lambda path: {"prefix": path}, st.sampled_from(("/new", "/new/x", "/"))),
+            st.just({"host": "new.test"}),
+        )
+    )
+    more = draw(
+        optional(
+            scheme=st.sampled_from(("http", "https")),
+            port=st.sampled_from((80, 443, 8080)),
+            status_code=st.sampled_from((301, 302, 303, 307, 308)),
+        )
+    )
+    return {**target, **more}
+
+
+@st.composite
+def rule_files(draw: st.DrawFn) -> Json:
+    made = [draw(routes(number)) for number in range(draw(st.integers(0, 3)))]
+    names = [route["name"] for route in made]
+    document: Json = {
+        "upstreams": {"up": "builtin:echo", "dead": "http://127.0.0.1:1"},
+        "routes": made,
+        "rules": [draw(rules(number, names)) for number in range(draw(st.integers(0, 4)))],
+    }
+    return {key: value for key, value in document.items() if value}
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[Request, str, list[tuple[str, str]]]:
+    """A request, and how it is put on the wire: target and headers."""
+    path = draw(st.one_of(paths, st.sampled_from(("/a//b", "/a/../b", "/a/./b", "/%61", "/a%2Fb", "/a/", "//", "/a?b"))))
+    pairs = st.tuples(st.sampled_from(PARAMETERS), st.sampled_from(VALUES))
+    query = "&".join(f"{name}={value}" for name, value in draw(st.lists(pairs, max_size=2)))
+    target = path + (f"?{query}" if query and "?" not in path else "")
+    sent = draw(st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=3))
+    sent.append(("x-status", str(draw(st.sampled_from(STATUSES)))))
+    if draw(st.integers(0, 3)) == 0:
+        sent.append(("x-empty", "1"))
+    authority = draw(st.sampled_from(HOSTS)) + draw(st.sampled_from(("", "", ":80", ":8080")))
+    authority = authority.upper() if draw(st.integers(0, 7)) == 0 else authority
+    method = draw(st.sampled_from(METHODS))
+    return parse(method, authority, target, tuple(sent)), target, sent
+
+
+def expected(ruleset: Ruleset, request: Request, sent: list[tuple[str, str]]) -> Reply | int:
+    """What the client must get: a reply of ours, or the status of a response that passes."""
+    if request.moved:
+        return Reply(307, (("location", request.target),), b"")
+    decision = decide(ruleset, request)
+    if decision.reply:
+        return decision.reply
+    status = int(dict(sent)["x-status"])
+    if decision.route is None:
+        status = NO_ROUTE_STATUS
+    elif isinstance(decision.route.action, Forward) and decision.route.action.upstream == "dead":
+        status = DEAD_STATUS
+    answered = decision.on_status(status)
+    return status if answered is None else answered[1]
+
+
+# What Envoy adds to every response, and how it says how long the body is.
+ENVOYS_OWN = {"date", "server", "connection", "content-length", "transfer-encoding"}
+
+
+def check(response: Response, wanted: Reply | int, method: str) -> None:
+    if isinstance(wanted, int):
+        assert response.status == wanted
+        if response.values("x-from") == ["upstream"]:
+            assert response.values("etag") == ['"1"']
+            assert response.body in (Upstream.BODY, b"")
+        return
+    assert response.status == wanted.status
+    ours = [(name, value) for name, value in response.headers if name not in ENVOYS_OWN]
+    assert sorted(ours) == sorted(wanted.headers)
+    for name, _ in wanted.headers:  # several values of one header keep their order
+        assert response.values(name) == [value for other, value in wanted.headers if other == name]
+    assert response.body == (b"" if method == "HEAD" else wanted.body)
+    if lengths := response.values("content-length"):
+        assert lengths == [str(len(wanted.body))]
+
+
+def run(gateway: Gateway, folder: Path, document: Json, asked: list[Any]) -> None:
+    file = folder / "rules.yaml"
+    file.write_text(yaml.safe_dump(document, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    loaded = load([file])
+    assert loaded.ruleset is not None, loaded.problems
+    gateway.apply(loaded.ruleset)
+    for request, target, sent in asked:
+        wanted = expected(loaded.ruleset, request, sent)
+        event("passes" if isinstance(wanted, int) else "answered")
+        response = gateway.ask(request.method, request.authority, target, sent)
+        check(response, wanted, request.method)
+
+
+def test_envoy_answers_as_decide_says(
+    gateway: Gateway, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> None:
+    folder = tmp_path_factory.mktemp("rules")
+    examples = int(pytestconfig.getoption("differential"))
+
+    @settings(
+        max_examples=examples or 60,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate, Phase.shrink),
+    )
+    @given(document=rule_files(), asked=st.lists(requests(), min_size=REQUESTS, max_size=REQUESTS))
+    def compare(document: Json, asked: list[Any]) -> None:
+        run(gateway, folder, document, asked)
+
+    (compare if examples else seed(20261121)(compare))()

@@ -1,0 +1,216 @@
+"""The ext_proc service over a real connection, with a gRPC client in Envoy's place."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+import pytest
+from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
+
+from rejoinder.extproc import Counters, Processor
+from rejoinder.extproc.server import GENERATIONS, SERVICE
+from rejoinder.rules.answers import TABLE_KEY, AnswerTable, answer_table
+from rejoinder.rules.model import Answer, Rule, Ruleset, StatusPattern
+from rejoinder.xds.protobuf import message_class
+
+_ProcessingRequest: Final = message_class(ext_proc.ProcessingRequest)
+_ProcessingResponse: Final = message_class(ext_proc.ProcessingResponse)
+
+
+def _rule(name: str, body: bytes = b"ours", **headers: str) -> Rule:
+    return Rule(name, (Answer(503, tuple(headers.items()), body, (StatusPattern("503"),)),))
+
+
+def _table(*rules: Rule) -> AnswerTable:
+    return answer_table(rules)
+
+
+def _headers(kind: str, **headers: str) -> bytes:
+    lines = [{"key": name.replace("_", ":"), "raw_value": value.encode()} for name, value in headers.items()]
+    encoded: bytes = _ProcessingRequest(**{kind: {"headers": {"headers": lines}}}).SerializeToString()
+    return encoded
+
+
+_REQUEST: Final = _headers("request_headers", _method="GET", _authority="a.example", _path="/")
+_UNAVAILABLE: Final = _headers("response_headers", _status="503")
+
+
+class _Client:
+    """Opens streams as Envoy does."""
+
+    def __init__(self, port: int) -> None:
+        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        self._method = self.channel.stream_stream(f"/{SERVICE}/Process")
+
+    def open(self, table: AnswerTable | None = None) -> Any:
+        return self._method(metadata=None if table is None else ((TABLE_KEY, table.name),))
+
+    async def exchange(self, table: AnswerTable | None, *messages: bytes) -> list[bytes]:
+        """The bodies of the replies to some messages; empty where there is none. The stream must then end well."""
+        stream = self.open(table)
+        bodies = []
+        for message in messages:
+            await stream.write(message)
+            data = await stream.read()
+            if data is grpc.aio.EOF:
+                break
+            bodies.append(_ProcessingResponse.FromString(data).immediate_response.body)
+        assert await stream.code() is grpc.StatusCode.OK
+        return bodies
+
+
+@contextlib.asynccontextmanager
+async def _serving(*rules: Rule) -> AsyncIterator[tuple[Processor, _Client]]:
+    processor = Processor()
+    client = _Client(await processor.start("127.0.0.1:0"))
+    processor.publish(Ruleset(rules=rules), [_table(*rules)] if rules else [])
+    try:
+        yield processor, client
+    finally:
+        await client.channel.close()
+        await processor.stop()
+
+
+def test_streams_of_both_kinds_are_answered_and_counted() -> None:
+    async def main() -> None:
+        async with _serving(_rule("busy")) as (processor, client):
+            assert await client.exchange(_table(_rule("busy")), _UNAVAILABLE) == [b"ours"]
+            assert await client.exchange(None, _REQUEST, _UNAVAILABLE) == [b"", b"ours"]
+            assert await client.exchange(None, _REQUEST, _headers("response_headers", _status="500")) == [b""]
+            assert processor.counters() == Counters({"busy": 2}, passed=1, unknown_tables=0, failures=0)
+
+    asyncio.run(main())
+
+
+def test_before_anything_is_published_everything_passes() -> None:
+    async def main() -> None:
+        async with _serving() as (_, client):
+            assert await client.exchange(None, _REQUEST) == []
+
+    asyncio.run(main())
+
+
+def test_unknown_table_lets_responses_pass_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with _serving(_rule("busy")) as (processor, client):
+            for _ in range(3):
+                assert await client.exchange(_table(_rule("other")), _UNAVAILABLE) == []
+            assert processor.counters() == Counters({}, passed=3, unknown_tables=3, failures=0)
+
+    asyncio.run(main())
+    name = _table(_rule("other")).name
+    assert caplog.messages == [f"Envoy names an answer table that is not here, {name}: responses pass"]
+
+
+def test_tables_of_the_last_generations_stay() -> None:
+    async def main() -> None:
+        first = _table(_rule("first"))
+        async with _serving(_rule("first")) as (processor, client):
+            for number in range(1, GENERATIONS):
+                processor.publish(Ruleset(), [_table(_rule(f"rule-{number}"))])
+                processor.publish(Ruleset(), [_table(_rule(f"rule-{number}"))])  # changes no table, takes no place
+            assert await client.exchange(first, _UNAVAILABLE) == [b"ours"]
+            processor.publish(Ruleset(), [])
+            assert await client.exchange(first, _UNAVAILABLE) == []
+            assert await client.exchange(_table(_rule("rule-1")), _UNAVAILABLE) == [b"ours"]
+
+    asyncio.run(main())
+
+
+def test_exchange_keeps_to_the_rules_of_its_request() -> None:
+    async def main() -> None:
+        async with _serving(_rule("old", b"old")) as (processor, client):
+            stream = client.open()
+            await stream.write(_REQUEST)
+            await stream.read()
+            processor.publish(Ruleset(rules=(_rule("new", b"new"),)), [])
+            await stream.write(_UNAVAILABLE)
+            assert _ProcessingResponse.FromString(await stream.read()).immediate_response.body == b"old"
+            assert await client.exchange(None, _REQUEST, _UNAVAILABLE) == [b"", b"new"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        pytest.param(b"\xff\xff", "an exchange passes untouched, because this went wrong", id="no-protobuf"),
+        pytest.param(
+            _ProcessingRequest(request_body={}).SerializeToString(),
+            "an exchange passes untouched: expected the headers of a request, got Other(kind='request_body')",
+            id="unexpected",
+        ),
+    ],
+)
+def test_message_that_makes_no_sense_lets_the_exchange_pass(
+    message: bytes, expected: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with _serving(_rule("busy")) as (processor, client):
+            assert await client.exchange(None, message) == []
+            assert processor.counters() == Counters({}, passed=1, unknown_tables=0, failures=1)
+            assert await client.exchange(None, _REQUEST, _UNAVAILABLE) == [b"", b"ours"]
+
+    asyncio.run(main())
+    assert caplog.messages == [expected]
+
+
+def test_answer_that_cannot_be_sent_lets_the_response_pass(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        rule = _rule("broken", **{"x-text": "\udc80"})  # no UTF-8 for that
+        async with _serving(rule) as (processor, client):
+            assert await client.exchange(None, _REQUEST, _UNAVAILABLE) == [b""]
+            assert processor.counters().failures == 1
+
+    asyncio.run(main())
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+def test_many_streams_are_open_at_once() -> None:
+    async def main() -> None:
+        async with _serving(_rule("busy")) as (processor, client):
+            streams = [client.open() for _ in range(200)]
+            for stream in streams:
+                await stream.write(_REQUEST)
+            await asyncio.gather(*(stream.read() for stream in streams))
+            for stream in reversed(streams):
+                await stream.write(_UNAVAILABLE)
+            replies = await asyncio.gather(*(stream.read() for stream in streams))
+            assert {_ProcessingResponse.FromString(data).immediate_response.body for data in replies} == {b"ours"}
+            assert processor.counters().replies == {"busy": 200}
+
+    asyncio.run(main())
+
+
+def test_client_that_goes_away_leaves_no_trace(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with _serving(_rule("busy")) as (processor, client):
+            stream = client.open()
+            await stream.write(_REQUEST)
+            await stream.read()
+            stream.cancel()
+            assert await client.exchange(None, _REQUEST, _UNAVAILABLE) == [b"", b"ours"]
+            assert processor.counters() == Counters({"busy": 1}, passed=0, unknown_tables=0, failures=0)
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(main())
+    assert caplog.messages == []
+
+
+def test_taken_port_is_told() -> None:
+    async def main() -> None:
+        one, two = Processor(), Processor()
+        port = await one.start("127.0.0.1:0")
+        with pytest.raises(OSError, match=rf"^cannot listen on 127\.0\.0\.1:{port}: "):
+            await two.start(f"127.0.0.1:{port}")
+        await one.stop()
+        assert await two.start(f"127.0.0.1:{port}") == port
+        await two.stop()
+
+    asyncio.run(main())
