@@ -94,20 +94,20 @@ def _route(ruleset: Ruleset, request: Request, name: str | None) -> Route | None
 def redirect(route: Route, action: Redirect, request: Request) -> Reply:
     """The reply of a redirecting route, as Envoy makes it."""
     scheme = action.scheme or request.scheme
-    host = action.host or _redirect_host(request.authority, scheme, action.port)
+    host = action.host or _redirect_host(request, scheme, action.port)
     port = f":{action.port}" if action.port else ""
     return Reply(
         action.status_code, (("location", f"{scheme}://{host}{port}{_redirect_target(route, action, request)}"),), b""
     )
 
 
-def _redirect_host(authority: str, scheme: str, port: int | None) -> str:
-    # The port in Host stays, unless the redirect names another or it is the scheme's own.
-    host, colon, old = authority.rpartition(":")
-    default = (scheme, old) in (("http", "80"), ("https", "443"))
-    if colon and old.isdigit() and (port or default):
+def _redirect_host(request: Request, scheme: str, port: int | None) -> str:
+    # The port in Host stays, unless the redirect names another, or it is the own port of a scheme that does not stay.
+    host, colon, old = request.authority.rpartition(":")
+    left_behind = scheme != request.scheme and (request.scheme, old) in (("http", "80"), ("https", "443"))
+    if colon and "]" not in old and (port or left_behind):
         return host
-    return authority
+    return request.authority
 
 
 def _redirect_target(route: Route, action: Redirect, request: Request) -> str:

@@ -16,15 +16,15 @@ from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
 from rejoinder.extproc import Counters, Processor
 from rejoinder.extproc.server import GENERATIONS, SERVICE
 from rejoinder.rules.answers import TABLE_KEY, AnswerTable, answer_table
-from rejoinder.rules.model import Answer, Rule, Ruleset, StatusPattern
+from rejoinder.rules.model import Answer, Header, Rule, Ruleset, StatusPattern
 from rejoinder.xds.protobuf import message_class
 
 _ProcessingRequest: Final = message_class(ext_proc.ProcessingRequest)
 _ProcessingResponse: Final = message_class(ext_proc.ProcessingResponse)
 
 
-def _rule(name: str, body: bytes = b"ours", **headers: str) -> Rule:
-    return Rule(name, (Answer(503, tuple(headers.items()), body, (StatusPattern("503"),)),))
+def _rule(name: str, body: bytes = b"ours", headers: tuple[Header, ...] = ()) -> Rule:
+    return Rule(name, (Answer(503, headers, body, (StatusPattern("503"),)),))
 
 
 def _table(*rules: Rule) -> AnswerTable:
@@ -46,7 +46,7 @@ class _Client:
 
     def __init__(self, port: int) -> None:
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
-        self._method = self.channel.stream_stream(f"/{SERVICE}/Process")
+        self._method: Any = self.channel.stream_stream(f"/{SERVICE}/Process")
 
     def open(self, table: AnswerTable | None = None) -> Any:
         return self._method(metadata=None if table is None else ((TABLE_KEY, table.name),))
@@ -163,7 +163,7 @@ def test_message_that_makes_no_sense_lets_the_exchange_pass(
 
 def test_answer_that_cannot_be_sent_lets_the_response_pass(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        rule = _rule("broken", **{"x-text": "\udc80"})  # no UTF-8 for that
+        rule = _rule("broken", headers=(("x-text", "\udc80"),))  # no UTF-8 for that
         async with _serving(rule) as (processor, client):
             assert await client.exchange(None, _REQUEST, _UNAVAILABLE) == [b""]
             assert processor.counters().failures == 1

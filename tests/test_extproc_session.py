@@ -12,7 +12,6 @@ from rejoinder.extproc.wire import Message, Other, RequestHeaders, ResponseHeade
 from rejoinder.rules.answers import AnswerTable, answer_table
 from rejoinder.rules.model import (
     Answer,
-    Forward,
     Header,
     PathKind,
     PathMatch,
@@ -48,7 +47,6 @@ _RULES: Final = Rules(
         routes=(
             Route("robots", Answer(200, (), b"Disallow: /"), request=_scope("/robots.txt").request),
             Route("moved", Redirect(host="b.example"), request=_scope("/old").request),
-            Route("rest", Forward("upstream")),
         ),
         rules=(
             _rule("mock", "/mock", Answer(201, (("x-mock", "1"),), b"{}")),
@@ -207,14 +205,14 @@ def test_request_is_taken_as_envoy_sends_it() -> None:
     assert request_of(((":path", "*"),)).path == "*"
 
 
-def _encoded(kind: str, headers: list[tuple[str, bytes]], *, end: bool = False, **attributes: str) -> bytes:
+def _encoded(kind: str, headers: list[tuple[str, bytes]], *, end: bool = False, route_name: str | None = None) -> bytes:
     message = _ProcessingRequest()
     part = getattr(message, kind)
     part.end_of_stream = end
-    for name, value in headers:
-        part.headers.headers.add(key=name, raw_value=value)
-    for name, value in attributes.items():
-        message.attributes["a.filter"][name] = value
+    for key, value in headers:
+        part.headers.headers.add(key=key, raw_value=value)
+    if route_name is not None:
+        message.attributes["a.filter"]["xds.route_name"] = route_name
     encoded: bytes = message.SerializeToString()
     return encoded
 
@@ -227,12 +225,8 @@ def _encoded(kind: str, headers: list[tuple[str, bytes]], *, end: bool = False, 
             RequestHeaders(((":path", "/ä"), ("a", "\ufffd")), None),
             id="request",
         ),
-        pytest.param(
-            _encoded("request_headers", [], **{"xds.route_name": "r"}), RequestHeaders((), "r"), id="route-name"
-        ),
-        pytest.param(
-            _encoded("request_headers", [], **{"xds.route_name": ""}), RequestHeaders((), None), id="unnamed-route"
-        ),
+        pytest.param(_encoded("request_headers", [], route_name="r"), RequestHeaders((), "r"), id="route-name"),
+        pytest.param(_encoded("request_headers", [], route_name=""), RequestHeaders((), None), id="unnamed-route"),
         pytest.param(
             _encoded("response_headers", [(":status", b"503"), ("content-length", b"12"), ("a", b""), ("a", b"")]),
             ResponseHeaders(503, ("content-length", "a", "a"), 12, False),

@@ -138,7 +138,7 @@ class _Stream:
     rejected: Snapshot | None = None
     """The client did not take its resources of this type, and there was nothing to go back to."""
     refused: frozenset[str] = frozenset()
-    """The names in the response that was rejected then."""
+    """The names in the responses that were rejected then."""
 
     def resubscribe(self, kind: ResourceType, subscription: Subscription) -> None:
         # A client that drops a name forgets the resource; if it wants it again, it must get it again. And a name that
@@ -250,8 +250,9 @@ class Session:
                 self.target = self.accepted
             else:
                 self.accepted = None
+                refused = stream.refused if stream.rejected is snapshot else frozenset()
                 stream.rejected = snapshot
-                stream.refused = frozenset(resource.name for resource in response.resources)
+                stream.refused = refused.union(resource.name for resource in response.resources)
         return Nack(self.node, response.type, snapshot, message)
 
     def _advance(self) -> Iterator[Output]:
