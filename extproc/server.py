@@ -18,7 +18,7 @@ from typing import Any, Final
 import grpc  # type: ignore[import-untyped, unused-ignore]
 import grpc.aio  # type: ignore[import-untyped, unused-ignore]
 
-from rejoinder.extproc.session import MAX_DRAINED, Output, Rules, Session, State
+from rejoinder.extproc.session import MAX_DRAINED, Output, Rules, Session
 from rejoinder.extproc.wire import decode
 from rejoinder.rules.answers import TABLE_KEY, AnswerTable
 from rejoinder.rules.model import Ruleset
@@ -129,13 +129,14 @@ class Processor:
         """One stream, from its beginning to its end."""
         session = self._session(context.invocation_metadata())
         output = Output()
-        while session.state is not State.DONE:
+        while not session.done:
             data = await context.read()
             if data is grpc.aio.EOF:
-                return  # the client has gone away, or Envoy does not need us any more
+                return  # the client has gone away: there is nobody to answer, and nothing to count
             output = self._take(session, data)
-            if output.message:
-                await context.write(output.message)
+            if not output.message:
+                break
+            await context.write(output.message)
         if output.rule is None:
             self._passed += 1
         else:
@@ -160,7 +161,6 @@ class Processor:
         except Exception:
             self._failures += 1
             _LOG.exception("an exchange passes untouched, because this went wrong")
-            session.state = State.DONE
             return Output()
         if output.unexpected is not None:
             self._failures += 1

@@ -74,7 +74,7 @@ class Output:
     """What a message leads to."""
 
     message: bytes = b""
-    """To be sent: an encoded ProcessingResponse. Empty: nothing, request and response pass."""
+    """To be sent: an encoded ProcessingResponse. Empty: nothing; the session is done, request and response pass."""
     rule: str | None = None
     """The rule, or the route, that has answered; None: no reply."""
     unexpected: str | None = None
@@ -97,15 +97,20 @@ class Session:
         """Args: table: the one that the stream names; None: it names none, `decide` is to be asked."""
         self._rules = rules
         self._table = AnswerTable() if table is None else table
-        self.state = State.REQUEST if table is None else State.RESPONSE
+        self._state = State.REQUEST if table is None else State.RESPONSE
+
+    @property
+    def done(self) -> bool:
+        """All is said: end the stream, with gRPC's status OK."""
+        return self._state is State.DONE
 
     def on_message(self, message: Message) -> Output:
-        """What a message leads to. When it is sent and `state` is DONE, end the stream (with gRPC's status OK)."""
-        step = TRANSITIONS[self.state].get(type(message))
+        """What a message leads to. Send that, then see whether the session is `done`."""
+        step = TRANSITIONS[self._state].get(type(message))
         if step is None:
-            self.state, state = State.DONE, self.state
+            self._state, state = State.DONE, self._state
             return Output(unexpected=f"expected the headers of a {state.name.lower()}, got {message}")
-        self.state, output = step(self, message)
+        self._state, output = step(self, message)
         return output
 
     def _on_request(self, message: RequestHeaders) -> tuple[State, Output]:
@@ -124,11 +129,11 @@ class Session:
         if choice is None:
             return State.DONE, Output()
         ready = self._rules.ready(choice, message.status)
-        # A reply written over a response (CONTINUE_AND_REPLACE) keeps the upstream's connection, and Envoy reads and
-        # drops the body as it comes. But the client's response ends only when that body does, and content-length is
-        # lost. With an ImmediateResponse it is there, and the reply complete at once; but Envoy resets the upstream's
-        # stream, which over HTTP/1.1 costs the connection, if the response did not end with its headers (no body, or
-        # HEAD). So: write over what has a body that is known to end soon. (docs/ext_proc.md has the figures.)
+        # A reply written over a response (CONTINUE_AND_REPLACE) keeps the upstream's connection: Envoy reads the body
+        # and drops it as it comes. But the client's response ends only when that body does, and content-length is lost.
+        # An ImmediateResponse has it, and is complete at once; but Envoy resets the upstream's stream, which costs an
+        # HTTP/1.1 connection, unless the response has come in full: which is sure only if it ended with its headers (no
+        # body, or HEAD). So: write over what has a body that is known to end soon. Figures: docs/ext_proc.md.
         length = message.content_length
         if message.end_of_stream or length is None or length > self._rules.max_drained:
             return State.DONE, Output(ready.immediate, rule=choice.rule)

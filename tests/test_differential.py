@@ -36,7 +36,7 @@ METHODS = ("GET", "HEAD", "POST", "DELETE")
 NAMES = ("x-a", "x-b", "accept")
 VALUES = ("1", "2", "12", "json", "text/json", "")
 PARAMETERS = ("q", "r")
-STATUSES = (200, 201, 204, 304, 404, 418, 429, 500, 502, 503, 599)
+STATUSES = (200, 201, 204, 302, 304, 404, 418, 429, 500, 502, 503, 599)
 REGEXES = ("/a.*", "/.*b", "/[ab]+", "/a/(a|b)", "(?i)/AB?(/.*)?", "/[^?]*", r"/a\?b", ".*", "/a(/.*)?", "/.*/.*")
 
 paths = st.lists(st.sampled_from(SEGMENTS), max_size=3).map(lambda parts: "/" + "/".join(parts))

@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
 
-from rejoinder.extproc.session import MAX_DRAINED, Rules, Session, State, request_of
+from rejoinder.extproc.session import MAX_DRAINED, Rules, Session, request_of
 from rejoinder.extproc.wire import Message, Other, RequestHeaders, ResponseHeaders, decode
 from rejoinder.rules.answers import AnswerTable, answer_table
 from rejoinder.rules.model import (
@@ -101,9 +101,9 @@ def test_stream_leads_to(
     session = Session(_RULES, table)
     outputs = []
     for message in messages:
-        assert session.state is not State.DONE
+        assert not session.done
         outputs.append(session.on_message(message))
-    assert session.state is State.DONE
+    assert session.done
     assert [_parsed(output.message).WhichOneof("response") for output in outputs] == sent
     assert [output.rule for output in outputs] == [None] * (len(messages) - 1) + [rule]
     assert {output.unexpected for output in outputs} == {None}
@@ -123,7 +123,7 @@ def test_message_that_makes_no_sense_ends_the_stream_without_a_word(
 ) -> None:
     session = Session(_RULES, table)
     *_, output = [session.on_message(message) for message in messages]
-    assert session.state is State.DONE
+    assert session.done
     assert (output.message, output.rule) == (b"", None)
     assert (output.unexpected or "").startswith(expected)
 

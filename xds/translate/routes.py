@@ -149,6 +149,9 @@ def _direct_response(reply: Reply) -> Json:
     headers = list(_headers_to_add(reply))
     if headers:
         result["response_headers_to_add"] = headers
+    if (reply.status == 201 or 300 <= reply.status < 400) and not any(name == "location" for name, _ in reply.headers):
+        # Envoy would say that the new resource, or the place to go to, is the URL that was asked for.
+        result["response_headers_to_remove"] = ["location"]
     return result
 
 
