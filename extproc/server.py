@@ -36,8 +36,8 @@ _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
     # A reply has a body of any size; gRPC's limit is 4 MB.
     ("grpc.max_send_message_length", -1),
-    # Envoys may be told to ask every 30 s whether we are there, which gRPC would take for an attack.
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # Envoys are told to ask every 10 s whether we are there (docs/ext_proc.md), which gRPC would take for an attack.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
 )
 

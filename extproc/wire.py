@@ -15,9 +15,8 @@ import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
 
 from rejoinder.rules.answers import Reply
@@ -84,14 +83,14 @@ def decode(data: bytes) -> Message:
     return Other(kind)
 
 
-# A value in `raw_value` (Envoy since 1.27) or `value` can be any bytes; rules are UTF-8.
-def _value(header: core.HeaderValue) -> str:
-    return header.raw_value.decode("utf-8", "replace") or header.value
+# Any bytes may come, in `raw_value`, or in `value` from older Envoys; rules are UTF-8.
+def _value(header: Any) -> str:
+    value: str = header.raw_value.decode("utf-8", "replace") or header.value
+    return value
 
 
-def _response_headers(message: ext_proc.HttpHeaders) -> ResponseHeaders:
+def _response_headers(message: Any) -> ResponseHeaders:
     status, length, names = 0, None, []
-    assert message.headers is not None
     for header in message.headers.headers:
         name = header.key
         if name == ":status":
@@ -103,8 +102,11 @@ def _response_headers(message: ext_proc.HttpHeaders) -> ResponseHeaders:
     return ResponseHeaders(status, tuple(names), length, message.end_of_stream)
 
 
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
+
+
 def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() else None
+    return int(text) if _NUMBER.fullmatch(text) else None
 
 
 # In `attributes`, the filter's name leads to a Struct of the attributes; the name is the operator's choice.

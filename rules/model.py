@@ -111,6 +111,8 @@ class Answer:
     body: bytes = b""
     enable_on_status: tuple[StatusPattern, ...] = ()
     """The upstream statuses that call for this answer; empty: any, or an unconditional answer (see `Rule`)."""
+    handler: str = ""
+    """`package.module:function`, a Python function that makes status, headers and body; empty: they are given here."""
 
 
 @dataclass(frozen=True, slots=True)

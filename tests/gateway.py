@@ -1,8 +1,8 @@
 """A real gateway for tests: Envoy, control plane and ext_proc service in this process, and an upstream that obeys.
 
-    with Gateway() as gateway:
-        gateway.apply(load([path]).ruleset)
-        answer = gateway.ask("GET", "a.test", "/x", [("x-status", "503")])
+with Gateway() as gateway:
+    gateway.apply(load([path]).ruleset)
+    answer = gateway.ask("GET", "a.test", "/x", [("x-status", "503")])
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import http.server
 import itertools
 import socket
 import threading
-from collections.abc import Coroutine, Sequence
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -61,6 +62,14 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@contextlib.contextmanager
+def taken_port() -> Iterator[int]:
+    """A port of 127.0.0.1 that nobody else can listen on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        yield port
 
 
 def ask(
@@ -113,7 +122,7 @@ class Upstream:
                 if self.command != "HEAD":
                     self.wfile.write(body)
 
-            do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_any
+            do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815 - the base class's names
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
                 pass
@@ -188,13 +197,13 @@ class Gateway:
             self.events.append(event)
             self._settled.notify_all()
 
-    def build(self, rules: Ruleset) -> Build:
+    def build(self, rules: Ruleset, listeners: tuple[Listener, ...] = ()) -> Build:
         """What is made of a ruleset here: upstreams that are `builtin:echo` lead to `self.upstream`."""
         upstreams = tuple(
             dataclasses.replace(each, endpoints=(Endpoint(*self.upstream.address),)) if each.echo else each
             for each in rules.upstreams
         )
-        listeners = (Listener(*self.address),)
+        listeners = listeners or (Listener(*self.address),)
         settings = Settings(Endpoint("127.0.0.1", self.ext_proc_port))
         return build(dataclasses.replace(rules, upstreams=upstreams, listeners=listeners), settings)
 
@@ -227,16 +236,19 @@ class Gateway:
         event = self.publish(self.build(dataclasses.replace(rules, rules=(marker, *rules.rules))))
         assert isinstance(event, Accepted), event
         # Envoy says yes before its worker threads have heard of it.
-        for _ in range(int(SECONDS / 0.01)):
-            with contextlib.suppress(OSError):
-                if self.ask("GET", MARKER_DOMAIN, "/").body.decode() == generation:
-                    return
-            threading.Event().wait(0.01)
-        raise AssertionError("Envoy does not come to answer by these rules")
+        self.wait_for(lambda: self.ask("GET", MARKER_DOMAIN, "/").body.decode() == generation)
 
-    def ask(
-        self, method: str, host: str, target: str, headers: Sequence[tuple[str, str]] = ()
-    ) -> Response:
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait until something is so. A request that fails is asked again."""
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                if condition():
+                    return
+            time.sleep(0.01)
+        raise AssertionError("it does not come to be so")
+
+    def ask(self, method: str, host: str, target: str, headers: Sequence[tuple[str, str]] = ()) -> Response:
         return ask(self.address, method, host, target, headers)
 
     def stats(self, pattern: str) -> dict[str, int]:

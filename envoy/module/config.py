@@ -15,15 +15,11 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+from rejoinder.rules.handlers import NAME, checked_header
 from rejoinder.rules.model import STATUSES, Header
-
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")  # RFC 9110, section 5.6.2, in lower case
-_FORBIDDEN: Final = re.compile(r"[\x00\r\n]")
-_HANDLER: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 _FIELDS: Final = ("rule", "statuses", "status", "headers", "body", "body_base64", "handler")
 
@@ -75,7 +71,7 @@ def decode(text: bytes) -> RouteConfig:
 def _reply(value: Any, place: str) -> ReplyConfig:
     fields = _mapping(value, place, _FIELDS)
     handler = _string(fields.get("handler", ""), f"{place}.handler")
-    if handler and not _HANDLER.fullmatch(handler):
+    if handler and not NAME.fullmatch(handler):
         raise _expected("package.module:function", f"{place}.handler", handler)
     statuses = fields.get("statuses")
     return ReplyConfig(
@@ -116,12 +112,10 @@ def _header(value: Any, place: str) -> Header:
     pair = _list(value, place)
     if len(pair) != 2:
         raise _expected("pairs of a name and a value", place, value)
-    name, text = _string(pair[0], place), _string(pair[1], place)
-    if not _TOKEN.fullmatch(name):
-        raise _expected("a header name in lower case", place, name)
-    if _FORBIDDEN.search(text):
-        raise _expected("a header value without CR, LF and NUL", place, text)
-    return name, text
+    try:
+        return checked_header(_string(pair[0], place), _string(pair[1], place))
+    except ValueError as error:
+        raise ConfigError(f"{place}: {error}") from None
 
 
 def _mapping(value: Any, place: str, known: tuple[str, ...]) -> dict[str, Any]:

@@ -96,16 +96,17 @@ static bool table_reply(table *made, size_t index, uint32_t status, uint32_t han
   return true;
 }
 
-/* Have the statuses from `first` to `last` answered by a reply. What is outside of 200-599 is left out. */
+/* Have the statuses from `first` to `last` answered by a reply, but for those that have one. What is outside of 200-599
+ * is left out. */
 static void table_claim(table *made, uint32_t first, uint32_t last, size_t index) {
   for (uint32_t status = first; status <= last && status < FIRST_STATUS + STATUS_COUNT; status++) {
-    if (status >= FIRST_STATUS && index < made->count) {
+    if (status >= FIRST_STATUS && index < made->count && !made->by_status[status - FIRST_STATUS]) {
       made->by_status[status - FIRST_STATUS] = (uint16_t)(index + 1);
     }
   }
 }
 
-/* Have every other final status answered by a reply. */
+/* Have every other final status answered by a reply; called twice, the last one counts. */
 static void table_otherwise(table *made, size_t index) {
   if (index < made->count) {
     made->otherwise = (uint16_t)(index + 1);

@@ -17,9 +17,9 @@ from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.clusters import clusters
 from rejoinder.xds.translate.listeners import listeners
 from rejoinder.xds.translate.routes import route_configuration
-from rejoinder.xds.translate.settings import Json, Settings
+from rejoinder.xds.translate.settings import Json, Placement, Settings
 
-__all__ = ["Configuration", "Json", "Settings", "static_bootstrap", "translate"]
+__all__ = ["Configuration", "Json", "Placement", "Settings", "static_bootstrap", "translate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,12 @@ def translate(ruleset: Ruleset, plan: Plan, settings: Settings) -> Configuration
     Args:
         ruleset: what the files say.
         plan: made of this ruleset.
-        settings: what is not in the files: where the answering service is, and whom upstreams' certificates must
+        settings: what is not in the files: who answers upstream statuses and where, and whom upstreams' certificates must
             come from.
     """
     return Configuration(
-        listeners=tuple(listeners(ruleset, plan)),
-        routes=(route_configuration(plan),),
+        listeners=tuple(listeners(ruleset, plan, settings.conditional)),
+        routes=(route_configuration(plan, settings.conditional),),
         clusters=tuple(clusters(ruleset, plan, settings)),
     )
 

@@ -18,15 +18,19 @@ def clusters(ruleset: Ruleset, plan: Plan, settings: Settings) -> Iterator[Json]
         yield ext_proc_cluster(settings.ext_proc)
 
 
-def ext_proc_cluster(service: Endpoint, name: str = EXT_PROC_CLUSTER) -> Json:
+def ext_proc_cluster(service: Endpoint) -> Json:
     """The cluster of the ext_proc service: gRPC, so HTTP/2."""
     return {
-        **_cluster(name, (service,)),
+        **_cluster(EXT_PROC_CLUSTER, (service,)),
         "connect_timeout": "1s",
+        # A stream lasts as long as its response; beyond Envoy's 1,024, responses would pass without being asked about.
+        "circuit_breakers": {"thresholds": [{"max_requests": 1_000_000, "max_pending_requests": 1_000_000}]},
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
                 "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                explicit_http_config={"http2_protocol_options": {}},
+                explicit_http_config={
+                    "http2_protocol_options": {"connection_keepalive": {"interval": "10s", "timeout": "5s"}}
+                },
             )
         },
     }

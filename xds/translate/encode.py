@@ -16,6 +16,10 @@ from envoy_data_plane.envoy.config.listener.v3 import Listener
 from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 from envoy_data_plane.envoy.extensions.common.matching.v3 import ExtensionWithMatcher
 from envoy_data_plane.envoy.extensions.filters.common.matcher.action.v3 import SkipFilter
+from envoy_data_plane.envoy.extensions.filters.http.dynamic_modules.v3 import (
+    DynamicModuleFilter,
+    DynamicModuleFilterPerRoute,
+)
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import ExternalProcessor, ExtProcPerRoute
 from envoy_data_plane.envoy.extensions.filters.http.local_ratelimit.v3 import LocalRateLimit
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
@@ -40,6 +44,8 @@ _MESSAGES: Final[dict[ResourceType, type[betterproto2.Message]]] = {
 # What stands in an Any somewhere: the parser must know it.
 _EXTENSIONS: Final[tuple[type[betterproto2.Message], ...]] = (
     DownstreamTlsContext,
+    DynamicModuleFilter,
+    DynamicModuleFilterPerRoute,
     ExtProcPerRoute,
     ExtensionWithMatcher,
     ExternalProcessor,

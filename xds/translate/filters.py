@@ -11,22 +11,29 @@ from typing import Final
 
 from rejoinder.rules.answers import TABLE_KEY, AnswerTable
 from rejoinder.rules.model import STATUSES, RateLimit
-from rejoinder.xds.plan import Plan
-from rejoinder.xds.translate.settings import EXT_PROC_CLUSTER, Json, typed
+from rejoinder.xds.plan import Plan, PlannedRoute
+from rejoinder.xds.translate.module import module_filter, module_route
+from rejoinder.xds.translate.settings import EXT_PROC_CLUSTER, Json, Placement, typed
 
+MODULE: Final = "rejoinder.module"
 EXT_PROC: Final = "rejoinder.ext_proc"
 RATE_LIMIT: Final = "rejoinder.rate_limit"
 ROUTER: Final = "envoy.filters.http.router"
 
+METADATA: Final = "rejoinder"
+"""The name of this project's part of metadata, a route's and a request's."""
+
 # As requests pass them; responses pass them backwards. Envoy's 429 goes through all of them wherever it is made.
-ORDER: Final = (EXT_PROC, RATE_LIMIT, ROUTER)
+ORDER: Final = (MODULE, EXT_PROC, RATE_LIMIT, ROUTER)
 
 
-def http_filters(plan: Plan) -> list[Json]:
+def http_filters(plan: Plan, conditional: Placement) -> list[Json]:
     """The filter chain of every listener."""
     made = {ROUTER: _router()}
-    if plan.tables():
+    if plan.tables() and conditional is Placement.EXT_PROC:
         made[EXT_PROC] = _ext_proc(plan)
+    if plan.tables() and conditional is Placement.MODULE:
+        made[MODULE] = {"disabled": True, "typed_config": module_filter()}
     if plan.rate_limits():
         made[RATE_LIMIT] = _rate_limit()
     return [{"name": name, **made[name]} for name in ORDER if name in made]
@@ -38,36 +45,31 @@ def _router() -> Json:
 
 def _ext_proc(plan: Plan) -> Json:
     """The ext_proc filter behind a gate that lets only responses through to it whose status some table names."""
+    mode = {"request_header_mode": "SKIP", "response_header_mode": "SEND"}
     return {
         "disabled": True,
         "typed_config": typed(
             "envoy.extensions.common.matching.v3.ExtensionWithMatcher",
-            extension_config={"name": "ext_proc", "typed_config": ext_proc_filter(MANAGED_MODE)},
+            extension_config={"name": "ext_proc", "typed_config": ext_proc_filter(processing_mode=mode)},
             xds_matcher=_gate(plan.tables()),
         ),
     }
 
 
-MANAGED_MODE: Final[Json] = {
-    "request_header_mode": "SKIP",
-    "response_header_mode": "SEND",
-    "request_body_mode": "NONE",
-    "response_body_mode": "NONE",
-    "request_trailer_mode": "SKIP",
-    "response_trailer_mode": "SKIP",
-}
+def ext_proc_filter(**mode: object) -> Json:
+    """The ext_proc filter, as docs/ext_proc.md explains it.
 
-
-def ext_proc_filter(mode: Json, **more: object) -> Json:
-    """The ext_proc filter, talking to the service of this project."""
+    Args:
+        mode: `processing_mode`, and what else depends on it.
+    """
     return typed(
         "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
         grpc_service={"envoy_grpc": {"cluster_name": EXT_PROC_CLUSTER}},
-        # Fail open: is the service slow, dead or restarting, the upstream's response passes through.
-        failure_mode_allow=True,
-        message_timeout="1s",
-        processing_mode=mode,
-        **more,
+        **mode,
+        failure_mode_allow=True,  # fail open: the service slow, dead or restarting, responses pass through
+        message_timeout="1s",  # the first call after a start can take longer than Envoy's 200 ms
+        mutation_rules={"allow_envoy": True},  # x-envoy-* headers of the upstream's response are dropped, too
+        metadata_options={"receiving_namespaces": {"untyped": [METADATA]}},  # which rule answered, for access logs
     )
 
 
@@ -104,16 +106,15 @@ def _digits(named: set[int], start: int, size: int) -> list[str]:
     return [part for sub in range(start, start + size, size // 10) for part in _digits(named, sub, size // 10)]
 
 
-def answer_table_override(table: AnswerTable) -> tuple[str, Json]:
-    """What a route says to have its responses answered from a table: the filter's name and its configuration."""
-    metadata = [{"key": TABLE_KEY, "value": table.name}]
+def answer_table_override(planned: PlannedRoute, conditional: Placement) -> tuple[str, Json]:
+    """What a route says to have its responses answered from its table: the filter's name and its configuration."""
+    if conditional is Placement.MODULE:
+        return MODULE, module_route(planned.table, planned.route.name if planned.route else "")
+    metadata = [{"key": TABLE_KEY, "value": planned.table.name}]
     return EXT_PROC, typed(
         "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute", overrides={"grpc_initial_metadata": metadata}
     )
 
-
-METADATA: Final = "rejoinder"
-"""The name of this project's part of a route's metadata."""
 
 _LOCAL_RATE_LIMIT: Final = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
 

