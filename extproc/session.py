@@ -135,7 +135,7 @@ class Session:
         # HTTP/1.1 connection, unless the response has come in full: which is sure only if it ended with its headers (no
         # body, or HEAD). So: write over what has a body that is known to end soon. Figures: docs/ext_proc.md.
         length = message.content_length
-        if True:
+        if message.end_of_stream or length is None or length > self._rules.max_drained:
             return State.DONE, Output(ready.immediate, rule=choice.rule)
         return State.DONE, Output(ready.replacement + removal(message.names), rule=choice.rule)
 

@@ -14,6 +14,7 @@ import dataclasses
 import http.client
 import http.server
 import itertools
+import os
 import socket
 import threading
 import time
@@ -23,18 +24,22 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from rejoinder import envoy
+from rejoinder.envoy.module import library
 from rejoinder.extproc.server import Processor
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Answer, Endpoint, Listener, Rule, Ruleset, Scope
 from rejoinder.xds.build import Build, build
 from rejoinder.xds.server import Event, Server
 from rejoinder.xds.session import Accepted, Nack
-from rejoinder.xds.translate import Settings
+from rejoinder.xds.translate import Placement, Settings
 
 SECONDS = 30.0
 """How long a test waits for what must come."""
 
 MARKER_DOMAIN = "generation.invalid"
+
+HANDLERS = Path(__file__).parent.parent / "examples" / "handler"
+"""Where Python handlers are, for both placements."""
 
 T = TypeVar("T")
 
@@ -146,7 +151,8 @@ class Upstream:
 class Gateway:
     """Envoy with our control plane and ext_proc service, run by an event loop in a thread."""
 
-    def __init__(self, concurrency: int = 1) -> None:
+    def __init__(self, concurrency: int = 1, conditional: Placement = Placement.EXT_PROC) -> None:
+        self.conditional = conditional
         self.upstream = Upstream()
         self.address = ("127.0.0.1", free_port())
         self.events: list[Event] = []
@@ -189,6 +195,7 @@ class Gateway:
                 envoy.find().path,
                 envoy.bootstrap(("127.0.0.1", xds), admin=("127.0.0.1", 0)),
                 concurrency=self._concurrency,
+                environ={**os.environ, **library.environment(handlers=(HANDLERS,))},
             )
         )
 
@@ -204,7 +211,7 @@ class Gateway:
             for each in rules.upstreams
         )
         listeners = listeners or (Listener(*self.address),)
-        settings = Settings(Endpoint("127.0.0.1", self.ext_proc_port))
+        settings = Settings(Endpoint("127.0.0.1", self.ext_proc_port), self.conditional)
         return build(dataclasses.replace(rules, upstreams=upstreams, listeners=listeners), settings)
 
     def publish(self, built: Build) -> Event:

@@ -25,6 +25,8 @@ from rejoinder.rules.model import Answer, Header, PathKind, PathMatch, RequestMa
 
 T = TypeVar("T")
 
+_LIMIT: Final = {"per_connection_buffer_limit_bytes": 32_768}
+"""As in configurations from Rejoinder: less than some of the bodies here."""
 _DOCS: Final = Path(__file__).parent.parent / "docs" / "ext_proc.md"
 _ENDLESS: Final = "/endless"
 _LATE: Final = "/late"
@@ -182,6 +184,7 @@ def _listener(name: str, per_route: dict[str, Any], filter_: dict[str, Any], log
     return {
         "name": name,
         "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
+        **_LIMIT,
         "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
     }
 
@@ -189,7 +192,7 @@ def _listener(name: str, per_route: dict[str, Any], filter_: dict[str, Any], log
 def _cluster(name: str, port: int) -> dict[str, Any]:
     config = _documented("cluster")
     del config["typed_extension_protocol_options"]
-    return {**config, "name": name, "load_assignment": _endpoint(name, port)}
+    return {**config, **_LIMIT, "name": name, "load_assignment": _endpoint(name, port)}
 
 
 def _endpoint(name: str, port: int) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def build(folder: Path) -> Path:
         include_dirs=[str(_HERE)],
         library_dirs=[variables["LIBDIR"]],
         runtime_library_dirs=[variables["LIBDIR"]],  # Envoy's loader does not look where this Python is
-        extra_compile_args=["-O2", "-Wall", "-Wextra", "-Wno-unused-function", "-fvisibility=default"],
+        extra_compile_args=["-O2", "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-parameter", "-fvisibility=default"],
     )
     ffi.embedding_init_code(_START)
     with tempfile.TemporaryDirectory(prefix="rejoinder-build-") as scratch:

@@ -49,9 +49,8 @@ const void *HOOK(config_new)(void *envoy_config, buffer name, buffer text) {
   config *made = malloc(sizeof *made);
   buffer rule = TEXT("rule");
   if (made && rejoinder_started() &&
-      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("rejoinder_replies"), &rule, 1, &made->replies) &&
-      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("rejoinder_handler_failures"), &rule, 1,
-                                                   &made->failures)) {
+      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("replies"), &rule, 1, &made->replies) &&
+      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("handler_failures"), &rule, 1, &made->failures)) {
     return made;
   }
   free(made);

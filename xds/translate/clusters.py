@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 from rejoinder.rules.model import Endpoint, Ruleset, Upstream
 from rejoinder.xds.plan import Plan
-from rejoinder.xds.translate.settings import EXT_PROC_CLUSTER, Json, Settings, typed
+from rejoinder.xds.translate.settings import EXT_PROC_CLUSTER, Json, Placement, Settings, typed
 
 
 def clusters(ruleset: Ruleset, plan: Plan, settings: Settings) -> Iterator[Json]:
     """The Clusters that the routes of a plan refer to, used or not."""
     for upstream in ruleset.upstreams:
         yield _upstream(upstream, settings)
-    if plan.tables():
+    if plan.tables() and settings.conditional is Placement.EXT_PROC:
         yield ext_proc_cluster(settings.ext_proc)
 
 

@@ -24,6 +24,7 @@ _TYPES: Final = "envoy.extensions.filters.http.dynamic_modules.v3."
 
 _MODULE: Final[Json] = {
     "name": NAME,
+    "metrics_namespace": NAME,  # before the names of counters
     # Python's own C extensions look for its symbols in the whole process, and it can be started only once in one.
     "load_globally": True,
     "do_not_close": True,
@@ -47,7 +48,7 @@ def module_route(table: AnswerTable, route: str) -> Json:
     return typed(
         f"{_TYPES}DynamicModuleFilterPerRoute",
         dynamic_module_config=_MODULE,
-        per_route_config_name=NAME,
+        filter_name=NAME,
         filter_config=typed("google.protobuf.StringValue", value=route_config(table, route if handled else "")),
     )
 

@@ -1,0 +1,86 @@
+"""Whether the module can be used here, and what Envoy must be started with so that it can load it.
+
+In: an Envoy binary, and what the installation left here. Out: the library's path, and environment variables. Raised:
+`ModuleUnavailableError`, whose text says why answers must come from somewhere else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+from rejoinder.envoy.binary import EnvoyNotFoundError, version
+
+LIBRARY: Final = Path(__file__).with_name("librejoinder.so")
+"""Where `pip install` puts it."""
+
+ABI_VERSION: Final = "v0.2.0"
+"""As in abi.h."""
+
+ENVOY_VERSIONS: Final = ("1.40", "1.41")
+"""The Envoys that take a module with this ABI version: its own, and as Envoy promises, the one after it. (Envoy itself
+only warns of a version that it does not know, and then calls functions that may have changed.)
+https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/advanced/dynamic_modules"""
+
+
+class ModuleUnavailableError(Exception):
+    """There is no module, or not for this Envoy. `str()` says why; use ext_proc instead."""
+
+
+def find(binary: Path, library: Path = LIBRARY) -> Path:
+    """The library for an Envoy.
+
+    Args:
+        binary: the Envoy that is to load it.
+        library: where it should be.
+
+    Raises:
+        ModuleUnavailableError: say its text, and have answers come from ext_proc.
+    """
+    if not library.is_file():
+        raise ModuleUnavailableError(
+            "the module was not compiled when Rejoinder was installed: that needs a C compiler, Python's headers and "
+            "its shared library"
+        )
+    try:
+        # Without its symbols resolved, which only Envoy has: enough to see that it is for this machine and that the
+        # libpython that it needs is there.
+        ctypes.CDLL(str(library), mode=os.RTLD_LAZY | os.RTLD_LOCAL)
+    except OSError as error:
+        raise ModuleUnavailableError(f"the module cannot be loaded: {error}") from error
+    try:
+        found = version(binary)
+    except EnvoyNotFoundError as error:
+        raise ModuleUnavailableError(str(error)) from error
+    if found.rsplit(".", 1)[0] not in ENVOY_VERSIONS:
+        raise ModuleUnavailableError(
+            f"the module is made for Envoy {' and '.join(ENVOY_VERSIONS)} (ABI {ABI_VERSION}), this one is {found}"
+        )
+    return library
+
+
+def environment(
+    library: Path = LIBRARY, handlers: Iterable[Path] = (), environ: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """The environment variables that Envoy needs beside those that it has.
+
+    Args:
+        library: what `find` returned.
+        handlers: folders where handlers are looked for when they are nowhere else.
+        environ: what Envoy has: its PYTHONPATH is kept.
+    """
+    ours = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
+    given = [path for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    folders = os.pathsep.join(str(folder.resolve()) for folder in handlers)
+    return {
+        "ENVOY_DYNAMIC_MODULES_SEARCH_PATH": str(library.parent),
+        # Where the standard library is, and what is installed beside us: Envoy knows of no virtual environment.
+        "PYTHONHOME": os.pathsep.join(dict.fromkeys((sys.base_prefix, sys.base_exec_prefix))),
+        "PYTHONPATH": os.pathsep.join((*given, *ours)),
+        **({"REJOINDER_HANDLER_PATH": folders} if folders else {}),
+    }
