@@ -75,7 +75,8 @@ class RequestMatch:
     methods: tuple[str, ...] = ()
     """Any of these, exactly; empty: every method."""
     headers: tuple[tuple[str, StringMatch], ...] = ()
-    """By name in lower case. Of a header that is sent several times any value may fit; one line is one value."""
+    """By name in lower case. Of a header that is sent in several lines any one may fit, save those that Envoy joins
+    (`request.JOINED_HEADERS`)."""
     query: tuple[tuple[str, StringMatch], ...] = ()
     """By parameter name, as it stands in the URL (nothing is decoded). Of a parameter that is sent several times the
     first value counts."""

@@ -9,8 +9,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
 from rejoinder.rules.model import Header
+
+# Envoy keeps each of these in one place: sent in several lines, it is one value, joined with commas. Every line of any
+# other header is a value of its own.
+JOINED_HEADERS: Final = frozenset(
+    """accept accept-encoding access-control-request-headers access-control-request-method authorization cache-control
+    content-encoding content-type expect grpc-accept-encoding grpc-timeout if-match if-modified-since if-none-match
+    if-range if-unmodified-since origin pragma referer user-agent via x-client-trace-id x-forwarded-host
+    x-forwarded-port""".split()
+)
 
 _ESCAPED_SLASH = re.compile(r"%(2f|5c)", re.IGNORECASE)
 # Percent-encoded, but in no need of it (RFC 3986, section 2.3): Envoy decodes these and leaves other escapes alone.
@@ -37,7 +47,7 @@ class Request:
     query: str | None = None
     """What stands behind the first `?`, nothing decoded; None: there is no `?`."""
     headers: tuple[Header, ...] = ()
-    """Names in lower case; a header that is sent several times stands here several times."""
+    """Names in lower case; a header that is sent several times stands here several times, save JOINED_HEADERS."""
     scheme: str = "http"
     authority: str = ""
     """The Host header (`:authority`) as it was sent."""
@@ -89,11 +99,20 @@ def parse(
         host=host_of(authority),
         path=normalized,
         query=query if mark else None,
-        headers=tuple((name.lower(), value) for name, value in headers),
+        headers=_join(headers),
         scheme=scheme,
         authority=authority,
         moved=moved,
     )
+
+
+def _join(headers: tuple[Header, ...]) -> tuple[Header, ...]:
+    lines = [(name.lower(), value) for name, value in headers]
+    joined: dict[str, str] = {}
+    for name, value in lines:
+        if name in JOINED_HEADERS:
+            joined[name] = f"{joined[name]},{value}" if joined.get(name) else value
+    return (*((name, value) for name, value in lines if name not in JOINED_HEADERS), *joined.items())
 
 
 def host_of(authority: str) -> str:
