@@ -16,10 +16,32 @@ from rejoinder.rules.model import Header
 # Envoy keeps each of these in one place: sent in several lines, it is one value, joined with commas. Every line of any
 # other header is a value of its own.
 JOINED_HEADERS: Final = frozenset(
-    """accept accept-encoding access-control-request-headers access-control-request-method authorization cache-control
-    content-encoding content-type expect grpc-accept-encoding grpc-timeout if-match if-modified-since if-none-match
-    if-range if-unmodified-since origin pragma referer user-agent via x-client-trace-id x-forwarded-host
-    x-forwarded-port""".split()
+    [
+        "accept",
+        "accept-encoding",
+        "access-control-request-headers",
+        "access-control-request-method",
+        "authorization",
+        "cache-control",
+        "content-encoding",
+        "content-type",
+        "expect",
+        "grpc-accept-encoding",
+        "grpc-timeout",
+        "if-match",
+        "if-modified-since",
+        "if-none-match",
+        "if-range",
+        "if-unmodified-since",
+        "origin",
+        "pragma",
+        "referer",
+        "user-agent",
+        "via",
+        "x-client-trace-id",
+        "x-forwarded-host",
+        "x-forwarded-port",
+    ]
 )
 
 _ESCAPED_SLASH = re.compile(r"%(2f|5c)", re.IGNORECASE)
@@ -111,7 +133,7 @@ def _join(headers: tuple[Header, ...]) -> tuple[Header, ...]:
     joined: dict[str, str] = {}
     for name, value in lines:
         if name in JOINED_HEADERS:
-            joined[name] = f"{joined[name]},{value}" if joined.get(name) else value
+            joined[name] = ",".join(filter(None, (joined.get(name), value)))
     return (*((name, value) for name, value in lines if name not in JOINED_HEADERS), *joined.items())
 
 
