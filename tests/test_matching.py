@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rejoinder.rules.matching import (
@@ -222,10 +222,10 @@ def test_a_request_fits_a_meet_exactly_if_it_fits_every_match(several: list[Requ
 @settings(max_examples=300, deadline=None)
 @given(one=matches, other=matches)
 def test_a_meet_with_what_covers_it_is_itself(one: RequestMatch, other: RequestMatch) -> None:
-    assume(covers(other, one))
     met = meet(EVERYTHING, one)
     assert met is not None
-    assert meet(met, other) == met
+    if covers(other, one):
+        assert meet(met, other) == met
 
 
 @settings(max_examples=300, deadline=None)
