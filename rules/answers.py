@@ -18,6 +18,9 @@ from rejoinder.rules.model import STATUSES, Answer, Header, Rule
 TABLE_KEY: Final = "x-rejoinder-table"
 """The gRPC metadata key under which Envoy tells the ext_proc service the name of the answer table to use."""
 
+ROUTE_KEY: Final = "x-rejoinder-route"
+"""The same for the name of the rule file's route, where a table has handlers."""
+
 BODILESS: Final = (204, 304)
 """Final statuses that never have content (RFC 9110, sections 15.3.5 and 15.4.5)."""
 
@@ -42,7 +45,9 @@ def reply(answer: Answer, status: int) -> Reply:
     code = status if answer.status_code is None else answer.status_code
     body = b"" if code in BODILESS else answer.body
     headers = answer.headers
-    if body and not any(name == "content-type" for name, _ in headers):
+    if not body:  # there is nothing that could have a type, and Envoy would not send one
+        headers = tuple((name, value) for name, value in headers if name != "content-type")
+    elif not any(name == "content-type" for name, _ in headers):
         headers = (("content-type", _guessed_type(body)), *headers)
     return Reply(code, headers, body)
 
@@ -92,6 +97,11 @@ class AnswerTable:
         return dict(self.by_status).get(status, self.default)
 
     @property
+    def has_handlers(self) -> bool:
+        """Whether a reply may be a Python handler's to make."""
+        return _has_handlers(self)
+
+    @property
     def name(self) -> str:
         """A short name that only tables with this very content have, in whatever process they are made."""
         return _table_name(self)
@@ -102,6 +112,12 @@ class AnswerTable:
 def _table_name(table: AnswerTable) -> str:
     # repr of frozen dataclasses of tuples, ints, strings and bytes: complete, ordered, and the same everywhere.
     return hashlib.sha256(repr((table.by_status, table.default)).encode()).hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _has_handlers(table: AnswerTable) -> bool:
+    choices = (*(choice for _, choice in table.by_status), *((table.default,) if table.default else ()))
+    return any(choice.answer.handler for choice in choices)
 
 
 def answer_table(rules: Iterable[Rule]) -> AnswerTable:

@@ -101,8 +101,6 @@ def answers(draw: st.DrawFn, conditional: bool) -> Json:
         answer["headers"].append(f"Content-Type={draw(st.sampled_from(('text/html', 'image/png')))}")
     if answer["status_code"] != "original" or {204, 304}.isdisjoint(answer["enable_on_status"]):
         answer["body"] = draw(bodies)
-    if not answer.get("body"):
-        answer["headers"] = [h for h in answer["headers"] if not h.startswith("Content-Type")]
     return answer
 
 
