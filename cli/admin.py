@@ -74,6 +74,11 @@ def _metrics(status: dict[str, Any]) -> str:
         f"rejoinder_unknown_tables_total {counters['unknown_tables']}",
         "# TYPE rejoinder_failures_total counter",
         f"rejoinder_failures_total {counters['failures']}",
+        "# TYPE rejoinder_handler_failures_total counter",
+        *(
+            f'rejoinder_handler_failures_total{{rule="{name}"}} {number}'
+            for name, number in counters["handler_failures"].items()
+        ),
         "# TYPE rejoinder_envoys gauge",
         f"rejoinder_envoys {len(status['envoys'])}",
     ]

@@ -12,7 +12,7 @@ Address = tuple[str, int]
 
 XDS: Final = ("127.0.0.1", 18000)
 EXT_PROC: Final = ("127.0.0.1", 18001)
-CONDITIONAL: Final = ("ext_proc",)
+PLACEMENTS: Final = ("module", "ext_proc")
 
 _EXAMPLES: Final = {
     "up": """examples:
@@ -37,6 +37,7 @@ _EXAMPLES: Final = {
     "bootstrap": """examples:
   rejoinder bootstrap ads > envoy.yaml           an Envoy that gets everything from `rejoinder serve`
   rejoinder bootstrap ext_proc                   the filter and the cluster for an Envoy that you configure yourself
+  rejoinder bootstrap module                     the same for the dynamic module
 """,
 }
 
@@ -83,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
         help="the ext_proc service (default 127.0.0.1:18001)",
     )
     _ext_proc_advertise(serve)
-    _conditional(serve)
+    _conditional(serve, "ext_proc")
     _admin(serve)
 
     check = _command(commands, "check", "say what is wrong with rule files (exit code 0: nothing, 1: something)")
@@ -103,15 +104,16 @@ def parser() -> argparse.ArgumentParser:
 
     render = _command(commands, "render", "print the whole Envoy configuration as one static YAML file")
     _sources(render)
-    _conditional(render)
+    _conditional(render, "ext_proc")
     _ext_proc_advertise(render)
 
     bootstrap = _command(commands, "bootstrap", "print what to put into an Envoy that somebody else runs")
     bootstrap.add_argument(
         "kind",
-        choices=("ads", "ext_proc"),
+        choices=("ads", "ext_proc", "module"),
         help="ads: a whole bootstrap that gets everything from `rejoinder serve`; "
-        "ext_proc: the filter and the cluster for an existing configuration",
+        "ext_proc: the filter and the cluster for an existing configuration; "
+        "module: the filter, a route's part and the environment for one",
     )
     bootstrap.add_argument(
         "--xds", type=_address, default=XDS, metavar="HOST:PORT", help="where `serve` is (default 127.0.0.1:18000)"
@@ -155,12 +157,13 @@ def _sources(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _conditional(command: argparse.ArgumentParser) -> None:
+def _conditional(command: argparse.ArgumentParser, default: str | None = None) -> None:
     command.add_argument(
         "--conditional",
-        choices=CONDITIONAL,
-        default=CONDITIONAL[0],
-        help="where answers to an upstream's status are given: ext_proc, a gRPC service beside Envoy",
+        choices=PLACEMENTS,
+        default=default,
+        help="where answers to an upstream's status are given: module, inside Envoy, which must be able to load it, or "
+        f"ext_proc, a gRPC service beside it (default: {default or 'module where it can be loaded'})",
     )
 
 

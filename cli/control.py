@@ -106,6 +106,7 @@ class Control:
                 "passed": counters.passed,
                 "unknown_tables": counters.unknown_tables,
                 "failures": counters.failures,
+                "handler_failures": dict(counters.handler_failures),
             },
         }
 

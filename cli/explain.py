@@ -12,13 +12,15 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from rejoinder.cli import console
+from rejoinder import envoy
+from rejoinder.cli import console, placement
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.decide import NO_ROUTE_STATUS, Decision, decide
 from rejoinder.rules.load import load
 from rejoinder.rules.misfit import misfit
 from rejoinder.rules.model import STATUSES, Forward, Position, Route, Rule, Ruleset, Scope
 from rejoinder.rules.request import Request, RequestError, parse
+from rejoinder.xds.translate import Placement
 
 _SHOWN_BODY = 200
 """How much of a body a terminal shows, in characters; JSON has all of it."""
@@ -45,9 +47,11 @@ class _Explanation:
     rule: str | None
     """Which rule answers."""
     reply: Reply | None
-    """What is sent; None: the upstream's response passes."""
+    """What is sent; None: the upstream's response passes, or a handler is asked."""
     statuses: tuple[tuple[str, str, str], ...]
     """Where no status was given: statuses, rule, what is sent."""
+    handler: str = ""
+    """The Python function that is asked what is sent; empty: none is."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -60,12 +64,23 @@ def run(options: argparse.Namespace) -> int:
     except RequestError as error:
         console.say(f"Envoy answers 400 before any rule is asked: {error}")
         return 0
-    explanation = _explain(loaded.ruleset, request, options.status, options.conditional)
+    conditional = _placement(options.conditional).value
+    explanation = _explain(loaded.ruleset, request, options.status, conditional)
     if options.format == "json":
         console.print_json(_json(explanation))
     else:
         _print(explanation, options.status)
     return 0
+
+
+def _placement(asked: str | None) -> Placement:
+    """As `up` would choose."""
+    if asked is not None:
+        return Placement(asked)
+    try:
+        return placement.choose(None, envoy.find().path).placement
+    except envoy.EnvoyNotFoundError:
+        return Placement.EXT_PROC
 
 
 def _request(options: argparse.Namespace) -> Request:
@@ -94,6 +109,9 @@ def _explain(ruleset: Ruleset, request: Request, status: int | None, conditional
     if status is None:
         return _Explanation(request, decision, steps, "upstream", None, None, tuple(_statuses(decision, conditional)))
     answered = decision.on_status(status)
+    choice = decision.table.choose(status)
+    if choice and choice.answer.handler:
+        return _Explanation(request, decision, steps, conditional, choice.rule, None, (), choice.answer.handler)
     if answered:
         return _Explanation(request, decision, steps, conditional, answered[0], answered[1], ())
     if decision.route is None:
@@ -147,6 +165,8 @@ def _statuses(decision: Decision, conditional: str) -> Iterator[tuple[str, str, 
         rule = answered[0] if answered else "-"
         if not answered or not choice:
             sent = "the upstream's response"
+        elif choice.answer.handler:
+            sent = f"what {choice.answer.handler} makes ({conditional})"
         else:
             code = "the same status" if choice.answer.status_code is None else str(answered[1].status)
             sent = f"{code}, {_size(answered[1])} ({conditional})"
@@ -178,7 +198,8 @@ def _print(explanation: _Explanation, status: int | None) -> None:
         return
     out.print(Text.assemble(("placement ", "bold"), explanation.placement))
     if explanation.reply is None:
-        out.print(Text.assemble(("sent      ", "bold"), "what the upstream sends"))
+        sender = explanation.handler or "the upstream"
+        out.print(Text.assemble(("sent      ", "bold"), f"what {sender} {'makes' if explanation.handler else 'sends'}"))
         return
     out.print(Text.assemble(("sent      ", "bold"), f"{explanation.reply.status}, {_size(explanation.reply)}"))
     for name, value in _all_headers(explanation.reply):
@@ -205,6 +226,7 @@ def _json(explanation: _Explanation) -> dict[str, Any]:
         "route": route.name if route else None,
         "rule": explanation.rule,
         "placement": explanation.placement,
+        "handler": explanation.handler or None,
         "reply": reply
         and {
             "status": reply.status,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 
 from rejoinder.cli import arguments, console
+from rejoinder.envoy.module import library
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint
 from rejoinder.xds.plan import PlanError, plan
-from rejoinder.xds.translate import Json, Settings, static_bootstrap, translate
+from rejoinder.xds.translate import Json, Placement, Settings, static_bootstrap, translate
 
 
 def run(options: argparse.Namespace) -> int:
@@ -23,9 +24,13 @@ def run(options: argparse.Namespace) -> int:
         console.print_problems([error.problem])
         return 1
     console.warn_of_echo(loaded.ruleset)
-    configuration: Json = static_bootstrap(translate(loaded.ruleset, planned, Settings(ext_proc)))
+    settings = Settings(ext_proc, Placement(options.conditional))
+    configuration: Json = static_bootstrap(translate(loaded.ruleset, planned, settings))
     console.print_yaml(configuration)
-    if planned.tables():
+    if planned.tables() and settings.conditional is Placement.MODULE:
+        variables = " ".join(f"{name}={value}" for name, value in library.environment().items())
+        console.say(f"note: Envoy must be able to load the module; start it with {variables}")
+    elif planned.tables():
         console.say(
             f"note: answers to upstream statuses come from `rejoinder serve` with the same files, at "
             f"{ext_proc.host}:{ext_proc.port}; without it, upstream responses pass through"

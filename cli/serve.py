@@ -10,12 +10,12 @@ import signal
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-from rejoinder.cli import admin, console
+from rejoinder.cli import admin, console, placement
 from rejoinder.cli.arguments import Address
 from rejoinder.cli.control import Control, summary
 from rejoinder.extproc.server import Processor
 from rejoinder.rules.model import Endpoint
-from rejoinder.xds.translate import Settings
+from rejoinder.xds.translate import Placement, Settings
 
 
 def run(options: argparse.Namespace) -> int:
@@ -25,7 +25,8 @@ def run(options: argparse.Namespace) -> int:
 
 async def _run(options: argparse.Namespace) -> int:
     stop = stop_signal()
-    settings = Settings(Endpoint(*(options.ext_proc_advertise or options.ext_proc)))
+    settings = Settings(Endpoint(*(options.ext_proc_advertise or options.ext_proc)), Placement(options.conditional))
+    placement.find_handlers_in(placement.handler_folders(options.sources))
     control = Control(options.sources, options.upstream, settings, processor=Processor())
     built = control.start()
     if built is None:

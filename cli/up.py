@@ -7,16 +7,18 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from rejoinder import envoy
-from rejoinder.cli import admin, console
+from rejoinder.cli import admin, console, placement
 from rejoinder.cli.arguments import Address
 from rejoinder.cli.control import Control, Rejected, summary
 from rejoinder.cli.echo import EchoServer
 from rejoinder.cli.serve import shown, started, stop_signal, until
+from rejoinder.envoy.module import library
 from rejoinder.extproc.server import Processor
 from rejoinder.rules.model import Endpoint, Listener, Ruleset
 from rejoinder.xds.translate import Settings
@@ -41,12 +43,17 @@ async def _run(options: argparse.Namespace) -> int:
     async with contextlib.AsyncExitStack() as stack:
         try:
             binary = envoy.find(options.envoy)
+            chosen = placement.choose(options.conditional, binary.path)
+            if chosen.why_not_module:
+                console.say(f"note: answers to upstream statuses come from ext_proc: {chosen.why_not_module}")
+            handlers = placement.handler_folders(options.sources)
+            placement.find_handlers_in(handlers)
             processor = Processor()
             ext_proc = Endpoint(_ANY_PORT[0], await started(stack, processor, _ANY_PORT))
             control = Control(
                 options.sources,
                 options.upstream,
-                Settings(ext_proc),
+                Settings(ext_proc, chosen.placement),
                 processor=processor,
                 adjust=_adjust(options.listen, stack),
                 on_rejected=rejected.put_nowait,
@@ -63,6 +70,7 @@ async def _run(options: argparse.Namespace) -> int:
                     binary.path,
                     envoy.bootstrap(xds, admin=options.envoy_admin or _ANY_PORT),
                     concurrency=options.concurrency,
+                    environ={**os.environ, **library.environment(handlers=handlers)},
                 )
             )
             names = [listener_name(listener) for listener in built.ruleset.listeners]
@@ -74,6 +82,7 @@ async def _run(options: argparse.Namespace) -> int:
         except (
             OSError,
             _CannotStartError,
+            library.ModuleUnavailableError,
             envoy.EnvoyNotFoundError,
             envoy.EnvoyDiedError,
             envoy.EnvoyNotReadyError,

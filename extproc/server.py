@@ -9,10 +9,11 @@ Whatever goes wrong here ends the stream and no more: Envoy then lets request an
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import grpc  # type: ignore[import-untyped, unused-ignore]
@@ -20,7 +21,8 @@ import grpc.aio  # type: ignore[import-untyped, unused-ignore]
 
 from rejoinder.extproc.session import MAX_DRAINED, Output, Rules, Session
 from rejoinder.extproc.wire import decode
-from rejoinder.rules.answers import TABLE_KEY, AnswerTable
+from rejoinder.rules.answers import ROUTE_KEY, TABLE_KEY, AnswerTable
+from rejoinder.rules.handlers import Handlers
 from rejoinder.rules.model import Ruleset
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")
@@ -54,6 +56,8 @@ class Counters:
     """Of these, the ones for which Envoy named an answer table that is not here (any more)."""
     failures: int
     """Of these, the ones that made no sense or broke something; the log has each."""
+    handler_failures: Mapping[str, int] = field(default_factory=dict)
+    """Of these, the ones whose Python handler failed, by the name of the rule."""
 
 
 class Processor:
@@ -70,8 +74,10 @@ class Processor:
         """Args: max_drained: as in `session.Rules`."""
         self._max_drained = max_drained
         self._generations: collections.deque[dict[str, AnswerTable]] = collections.deque(maxlen=GENERATIONS)
-        self._rules = Rules(Ruleset(), {})
+        self._handlers = Handlers(_LOG.error)
+        self._rules = Rules(Ruleset(), {}, handlers=self._handlers)
         self._replies: collections.Counter[str] = collections.Counter()
+        self._handler_failures: collections.Counter[str] = collections.Counter()
         self._passed = self._unknown_tables = self._failures = 0
         self._reported: set[str] = set()
         """Unknown tables that the log has had already, since the last `publish`."""
@@ -119,11 +125,17 @@ class Processor:
             self._generations.append(generation)
         # A name stands for a table's content, so it does not matter which generation it is from.
         kept = {name: table for generation in self._generations for name, table in generation.items()}
-        self._rules = Rules(ruleset, kept, self._max_drained)
+        self._rules = Rules(ruleset, kept, self._max_drained, self._handlers)
         self._reported.clear()
 
     def counters(self) -> Counters:
-        return Counters(dict(self._replies), self._passed, self._unknown_tables, self._failures)
+        return Counters(
+            replies=dict(self._replies),
+            passed=self._passed,
+            unknown_tables=self._unknown_tables,
+            failures=self._failures,
+            handler_failures=dict(self._handler_failures),
+        )
 
     async def _process(self, _: object, context: Any) -> None:
         """One stream, from its beginning to its end."""
@@ -133,17 +145,23 @@ class Processor:
             data = await context.read()
             if data is grpc.aio.EOF:
                 return  # the client has gone away: there is nobody to answer, and nothing to count
-            output = self._take(session, data)
+            if session.may_block:
+                output = await asyncio.to_thread(self._take, session, data)
+            else:
+                output = self._take(session, data)
             if not output.message:
                 break
             await context.write(output.message)
+        if output.failed is not None:
+            self._handler_failures[output.failed] += 1
         if output.rule is None:
             self._passed += 1
         else:
             self._replies[output.rule] += 1
 
     def _session(self, metadata: Iterable[tuple[str, str | bytes]]) -> Session:
-        name = next((str(value) for key, value in metadata if key == TABLE_KEY), None)
+        said = {key: str(value) for key, value in metadata if key in (TABLE_KEY, ROUTE_KEY)}
+        name = said.get(TABLE_KEY)
         if name is None:
             return Session(self._rules)
         table = self._rules.tables.get(name)
@@ -152,7 +170,7 @@ class Processor:
             if name not in self._reported:
                 self._reported.add(name)
                 _LOG.warning("Envoy names an answer table that is not here, %s: responses pass", name)
-        return Session(self._rules, table or AnswerTable())
+        return Session(self._rules, table or AnswerTable(), said.get(ROUTE_KEY, ""))
 
     # Whatever happens, Envoy gets to go on.
     def _take(self, session: Session, data: bytes) -> Output:

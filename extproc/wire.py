@@ -54,6 +54,8 @@ class ResponseHeaders:
     """As its header says; None: there is none, so nobody knows when the body ends."""
     end_of_stream: bool
     """There is no body."""
+    headers: tuple[Header, ...] = ()
+    """All of them but pseudo headers, for handlers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +92,16 @@ def _value(header: Any) -> str:
 
 
 def _response_headers(message: Any) -> ResponseHeaders:
-    status, length, names = 0, None, []
-    for header in message.headers.headers:
-        name = header.key
-        if name == ":status":
-            status = _number(_value(header)) or 0
-        elif name == "content-length":
-            length = _number(_value(header))
-        if not name.startswith(":"):
-            names.append(name)
-    return ResponseHeaders(status, tuple(names), length, message.end_of_stream)
+    pairs = tuple((header.key, _value(header)) for header in message.headers.headers)
+    values = dict(pairs)
+    headers = tuple(pair for pair in pairs if not pair[0].startswith(":"))
+    return ResponseHeaders(
+        status=_number(values.get(":status", "")) or 0,
+        names=tuple(name for name, _ in headers),
+        content_length=_number(values.get("content-length", "")),
+        end_of_stream=message.end_of_stream,
+        headers=headers,
+    )
 
 
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")

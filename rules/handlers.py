@@ -12,21 +12,20 @@ both placements, so that a handler cannot tell which one it is in. `Handlers` is
 
 from __future__ import annotations
 
-import collections
 import importlib
 import re
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from rejoinder.rules.answers import Reply, reply
 from rejoinder.rules.model import STATUSES, Answer, Header
+from rejoinder.rules.request import host_of
 
-__all__ = ["NAME", "Handler", "HandlerError", "Handlers", "Reply", "Request", "Response", "checked_header"]
-
-NAME: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+HANDLER_NAME: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 """`package.module:function`"""
 
 LOG_SECONDS: Final = 60.0
@@ -74,6 +73,26 @@ class Response:
         return _first(self.headers, name)
 
 
+def request_of(headers: Iterable[Header], route: str) -> Request:
+    """A request, of its headers with the pseudo headers (`:method`, `:authority`, `:path`)."""
+    headers = tuple(headers)
+    pseudo = {name: value for name, value in headers if name.startswith(":")}
+    path, mark, query = pseudo.get(":path", "").partition("?")
+    return Request(
+        method=pseudo.get(":method", ""),
+        host=host_of(pseudo.get(":authority", "")),
+        path=path,
+        query=query if mark else None,
+        headers=regular(headers),
+        route=route,
+    )
+
+
+def regular(headers: Iterable[Header]) -> tuple[Header, ...]:
+    """Headers without the pseudo headers."""
+    return tuple(header for header in headers if not header[0].startswith(":"))
+
+
 def _first(headers: tuple[Header, ...], name: str) -> str | None:
     return next((value for other, value in headers if other == name), None)
 
@@ -97,11 +116,7 @@ class Handlers:
         self._clock = clock
         self._found: dict[str, Handler] = {}
         self._logged: dict[str, float] = {}
-        self._failures: collections.Counter[str] = collections.Counter()
-
-    def failures(self) -> dict[str, int]:
-        """How often each handler has failed, by its name."""
-        return dict(self._failures)
+        self._logging = threading.Lock()
 
     def find(self, name: str) -> Handler:
         """Import a handler.
@@ -130,20 +145,25 @@ class Handlers:
             What is sent in place of the response, complete and checked; None: the response passes.
 
         Raises:
-            HandlerError: it failed; let the response pass. This was counted, and logged if it was not a moment ago.
+            HandlerError: it failed; count that and let the response pass. It has been logged, once in LOG_SECONDS.
         """
         try:
             return _checked(self.find(name)(request, response))
         except Exception as error:  # whatever the user's code raises
-            self._failures[name] += 1
-            now = self._clock()
-            if now - self._logged.get(name, -LOG_SECONDS) >= LOG_SECONDS:
-                self._logged[name] = now
+            if self._is_due(name):
                 self._log(
                     f"handler {name} failed (the response passes; logged once a minute at most):\n"
                     f"{''.join(traceback.format_exception(error))}"
                 )
             raise HandlerError(f"handler {name}: {error}") from error
+
+    def _is_due(self, name: str) -> bool:
+        with self._logging:
+            now = self._clock()
+            due = name not in self._logged or now - self._logged[name] >= LOG_SECONDS
+            if due:
+                self._logged[name] = now
+            return due
 
 
 def _checked(made: object) -> Reply | None:

@@ -7,11 +7,14 @@ Everything here is frozen and compares by content; nothing here reads files, kno
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 Header = tuple[str, str]
 """One header field: the name in lower case, the value as it is sent."""
+
+RULE_FILES: Final = ""
+"""The group of the listeners and routes that stand in rule files. Others belong to a port of a Gateway."""
 
 STATUSES: Final = range(200, 600)
 """The statuses that an answer may have and may be asked for: final ones (RFC 9110, section 15)."""
@@ -166,10 +169,81 @@ class Redirect:
 
 
 @dataclass(frozen=True, slots=True)
+class HeaderChanges:
+    """What is done to headers: some are removed, then others set, then others added. Names in lower case."""
+
+    set: tuple[Header, ...] = ()
+    """Take the place of what is there."""
+    add: tuple[Header, ...] = ()
+    """Join what is there."""
+    remove: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.set or self.add or self.remove)
+
+
+UNCHANGED: Final = HeaderChanges()
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One of several upstreams of a route."""
+
+    upstream: str | None
+    """None: there is none, so this share of the requests is answered 500."""
+    weight: int = 1
+    """Its share is this part of the sum of all weights; 0: it gets nothing."""
+    request_headers: HeaderChanges = UNCHANGED
+    response_headers: HeaderChanges = UNCHANGED
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """How a request's URL is changed before the upstream gets it. What is None stays."""
+
+    host: str | None = None
+    path: str | None = None
+    """The whole new path; the query is kept."""
+    prefix: str | None = None
+    """Put in place of the route's prefix, as in `Redirect`; only beside a prefix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cors:
+    """Which other origins' pages may read the responses (https://fetch.spec.whatwg.org/#http-cors-protocol)."""
+
+    origins: tuple[str, ...]
+    """`https://example.com`, with `*` for any characters but `/`; `*` alone: every origin."""
+    methods: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
+    expose: tuple[str, ...] = ()
+    credentials: bool = False
+    max_age: int = 5
+    """In seconds."""
+
+
+@dataclass(frozen=True, slots=True)
 class Forward:
     """A route's action: ask an upstream."""
 
     upstream: str
+    """Empty where there are `backends`."""
+    backends: tuple[Backend, ...] = ()
+    """One of these is picked for each request; the sum of their weights is not 0."""
+    rewrite: Rewrite = Rewrite()
+    mirrors: tuple[tuple[str, float], ...] = ()
+    """Upstreams that get a copy of a percentage of the requests; what they say is thrown away."""
+    cors: Cors | None = None
+    timeout: float | None = None
+    """In seconds; 0: none. None: Envoy's own, 15 seconds."""
+    upgrades: tuple[str, ...] = ()
+    """Protocols that a client may ask to switch to, such as `websocket`."""
+
+    @property
+    def upstreams(self) -> tuple[str, ...]:
+        """Those that may get the request."""
+        given = tuple(each.upstream for each in self.backends if each.upstream is not None and each.weight)
+        return given if self.backends else (self.upstream,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,15 +257,24 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A named request match with one action. The first one that fits takes the request."""
+    """A named request match with one action. The first one of its group that fits takes the request."""
 
     name: str
+    """Unique, save that what one match of a manifest becomes (for several hosts or listeners) has one name."""
     action: Answer | Redirect | Forward
     domains: tuple[str, ...] = ()
     """As in `Scope`."""
     request: RequestMatch = EVERY_REQUEST
     rate_limit: RateLimit | None = None
     """Only beside `Forward`."""
+    request_headers: HeaderChanges = UNCHANGED
+    response_headers: HeaderChanges = UNCHANGED
+    """Not for an `Answer`, which has headers of its own."""
+    group: str = RULE_FILES
+    """The listeners that it is for: see `Listener.group`."""
+    title: str = ""
+    """What people call it, for a route that was not named by its author: `HTTPRoute shop/web rule 1 match 0`. Such
+    routes come in the order of their specification."""
     position: Position = field(default=Position("", 0), compare=False)
 
 
@@ -215,6 +298,8 @@ class Upstream:
     """TLS with the certificate verified against the endpoint's host name."""
     echo: bool = False
     """`builtin:echo`: the small server that `rejoinder up` runs itself."""
+    http2: bool = False
+    """HTTP/2 without TLS (h2c)."""
     position: Position = field(default=Position("", 0), compare=False)
 
 
@@ -230,6 +315,8 @@ class Listener:
     """PEM, the chain; None: no TLS."""
     key: bytes | None = field(default=None, repr=False)
     """PEM; given when `certificate` is."""
+    group: str = RULE_FILES
+    """Which routes it has: those of the same group."""
     position: Position = field(default=Position("", 0), compare=False)
 
 
@@ -246,3 +333,16 @@ class Ruleset:
     """In the order in which they are tried."""
     rules: tuple[Rule, ...] = ()
     """In the order in which they are tried."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups of listeners, in order."""
+        return tuple(dict.fromkeys(listener.group for listener in self.listeners))
+
+    def of_group(self, group: str) -> Ruleset:
+        """What is in force at the listeners of one group: its routes, and every rule."""
+        return replace(
+            self,
+            listeners=tuple(each for each in self.listeners if each.group == group),
+            routes=tuple(each for each in self.routes if each.group == group),
+        )

@@ -17,6 +17,7 @@ from rejoinder.rules.addresses import HOST_NAME, PORTS, is_ipv6
 from rejoinder.rules.answers import BODILESS
 from rejoinder.rules.document import List, Map, Scalar, ScalarKind, quoted
 from rejoinder.rules.fields import Fields, Mention, Place, content_beside
+from rejoinder.rules.handlers import HANDLER_NAME
 from rejoinder.rules.matching import RegexError, compile_regex
 from rejoinder.rules.model import (
     EVERY_PATH,
@@ -48,7 +49,7 @@ MAX_HEADER_SIZE: Final = 16384
 MIN_RATE_LIMIT_INTERVAL: Final = 0.05
 """In seconds: Envoy refuses a shorter fill interval of a local rate limit."""
 
-ANSWER_FIELDS: Final = ("status_code", "headers", "body", "body_file", "enable_on_status")
+ANSWER_FIELDS: Final = ("status_code", "headers", "body", "body_file", "handler", "enable_on_status")
 RULE_ONLY_FIELDS: Final = ("name", "match", "rules", "fallthrough")
 """What a rule has and an answer has not."""
 REQUEST_FIELDS: Final = (*(kind.value for kind in PathKind), "methods", "headers", "query")
@@ -107,9 +108,12 @@ def _forward(place: Place) -> Forward:
 
 
 def _respond(place: Place) -> Answer:
-    if place.has("enable_on_status"):
-        raise place.mistake("enable_on_status has no meaning here: a route that answers asks no upstream")
-    return answer(place)
+    for each in ("enable_on_status", "handler"):
+        if place.has(each):
+            raise place.mistake(f"{each} has no meaning here: a route that answers asks no upstream")
+    found = answer(place)
+    _refuse_original(place, found)
+    return found
 
 
 def _redirect(place: Place) -> Redirect:
@@ -254,6 +258,7 @@ def answers_of_one_scope(place: Place) -> tuple[Answer, ...]:
 
 
 def _checked(places: Sequence[Place], answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
+    unconditional = not any(each.enable_on_status for each in answers)
     claimed: dict[StatusPattern, int] = {}
     default: Place | None = None
     for place, each in zip(places, answers, strict=True):
@@ -262,12 +267,19 @@ def _checked(places: Sequence[Place], answers: tuple[Answer, ...]) -> tuple[Answ
                 message = f"{pattern} is claimed twice in this scope, first in line {claimed[pattern]}"
                 place.field("enable_on_status").error(message)
             claimed.setdefault(pattern, place.field("enable_on_status").node.line)
+        if unconditional:
+            _refuse_original(place, each)
         if not each.enable_on_status:
             if default is not None:
                 line = default.node.line
                 place.warn(f"is never given: the answer without enable_on_status in line {line} comes first")
             default = default or place
     return answers
+
+
+def _refuse_original(place: Place, answer: Answer) -> None:
+    if answer.status_code is None:
+        place.field("status_code").error("original needs enable_on_status: without it no upstream is asked")
 
 
 # --- answers ---
@@ -281,17 +293,36 @@ def answer(place: Place) -> Answer:
 def _answer(fields: Fields) -> Answer:
     if not fields.unknown and not any(each in fields for each in ANSWER_FIELDS):
         raise fields.place.mistake(f"says nothing to answer: expected one of {', '.join(ANSWER_FIELDS)}")
+    if "handler" in fields:
+        return _handled(fields)
     fields.only_one("body", "body_file")
     body = fields.get("body", _body, b"") or fields.get("body_file", _body_file, b"")
     patterns = fields.get("enable_on_status", lambda it: it.one_or_more(_status_pattern), ())
     status = fields.get("status_code", _status_or_original, 200)
-    if status is None and "enable_on_status" not in fields:
-        fields["status_code"].error("original needs enable_on_status: without it no upstream is asked")
     bodiless = [s for s in BODILESS if s == status or (status is None and StatusPattern(str(s)) in patterns)]
     if body and bodiless:
         given = fields.given.get("body") or fields["body_file"]
         given.error(f"a response with status {bodiless[0]} cannot have a body")
     return Answer(status, fields.get("headers", headers, ()), body, patterns)
+
+
+def _handled(fields: Fields) -> Answer:
+    for each in ("status_code", "headers", "body", "body_file"):
+        if each in fields:
+            fields[each].error("has no place beside handler: the function says what is sent")
+    if "enable_on_status" not in fields:
+        fields["handler"].error("handler needs enable_on_status: without it no upstream is asked")
+    return Answer(
+        enable_on_status=fields.get("enable_on_status", lambda it: it.one_or_more(_status_pattern), ()),
+        handler=fields.get("handler", _handler, ""),
+    )
+
+
+def _handler(place: Place) -> str:
+    text = place.string()
+    if not HANDLER_NAME.fullmatch(text):
+        raise place.expected("a Python function as package.module:function")
+    return text
 
 
 def _status(place: Place) -> int:
@@ -360,7 +391,7 @@ def _header_pair(place: Place) -> Header | None:
 
 # None: a header that is left out, which was said.
 def _header(place: Place, name: str, value: str) -> Header | None:
-    name, value = _header_name(place, name.strip(" \t")), value.strip(" \t")
+    name, value = header_name(place, name.strip(" \t")), value.strip(" \t")
     if name in _CONNECTION_HEADERS:
         raise place.mistake(f"the header {name} is not an answer's to set: Envoy does")
     if name == "content-length":
@@ -375,7 +406,7 @@ def _header(place: Place, name: str, value: str) -> Header | None:
     return name, value
 
 
-def _header_name(place: Place, text: str) -> str:
+def header_name(place: Place, text: str) -> str:
     if not _TOKEN.fullmatch(text):
         raise place.mistake(f"expected a header name, got {quoted(text)}")
     return text.lower()
@@ -405,13 +436,13 @@ def _request(fields: Fields) -> RequestMatch:
     return RequestMatch(
         path=fields.get(kind, _PATHS[kind], EVERY_PATH) if kind else EVERY_PATH,
         methods=fields.get("methods", lambda it: _distinct(it.one_or_more(_method)), ()),
-        headers=fields.get("headers", lambda it: _string_matches(it, _header_name), ()),
+        headers=fields.get("headers", lambda it: _string_matches(it, header_name), ()),
         query=fields.get("query", lambda it: _string_matches(it, _parameter_name), ()),
     )
 
 
 def _exact(place: Place) -> PathMatch:
-    return PathMatch(PathKind.EXACT, _path(place))
+    return PathMatch(PathKind.EXACT, path_text(place))
 
 
 def _path_prefix(place: Place) -> PathMatch:
@@ -419,17 +450,17 @@ def _path_prefix(place: Place) -> PathMatch:
 
 
 def _path_regex(place: Place) -> PathMatch:
-    return PathMatch(PathKind.REGEX, _regex(place))
+    return PathMatch(PathKind.REGEX, regex_text(place))
 
 
 _PATHS: Final = {"path": _exact, "prefix": _path_prefix, "regex": _path_regex}
 
 
 def _prefix(place: Place) -> str:
-    return _path(place).rstrip("/") or "/"
+    return path_text(place).rstrip("/") or "/"
 
 
-def _path(place: Place) -> str:
+def path_text(place: Place) -> str:
     text = place.string()
     if not text.startswith("/"):
         raise place.expected('a path starting with "/"')
@@ -444,7 +475,7 @@ def _path(place: Place) -> str:
     return text
 
 
-def _regex(place: Place) -> str:
+def regex_text(place: Place) -> str:
     text = place.string()
     if not text:
         raise place.expected("a regular expression")
@@ -496,7 +527,7 @@ def _string_match(place: Place) -> StringMatch:
             raise fields[given].mistake("expected true: absence cannot be matched")
         return StringMatch(kind)
     if kind is StringKind.REGEX:
-        return StringMatch(kind, _regex(fields[given]))
+        return StringMatch(kind, regex_text(fields[given]))
     value = fields[given].string()
     if not value and kind is not StringKind.EXACT:
         raise fields[given].mistake("an empty string fits everything: write present: true")

@@ -47,6 +47,9 @@ JOINED_HEADERS: Final = frozenset(
 _ESCAPED_SLASH = re.compile(r"%(2f|5c)", re.IGNORECASE)
 # Percent-encoded, but in no need of it (RFC 3986, section 2.3): Envoy decodes these and leaves other escapes alone.
 _ESCAPED_UNRESERVED = re.compile(r"%(2[de]|3[0-9]|4[1-9a-f]|5[0-9af]|6[1-9a-f]|7[0-9ae])", re.IGNORECASE)
+# A percent sign that escapes nothing, but would if what follows it were decoded: Envoy escapes the sign itself.
+_STRAY_PERCENT = re.compile(r"%(?![0-9a-f]{2})", re.IGNORECASE)
+_MADE_ESCAPE = re.compile(r"\0(?=[0-9a-f]{2})", re.IGNORECASE)
 _UNESCAPED = re.compile(r"""["<>^`{|}]""")
 # A dot segment may have its dots escaped, or parameters behind plain dots (`..;x`): so Envoy's URL library sees it.
 _DOT_SEGMENT = re.compile(r"(?P<dots>\.{1,2})(;.*)?|(?P<escaped>(\.|%2e){1,2})", re.IGNORECASE)
@@ -153,9 +156,15 @@ def normalize_path(path: str) -> tuple[str, bool]:
     """
     unescaped = _ESCAPED_SLASH.sub(lambda match: chr(int(match[1], 16)), path)
     canonical = _remove_dot_segments(unescaped.replace("\\", "/"))
-    canonical = _ESCAPED_UNRESERVED.sub(lambda match: chr(int(match[1], 16)), canonical)
+    canonical = _decode_unreserved(canonical)
     canonical = _UNESCAPED.sub(lambda match: f"%{ord(match[0]):02X}", canonical)
     return _merge_slashes(canonical), unescaped != path
+
+
+def _decode_unreserved(path: str) -> str:
+    marked = _STRAY_PERCENT.sub("\0", path)
+    decoded = _ESCAPED_UNRESERVED.sub(lambda match: chr(int(match[1], 16)), marked)
+    return _MADE_ESCAPE.sub("%25", decoded).replace("\0", "%")
 
 
 def _remove_dot_segments(path: str) -> str:

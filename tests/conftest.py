@@ -7,11 +7,13 @@ from collections.abc import Iterator
 import pytest
 from gateway import Gateway
 
+from rejoinder.xds.translate import Placement
 
-@pytest.fixture(scope="module")
-def gateway() -> Iterator[Gateway]:
-    """One real gateway for a test file; each test applies rules of its own."""
-    with Gateway() as running:
+
+@pytest.fixture(scope="module", params=list(Placement), ids=lambda placement: placement.value)
+def gateway(request: pytest.FixtureRequest) -> Iterator[Gateway]:
+    """One real gateway of each placement for a test file; each test applies rules of its own."""
+    with Gateway(conditional=request.param) as running:
         yield running
 
 

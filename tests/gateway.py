@@ -23,6 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import pytest
+
 from rejoinder import envoy
 from rejoinder.envoy.module import library
 from rejoinder.extproc.server import Processor
@@ -39,7 +41,7 @@ SECONDS = 30.0
 MARKER_DOMAIN = "generation.invalid"
 
 HANDLERS = Path(__file__).parent.parent / "examples" / "handler"
-"""Where Python handlers are, for both placements."""
+"""The example of a Python handler."""
 
 T = TypeVar("T")
 
@@ -60,6 +62,12 @@ def ruleset(path: Path) -> Ruleset:
     loaded = load([path])
     assert loaded.ruleset is not None, loaded.problems
     return loaded.ruleset
+
+
+def only_for(gateway: Gateway, placement: Placement) -> None:
+    """Skip a test that is about one placement."""
+    if gateway.conditional is not placement:
+        pytest.skip(f"about {placement.value}")
 
 
 def free_port() -> int:
@@ -151,14 +159,22 @@ class Upstream:
 class Gateway:
     """Envoy with our control plane and ext_proc service, run by an event loop in a thread."""
 
-    def __init__(self, concurrency: int = 1, conditional: Placement = Placement.EXT_PROC) -> None:
+    def __init__(
+        self,
+        concurrency: int = 1,
+        conditional: Placement = Placement.EXT_PROC,
+        handlers: Sequence[Path] = (),
+    ) -> None:
         self.conditional = conditional
+        self.long_list = 64
+        """From how many routes on a list is cut into buckets."""
         self.upstream = Upstream()
         self.address = ("127.0.0.1", free_port())
         self.events: list[Event] = []
         self.processor = Processor()
         self.envoy: envoy.EnvoyProcess
         self._concurrency = concurrency
+        self._handlers = handlers
         self._generations = itertools.count(1)
         self._settled = threading.Condition()
         self._loop = asyncio.new_event_loop()
@@ -195,7 +211,7 @@ class Gateway:
                 envoy.find().path,
                 envoy.bootstrap(("127.0.0.1", xds), admin=("127.0.0.1", 0)),
                 concurrency=self._concurrency,
-                environ={**os.environ, **library.environment(handlers=(HANDLERS,))},
+                environ={**os.environ, **library.environment(handlers=self._handlers)},
             )
         )
 
@@ -211,7 +227,7 @@ class Gateway:
             for each in rules.upstreams
         )
         listeners = listeners or (Listener(*self.address),)
-        settings = Settings(Endpoint("127.0.0.1", self.ext_proc_port), self.conditional)
+        settings = Settings(Endpoint("127.0.0.1", self.ext_proc_port), self.conditional, long_list=self.long_list)
         return build(dataclasses.replace(rules, upstreams=upstreams, listeners=listeners), settings)
 
     def publish(self, built: Build) -> Event:

@@ -88,7 +88,8 @@ headers = st.lists(
 
 
 @st.composite
-def answers(draw: st.DrawFn, conditional: bool) -> Json:
+def answers(draw: st.DrawFn, conditional: bool, beside: bool = False) -> Json:
+    """An answer; `beside`: one without statuses, for a scope that has another with some."""
     answer: Json = {"headers": draw(headers)}
     statuses = [status for status in STATUSES if status not in (204, 304)]
     if conditional:
@@ -96,10 +97,10 @@ def answers(draw: st.DrawFn, conditional: bool) -> Json:
         answer["enable_on_status"] = draw(st.lists(st.sampled_from(patterns), min_size=1, max_size=3, unique_by=str))
         answer["status_code"] = draw(st.sampled_from([*statuses, "original"]))
     else:
-        answer["status_code"] = draw(st.sampled_from(statuses))
+        answer["status_code"] = draw(st.sampled_from([*statuses, "original"] if beside else statuses))
     if draw(st.booleans()):
         answer["headers"].append(f"Content-Type={draw(st.sampled_from(('text/html', 'image/png')))}")
-    if answer["status_code"] != "original" or {204, 304}.isdisjoint(answer["enable_on_status"]):
+    if answer["status_code"] != "original" or {204, 304}.isdisjoint(answer.get("enable_on_status", ())):
         answer["body"] = draw(bodies)
     return answer
 
@@ -126,7 +127,7 @@ def rules(draw: st.DrawFn, number: int, routes: list[str]) -> Json:
         rule["fallthrough"] = True
     if kind == "conditional":
         return {**rule, **draw(answers(conditional=True))}
-    several = [draw(answers(conditional=True)), draw(answers(conditional=draw(st.booleans())))]
+    several = [draw(answers(conditional=True)), draw(answers(conditional=draw(st.booleans()), beside=True))]
     taken: set[str] = set()
     for answer in several:  # a status may be claimed once
         claimed = [status for status in answer.get("enable_on_status", []) if str(status) not in taken]
@@ -243,11 +244,12 @@ def check(response: Response, wanted: Reply | int, method: str) -> None:
         assert lengths == [str(len(wanted.body))]
 
 
-def run(gateway: Gateway, folder: Path, document: Json, asked: list[Any]) -> None:
+def run(gateway: Gateway, folder: Path, document: Json, asked: list[Any], cut: bool) -> None:
     file = folder / "rules.yaml"
     file.write_text(yaml.safe_dump(document, allow_unicode=True, sort_keys=False), encoding="utf-8")
     loaded = load([file])
     assert loaded.ruleset is not None, loaded.problems
+    gateway.long_list = 2 if cut else 64
     gateway.apply(loaded.ruleset)
     for request, target, sent in asked:
         wanted = expected(loaded.ruleset, request, sent)
@@ -269,8 +271,12 @@ def test_envoy_answers_as_decide_says(
         suppress_health_check=list(HealthCheck),
         phases=(Phase.generate, Phase.shrink),
     )
-    @given(document=rule_files(), asked=st.lists(requests(), min_size=REQUESTS, max_size=REQUESTS))
-    def compare(document: Json, asked: list[Any]) -> None:
-        run(gateway, folder, document, asked)
+    @given(
+        document=rule_files(),
+        asked=st.lists(requests(), min_size=REQUESTS, max_size=REQUESTS),
+        cut=st.booleans(),  # whether the routes of a domain are cut into buckets, as long lists are
+    )
+    def compare(document: Json, asked: list[Any], cut: bool) -> None:
+        run(gateway, folder, document, asked, cut)
 
     (compare if examples else seed(20261121)(compare))()

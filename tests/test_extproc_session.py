@@ -229,12 +229,14 @@ def _encoded(kind: str, headers: list[tuple[str, bytes]], *, end: bool = False, 
         pytest.param(_encoded("request_headers", [], route_name=""), RequestHeaders((), None), id="unnamed-route"),
         pytest.param(
             _encoded("response_headers", [(":status", b"503"), ("content-length", b"12"), ("a", b""), ("a", b"")]),
-            ResponseHeaders(503, ("content-length", "a", "a"), 12, False),
+            ResponseHeaders(
+                503, ("content-length", "a", "a"), 12, False, (("content-length", "12"), ("a", ""), ("a", ""))
+            ),
             id="response",
         ),
         pytest.param(
             _encoded("response_headers", [(":status", b"x"), ("content-length", b"-1")], end=True),
-            ResponseHeaders(0, ("content-length",), None, True),
+            ResponseHeaders(0, ("content-length",), None, True, (("content-length", "-1"),)),
             id="odd-numbers",
         ),
         pytest.param(

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from gateway import Gateway, Response, Upstream, ruleset, taken_port
+from gateway import Gateway, Response, Upstream, only_for, ruleset, taken_port
 
 from rejoinder.rules.model import Listener
 from rejoinder.xds.blame import blame
 from rejoinder.xds.session import Nack
+from rejoinder.xds.translate import Placement
 
 Apply = Callable[..., Gateway]
 UPSTREAM_ONLY = ("x-from", "etag", "x-envoy-upstream-service-time")
@@ -83,6 +84,7 @@ def test_upstreams_own_429_is_redirected_too(apply: Apply) -> None:
 
 def test_statuses_that_no_rule_names_cause_no_ext_proc_stream(apply: Apply) -> None:
     gateway = apply(THROTTLED)
+    only_for(gateway, Placement.EXT_PROC)
     counter = "ext_proc.streams_started"
 
     def streams() -> int:
@@ -242,6 +244,7 @@ def test_rejected_rules_are_rolled_back_and_reported_with_their_place(gateway: G
 
 def test_ext_proc_service_killed_lets_responses_pass_and_back_again_answers(apply: Apply) -> None:
     gateway = apply(STATUSES)
+    only_for(gateway, Placement.EXT_PROC)
 
     def ask() -> bytes:
         return gateway.ask("GET", "a.example.com", "/up", [("x-status", "503")]).body

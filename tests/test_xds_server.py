@@ -25,7 +25,8 @@ import grpc.aio
 import pytest
 
 from rejoinder.xds.protobuf import message_class
-from rejoinder.xds.server import SERVICE, Connected, Disconnected, Event, InconsistentSnapshotError, Server
+from rejoinder.xds.server import ADS as SERVICE
+from rejoinder.xds.server import Connected, Disconnected, Event, InconsistentSnapshotError, Server
 from rejoinder.xds.session import Accepted, Nack
 from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, Resource, ResourceType, Snapshot
 

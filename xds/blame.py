@@ -52,7 +52,9 @@ def _named(message: str, rejected: Build) -> Iterator[Named]:
 def _counted(message: str, rejected: Build) -> Iterator[Named]:
     if counted := _COUNTED.search(message):
         host, route = map(int, counted.groups())
-        yield from _origins(rejected.plan.domains[host].routes[route], rejected.ruleset)
+        for part in rejected.plan.by_group().values():  # Envoy does not say which route configuration it is about
+            if host < len(part.domains) and route < len(part.domains[host].routes):
+                yield from _origins(part.domains[host].routes[route], rejected.ruleset)
 
 
 def _origins(planned: PlannedRoute, ruleset: Ruleset) -> Iterator[Named]:

@@ -19,7 +19,7 @@ from typing import Final, Generic, TypeVar
 from rejoinder.rules.answers import AnswerTable, Reply, answer_table, reply
 from rejoinder.rules.decide import NO_ROUTE_STATUS
 from rejoinder.rules.matching import EVERYTHING, Meet, meet, wider_domains
-from rejoinder.rules.model import Answer, Forward, RateLimit, Redirect, Route, Rule, Ruleset
+from rejoinder.rules.model import RULE_FILES, Answer, Forward, RateLimit, Redirect, Route, Rule, Ruleset
 from rejoinder.rules.problem import Problem
 
 # Rules that fall through and add conditions split a route in two each: every combination of them has its own table.
@@ -77,16 +77,28 @@ class PlannedDomain:
 
     domain: str
     routes: tuple[PlannedRoute, ...]
+    group: str = RULE_FILES
+    """The listeners that it is for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     domains: tuple[PlannedDomain, ...]
-    """One for every domain that a route or rule names, and `*`, in order of mention."""
+    """For each group of listeners, one for every domain that a route or rule names, and `*`, in order of mention."""
+
+    def by_group(self) -> dict[str, Plan]:
+        """The plan of each group of listeners."""
+        groups = dict.fromkeys(domain.group for domain in self.domains)
+        return {group: Plan(tuple(each for each in self.domains if each.group == group)) for group in groups}
 
     def tables(self) -> tuple[AnswerTable, ...]:
         """Every answer table in use, once."""
         return tuple({route.table: None for domain in self.domains for route in domain.routes if route.table})
+
+    def has_cors(self) -> bool:
+        """Whether any route says which origins may read its responses."""
+        actions = (route.action for domain in self.domains for route in domain.routes)
+        return any(isinstance(action, Forward) and action.cors is not None for action in actions)
 
     def rate_limits(self) -> dict[str, RateLimit]:
         """The limits in use, by the name of the file's route."""
@@ -100,16 +112,16 @@ def plan(ruleset: Ruleset) -> Plan:
     Raises:
         PlanError: rules with `fallthrough` that overlap in too many ways; show its problem to the author.
     """
-    routes = _Index((route, route.domains or ("*",)) for route in ruleset.routes)
     rules = _Index((rule, rule.scope.domains or ("*",)) for rule in ruleset.rules)
-    domains = dict.fromkeys([*routes.keys(), *rules.keys(), "*"])
-    return Plan(
-        tuple(
-            PlannedDomain(domain, tuple(_plan_domain(routes.find(wider), rules.find(wider))))
-            for domain in domains
-            for wider in [wider_domains(domain)]
-        )
-    )
+    groups = ((group, ruleset.of_group(group).routes) for group in ruleset.groups)
+    return Plan(tuple(domain for group, routes in groups for domain in _plan_group(group, routes, rules)))
+
+
+def _plan_group(group: str, routes: Iterable[Route], rules: _Index[Rule, str]) -> Iterator[PlannedDomain]:
+    by_domain = _Index((route, route.domains or ("*",)) for route in routes)
+    for domain in dict.fromkeys([*by_domain.keys(), *rules.keys(), "*"]):
+        wider = wider_domains(domain)
+        yield PlannedDomain(domain, tuple(_plan_domain(by_domain.find(wider), rules.find(wider))), group)
 
 
 class _Index(Generic[Entry, Key]):

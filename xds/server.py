@@ -1,4 +1,4 @@
-"""The control plane: an ADS server that keeps every connected Envoy at the snapshot that was last published.
+"""The control plane: an xDS server that keeps every connected Envoy at the snapshot that was last published.
 
 In go snapshots (`Server.publish`), out come bytes to the Envoys and news to whoever listens. All that is decided about
 one client is decided in `session`; here is the loop around it, and what concerns the clients together: whether a
@@ -18,11 +18,23 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from rejoinder.xds.session import Accepted, Nack, Response, Session
-from rejoinder.xds.snapshot import Snapshot
-from rejoinder.xds.wire import decode_request, encode_response
+from rejoinder.xds.delta import Incremental
+from rejoinder.xds.session import Accepted, Nack, Response
+from rejoinder.xds.snapshot import CLUSTERS, ENDPOINTS, EXTENSIONS, LISTENERS, ROUTES, ResourceType, Snapshot
+from rejoinder.xds.sotw import StateOfTheWorld
+from rejoinder.xds.wire import decode_delta_request, decode_request, encode_delta_response, encode_response
 
-SERVICE: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+ADS: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+
+_SERVICES: Final[tuple[tuple[str, str, ResourceType | None], ...]] = (
+    (ADS, "AggregatedResources", None),
+    ("envoy.service.cluster.v3.ClusterDiscoveryService", "Clusters", CLUSTERS),
+    ("envoy.service.endpoint.v3.EndpointDiscoveryService", "Endpoints", ENDPOINTS),
+    ("envoy.service.listener.v3.ListenerDiscoveryService", "Listeners", LISTENERS),
+    ("envoy.service.route.v3.RouteDiscoveryService", "Routes", ROUTES),
+    ("envoy.service.extension.v3.ExtensionConfigDiscoveryService", "ExtensionConfigs", EXTENSIONS),
+)
+"""Each service with what its methods are named after (`StreamClusters`, `DeltaClusters`), and its one type."""
 
 _OPTIONS: Final = (
     # A second server on the port is an error. By default the kernel would deal the connections out to both.
@@ -95,10 +107,28 @@ class Status:
     """The last time that a client said no."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Variant:
+    """A variant of the protocol."""
+
+    prefix: str
+    """Of its methods' names."""
+    session: type[StateOfTheWorld] | type[Incremental]
+    decode: Callable[[bytes], Any]
+    """The session's requests."""
+    encode: Callable[[Response], bytes]
+
+
+_VARIANTS: Final = (
+    _Variant("Stream", StateOfTheWorld, decode_request, encode_response),
+    _Variant("Delta", Incremental, decode_delta_request, encode_delta_response),
+)
+
+
 class _Client:
-    def __init__(self, peer: str, snapshot: Snapshot | None) -> None:
+    def __init__(self, peer: str, session: StateOfTheWorld | Incremental) -> None:
         self.peer = peer
-        self.session = Session(snapshot)
+        self.session = session
         self.nack: Nack | None = None
 
     def status(self) -> ClientStatus:
@@ -107,7 +137,7 @@ class _Client:
 
 
 class Server:
-    """The ADS service, for one event loop.
+    """The discovery services, for one event loop.
 
     A snapshot that a client rejects: if a client has had it in full, it cannot be all wrong, and only that client goes
     back to its previous one. If nobody has, everybody goes back to the last snapshot that some client had in full, and
@@ -145,11 +175,13 @@ class Server:
             OSError: the address is in use or not this machine's; the text says which address. Choose another.
         """
         server = grpc.aio.server(options=_OPTIONS)
-        stream = grpc.stream_stream_rpc_method_handler(
-            self._serve, request_deserializer=decode_request, response_serializer=encode_response
-        )
         server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, {"StreamAggregatedResources": stream}),)
+            tuple(
+                grpc.method_handlers_generic_handler(
+                    service, {f"{variant.prefix}{named}": self._handler(variant, only) for variant in _VARIANTS}
+                )
+                for service, named, only in _SERVICES
+            )
         )
         try:
             port: int = server.add_insecure_port(address)
@@ -181,9 +213,16 @@ class Server:
         clients = sorted((client.status() for client in self._clients), key=lambda status: (status.node, status.peer))
         return Status(_version(self._snapshot), tuple(clients), self._nack)
 
-    async def _serve(self, _: object, context: Any) -> None:
+    def _handler(self, variant: _Variant, only: ResourceType | None) -> Any:
+        async def serve(_: object, context: Any) -> None:
+            await self._serve(_Client(context.peer(), variant.session(self._snapshot, only)), context)
+
+        return grpc.stream_stream_rpc_method_handler(
+            serve, request_deserializer=variant.decode, response_serializer=variant.encode
+        )
+
+    async def _serve(self, client: _Client, context: Any) -> None:
         """One client's stream, from its beginning to its end."""
-        client = _Client(context.peer(), self._snapshot)
         reading = asyncio.ensure_future(context.read())
         changed = asyncio.ensure_future(self._changed.wait())
         try:
@@ -218,7 +257,8 @@ class Server:
     def _learn(self, client: _Client, news: Accepted | Nack) -> None:
         match news:
             case Accepted(snapshot=snapshot):
-                if self._nack is None or snapshot is not self._nack.snapshot:
+                # One type of it proves nothing about the whole.
+                if client.session.only is None and (self._nack is None or snapshot is not self._nack.snapshot):
                     self._proven = snapshot
             case Nack(snapshot=snapshot):
                 self._nack = client.nack = news

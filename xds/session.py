@@ -1,9 +1,9 @@
-"""One client's ADS stream, state of the world, as a state machine without I/O and without a clock.
+"""One client's xDS stream as a state machine without I/O and without a clock: what both variants of the protocol share.
 
-In go the client's requests (`Session.on_request`) and the snapshots that it is to have (`Session.on_snapshot`); out
-come values: `Response`s to be sent in this order, and the news that the client has taken (`Accepted`) or refused
-(`Nack`) a snapshot. Nothing is raised: whatever a client sends has a meaning, if only that it is ignored. Whatever
-changes the state of a stream is in this file. The protocol:
+In go the client's requests (`on_request` of `sotw.StateOfTheWorld` and `delta.Incremental`) and the snapshots that it
+is to have (`Session.on_snapshot`); out come values: `Response`s to be sent in this order, and the news that the client
+has taken (`Accepted`) or refused (`Nack`) a snapshot. Nothing is raised: whatever a client sends has a meaning, if only
+that it is ignored. The two variants read requests; what is sent, and when, is decided in this file. The protocol:
 https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol
 
 A change goes out so that no request meets a route whose cluster is missing (make before break):
@@ -12,7 +12,7 @@ A change goes out so that no request meets a route whose cluster is missing (mak
         endpoints, right behind: Envoy acknowledges a changed cluster only when it has its endpoints
     listeners, once the clusters are acknowledged
     routes, once the listeners are; routes that a listener has just asked for, at once
-    clusters again, without those that nothing uses any more
+    clusters again, without those that nothing uses any more (incremental: the names of these, as removed)
 
 There is one response of a type under way at a time. A newer snapshot therefore never queues behind an older one: the
 next response of each type is simply made from the newest, and a client that is slow skips what lay between.
@@ -20,9 +20,10 @@ next response of each type is simply made from the newest, and a client that is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import abc
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Final
+from typing import ClassVar, Final
 
 from rejoinder.xds.snapshot import (
     CLUSTERS,
@@ -44,34 +45,25 @@ _PARENTS: Final = {ENDPOINTS: CLUSTERS, ROUTES: LISTENERS}
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A DiscoveryRequest: a subscription, and the answer to the last response."""
-
-    type_url: str
-    names: tuple[str, ...] = ()
-    version: str = ""
-    """The last one that the client accepted, also on an earlier stream."""
-    nonce: str = ""
-    """Of the response that is answered; empty: the stream's first request for the type."""
-    error: str | None = None
-    """Why the client rejects that response; None: it does not."""
-    node: str = ""
-    """The client's id; only the stream's first request is sure to have it."""
-
-
-@dataclass(frozen=True, slots=True)
 class Response:
-    """A DiscoveryResponse."""
+    """A DiscoveryResponse or DeltaDiscoveryResponse."""
 
     type: ResourceType
     version: str
     nonce: str
     resources: tuple[Resource, ...]
+    removed: tuple[str, ...] = ()
+    """Incremental only: the names of resources that are no more, or that the client has asked for and are not there."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Whatever it says something about."""
+        return frozenset(resource.name for resource in self.resources).union(self.removed)
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The client has a snapshot in full."""
+    """The client has a snapshot in full; on a stream for one type: all that is in it of that type."""
 
     node: str
     snapshot: Snapshot
@@ -97,19 +89,10 @@ class Subscription:
     """Which resources of a type a client wants."""
 
     wildcard: bool = False
+    """All there are."""
     names: frozenset[str] = frozenset()
     named: bool = False
-    """Names have been given before, so that none now means none."""
-
-    def updated(self, kind: ResourceType, names: tuple[str, ...]) -> Subscription:
-        """The subscription after a request with these names.
-
-        No names at all stand for `*`, if the type allows it and no name was ever given on the stream.
-        https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#how-the-client-specifies-what-resources-to-return
-        """
-        if not names and not self.named:
-            return Subscription(wildcard=kind.whole)
-        return Subscription("*" in names and kind.whole, frozenset(names) - {"*"}, named=True)
+    """State of the world: names have been given before, so that none now means none."""
 
     def of(self, resources: Resources) -> Resources:
         if self.wildcard:
@@ -118,9 +101,14 @@ class Subscription:
 
 
 @dataclass(slots=True)
-class _Stream:
+class Stream:
     """What goes on about one type. Mappings are replaced, never changed: most clients share those of the snapshot."""
 
+    type: ResourceType
+    whole: bool
+    """A response lists all resources, and what is missing is removed. Otherwise it lists those that have changed."""
+    owed: bool = False
+    """A response is due, even if it says nothing new."""
     subscription: Subscription | None = None
     """None: the client has not asked yet."""
     nonce: str = ""
@@ -133,39 +121,46 @@ class _Stream:
     """What the client has once it has accepted `under_way`."""
     accepted: Resources = field(default_factory=dict)
     """What the client is known to have."""
-    owed: bool = False
-    """For a whole type: a response is due, even if it says nothing new."""
+    absent: frozenset[str] = frozenset()
+    """Incremental: names that the client has asked for and been told are not there."""
     rejected: Snapshot | None = None
     """The client did not take its resources of this type, and there was nothing to go back to."""
     refused: frozenset[str] = frozenset()
     """The names in the responses that were rejected then."""
 
-    def resubscribe(self, kind: ResourceType, subscription: Subscription) -> None:
-        # A client that drops a name forgets the resource; if it wants it again, it must get it again. And a name that
-        # is new is answered even if the client has the resource already, by its wildcard.
-        before, self.subscription = self.subscription, subscription
-        self.sent = subscription.of(self.sent)
-        self.accepted = subscription.of(self.accepted)
-        if kind.whole and before is not None and subscription.names - before.names:
-            self.owed = True
+    def resubscribe(self, subscription: Subscription, repeated: frozenset[str] = frozenset()) -> None:
+        """Want something else from now on.
+
+        Args:
+            repeated: names that the client must be told about even if it has been before.
+        """
+        # A client that drops a name forgets the resource; if it wants it again, it must get it again.
+        self.subscription = subscription
+        self.sent = without(subscription.of(self.sent), repeated)
+        self.accepted = without(subscription.of(self.accepted), repeated)
+        self.absent -= repeated
 
     def accept(self) -> None:
         self.under_way = None
         self.accepted = self.sent
 
-    def reject(self, response: Response) -> None:
-        # What a rejected response has done is uncertain: Envoy takes the good listeners and clusters of a response and
-        # rejects the others. So what it had is sent again.
-        self.under_way = None
-        if response.type.whole:
-            self.sent = self.accepted
-            self.owed = True
-        else:
-            names = {resource.name for resource in response.resources}
-            self.sent = self.accepted = {n: resource for n, resource in self.accepted.items() if n not in names}
+
+def without(resources: Resources, names: Set[str]) -> Resources:
+    """The others; the same object if that is all."""
+    if names.isdisjoint(resources):
+        return resources
+    return {name: resource for name, resource in resources.items() if name not in names}
 
 
-class Session:
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """What a response is to say."""
+
+    resources: tuple[Resource, ...]
+    removed: tuple[str, ...] = ()
+
+
+class Session(abc.ABC):
     """One client's stream. See the module's text for the order in which things are sent.
 
     A client that rejects a snapshot goes back to the last one that it accepted in full; one that had none yet keeps
@@ -173,46 +168,52 @@ class Session:
     as another object, which means that somebody made it anew (perhaps the cause, such as a port in use, is gone).
     """
 
-    def __init__(self, snapshot: Snapshot | None = None) -> None:
-        """Args: snapshot: what the client is to have; None: that is not known yet, `on_snapshot` will tell."""
+    incremental: ClassVar[bool]
+    """The variant of the protocol."""
+
+    def __init__(self, snapshot: Snapshot | None = None, only: ResourceType | None = None) -> None:
+        """
+        Args:
+            snapshot: what the client is to have; None: that is not known yet, `on_snapshot` will tell.
+            only: the type that the stream is for, in a discovery service of one type; None: ADS.
+        """
         self.node = ""
         """The client's id, from its first request."""
         self.target = snapshot
         """What the client is to have."""
         self.accepted: Snapshot | None = None
         """The last snapshot that the client had in full."""
+        self.only = only
         self._rejected: Snapshot | None = None
-        self._streams: Mapping[ResourceType, _Stream] = {kind: _Stream(owed=kind.whole) for kind in RESOURCE_TYPES}
+        self._streams: Mapping[ResourceType, Stream] = {
+            kind: Stream(kind, whole=kind.whole and not self.incremental) for kind in RESOURCE_TYPES
+        }
         self._nonces = 0
 
-    def on_request(self, request: Request) -> list[Output]:
-        """Take a request from the client.
+    @abc.abstractmethod
+    def _distrust(self, stream: Stream, response: Response) -> None:
+        """Have all that a rejected response was about sent again, in its new form or (if there is none) the old one.
 
-        Returns:
-            What is to be sent and to be known because of it, in order; empty also for a type that is not ours and for
-            a request that was overtaken by a response (its nonce is not the last one): the client repeats what it
-            wants when it answers that response.
+        What such a response has done is uncertain: Envoy takes the good listeners and clusters of it and rejects the
+        others.
         """
-        self.node = self.node or request.node
-        kind = _TYPES_BY_URL.get(request.type_url)
-        if kind is None:
-            return []
-        stream = self._streams[kind]
-        if stream.nonce and request.nonce != stream.nonce:
-            return []
 
-        if stream.subscription is None:
-            stream.subscription = Subscription().updated(kind, request.names)
-            self._resume(kind, stream, request.version)
-        else:
-            stream.resubscribe(kind, stream.subscription.updated(kind, request.names))
+    def _asked(self, type_url: str, node: str) -> tuple[ResourceType, Stream] | None:
+        """What a request is about; None: nothing of ours. A service of one type need not be told the type."""
+        self.node = self.node or node
+        kind = self.only if self.only and not type_url else _TYPES_BY_URL.get(type_url)
+        if kind is None or (self.only and kind is not self.only):
+            return None
+        return kind, self._streams[kind]
 
+    def _answered(self, stream: Stream, error: str | None) -> list[Output]:
+        """Take the answer to the response under way, if there is one, and go on."""
         outputs: list[Output] = []
         if stream.under_way is not None:
-            if request.error is None:
+            if error is None:
                 stream.accept()
             else:
-                outputs.append(self._reject(stream, stream.under_way, request.error))
+                outputs.append(self._reject(stream, stream.under_way, error))
         return outputs + list(self._advance())
 
     def on_snapshot(self, snapshot: Snapshot) -> list[Output]:
@@ -222,27 +223,19 @@ class Session:
             snapshot: one that passes its `check`. If it is the one that the client has just rejected, nothing happens.
 
         Returns:
-            As for `on_request`. What cannot be sent yet follows from there, as the client answers.
+            What is to be sent and to be known because of it, in order. What cannot be sent yet follows from
+            `on_request`, as the client answers.
         """
         if snapshot is self._rejected:
             return []
         self.target = snapshot
         return list(self._advance())
 
-    def _resume(self, kind: ResourceType, stream: _Stream, version: str) -> None:
-        # A client that comes back says which version it has. For a wildcard subscription to a whole type, the same
-        # version is the same set of resources, and nothing need be sent. For the others the specification warns: the
-        # client may have forgotten a resource since, or may be waiting for it.
-        # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#ack-nack-and-resource-type-instance-version
-        assert stream.subscription is not None
-        if self.target and stream.subscription.wildcard and version == self.target.versions[kind]:
-            stream.sent = stream.accepted = self.target.by_type[kind]
-            stream.owed = False
-
-    def _reject(self, stream: _Stream, response: Response, message: str) -> Nack:
+    def _reject(self, stream: Stream, response: Response, message: str) -> Nack:
         snapshot = stream.snapshot
         assert snapshot is not None
-        stream.reject(response)
+        stream.under_way = None
+        self._distrust(stream, response)
         # If the target is another one by now, the client gets that next: it may well be the correction.
         if snapshot is self.target:
             self._rejected = snapshot
@@ -252,7 +245,7 @@ class Session:
                 self.accepted = None
                 refused = stream.refused if stream.rejected is snapshot else frozenset()
                 stream.rejected = snapshot
-                stream.refused = refused.union(resource.name for resource in response.resources)
+                stream.refused = refused | response.names
         return Nack(self.node, response.type, snapshot, message)
 
     def _advance(self) -> Iterator[Output]:
@@ -264,63 +257,74 @@ class Session:
             stream = self._streams[kind]
             if stream.subscription is None or stream.under_way:
                 continue
-            wanted = self._wanted(kind, stream.subscription, target)
-            resources = self._due(kind, stream, wanted, target)
-            if resources is not None:
-                yield self._respond(kind, stream, wanted, resources, target)
+            wanted = self._wanted(stream, stream.subscription, target)
+            due = self._due(stream, stream.subscription, wanted, target)
+            if due is not None:
+                yield self._respond(stream, wanted, due, target)
 
         if self.accepted != target and self._has_all(target):
             self.accepted = target
             yield Accepted(self.node, target)
 
-    def _wanted(self, kind: ResourceType, subscription: Subscription, target: Snapshot) -> Resources:
+    def _wanted(self, stream: Stream, subscription: Subscription, target: Snapshot) -> Resources:
         """What the client is to have of a type at this point of the change."""
-        wanted = subscription.of(target.by_type[kind])
-        if kind is CLUSTERS and not (self._settled(LISTENERS, target) and self._settled(ROUTES, target)):
-            leaving = {n: cluster for n, cluster in self._streams[CLUSTERS].sent.items() if n not in wanted}
+        wanted = subscription.of(target.by_type[stream.type])
+        if stream.type is CLUSTERS and not (self._settled(LISTENERS, target) and self._settled(ROUTES, target)):
+            leaving = {n: cluster for n, cluster in stream.sent.items() if n not in wanted}
             return {**leaving, **wanted} if leaving else wanted
         return wanted
 
-    def _due(
-        self, kind: ResourceType, stream: _Stream, wanted: Resources, target: Snapshot
-    ) -> tuple[Resource, ...] | None:
-        """The resources to send now; None: nothing is to be sent."""
-        if kind.whole:
+    def _due(self, stream: Stream, subscription: Subscription, wanted: Resources, target: Snapshot) -> _Due | None:
+        """What is to be sent now; None: nothing."""
+        if stream.type in (LISTENERS, ROUTES) and not self._made(CLUSTERS, target):
+            return None
+        if stream.whole:
             if stream.rejected is target or (stream.sent == wanted and not stream.owed):
                 return None
-            if kind is LISTENERS and not self._made(CLUSTERS, target):
-                return None
-            return tuple(wanted.values())
+            return _Due(tuple(wanted.values()))
 
         refused = stream.refused if stream.rejected is target else frozenset()
-        due = tuple(r for name, r in wanted.items() if stream.sent.get(name) != r and name not in refused)
-        if kind is ROUTES:
-            if not self._made(CLUSTERS, target):
-                return None
-            if not self._made(LISTENERS, target):
-                # A listener may be waiting for these, and its acknowledgement with it.
-                due = tuple(resource for resource in due if resource.name not in stream.sent)
-        return due or None
+        changed = tuple(r for name, r in wanted.items() if stream.sent.get(name) != r and name not in refused)
+        if stream.type is ROUTES and not self._made(LISTENERS, target):
+            # A listener may be waiting for these, and its acknowledgement with it.
+            changed = tuple(resource for resource in changed if resource.name not in stream.sent)
+        removed: tuple[str, ...] = ()
+        if self.incremental:
+            removed = tuple(name for name in self._removed(stream, subscription, wanted, target) if name not in refused)
+        return _Due(changed, removed) if changed or removed or stream.owed else None
 
-    def _respond(
-        self, kind: ResourceType, stream: _Stream, wanted: Resources, resources: tuple[Resource, ...], target: Snapshot
-    ) -> Response:
+    def _removed(
+        self, stream: Stream, subscription: Subscription, wanted: Resources, target: Snapshot
+    ) -> Iterator[str]:
+        """The names that the client has to be told are not there (any more)."""
+        parent = _PARENTS.get(stream.type)
+        if parent is None or self._settled(parent, target):
+            yield from (name for name in stream.sent if name not in wanted)
+        yield from sorted(subscription.names - wanted.keys() - stream.sent.keys() - stream.absent)
+
+    def _respond(self, stream: Stream, wanted: Resources, due: _Due, target: Snapshot) -> Response:
+        kind = stream.type
         if kind is CLUSTERS:
             # Envoy wants a changed cluster's endpoints again, whether or not they have changed too.
             before = stream.sent
-            changed = [cluster for cluster in resources if before.get(cluster.name) != cluster]
+            changed = [cluster for cluster in due.resources if before.get(cluster.name) != cluster]
             renewed = {name for cluster in changed for of, name in cluster.references if of is ENDPOINTS}
             endpoints = self._streams[ENDPOINTS]
-            endpoints.sent = {n: resource for n, resource in endpoints.sent.items() if n not in renewed}
+            endpoints.sent = without(endpoints.sent, renewed)
 
         self._nonces += 1
         complete = wanted is target.by_type[kind]
         version = target.versions[kind] if complete else content_version(wanted)
-        response = Response(kind, version, str(self._nonces), resources)
+        response = Response(kind, version, str(self._nonces), due.resources, due.removed)
         stream.nonce = response.nonce
         stream.under_way = response
         stream.snapshot = target
-        stream.sent = wanted if kind.whole else {**stream.sent, **{r.name: r for r in resources}}
+        if stream.whole:
+            stream.sent = wanted
+        else:
+            sent = {**without(stream.sent, frozenset(due.removed)), **{r.name: r for r in due.resources}}
+            stream.sent = wanted if sent == wanted else sent
+        stream.absent = stream.absent.union(due.removed) - wanted.keys()
         stream.owed = False
         return response
 
@@ -344,7 +348,7 @@ class Session:
         if kind.whole:
             return stream.subscription is None or stream.accepted == stream.subscription.of(target.by_type[kind])
         resources = target.by_type[kind]
-        parents = self._streams[_PARENTS[kind]].sent.values()
+        parents = self._streams[_PARENTS[kind]].sent.values() if kind in _PARENTS else ()
         needed = (name for parent in parents for of, name in parent.references if of is kind)
         return all(stream.accepted.get(name) == resources.get(name) for name in needed)
 
@@ -353,7 +357,7 @@ class Session:
             return False
         # Envoy asks for its listeners last, when the clusters are ready: until then it has not seen everything. (A
         # client that has its listeners from elsewhere and never asks is never counted as having a snapshot in full.)
-        if self._streams[LISTENERS].subscription is None and target.by_type[LISTENERS]:
+        if not self.only and self._streams[LISTENERS].subscription is None and target.by_type[LISTENERS]:
             return False
         asked = any(stream.subscription is not None for stream in self._streams.values())
         return asked and all(self._settled(kind, target) for kind in RESOURCE_TYPES)

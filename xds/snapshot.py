@@ -14,11 +14,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryResponse
+from envoy_data_plane.envoy.service.discovery import v3 as discovery
 
 from rejoinder.xds.protobuf import message_class
 
-_DiscoveryResponse: Final = message_class(DiscoveryResponse)
+_DiscoveryResponse: Final = message_class(discovery.DiscoveryResponse)
+_Resource: Final = message_class(discovery.Resource)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ RESOURCE_TYPES: Final = (
     ENDPOINTS := ResourceType("endpoints", "envoy.config.endpoint.v3.ClusterLoadAssignment", whole=False),
     LISTENERS := ResourceType("listeners", "envoy.config.listener.v3.Listener", whole=True),
     ROUTES := ResourceType("routes", "envoy.config.route.v3.RouteConfiguration", whole=False),
+    EXTENSIONS := ResourceType("extensions", "envoy.config.core.v3.TypedExtensionConfig", whole=False),
 )
 
 Reference = tuple[ResourceType, str]
@@ -70,6 +72,8 @@ class Resource:
     encoded: bytes = field(init=False, compare=False, repr=False)
     """As it stands in a response: field 2 of a DiscoveryResponse, holding the body as `google.protobuf.Any`. Made once
     and shared by all clients."""
+    delta_head: bytes = field(init=False, compare=False, repr=False)
+    """What comes before `encoded` in an incremental response."""
 
     def __post_init__(self) -> None:
         response = _DiscoveryResponse()
@@ -77,6 +81,13 @@ class Resource:
         encoded = response.SerializeToString()
         object.__setattr__(self, "encoded", encoded)
         object.__setattr__(self, "version", _hash([self.name, encoded]))
+        object.__setattr__(self, "delta_head", self._delta_head())
+
+    def _delta_head(self) -> bytes:
+        # In a DeltaDiscoveryResponse, field 2 is a Resource, whose own field 2 is the Any: `encoded`, tag and all. So
+        # the Resource is encoded without it, and the length that stands before it put up by that of `encoded`.
+        inner: bytes = _Resource(name=self.name, version=self.version).SerializeToString()
+        return b"\x12" + _varint(len(inner) + len(self.encoded)) + inner
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +131,16 @@ class Snapshot:
 def content_version(resources: Resources) -> str:
     """The version of some resources of one type: a hash of which there are, and of their content."""
     return _hash(resources[name].version for name in sorted(resources))
+
+
+def _varint(number: int) -> bytes:
+    """https://protobuf.dev/programming-guides/encoding/#varints"""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
 
 
 def _hash(parts: Iterable[str | bytes]) -> str:

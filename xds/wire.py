@@ -1,20 +1,29 @@
-"""`Request`s and `Response`s as bytes on the wire.
+"""Requests and `Response`s as bytes on the wire, for either variant of the protocol.
 
-For gRPC, which wants a function for either direction. `decode_request` raises `google.protobuf.message.DecodeError` for
-bytes that are no DiscoveryRequest, upon which gRPC ends the stream; `encode_response` raises nothing.
+For gRPC, which wants a function for either direction. `decode_request` and `decode_delta_request` raise
+`google.protobuf.message.DecodeError` for bytes that are no such request, upon which gRPC ends the stream; the others
+raise nothing.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from envoy_data_plane.envoy.service.discovery import v3 as discovery
 
+from rejoinder.xds.delta import DeltaRequest
 from rejoinder.xds.protobuf import message_class
-from rejoinder.xds.session import Request, Response
+from rejoinder.xds.session import Response
+from rejoinder.xds.sotw import Request
 
 _DiscoveryRequest: Final = message_class(discovery.DiscoveryRequest)
 _DiscoveryResponse: Final = message_class(discovery.DiscoveryResponse)
+_DeltaDiscoveryRequest: Final = message_class(discovery.DeltaDiscoveryRequest)
+_DeltaDiscoveryResponse: Final = message_class(discovery.DeltaDiscoveryResponse)
+
+# Encoded protobuf messages that stand one behind the other are one message with the fields of all, so the resources
+# need not be encoded again for each client.
+# https://protobuf.dev/programming-guides/encoding/#last-one-wins
 
 
 def decode_request(data: bytes) -> Request:
@@ -24,16 +33,40 @@ def decode_request(data: bytes) -> Request:
         names=tuple(message.resource_names),
         version=message.version_info,
         nonce=message.response_nonce,
-        error=message.error_detail.message if message.HasField("error_detail") else None,
+        error=_error(message),
         node=message.node.id,
     )
 
 
 def encode_response(response: Response) -> bytes:
-    # Encoded protobuf messages that stand one behind the other are one message with the fields of all, so the resources
-    # need not be encoded again for each client.
-    # https://protobuf.dev/programming-guides/encoding/#last-one-wins
     head: bytes = _DiscoveryResponse(
         version_info=response.version, type_url=response.type.url, nonce=response.nonce
     ).SerializeToString()
     return b"".join((head, *(resource.encoded for resource in response.resources)))
+
+
+def decode_delta_request(data: bytes) -> DeltaRequest:
+    message = _DeltaDiscoveryRequest.FromString(data)
+    return DeltaRequest(
+        type_url=message.type_url,
+        subscribe=tuple(message.resource_names_subscribe),
+        unsubscribe=tuple(message.resource_names_unsubscribe),
+        initial=dict(message.initial_resource_versions),
+        nonce=message.response_nonce,
+        error=_error(message),
+        node=message.node.id,
+    )
+
+
+def encode_delta_response(response: Response) -> bytes:
+    head: bytes = _DeltaDiscoveryResponse(
+        system_version_info=response.version,
+        type_url=response.type.url,
+        nonce=response.nonce,
+        removed_resources=response.removed,
+    ).SerializeToString()
+    return b"".join((head, *(part for each in response.resources for part in (each.delta_head, each.encoded))))
+
+
+def _error(message: Any) -> str | None:
+    return message.error_detail.message if message.HasField("error_detail") else None

@@ -1,7 +1,7 @@
 """What a route tells the module: the text that `xds.translate.module` writes, as values.
 
-In: JSON. Out: a `RouteConfig`. Raised: `ConfigError`, whose text says where and what was expected. Pure. The text may be
-written by hand too (`rejoinder bootstrap module`), so nothing about it is taken for granted:
+In: JSON. Out: a `RouteConfig`. Raised: `ConfigError`, whose text says where and what was expected. Pure. The text may
+be written by hand too (`rejoinder bootstrap module`), so nothing about it is taken for granted:
 
     {"route": "route-a",
      "replies": [
@@ -18,7 +18,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rejoinder.rules.handlers import NAME, checked_header
+from rejoinder.rules.handlers import HANDLER_NAME, checked_header
 from rejoinder.rules.model import STATUSES, Header
 
 _FIELDS: Final = ("rule", "statuses", "status", "headers", "body", "body_base64", "handler")
@@ -71,7 +71,7 @@ def decode(text: bytes) -> RouteConfig:
 def _reply(value: Any, place: str) -> ReplyConfig:
     fields = _mapping(value, place, _FIELDS)
     handler = _string(fields.get("handler", ""), f"{place}.handler")
-    if handler and not NAME.fullmatch(handler):
+    if handler and not HANDLER_NAME.fullmatch(handler):
         raise _expected("package.module:function", f"{place}.handler", handler)
     statuses = fields.get("statuses")
     return ReplyConfig(

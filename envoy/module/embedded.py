@@ -1,8 +1,8 @@
 """The Python inside Envoy: configurations become tables of `table.c`, and handlers are called.
 
-In: what Envoy hands to the hooks of `filter.c`. Out: tables that C owns from then on, outcomes, and lines in Envoy's log.
-Nothing is raised: no exception may cross into C, so each function below is a few lines around pure code and turns a
-failure into the outcome that C knows for it. Imported by Envoy only (see `build`): elsewhere there is no `_rejoinder`.
+In: what Envoy hands to the hooks of `filter.c`. Out: tables that C owns from then on, outcomes, and lines in Envoy's
+log. Nothing is raised: no exception may cross into C, so each function below is a few lines around pure code and turns
+a failure into the outcome that C knows for it. Imported inside Envoy only: elsewhere there is no `_rejoinder`.
 
 Threads: `rejoinder_table` and `rejoinder_started` run on Envoy's main thread, `rejoinder_handle` on its workers.
 """
@@ -18,12 +18,14 @@ from typing import Any, Final
 from _rejoinder import ffi, lib  # type: ignore[import-not-found]  # made by `build`
 
 from rejoinder.envoy.module.config import ConfigError, ReplyConfig, decode
-from rejoinder.rules.handlers import HandlerError, Handlers, Request, Response
+from rejoinder.rules.handlers import HandlerError, Handlers, Response, regular, request_of
 from rejoinder.rules.model import Header
-from rejoinder.rules.request import host_of
 
 HANDLER_PATH: Final = "REJOINDER_HANDLER_PATH"
 """The environment variable with the folders where handlers are looked for when they are nowhere on PYTHONPATH."""
+
+_ROUTER_HEADERS: Final = frozenset({"x-envoy-expected-rq-timeout-ms"})
+"""What Envoy's router tells the upstream, and not the client: in ext_proc it is not there yet."""
 
 
 def _log(text: str, level: int = lib.LOG_ERROR) -> None:
@@ -32,8 +34,8 @@ def _log(text: str, level: int = lib.LOG_ERROR) -> None:
 
 
 _handlers: Final = Handlers(_log)
-# Handlers as C knows them, by number, with the route that they are called for; 0 is none. The list only grows: with what
-# configurations name, not with their number.
+# Handlers as C knows them, by number, with the route that they are called for; 0 is none. The list only grows: with
+# what configurations name, not with their number.
 _bound: Final[list[tuple[str, str]]] = [("", "")]
 _numbers: Final[dict[tuple[str, str], int]] = {}
 _binding: Final = threading.Lock()
@@ -58,19 +60,10 @@ def rejoinder_table(text: Any) -> Any:
 @ffi.def_extern(error=lib.FAILURE)  # type: ignore[untyped-decorator]
 def rejoinder_handle(envoy: Any, number: int, status: int, made: Any) -> int:
     name, route = _bound[number]
-    pseudo, headers = _headers(envoy, lib.REQUEST_HEADERS)
-    path, mark, query = pseudo.get(":path", "").partition("?")
-    request = Request(
-        method=pseudo.get(":method", ""),
-        host=host_of(pseudo.get(":authority", "")),
-        path=path,
-        query=query if mark else None,
-        headers=headers,
-        route=route,
-    )
-    _, headers = _headers(envoy, lib.RESPONSE_HEADERS)
+    asked = [header for header in _headers(envoy, lib.REQUEST_HEADERS) if header[0] not in _ROUTER_HEADERS]
+    answered = _headers(envoy, lib.RESPONSE_HEADERS)
     try:
-        reply = _handlers.call(name, request, Response(status, headers))
+        reply = _handlers.call(name, request_of(asked, route), Response(status, regular(answered)))
         if reply is None:
             return int(lib.PASS)
         made[0] = _table((ReplyConfig("", None, reply.status, reply.headers, reply.body, ""),), route)
@@ -140,19 +133,15 @@ def _bytes(pointer: Any, length: int) -> bytes:
     return bytes(ffi.buffer(pointer, length)) if length else b""
 
 
-def _headers(envoy: Any, kind: int) -> tuple[dict[str, str], tuple[Header, ...]]:
-    """The pseudo headers, and the others. A value can be any bytes; handlers get text."""
+def _headers(envoy: Any, kind: int) -> list[Header]:
     count = lib.envoy_dynamic_module_callback_http_get_headers_size(envoy, kind)
     found = ffi.new("header[]", count)
     lib.envoy_dynamic_module_callback_http_get_headers(envoy, kind, found)
-    pairs = [
+    # A value can be any bytes; handlers get text.
+    return [
         (
             _bytes(each.name, each.name_length).decode("utf-8", "replace"),
             _bytes(each.value, each.value_length).decode("utf-8", "replace"),
         )
         for each in found
     ]
-    return (
-        {name: value for name, value in pairs if name.startswith(":")},
-        tuple(pair for pair in pairs if not pair[0].startswith(":")),
-    )

@@ -16,7 +16,7 @@ from rejoinder.rules.model import Ruleset
 from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.clusters import clusters
 from rejoinder.xds.translate.listeners import listeners
-from rejoinder.xds.translate.routes import route_configuration
+from rejoinder.xds.translate.routes import route_configurations
 from rejoinder.xds.translate.settings import Json, Placement, Settings
 
 __all__ = ["Configuration", "Json", "Placement", "Settings", "static_bootstrap", "translate"]
@@ -40,12 +40,12 @@ def translate(ruleset: Ruleset, plan: Plan, settings: Settings) -> Configuration
     Args:
         ruleset: what the files say.
         plan: made of this ruleset.
-        settings: what is not in the files: who answers upstream statuses and where, and whom upstreams' certificates must
-            come from.
+        settings: what is not in the files: who answers upstream statuses and where, and whom upstreams' certificates
+            must come from.
     """
     return Configuration(
         listeners=tuple(listeners(ruleset, plan, settings.conditional)),
-        routes=(route_configuration(plan, settings.conditional),),
+        routes=tuple(route_configurations(plan, settings)),
         clusters=tuple(clusters(ruleset, plan, settings)),
     )
 

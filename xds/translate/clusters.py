@@ -25,21 +25,21 @@ def ext_proc_cluster(service: Endpoint) -> Json:
         "connect_timeout": "1s",
         # A stream lasts as long as its response; beyond Envoy's 1,024, responses would pass without being asked about.
         "circuit_breakers": {"thresholds": [{"max_requests": 1_000_000, "max_pending_requests": 1_000_000}]},
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
-                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                explicit_http_config={
-                    "http2_protocol_options": {"connection_keepalive": {"interval": "10s", "timeout": "5s"}}
-                },
-            )
-        },
+        "typed_extension_protocol_options": _http2({"connection_keepalive": {"interval": "10s", "timeout": "5s"}}),
     }
+
+
+def _http2(options: Json) -> Json:
+    name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    return {name: typed(name, explicit_http_config={"http2_protocol_options": options})}
 
 
 def _upstream(upstream: Upstream, settings: Settings) -> Json:
     cluster = {**_cluster(upstream.name, upstream.endpoints), "connect_timeout": "5s"}
     if upstream.tls:
         cluster["transport_socket"] = _upstream_tls(upstream, settings)
+    if upstream.http2:
+        cluster["typed_extension_protocol_options"] = _http2({})
     return cluster
 
 

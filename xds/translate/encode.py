@@ -13,9 +13,10 @@ from typing import Any, Final
 import betterproto2
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster
 from envoy_data_plane.envoy.config.listener.v3 import Listener
-from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
+from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration, RouteList
 from envoy_data_plane.envoy.extensions.common.matching.v3 import ExtensionWithMatcher
 from envoy_data_plane.envoy.extensions.filters.common.matcher.action.v3 import SkipFilter
+from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import Cors, CorsPolicy
 from envoy_data_plane.envoy.extensions.filters.http.dynamic_modules.v3 import (
     DynamicModuleFilter,
     DynamicModuleFilterPerRoute,
@@ -27,12 +28,13 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import HeaderMutation
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import DownstreamTlsContext, UpstreamTlsContext
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptions
-from envoy_data_plane.envoy.type.matcher.v3 import HttpResponseStatusCodeMatchInput
+from envoy_data_plane.envoy.type.matcher.v3 import HttpRequestHeaderMatchInput, HttpResponseStatusCodeMatchInput
 from google.protobuf import json_format
 
 from rejoinder.xds.protobuf import message_class
 from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, Reference, Resource, ResourceType, Snapshot
 from rejoinder.xds.translate import Configuration
+from rejoinder.xds.translate.forwarding import NO_UPSTREAM
 from rejoinder.xds.translate.settings import Json
 
 _MESSAGES: Final[dict[ResourceType, type[betterproto2.Message]]] = {
@@ -43,6 +45,8 @@ _MESSAGES: Final[dict[ResourceType, type[betterproto2.Message]]] = {
 
 # What stands in an Any somewhere: the parser must know it.
 _EXTENSIONS: Final[tuple[type[betterproto2.Message], ...]] = (
+    Cors,
+    CorsPolicy,
     DownstreamTlsContext,
     DynamicModuleFilter,
     DynamicModuleFilterPerRoute,
@@ -52,8 +56,10 @@ _EXTENSIONS: Final[tuple[type[betterproto2.Message], ...]] = (
     HeaderMutation,
     HttpConnectionManager,
     HttpProtocolOptions,
+    HttpRequestHeaderMatchInput,
     HttpResponseStatusCodeMatchInput,
     LocalRateLimit,
+    RouteList,
     Router,
     SkipFilter,
     UpstreamTlsContext,
@@ -96,6 +102,8 @@ def _references(message: object) -> Iterator[Reference]:
         for key, value in message.items():
             if key in ("cluster", "cluster_name") and isinstance(value, str):
                 yield CLUSTERS, value
+            elif key == "weighted_clusters":
+                yield from ((CLUSTERS, each["name"]) for each in value["clusters"] if each["name"] != NO_UPSTREAM)
             elif key == "route_config_name":
                 yield ROUTES, value
             else:

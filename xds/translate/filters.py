@@ -9,22 +9,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from rejoinder.rules.answers import TABLE_KEY, AnswerTable
+from rejoinder.rules.answers import ROUTE_KEY, TABLE_KEY, AnswerTable
 from rejoinder.rules.model import STATUSES, RateLimit
 from rejoinder.xds.plan import Plan, PlannedRoute
+from rejoinder.xds.translate.forwarding import duration
 from rejoinder.xds.translate.module import module_filter, module_route
 from rejoinder.xds.translate.settings import EXT_PROC_CLUSTER, Json, Placement, typed
 
 MODULE: Final = "rejoinder.module"
 EXT_PROC: Final = "rejoinder.ext_proc"
 RATE_LIMIT: Final = "rejoinder.rate_limit"
+CORS: Final = "rejoinder.cors"
 ROUTER: Final = "envoy.filters.http.router"
 
 METADATA: Final = "rejoinder"
 """The name of this project's part of metadata, a route's and a request's."""
 
 # As requests pass them; responses pass them backwards. Envoy's 429 goes through all of them wherever it is made.
-ORDER: Final = (MODULE, EXT_PROC, RATE_LIMIT, ROUTER)
+ORDER: Final = (CORS, MODULE, EXT_PROC, RATE_LIMIT, ROUTER)
 
 
 def http_filters(plan: Plan, conditional: Placement) -> list[Json]:
@@ -34,6 +36,8 @@ def http_filters(plan: Plan, conditional: Placement) -> list[Json]:
         made[EXT_PROC] = _ext_proc(plan)
     if plan.tables() and conditional is Placement.MODULE:
         made[MODULE] = {"disabled": True, "typed_config": module_filter()}
+    if plan.has_cors():
+        made[CORS] = {"disabled": True, "typed_config": typed("envoy.extensions.filters.http.cors.v3.Cors")}
     if plan.rate_limits():
         made[RATE_LIMIT] = _rate_limit()
     return [{"name": name, **made[name]} for name in ORDER if name in made]
@@ -110,10 +114,13 @@ def answer_table_override(planned: PlannedRoute, conditional: Placement) -> tupl
     """What a route says to have its responses answered from its table: the filter's name and its configuration."""
     if conditional is Placement.MODULE:
         return MODULE, module_route(planned.table, planned.route.name if planned.route else "")
-    metadata = [{"key": TABLE_KEY, "value": planned.table.name}]
-    return EXT_PROC, typed(
-        "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute", overrides={"grpc_initial_metadata": metadata}
-    )
+    overrides: Json = {"grpc_initial_metadata": [{"key": TABLE_KEY, "value": planned.table.name}]}
+    if planned.table.has_handlers:
+        # They get the request to see: here each request costs a stream.
+        overrides["processing_mode"] = {"request_header_mode": "SEND", "response_header_mode": "SEND"}
+        if planned.route:
+            overrides["grpc_initial_metadata"].append({"key": ROUTE_KEY, "value": planned.route.name})
+    return EXT_PROC, typed("envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute", overrides=overrides)
 
 
 _LOCAL_RATE_LIMIT: Final = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
@@ -157,7 +164,7 @@ def rate_limit_override(limits: dict[str, RateLimit]) -> tuple[str, Json]:
                 "token_bucket": {
                     "max_tokens": limit.requests,
                     "tokens_per_fill": limit.requests,
-                    "fill_interval": f"{limit.interval:.9f}".rstrip("0").rstrip(".") + "s",
+                    "fill_interval": duration(limit.interval),
                 },
             }
             for name, limit in limits.items()

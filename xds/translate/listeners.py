@@ -14,17 +14,18 @@ from collections.abc import Iterator
 from rejoinder.rules.model import Listener, Ruleset
 from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.filters import http_filters
-from rejoinder.xds.translate.routes import needs_path_header
-from rejoinder.xds.translate.settings import PATH_HEADER, ROUTES_NAME, Json, Placement, typed
+from rejoinder.xds.translate.routes import needs_path_header, routes_name
+from rejoinder.xds.translate.settings import PATH_HEADER, Json, Placement, typed
 
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
 def listeners(ruleset: Ruleset, plan: Plan, conditional: Placement) -> Iterator[Json]:
     """One Listener for each address."""
-    manager = _connection_manager(plan, conditional)
+    filters = http_filters(plan, conditional)
+    managers = {group: _connection_manager(group, part, filters) for group, part in plan.by_group().items()}
     for listener in ruleset.listeners:
-        chain: Json = {"filters": [{"name": "http", "typed_config": manager}]}
+        chain: Json = {"filters": [{"name": "http", "typed_config": managers[listener.group]}]}
         if listener.certificate is not None and listener.key is not None:
             chain["transport_socket"] = _downstream_tls(listener.certificate, listener.key)
         yield {
@@ -41,12 +42,12 @@ def listener_name(listener: Listener) -> str:
     return f"{host}:{listener.port}"
 
 
-def _connection_manager(plan: Plan, conditional: Placement) -> Json:
+def _connection_manager(group: str, plan: Plan, filters: list[Json]) -> Json:
     manager = typed(
         _HCM,
         stat_prefix="ingress",
-        rds={"route_config_name": ROUTES_NAME, "config_source": {"ads": {}, "resource_api_version": "V3"}},
-        http_filters=http_filters(plan, conditional),
+        rds={"route_config_name": routes_name(group), "config_source": {"ads": {}, "resource_api_version": "V3"}},
+        http_filters=filters,
         use_remote_address=True,
         normalize_path=True,
         merge_slashes=True,

@@ -1,7 +1,7 @@
 """The dynamic module's filter, and what it is told for a route. Pure.
 
-An `AnswerTable` becomes the JSON text that is described in `rejoinder.envoy.module.config`, with its replies made, by the
-same function as everywhere: what is left to the module is to look a status up.
+An `AnswerTable` becomes the JSON text that is described in `rejoinder.envoy.module.config`, with its replies made, by
+the same function as everywhere: what is left to the module is to look a status up.
 """
 
 from __future__ import annotations
@@ -44,17 +44,13 @@ def module_route(table: AnswerTable, route: str) -> Json:
         route: the name of the rule file's route, for handlers; empty: there is none.
     """
     # Where no handler asks for it, the same table is the same text on every route.
-    handled = any(choice.answer.handler for choice in _choices(table))
+    text = route_config(table, route if table.has_handlers else "")
     return typed(
         f"{_TYPES}DynamicModuleFilterPerRoute",
         dynamic_module_config=_MODULE,
         filter_name=NAME,
-        filter_config=typed("google.protobuf.StringValue", value=route_config(table, route if handled else "")),
+        filter_config=typed("google.protobuf.StringValue", value=text),
     )
-
-
-def _choices(table: AnswerTable) -> list[Choice]:
-    return [choice for _, choice in table.by_status] + ([table.default] if table.default else [])
 
 
 @functools.lru_cache(maxsize=1 << 14)

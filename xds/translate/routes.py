@@ -9,16 +9,25 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.decide import NO_ROUTE_STATUS
 from rejoinder.rules.matching import Meet
-from rejoinder.rules.model import EVERY_PATH, Forward, PathKind, PathMatch, Redirect, StringKind, StringMatch
+from rejoinder.rules.model import EVERY_PATH, Forward, PathKind, PathMatch, Redirect, Route, StringKind, StringMatch
 from rejoinder.xds.plan import Plan, PlannedDomain, PlannedRoute
-from rejoinder.xds.translate.filters import answer_table_override, rate_limit_metadata, rate_limit_override
-from rejoinder.xds.translate.settings import PATH_HEADER, ROUTES_NAME, Json, Placement
+from rejoinder.xds.translate.buckets import buckets
+from rejoinder.xds.translate.filters import CORS, answer_table_override, rate_limit_metadata, rate_limit_override
+from rejoinder.xds.translate.forwarding import (
+    cors_policy,
+    header_changes,
+    header_option,
+    leads_nowhere,
+    quote,
+    route_action,
+)
+from rejoinder.xds.translate.settings import PATH_HEADER, ROUTES_NAME, Json, Placement, Settings, typed
 
 # Envoy's own limit where none is configured.
 _DEFAULT_MAX_BODY: Final = 4096
@@ -31,6 +40,12 @@ _REDIRECT_CODES: Final = {
     308: "PERMANENT_REDIRECT",
 }
 
+_ROUTE_TYPES: Final = "envoy.config.route.v3."
+
+# A quantifier makes the character before it optional.
+_PLAIN: Final = re.compile(r"[A-Za-z0-9/_~%-]+")
+_QUANTIFIERS: Final = ("*", "?", "{")
+
 _STRING_FIELDS: Final = {
     StringKind.EXACT: "exact",
     StringKind.PREFIX: "prefix",
@@ -39,22 +54,34 @@ _STRING_FIELDS: Final = {
 }
 
 
-def route_configuration(plan: Plan, conditional: Placement) -> Json:
-    """The one RouteConfiguration."""
+def routes_name(group: str) -> str:
+    """How the route configuration of a group of listeners is called."""
+    return f"{ROUTES_NAME}/{group}" if group else ROUTES_NAME
+
+
+def route_configurations(plan: Plan, settings: Settings) -> Iterator[Json]:
+    """One RouteConfiguration for each group of listeners."""
+    for group, part in plan.by_group().items():
+        yield _route_configuration(routes_name(group), part, settings)
+
+
+def _route_configuration(name: str, plan: Plan, settings: Settings) -> Json:
     routes = [route for domain in plan.domains for route in domain.routes]
     largest = max((len(route.action.body) for route in routes if isinstance(route.action, Reply)), default=0)
     configuration: Json = {
-        "name": ROUTES_NAME,
+        "name": name,
         "ignore_port_in_host_matching": True,
-        "virtual_hosts": [_virtual_host(domain, conditional) for domain in plan.domains],
+        "virtual_hosts": [_virtual_host(domain, settings) for domain in plan.domains],
     }
     if largest > _DEFAULT_MAX_BODY:
         configuration["max_direct_response_body_size_bytes"] = largest
     if needs_path_header(plan):
         configuration["request_headers_to_remove"] = [PATH_HEADER]
     if limits := plan.rate_limits():
-        name, override = rate_limit_override(limits)
-        configuration["typed_per_filter_config"] = {name: override}
+        rate_limit, override = rate_limit_override(limits)
+        configuration["typed_per_filter_config"] = {rate_limit: override}
+    if any(isinstance(route.action, Forward) and leads_nowhere(route.action) for route in routes):
+        configuration["validate_clusters"] = False
     return configuration
 
 
@@ -63,16 +90,59 @@ def needs_path_header(plan: Plan) -> bool:
     return any(len(route.match.paths) > 1 for domain in plan.domains for route in domain.routes)
 
 
-def _virtual_host(domain: PlannedDomain, conditional: Placement) -> Json:
-    routes = [_route(route, conditional) for route in domain.routes]
-    return {"name": domain.domain, "domains": [domain.domain], "routes": routes}
+def _virtual_host(domain: PlannedDomain, settings: Settings) -> Json:
+    routes = [_route(route, settings.conditional) for route in domain.routes]
+    host: Json = {"name": domain.domain, "domains": [domain.domain]}
+    if len(routes) < settings.long_list:
+        return {**host, "routes": routes}
+    starts = (_start(route.match) for route in domain.routes)
+    return {**host, "matcher": _matcher(buckets(list(zip(starts, routes, strict=True))))}
+
+
+def _matcher(lists: Mapping[str, Sequence[Json]]) -> Json:
+    path = typed("envoy.type.matcher.v3.HttpRequestHeaderMatchInput", header_name=":path")
+    return {
+        "matcher_tree": {
+            "input": {"name": "path", "typed_config": path},
+            "prefix_match_map": {
+                "map": {
+                    key: {
+                        "action": {"name": "routes", "typed_config": typed(f"{_ROUTE_TYPES}RouteList", routes=routes)}
+                    }
+                    for key, routes in lists.items()
+                }
+            },
+        }
+    }
+
+
+def _start(match: Meet) -> str | None:
+    """What every path that fits certainly starts with; None: nothing is known."""
+    starts = (_regex_start(path.value) if path.kind is PathKind.REGEX else path.value for path in match.paths)
+    return max(starts, key=len, default="") or None
+
+
+def _regex_start(regex: str) -> str:
+    """The plain characters that a regex begins with, if whatever it fits begins with them.
+
+    >>> _regex_start("/api/v[0-9]+"), _regex_start("/ab*"), _regex_start("/a|/b")
+    ('/api/v', '/a', '')
+    """
+    plain = _PLAIN.match(regex)
+    if plain is None or "|" in regex:
+        return ""
+    return plain[0][:-1] if regex[plain.end() : plain.end() + 1] in _QUANTIFIERS else plain[0]
 
 
 def _route(planned: PlannedRoute, conditional: Placement) -> Json:
     route: Json = {"name": planned.name, "match": _match(planned.match), **_action(planned)}
+    overrides: Json = {}
     if planned.table:
-        name, override = answer_table_override(planned, conditional)
-        route["typed_per_filter_config"] = {name: override}
+        name, overrides[name] = answer_table_override(planned, conditional)
+    if isinstance(planned.action, Forward) and planned.action.cors:
+        overrides[CORS] = cors_policy(planned.action.cors)
+    if overrides:
+        route["typed_per_filter_config"] = overrides
     if planned.route and planned.rate_limit:
         route["metadata"] = rate_limit_metadata(planned.route.name)
     return route
@@ -106,18 +176,14 @@ def _path_specifier(path: PathMatch) -> Json:
 
 
 def _path_test(path: PathMatch) -> StringMatch:
-    regex = path.value if path.kind is PathKind.REGEX else f"{_quote(path.value)}(?:/.*)?"
+    regex = path.value if path.kind is PathKind.REGEX else f"{quote(path.value)}(?:/.*)?"
     return StringMatch(StringKind.REGEX, regex)
 
 
 def _any_of(values: tuple[str, ...]) -> StringMatch:
     if len(values) == 1:
         return StringMatch(StringKind.EXACT, values[0])
-    return StringMatch(StringKind.REGEX, "|".join(map(_quote, values)))
-
-
-def _quote(text: str) -> str:
-    return re.sub(r"([^A-Za-z0-9_/-])", r"\\\1", text)
+    return StringMatch(StringKind.REGEX, "|".join(map(quote, values)))
 
 
 def _header(name: str, test: StringMatch) -> Json:
@@ -138,9 +204,15 @@ def _action(planned: PlannedRoute) -> Json:
         case Reply() as reply:
             return _direct_response(reply)
         case Redirect() as redirect:
-            return {"redirect": _redirect(planned, redirect)}
-        case Forward(upstream):
-            return {"route": {"cluster": upstream}}
+            assert planned.route is not None, "it is the route's action"
+            return {"redirect": _redirect(planned.route, redirect), **_changes(planned.route)}
+        case Forward() as forward:
+            assert planned.route is not None, "it is the route's action"
+            return {"route": route_action(forward, planned.route), **_changes(planned.route)}
+
+
+def _changes(route: Route) -> Json:
+    return header_changes(route.request_headers, route.response_headers)
 
 
 def _direct_response(reply: Reply) -> Json:
@@ -166,17 +238,14 @@ def _data_source(body: bytes) -> Json:
 def _headers_to_add(reply: Reply) -> Iterator[Json]:
     seen: set[str] = set()
     for name, value in reply.headers:
-        yield {
-            # Envoy replaces %COMMANDS% in values; a doubled percent sign is a plain one.
-            "header": {"key": name, "value": value.replace("%", "%%")},
-            # The first value takes the place of what Envoy would say itself (content-type), the others join it.
-            "append_action": "APPEND_IF_EXISTS_OR_ADD" if name in seen else "OVERWRITE_IF_EXISTS_OR_ADD",
-            "keep_empty_value": True,
-        }
+        # The first value takes the place of what Envoy would say itself (content-type), the others join it.
+        yield header_option(
+            (name, value), "APPEND_IF_EXISTS_OR_ADD" if name in seen else "OVERWRITE_IF_EXISTS_OR_ADD"
+        )
         seen.add(name)
 
 
-def _redirect(planned: PlannedRoute, redirect: Redirect) -> Json:
+def _redirect(route: Route, redirect: Redirect) -> Json:
     result: Json = {"response_code": _REDIRECT_CODES[redirect.status_code]}
     if redirect.scheme:
         result["scheme_redirect"] = redirect.scheme
@@ -186,8 +255,8 @@ def _redirect(planned: PlannedRoute, redirect: Redirect) -> Json:
         result["port_redirect"] = redirect.port
     if redirect.path is not None:
         result["path_redirect"] = redirect.path
-    if redirect.prefix is not None and planned.route:
-        result.update(_prefix_redirect(planned.route.request.path, redirect.prefix))
+    if redirect.prefix is not None:
+        result.update(_prefix_redirect(route.request.path, redirect.prefix))
     return result
 
 
@@ -200,4 +269,4 @@ def _prefix_redirect(path: PathMatch, prefix: str) -> Json:
         return {"prefix_rewrite": f"{stripped}/"}
     if stripped:
         return {"prefix_rewrite": stripped}
-    return {"regex_rewrite": {"pattern": {"regex": f"^{_quote(path.value)}/?"}, "substitution": "/"}}
+    return {"regex_rewrite": {"pattern": {"regex": f"^{quote(path.value)}/?"}, "substitution": "/"}}

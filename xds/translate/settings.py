@@ -12,7 +12,7 @@ Json = dict[str, Any]
 """A message of Envoy's API in its JSON mapping, with the field names of the .proto files."""
 
 ROUTES_NAME: Final = "rejoinder"
-"""The one route configuration, which every listener uses."""
+"""The route configuration of what stands in rule files; another group of listeners has its name behind it."""
 
 EXT_PROC_CLUSTER: Final = "rejoinder_ext_proc"
 
@@ -35,6 +35,8 @@ class Settings:
     """Where Envoy finds the ext_proc service."""
     conditional: Placement = Placement.EXT_PROC
     """Where the answers to an upstream's status are given."""
+    long_list: int = 64
+    """From how many routes on the list of a domain is cut into buckets; see `buckets`."""
     trusted_ca: str = "/etc/ssl/certs/ca-certificates.crt"
     """The certificates (PEM, a path on Envoy's machine) that `https://` upstreams are verified with."""
 

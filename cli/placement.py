@@ -1,0 +1,51 @@
+"""Where the answers to an upstream's status are given: as asked for, or the best that there is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rejoinder.envoy.module import library
+from rejoinder.xds.translate import Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A placement for one Envoy."""
+
+    placement: Placement
+    why_not_module: str = ""
+    """Why it is not the module, though nobody asked for anything else; empty: it is, or somebody did."""
+
+
+def choose(asked: str | None, binary: Path) -> Chosen:
+    """The placement for an Envoy that this program runs.
+
+    Args:
+        asked: `--conditional`; None: the module where it can be loaded.
+        binary: the Envoy.
+
+    Raises:
+        library.ModuleUnavailableError: the module was asked for, and cannot be loaded. Show the text and stop.
+    """
+    if asked == Placement.EXT_PROC.value:
+        return Chosen(Placement.EXT_PROC)
+    try:
+        library.find(binary)
+    except library.ModuleUnavailableError as error:
+        if asked is not None:
+            raise
+        return Chosen(Placement.EXT_PROC, str(error))
+    return Chosen(Placement.MODULE)
+
+
+def handler_folders(sources: Iterable[Path]) -> list[Path]:
+    """Where Python handlers stand: beside the rule files."""
+    return list(dict.fromkeys((source if source.is_dir() else source.parent).resolve() for source in sources))
+
+
+def find_handlers_in(folders: Iterable[Path]) -> None:
+    """Have this process, which answers for ext_proc, find handlers there."""
+    sys.path += [str(folder) for folder in folders if str(folder) not in sys.path]

@@ -1,0 +1,168 @@
+"""Kubernetes objects as they stand in files: what all of them have, and how their fields are read.
+
+In: places of a document. Out: `Object`s, and readers for their parts. Kubernetes is more lenient than a rule file: a
+field that nobody here reads is let pass, and one that is null is as if it were not given. What is wrong within one
+object must not take others down, so it is read on its own (`alone`), and what is noted stays with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
+
+from rejoinder.rules.document import Map, Scalar, ScalarKind
+from rejoinder.rules.fields import Fields, Place, Source
+from rejoinder.rules.model import Position
+from rejoinder.rules.problem import Problem
+
+DEFAULT_NAMESPACE: Final = "default"
+
+# RFC 1123 subdomain, https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
+_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """How one object is told from others of its kind."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """One object, its `spec` not read yet."""
+
+    api_version: str
+    kind: str
+    key: Key
+    """The name is empty if it has none that can be used: see `problems`."""
+    place: Place
+    """All of it."""
+    created: str = ""
+    """creationTimestamp; empty: not said."""
+    generation: int = 0
+    labels: tuple[tuple[str, str], ...] = ()
+    problems: tuple[Problem, ...] = ()
+    """What is wrong with its metadata."""
+
+    @property
+    def group(self) -> str:
+        """Its API group; empty for Kubernetes' own core."""
+        return self.api_version.rpartition("/")[0]
+
+    @property
+    def title(self) -> str:
+        """What people call it: `HTTPRoute shop/web`."""
+        return f"{self.kind} {self.key}" if self.key.name else f"{self.kind} without a name"
+
+    @property
+    def position(self) -> Position:
+        return self.place.position
+
+    def spec(self) -> Place:
+        """Its `spec`, empty if there is none."""
+        return member(self.place, "spec")
+
+
+def is_object(place: Place) -> bool:
+    """Whether a document is a Kubernetes object."""
+    return place.has("apiVersion") and place.has("kind")
+
+
+def read_objects(place: Place) -> tuple[Object, ...]:
+    """The object that a document is, or those that a `List` holds."""
+    fields = open_fields(place)
+    kind = fields.get("kind", Place.string, "")
+    if kind.endswith("List") and "items" in fields:
+        items = fields["items"].attempt(Place.items, [])
+        return tuple(found for item in items for found in item.attempt(read_objects, ()))
+    metadata, problems = alone(member(place, "metadata"), _metadata, _NO_METADATA)
+    api_version = fields.get("apiVersion", Place.string, "")
+    return (replace(metadata, api_version=api_version, kind=kind, place=place, problems=problems),)
+
+
+_NO_METADATA: Final = Object("", "", Key("", ""), Place(Map(0, {}, 0), Source("", None)))  # type: ignore[arg-type]
+
+
+def _metadata(place: Place) -> Object:
+    fields = open_fields(place)
+    name = fields.require("name", _name, "")
+    return replace(
+        _NO_METADATA,
+        key=Key(fields.get("namespace", _name, DEFAULT_NAMESPACE), name),
+        created=fields.get("creationTimestamp", _timestamp, ""),
+        generation=fields.get("generation", lambda it: it.integer(range(2**62)), 0),
+        labels=fields.get("labels", string_map, ()),
+    )
+
+
+def _name(place: Place) -> str:
+    text = place.string()
+    if not _NAME.fullmatch(text):
+        raise place.expected("a name of small letters, digits, - and .")
+    return text
+
+
+def _timestamp(place: Place) -> str:
+    if isinstance(place.node, Scalar) and place.node.kind in (ScalarKind.TIMESTAMP, ScalarKind.STRING):
+        return place.node.text
+    raise place.expected("a time")
+
+
+def string_map(place: Place) -> tuple[tuple[str, str], ...]:
+    """A mapping of strings to strings."""
+    return tuple((name, value.string()) for name, value in place.members())
+
+
+# --- how parts are read ---
+
+
+def alone(place: Place, read: Callable[[Place], T], default: T) -> tuple[T, tuple[Problem, ...]]:
+    """Read a part so that what is wrong with it is returned and not noted with the file's problems."""
+    source = Source(place.source.file, place.source.files)
+    value = replace(place, source=source).attempt(read, default)
+    return value, tuple(source.problems)
+
+
+def open_fields(place: Place) -> Fields:
+    """The fields of a mapping that are given and not null, whatever they are called."""
+    if not isinstance(place.node, Map):
+        raise place.expected("a mapping")
+    given = {name: place.field(name) for name in place.node.entries}
+    return Fields(place, {name: field for name, field in given.items() if not _is_null(field)})
+
+
+def _is_null(place: Place) -> bool:
+    return isinstance(place.node, Scalar) and place.node.kind is ScalarKind.NULL
+
+
+def member(place: Place, name: str) -> Place:
+    """A field, or an empty mapping in its place."""
+    if place.has(name) and not _is_null(place.field(name)):
+        return place.field(name)
+    return replace(place, node=Map(place.node.line, {}, 0), path=f"{place.path}.{name}" if place.path else name)
+
+
+def one_of(*allowed: str) -> Callable[[Place], str]:
+    """A reader for a string that is one of these."""
+
+    def read(place: Place) -> str:
+        text = place.string()
+        if text not in allowed:
+            raise place.expected(f"one of {', '.join(allowed)}")
+        return text
+
+    return read
+
+
+def port(place: Place) -> int:
+    """A port number."""
+    return place.integer(range(1, 65536), "a port")

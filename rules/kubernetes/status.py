@@ -1,0 +1,198 @@
+"""What has become of an object: the conditions of its specification, as Kubernetes would show them in its status.
+
+In: what the readers of each kind find. Out: `Status`es, which print as lines for a person and as status objects for
+programs. Pure.
+
+https://gateway-api.sigs.k8s.io/geps/gep-1364/ has the conditions of the Gateway API and what they mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from rejoinder.rules.kubernetes.objects import Key, Object
+from rejoinder.rules.model import Position
+from rejoinder.rules.problem import Problem, Severity
+
+ACCEPTED: Final = "Accepted"
+RESOLVED_REFS: Final = "ResolvedRefs"
+PROGRAMMED: Final = "Programmed"
+CONFLICTED: Final = "Conflicted"
+PARTIALLY_INVALID: Final = "PartiallyInvalid"
+
+# Conditions that are good news when they are False.
+_NEGATIVE: Final = (CONFLICTED, PARTIALLY_INVALID)
+
+CONTROLLER: Final = "rejoinder.dev/gateway-controller"
+"""The `controllerName` of the conditions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with an object."""
+
+    condition: str
+    """The condition that it changes."""
+    reason: str
+    """The specification's word for it."""
+    message: str
+    """What is wrong, and what to do."""
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    type: str
+    status: bool
+    reason: str
+    message: str = ""
+    position: Position = field(default=Position("", 0), compare=False)
+    """Of the first thing that is wrong."""
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.status != (self.type in _NEGATIVE)
+
+    def __str__(self) -> str:
+        said = f"{self.type}={self.status} ({self.reason})"
+        return f"{said}: {self.message}" if self.message else said
+
+
+def condition(kind: str, faults: Iterable[Fault], good: str | None = None, message: str = "") -> Condition:
+    """The condition that those of the faults make that are about it.
+
+    Args:
+        kind: its type.
+        faults: all that is wrong with the object; the first one's reason is told.
+        good: the reason if nothing is wrong; None: the type itself.
+        message: what to say then.
+    """
+    found = [fault for fault in faults if fault.condition == kind]
+    if not found:
+        return Condition(kind, kind not in _NEGATIVE, good or kind, message)
+    texts = dict.fromkeys(fault.message for fault in found if fault.reason == found[0].reason)
+    others = dict.fromkeys(f"{fault.reason}: {fault.message}" for fault in found if fault.reason != found[0].reason)
+    return Condition(kind, kind in _NEGATIVE, found[0].reason, "; ".join((*texts, *others)), found[0].position)
+
+
+@dataclass(frozen=True, slots=True)
+class ParentStatus:
+    """What has become of a route at one of its parents."""
+
+    parent: Key
+    section: str = ""
+    port: int | None = None
+    conditions: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerStatus:
+    """What has become of a listener of a Gateway."""
+
+    name: str
+    attached_routes: int
+    conditions: tuple[Condition, ...]
+    kinds: tuple[str, ...] = ("HTTPRoute",)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What has become of one object."""
+
+    object: Object
+    conditions: tuple[Condition, ...] = ()
+    parents: tuple[ParentStatus, ...] = ()
+    """Of an HTTPRoute."""
+    listeners: tuple[ListenerStatus, ...] = ()
+    """Of a Gateway."""
+    addresses: tuple[str, ...] = ()
+    """Of a Gateway."""
+
+    def said(self) -> Iterator[tuple[str, Condition]]:
+        """Every condition, behind the part of the object that it is about."""
+        yield from (("", each) for each in self.conditions)
+        for listener in self.listeners:
+            yield from ((f"listener {listener.name}", each) for each in listener.conditions)
+        for parent in self.parents:
+            where = f"Gateway {parent.parent}" + (f" listener {parent.section}" if parent.section else "")
+            where += f" port {parent.port}" if parent.port else ""
+            yield from ((where, each) for each in parent.conditions)
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong with the object."""
+        return all(each.good for _, each in self.said())
+
+    def problems(self) -> list[Problem]:
+        """What is wrong with the object, as warnings: everything else goes on."""
+        found: dict[Condition, Problem] = {}
+        for where, each in self.said():
+            if not each.good:
+                at = each.position if each.position.file else self.object.position
+                about = f"{self.object.title}: {where}: " if where else f"{self.object.title}: "
+                found.setdefault(each, Problem(at, f"{about}{each}", Severity.WARNING))
+        return list(found.values())
+
+    def to_json(self, now: str) -> dict[str, Any]:
+        """The object with its `status` as Kubernetes has it.
+
+        Args:
+            now: the time, for `lastTransitionTime`.
+        """
+
+        def conditions(found: Iterable[Condition]) -> list[dict[str, Any]]:
+            return [
+                {
+                    "type": each.type,
+                    "status": str(each.status),
+                    "reason": each.reason,
+                    "message": each.message,
+                    "observedGeneration": self.object.generation,
+                    "lastTransitionTime": now,
+                }
+                for each in found
+            ]
+
+        status: dict[str, Any] = {}
+        if self.object.kind == "HTTPRoute":
+            status["parents"] = [
+                {
+                    "parentRef": _parent_ref(parent),
+                    "controllerName": CONTROLLER,
+                    "conditions": conditions(parent.conditions),
+                }
+                for parent in self.parents
+            ]
+        if self.conditions or self.object.kind != "HTTPRoute":
+            status["conditions"] = conditions(self.conditions)
+        if self.object.kind == "Gateway":
+            status["addresses"] = [{"type": "IPAddress", "value": address} for address in self.addresses]
+            status["listeners"] = [
+                {
+                    "name": each.name,
+                    "supportedKinds": [{"group": "gateway.networking.k8s.io", "kind": kind} for kind in each.kinds],
+                    "attachedRoutes": each.attached_routes,
+                    "conditions": conditions(each.conditions),
+                }
+                for each in self.listeners
+            ]
+        return {
+            "apiVersion": self.object.api_version,
+            "kind": self.object.kind,
+            "metadata": {"namespace": self.object.key.namespace, "name": self.object.key.name},
+            "status": status,
+        }
+
+
+def _parent_ref(parent: ParentStatus) -> dict[str, Any]:
+    return {
+        "group": "gateway.networking.k8s.io",
+        "kind": "Gateway",
+        "namespace": parent.parent.namespace,
+        "name": parent.parent.name,
+        **({"sectionName": parent.section} if parent.section else {}),
+        **({"port": parent.port} if parent.port else {}),
+    }

@@ -1,0 +1,258 @@
+"""`decide`, line by line as docs/design.md has it, and `misfit`, which must say the same in words."""
+
+from __future__ import annotations
+
+import tempfile
+import textwrap
+from pathlib import Path
+from typing import Final
+
+import pytest
+from gateway import ruleset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_matching import matches, requests
+
+from rejoinder.rules.decide import Decision, decide, scope_fits
+from rejoinder.rules.misfit import misfit
+from rejoinder.rules.model import Ruleset, Scope
+from rejoinder.rules.request import Request, parse
+
+
+def rules(text: str) -> Ruleset:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "rules.yaml")
+        file.write_text(textwrap.dedent(text), encoding="utf-8")
+        return ruleset(file)
+
+
+def outcome(decision: Decision, status: int) -> str:
+    """What a client gets if the upstream says `status`, in a word: a body or a redirect's address, or `passes`."""
+    if decision.reply is not None:
+        assert not decision.table, "what is sent at once is final"
+        return decision.reply.body.decode() or dict(decision.reply.headers)["location"]
+    answered = decision.on_status(status)
+    return "passes" if answered is None else f"{answered[1].status} {answered[1].body.decode()}"
+
+
+def ask(rule_set: Ruleset, url: str, status: int, method: str = "GET", *headers: tuple[str, str]) -> str:
+    host, slash, path = url.partition("/")
+    return outcome(decide(rule_set, parse(method, host, slash + path, headers)), status)
+
+
+ORDER: Final = rules("""
+    upstreams: {up: builtin:echo}
+    routes:
+      - {name: first, prefix: /a, upstream: up}
+      - {name: second, prefix: /a/b, upstream: up}
+      - {name: own, prefix: /own, respond: {body: own}}
+      - {name: away, prefix: /away, redirect: {prefix: /there, host: other.test}}
+      - {name: shop, domains: ["*.shop.test"], upstream: up}
+    rules:
+      - {name: on-second, match: {routes: [second]}, body: never}
+      - {name: mock, match: {path: /a/mock}, body: mock}
+      - {name: mock-own, match: {path: /own/mock}, body: mocked}
+      - {name: mock-away, match: {path: /away/mock}, body: mocked}
+      - {name: nowhere, match: {path: /nowhere}, body: somewhere}
+      - {name: a-503, match: {prefix: /a, methods: [GET]}, enable_on_status: [503], body: a}
+      - {name: for-shop, match: {routes: [shop], domains: [x.shop.test, y.shop.test]}, enable_on_status: [404], body: gone}
+      - {name: rest, enable_on_status: [5xx], status_code: original, body: rest}
+      - {name: missing, enable_on_status: [404], body: unasked}
+""")
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "expected"),
+    [
+        pytest.param("h.test/a", 503, "200 a", id="the first rule that fits"),
+        pytest.param("h.test/a", 500, "passes", id="decides, also where it has no answer"),
+        pytest.param("h.test/a/b", 503, "200 a", id="the first route that fits takes the request"),
+        pytest.param("h.test/a/mock", 503, "mock", id="an unconditional answer is sent at once"),
+        pytest.param("h.test/own", 503, "own", id="a route's own answer is final"),
+        pytest.param("h.test/own/mock", 200, "mocked", id="but an unconditional rule comes before it"),
+        pytest.param("h.test/away/x?q", 503, "http://other.test/there/x?q", id="a redirect is final"),
+        pytest.param("h.test/away/mock", 503, "mocked", id="an unconditional rule comes before it, too"),
+        pytest.param("h.test/nowhere", 404, "somewhere", id="and before no route at all"),
+        pytest.param("h.test/none", 404, "passes", id="no route: rest decides, missing is not asked"),
+        pytest.param("h.test/none", 503, "503 rest", id="the original status"),
+        pytest.param("x.shop.test/", 404, "200 gone", id="domain and route fit"),
+        pytest.param("z.shop.test/", 404, "passes", id="the route fits, the domain does not"),
+        pytest.param("x.shop.test/a", 404, "passes", id="the domain fits, the route does not"),
+    ],
+)
+def test_the_first_rule_that_fits_decides(url: str, status: int, expected: str) -> None:
+    assert ask(ORDER, url, status) == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"), [("GET", "200 a"), ("HEAD", "503 rest"), ("get", "503 rest"), ("POST", "503 rest")]
+)
+def test_only_the_methods_of_a_match_fit(method: str, expected: str) -> None:
+    assert ask(ORDER, "h.test/a", 503, method) == expected
+
+
+def test_a_head_request_is_decided_as_any_other() -> None:
+    assert ask(ORDER, "h.test/a/mock", 200, "HEAD") == "mock"
+
+
+CHAIN: Final = rules("""
+    upstreams: {up: builtin:echo}
+    routes: [{name: all, upstream: up}]
+    rules:
+      - {name: canary, match: {headers: {x-env: canary}}, fallthrough: true, enable_on_status: [500], body: canary}
+      - {name: debug, match: {query: {debug: "1"}}, fallthrough: true, enable_on_status: [5xx], body: debug}
+      - {name: mock, match: {path: /mock}, body: mock}
+      - {name: last, match: {prefix: /a}, enable_on_status: [500, 404], body: last}
+""")
+CANARY: Final = ("X-Env", "canary")
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "headers", "expected"),
+    [
+        pytest.param("h/a", 500, [CANARY], "200 canary", id="the first has an answer"),
+        pytest.param("h/a", 404, [CANARY], "200 last", id="the next that fits is asked"),
+        pytest.param("h/a?debug=1", 503, [CANARY], "200 debug", id="of three the second"),
+        pytest.param("h/a?debug=1", 500, [], "200 debug", id="the first does not fit"),
+        pytest.param("h/b", 404, [CANARY], "passes", id="nothing left to ask"),
+        pytest.param("h/mock", 500, [], "mock", id="unconditional, and nothing before it fits"),
+        pytest.param("h/mock", 500, [CANARY], "200 canary", id="behind a rule that falls, the upstream is asked"),
+        pytest.param("h/mock", 200, [CANARY], "200 mock", id="and then it answers every other status"),
+    ],
+)
+def test_a_rule_that_falls_through_asks_the_next(
+    url: str, status: int, headers: list[tuple[str, str]], expected: str
+) -> None:
+    assert ask(CHAIN, url, status, "GET", *headers) == expected
+
+
+def test_a_decision_names_route_and_rule() -> None:
+    decision = decide(ORDER, parse("GET", "h.test", "/a/mock"))
+    assert decision.route is ORDER.routes[0]
+    assert decision.rule is ORDER.rules[1]
+    decision = decide(ORDER, parse("GET", "h.test", "/own"))
+    assert decision.route is ORDER.routes[2]
+    assert decision.rule is None
+
+
+def test_an_answer_to_a_status_names_its_rule() -> None:
+    answered = decide(CHAIN, parse("GET", "h", "/a", (CANARY,))).on_status(404)
+    assert answered is not None
+    assert answered[0] == "last"
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        pytest.param("example.com", "passes", id="not the domain itself"),
+        pytest.param("a.example.com", "200 wild", id="one label"),
+        pytest.param("a.b.example.com", "200 wild", id="several labels"),
+        pytest.param("A.Example.COM:8080", "200 wild", id="letter case and port do not matter"),
+        pytest.param("test.com", "200 wild", id="a plain domain"),
+        pytest.param("a.test.com", "passes", id="is no wildcard"),
+        pytest.param("[::1]:80", "200 six", id="an IPv6 address"),
+    ],
+)
+def test_domains_fit_hosts(host: str, expected: str) -> None:
+    rule_set = rules("""
+        rules:
+          - {name: wild, match: {domains: ["*.example.com", test.com]}, enable_on_status: [404], body: wild}
+          - {name: six, match: {domains: ["[::1]"]}, enable_on_status: [404], body: six}
+    """)
+    assert ask(rule_set, f"{host}/x", 404) == expected
+
+
+FOREIGN: Final = rules("""
+    routes:
+      - {name: known, path: /known, respond: {body: known}}
+    rules:
+      - {name: known, match: {routes: [known]}, enable_on_status: [404], body: scoped}
+      - {name: every, enable_on_status: [5xx], body: every}
+""")
+
+
+@pytest.mark.parametrize(
+    ("path", "route_name", "status", "expected"),
+    [
+        pytest.param("/x", "foreign", 503, "200 every", id="a route that the files do not have"),
+        pytest.param("/x", "foreign", 404, "passes", id="is not one that they name"),
+        pytest.param("/x", "known", 404, "known", id="a route that they have is taken, whatever its path"),
+        pytest.param("/known", "foreign", 404, "known", id="else the first that fits"),
+        pytest.param("/x", None, 404, "passes", id="no name"),
+    ],
+)
+def test_a_foreign_envoys_route_name_scopes(path: str, route_name: str | None, status: int, expected: str) -> None:
+    assert outcome(decide(FOREIGN, parse("GET", "h", path), route_name=route_name), status) == expected
+
+
+def test_a_route_that_only_the_foreign_envoy_has_can_be_named() -> None:
+    rule_set = rules("body: mock\n_rules_: [{_match_route_: [theirs], enable_on_status: [404], body: scoped}]")
+    assert outcome(decide(rule_set, parse("GET", "h", "/"), route_name="theirs"), 404) == "200 scoped"
+    assert outcome(decide(rule_set, parse("GET", "h", "/"), route_name="other"), 404) == "mock"
+
+
+REDIRECTS: Final = """
+    routes:
+      - {name: r, PATH, redirect: {ACTION}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "action", "url", "location"),
+    [
+        pytest.param("prefix: /a", "prefix: /b", "h/a/x?q=1", "http://h/b/x?q=1", id="a prefix"),
+        pytest.param("prefix: /a", "prefix: /b", "h/a", "http://h/b", id="nothing behind it"),
+        pytest.param("prefix: /a", "prefix: /", "h/a/x", "http://h/x", id="a prefix taken away"),
+        pytest.param("prefix: /a", "prefix: /", "h/a", "http://h/", id="and nothing left"),
+        pytest.param("prefix: /", "prefix: /b", "h/x", "http://h/b/x", id="a prefix put in front"),
+        pytest.param("path: /a", "prefix: /b", "h/a?q", "http://h/b?q", id="an exact path's prefix is all of it"),
+        pytest.param("prefix: /a", "path: /b", "h/a/x?q", "http://h/b?q", id="a path keeps the query"),
+        pytest.param("prefix: /a", "path: /b?z=1", "h/a/x?q", "http://h/b?z=1", id="or brings its own"),
+        pytest.param("prefix: /a", "host: o.test", "h:8080/a", "http://o.test/a", id="a host leaves the port behind"),
+        pytest.param("prefix: /a", "port: 81", "h:8080/a", "http://h:81/a", id="a port"),
+        pytest.param("prefix: /a", "scheme: https", "h:80/a", "https://h/a", id="a scheme leaves its own port behind"),
+        pytest.param("prefix: /a", "scheme: https", "h:8080/a", "https://h:8080/a", id="and takes another along"),
+        pytest.param("prefix: /a", "scheme: https", "[::1]/a", "https://[::1]/a", id="an IPv6 address"),
+    ],
+)
+def test_a_redirect_leads_to(path: str, action: str, url: str, location: str) -> None:
+    assert ask(rules(REDIRECTS.replace("PATH", path).replace("ACTION", action)), url, 200) == location
+
+
+scopes = st.builds(
+    Scope,
+    st.lists(st.sampled_from(("a.test", "*.test", "b.test", "*")), max_size=2, unique=True).map(tuple),
+    st.none() | st.lists(st.sampled_from(("r1", "r2")), max_size=2, unique=True).map(tuple),
+    matches,
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(scope=scopes, request=requests, route=st.sampled_from((None, "r1", "r2", "r3")))
+def test_there_is_a_misfit_exactly_where_a_scope_does_not_fit(scope: Scope, request: Request, route: str | None) -> None:
+    assert (misfit(scope, request, route) is None) is scope_fits(scope, request, route)
+
+
+@pytest.mark.parametrize(
+    ("match", "reason"),
+    [
+        pytest.param("{routes: [r1]}", 'it is about the route "r1", the request takes no route', id="route"),
+        pytest.param("{domains: [a, b]}", 'it is about the domain "a" or "b", the host is "h"', id="domain"),
+        pytest.param("{methods: [PUT]}", 'it is about the method "PUT", the method is "GET"', id="method"),
+        pytest.param("{path: /a}", 'it is about the path "/a", the path is "/x"', id="path"),
+        pytest.param("{prefix: /a}", 'it is about paths below "/a", the path is "/x"', id="prefix"),
+        pytest.param("{regex: /a+}", 'it is about paths like "/a+", the path is "/x"', id="regex"),
+        pytest.param(
+            "{headers: {h: a}}", 'it is about a header "h" being "a", it is "1" and "2"', id="a header with values"
+        ),
+        pytest.param("{headers: {n: {present: true}}}", 'about requests with a header "n", there is none', id="present"),
+        pytest.param(
+            "{query: {q: {prefix: a}}}", 'a query parameter "q" with the prefix "a", there is none', id="parameter"
+        ),
+    ],
+)
+def test_a_misfit_says_what_is_wanted_and_what_came(match: str, reason: str) -> None:
+    rule_set = rules(f"routes: [{{name: r1, path: /r1, respond: {{body: x}}}}]\nrules: [{{match: {match}, body: x}}]")
+    said = misfit(rule_set.rules[0].scope, parse("GET", "h", "/x", (("h", "1"), ("h", "2"))), None)
+    assert said is not None
+    assert reason in said

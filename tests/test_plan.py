@@ -1,0 +1,166 @@
+"""What is planned means what `decide` says: random rule files, without an Envoy (test_differential.py has one)."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from gateway import ruleset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_differential import requests, rule_files
+from test_matching import meet_fits
+
+from rejoinder.rules.answers import Reply
+from rejoinder.rules.decide import Decision, decide, redirect
+from rejoinder.rules.load import load
+from rejoinder.rules.matching import wider_domains
+from rejoinder.rules.model import (
+    Answer,
+    Forward,
+    PathKind,
+    PathMatch,
+    Redirect,
+    RequestMatch,
+    Route,
+    Rule,
+    Ruleset,
+    Scope,
+    StatusPattern,
+    StringKind,
+    StringMatch,
+)
+from rejoinder.rules.request import Request
+from rejoinder.xds.plan import MAX_OVERLAPPING, Plan, PlanError, PlannedRoute, plan
+
+
+def planned_route(planned: Plan, request: Request) -> PlannedRoute:
+    """The route that Envoy's router picks: the first that fits, of the most specific domain."""
+    domains = {domain.domain: domain for domain in planned.domains}
+    domain = next(domains[pattern] for pattern in wider_domains(request.host) if pattern in domains)
+    return next(route for route in domain.routes if meet_fits(route.match, request))
+
+
+def assert_same(route: PlannedRoute, decision: Decision, request: Request) -> None:
+    assert route.route == decision.route
+    assert route.table == decision.table
+    match route.action:
+        case Reply() as reply:
+            assert reply == decision.reply
+        case Redirect() as action:
+            assert route.route is not None
+            assert redirect(route.route, action, request) == decision.reply
+        case action:
+            assert decision.reply is None
+            assert action == (decision.route and decision.route.action)
+
+
+@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(document=rule_files(), asked=st.lists(requests(), min_size=5, max_size=5))
+def test_planned_routes_decide_as_decide_does(
+    tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any], asked: list[Any]
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "plan.yaml"
+    file.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
+    rules = load([file]).ruleset
+    assert rules is not None
+    planned = plan(rules)
+    for request, _, _ in asked:
+        assert_same(planned_route(planned, request), decide(rules, request), request)
+
+
+def forward(name: str, path: str = "/") -> Route:
+    return Route(name, Forward("up"), request=RequestMatch(PathMatch(PathKind.PREFIX, path)))
+
+
+def header(name: str) -> RequestMatch:
+    return RequestMatch(headers=((name, StringMatch(StringKind.PRESENT)),))
+
+
+def rule(name: str, request: RequestMatch, *, fallthrough: bool = False, status: str = "503") -> Rule:
+    return Rule(name, (Answer(enable_on_status=(StatusPattern(status),)),), Scope(request=request), fallthrough)
+
+
+def names(planned: Plan, domain: str = "*") -> list[str]:
+    return [route.name for each in planned.domains if each.domain == domain for route in each.routes]
+
+
+def test_routes_are_named_after_the_file() -> None:
+    rules = (rule("a", header("a"), fallthrough=True), rule("b", RequestMatch()))
+    planned = plan(Ruleset(routes=(forward("first", "/x"),), rules=rules))
+    assert names(planned) == ["first/rule/a+b", "first/rule/b", "no-route/rule/a+b", "no-route/rule/b"]
+
+
+def test_what_stands_behind_a_route_for_every_request_is_left_out() -> None:
+    assert names(plan(Ruleset(routes=(forward("all"), forward("never", "/x"))))) == ["all"]
+
+
+def test_a_part_that_does_what_the_rest_does_is_left_out() -> None:
+    own = Route("own", Answer(), request=RequestMatch(PathMatch(PathKind.PREFIX, "/x")))
+    planned = plan(Ruleset(routes=(own,), rules=(rule("a", header("a")),)))
+    assert names(planned) == ["own", "no-route/rule/a", "no-route"]
+
+
+def test_there_is_a_domain_for_each_that_is_named_and_for_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text(
+        "routes: [{name: r, domains: ['*.b.test', a.test], respond: {body: x}}]\n"
+        "rules: [{match: {domains: [c.b.test]}, body: x}]"
+    )
+    planned = plan(ruleset(tmp_path / "rules.yaml"))
+    assert [domain.domain for domain in planned.domains] == ["*.b.test", "a.test", "c.b.test", "*"]
+    assert names(planned, "c.b.test") == ["r/rule/rule-1", "no-route/rule/rule-1"]
+    assert names(planned, "a.test") == ["r"]
+
+
+def test_a_table_that_several_routes_use_is_one() -> None:
+    planned = plan(Ruleset(routes=(forward("x", "/x"), forward("y", "/y")), rules=(rule("a", RequestMatch()),)))
+    assert len(planned.tables()) == 1
+
+
+def overlapping(number: int) -> tuple[Rule, ...]:
+    return tuple(rule(f"r{n}", header(f"x-{n}"), fallthrough=True, status=str(400 + n)) for n in range(number))
+
+
+def test_rules_that_overlap_are_planned_up_to_the_limit() -> None:
+    planned = plan(Ruleset(rules=overlapping(MAX_OVERLAPPING - 1)))
+    assert len(names(planned)) == 2 ** (MAX_OVERLAPPING - 1)
+    assert len(planned.tables()) == 2 ** (MAX_OVERLAPPING - 1) - 1
+
+
+EXCLUSIVE = tuple(
+    rule(f"p{n}", RequestMatch(PathMatch(PathKind.EXACT, f"/{n}")), fallthrough=True) for n in range(3000)
+)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        pytest.param(overlapping(MAX_OVERLAPPING + 1), id="one more than the limit"),
+        pytest.param(overlapping(2000), id="so many that a recursion would not end"),
+        pytest.param(
+            (*overlapping(MAX_OVERLAPPING), *(rule(f"f{n}", header(f"y-{n}")) for n in range(5000))),
+            id="few that fall through, before many that do not",
+        ),
+        pytest.param((*EXCLUSIVE, *overlapping(MAX_OVERLAPPING)), id="behind many that exclude each other"),
+    ],
+)
+def test_rules_that_overlap_in_too_many_ways_are_an_error(rules: tuple[Rule, ...]) -> None:
+    start = time.process_time()
+    with pytest.raises(PlanError, match='rule ".*": expected rules with fallthrough that overlap in at most 4096 ways'):
+        plan(Ruleset(rules=rules))
+    assert time.process_time() - start < 20
+
+
+def test_many_rules_that_fall_through_and_exclude_each_other_are_fine() -> None:
+    assert len(names(plan(Ruleset(rules=EXCLUSIVE)))) == len(EXCLUSIVE) + 1
+
+
+def test_ten_thousand_rules_are_planned_within_seconds() -> None:
+    rules = tuple(rule(f"r{n}", RequestMatch(PathMatch(PathKind.EXACT, f"/{n}"))) for n in range(10_000))
+    start = time.process_time()
+    planned = plan(Ruleset(routes=tuple(forward(f"route{n}", f"/{n}") for n in range(10)), rules=rules))
+    assert len(names(planned)) == 10_000 + 10 + 10 + 1
+    assert time.process_time() - start < 20

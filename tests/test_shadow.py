@@ -1,0 +1,124 @@
+"""Warnings about what can never decide: the cases as a table, and that none is wrong as a property."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_differential import requests, rule_files
+
+from rejoinder.rules.decide import decide
+from rejoinder.rules.load import load
+from rejoinder.rules.model import STATUSES, Answer, PathKind, PathMatch, RequestMatch, Rule, Ruleset, Scope
+from rejoinder.rules.shadow import shadowed
+
+
+def warnings(folder: Path, text: str) -> list[str]:
+    """What hides what: `later < earlier`."""
+    (folder / "rules.yaml").write_text(text, encoding="utf-8")
+    loaded = load([folder / "rules.yaml"])
+    assert loaded.ruleset is not None, loaded.problems
+    found = [re.findall(r'(?:rule|route) "([^"]+)"', problem.message) for problem in shadowed(loaded.ruleset)]
+    return [f"{later} < {earlier}" for later, earlier in found]
+
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "hidden"),
+    [
+        pytest.param("", "", True, id="everything"),
+        pytest.param("match: {prefix: /a}", "match: {path: /a/b}", True, id="a path below a prefix"),
+        pytest.param("match: {prefix: /a}", "match: {prefix: /a/b}", True, id="a prefix below a prefix"),
+        pytest.param("match: {prefix: /a/b}", "match: {prefix: /a}", False, id="a prefix above it"),
+        pytest.param("match: {prefix: /a}", "match: {prefix: /ab}", False, id="half an element"),
+        pytest.param("match: {regex: /a.*}", "match: {path: /ab}", True, id="a path that a regex fits"),
+        pytest.param("match: {regex: /a.*}", "match: {regex: /a.*}", True, id="the same regex"),
+        pytest.param("", "match: {regex: /a.*}", True, id="a regex behind everything"),
+        pytest.param("match: {domains: ['*.x.test']}", "match: {domains: [a.x.test]}", True, id="a narrower domain"),
+        pytest.param("match: {domains: ['*.x.test']}", "match: {domains: [x.test]}", False, id="the domain itself"),
+        pytest.param(
+            "match: {domains: [x.test]}", "match: {domains: [x.test, y.test]}", False, id="one of two domains"
+        ),
+        pytest.param("match: {domains: ['*']}", "", True, id="every domain, said and unsaid"),
+        pytest.param("match: {routes: [r, s]}", "match: {routes: [s]}", True, id="one of two routes"),
+        pytest.param("match: {routes: [r]}", "match: {routes: [s, r]}", False, id="two routes behind one"),
+        pytest.param("match: {routes: [r]}", "", False, id="every route behind one"),
+        pytest.param("", "match: {routes: [r]}", True, id="one route behind every one"),
+        pytest.param("match: {methods: [GET, PUT]}", "match: {methods: [PUT]}", True, id="one of two methods"),
+        pytest.param("match: {methods: [GET]}", "", False, id="every method behind one"),
+        pytest.param(
+            "match: {headers: {a: {contains: x}}}", "match: {headers: {A: yxz, b: z}}", True, id="a narrower header"
+        ),
+        pytest.param("match: {query: {a: x}}", "match: {query: {a: y}}", False, id="another parameter value"),
+        pytest.param("fallthrough: true", "", False, id="one that falls through hides nothing"),
+    ],
+)
+def test_a_rule_that_an_earlier_one_hides_is_named(tmp_path: Path, earlier: str, later: str, hidden: bool) -> None:
+    def rule(name: str, more: str) -> str:
+        return "\n".join(filter(None, (f"  - name: {name}", "enable_on_status: [503]", "body: x", more))).replace(
+            "\n", "\n    "
+        )
+
+    text = f"""
+routes: [{{name: r, path: /r, respond: {{body: r}}}}, {{name: s, path: /s, respond: {{body: s}}}}]
+rules:
+{rule("earlier", earlier)}
+{rule("later", later)}
+"""
+    assert warnings(tmp_path, text) == (["later < earlier"] if hidden else [])
+
+
+def test_a_rule_with_fallthrough_and_a_default_hides_what_is_behind_it(tmp_path: Path) -> None:
+    text = """
+rules:
+  - {name: earlier, fallthrough: true, rules: [{enable_on_status: [503], body: x}, {body: y}]}
+  - {name: later, enable_on_status: [404], body: x}
+"""
+    assert warnings(tmp_path, text) == ["later < earlier"]
+
+
+def test_routes_hide_each_other_too(tmp_path: Path) -> None:
+    text = """
+routes:
+  - {name: a, prefix: /a, respond: {body: a}}
+  - {name: b, path: /a/b, respond: {body: b}}
+  - {name: c, domains: [c.test], prefix: /c, respond: {body: c}}
+  - {name: d, prefix: /c, respond: {body: d}}
+"""
+    assert warnings(tmp_path, text) == ["b < a"]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(document=rule_files(), asked=st.lists(requests(), min_size=15, max_size=15))
+def test_what_is_called_hidden_never_decides(
+    tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any], asked: list[Any]
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "shadow.yaml"
+    file.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
+    rules = load([file]).ruleset
+    assert rules is not None
+    hidden = {tuple(problem.message.split('"')[:2]) for problem in shadowed(rules)}
+    for request, _, _ in asked:
+        decision = decide(rules, request)
+        answered = (decision.on_status(status) for status in STATUSES)
+        deciding = {("rule ", answer[0]) for answer in answered if answer}
+        deciding |= {("rule ", decision.rule.name)} if decision.rule else set()
+        deciding |= {("route ", decision.route.name)} if decision.route else set()
+        assert hidden.isdisjoint(deciding)
+
+
+def test_ten_thousand_rules_are_checked_within_seconds() -> None:
+    def path(number: int) -> RequestMatch:
+        return RequestMatch(PathMatch(PathKind.EXACT, f"/a/{number}"))
+
+    rules = Ruleset(rules=tuple(Rule(f"r{n}", (Answer(),), Scope(request=path(n))) for n in range(10_000)))
+    start = time.process_time()
+    assert shadowed(rules) == []
+    # All pairs would be 50 million comparisons, minutes of them; an index needs a fraction of a second.
+    assert time.process_time() - start < 10

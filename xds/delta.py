@@ -1,0 +1,90 @@
+"""The protocol's newer variant, incremental: requests and responses say what has changed.
+
+`Incremental` is the way in; it reads a stream's `DeltaRequest`s, and `session` says what follows from them.
+https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#incremental-xds
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rejoinder.xds.session import Output, Response, Session, Stream, Subscription
+from rejoinder.xds.snapshot import Resource, ResourceType
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaRequest:
+    """A DeltaDiscoveryRequest: a change of the subscription, or the answer to a response, or both."""
+
+    type_url: str
+    subscribe: tuple[str, ...] = ()
+    unsubscribe: tuple[str, ...] = ()
+    initial: Mapping[str, str] = field(default_factory=dict)
+    """In a stream's first request for the type: the versions of what the client has from an earlier stream, by name."""
+    nonce: str = ""
+    """Of the response that is answered; empty: none."""
+    error: str | None = None
+    """Why the client rejects that response; None: it does not."""
+    node: str = ""
+    """The client's id; only the stream's first request is sure to have it."""
+
+
+class Incremental(Session):
+    """One client's stream."""
+
+    incremental = True
+
+    def on_request(self, request: DeltaRequest) -> list[Output]:
+        """Take a request from the client.
+
+        Returns:
+            What is to be sent and to be known because of it, in order; empty also for a type that is not ours. What
+            answers anything but the last response counts for its names only.
+        """
+        asked = self._asked(request.type_url, request.node)
+        if asked is None:
+            return []
+        kind, stream = asked
+        if stream.subscription is None:
+            self._resume(kind, stream, request)
+        else:
+            _resubscribe(kind, stream, stream.subscription, request)
+        if stream.under_way and request.nonce == stream.under_way.nonce:
+            return self._answered(stream, request.error)
+        return list(self._advance())
+
+    def _resume(self, kind: ResourceType, stream: Stream, request: DeltaRequest) -> None:
+        # No names stand for `*` in the first request only.
+        wildcard = kind.whole and (not request.subscribe or "*" in request.subscribe)
+        stream.subscription = Subscription(wildcard, frozenset(request.subscribe) - {"*"})
+        ours = self.target.by_type[kind] if self.target else {}
+        had = stream.subscription.of(
+            {
+                name: ours[name] if name in ours and ours[name].version == version else _unknown(kind, name)
+                for name, version in request.initial.items()
+            }
+        )
+        stream.sent = stream.accepted = ours if had == ours else had
+        # Who has nothing and asks for all is told even that there is nothing.
+        stream.owed = wildcard and not had
+
+    def _distrust(self, stream: Stream, response: Response) -> None:
+        assert stream.subscription is not None
+        doubtful = {name: _unknown(response.type, name) for name in response.names}
+        stream.sent = stream.accepted = stream.subscription.of({**stream.accepted, **doubtful})
+        stream.absent -= response.names
+
+
+def _resubscribe(kind: ResourceType, stream: Stream, before: Subscription, request: DeltaRequest) -> None:
+    # A name that is asked for (again) is answered, whatever the client has. So is one that is no longer asked for while
+    # the wildcard is: the client has dropped it and cannot know whether the wildcard is about it.
+    added, dropped = frozenset(request.subscribe), frozenset(request.unsubscribe)
+    wildcard = ("*" in added or before.wildcard) and "*" not in dropped
+    names = (before.names - dropped) | (added - {"*"})
+    stream.resubscribe(Subscription(kind.whole and wildcard, names), repeated=added | dropped)
+
+
+def _unknown(kind: ResourceType, name: str) -> Resource:
+    """A resource that the client has in a version that is not ours; it equals none of ours."""
+    return Resource(kind, name, b"")

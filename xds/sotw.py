@@ -1,0 +1,87 @@
+"""The protocol's older variant, state of the world: a request lists all that is wanted, a response all that there is.
+
+`StateOfTheWorld` is the way in; it reads a stream's `Request`s, and `session` says what follows from them. For routes,
+endpoints and extensions a response may list some resources only; clients forget those by themselves.
+https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#the-discovery-request-and-response
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rejoinder.xds.session import Output, Response, Session, Stream, Subscription, without
+from rejoinder.xds.snapshot import ResourceType
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A DiscoveryRequest: a subscription, and the answer to the last response."""
+
+    type_url: str
+    names: tuple[str, ...] = ()
+    version: str = ""
+    """The last one that the client accepted, also on an earlier stream."""
+    nonce: str = ""
+    """Of the response that is answered; empty: the stream's first request for the type."""
+    error: str | None = None
+    """Why the client rejects that response; None: it does not."""
+    node: str = ""
+    """The client's id; only the stream's first request is sure to have it."""
+
+
+class StateOfTheWorld(Session):
+    """One client's stream."""
+
+    incremental = False
+
+    def on_request(self, request: Request) -> list[Output]:
+        """Take a request from the client.
+
+        Returns:
+            What is to be sent and to be known because of it, in order; empty also for a type that is not ours and for
+            a request that was overtaken by a response (its nonce is not the last one): the client repeats what it
+            wants when it answers that response.
+        """
+        asked = self._asked(request.type_url, request.node)
+        if asked is None:
+            return []
+        kind, stream = asked
+        if stream.nonce and request.nonce != stream.nonce:
+            return []
+        before = stream.subscription
+        subscription = _subscription(kind, before, request.names)
+        stream.resubscribe(subscription)
+        if before is None:
+            self._resume(kind, stream, subscription, request.version)
+        elif kind.whole and subscription.names - before.names:
+            # A name that is new is answered even if the client has the resource already, by its wildcard.
+            stream.owed = True
+        return self._answered(stream, request.error)
+
+    def _resume(self, kind: ResourceType, stream: Stream, subscription: Subscription, version: str) -> None:
+        # A client that comes back says which version it has. For a wildcard subscription to a whole type, the same
+        # version is the same set of resources, and nothing need be sent. For the others the specification warns: the
+        # client may have forgotten a resource since, or may be waiting for it.
+        # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#ack-nack-and-resource-type-instance-version
+        if self.target and subscription.wildcard and version == self.target.versions[kind]:
+            stream.sent = stream.accepted = self.target.by_type[kind]
+        else:
+            stream.owed = kind.whole
+
+    def _distrust(self, stream: Stream, response: Response) -> None:
+        if stream.whole:
+            stream.sent = stream.accepted
+            stream.owed = True
+        else:
+            stream.sent = stream.accepted = without(stream.accepted, response.names)
+
+
+def _subscription(kind: ResourceType, before: Subscription | None, names: tuple[str, ...]) -> Subscription:
+    """The subscription after a request with these names.
+
+    No names at all stand for `*`, if the type allows it and no name was ever given on the stream.
+    https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#how-the-client-specifies-what-resources-to-return
+    """
+    if not names and (before is None or not before.named):
+        return Subscription(wildcard=kind.whole)
+    return Subscription("*" in names and kind.whole, frozenset(names) - {"*"}, named=True)

@@ -1,0 +1,139 @@
+"""Forwarding: to which cluster a request goes, and what is changed about it and about the response on the way.
+
+In: a planned route that forwards, or redirects. Out: the parts of an Envoy Route that say so. Pure; raises nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from rejoinder.rules.model import EVERY_PATH, Backend, Cors, Forward, Header, HeaderChanges, PathMatch, Route
+from rejoinder.xds.translate.settings import Json, typed
+
+NO_UPSTREAM: Final = "rejoinder_none"
+"""A cluster that is never there: what is sent to it is answered 500 (`cluster_not_found_response_code`)."""
+
+
+def route_action(forward: Forward, route: Route) -> Json:
+    """A RouteAction.
+
+    Args:
+        forward: where to.
+        route: of the rule files, whose prefix a rewrite replaces.
+    """
+    action = _destination(forward)
+    action.update(_rewrite(forward, route.request.path))
+    if forward.mirrors:
+        action["request_mirror_policies"] = [_mirror(*mirror) for mirror in forward.mirrors]
+    if forward.timeout is not None:
+        action["timeout"] = duration(forward.timeout)
+    if forward.upgrades:
+        action["upgrade_configs"] = [{"upgrade_type": upgrade} for upgrade in forward.upgrades]
+    return action
+
+
+def leads_nowhere(forward: Forward) -> bool:
+    """Whether a share of the requests goes to NO_UPSTREAM."""
+    return any(each.upstream is None and each.weight for each in forward.backends)
+
+
+def _destination(forward: Forward) -> Json:
+    if not forward.backends:
+        return {"cluster": forward.upstream}
+    clusters = [_cluster(backend) for backend in forward.backends if backend.weight]
+    action: Json = {"weighted_clusters": {"clusters": clusters}}
+    if leads_nowhere(forward):
+        action["cluster_not_found_response_code"] = "INTERNAL_SERVER_ERROR"
+    return action
+
+
+def _cluster(backend: Backend) -> Json:
+    changes = header_changes(backend.request_headers, backend.response_headers)
+    return {"name": backend.upstream or NO_UPSTREAM, "weight": backend.weight, **changes}
+
+
+def _mirror(upstream: str, percent: float) -> Json:
+    share = {"numerator": round(percent * 10_000), "denominator": "MILLION"}
+    return {"cluster": upstream, "runtime_fraction": {"default_value": share}}
+
+
+def _rewrite(forward: Forward, path: PathMatch) -> Iterator[tuple[str, Any]]:
+    rewrite = forward.rewrite
+    if rewrite.host is not None:
+        yield "host_rewrite_literal", rewrite.host
+    # A regex, not `prefix_rewrite`: that one replaces what the Envoy route matches, which may be longer than the prefix
+    # of the route in the files where a rule has split it.
+    if rewrite.path is not None:
+        yield "regex_rewrite", _substitution("^.*$", rewrite.path)
+    elif rewrite.prefix is not None:
+        stripped = rewrite.prefix.rstrip("/")
+        if path == EVERY_PATH:
+            yield "regex_rewrite", _substitution("^/", f"{stripped}/")
+        elif stripped:
+            yield "regex_rewrite", _substitution(f"^{quote(path.value)}", stripped)
+        else:
+            yield "regex_rewrite", _substitution(f"^{quote(path.value)}/?", "/")
+
+
+def _substitution(regex: str, text: str) -> Json:
+    return {"pattern": {"regex": regex}, "substitution": text.replace("\\", "\\\\")}
+
+
+def quote(text: str) -> str:
+    """A text as a regex (RE2) that fits just this text."""
+    return re.sub(r"([^A-Za-z0-9_/-])", r"\\\1", text)
+
+
+def duration(seconds: float) -> str:
+    """A google.protobuf.Duration in its JSON mapping.
+
+    >>> duration(0.05), duration(60)
+    ('0.05s', '60s')
+    """
+    return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
+
+
+def header_changes(request: HeaderChanges, response: HeaderChanges) -> Json:
+    """The fields of a Route, or of a weighted cluster, that change headers."""
+    result: Json = {}
+    for kind, changes in (("request", request), ("response", response)):
+        if changes.set or changes.add:
+            result[f"{kind}_headers_to_add"] = [
+                *_options(changes.set, "OVERWRITE_IF_EXISTS_OR_ADD"),
+                *_options(changes.add, "APPEND_IF_EXISTS_OR_ADD"),
+            ]
+        if changes.remove:
+            result[f"{kind}_headers_to_remove"] = list(changes.remove)
+    return result
+
+
+def _options(headers: Iterable[Header], action: str) -> list[Json]:
+    return [header_option(header, action) for header in headers]
+
+
+def header_option(header: Header, action: str) -> Json:
+    """A HeaderValueOption; Envoy takes what stands behind a `%` for a command."""
+    name, value = header
+    return {
+        "header": {"key": name, "value": value.replace("%", "%%")},
+        "append_action": action,
+        "keep_empty_value": True,
+    }
+
+
+def cors_policy(cors: Cors) -> Json:
+    """The CORS filter's configuration for a route."""
+    policy = typed(
+        "envoy.extensions.filters.http.cors.v3.CorsPolicy",
+        allow_origin_string_match=[{"safe_regex": {"regex": _origin(origin)}} for origin in cors.origins],
+        max_age=str(cors.max_age),
+        allow_credentials=cors.credentials,
+    )
+    lists = (("allow_methods", cors.methods), ("allow_headers", cors.headers), ("expose_headers", cors.expose))
+    return {**policy, **{field: ", ".join(names) for field, names in lists if names}}
+
+
+def _origin(origin: str) -> str:
+    return ".*" if origin == "*" else "[^/]*".join(map(quote, origin.split("*")))
