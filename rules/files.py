@@ -11,6 +11,7 @@ import hashlib
 import os
 import ssl
 import stat
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -73,6 +74,18 @@ class Files:
         except (OSError, ValueError) as error:
             reason = (isinstance(error, ssl.SSLError) and error.reason) or "no such PEM data"
             raise UnreadableError(f"not a certificate and its key in PEM: {reason.lower().replace('_', ' ')}") from None
+
+    def check_pem(self, certificate: bytes, key: bytes) -> None:
+        """Check that two texts are a certificate chain and its private key.
+
+        Raises:
+            UnreadableError: they are not a pair in PEM; tell the author.
+        """
+        with tempfile.TemporaryDirectory() as folder:  # `ssl` reads files only
+            paths = Path(folder, "tls.crt"), Path(folder, "tls.key")
+            for path, content in zip(paths, (certificate, key), strict=True):
+                path.write_bytes(content)
+            Files().check_pair(*paths)
 
     def fingerprints(self) -> dict[Path, Fingerprint]:
         """Everything that was looked at, and would have to be looked at again."""

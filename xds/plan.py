@@ -22,10 +22,11 @@ from rejoinder.rules.matching import EVERYTHING, Meet, meet, wider_domains
 from rejoinder.rules.model import RULE_FILES, Answer, Forward, RateLimit, Redirect, Route, Rule, Ruleset
 from rejoinder.rules.problem import Problem
 
-# Rules that fall through and add conditions split a route in two each: every combination of them has its own table.
-# Twelve such rules that do not exclude each other are 4,096 Envoy routes, more than anybody can have meant.
+# Rules that fall through and add conditions split a route in two each, with all the rules behind them: every combination
+# has its own table. Twelve of them that do not exclude each other are 4,096 Envoy routes, and few before thousands of
+# rules that do not fall through are tens of thousands: more than anybody can have meant.
 MAX_OVERLAPPING: Final = 12
-MAX_COMBINATIONS: Final = 2**MAX_OVERLAPPING
+MAX_COMBINATIONS: Final = 2**16
 
 
 NO_TABLE: Final = AnswerTable()
@@ -164,12 +165,17 @@ def _plan_route(route: Route | None, match: Meet, rules: list[Rule]) -> list[Pla
 _Part = tuple[Meet, tuple[Rule, ...]]
 
 
-def _split(match: Meet, rules: Sequence[Rule]) -> Iterator[_Part]:
+def _split(match: Meet, rules: Sequence[Rule]) -> list[_Part]:
     """The parts of a match, in the order in which Envoy must try them, each with the rules that are asked in turn."""
     combinations = 0
 
-    def walk(match: Meet, start: int, chain: tuple[Rule, ...], depth: int) -> Iterator[_Part]:
+    def count(rule: Rule, depth: int) -> None:
         nonlocal combinations
+        combinations += 1
+        if combinations > MAX_COMBINATIONS or depth > MAX_OVERLAPPING:
+            raise PlanError(_too_many(rule))
+
+    def walk(match: Meet, start: int, chain: tuple[Rule, ...], depth: int) -> Iterator[_Part]:
         for place in range(start, len(rules)):
             rule = rules[place]
             part = meet(match, rule.scope.request)
@@ -180,21 +186,22 @@ def _split(match: Meet, rules: Sequence[Rule]) -> Iterator[_Part]:
                 if rule.final:
                     break
             elif rule.final:
+                if depth:
+                    count(rule, depth)
                 yield part, (*chain, rule)
             else:
-                combinations += 1
-                if combinations > MAX_COMBINATIONS or depth > MAX_OVERLAPPING:
-                    raise PlanError(_too_many(rule))
+                count(rule, depth + 1)
                 yield from walk(part, place + 1, (*chain, rule), depth + 1)
         yield match, chain
 
-    return walk(match, 0, (), 0)
+    return list(walk(match, 0, (), 0))
 
 
 def _too_many(rule: Rule) -> Problem:
     message = (
-        f'rule "{rule.name}": expected rules with fallthrough that overlap in at most {MAX_COMBINATIONS} ways, got '
-        "more: each combination of their conditions needs a route of its own. Give fewer of them conditions"
+        f'rule "{rule.name}": expected rules with fallthrough that overlap in at most {MAX_COMBINATIONS:,} ways, with '
+        f"each other and the rules behind them, and at most {MAX_OVERLAPPING} at once; got more: each combination of "
+        "their conditions needs a route of its own. Give fewer of them conditions"
     )
     return Problem(rule.position, message)
 

@@ -355,9 +355,11 @@ class Session(abc.ABC):
     def _has_all(self, target: Snapshot) -> bool:
         if any(stream.rejected is target for stream in self._streams.values()):
             return False
+        if self.only:
+            return self._streams[self.only].subscription is not None and self._settled(self.only, target)
         # Envoy asks for its listeners last, when the clusters are ready: until then it has not seen everything. (A
         # client that has its listeners from elsewhere and never asks is never counted as having a snapshot in full.)
-        if not self.only and self._streams[LISTENERS].subscription is None and target.by_type[LISTENERS]:
+        if self._streams[LISTENERS].subscription is None and target.by_type[LISTENERS]:
             return False
         asked = any(stream.subscription is not None for stream in self._streams.values())
         return asked and all(self._settled(kind, target) for kind in RESOURCE_TYPES)

@@ -1,8 +1,9 @@
 /* The hot path: Envoy's hooks, called on its workers for every stream of a route that has an answer table.
  *
  * The response's status is looked up in the table of the route. If there is a reply, it is written over the response:
- * the headers are replaced, the upstream's body is thrown away as it comes, and the reply's is put in its place. So the
- * upstream's connection lives on, which a response of Envoy's own (a local reply) would cost.
+ * the headers are replaced and held, the upstream's body is thrown away as it comes, and with its end the reply's takes
+ * its place. So the upstream's connection lives on, which a response of Envoy's own (a local reply) would cost, and so
+ * would a client that has its answer and goes away before the upstream has said all.
  *
  * No Python, no lock. What is allocated: a `stream`, and a buffer where a response has an unusual number of headers. Only
  * a reply that a Python handler makes takes the GIL. Reading order: `response_headers`, then the hooks below it.
@@ -28,12 +29,7 @@ typedef struct {
 
 typedef struct {
   const config *config;
-  enum {
-    UNTOUCHED, /* nothing to do (any more) */
-    REPLACING, /* our headers are on their way, our body goes where the upstream's begins */
-    DRAINING,  /* our body is on its way, too */
-    HELD,      /* our headers wait for the upstream's body to end, or for `scheduled` */
-  } stage;
+  bool held;          /* the reply waits for the upstream's body to end, or for `scheduled` */
   const reply *reply; /* of the route's table, which Envoy keeps as long as the stream, or of `made` */
   buffer body;        /* what the client gets of the reply's: nothing if it asked with HEAD */
   table *made;        /* by a handler, for this stream */
@@ -177,7 +173,7 @@ static void count(void *envoy, size_t counter, const reply *reply) {
 /* A response of Envoy's own: the upstream's stream is reset. Afterwards there may be no `self`. */
 static void send_local_reply(void *envoy, stream *self, uint32_t status) {
   const reply *reply = self->reply;
-  self->stage = UNTOUCHED;
+  self->held = false;
   CALLBACK(http_send_response)(envoy, reply->status ? reply->status : status, reply->headers, reply->header_count,
                                reply->body, TEXT("rejoinder"));
 }
@@ -207,8 +203,7 @@ int HOOK(response_headers)(void *envoy, const void *module_filter, bool end_of_s
   CALLBACK(http_set_dynamic_metadata_string)(envoy, TEXT("rejoinder"), TEXT("rule"), found->rule);
 
   int64_t length = end_of_stream ? 0 : number_in_header(envoy, TEXT("content-length"));
-  /* A body that nobody knows the end of, or a long one, is not waited for. Neither can Envoy be given a header without
-   * a value by other means. */
+  /* A long body is not waited for. And no other way leads to a header without a value. */
   if (length > MAX_DRAINED || self->reply->empty_values || !replace_headers(envoy, self->reply)) {
     send_local_reply(envoy, self, (uint32_t)status);
     return STOP;
@@ -218,53 +213,47 @@ int HOOK(response_headers)(void *envoy, const void *module_filter, bool end_of_s
     append(envoy, BUFFERED_RESPONSE_BODY, self);
     return CONTINUE;
   }
-  if (length >= 0) {
-    self->stage = REPLACING;
-    return CONTINUE;
+  self->held = true;
+  if (length < 0) {
+    /* Chunked, say: it may never end. Mostly the whole body came together with the headers, and its end is told before
+     * the event that is scheduled here. */
+    self->scheduler = CALLBACK(http_filter_scheduler_new)(envoy);
+    CALLBACK(http_filter_scheduler_commit)(self->scheduler, (uint64_t)status);
   }
-  /* Chunked, say. Mostly the whole body came together with the headers, and its end is told before the event that is
-   * scheduled here: then the connection is kept. */
-  self->stage = HELD;
-  self->scheduler = CALLBACK(http_filter_scheduler_new)(envoy);
-  CALLBACK(http_filter_scheduler_commit)(self->scheduler, (uint64_t)status);
   return STOP;
 }
 
 /* The upstream has had its chance to end its body. */
 void HOOK(scheduled)(void *envoy, const void *module_filter, uint64_t status) {
   stream *self = (stream *)module_filter;
-  if (self->stage == HELD) {
+  if (self->held) {
     send_local_reply(envoy, self, (uint32_t)status);
   }
 }
 
 int HOOK(response_body)(void *envoy, const void *module_filter, bool end_of_stream) {
   stream *self = (stream *)module_filter;
-  if (self->stage == UNTOUCHED) {
+  if (!self->held) {
     return CONTINUE;
   }
   CALLBACK(http_drain_body)(envoy, RECEIVED_RESPONSE_BODY, CALLBACK(http_get_body_size)(envoy, RECEIVED_RESPONSE_BODY));
-  if (self->stage == HELD && !end_of_stream) {
+  if (!end_of_stream) {
     return STOP_NO_BUFFER;
   }
-  if (self->stage != DRAINING) {
-    append(envoy, RECEIVED_RESPONSE_BODY, self);
-    self->stage = DRAINING;
-  }
+  append(envoy, RECEIVED_RESPONSE_BODY, self);
+  self->held = false;
   return CONTINUE;
 }
 
-/* An upstream's trailers go with its headers. If no body came before them, ours has not been put in yet. */
+/* A body that ends with trailers; they go as the upstream's headers did. */
 int HOOK(response_trailers)(void *envoy, const void *module_filter) {
   stream *self = (stream *)module_filter;
-  if (self->stage == UNTOUCHED) {
+  if (!self->held) {
     return CONTINUE;
   }
   remove_all(envoy, RESPONSE_TRAILERS);
-  if (self->stage != DRAINING) {
-    append(envoy, BUFFERED_RESPONSE_BODY, self);
-    self->stage = DRAINING;
-  }
+  append(envoy, BUFFERED_RESPONSE_BODY, self);
+  self->held = false;
   return CONTINUE;
 }
 

@@ -9,7 +9,7 @@ mock has to answer whatever its clients send.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rejoinder.rules.model import Listener, Ruleset
 from rejoinder.xds.plan import Plan
@@ -27,7 +27,8 @@ def listeners(ruleset: Ruleset, plan: Plan, conditional: Placement) -> Iterator[
     for listener in ruleset.listeners:
         chain: Json = {"filters": [{"name": "http", "typed_config": managers[listener.group]}]}
         if listener.certificate is not None and listener.key is not None:
-            chain["transport_socket"] = _downstream_tls(listener.certificate, listener.key)
+            pairs = ((listener.certificate, listener.key), *listener.more_certificates)
+            chain["transport_socket"] = _downstream_tls(pairs)
         yield {
             "name": listener_name(listener),
             "address": {"socket_address": {"address": listener.address, "port_value": listener.port}},
@@ -81,14 +82,14 @@ def _connection_manager(group: str, plan: Plan, filters: list[Json]) -> Json:
     return manager
 
 
-def _downstream_tls(certificate: bytes, key: bytes) -> Json:
+def _downstream_tls(pairs: Iterable[tuple[bytes, bytes]]) -> Json:
     # The files' content, not their names: the Envoy may run on another machine, and a renewed certificate is a change.
-    pair = {"certificate_chain": _inline(certificate), "private_key": _inline(key)}
+    certificates = [{"certificate_chain": _inline(chain), "private_key": _inline(key)} for chain, key in pairs]
     return {
         "name": "tls",
         "typed_config": typed(
             "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-            common_tls_context={"tls_certificates": [pair], "alpn_protocols": ["h2", "http/1.1"]},
+            common_tls_context={"tls_certificates": certificates, "alpn_protocols": ["h2", "http/1.1"]},
         ),
     }
 

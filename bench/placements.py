@@ -1,0 +1,241 @@
+"""What a conditional answer costs in each placement, beside Envoy's own means.
+
+    python bench/placements.py [SECONDS]
+
+Starts one Envoy with one worker, and another one as its upstream, and asks for a response whose status no rule names
+(200) and for one whose status is answered (503), with: nothing in the way, the dynamic module, the ext_proc service
+behind its gate, Envoy's `custom_response` filter, and its Lua filter. Prints CPU per request of the gateway (as the
+operating system counts it) and throughput, as ratios to plain proxying, and the upstream connections that it took.
+Needs wrk. SECONDS (default 1) is the length of a measurement; there are ROUNDS of them for each row, interleaved,
+because only ratios of one run mean anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import re
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from rejoinder.envoy import EnvoyProcess, bootstrap, find, running
+from rejoinder.envoy.module import library
+from rejoinder.extproc import Processor
+from rejoinder.rules.answers import Reply, reply
+from rejoinder.rules.model import Answer, Endpoint, Forward, Listener, Route, Rule, Ruleset, StatusPattern, Upstream
+from rejoinder.xds.plan import plan
+from rejoinder.xds.translate import Configuration, Json, Placement, Settings, static_bootstrap, translate
+from rejoinder.xds.translate.settings import typed
+
+ROUNDS: Final = 5
+CONNECTIONS: Final = 32
+STATUSES: Final = {"not listed": 200, "listed": 503}
+UPSTREAM_BODY: Final = "x" * 100
+ANSWER: Final = Answer(
+    502, (("content-type", "application/json"), ("retry-after", "30")), b'{"error":"busy"}' + b" " * 84
+)
+RULE: Final = Rule("busy", (dataclasses.replace(ANSWER, enable_on_status=(StatusPattern("503"),)),))
+
+EXPECTED: Final = (
+    "expected: module at most 1.05 / 1.15, and listed at least 2.2 times the throughput of custom_response"
+)
+
+
+@dataclasses.dataclass(slots=True)
+class Cost:
+    """Of some requests."""
+
+    requests: int = 0
+    cpu: float = 0
+    """Seconds of the gateway."""
+    seconds: float = 0
+    connections: int = 0
+    """That the gateway opened to the upstream."""
+
+
+def _ours(upstream: int, ext_proc: int, placement: Placement, *rules: Rule) -> Configuration:
+    ruleset = Ruleset(
+        listeners=(Listener("127.0.0.1", 0),),
+        upstreams=(Upstream("upstream", (Endpoint("127.0.0.1", upstream),)),),
+        routes=(Route("all", Forward("upstream")),),
+        rules=rules,
+    )
+    return translate(ruleset, plan(ruleset), Settings(Endpoint("127.0.0.1", ext_proc), placement))
+
+
+def _with_filter(configuration: Configuration, added: Json) -> Configuration:
+    (listener,) = configuration.listeners
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    manager["http_filters"].insert(0, added)
+    return configuration
+
+
+def _custom_response(sent: Reply) -> Json:
+    status = {"name": "status", "typed_config": typed("envoy.type.matcher.v3.HttpResponseStatusCodeMatchInput")}
+    policy = typed(
+        "envoy.extensions.http.custom_response.local_response_policy.v3.LocalResponsePolicy",
+        status_code=sent.status,
+        body={"inline_string": sent.body.decode()},
+        response_headers_to_add=[
+            {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+            for name, value in sent.headers
+        ],
+    )
+    matcher = {
+        "predicate": {"single_predicate": {"input": status, "value_match": {"exact": "503"}}},
+        "on_match": {"action": {"name": "action", "typed_config": policy}},
+    }
+    return {
+        "name": "custom_response",
+        "typed_config": typed(
+            "envoy.extensions.filters.http.custom_response.v3.CustomResponse",
+            custom_response_matcher={"matcher_list": {"matchers": [matcher]}},
+        ),
+    }
+
+
+def _lua(sent: Reply) -> Json:
+    headers = "".join(f'headers:replace("{name}", "{value}") ' for name, value in sent.headers)
+    code = f"""
+    function envoy_on_response(handle)
+      local headers = handle:headers()
+      if headers:get(":status") == "503" then
+        headers:replace(":status", "{sent.status}") {headers}
+        handle:body():setBytes('{sent.body.decode()}')
+      end
+    end"""
+    return {
+        "name": "lua",
+        "typed_config": typed("envoy.extensions.filters.http.lua.v3.Lua", default_source_code={"inline_string": code}),
+    }
+
+
+def _variants(upstream: int, ext_proc: int) -> dict[str, Configuration]:
+    sent = reply(ANSWER, 503)
+
+    def plain() -> Configuration:
+        return _ours(upstream, ext_proc, Placement.EXT_PROC)
+
+    return {
+        "plain proxying": plain(),
+        "module": _ours(upstream, ext_proc, Placement.MODULE, RULE),
+        "ext_proc": _ours(upstream, ext_proc, Placement.EXT_PROC, RULE),
+        "custom_response": _with_filter(plain(), _custom_response(sent)),
+        "Lua": _with_filter(plain(), _lua(sent)),
+    }
+
+
+def _gateway(variants: dict[str, Configuration]) -> Json:
+    """All variants in one Envoy, a listener each."""
+    clusters: dict[str, Json] = {}
+    listeners = []
+    for name, configuration in variants.items():
+        resources = static_bootstrap(configuration)["static_resources"]
+        (listener,) = resources["listeners"]
+        listeners.append({**listener, "name": name})
+        clusters.update((cluster["name"], cluster) for cluster in resources["clusters"])
+    return _bootstrap(listeners, list(clusters.values()))
+
+
+def _upstream() -> Json:
+    """An Envoy that answers `/200` and `/503` itself."""
+    ruleset = Ruleset(listeners=(Listener("127.0.0.1", 0),))
+    configuration = translate(ruleset, plan(ruleset), Settings(Endpoint("127.0.0.1", 1)))
+    (listener,) = static_bootstrap(configuration)["static_resources"]["listeners"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    manager["route_config"]["virtual_hosts"][0]["routes"] = [
+        {
+            "match": {"path": f"/{status}"},
+            "direct_response": {"status": status, "body": {"inline_string": UPSTREAM_BODY}},
+        }
+        for status in STATUSES.values()
+    ]
+    return _bootstrap([{**listener, "name": "upstream"}], [])
+
+
+def _bootstrap(listeners: list[Json], clusters: list[Json]) -> Json:
+    return {
+        "admin": bootstrap(admin=("127.0.0.1", 0))["admin"],
+        "static_resources": {"listeners": listeners, "clusters": clusters},
+    }
+
+
+async def _load(port: int, path: str, seconds: float) -> int:
+    """Requests that were answered."""
+    wrk = await asyncio.create_subprocess_exec(
+        *("wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", f"http://127.0.0.1:{port}{path}"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    text = (await wrk.communicate())[0].decode()
+    found = re.search(r"(\d+) requests in", text)
+    if found is None or "Socket errors" in text:
+        raise RuntimeError(f"wrk failed: {text}")
+    return int(found[1])
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def _measure(gateway: EnvoyProcess, port: int, path: str, seconds: float, total: Cost) -> None:
+    async def opened() -> int:
+        return sum((await gateway.admin.stats(r"^cluster\.upstream\.upstream_cx_total$")).values())
+
+    connections, cpu, start = await opened(), _cpu(gateway.pid), time.monotonic()
+    total.requests += await _load(port, path, seconds)
+    total.seconds += time.monotonic() - start
+    total.cpu += _cpu(gateway.pid) - cpu
+    total.connections += await opened() - connections
+
+
+async def main(seconds: float) -> None:
+    binary = find().path
+    environ = {**os.environ, **library.environment(library.find(binary))}
+    processor = Processor()
+    ext_proc = await processor.start("127.0.0.1:0")
+    costs: dict[tuple[str, str], Cost] = defaultdict(Cost)
+    async with running(binary, _upstream(), concurrency=1, log_level="error") as upstream:
+        (address,) = (await upstream.ready(["upstream"]))["upstream"]
+        variants = _variants(address[1], ext_proc)
+        processor.publish(Ruleset(), plan(Ruleset(rules=(RULE,))).tables())
+        async with running(binary, _gateway(variants), concurrency=1, log_level="error", environ=environ) as gateway:
+            bound = await gateway.ready(list(variants))
+            for _ in range(ROUNDS):
+                for case, status in STATUSES.items():
+                    for name in variants:
+                        await _measure(gateway, bound[name][0][1], f"/{status}", seconds, costs[name, case])
+    await processor.stop()
+    _print(costs, seconds)
+
+
+def _print(costs: dict[tuple[str, str], Cost], seconds: float) -> None:
+    print(f"{CONNECTIONS} connections, {ROUNDS} x {seconds:g} s each, bodies of 100 bytes, one Envoy worker")
+    print("CPU per request of the gateway and throughput, plain proxying = 1; upstream connections per 1,000 requests")
+    row: Callable[..., str] = "{:<16} {:<11} {:>9} {:>8} {:>11} {:>12}".format
+    print(row("", "status", "CPU", "", "throughput", "connections"))
+    for (name, case), cost in sorted(costs.items(), key=lambda item: item[0][1], reverse=True):
+        plain: Any = costs["plain proxying", case]
+        print(
+            row(
+                name,
+                case,
+                f"{cost.cpu / cost.requests * 1e6:.1f} us",
+                f"{cost.cpu / cost.requests / (plain.cpu / plain.requests):.2f}",
+                f"{cost.requests / cost.seconds / (plain.requests / plain.seconds):.2f}",
+                f"{cost.connections / cost.requests * 1000:.1f}",
+            )
+        )
+    listed = costs["module", "listed"], costs["custom_response", "listed"]
+    rates = [cost.requests / cost.seconds for cost in listed]
+    print(f"module / custom_response, listed, throughput: {rates[0] / rates[1]:.1f}")
+    print(EXPECTED)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(float(sys.argv[1]) if len(sys.argv) > 1 else 1))

@@ -1,0 +1,199 @@
+"""All objects that were loaded, and what follows from them together: where Services are, and who may refer to what.
+
+In: `Object`s, and the upstreams that the command line gives an address. Out: `Cluster`, which the readers of routes ask.
+Pure; what is wrong with an object is in `faults`, not raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from rejoinder.rules.document import Scalar, ScalarKind
+from rejoinder.rules.fields import Place
+from rejoinder.rules.kubernetes.objects import Key, Object, alone, open_fields, port
+from rejoinder.rules.kubernetes.status import ACCEPTED, Fault
+from rejoinder.rules.model import Endpoint, Upstream
+from rejoinder.rules.problem import Problem
+
+GATEWAY_API: Final = "gateway.networking.k8s.io"
+
+INVALID: Final = "Invalid"
+"""The reason for an object that is no such object."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePort:
+    number: int
+    name: str = ""
+    protocol: str = ""
+    """`appProtocol`"""
+    target: int | None = None
+    """`targetPort`, if it is a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    ports: tuple[ServicePort, ...] = ()
+    headless: bool = False
+    """Its DNS name stands for its pods, so that a pod's port is to be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a ReferenceGrant allows: objects of one kind in one namespace may refer to some of another kind in its own."""
+
+    namespace: str
+    from_group: str
+    from_kind: str
+    from_namespace: str
+    to_group: str
+    to_kind: str
+    to_name: str
+    """Empty: all of that kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What was loaded, by kind."""
+
+    objects: Mapping[str, Mapping[Key, Object]]
+    addresses: Mapping[str, Upstream]
+    """From the command line, by upstream name."""
+    services: Mapping[Key, Service]
+    grants: tuple[Grant, ...]
+    faults: Mapping[Object, tuple[Fault, ...]]
+    """What is wrong with Services, ReferenceGrants and Namespaces."""
+
+    def of_kind(self, kind: str) -> Iterable[Object]:
+        """The objects of a kind, in the order in which they were loaded."""
+        return self.objects.get(kind, {}).values()
+
+    def find(self, kind: str, key: Key) -> Object | None:
+        return self.objects.get(kind, {}).get(key)
+
+    def labels(self, namespace: str) -> dict[str, str]:
+        """The labels of a namespace; every namespace has its name as one."""
+        found = self.find("Namespace", Key("", namespace))
+        return {"kubernetes.io/metadata.name": namespace, **dict(found.labels if found else ())}
+
+    def granted(self, source: Object, group: str, kind: str, target: Key) -> bool:
+        """Whether an object may refer to another, which is true within a namespace."""
+        return source.key.namespace == target.namespace or any(
+            (grant.from_group, grant.from_kind, grant.from_namespace) == (source.group, source.kind, source.key.namespace)
+            and (grant.to_group, grant.to_kind, grant.namespace) == (group, kind, target.namespace)
+            and grant.to_name in ("", target.name)
+            for grant in self.grants
+        )
+
+    def service_port(self, key: Key, number: int) -> ServicePort | None:
+        """A port of a Service; None: there is no such Service, or it has no such port.
+
+        A Service whose address stands on the command line need not be among the manifests.
+        """
+        service = self.services.get(key)
+        if service is not None:
+            return next((each for each in service.ports if each.number == number), None)
+        return ServicePort(number) if upstream_name(key, number) in self.addresses else None
+
+    def upstream(self, name: str) -> Upstream:
+        """The upstream that a Service's port is, by the name that `upstream_name` gave it."""
+        key, number = _service_of(name)
+        found = self.service_port(key, number)
+        http2 = found is not None and found.protocol == "kubernetes.io/h2c"
+        if given := self.addresses.get(name):
+            return Upstream(name, given.endpoints, given.tls, given.echo, http2, given.position)
+        service = self.services[key]
+        target = found.target if found and service.headless else None
+        host = f"{key.name}.{key.namespace}.svc.cluster.local"
+        return Upstream(name, (Endpoint(host, target or number),), http2=http2)
+
+
+def upstream_name(service: Key, number: int) -> str:
+    """How the upstream is called that a Service's port is: `NAMESPACE/NAME:PORT`."""
+    return f"{service}:{number}"
+
+
+def _service_of(upstream: str) -> tuple[Key, int]:
+    key, _, number = upstream.rpartition(":")
+    namespace, _, name = key.partition("/")
+    return Key(namespace, name), int(number)
+
+
+def cluster(objects: Iterable[Object], addresses: Mapping[str, Upstream]) -> Cluster:
+    """Look at objects together.
+
+    Args:
+        objects: with a name, and no two of one kind with the same.
+        addresses: upstreams of the command line by name.
+    """
+    by_kind: dict[str, dict[Key, Object]] = {}
+    for each in objects:
+        key = Key("", each.key.name) if each.kind == "Namespace" else each.key
+        by_kind.setdefault(each.kind, {})[key] = each
+    faults: dict[Object, tuple[Fault, ...]] = {}
+    services: dict[Key, Service] = {}
+    for each in by_kind.get("Service", {}).values():
+        services[each.key], problems = alone(each.spec(), _service, Service())
+        faults[each] = invalid(problems)
+    grants: list[Grant] = []
+    for each in by_kind.get("ReferenceGrant", {}).values():
+        found, problems = alone(each.spec(), lambda spec, each=each: _grants(each.key.namespace, spec), ())
+        grants += () if problems else found
+        faults[each] = invalid(problems)
+    return Cluster(by_kind, addresses, services, tuple(grants), faults)
+
+
+def invalid(problems: Iterable[Problem]) -> tuple[Fault, ...]:
+    """The faults of an object that cannot be read as what it should be."""
+    return tuple(Fault(ACCEPTED, INVALID, each.message, each.position) for each in problems)
+
+
+def _service(spec: Place) -> Service:
+    fields = open_fields(spec)
+    return Service(
+        ports=fields.get("ports", lambda it: it.each(_service_port), ()),
+        headless=fields.get("clusterIP", Place.string, "") == "None",
+    )
+
+
+def _service_port(place: Place) -> ServicePort:
+    fields = open_fields(place)
+    return ServicePort(
+        number=fields.require("port", port, 0),
+        name=fields.get("name", Place.string, ""),
+        protocol=fields.get("appProtocol", Place.string, ""),
+        target=fields.get("targetPort", _number_or_name, None),
+    )
+
+
+def _number_or_name(place: Place) -> int | None:
+    if isinstance(place.node, Scalar) and place.node.kind is ScalarKind.STRING:
+        return None
+    return port(place)
+
+
+def _grants(namespace: str, spec: Place) -> tuple[Grant, ...]:
+    fields = open_fields(spec)
+    sources = fields.require("from", lambda it: it.each(_grant_from), ())
+    targets = fields.require("to", lambda it: it.each(_grant_to), ())
+    return tuple(Grant(namespace, *source, *target) for source in sources for target in targets)
+
+
+def _grant_from(place: Place) -> tuple[str, str, str]:
+    fields = open_fields(place)
+    return (
+        fields.get("group", Place.string, ""),
+        fields.require("kind", Place.string, ""),
+        fields.require("namespace", Place.string, ""),
+    )
+
+
+def _grant_to(place: Place) -> tuple[str, str, str]:
+    fields = open_fields(place)
+    return (
+        fields.get("group", Place.string, ""),
+        fields.require("kind", Place.string, ""),
+        fields.get("name", Place.string, ""),
+    )

@@ -1,0 +1,57 @@
+"""kgateway's DirectResponse: an answer that an HTTPRoute's rule refers to. docs/kgateway.md is what users read about it.
+
+In: `DirectResponse` objects. Out: `Answer`s, or what is wrong with the object. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rejoinder.rules.document import Scalar, ScalarKind
+from rejoinder.rules.fields import Place
+from rejoinder.rules.kubernetes.cluster import invalid
+from rejoinder.rules.kubernetes.objects import Object, alone, open_fields
+from rejoinder.rules.kubernetes.status import ACCEPTED, Fault, Status, condition
+from rejoinder.rules.model import STATUSES, Answer
+
+GROUP: Final = "gateway.kgateway.dev"
+KIND: Final = "DirectResponse"
+
+MAX_BODY_SIZE: Final = 4096
+"""In bytes; the limit of kgateway's schema."""
+
+
+def read_direct_response(each: Object) -> tuple[Answer | None, tuple[Fault, ...]]:
+    """The answer that an object is; None beside faults if it is none."""
+    answer, problems = alone(each.spec(), _answer, None)
+    return (None if problems else answer), invalid(problems)
+
+
+def direct_response_status(each: Object, faults: tuple[Fault, ...]) -> Status:
+    """Its condition, which kgateway does not have."""
+    return Status(each, (condition(ACCEPTED, faults),))
+
+
+def _answer(spec: Place) -> Answer:
+    fields = open_fields(spec)
+    body = fields.get("body", _body, b"")
+    return Answer(
+        status_code=fields.require("status", _status, 200),
+        # What Envoy says if nobody says anything, and so what kgateway sends.
+        headers=(("content-type", "text/plain"),) if body else (),
+        body=body,
+    )
+
+
+def _status(place: Place) -> int:
+    return place.integer(STATUSES, "a status")
+
+
+def _body(place: Place) -> bytes:
+    # A number or a date is what somebody meant to send who forgot the quotes; kubectl refuses it.
+    if not (isinstance(place.node, Scalar) and place.node.kind is ScalarKind.STRING):
+        raise place.expected("a string")
+    body = place.string().encode()
+    if len(body) > MAX_BODY_SIZE:
+        raise place.mistake(f"a body has at most {MAX_BODY_SIZE:,} bytes, this one has {len(body):,}")
+    return body

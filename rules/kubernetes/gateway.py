@@ -1,0 +1,375 @@
+"""Gateways: where they listen, which of their listeners can be used, and which routes each of these lets in.
+
+In: `Gateway` objects and the `Cluster`. Out: `Gateway` values with what is wrong in them. Pure.
+
+All listeners on one port of a Gateway share a socket and a list of routes, in which host names tell them apart.
+https://gateway-api.sigs.k8s.io/reference/spec/#gateway
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from rejoinder.rules.document import quoted
+from rejoinder.rules.fields import Place
+from rejoinder.rules.files import UnreadableError
+from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster
+from rejoinder.rules.kubernetes.objects import Key, Object, alone, member, one_of, open_fields, port, string_map
+from rejoinder.rules.kubernetes.status import (
+    ACCEPTED,
+    CONFLICTED,
+    PROGRAMMED,
+    RESOLVED_REFS,
+    Fault,
+    ListenerStatus,
+    Status,
+    condition,
+)
+from rejoinder.rules.model import RULE_FILES, Listener, Position
+from rejoinder.rules.native import domains
+
+INVALID_ROUTE_KINDS: Final = "InvalidRouteKinds"
+"""The reason where a listener lets in kinds that there are not: it goes on with those that there are."""
+
+ANY_ADDRESS: Final = "0.0.0.0"
+
+_PROTOCOLS: Final = {"HTTP": "http", "HTTPS": "https"}
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """A Kubernetes label selector: all that is given must hold."""
+
+    labels: tuple[tuple[str, str], ...] = ()
+    expressions: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
+    """Key, operator and values."""
+
+    def fits(self, labels: Mapping[str, str]) -> bool:
+        return all(labels.get(name) == value for name, value in self.labels) and all(
+            _OPERATORS[operator](labels.get(key), values) for key, operator, values in self.expressions
+        )
+
+
+_OPERATORS: Final = {
+    "In": lambda value, values: value in values,
+    "NotIn": lambda value, values: value not in values,
+    "Exists": lambda value, _: value is not None,
+    "DoesNotExist": lambda value, _: value is None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayListener:
+    """One entry of `spec.listeners`."""
+
+    name: str
+    port: int
+    protocol: str
+    hostname: str = ""
+    """Empty: every host."""
+    namespaces: str = "Same"
+    """Same, All, None or Selector."""
+    selector: Selector = Selector()
+    kinds: tuple[tuple[str, str], ...] | None = None
+    """Group and kind of the routes that it lets in; None: those that its protocol has."""
+    certificates: tuple[tuple[bytes, bytes], ...] = ()
+    """Chains and keys."""
+    faults: tuple[Fault, ...] = ()
+    position: Position = field(default=Position("", 0), compare=False)
+
+    @property
+    def usable(self) -> bool:
+        """Whether routes can be attached and requests come in."""
+        return all(fault.reason == INVALID_ROUTE_KINDS for fault in self.faults)
+
+    @property
+    def scheme(self) -> str:
+        return _PROTOCOLS.get(self.protocol, "")
+
+    def lets_in(self, route: Object, gateway: Object | None, cluster: Cluster) -> bool:
+        """Whether a route may be attached, as far as its kind and namespace go."""
+        if self.kinds is not None and (route.group, route.kind) not in self.kinds:
+            return False
+        match self.namespaces:
+            case "All":
+                return True
+            case "Selector":
+                return self.selector.fits(cluster.labels(route.key.namespace))
+            case "Same":
+                return gateway is not None and route.key.namespace == gateway.key.namespace
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """One Gateway."""
+
+    key: Key
+    object: Object | None
+    """None: it stands for the listeners of the rule files."""
+    addresses: tuple[str, ...]
+    listeners: tuple[GatewayListener, ...]
+    faults: tuple[Fault, ...] = ()
+
+    def group(self, number: int) -> str:
+        """How the group of listeners is called that one port of this Gateway is."""
+        return RULE_FILES if self.object is None else f"gateway/{self.key}/{number}"
+
+    def sockets(self) -> Iterator[Listener]:
+        """What Envoy is to listen on."""
+        if self.object is None or self.faults:
+            return
+        usable = [each for each in self.listeners if each.usable]
+        for number in dict.fromkeys(each.port for each in usable):
+            here = [each for each in usable if each.port == number]
+            pairs = tuple(dict.fromkeys(pair for each in here for pair in each.certificates))
+            for address in self.addresses:
+                socket = Listener(address, number, group=self.group(number), position=here[0].position)
+                if pairs:
+                    socket = replace(socket, certificate=pairs[0][0], key=pairs[0][1], more_certificates=pairs[1:])
+                yield socket
+
+    def status(self, attached: Mapping[str, int]) -> Status:
+        """Its conditions.
+
+        Args:
+            attached: how many routes each listener has, by name.
+        """
+        assert self.object is not None, "only objects have a status"
+        broken = [each for each in self.listeners if not each.usable]
+        own = condition(ACCEPTED, self.faults)
+        if broken and own.good:
+            names = ", ".join(each.name for each in broken)
+            own = replace(own, reason="ListenersNotValid", message=f"these listeners cannot be used: {names}")
+        return Status(
+            self.object,
+            conditions=(own, condition(PROGRAMMED, _programmed(self.faults))),
+            listeners=tuple(_listener_status(each, attached.get(each.name, 0)) for each in self.listeners),
+            addresses=self.addresses,
+        )
+
+
+def _programmed(faults: tuple[Fault, ...]) -> tuple[Fault, ...]:
+    """What is not accepted is not in Envoy either."""
+    inherited = (replace(f, condition=PROGRAMMED, reason="Invalid") for f in faults if f.condition == ACCEPTED)
+    return (*(fault for fault in faults if fault.condition == PROGRAMMED), *inherited)
+
+
+def _listener_status(listener: GatewayListener, attached: int) -> ListenerStatus:
+    faults = listener.faults
+    kinds = [kind for group, kind in listener.kinds or _HTTP_ROUTE if (group, kind) in _HTTP_ROUTE]
+    stopped = () if listener.usable else tuple(replace(f, condition=PROGRAMMED, reason="Invalid") for f in faults)
+    return ListenerStatus(
+        listener.name,
+        attached,
+        (
+            condition(ACCEPTED, faults),
+            condition(PROGRAMMED, stopped[:1]),
+            condition(RESOLVED_REFS, faults),
+            condition(CONFLICTED, faults, "NoConflicts"),
+        ),
+        tuple(kinds),
+    )
+
+
+_HTTP_ROUTE: Final = ((GATEWAY_API, "HTTPRoute"),)
+
+
+# --- reading ---
+
+
+def read_gateway(each: Object, cluster: Cluster) -> Gateway:
+    """A Gateway; what is wrong stays with it, or with the listener that it is about."""
+    fields, problems = alone(each.spec(), open_fields, None)
+    assert fields is not None or problems, "a mapping has fields"
+    addresses, address_problems = alone(member(each.spec(), "addresses"), _addresses, (ANY_ADDRESS,))
+    places, listener_problems = alone(member(each.spec(), "listeners"), _items, [])
+    faults = [
+        *(Fault(ACCEPTED, "Invalid", problem.message, problem.position) for problem in (*problems, *listener_problems)),
+        *(Fault(ACCEPTED, "UnsupportedAddress", problem.message, problem.position) for problem in address_problems),
+    ]
+    if not places and not faults:
+        faults.append(Fault(ACCEPTED, "Invalid", "spec.listeners is missing: it listens nowhere", each.position))
+    listeners = [_listener(place, each, cluster) for place in places]
+    return Gateway(each.key, each, addresses or (ANY_ADDRESS,), _told_apart(listeners), tuple(faults))
+
+
+def _items(place: Place) -> list[Place]:
+    # A field that is not given is an empty mapping here.
+    return [] if place.node.weight == 0 else place.items()
+
+
+def _addresses(place: Place) -> tuple[str, ...]:
+    return tuple(address for item in _items(place) for address in [_address(item)] if address)
+
+
+def _address(place: Place) -> str:
+    fields = open_fields(place)
+    fields.get("type", one_of("IPAddress"), "")
+    value = fields.get("value", Place.string, "")
+    if not value:
+        return ""  # "any address of this type"
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise fields["value"].expected("an IP address") from None
+
+
+def _listener(place: Place, gateway: Object, cluster: Cluster) -> GatewayListener:
+    found, problems = alone(place, _read_listener, GatewayListener("", 0, ""))
+    faults = [Fault(ACCEPTED, "Invalid", problem.message, problem.position) for problem in problems]
+    if found.protocol not in _PROTOCOLS and not faults:
+        message = f"the protocol {quoted(found.protocol)} is not supported: expected one of {', '.join(_PROTOCOLS)}"
+        faults.append(Fault(ACCEPTED, "UnsupportedProtocol", message, place.position))
+    if found.kinds is not None:
+        for group, kind in found.kinds:
+            if (group, kind) not in _HTTP_ROUTE:
+                message = f"allowedRoutes.kinds: {kind} is not supported, HTTPRoute is"
+                faults.append(Fault(RESOLVED_REFS, INVALID_ROUTE_KINDS, message, place.position))
+    pairs: tuple[tuple[bytes, bytes], ...] = ()
+    if found.protocol == "HTTPS":
+        pairs, secret_faults = _certificates(member(place, "tls"), gateway, cluster)
+        faults += secret_faults
+        if not pairs and not secret_faults:
+            message = "HTTPS needs tls.certificateRefs with a Secret"
+            faults.append(Fault(ACCEPTED, "Invalid", message, place.position))
+    return replace(found, certificates=pairs, faults=tuple(faults), position=place.position)
+
+
+def _read_listener(place: Place) -> GatewayListener:
+    fields = open_fields(place)
+    allowed = open_fields(member(place, "allowedRoutes"))
+    namespaces = open_fields(member(allowed.place, "namespaces"))
+    hosts = fields.get("hostname", domains, ())
+    return GatewayListener(
+        name=fields.require("name", Place.string, ""),
+        port=fields.require("port", port, 0),
+        protocol=fields.require("protocol", Place.string, ""),
+        hostname=hosts[0] if hosts else "",
+        namespaces=namespaces.get("from", one_of("Same", "All", "Selector", "None"), "Same"),
+        selector=namespaces.get("selector", _selector, Selector()),
+        kinds=allowed.get("kinds", lambda it: it.each(_kind), None),
+    )
+
+
+def _kind(place: Place) -> tuple[str, str]:
+    fields = open_fields(place)
+    return fields.get("group", Place.string, GATEWAY_API), fields.require("kind", Place.string, "")
+
+
+def _selector(place: Place) -> Selector:
+    fields = open_fields(place)
+    return Selector(
+        labels=fields.get("matchLabels", string_map, ()),
+        expressions=fields.get("matchExpressions", lambda it: it.each(_expression), ()),
+    )
+
+
+def _expression(place: Place) -> tuple[str, str, tuple[str, ...]]:
+    fields = open_fields(place)
+    return (
+        fields.require("key", Place.string, ""),
+        fields.require("operator", one_of(*_OPERATORS), "Exists"),
+        fields.get("values", lambda it: it.each(Place.string), ()),
+    )
+
+
+def _told_apart(listeners: list[GatewayListener]) -> tuple[GatewayListener, ...]:
+    """Listeners that share a port must differ in host name and agree in protocol; none of those that do not is used."""
+    protocols = {number: {each.protocol for each in listeners if each.port == number} for number in _ports(listeners)}
+    hosts = Counter((each.port, each.hostname) for each in listeners)
+    names = Counter(each.name for each in listeners)
+
+    def conflict(each: GatewayListener) -> tuple[str, str] | None:
+        if names[each.name] > 1:
+            return "HostnameConflict", f"several listeners are called {quoted(each.name)}"
+        if len(protocols[each.port]) > 1:
+            return "ProtocolConflict", f"port {each.port} is given to {' and '.join(sorted(protocols[each.port]))}"
+        if hosts[each.port, each.hostname] > 1:
+            host = quoted(each.hostname) if each.hostname else "every host"
+            return "HostnameConflict", f"port {each.port} has several listeners for {host}"
+        return None
+
+    return tuple(
+        replace(each, faults=(*each.faults, Fault(CONFLICTED, *found, each.position))) if found else each
+        for each in listeners
+        for found in [conflict(each)]
+    )
+
+
+def _ports(listeners: list[GatewayListener]) -> set[int]:
+    return {each.port for each in listeners}
+
+
+# --- certificates ---
+
+
+def _certificates(
+    tls: Place, gateway: Object, cluster: Cluster
+) -> tuple[tuple[tuple[bytes, bytes], ...], list[Fault]]:
+    references, problems = alone(tls, _certificate_refs, ())
+    faults = [Fault(ACCEPTED, "Invalid", problem.message, problem.position) for problem in problems]
+    pairs: list[tuple[bytes, bytes]] = []
+    for place, group, kind, key in references:
+        target = replace_namespace(key, gateway.key.namespace)
+
+        def fault(reason: str, message: str, place: Place = place) -> None:
+            faults.append(Fault(RESOLVED_REFS, reason, message, place.position))
+
+        if (group, kind) != ("", "Secret"):
+            fault("InvalidCertificateRef", f"{kind} is no place for a certificate: expected a Secret")
+        elif not cluster.granted(gateway, "", "Secret", target):
+            fault("RefNotPermitted", f"Secret {target} is in another namespace, which has no ReferenceGrant for it")
+        elif (secret := cluster.find("Secret", target)) is None:
+            fault("InvalidCertificateRef", f"there is no Secret {target}: add it to the files")
+        else:
+            pair, problems = alone(secret.place, _pair, None)
+            if pair is None or problems:
+                reason = problems[0].message if problems else "nothing in it"
+                fault("InvalidCertificateRef", f"Secret {target} has no certificate that can be used: {reason}")
+            else:
+                pairs.append(pair)
+    return tuple(pairs), faults
+
+
+def replace_namespace(key: Key, default: str) -> Key:
+    """A reference's target; without a namespace it is in that of the object that refers to it."""
+    return key if key.namespace else Key(default, key.name)
+
+
+def _certificate_refs(tls: Place) -> tuple[tuple[Place, str, str, Key], ...]:
+    fields = open_fields(tls)
+    fields.get("mode", one_of("Terminate"), "")
+    return fields.get("certificateRefs", lambda it: it.each(_certificate_ref), ())
+
+
+def _certificate_ref(place: Place) -> tuple[Place, str, str, Key]:
+    fields = open_fields(place)
+    key = Key(fields.get("namespace", Place.string, ""), fields.require("name", Place.string, ""))
+    return place, fields.get("group", Place.string, ""), fields.get("kind", Place.string, "Secret"), key
+
+
+def _pair(secret: Place) -> tuple[bytes, bytes] | None:
+    data = open_fields(member(secret, "data"))
+    certificate = data.require("tls.crt", _base64, b"")
+    key = data.require("tls.key", _base64, b"")
+    if not (certificate and key):
+        return None
+    try:
+        secret.source.files.check_pem(certificate, key)
+    except UnreadableError as reason:
+        raise secret.mistake(str(reason)) from None
+    return certificate, key
+
+
+def _base64(place: Place) -> bytes:
+    try:
+        return base64.b64decode("".join(place.string().split()), validate=True)
+    except binascii.Error:
+        raise place.mistake("expected base64") from None

@@ -1,0 +1,559 @@
+"""The rules of an HTTPRoute: what requests they are about, and what becomes of these.
+
+In: an `HTTPRoute` object and the `Cluster`. Out: `RouteRule`s with matches and an action, and what is wrong. Pure.
+Where the routes go, and in which order they are tried, is for `gateway_api`.
+
+What cannot be honoured is not left out: the rule then answers 500 and says why, as the specification has it for
+references that lead nowhere. https://gateway-api.sigs.k8s.io/reference/spec/#httproute
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from rejoinder.rules.addresses import HOST_NAME
+from rejoinder.rules.document import quoted
+from rejoinder.rules.fields import Fields, Place
+from rejoinder.rules.kubernetes import direct_response
+from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster, upstream_name
+from rejoinder.rules.kubernetes.objects import Key, Object, alone, member, one_of, open_fields, port
+from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault
+from rejoinder.rules.model import (
+    EVERY_PATH,
+    EVERY_REQUEST,
+    UNCHANGED,
+    Answer,
+    Backend,
+    Cors,
+    Forward,
+    Header,
+    HeaderChanges,
+    PathKind,
+    PathMatch,
+    Redirect,
+    RequestMatch,
+    Rewrite,
+    StringKind,
+    StringMatch,
+)
+from rejoinder.rules.native import MAX_HEADER_SIZE, PATHS, domains, header_name, redirect_host, redirect_path, regex_text
+from rejoinder.rules.problem import Problem, Severity
+
+UNSUPPORTED_VALUE: Final = "UnsupportedValue"
+INCOMPATIBLE_FILTERS: Final = "IncompatibleFilters"
+
+MAX_WEIGHT: Final = 1_000_000
+
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
+_REDIRECT_STATUSES: Final = range(301, 309)
+_DURATION: Final = re.compile(r"([0-9]{1,5}(h|m|s|ms)){1,4}")  # https://gateway-api.sigs.k8s.io/geps/gep-2257/
+_SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_VALUE_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_ORIGIN: Final = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class ParentRef:
+    """Where a route wants to be attached."""
+
+    key: Key
+    section: str = ""
+    port: int | None = None
+    is_gateway: bool = True
+    position: Position = field(default=Position("", 0), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One entry of a rule's `matches`."""
+
+    request: RequestMatch = EVERY_REQUEST
+    whole: bool = True
+    """False: a test of it cannot be used, so it fits more requests than its author meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRule:
+    """One entry of `spec.rules`."""
+
+    matches: tuple[Match, ...]
+    action: Answer | Redirect | Forward
+    request_headers: HeaderChanges = UNCHANGED
+    response_headers: HeaderChanges = UNCHANGED
+    faults: tuple[Fault, ...] = ()
+    """If there are any that concern it as a whole, its action is an answer that says so."""
+    position: Position = field(default=Position("", 0), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRoute:
+    object: Object
+    parents: tuple[ParentRef, ...]
+    hostnames: tuple[str, ...]
+    rules: tuple[RouteRule, ...]
+    faults: tuple[Fault, ...] = ()
+    """Of the route as a whole."""
+    notes: tuple[Problem, ...] = ()
+    """What has no effect."""
+
+
+def read_http_route(each: Object, cluster: Cluster, answers: Mapping[Key, Answer | None]) -> HttpRoute:
+    """An HTTPRoute; what is wrong stays with it, or with the rule that it is about.
+
+    Args:
+        each: the object.
+        cluster: what else there is.
+        answers: the DirectResponses; None: one that cannot be used.
+    """
+    spec = each.spec()
+    parents, parent_problems = alone(spec, lambda it: _parents(it, each), ())
+    hostnames, host_problems = alone(spec, _hostnames, ())
+    places, rule_problems = alone(spec, _rules, [])
+    reader = _RuleReader(each, cluster, answers)
+    rules = tuple(reader.read(place, number) for number, place in enumerate(places))
+    problems = (*parent_problems, *host_problems, *rule_problems)
+    faults = tuple(Fault(ACCEPTED, UNSUPPORTED_VALUE, problem.message, problem.position) for problem in problems)
+    return HttpRoute(each, parents, hostnames, rules, faults, tuple(reader.notes))
+
+
+def _parents(spec: Place, each: Object) -> tuple[ParentRef, ...]:
+    return open_fields(spec).get("parentRefs", lambda it: it.each(lambda ref: _parent(ref, each)), ())
+
+
+def _parent(place: Place, each: Object) -> ParentRef:
+    fields = open_fields(place)
+    group, kind = fields.get("group", Place.string, GATEWAY_API), fields.get("kind", Place.string, "Gateway")
+    namespace = fields.get("namespace", Place.string, each.key.namespace)
+    return ParentRef(
+        Key(namespace, fields.require("name", Place.string, "")),
+        section=fields.get("sectionName", Place.string, ""),
+        port=fields.get("port", port, None),
+        is_gateway=(group, kind) == (GATEWAY_API, "Gateway"),
+        position=place.position,
+    )
+
+
+def _hostnames(spec: Place) -> tuple[str, ...]:
+    return open_fields(spec).get("hostnames", lambda it: domains(it) if it.items() else (), ())
+
+
+def _rules(spec: Place) -> list[Place]:
+    # Without rules a route has one that fits everything, and forwards to nothing.
+    found = open_fields(spec).get("rules", Place.items, None)
+    return [member(spec, "rules")] if found is None else found
+
+
+@dataclass(slots=True)
+class _Filters:
+    """What the filters of a rule or of a backend come to."""
+
+    request_headers: HeaderChanges = UNCHANGED
+    response_headers: HeaderChanges = UNCHANGED
+    redirect: tuple[Place, Redirect] | None = None
+    rewrite: tuple[Place, Rewrite] | None = None
+    cors: Cors | None = None
+    mirrors: tuple[tuple[str, float], ...] = ()
+    responses: tuple[tuple[Place, Key], ...] = ()
+    """DirectResponses."""
+
+
+class _RuleReader:
+    """Reads the rules of one HTTPRoute."""
+
+    def __init__(self, route: Object, cluster: Cluster, answers: Mapping[Key, Answer | None]) -> None:
+        self._route = route
+        self._cluster = cluster
+        self._answers = answers
+        self._faults: list[Fault] = []
+        """Of the rule that is being read."""
+        self.notes: list[Problem] = []
+
+    def read(self, place: Place, number: int) -> RouteRule:
+        self._faults = []
+        matches, problems = alone(member(place, "matches"), self._matches, (Match(),))
+        self._invalid(problems)
+        filters, problems = alone(member(place, "filters"), self._filters, _Filters())
+        self._invalid(problems)
+        backends, problems = alone(member(place, "backendRefs"), self._backends, ())
+        self._invalid(problems)
+        timeout, problems = alone(place, _timeout, None)
+        self._invalid(problems)
+        for name in ("retry", "sessionPersistence"):
+            if place.has(name):
+                self._fault(place.field(name), UNSUPPORTED_VALUE, "is not supported")
+        action = self._action(place, filters, backends, timeout, matches)
+        stopped = [each for each in self._faults if not isinstance(action, Forward) or each.condition == ACCEPTED]
+        if stopped:
+            reasons = "; ".join(dict.fromkeys(fault.message for fault in stopped))
+            text = f"{self._route.title} rule {number}: {reasons}\n"
+            action = Answer(500, (("content-type", "text/plain"),), text.encode())
+        return RouteRule(
+            matches,
+            action,
+            filters.request_headers,
+            filters.response_headers,
+            tuple(replace(fault, message=f"rule {number}: {fault.message}") for fault in self._faults),
+            place.position,
+        )
+
+    def _fault(self, place: Place, reason: str, message: str, condition: str = ACCEPTED) -> None:
+        path = re.sub(r"^spec\.rules\[\d+\]\.?", "", place.path)
+        self._faults.append(Fault(condition, reason, f"{path}: {message}" if path else message, place.position))
+
+    def _invalid(self, problems: Iterable[Problem]) -> None:
+        for problem in problems:
+            message = re.sub(r"^spec\.rules\[\d+\]\.?", "", problem.message)
+            self._faults.append(Fault(ACCEPTED, UNSUPPORTED_VALUE, message, problem.position))
+
+    # --- what requests it is about ---
+
+    def _matches(self, place: Place) -> tuple[Match, ...]:
+        items = _items(place)
+        return tuple(self._match(item) for item in items) or (Match(),)
+
+    def _match(self, place: Place) -> Match:
+        found, problems = alone(place, _read_match, EVERY_REQUEST)
+        self._invalid(problems)
+        return Match(found, whole=not problems)
+
+    # --- what becomes of them ---
+
+    def _action(
+        self,
+        place: Place,
+        filters: _Filters,
+        backends: Sequence[Backend],
+        timeout: float | None,
+        matches: Sequence[Match],
+    ) -> Answer | Redirect | Forward:
+        for _, replaced in (filters.redirect or (place, Redirect()), filters.rewrite or (place, Rewrite())):
+            if replaced.prefix is not None and any(it.request.path.kind is not PathKind.PREFIX for it in matches):
+                self._fault(place, UNSUPPORTED_VALUE, "ReplacePrefixMatch needs matches of type PathPrefix")
+        if len(filters.responses) > 1:
+            self._fault(place, INCOMPATIBLE_FILTERS, "it has several DirectResponses: keep one of them")
+        for what, other in (("RequestRedirect", filters.redirect), ("backendRefs", backends)):
+            if filters.responses and other:
+                self._fault(
+                    place, INCOMPATIBLE_FILTERS, f"a DirectResponse and {what} exclude each other: remove one of them"
+                )
+        for what, other in (("URLRewrite", filters.rewrite), ("backendRefs", backends)):
+            if filters.redirect and other:
+                self._fault(
+                    place, INCOMPATIBLE_FILTERS, f"RequestRedirect and {what} exclude each other: remove one of them"
+                )
+        if filters.responses:
+            return self._direct_response(*filters.responses[0], filters.response_headers)
+        if filters.redirect:
+            return filters.redirect[1]
+        return self._forward(place, filters, backends, timeout)
+
+    def _direct_response(self, place: Place, key: Key, changes: HeaderChanges) -> Answer:
+        if key not in self._answers:
+            message = f"there is no DirectResponse {key}: add it to the files"
+            self._fault(place, "BackendNotFound", message, RESOLVED_REFS)
+        answer = self._answers.get(key)
+        if answer is None:
+            if key in self._answers:
+                self._fault(place, UNSUPPORTED_VALUE, f"DirectResponse {key} cannot be used: see its own conditions")
+            return Answer()
+        replaced = {name for name, _ in changes.set} | set(changes.remove)
+        kept = tuple(header for header in answer.headers if header[0] not in replaced)
+        return replace(answer, headers=(*kept, *changes.set, *changes.add))
+
+    def _forward(
+        self, place: Place, filters: _Filters, backends: Sequence[Backend], timeout: float | None
+    ) -> Answer | Forward:
+        usable = [each for each in backends if each.weight and each.upstream is not None]
+        if not usable:
+            if not backends:
+                reason = "it has no backendRefs: there is nothing to forward to"
+            elif not any(each.weight for each in backends):
+                reason = "all its backendRefs have weight 0"
+            else:
+                reason = "none of its backendRefs can be used"
+            # A rule without backends is no mistake for the specification, but it says 500.
+            text = "; ".join([reason, *(fault.message for fault in self._faults)])
+            return Answer(500, (("content-type", "text/plain"),), f"{self._route.title}: {text}\n".encode())
+        rewrite = filters.rewrite[1] if filters.rewrite else Rewrite()
+        forward = Forward(
+            "", tuple(backends), rewrite, filters.mirrors, filters.cors, timeout, upgrades=("websocket",)
+        )
+        alone_and_plain = len(backends) == 1 and not (backends[0].request_headers or backends[0].response_headers)
+        return replace(forward, upstream=usable[0].upstream or "", backends=()) if alone_and_plain else forward
+
+    # --- backends ---
+
+    def _backends(self, place: Place) -> tuple[Backend, ...]:
+        return tuple(self._backend(item) for item in _items(place))
+
+    def _backend(self, place: Place) -> Backend:
+        fields = open_fields(place)
+        weight = fields.get("weight", lambda it: it.integer(range(MAX_WEIGHT + 1), "a weight"), 1)
+        filters = self._filters(member(place, "filters"), backend=True)
+        changes = filters.request_headers, filters.response_headers
+        return Backend(self._upstream(place), weight, *changes)
+
+    def _upstream(self, place: Place) -> str | None:
+        """The upstream that a reference leads to; None if it leads nowhere, which is noted."""
+        fields = open_fields(place)
+        group, kind = fields.get("group", Place.string, ""), fields.get("kind", Place.string, "Service")
+        namespace = fields.get("namespace", Place.string, self._route.key.namespace)
+        key = Key(namespace, fields.require("name", Place.string, ""))
+        if (group, kind) != ("", "Service"):
+            shown = f"{group}/{kind}" if group else kind
+            self._fault(place, "InvalidKind", f"{shown} is not supported here: expected a Service", RESOLVED_REFS)
+            return None
+        number = fields.require("port", port, 0)
+        if not self._cluster.granted(self._route, group, kind, key):
+            message = (
+                f"Service {key} is in another namespace, which has no ReferenceGrant that lets HTTPRoutes of "
+                f"{self._route.key.namespace} refer to it: add one there"
+            )
+            self._fault(place, "RefNotPermitted", message, RESOLVED_REFS)
+            return None
+        if self._cluster.service_port(key, number) is None:
+            known = self._cluster.services.get(key)
+            missing = f"Service {key} has no port {number}" if known else f"there is no Service {key}"
+            name = upstream_name(key, number)
+            message = f"{missing}: add it to the files, or say where it is with --upstream {name}=URL"
+            self._fault(place, "BackendNotFound", message, RESOLVED_REFS)
+            return None
+        return upstream_name(key, number)
+
+    # --- filters ---
+
+    def _filters(self, place: Place, *, backend: bool = False) -> _Filters:
+        found = _Filters()
+        seen: set[str] = set()
+        for item in _items(place):
+            fields = open_fields(item)
+            kind = fields.require("type", Place.string, "")
+            if kind in seen and kind not in ("RequestMirror", "ExtensionRef"):
+                self._fault(item, INCOMPATIBLE_FILTERS, f"{kind} is given twice")
+            seen.add(kind)
+            read = (_BACKEND_FILTERS if backend else _FILTERS).get(kind)
+            if read is None:
+                where = "on a backendRef" if backend and kind in _FILTERS else "here"
+                self._fault(item, UNSUPPORTED_VALUE, f"the filter {quoted(kind)} is not supported {where}")
+                continue
+            name, reader = read
+            if name not in fields:
+                raise item.mistake(f"{name} is missing")
+            reader(self, found, fields[name], backend)
+        return found
+
+    def _request_headers(self, found: _Filters, place: Place, backend: bool) -> None:  # noqa: ARG002 - as its siblings
+        found.request_headers = _header_changes(place)
+
+    def _response_headers(self, found: _Filters, place: Place, backend: bool) -> None:  # noqa: ARG002
+        found.response_headers = _header_changes(place)
+
+    def _redirect(self, found: _Filters, place: Place, backend: bool) -> None:  # noqa: ARG002
+        found.redirect = place, _read_redirect(place)
+
+    def _rewrite(self, found: _Filters, place: Place, backend: bool) -> None:  # noqa: ARG002
+        fields = open_fields(place)
+        found.rewrite = place, Rewrite(fields.get("hostname", redirect_host, None), *_path_modifier(fields))
+
+    def _mirror(self, found: _Filters, place: Place, backend: bool) -> None:  # noqa: ARG002
+        fields = open_fields(place)
+        if (upstream := fields.require("backendRef", self._upstream, None)) is not None:
+            found.mirrors += ((upstream, _share(fields)),)
+
+    def _cors(self, found: _Filters, place: Place, backend: bool) -> None:  # noqa: ARG002
+        found.cors = _read_cors(place)
+
+    def _extension(self, found: _Filters, place: Place, backend: bool) -> None:
+        fields = open_fields(place)
+        group, kind = fields.get("group", Place.string, ""), fields.require("kind", Place.string, "")
+        key = Key(self._route.key.namespace, fields.require("name", Place.string, ""))
+        if (group, kind) != (direct_response.GROUP, direct_response.KIND):
+            message = f"{group}/{kind} is not supported: expected {direct_response.GROUP}/{direct_response.KIND}"
+            self._fault(place, "InvalidKind", message, RESOLVED_REFS)
+            if backend:
+                self._fault(place, UNSUPPORTED_VALUE, message)
+        elif backend:
+            text = f"{self._route.title}: {place.path}: a DirectResponse on a backendRef is ignored: refer to it in filters"
+            self.notes.append(Problem(place.position, text, Severity.WARNING))
+        else:
+            found.responses += ((place, key),)
+
+
+_FilterReader = Callable[[_RuleReader, _Filters, Place, bool], None]
+
+# The filters that there are, each with the field that says more, and its reader.
+_BACKEND_FILTERS: Final[dict[str, tuple[str, _FilterReader]]] = {
+    "RequestHeaderModifier": ("requestHeaderModifier", _RuleReader._request_headers),
+    "ResponseHeaderModifier": ("responseHeaderModifier", _RuleReader._response_headers),
+    "ExtensionRef": ("extensionRef", _RuleReader._extension),
+}
+_FILTERS: Final[dict[str, tuple[str, _FilterReader]]] = {
+    **_BACKEND_FILTERS,
+    "RequestRedirect": ("requestRedirect", _RuleReader._redirect),
+    "URLRewrite": ("urlRewrite", _RuleReader._rewrite),
+    "RequestMirror": ("requestMirror", _RuleReader._mirror),
+    "CORS": ("cors", _RuleReader._cors),
+}
+
+
+def _items(place: Place) -> list[Place]:
+    # A list that is not given is an empty mapping here: see `member`.
+    return [] if place.node.weight == 0 else place.items()
+
+
+# --- matches ---
+
+_PATH_TYPES: Final = {"Exact": "path", "PathPrefix": "prefix", "RegularExpression": "regex"}
+
+
+def _read_match(place: Place) -> RequestMatch:
+    fields = open_fields(place)
+    method = fields.get("method", one_of(*_METHODS), "")
+    return RequestMatch(
+        path=fields.get("path", _path, EVERY_PATH),
+        methods=(method,) if method else (),
+        headers=fields.get("headers", lambda it: _values(it, header_name), ()),
+        query=fields.get("queryParams", lambda it: _values(it, lambda _, name: name), ()),
+    )
+
+
+def _path(place: Place) -> PathMatch:
+    fields = open_fields(place)
+    kind = fields.get("type", one_of(*_PATH_TYPES), "PathPrefix")
+    return fields.get("value", PATHS[_PATH_TYPES[kind]], EVERY_PATH)
+
+
+def _values(place: Place, read_name: Callable[[Place, str], str]) -> tuple[tuple[str, StringMatch], ...]:
+    found: dict[str, StringMatch] = {}
+    for item in place.items():
+        fields = open_fields(item)
+        name = fields.require("name", lambda it: read_name(it, it.string()), "")
+        kind = fields.get("type", one_of("Exact", "RegularExpression"), "Exact")
+        if kind == "Exact":
+            test = StringMatch(StringKind.EXACT, fields.require("value", Place.string, ""))
+        else:
+            test = StringMatch(StringKind.REGEX, fields.require("value", regex_text, ".*"))
+        found.setdefault(name, test)  # of several with one name the first counts, says the specification
+    return tuple(found.items())
+
+
+# --- filters ---
+
+
+def _header_changes(place: Place) -> HeaderChanges:
+    fields = open_fields(place)
+    return HeaderChanges(
+        set=fields.get("set", _headers, ()),
+        add=fields.get("add", _headers, ()),
+        remove=fields.get("remove", lambda it: it.each(lambda item: _name(item, item.string())), ()),
+    )
+
+
+def _headers(place: Place) -> tuple[Header, ...]:
+    return place.each(_header)
+
+
+def _header(place: Place) -> Header:
+    fields = open_fields(place)
+    return (
+        fields.require("name", lambda it: _name(it, it.string()), ""),
+        fields.require("value", _header_value, ""),
+    )
+
+
+def _name(place: Place, text: str) -> str:
+    name = header_name(place, text)
+    if name == "host":
+        raise place.mistake("Envoy changes Host by URLRewrite only")
+    return name
+
+
+def _header_value(place: Place) -> str:
+    text = place.string()
+    if _VALUE_CONTROL.search(text) or len(text.encode()) > MAX_HEADER_SIZE:
+        raise place.expected(f"a header value without control characters and of at most {MAX_HEADER_SIZE:,} bytes")
+    return text
+
+
+def _read_redirect(place: Place) -> Redirect:
+    fields = open_fields(place)
+    path, prefix = _path_modifier(fields)
+    return Redirect(
+        scheme=fields.get("scheme", one_of("http", "https"), None),
+        host=fields.get("hostname", redirect_host, None),
+        port=fields.get("port", port, None),
+        path=path,
+        prefix=prefix,
+        status_code=fields.get("statusCode", _redirect_status, 302),
+    )
+
+
+def _redirect_status(place: Place) -> int:
+    status = place.integer(_REDIRECT_STATUSES, "a status")
+    if status not in (301, 302, 303, 307, 308):
+        raise place.expected("one of 301, 302, 303, 307, 308")
+    return status
+
+
+def _path_modifier(fields: Fields) -> tuple[str | None, str | None]:
+    """The whole new path, and the new prefix: at most one is given."""
+    if "path" not in fields:
+        return None, None
+    inner = open_fields(fields["path"])
+    kind = inner.require("type", one_of("ReplaceFullPath", "ReplacePrefixMatch"), "ReplaceFullPath")
+    name = "replaceFullPath" if kind == "ReplaceFullPath" else "replacePrefixMatch"
+    path = inner.require(name, lambda it: redirect_path(it) if it.string() else "", "/")
+    return (path or "/", None) if kind == "ReplaceFullPath" else (None, path)
+
+
+def _share(fields: Fields) -> float:
+    if "fraction" not in fields:
+        return float(fields.get("percent", lambda it: it.integer(range(101), "a percentage"), 100))
+    fraction = open_fields(fields["fraction"])
+    numerator = fraction.require("numerator", lambda it: it.integer(range(2**31)), 0)
+    denominator = fraction.get("denominator", lambda it: it.integer(range(1, 2**31)), 100)
+    return min(100.0, numerator / denominator * 100)
+
+
+def _read_cors(place: Place) -> Cors:
+    fields = open_fields(place)
+
+    def texts(name: str) -> tuple[str, ...]:
+        return fields.get(name, lambda it: it.each(Place.string), ())
+
+    return Cors(
+        origins=fields.get("allowOrigins", lambda it: it.each(_origin), ()),
+        methods=texts("allowMethods"),
+        headers=texts("allowHeaders"),
+        expose=texts("exposeHeaders"),
+        credentials=fields.get("allowCredentials", Place.boolean, False),
+        max_age=fields.get("maxAge", lambda it: it.integer(range(1, 2**31), "a number of seconds"), 5),
+    )
+
+
+def _origin(place: Place) -> str:
+    text = place.string()
+    if not _ORIGIN.fullmatch(text):
+        raise place.expected('an origin such as "https://example.com", or "*"')
+    return text
+
+
+def _timeout(place: Place) -> float | None:
+    fields = open_fields(member(place, "timeouts"))
+    request = fields.get("request", _duration, None)
+    backend = fields.get("backendRequest", _duration, None)
+    if request and backend and backend > request:
+        fields["backendRequest"].error("is longer than the timeout of the whole request")
+    given = [each for each in (request, backend) if each is not None]
+    # Nothing is retried, so the one attempt at a backend and the request are the same. 0: no timeout.
+    return min((each for each in given if each), default=0.0) if given else None
+
+
+def _duration(place: Place) -> float:
+    text = place.string()
+    if not _DURATION.fullmatch(text):
+        raise place.expected('a duration such as "10s" or "1m30s"')
+    return sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9]+)(ms|h|m|s)", text))
