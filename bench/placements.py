@@ -15,13 +15,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-import re
 import sys
-import time
-from collections import defaultdict
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Final
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+from harness import Cost, Spread, gateway_cost, interleaved, write_result, wrk
 
 from rejoinder.envoy import EnvoyProcess, bootstrap, find, running
 from rejoinder.envoy.module import library
@@ -33,8 +32,8 @@ from rejoinder.xds.translate import Configuration, Json, Placement, Settings, st
 from rejoinder.xds.translate.settings import typed
 
 ROUNDS: Final = 5
-CONNECTIONS: Final = 32
-STATUSES: Final = {"not listed": 200, "listed": 503}
+PLAIN: Final = "plain proxying"
+CASES: Final = {"not listed": 200, "listed": 503}
 UPSTREAM_BODY: Final = "x" * 100
 ANSWER: Final = Answer(
     502, (("content-type", "application/json"), ("retry-after", "30")), b'{"error":"busy"}' + b" " * 84
@@ -44,18 +43,6 @@ RULE: Final = Rule("busy", (dataclasses.replace(ANSWER, enable_on_status=(Status
 EXPECTED: Final = (
     "expected: module at most 1.05 / 1.15, and listed at least 2.2 times the throughput of custom_response"
 )
-
-
-@dataclasses.dataclass(slots=True)
-class Cost:
-    """Of some requests."""
-
-    requests: int = 0
-    cpu: float = 0
-    """Seconds of the gateway."""
-    seconds: float = 0
-    connections: int = 0
-    """That the gateway opened to the upstream."""
 
 
 def _ours(upstream: int, ext_proc: int, placement: Placement, *rules: Rule) -> Configuration:
@@ -122,7 +109,7 @@ def _variants(upstream: int, ext_proc: int) -> dict[str, Configuration]:
         return _ours(upstream, ext_proc, Placement.EXT_PROC)
 
     return {
-        "plain proxying": plain(),
+        PLAIN: plain(),
         "module": _ours(upstream, ext_proc, Placement.MODULE, RULE),
         "ext_proc": _ours(upstream, ext_proc, Placement.EXT_PROC, RULE),
         "custom_response": _with_filter(plain(), _custom_response(sent)),
@@ -153,7 +140,7 @@ def _upstream() -> Json:
             "match": {"path": f"/{status}"},
             "direct_response": {"status": status, "body": {"inline_string": UPSTREAM_BODY}},
         }
-        for status in STATUSES.values()
+        for status in CASES.values()
     ]
     return _bootstrap([{**listener, "name": "upstream"}], [])
 
@@ -165,77 +152,60 @@ def _bootstrap(listeners: list[Json], clusters: list[Json]) -> Json:
     }
 
 
-async def _load(port: int, path: str, seconds: float) -> int:
-    """Requests that were answered."""
-    wrk = await asyncio.create_subprocess_exec(
-        *("wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", f"http://127.0.0.1:{port}{path}"),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    text = (await wrk.communicate())[0].decode()
-    found = re.search(r"(\d+) requests in", text)
-    if found is None or "Socket errors" in text:
-        raise RuntimeError(f"wrk failed: {text}")
-    return int(found[1])
-
-
-def _cpu(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-async def _measure(gateway: EnvoyProcess, port: int, path: str, seconds: float, total: Cost) -> None:
-    async def opened() -> int:
-        return sum((await gateway.admin.stats(r"^cluster\.upstream\.upstream_cx_total$")).values())
-
-    connections, cpu, start = await opened(), _cpu(gateway.pid), time.monotonic()
-    total.requests += await _load(port, path, seconds)
-    total.seconds += time.monotonic() - start
-    total.cpu += _cpu(gateway.pid) - cpu
-    total.connections += await opened() - connections
-
-
-async def main(seconds: float) -> None:
+async def main(seconds: int) -> None:
     binary = find().path
     environ = {**os.environ, **library.environment(library.find(binary))}
     processor = Processor()
     ext_proc = await processor.start("127.0.0.1:0")
-    costs: dict[tuple[str, str], Cost] = defaultdict(Cost)
     async with running(binary, _upstream(), concurrency=1, log_level="error") as upstream:
         (address,) = (await upstream.ready(["upstream"]))["upstream"]
         variants = _variants(address[1], ext_proc)
         processor.publish(Ruleset(), plan(Ruleset(rules=(RULE,))).tables())
         async with running(binary, _gateway(variants), concurrency=1, log_level="error", environ=environ) as gateway:
             bound = await gateway.ready(list(variants))
-            for _ in range(ROUNDS):
-                for case, status in STATUSES.items():
-                    for name in variants:
-                        await _measure(gateway, bound[name][0][1], f"/{status}", seconds, costs[name, case])
+            connections: Counter[str] = Counter()
+            requests: Counter[str] = Counter()
+
+            async def measure(name: str) -> Cost:
+                variant, case = name.split(": ")
+                before = await _opened(gateway)
+                cost = await gateway_cost(gateway.pid, wrk(bound[variant][0][1], f"/{CASES[case]}", seconds=seconds))
+                connections[name] += await _opened(gateway) - before
+                requests[name] += round(cost.throughput * seconds)
+                return cost
+
+            names = [f"{variant}: {case}" for case in CASES for variant in variants]
+            costs = await interleaved(names, ROUNDS, measure)
     await processor.stop()
-    _print(costs, seconds)
+    _print(costs, {name: connections[name] / requests[name] * 1000 for name in names}, seconds)
 
 
-def _print(costs: dict[tuple[str, str], Cost], seconds: float) -> None:
-    print(f"{CONNECTIONS} connections, {ROUNDS} x {seconds:g} s each, bodies of 100 bytes, one Envoy worker")
+async def _opened(gateway: EnvoyProcess) -> int:
+    return sum((await gateway.admin.stats(r"^cluster\.upstream\.upstream_cx_total$")).values())
+
+
+def _print(costs: Mapping[str, tuple[Spread, Spread]], connections: Mapping[str, float], seconds: int) -> None:
+    print(f"32 connections, medians of {ROUNDS} x {seconds} s, bodies of 100 bytes, one Envoy worker")
     print("CPU per request of the gateway and throughput, plain proxying = 1; upstream connections per 1,000 requests")
-    row: Callable[..., str] = "{:<16} {:<11} {:>9} {:>8} {:>11} {:>12}".format
-    print(row("", "status", "CPU", "", "throughput", "connections"))
-    for (name, case), cost in sorted(costs.items(), key=lambda item: item[0][1], reverse=True):
-        plain: Any = costs["plain proxying", case]
+    row = "{:<30} {:>24} {:>6} {:>11} {:>12}".format
+    print(row("", "CPU us (lowest-highest)", "ratio", "throughput", "connections"))
+    for name, (cpu, throughput) in costs.items():
+        plain_cpu, plain_throughput = costs[f"{PLAIN}: {name.split(': ')[1]}"]
         print(
             row(
                 name,
-                case,
-                f"{cost.cpu / cost.requests * 1e6:.1f} us",
-                f"{cost.cpu / cost.requests / (plain.cpu / plain.requests):.2f}",
-                f"{cost.requests / cost.seconds / (plain.requests / plain.seconds):.2f}",
-                f"{cost.connections / cost.requests * 1000:.1f}",
+                f"{cpu.median:.1f} ({cpu.low:.1f}-{cpu.high:.1f})",
+                f"{cpu.median / plain_cpu.median:.2f}",
+                f"{throughput.median / plain_throughput.median:.2f}",
+                f"{connections[name]:.1f}",
             )
         )
-    listed = costs["module", "listed"], costs["custom_response", "listed"]
-    rates = [cost.requests / cost.seconds for cost in listed]
-    print(f"module / custom_response, listed, throughput: {rates[0] / rates[1]:.1f}")
+    ratio = costs["module: listed"][1].median / costs["custom_response: listed"][1].median
+    print(f"module / custom_response, listed, throughput: {ratio:.1f}")
     print(EXPECTED)
+    spreads = {name: dataclasses.asdict(cpu) for name, (cpu, _) in costs.items()}
+    write_result("placements", {"seconds": seconds, "rounds": ROUNDS, "cpu_us": spreads})
 
 
 if __name__ == "__main__":
-    asyncio.run(main(float(sys.argv[1]) if len(sys.argv) > 1 else 1))
+    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 1))

@@ -84,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
         help="the ext_proc service (default 127.0.0.1:18001)",
     )
     _ext_proc_advertise(serve)
+    _workers(serve, "processes for the ext_proc service, on that port and those behind it (default 1)")
     _conditional(serve, "ext_proc")
     _admin(serve)
 
@@ -106,6 +107,7 @@ def parser() -> argparse.ArgumentParser:
     _sources(render)
     _conditional(render, "ext_proc")
     _ext_proc_advertise(render)
+    _workers(render, "with how many --workers `serve` runs (default 1)")
 
     bootstrap = _command(commands, "bootstrap", "print what to put into an Envoy that somebody else runs")
     bootstrap.add_argument(
@@ -119,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
         "--xds", type=_address, default=XDS, metavar="HOST:PORT", help="where `serve` is (default 127.0.0.1:18000)"
     )
     _ext_proc_advertise(bootstrap)
+    _workers(bootstrap, "with how many --workers `serve` runs (default 1)")
     bootstrap.add_argument(
         "--envoy-admin", type=_address, metavar="HOST:PORT", help="Envoy's own admin interface (default: none)"
     )
@@ -174,6 +177,10 @@ def _ext_proc_advertise(command: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="where Envoy finds the ext_proc service (default: where `serve` listens, 127.0.0.1:18001)",
     )
+
+
+def _workers(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument("--workers", type=_count, default=1, metavar="N", help=text)
 
 
 def _admin(command: argparse.ArgumentParser) -> None:

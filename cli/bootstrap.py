@@ -11,9 +11,8 @@ from rejoinder.rules.answers import AnswerTable, Choice
 from rejoinder.rules.model import Answer, Endpoint
 from rejoinder.xds.translate import filters
 from rejoinder.xds.translate.clusters import ext_proc_cluster
-from rejoinder.xds.translate.filters import ext_proc_filter
+from rejoinder.xds.translate.extensions import EXTENSION, foreign_filter
 from rejoinder.xds.translate.module import module_filter, module_route
-from rejoinder.xds.translate.settings import Json
 
 
 def run(options: argparse.Namespace) -> int:
@@ -24,13 +23,13 @@ def run(options: argparse.Namespace) -> int:
     if options.kind == "module":
         _print_module()
         return 0
-    cluster = ext_proc_cluster(Endpoint(*(options.ext_proc_advertise or arguments.EXT_PROC)))
+    cluster = ext_proc_cluster(Endpoint(*(options.ext_proc_advertise or arguments.EXT_PROC)), options.workers)
     print(
         "# Into http_filters of the http_connection_manager, before all others. It fails open: when the service is\n"
         "# slow, dead or restarting, requests and responses pass as if there were no rules. docs/ext_proc.md explains\n"
         "# each field."
     )
-    console.print_yaml([_foreign_filter()])
+    console.print_yaml([{"name": EXTENSION, "typed_config": foreign_filter()}])
     print("\n# Into the clusters: where `rejoinder serve` answers.")
     console.print_yaml([cluster])
     return 0
@@ -48,13 +47,3 @@ def _print_module() -> None:
     choice = Choice("busy", Answer(503, (("retry-after", "30"),), b"We are busy.\n"))
     table = AnswerTable(by_status=((503, choice),))
     console.print_yaml({"typed_per_filter_config": {filters.MODULE: module_route(table, "")}})
-
-
-def _foreign_filter() -> Json:
-    return {
-        "name": "rejoinder",
-        "typed_config": ext_proc_filter(
-            processing_mode={"request_header_mode": "SEND", "response_header_mode": "SEND"},
-            request_attributes=["xds.route_name"],
-        ),
-    }

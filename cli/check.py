@@ -1,10 +1,14 @@
-"""`rejoinder check`: say what is wrong with rule files."""
+"""`rejoinder check`: say what is wrong with rule files, and what has become of each Kubernetes object."""
 
 from __future__ import annotations
 
 import argparse
+import datetime
+
+from rich.text import Text
 
 from rejoinder.cli import console
+from rejoinder.rules.kubernetes import Status
 from rejoinder.rules.load import load
 from rejoinder.rules.problem import Problem, Severity
 from rejoinder.xds.plan import PlanError, plan
@@ -18,16 +22,29 @@ def run(options: argparse.Namespace) -> int:
             plan(loaded.ruleset)
         except PlanError as error:
             problems.append(error.problem)
-    errors = sum(problem.severity is Severity.ERROR for problem in problems)
+    good = all(problem.severity is not Severity.ERROR for problem in problems)
+    good = good and all(status.good for status in loaded.statuses)
     if options.format == "json":
-        console.print_json([_json(problem) for problem in problems])
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        statuses = (status.to_json(now) for status in loaded.statuses)
+        console.print_json([*map(_json, problems), *statuses])
     else:
         console.print_problems(problems, console.out)
-        if loaded.ruleset and not errors:
+        for status in loaded.statuses:
+            _print_status(status)
+        if loaded.ruleset and good:
             ruleset = loaded.ruleset
             counts = (("upstream", ruleset.upstreams), ("route", ruleset.routes), ("rule", ruleset.rules))
             console.say(f"fine: {', '.join(count(len(things), name) for name, things in counts)}", "green")
-    return 1 if errors else 0
+    return 0 if good else 1
+
+
+def _print_status(status: Status) -> None:
+    """What has become of an object: a line for it, and one for each condition."""
+    console.out.print(Text.assemble((status.object.title, "bold"), f" ({status.object.position})"))
+    for where, condition in status.said():
+        about = f"{where}: " if where else ""
+        console.out.print(Text(f"  {about}{condition}", "" if condition.good else "bold red"))
 
 
 def count(number: int, name: str) -> str:

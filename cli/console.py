@@ -16,7 +16,7 @@ from rich.text import Text
 from rejoinder.rules.model import Ruleset
 from rejoinder.rules.problem import Problem, Severity
 
-_STYLES: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow"}
+_STYLES: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
 
 # soft_wrap everywhere: a line stays a line, so that it can be grepped and its file name clicked.
 out: Final = Console(highlight=False, soft_wrap=True)

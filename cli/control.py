@@ -6,6 +6,7 @@ for the person who watches. A set with errors changes nothing; neither does one 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 from rejoinder.cli import console
 from rejoinder.cli.check import count
-from rejoinder.extproc.server import Processor
+from rejoinder.extproc import Processor, Workers
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Ruleset
 from rejoinder.rules.problem import Problem
@@ -27,6 +28,8 @@ from rejoinder.xds.session import Accepted, Nack
 from rejoinder.xds.translate import Settings
 
 _LOG: Final = logging.getLogger("rejoinder.control")
+
+KEPT_BUILDS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class Control:
         upstreams: Sequence[tuple[str, str]],
         settings: Settings,
         *,
-        processor: Processor,
+        processor: Processor | Workers,
         adjust: Callable[[Ruleset], Ruleset] = lambda ruleset: ruleset,
         on_rejected: Callable[[Rejected], None] = lambda _: None,
     ) -> None:
@@ -66,7 +69,7 @@ class Control:
         self.processor = processor
         self.server = Server(self._on_event)
         self._builds: dict[str, Build] = {}
-        """What was published, by snapshot version: the current one and the last accepted one."""
+        """What was published lately, by snapshot version: what an Envoy may still say something about."""
         self._accepted: Build | None = None
         self._loaded: Loaded | None = None
         self._problems: tuple[Problem, ...] = ()
@@ -74,13 +77,14 @@ class Control:
     def start(self) -> Build | None:
         """Load and publish for the first time; None: there are errors, and they have been printed."""
         self._loaded = self._load()
-        return self._take(self._loaded)
+        return self._take(self._build(self._loaded))
 
     async def follow(self) -> None:
         """Publish every change of the files, for ever."""
         assert self._loaded is not None, "start comes first"
         async for loaded in changes(self._loaded, self._load):
-            if built := self._take(loaded):
+            # In a thread, as loading is: Envoys and their responses do not wait for it.
+            if built := self._take(await asyncio.to_thread(self._build, loaded)):
                 console.say(f"reloaded: {summary(built)}")
             else:
                 console.say("not reloaded: what was there before stays", "bold")
@@ -113,18 +117,23 @@ class Control:
     def _load(self) -> Loaded:
         return load(self._sources, upstreams=self._upstreams)
 
-    def _take(self, loaded: Loaded) -> Build | None:
-        self._problems = loaded.problems
-        console.print_problems(loaded.problems)
+    def _build(self, loaded: Loaded) -> tuple[Build | None, tuple[Problem, ...]]:
         if loaded.ruleset is None:
-            return None
+            return None, loaded.complaints
         try:
-            built = build(self._adjust(loaded.ruleset), self._settings)
+            return build(self._adjust(loaded.ruleset), self._settings), loaded.complaints
         except PlanError as error:
-            self._problems = (*loaded.problems, error.problem)
-            console.print_problems([error.problem])
+            return None, (*loaded.complaints, error.problem)
+
+    def _take(self, made: tuple[Build | None, tuple[Problem, ...]]) -> Build | None:
+        built, self._problems = made
+        console.print_problems(self._problems)
+        if built is None:
             return None
-        self._builds[built.snapshot.version] = built
+        version = built.snapshot.version
+        self._builds = {**self._builds, version: built}
+        for old in list(self._builds)[:-KEPT_BUILDS]:
+            del self._builds[old]
         # The tables first: no Envoy may name one that the service does not have.
         self.processor.publish(built.ruleset, built.plan.tables())
         self.server.publish(built.snapshot)
@@ -134,8 +143,7 @@ class Control:
         match event:
             case Accepted(node, snapshot):
                 _LOG.info("%s has %s", node, snapshot.version)
-                self._accepted = self._builds[snapshot.version]
-                self._builds = {snapshot.version: self._accepted, **self._unsettled()}
+                self._accepted = self._builds.get(snapshot.version, self._accepted)
             case Nack():
                 self._on_nack(event)
             case Connected(node, peer):
@@ -143,15 +151,12 @@ class Control:
             case Disconnected(node, peer):
                 _LOG.info("%s (%s) has gone", node, peer)
 
-    def _unsettled(self) -> dict[str, Build]:
-        version = self.server.status().version
-        return {version: self._builds[version]} if version in self._builds else {}
-
     def _on_nack(self, nack: Nack) -> None:
-        rejected = self._builds[nack.snapshot.version]
+        rejected = self._builds.get(nack.snapshot.version)
+        places = blame(nack.message, rejected, self._accepted) if rejected else []
         lines = (
             f"{nack.node} rejects the {nack.type.name}: {nack.message}",
-            *(f"  about {place}" for place in blame(nack.message, rejected, self._accepted)),
+            *(f"  about {place}" for place in places),
         )
         console.say(lines[0], "bold red")
         for line in lines[1:]:

@@ -16,6 +16,7 @@ from rejoinder import envoy
 from rejoinder.cli import console, placement
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.decide import NO_ROUTE_STATUS, Decision, decide
+from rejoinder.rules.document import quoted
 from rejoinder.rules.load import load
 from rejoinder.rules.misfit import misfit
 from rejoinder.rules.model import STATUSES, Forward, Position, Route, Rule, Ruleset, Scope
@@ -65,7 +66,8 @@ def run(options: argparse.Namespace) -> int:
         console.say(f"Envoy answers 400 before any rule is asked: {error}")
         return 0
     conditional = _placement(options.conditional).value
-    explanation = _explain(loaded.ruleset, request, options.status, conditional)
+    ruleset = _at_listener(loaded.ruleset, request, options.url)
+    explanation = _explain(ruleset, request, options.status, conditional)
     if options.format == "json":
         console.print_json(_json(explanation))
     else:
@@ -90,6 +92,17 @@ def _request(options: argparse.Namespace) -> Request:
     headers = tuple((name, value) for name, value in options.header if name.lower() != "host")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return parse(options.method, hosts[0] if hosts else parts.netloc, target, headers, scheme=parts.scheme)
+
+
+def _at_listener(ruleset: Ruleset, request: Request, url: str) -> Ruleset:
+    """What is in force where the URL leads to: where Gateways listen, each of their ports has routes of its own.
+
+    The URL's port may be one that is mapped to a listener's; then the first group of listeners counts that has a route.
+    """
+    groups = [ruleset.of_group(group) for group in ruleset.groups]
+    port = urllib.parse.urlsplit(url).port or (443 if request.scheme == "https" else 80)
+    there = [group for group in groups if any(listener.port == port for listener in group.listeners)] or groups
+    return next((group for group in there if decide(group, request).route), there[0])
 
 
 def _explain(ruleset: Ruleset, request: Request, status: int | None, conditional: str) -> _Explanation:
@@ -123,14 +136,16 @@ def _route_steps(ruleset: Ruleset, request: Request, decision: Decision) -> Iter
     for route in ruleset.routes:
         reason = misfit(Scope(domains=route.domains, request=route.request), request, None)
         verdict = f"does not fit: {reason}" if reason else f"takes the request: {_action(route)}"
-        yield _Step("route", route.name, route.position, verdict, route is decision.route)
+        yield _Step("route", route.title or route.name, route.position, verdict, route is decision.route)
         if route is decision.route:
             return
     yield _Step("route", "none", Position("", 0), "no route fits: Envoy's own 404", True)
 
 
 def _action(route: Route) -> str:
-    return f'forward to upstream "{route.action.upstream}"' if isinstance(route.action, Forward) else "answer"
+    if not isinstance(route.action, Forward):
+        return "answer"
+    return f"forward to upstream {' or '.join(map(quoted, route.action.upstreams))}"
 
 
 def _rule_steps(ruleset: Ruleset, request: Request, decision: Decision) -> Iterator[_Step]:
@@ -224,6 +239,7 @@ def _json(explanation: _Explanation) -> dict[str, Any]:
             "query": explanation.request.query,
         },
         "route": route.name if route else None,
+        "object": (route.title or None) if route else None,
         "rule": explanation.rule,
         "placement": explanation.placement,
         "handler": explanation.handler or None,

@@ -14,7 +14,7 @@ from rejoinder.xds.translate import Json, Placement, Settings, static_bootstrap,
 
 def run(options: argparse.Namespace) -> int:
     loaded = load(options.sources, upstreams=dict(options.upstream))
-    console.print_problems(loaded.problems)
+    console.print_problems(loaded.complaints)
     if loaded.ruleset is None:
         return 1
     ext_proc = Endpoint(*(options.ext_proc_advertise or arguments.EXT_PROC))
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
         console.print_problems([error.problem])
         return 1
     console.warn_of_echo(loaded.ruleset)
-    settings = Settings(ext_proc, Placement(options.conditional))
+    settings = Settings(ext_proc, Placement(options.conditional), ext_proc_ports=options.workers)
     configuration: Json = static_bootstrap(translate(loaded.ruleset, planned, settings))
     console.print_yaml(configuration)
     if planned.tables() and settings.conditional is Placement.MODULE:

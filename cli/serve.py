@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from rejoinder.cli import admin, console, placement
 from rejoinder.cli.arguments import Address
 from rejoinder.cli.control import Control, summary
-from rejoinder.extproc.server import Processor
+from rejoinder.extproc import Processor, Workers
 from rejoinder.rules.model import Endpoint
 from rejoinder.xds.translate import Placement, Settings
 
@@ -25,9 +25,14 @@ def run(options: argparse.Namespace) -> int:
 
 async def _run(options: argparse.Namespace) -> int:
     stop = stop_signal()
-    settings = Settings(Endpoint(*(options.ext_proc_advertise or options.ext_proc)), Placement(options.conditional))
+    settings = Settings(
+        Endpoint(*(options.ext_proc_advertise or options.ext_proc)),
+        Placement(options.conditional),
+        ext_proc_ports=options.workers,
+    )
     placement.find_handlers_in(placement.handler_folders(options.sources))
-    control = Control(options.sources, options.upstream, settings, processor=Processor())
+    processor = Processor() if options.workers == 1 else Workers(options.workers)
+    control = Control(options.sources, options.upstream, settings, processor=processor)
     built = control.start()
     if built is None:
         return 1

@@ -115,10 +115,19 @@ def _adjust(listen: list[Address] | None, stack: contextlib.AsyncExitStack) -> C
             dataclasses.replace(upstream, endpoints=(Endpoint(*echo[0].address),)) if upstream.echo else upstream
             for upstream in ruleset.upstreams
         )
-        listeners = tuple(Listener(*address) for address in listen) if listen else ruleset.listeners
+        listeners = _elsewhere(ruleset, listen) if listen else ruleset.listeners
         return dataclasses.replace(ruleset, upstreams=upstreams, listeners=listeners)
 
     return adjust
+
+
+def _elsewhere(ruleset: Ruleset, listen: list[Address]) -> tuple[Listener, ...]:
+    """The listeners with other addresses: the first is for the first group of them (rule files, or a port of a
+    Gateway), the second for the second, and so on; the last group takes what is left over."""
+    groups = ruleset.groups
+    moved = [Listener(*address, group=groups[min(at, len(groups) - 1)]) for at, address in enumerate(listen)]
+    stay = [listener for listener in ruleset.listeners if listener.group in groups[len(listen) :]]
+    return (*moved, *stay)
 
 
 def _check_free(listeners: Iterable[Listener]) -> None:

@@ -42,7 +42,7 @@ def bootstrap(
         **({} if admin is None else {"admin": _admin(admin)}),
         "dynamic_resources": {
             "ads_config": {
-                "api_type": "GRPC",
+                "api_type": "DELTA_GRPC",  # after a reconnect, only what has changed since is sent
                 "transport_api_version": "V3",
                 "set_node_on_first_message_only": True,
                 "grpc_services": [

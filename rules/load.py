@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
-from rejoinder.rules import addresses, document, higress, native
+from rejoinder.rules import addresses, document, higress, kubernetes, native
 from rejoinder.rules.document import Scalar, ScalarKind, quoted
 from rejoinder.rules.fields import Place, Source, closest
 from rejoinder.rules.files import SUFFIXES, Files, Fingerprint, UnreadableError
-from rejoinder.rules.model import DEFAULT_LISTENER, Listener, Position, Route, Rule, Ruleset, Upstream
+from rejoinder.rules.kubernetes import Status
+from rejoinder.rules.model import DEFAULT_LISTENER, RULE_FILES, Listener, Position, Route, Rule, Ruleset, Upstream
 from rejoinder.rules.problem import Problem, Severity
 from rejoinder.rules.shadow import shadowed
 
@@ -34,8 +35,15 @@ class Loaded:
     """None if any problem is an error."""
     problems: tuple[Problem, ...]
     """Errors and warnings, by file and line."""
+    statuses: tuple[Status, ...]
+    """What has become of each Kubernetes object; what is wrong with one is there, and not among the problems."""
     fingerprints: Mapping[Path, Fingerprint]
     """What each of `files` held when it was read; `watch.changes` compares."""
+
+    @property
+    def complaints(self) -> tuple[Problem, ...]:
+        """The problems, and what is wrong with Kubernetes objects, which never keeps the rest from being used."""
+        return _sorted((*self.problems, *(problem for status in self.statuses for problem in status.problems())))
 
     @property
     def files(self) -> frozenset[Path]:
@@ -52,6 +60,8 @@ class Part:
     upstreams: tuple[Upstream, ...] = ()
     routes: tuple[Route, ...] = ()
     rules: tuple[Rule, ...] = ()
+    objects: tuple[kubernetes.Object, ...] = ()
+    """Kubernetes objects, which mean something only together."""
 
 
 def load(sources: Sequence[Path], *, upstreams: Mapping[str, str] = {}) -> Loaded:
@@ -74,7 +84,12 @@ def load(sources: Sequence[Path], *, upstreams: Mapping[str, str] = {}) -> Loade
     command_line = Source("--upstream", files)
     overrides = tuple(_override(command_line, name, url) for name, url in upstreams.items())
 
-    ruleset = _merged(parts, overrides, problems)
+    given = {each.name: each for each in overrides}
+    objects = (each for part in parts for each in part.objects)
+    routes = (each for part in parts for each in part.routes)
+    manifests = kubernetes.read_manifests(objects, given, routes)
+    problems += manifests.notes
+    ruleset = _merged(parts, manifests, given, problems)
     for source in read:
         _check_mentions(source, ruleset)
     problems += [problem for source in (*read, command_line) for problem in source.problems]
@@ -83,9 +98,14 @@ def load(sources: Sequence[Path], *, upstreams: Mapping[str, str] = {}) -> Loade
         problems += shadowed(ruleset)
     return Loaded(
         ruleset if usable else None,
-        tuple(sorted(problems, key=lambda problem: (problem.position.file, problem.position.line))),
+        _sorted(problems),
+        manifests.statuses,
         files.fingerprints(),
     )
+
+
+def _sorted(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    return tuple(sorted(problems, key=lambda problem: (problem.position.file, problem.position.line)))
 
 
 # --- which files ---
@@ -153,18 +173,6 @@ class _Kind:
     """May raise FieldError."""
 
 
-def _is_manifest(place: Place) -> bool:
-    return place.has("apiVersion") and place.has("kind")
-
-
-def _read_manifest(place: Place) -> Part:
-    kind = place.field("kind")
-    raise kind.mistake(
-        f"Kubernetes manifests ({document.describe(kind.node)}) are not supported: expected a rule file, or a "
-        "configuration of the custom-response plug-in"
-    )
-
-
 def _read_rule_file(place: Place) -> Part:
     fields = place.fields("listen", "upstreams", "routes", "rules", *higress.TOP_LEVEL_FIELDS)
     return Part(
@@ -183,7 +191,7 @@ def _read_rule_file(place: Place) -> Part:
 
 
 _KINDS: Final = (
-    _Kind(_is_manifest, _read_manifest),
+    _Kind(kubernetes.is_object, lambda place: Part(objects=kubernetes.read_objects(place))),
     _Kind(lambda _: True, _read_rule_file),
 )
 
@@ -196,19 +204,27 @@ def _override(source: Source, name: str, url: str) -> Upstream:
 # --- all files ---
 
 
-def _merged(parts: Sequence[Part], overrides: Sequence[Upstream], problems: list[Problem]) -> Ruleset:
+def _merged(
+    parts: Sequence[Part], manifests: kubernetes.Manifests, overrides: Mapping[str, Upstream], problems: list[Problem]
+) -> Ruleset:
     given = [part.listeners for part in parts if part.listeners]
     for other in given[1:]:
         if other != given[0]:
             message = f"listen: already given at {given[0][0].position}, and not the same"
             problems.append(Problem(other[0].position, message))
     upstreams = _unique("upstream", (each for part in parts for each in part.upstreams), problems)
-    upstreams |= {each.name: each for each in overrides}
+    upstreams |= overrides
+    upstreams |= {each.name: each for each in manifests.upstreams}
+    routes = _unique("route", (each for part in parts for each in part.routes), problems)
+    rules = _unique("rule", (*(each for part in parts for each in part.rules), *manifests.rules), problems)
+    all_routes = (*routes.values(), *manifests.routes)
+    # Where Gateways listen, the address of rule files is needed only if something is to be found there.
+    needed = not manifests.listeners or any(route.group == RULE_FILES for route in all_routes)
     return Ruleset(
-        listeners=given[0] if given else (DEFAULT_LISTENER,),
+        listeners=(*(given[0] if given else (DEFAULT_LISTENER,) if needed else ()), *manifests.listeners),
         upstreams=tuple(upstreams.values()),
-        routes=tuple(_unique("route", (each for part in parts for each in part.routes), problems).values()),
-        rules=tuple(_unique("rule", (each for part in parts for each in part.rules), problems).values()),
+        routes=all_routes,
+        rules=tuple(rules.values()),
     )
 
 

@@ -13,6 +13,8 @@ class Severity(enum.Enum):
     """The files cannot be used as they are."""
     WARNING = "warning"
     """The files are used; something in them has no effect or is probably not meant."""
+    NOTE = "note"
+    """Nothing is wrong; there is something that Rejoinder has no use for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ def shadowed(ruleset: Ruleset) -> list[Problem]:
     routes = (
         _Entry(route.name, route.position, Scope(domains=route.domains, request=route.request), True)
         for route in ruleset.routes
+        if not route.title  # others stand in the order of a specification, which hides what is meant to be hidden
     )
     rules = (_Entry(rule.name, rule.position, rule.scope, rule.final) for rule in ruleset.rules)
     return [*_warnings("route", routes), *_warnings("rule", rules)]

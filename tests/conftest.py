@@ -25,3 +25,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="compare Envoy with `decide` on N random rule files, instead of the few and fixed ones of CI",
     )
+    parser.addoption(
+        "--rewrite-golden",
+        action="store_true",
+        help="write tests/golden/out anew from what is made now, instead of comparing; look at the difference then",
+    )

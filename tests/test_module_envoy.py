@@ -17,6 +17,8 @@ from rejoinder.xds.translate import Placement
 
 ANSWER = b'{"busy": true}'
 
+LARGE = 1024 * 1024
+
 RULES = """
 upstreams: {{raw: "http://127.0.0.1:{port}"}}
 routes: [{{name: all, upstream: raw}}]
@@ -24,6 +26,7 @@ rules:
   - {{name: none-204, match: {{path: /204}}, enable_on_status: [503], status_code: 204}}
   - {{name: none-304, match: {{path: /304}}, enable_on_status: [503], status_code: 304}}
   - {{name: empty-value, match: {{path: /empty-value}}, enable_on_status: [503], status_code: 503, headers: [x-empty=]}}
+  - {{name: large, match: {{domains: large.test}}, enable_on_status: [503], status_code: 503, body_file: large}}
   - name: busy
     enable_on_status: [503]
     status_code: 502
@@ -113,6 +116,7 @@ def module(
     request: pytest.FixtureRequest, upstream: RawUpstream, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Gateway]:
     file = tmp_path_factory.mktemp("module") / "rules.yaml"
+    file.with_name("large").write_bytes(b"x" * LARGE)
     file.write_text(RULES.format(port=upstream.port))
     with Gateway(concurrency=request.param, conditional=Placement.MODULE) as gateway:
         gateway.apply(ruleset(file))
@@ -137,6 +141,12 @@ def test_a_response_is_replaced_however_it_ends(module: Gateway, method: str, pa
     ]
     assert answer.values("content-length") == [str(len(ANSWER))]
     assert answer.values("x-twice") == ["1", "2"]
+
+
+@pytest.mark.parametrize("path", REPLACED)
+def test_a_body_beyond_every_buffer_of_envoy_is_sent(module: Gateway, path: str) -> None:
+    answer = module.ask("GET", "large.test", path)
+    assert (answer.status, len(answer.body)) == (503, LARGE)
 
 
 @pytest.mark.parametrize("path", [path for path, (_, lives) in RESPONSES.items() if lives])

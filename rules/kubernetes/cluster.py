@@ -1,11 +1,12 @@
 """All objects that were loaded, and what follows from them together: where Services are, and who may refer to what.
 
-In: `Object`s, and the upstreams that the command line gives an address. Out: `Cluster`, which the readers of routes ask.
-Pure; what is wrong with an object is in `faults`, not raised.
+In: `Object`s, and the upstreams that the command line gives an address. Out: `Cluster`, which the readers of routes
+ask. Pure; what is wrong with an object is in `faults`, not raised.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -42,7 +43,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a ReferenceGrant allows: objects of one kind in one namespace may refer to some of another kind in its own."""
+    """What a ReferenceGrant allows: objects of a kind in a namespace may refer to some of another kind in its own."""
 
     namespace: str
     from_group: str
@@ -81,7 +82,8 @@ class Cluster:
     def granted(self, source: Object, group: str, kind: str, target: Key) -> bool:
         """Whether an object may refer to another, which is true within a namespace."""
         return source.key.namespace == target.namespace or any(
-            (grant.from_group, grant.from_kind, grant.from_namespace) == (source.group, source.kind, source.key.namespace)
+            (grant.from_group, grant.from_kind, grant.from_namespace)
+            == (source.group, source.kind, source.key.namespace)
             and (grant.to_group, grant.to_kind, grant.namespace) == (group, kind, target.namespace)
             and grant.to_name in ("", target.name)
             for grant in self.grants
@@ -139,7 +141,7 @@ def cluster(objects: Iterable[Object], addresses: Mapping[str, Upstream]) -> Clu
         faults[each] = invalid(problems)
     grants: list[Grant] = []
     for each in by_kind.get("ReferenceGrant", {}).values():
-        found, problems = alone(each.spec(), lambda spec, each=each: _grants(each.key.namespace, spec), ())
+        found, problems = alone(each.spec(), functools.partial(_grants, each.key.namespace), ())
         grants += () if problems else found
         faults[each] = invalid(problems)
     return Cluster(by_kind, addresses, services, tuple(grants), faults)

@@ -1,4 +1,4 @@
-"""kgateway's DirectResponse: an answer that an HTTPRoute's rule refers to. docs/kgateway.md is what users read about it.
+"""kgateway's DirectResponse: an answer that a rule of an HTTPRoute refers to. docs/kgateway.md is for its users.
 
 In: `DirectResponse` objects. Out: `Answer`s, or what is wrong with the object. Pure.
 """

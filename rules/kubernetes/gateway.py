@@ -12,7 +12,7 @@ import base64
 import binascii
 import ipaddress
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -56,7 +56,7 @@ class Selector:
         )
 
 
-_OPERATORS: Final = {
+_OPERATORS: Final[dict[str, Callable[[str | None, tuple[str, ...]], bool]]] = {
     "In": lambda value, values: value in values,
     "NotIn": lambda value, values: value not in values,
     "Exists": lambda value, _: value is not None,
@@ -310,9 +310,7 @@ def _ports(listeners: list[GatewayListener]) -> set[int]:
 # --- certificates ---
 
 
-def _certificates(
-    tls: Place, gateway: Object, cluster: Cluster
-) -> tuple[tuple[tuple[bytes, bytes], ...], list[Fault]]:
+def _certificates(tls: Place, gateway: Object, cluster: Cluster) -> tuple[tuple[tuple[bytes, bytes], ...], list[Fault]]:
     references, problems = alone(tls, _certificate_refs, ())
     faults = [Fault(ACCEPTED, "Invalid", problem.message, problem.position) for problem in problems]
     pairs: list[tuple[bytes, bytes]] = []

@@ -10,11 +10,10 @@ references that lead nowhere. https://gateway-api.sigs.k8s.io/reference/spec/#ht
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from rejoinder.rules.addresses import HOST_NAME
 from rejoinder.rules.document import quoted
 from rejoinder.rules.fields import Fields, Place
 from rejoinder.rules.kubernetes import direct_response
@@ -33,13 +32,22 @@ from rejoinder.rules.model import (
     HeaderChanges,
     PathKind,
     PathMatch,
+    Position,
     Redirect,
     RequestMatch,
     Rewrite,
     StringKind,
     StringMatch,
 )
-from rejoinder.rules.native import MAX_HEADER_SIZE, PATHS, domains, header_name, redirect_host, redirect_path, regex_text
+from rejoinder.rules.native import (
+    MAX_HEADER_SIZE,
+    PATHS,
+    domains,
+    header_name,
+    redirect_host,
+    redirect_path,
+    regex_text,
+)
 from rejoinder.rules.problem import Problem, Severity
 
 UNSUPPORTED_VALUE: Final = "UnsupportedValue"
@@ -152,8 +160,8 @@ class _Filters:
 
     request_headers: HeaderChanges = UNCHANGED
     response_headers: HeaderChanges = UNCHANGED
-    redirect: tuple[Place, Redirect] | None = None
-    rewrite: tuple[Place, Rewrite] | None = None
+    redirect: Redirect | None = None
+    rewrite: Rewrite | None = None
     cors: Cors | None = None
     mirrors: tuple[tuple[str, float], ...] = ()
     responses: tuple[tuple[Place, Key], ...] = ()
@@ -229,26 +237,26 @@ class _RuleReader:
         timeout: float | None,
         matches: Sequence[Match],
     ) -> Answer | Redirect | Forward:
-        for _, replaced in (filters.redirect or (place, Redirect()), filters.rewrite or (place, Rewrite())):
-            if replaced.prefix is not None and any(it.request.path.kind is not PathKind.PREFIX for it in matches):
-                self._fault(place, UNSUPPORTED_VALUE, "ReplacePrefixMatch needs matches of type PathPrefix")
+        by_prefix = all(each.request.path.kind is PathKind.PREFIX for each in matches)
+        if not by_prefix and any(each and each.prefix is not None for each in (filters.redirect, filters.rewrite)):
+            self._fault(place, UNSUPPORTED_VALUE, "ReplacePrefixMatch needs matches of type PathPrefix")
         if len(filters.responses) > 1:
             self._fault(place, INCOMPATIBLE_FILTERS, "it has several DirectResponses: keep one of them")
-        for what, other in (("RequestRedirect", filters.redirect), ("backendRefs", backends)):
-            if filters.responses and other:
-                self._fault(
-                    place, INCOMPATIBLE_FILTERS, f"a DirectResponse and {what} exclude each other: remove one of them"
-                )
-        for what, other in (("URLRewrite", filters.rewrite), ("backendRefs", backends)):
-            if filters.redirect and other:
-                self._fault(
-                    place, INCOMPATIBLE_FILTERS, f"RequestRedirect and {what} exclude each other: remove one of them"
-                )
+        for one, what, other in (
+            (filters.responses, "RequestRedirect", filters.redirect),
+            (filters.responses, "backendRefs", backends),
+            (filters.redirect, "URLRewrite", filters.rewrite),
+            (filters.redirect, "backendRefs", backends),
+        ):
+            if one and other:
+                name = "a DirectResponse" if one is filters.responses else "RequestRedirect"
+                message = f"{name} and {what} exclude each other: remove one of them"
+                self._fault(place, INCOMPATIBLE_FILTERS, message)
         if filters.responses:
             return self._direct_response(*filters.responses[0], filters.response_headers)
         if filters.redirect:
-            return filters.redirect[1]
-        return self._forward(place, filters, backends, timeout)
+            return filters.redirect
+        return self._forward(filters, backends, timeout)
 
     def _direct_response(self, place: Place, key: Key, changes: HeaderChanges) -> Answer:
         if key not in self._answers:
@@ -263,9 +271,7 @@ class _RuleReader:
         kept = tuple(header for header in answer.headers if header[0] not in replaced)
         return replace(answer, headers=(*kept, *changes.set, *changes.add))
 
-    def _forward(
-        self, place: Place, filters: _Filters, backends: Sequence[Backend], timeout: float | None
-    ) -> Answer | Forward:
+    def _forward(self, filters: _Filters, backends: Sequence[Backend], timeout: float | None) -> Answer | Forward:
         usable = [each for each in backends if each.weight and each.upstream is not None]
         if not usable:
             if not backends:
@@ -277,10 +283,8 @@ class _RuleReader:
             # A rule without backends is no mistake for the specification, but it says 500.
             text = "; ".join([reason, *(fault.message for fault in self._faults)])
             return Answer(500, (("content-type", "text/plain"),), f"{self._route.title}: {text}\n".encode())
-        rewrite = filters.rewrite[1] if filters.rewrite else Rewrite()
-        forward = Forward(
-            "", tuple(backends), rewrite, filters.mirrors, filters.cors, timeout, upgrades=("websocket",)
-        )
+        rewrite = filters.rewrite or Rewrite()
+        forward = Forward("", tuple(backends), rewrite, filters.mirrors, filters.cors, timeout, upgrades=("websocket",))
         alone_and_plain = len(backends) == 1 and not (backends[0].request_headers or backends[0].response_headers)
         return replace(forward, upstream=usable[0].upstream or "", backends=()) if alone_and_plain else forward
 
@@ -352,11 +356,11 @@ class _RuleReader:
         found.response_headers = _header_changes(place)
 
     def _redirect(self, found: _Filters, place: Place, backend: bool) -> None:  # noqa: ARG002
-        found.redirect = place, _read_redirect(place)
+        found.redirect = _read_redirect(place)
 
     def _rewrite(self, found: _Filters, place: Place, backend: bool) -> None:  # noqa: ARG002
         fields = open_fields(place)
-        found.rewrite = place, Rewrite(fields.get("hostname", redirect_host, None), *_path_modifier(fields))
+        found.rewrite = Rewrite(fields.get("hostname", redirect_host, None), *_path_modifier(fields))
 
     def _mirror(self, found: _Filters, place: Place, backend: bool) -> None:  # noqa: ARG002
         fields = open_fields(place)
@@ -373,11 +377,10 @@ class _RuleReader:
         if (group, kind) != (direct_response.GROUP, direct_response.KIND):
             message = f"{group}/{kind} is not supported: expected {direct_response.GROUP}/{direct_response.KIND}"
             self._fault(place, "InvalidKind", message, RESOLVED_REFS)
-            if backend:
-                self._fault(place, UNSUPPORTED_VALUE, message)
+            self._fault(place, UNSUPPORTED_VALUE, message)
         elif backend:
-            text = f"{self._route.title}: {place.path}: a DirectResponse on a backendRef is ignored: refer to it in filters"
-            self.notes.append(Problem(place.position, text, Severity.WARNING))
+            text = "a DirectResponse on a backendRef is ignored: refer to it in the rule's own filters"
+            self.notes.append(Problem(place.position, f"{self._route.title}: {place.path}: {text}", Severity.WARNING))
         else:
             found.responses += ((place, key),)
 

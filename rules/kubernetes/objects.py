@@ -23,6 +23,7 @@ DEFAULT_NAMESPACE: Final = "default"
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -36,9 +37,9 @@ class Key:
         return f"{self.namespace}/{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Object:
-    """One object, its `spec` not read yet."""
+    """One object, its `spec` not read yet. Equal only to itself."""
 
     api_version: str
     kind: str
@@ -125,7 +126,7 @@ def string_map(place: Place) -> tuple[tuple[str, str], ...]:
 # --- how parts are read ---
 
 
-def alone(place: Place, read: Callable[[Place], T], default: T) -> tuple[T, tuple[Problem, ...]]:
+def alone(place: Place, read: Callable[[Place], T], default: D) -> tuple[T | D, tuple[Problem, ...]]:
     """Read a part so that what is wrong with it is returned and not noted with the file's problems."""
     source = Source(place.source.file, place.source.files)
     value = replace(place, source=source).attempt(read, default)

@@ -5,7 +5,7 @@ mapping of Envoy's API, just as they would stand in an Envoy YAML file. So `rend
 gets, and `encode` turns the same dictionaries into the bytes that travel. Pure; raises nothing: a ruleset that loaded
 and could be planned can be translated.
 
-Reading order: `listeners` (and the filter chain, with `filters`), `routes`, `clusters`, then `encode`.
+Reading order: `listeners` (and the filter chain, with `filters`), `routes`, `clusters`, `extensions`, then `encode`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from rejoinder.rules.model import Ruleset
 from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.clusters import clusters
+from rejoinder.xds.translate.extensions import extensions
 from rejoinder.xds.translate.listeners import listeners
 from rejoinder.xds.translate.routes import route_configurations
 from rejoinder.xds.translate.settings import Json, Placement, Settings
@@ -32,6 +33,8 @@ class Configuration:
     """envoy.config.route.v3.RouteConfiguration"""
     clusters: tuple[Json, ...]
     """envoy.config.cluster.v3.Cluster"""
+    extensions: tuple[Json, ...] = ()
+    """envoy.config.core.v3.TypedExtensionConfig: for Envoys with listeners and routes of their own."""
 
 
 def translate(ruleset: Ruleset, plan: Plan, settings: Settings) -> Configuration:
@@ -47,6 +50,7 @@ def translate(ruleset: Ruleset, plan: Plan, settings: Settings) -> Configuration
         listeners=tuple(listeners(ruleset, plan, settings.conditional)),
         routes=tuple(route_configurations(plan, settings)),
         clusters=tuple(clusters(ruleset, plan, settings)),
+        extensions=tuple(extensions()),
     )
 
 

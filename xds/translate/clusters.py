@@ -15,13 +15,19 @@ def clusters(ruleset: Ruleset, plan: Plan, settings: Settings) -> Iterator[Json]
     for upstream in ruleset.upstreams:
         yield _upstream(upstream, settings)
     if plan.tables() and settings.conditional is Placement.EXT_PROC:
-        yield ext_proc_cluster(settings.ext_proc)
+        yield ext_proc_cluster(settings.ext_proc, settings.ext_proc_ports)
 
 
-def ext_proc_cluster(service: Endpoint) -> Json:
-    """The cluster of the ext_proc service: gRPC, so HTTP/2."""
+def ext_proc_cluster(service: Endpoint, ports: int = 1) -> Json:
+    """The cluster of the ext_proc service: gRPC, so HTTP/2.
+
+    Args:
+        service: where it listens.
+        ports: on how many ports from there on.
+    """
+    endpoints = tuple(Endpoint(service.host, service.port + number) for number in range(ports))
     return {
-        **_cluster(EXT_PROC_CLUSTER, (service,)),
+        **_cluster(EXT_PROC_CLUSTER, endpoints),
         "connect_timeout": "1s",
         # A stream lasts as long as its response; beyond Envoy's 1,024, responses would pass without being asked about.
         "circuit_breakers": {"thresholds": [{"max_requests": 1_000_000, "max_pending_requests": 1_000_000}]},

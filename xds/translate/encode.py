@@ -1,17 +1,18 @@
 """A configuration as bytes: what `translate` says in dictionaries, made into a snapshot of encoded resources.
 
-Protobuf's JSON parser does the work, so a field that Envoy's API does not have, or a value of the wrong type, fails
-here and not in Envoy; that would be a mistake of ours, and is raised as `json_format.ParseError`.
+A field that Envoy's API does not have, or a value of the wrong type, fails here and not in Envoy; that would be a
+mistake of ours, and is raised as `json_mapping.MappingError`.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Final
 
 import betterproto2
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster
+from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
 from envoy_data_plane.envoy.config.listener.v3 import Listener
 from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration, RouteList
 from envoy_data_plane.envoy.extensions.common.matching.v3 import ExtensionWithMatcher
@@ -29,10 +30,10 @@ from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutatio
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import DownstreamTlsContext, UpstreamTlsContext
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptions
 from envoy_data_plane.envoy.type.matcher.v3 import HttpRequestHeaderMatchInput, HttpResponseStatusCodeMatchInput
-from google.protobuf import json_format
 
+from rejoinder.xds.json_mapping import Encoder, encoder
 from rejoinder.xds.protobuf import message_class
-from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, Reference, Resource, ResourceType, Snapshot
+from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, Reference, Resource, ResourceType, Snapshot
 from rejoinder.xds.translate import Configuration
 from rejoinder.xds.translate.forwarding import NO_UPSTREAM
 from rejoinder.xds.translate.settings import Json
@@ -41,6 +42,7 @@ _MESSAGES: Final[dict[ResourceType, type[betterproto2.Message]]] = {
     CLUSTERS: Cluster,
     LISTENERS: Listener,
     ROUTES: RouteConfiguration,
+    EXTENSIONS: TypedExtensionConfig,
 }
 
 # What stands in an Any somewhere: the parser must know it.
@@ -73,27 +75,24 @@ def snapshot(configuration: Configuration) -> Snapshot:
             *_resources(CLUSTERS, configuration.clusters),
             *_resources(LISTENERS, configuration.listeners),
             *_resources(ROUTES, configuration.routes),
+            *_resources(EXTENSIONS, configuration.extensions),
         )
     )
 
 
 def _resources(kind: ResourceType, messages: Iterable[Json]) -> Iterator[Resource]:
+    encode = _encoders()[kind]
     for message in messages:
-        yield Resource(kind, message["name"], _encode(kind, message), frozenset(_references(message)))
-
-
-def _encode(kind: ResourceType, fields: Json) -> bytes:
-    message = _message_classes()[kind]()
-    json_format.ParseDict(fields, message, descriptor_pool=message.DESCRIPTOR.file.pool)
-    encoded: bytes = message.SerializeToString(deterministic=True)
-    return encoded
+        # An extension is for Envoys with clusters of their own.
+        references = frozenset() if kind is EXTENSIONS else frozenset(_references(message))
+        yield Resource(kind, message["name"], encode(message), references)
 
 
 @functools.cache
-def _message_classes() -> dict[ResourceType, type[Any]]:
+def _encoders() -> dict[ResourceType, Encoder]:
     for extension in _EXTENSIONS:
         message_class(extension)
-    return {kind: message_class(message) for kind, message in _MESSAGES.items()}
+    return {kind: encoder(message_class(message).DESCRIPTOR) for kind, message in _MESSAGES.items()}
 
 
 def _references(message: object) -> Iterator[Reference]:

@@ -239,9 +239,7 @@ def _headers_to_add(reply: Reply) -> Iterator[Json]:
     seen: set[str] = set()
     for name, value in reply.headers:
         # The first value takes the place of what Envoy would say itself (content-type), the others join it.
-        yield header_option(
-            (name, value), "APPEND_IF_EXISTS_OR_ADD" if name in seen else "OVERWRITE_IF_EXISTS_OR_ADD"
-        )
+        yield header_option((name, value), "APPEND_IF_EXISTS_OR_ADD" if name in seen else "OVERWRITE_IF_EXISTS_OR_ADD")
         seen.add(name)
 
 

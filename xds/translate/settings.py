@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rejoinder.rules.model import Endpoint
@@ -33,6 +33,8 @@ class Placement(enum.Enum):
 class Settings:
     ext_proc: Endpoint
     """Where Envoy finds the ext_proc service."""
+    ext_proc_ports: int = field(default=1, kw_only=True)
+    """On how many ports it listens, from that one on."""
     conditional: Placement = Placement.EXT_PROC
     """Where the answers to an upstream's status are given."""
     long_list: int = 64

@@ -1,0 +1,85 @@
+"""Kubernetes manifests as a source of listeners, routes and rules.
+
+In: `Object`s from the files, and the upstreams that the command line gives. Out: `Manifests`, with a status for every
+object. Pure; nothing is raised: what is wrong with an object is in its status and costs no other object anything.
+
+Reading order: `objects` (how fields are read), `cluster` (all objects together), `status` (what becomes of them), then
+a file for each kind: `gateway`, `http_route`, `direct_response`, `gateway_api` (which puts these together), `ingress`,
+`wasm_plugin`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from rejoinder.rules.kubernetes.cluster import cluster
+from rejoinder.rules.kubernetes.gateway_api import gateway_api
+from rejoinder.rules.kubernetes.objects import Object, is_object, read_objects
+from rejoinder.rules.kubernetes.status import ACCEPTED, Fault, Status, condition
+from rejoinder.rules.model import Forward, Listener, Route, Rule, Upstream
+from rejoinder.rules.problem import Problem, Severity
+
+__all__ = ["Manifests", "Object", "Status", "is_object", "read_manifests", "read_objects"]
+
+# Kinds that are looked at, and those that only say something to others.
+_KINDS = ("Gateway", "HTTPRoute", "DirectResponse", "Ingress", "WasmPlugin")
+_SUPPORT = ("Service", "ReferenceGrant", "Namespace", "Secret")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifests:
+    """What all manifests say together."""
+
+    listeners: tuple[Listener, ...] = ()
+    upstreams: tuple[Upstream, ...] = ()
+    routes: tuple[Route, ...] = ()
+    """In the order in which they are tried within their group."""
+    rules: tuple[Rule, ...] = ()
+    statuses: tuple[Status, ...] = ()
+    notes: tuple[Problem, ...] = ()
+    """What is skipped or has no effect."""
+
+
+def read_manifests(
+    objects: Iterable[Object], addresses: Mapping[str, Upstream], native_routes: Iterable[Route] = ()
+) -> Manifests:
+    """Look at all objects together.
+
+    Args:
+        objects: in the order of the files.
+        addresses: upstreams of the command line by name, such as `shop/web:8080` for a port of a Service.
+        native_routes: those of the rule files, which a WasmPlugin may name.
+    """
+    usable: dict[tuple[str, str], Object] = {}
+    statuses: list[Status] = []
+    notes: list[Problem] = []
+    for each in objects:
+        if each.kind not in (*_KINDS, *_SUPPORT):
+            notes.append(
+                Problem(each.position, f"{each.title} is skipped: nothing here reads this kind", Severity.NOTE)
+            )
+        elif each.problems or not each.key.name:
+            faults = [Fault(ACCEPTED, "Invalid", problem.message, problem.position) for problem in each.problems]
+            statuses.append(Status(each, (condition(ACCEPTED, faults),)))
+        elif first := usable.get((each.kind, str(each.key))):
+            fault = Fault(ACCEPTED, "Invalid", f"it is given twice, first at {first.position}", each.position)
+            statuses.append(Status(each, (condition(ACCEPTED, (fault,)),)))
+        else:
+            usable[each.kind, str(each.key)] = each
+    found = cluster(usable.values(), addresses)
+    part = gateway_api(found)
+    broken = (Status(each, (condition(ACCEPTED, faults),)) for each, faults in found.faults.items() if faults)
+    names = dict.fromkeys(
+        name
+        for route in part.routes
+        if isinstance(route.action, Forward)
+        for name in (*route.action.upstreams, *(upstream for upstream, _ in route.action.mirrors))
+    )
+    return Manifests(
+        listeners=part.listeners,
+        upstreams=tuple(map(found.upstream, names)),
+        routes=part.routes,
+        statuses=(*statuses, *part.statuses, *broken),
+        notes=(*notes, *part.notes),
+    )

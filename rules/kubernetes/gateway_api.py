@@ -1,0 +1,282 @@
+"""The Gateway API: Gateways and HTTPRoutes put together. docs/gateway-api.md is what users read about it.
+
+In: the `Cluster`. Out: what Envoy listens on, the routes of each port in the specification's order of precedence, and
+a status for every object. Pure; nothing is raised.
+
+An HTTPRoute becomes one `Route` for each port of a Gateway, host name, rule and match, so that the order of precedence
+is the order of routes, and `decide` and `plan` need not know of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from rejoinder.rules.kubernetes.cluster import Cluster
+from rejoinder.rules.kubernetes.direct_response import KIND as DIRECT_RESPONSE
+from rejoinder.rules.kubernetes.direct_response import direct_response_status, read_direct_response
+from rejoinder.rules.kubernetes.gateway import Gateway, GatewayListener, read_gateway
+from rejoinder.rules.kubernetes.http_route import HttpRoute, Match, ParentRef, read_http_route
+from rejoinder.rules.kubernetes.objects import Key
+from rejoinder.rules.kubernetes.status import (
+    ACCEPTED,
+    PARTIALLY_INVALID,
+    PROGRAMMED,
+    RESOLVED_REFS,
+    Condition,
+    Fault,
+    ParentStatus,
+    Status,
+    condition,
+)
+from rejoinder.rules.matching import domain_covers
+from rejoinder.rules.model import UNCHANGED, Answer, Listener, PathKind, PathMatch, Redirect, Route
+from rejoinder.rules.problem import Problem
+
+WELL_KNOWN_PORTS: Final = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a format says."""
+
+    listeners: tuple[Listener, ...] = ()
+    routes: tuple[Route, ...] = ()
+    statuses: tuple[Status, ...] = ()
+    notes: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Attachment:
+    """An HTTPRoute at one listener."""
+
+    gateway: Gateway
+    listener: GatewayListener
+    domains: tuple[str, ...]
+
+
+def gateway_api(cluster: Cluster) -> Part:
+    """What the Gateways, HTTPRoutes and DirectResponses say."""
+    answers = {each: read_direct_response(each) for each in cluster.of_kind(DIRECT_RESPONSE)}
+    routes = [
+        read_http_route(each, cluster, {each.key: answer for each, (answer, _) in answers.items()})
+        for each in cluster.of_kind("HTTPRoute")
+    ]
+    gateways = _on_their_own([read_gateway(each, cluster) for each in cluster.of_kind("Gateway")])
+    by_key = {gateway.key: gateway for gateway in gateways}
+
+    entries: list[tuple[Any, Route]] = []
+    attached: dict[tuple[Key, str], set[Key]] = {}
+    statuses: list[Status] = []
+    for route in routes:
+        parents: list[ParentStatus] = []
+        found: dict[tuple[Key, str], _Attachment] = {}
+        for ref in route.parents:
+            attachments, fault = _attach(route, ref, by_key, cluster)
+            found.update({(each.gateway.key, each.listener.name): each for each in attachments})
+            parents.append(_parent_status(route, ref, attachments, fault))
+        for where, each in found.items():
+            attached.setdefault(where, set()).add(route.object.key)
+            entries += _entries(route, each)
+        statuses.append(Status(route.object, _unattached(route), tuple(parents)))
+    entries.sort(key=lambda entry: entry[0])
+    return Part(
+        listeners=tuple(socket for gateway in gateways for socket in gateway.sockets()),
+        routes=tuple(dict.fromkeys(route for _, route in entries)),
+        statuses=(
+            *(
+                gateway.status({name: len(keys) for (key, name), keys in attached.items() if key == gateway.key})
+                for gateway in gateways
+            ),
+            *statuses,
+            *(direct_response_status(each, faults) for each, (_, faults) in answers.items()),
+        ),
+        notes=tuple(note for route in routes for note in route.notes),
+    )
+
+
+def _on_their_own(gateways: Iterable[Gateway]) -> list[Gateway]:
+    """Each Gateway has its addresses and ports for itself: a second one that wants the same is not programmed."""
+    taken: dict[tuple[str, int], Gateway] = {}
+    result: list[Gateway] = []
+    for gateway in gateways:
+        sockets = [(socket.address, socket.port) for socket in gateway.sockets()]
+        clash = next((socket for socket in sockets if socket in taken), None)
+        if clash is not None:
+            address, number = clash
+            message = (
+                f"{address} port {number} belongs to Gateway {taken[clash].key} already: "
+                "give one of them an address of its own in spec.addresses"
+            )
+            fault = Fault(PROGRAMMED, "AddressNotUsable", message, gateway.object.position)  # type: ignore[union-attr]
+            result.append(replace(gateway, faults=(*gateway.faults, fault)))
+        else:
+            taken.update(dict.fromkeys(sockets, gateway))
+            result.append(gateway)
+    return result
+
+
+# --- where routes are attached ---
+
+
+def _attach(
+    route: HttpRoute, ref: ParentRef, gateways: Mapping[Key, Gateway], cluster: Cluster
+) -> tuple[list[_Attachment], Fault | None]:
+    """The listeners that a reference leads to; where there are none, why."""
+
+    def none(reason: str, message: str) -> tuple[list[_Attachment], Fault]:
+        return [], Fault(ACCEPTED, reason, message, ref.position)
+
+    if not ref.is_gateway:
+        return none("NoMatchingParent", "this parent is no Gateway, and no other kind is supported")
+    gateway = gateways.get(ref.key) if gateways else _rule_files(ref.key)
+    if gateway is None:
+        return none("NoMatchingParent", f"there is no Gateway {ref.key}: add it to the files")
+    named = [
+        each
+        for each in gateway.listeners
+        if (not ref.section or not gateway.object or each.name == ref.section)
+        and (ref.port is None or not gateway.object or each.port == ref.port)
+    ]
+    if not named:
+        return none("NoMatchingParent", f"Gateway {ref.key} has no listener of that name and port")
+    usable = [each for each in named if each.usable and not gateway.faults]
+    if not usable:
+        return none("NoMatchingParent", f"Gateway {ref.key} cannot be used: see its own conditions")
+    allowed = [each for each in usable if each.lets_in(route.object, gateway.object, cluster)]
+    if not allowed:
+        message = (
+            f"no listener of Gateway {ref.key} lets in HTTPRoutes of {route.object.key.namespace}: see allowedRoutes"
+        )
+        return none("NotAllowedByListeners", message)
+    met = [
+        _Attachment(gateway, each, domains)
+        for each in allowed
+        for domains in [_meet(each.hostname, route.hostnames)]
+        if domains
+    ]
+    if not met:
+        message = f"no listener of Gateway {ref.key} has a hostname in common with {', '.join(route.hostnames)}"
+        return none("NoMatchingListenerHostname", message)
+    return met, None
+
+
+def _rule_files(key: Key) -> Gateway:
+    """What stands in for the Gateway where none is among the files: where rule files listen."""
+    listener = GatewayListener("rule-files", 0, "HTTP", namespaces="All")
+    return Gateway(key, None, (), (listener,))
+
+
+def _meet(listener: str, hostnames: tuple[str, ...]) -> tuple[str, ...]:
+    """The hosts of a route that are those of a listener, too."""
+    if not hostnames:
+        return (listener or "*",)
+    if not listener:
+        return hostnames
+    both = (
+        host if domain_covers(listener, host) else listener if domain_covers(host, listener) else ""
+        for host in hostnames
+    )
+    return tuple(dict.fromkeys(filter(None, both)))
+
+
+# --- what becomes of them ---
+
+
+def _parent_status(
+    route: HttpRoute, ref: ParentRef, attachments: Sequence[_Attachment], fault: Fault | None
+) -> ParentStatus:
+    faults = (*((fault,) if fault else ()), *_faults(route))
+    message = ""
+    if not fault and not attachments[0].gateway.object:
+        message = "no Gateway is among the files, so it is attached where the rule files listen"
+    conditions: list[Condition] = [
+        condition(ACCEPTED, faults, message=message),
+        condition(RESOLVED_REFS, faults),
+    ]
+    broken = [number for number, rule in enumerate(route.rules) if any(it.condition == ACCEPTED for it in rule.faults)]
+    if broken and len(broken) < len(route.rules):
+        numbers = ", ".join(map(str, broken))
+        conditions.append(
+            Condition(PARTIALLY_INVALID, True, "UnsupportedValue", f"rule {numbers} answers 500, the others work")
+        )
+    return ParentStatus(ref.key, ref.section, ref.port, tuple(conditions))
+
+
+def _faults(route: HttpRoute) -> tuple[Fault, ...]:
+    return (*route.faults, *(fault for rule in route.rules for fault in rule.faults))
+
+
+def _unattached(route: HttpRoute) -> tuple[Condition, ...]:
+    """A route without a parent has nowhere to say what is wrong with it."""
+    if route.parents:
+        return ()
+    fault = Fault(
+        ACCEPTED, "NoMatchingParent", "spec.parentRefs is missing: it is attached to nothing", route.object.position
+    )
+    return (condition(ACCEPTED, (*route.faults, fault)),)
+
+
+# --- routes in their order ---
+
+
+def _entries(route: HttpRoute, at: _Attachment) -> Iterator[tuple[Any, Route]]:
+    for number, rule in enumerate(route.rules):
+        for place, match in enumerate(rule.matches):
+            for domain in at.domains:
+                found = Route(
+                    name=f"httproute/{route.object.key}/rule/{number}/match/{place}",
+                    action=_at_listener(rule.action, at.listener),
+                    domains=(domain,),
+                    request=match.request,
+                    request_headers=rule.request_headers,
+                    response_headers=rule.response_headers,
+                    group=at.gateway.group(at.listener.port),
+                    title=f"{route.object.title} rule {number} match {place}",
+                    position=rule.position,
+                )
+                if isinstance(rule.action, Answer):
+                    found = replace(found, request_headers=UNCHANGED, response_headers=UNCHANGED)
+                yield (_precedence(route, match, domain), number, place), found
+
+
+def _precedence(route: HttpRoute, match: Match, domain: str) -> tuple[Any, ...]:
+    """What sorts routes: the smaller, the earlier they are tried.
+
+    https://gateway-api.sigs.k8s.io/reference/spec/#httprouterule has the order behind the host, `hostnames` of
+    #httproutespec that of hosts. What the specification leaves open: regular expressions come between exact paths and
+    prefixes. A match with a test that cannot be used comes last, so that its 500 takes no other route's requests.
+    """
+    exact_host = not domain.startswith("*")
+    request = match.request
+    return (
+        (not exact_host, -len(domain.removeprefix("*"))),
+        not match.whole,
+        _path_precedence(request.path),
+        not request.methods,
+        -len(request.headers),
+        -len(request.query),
+        (not route.object.created, route.object.created),
+        route.object.key,
+    )
+
+
+_KIND_ORDER: Final = (PathKind.EXACT, PathKind.REGEX, PathKind.PREFIX)
+
+
+def _path_precedence(path: PathMatch) -> tuple[int, int]:
+    return _KIND_ORDER.index(path.kind), -len(path.value)
+
+
+def _at_listener(action: Any, listener: GatewayListener) -> Any:
+    """A redirect that does not say a port leads to that of its scheme, or of the listener."""
+    if not isinstance(action, Redirect) or not listener.port:
+        return action
+    scheme = action.scheme or listener.scheme
+    wanted = action.port or (WELL_KNOWN_PORTS[scheme] if action.scheme else listener.port)
+    if wanted != WELL_KNOWN_PORTS[scheme]:
+        return replace(action, port=wanted)
+    # The well-known port is left out. Envoy keeps the port of Host unless it is told another, or the host is replaced.
+    kept = action.host is None and listener.port != WELL_KNOWN_PORTS[listener.scheme]
+    return replace(action, port=wanted if kept else None)

@@ -1,0 +1,673 @@
+"""The command line: what it prints and how it ends, and `up` and `serve` as processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, Self
+
+import pytest
+import yaml
+from gateway import SECONDS, Response, Upstream, ask, free_port, taken_port
+
+from rejoinder import envoy
+from rejoinder.cli import main
+
+RULES: Final = """\
+upstreams: {echo: builtin:echo}
+routes:
+  - {name: own, path: /own, respond: {body: own}}
+  - {name: all, upstream: echo}
+rules:
+  - {name: mock, match: {path: /mock}, body: mock}
+  - name: errors
+    rules:
+      - {enable_on_status: [503], status_code: 503, headers: [Retry-After=30], body: busy}
+      - {enable_on_status: [5xx], status_code: original, body: broken}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_with_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rules.yaml").write_text(RULES)
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process: its exit code, standard output and standard error."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        try:
+            code = main(arguments)
+        except SystemExit as ended:  # argparse's own way out
+            code = int(ended.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+# --- what can be said ---
+
+
+@pytest.mark.parametrize("command", ["up", "serve", "check", "explain", "render", "bootstrap"])
+def test_every_command_has_help_with_examples(run: Run, command: str) -> None:
+    code, out, err = run(command, "--help")
+    assert (code, err) == (0, "")
+    assert f"usage: rejoinder {command}" in out
+    assert f"examples:\n  rejoinder {command} " in out
+
+
+@pytest.mark.parametrize("command", ["up", "serve", "check", "explain", "render", "bootstrap"])
+def test_every_command_is_named_in_the_help(run: Run, command: str) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    assert re.search(rf"^    {command} ", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param([], "the following arguments are required: COMMAND", id="no command"),
+        pytest.param(["serv"], "invalid choice: 'serv'", id="an unknown command"),
+        pytest.param(["check"], "the following arguments are required: SOURCE", id="no source"),
+        pytest.param(["check", "x", "--upstream", "y"], "expected NAME=URL, got 'y'", id="an upstream without URL"),
+        pytest.param(["up", "x", "--listen", "80"], "expected HOST:PORT, got '80'", id="an address without host"),
+        pytest.param(["up", "x", "--listen", "a:65536"], "expected HOST:PORT", id="a port too high"),
+        pytest.param(["up", "x", "--concurrency", "0"], "of at least 1, got '0'", id="no worker threads"),
+        pytest.param(["up", "x", "--conditional", "y"], "invalid choice: 'y'", id="an unknown placement"),
+        pytest.param(["explain", "x"], "required: --url", id="explain without URL"),
+        pytest.param(["explain", "x", "--url", "/", "-H", "a"], "expected 'NAME: VALUE', got 'a'", id="half a header"),
+        pytest.param(["explain", "x", "--url", "/", "--status", "5xx"], "expected an HTTP status", id="no status"),
+        pytest.param(["bootstrap", "x"], "invalid choice: 'x'", id="an unknown kind of bootstrap"),
+    ],
+)
+def test_unusable_arguments_end_with_2_and_say_why(run: Run, arguments: list[str], message: str) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+# --- check ---
+
+
+def test_check_of_good_files_counts_them(run: Run) -> None:
+    assert run("check", "rules.yaml") == (0, "", "fine: 1 upstream, 2 routes, 2 rules\n")
+    assert run("check", "rules.yaml", "--format", "json") == (0, "[]\n", "")
+
+
+def test_three_mistakes_are_three_lines(run: Run) -> None:
+    Path("rules.yaml").write_text("rules:\n- {name: a, status_code: 99}\n- {name: b, boddy: x}\nroutes: 7\n")
+    code, out, err = run("check", "rules.yaml")
+    assert (code, err) == (1, "")
+    assert [line.split(": ")[:2] for line in out.splitlines()] == [
+        ["rules.yaml:2", "error"],
+        ["rules.yaml:3", "error"],
+        ["rules.yaml:4", "error"],
+    ]
+    code, out, _ = run("check", "rules.yaml", "--format", "json")
+    assert code == 1
+    problems = json.loads(out)
+    assert [(problem["file"], problem["line"], problem["severity"]) for problem in problems] == [
+        ("rules.yaml", 2, "error"),
+        ("rules.yaml", 3, "error"),
+        ("rules.yaml", 4, "error"),
+    ]
+    assert 'rule "a": status_code' in problems[0]["message"]
+
+
+def test_a_warning_is_printed_and_the_files_are_fine(run: Run) -> None:
+    Path("rules.yaml").write_text("rules:\n- {name: a, body: x}\n- {name: b, body: y}\n")
+    code, out, err = run("check", "rules.yaml")
+    assert code == 0
+    assert out == (
+        'rules.yaml:3: warning: rule "b": can never decide, because rule "a" (rules.yaml:2) stands before it and '
+        "takes all its requests\n"
+    )
+    assert err == "fine: 0 upstreams, 0 routes, 2 rules\n"
+
+
+MISTAKES: Final = [
+    pytest.param("rules: [{name: a, boddy: x}]", 1, 'unknown field "boddy"', id="unknown field"),
+    pytest.param("rules: [{name: a, status_code: 99}]", 1, "status_code", id="status 99"),
+    pytest.param("rules: [{name: a, status_code: 600}]", 1, "status_code", id="status 600"),
+    pytest.param("rules:\n- name: a\n  enable_on_status: [4x]", 3, "4x", id="half a pattern"),
+    pytest.param("rules:\n- name: a\n  headers: [novalue]", 3, "novalue", id="a header without value"),
+    pytest.param('rules:\n- name: a\n  headers: ["a=b\\r\\nc: d"]', 3, "headers", id="CR and LF in a header"),
+    pytest.param('rules:\n- name: a\n  headers: ["a=b\\0"]', 3, "headers", id="NUL in a header"),
+    pytest.param(
+        "routes: [{name: r, path: /r, respond: {body: r}}]\nrules:\n- {name: a, match: {routes: [q]}, body: x}",
+        3,
+        'unknown route "q"',
+        id="unknown route",
+    ),
+    pytest.param("rules: [{name: a, status_code: 204, body: x}]", 1, "204", id="a body on 204"),
+    pytest.param("rules:\n- {name: a, body: x}\n- {name: a, body: y}", 3, "is taken already", id="duplicate name"),
+    pytest.param("rules: [{name: a, body_file: none.html}]", 1, "none.html", id="a body file that is not there"),
+    pytest.param("rules: [{name: a, body_file: .}]", 1, "folder", id="a body file that is a folder"),
+    pytest.param("", 0, "empty", id="empty file"),
+    pytest.param("# nothing", 0, "empty", id="nothing but a comment"),
+    pytest.param("rules: [", 1, "", id="not YAML"),
+    pytest.param("\tx", 1, "", id="a tab"),
+    pytest.param("- a", 1, "", id="a list"),
+    pytest.param(b"\xff\xfe\x00", 0, "", id="not a text"),
+    pytest.param(
+        "\n".join(["a0: &a0 x"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]),
+        None,
+        "",
+        id="anchors nested to explode",
+    ),
+    pytest.param("[" * 10_000, 1, "", id="lists nested to explode"),
+    pytest.param(b"#" * 50_000_000, 0, "50,000,000 bytes", id="a 50 MB file"),
+]
+
+
+@pytest.mark.parametrize("command", ["check", "render"])
+@pytest.mark.parametrize(("content", "line", "message"), MISTAKES)
+def test_a_mistake_is_one_clear_line(
+    run: Run, command: str, content: str | bytes, line: int | None, message: str
+) -> None:
+    Path("rules.yaml").write_bytes(content.encode() if isinstance(content, str) else content)
+    code, out, err = run(command, "rules.yaml")
+    assert code == 1
+    printed = out + err
+    assert printed.count("\n") == 1, printed
+    where = "rules.yaml" if line == 0 else rf"rules\.yaml:{line or '[0-9]+'}"
+    assert re.match(rf"{where}(:[0-9]+)?: error: .", printed), printed
+    assert message in printed
+    assert len(printed) < 500
+
+
+def test_rules_that_overlap_too_much_are_one_line(run: Run) -> None:
+    rules = [
+        f"- {{name: r{n}, match: {{headers: {{h{n}: a}}}}, fallthrough: true, enable_on_status: [503], body: x}}"
+        for n in range(14)
+    ]
+    Path("rules.yaml").write_text("\n".join(["rules:", *rules]))
+    for command in ("check", "render", "up", "serve"):
+        code, out, err = run(command, "rules.yaml")
+        assert code == 1
+        assert re.fullmatch(r'rules\.yaml:\d+: error: rule "r\d+": expected rules with fallthrough .*\n', out + err)
+
+
+def test_a_source_that_is_not_there_is_one_line(run: Run) -> None:
+    assert run("check", "none.yaml") == (1, "none.yaml: error: does not exist\n", "")
+
+
+# --- explain ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "route", "rule", "placement", "reply"),
+    [
+        pytest.param(["--url", "/mock"], "all", "mock", "native", (200, "mock"), id="unconditional"),
+        pytest.param(["--url", "/own"], "own", None, "native", (200, "own"), id="a route's own answer"),
+        pytest.param(["--url", "/x", "--status", "503"], "all", "errors", "ext_proc", (503, "busy"), id="a status"),
+        pytest.param(["--url", "/x", "--status", "200"], "all", None, "upstream", None, id="a status that passes"),
+        pytest.param(["--url", "/x"], "all", None, "upstream", None, id="every status"),
+        pytest.param(["--url", "http://a.test/a%2Fb"], None, None, "native", (307, ""), id="an escaped slash"),
+    ],
+)
+def test_explain_says_who_answers(
+    run: Run, arguments: list[str], route: str | None, rule: str | None, placement: str, reply: tuple[int, str] | None
+) -> None:
+    code, out, err = run("explain", "rules.yaml", *arguments, "--format", "json", "--conditional", "ext_proc")
+    assert (code, err) == (0, "")
+    said = json.loads(out)
+    assert (said["route"], said["rule"], said["placement"]) == (route, rule, placement)
+    assert (said["reply"] and (said["reply"]["status"], said["reply"]["body"])) == reply
+
+
+def test_explain_prints_plain_text_into_a_pipe(run: Run) -> None:
+    code, out, err = run("explain", "rules.yaml", "--url", "/mock", "-H", "accept: */*")
+    assert (code, err) == (0, "")
+    assert "\x1b" not in out
+    assert out == textwrap.dedent(
+        """\
+        request   GET http://localhost/mock
+        route     own (rules.yaml:3): does not fit: it is about the path "/own", the path is "/mock"
+        route     all (rules.yaml:4): takes the request: forward to upstream "echo"
+        rule      mock (rules.yaml:6): fits and answers at once
+        placement native
+        sent      200, 4 bytes
+                  content-type: text/plain; charset=utf-8
+                  content-length: 4
+
+        mock
+        """
+    )
+
+
+def test_explain_without_a_status_lists_all(run: Run) -> None:
+    code, out, _ = run("explain", "rules.yaml", "--url", "/x", "--format", "json", "--conditional", "ext_proc")
+    assert code == 0
+    assert [(row["statuses"], row["rule"], row["reply"]) for row in json.loads(out)["statuses"]] == [
+        ("200-499", "-", "the upstream's response"),
+        ("500-502", "errors", "the same status, 6 bytes (ext_proc)"),
+        ("503", "errors", "503, 4 bytes (ext_proc)"),
+        ("504-599", "errors", "the same status, 6 bytes (ext_proc)"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        pytest.param("http://a.test/%00", "Envoy answers 400", id="what Envoy refuses"),
+        pytest.param("http://[::1/", "--url", id="half an IPv6 address"),
+        pytest.param("ftp://a.test/", "--url", id="neither http nor https"),
+        pytest.param("http:///x", "--url", id="no host"),
+    ],
+)
+def test_explain_of_a_request_that_cannot_be_says_so(run: Run, url: str, said: str) -> None:
+    code, out, err = run("explain", "rules.yaml", "--url", url)
+    assert code == (0 if said.startswith("Envoy") else 2)
+    assert said in out + err
+
+
+# --- render and bootstrap ---
+
+
+def test_render_prints_a_bootstrap_and_notes_on_standard_error(run: Run) -> None:
+    code, out, err = run("render", "rules.yaml")
+    assert code == 0
+    resources = yaml.safe_load(out)["static_resources"]
+    assert [cluster["name"] for cluster in resources["clusters"]] == ["echo", "rejoinder_ext_proc"]
+    assert [line.split(":")[0] for line in err.splitlines()] == ["warning", "note"]
+
+
+@pytest.mark.parametrize("placement", ["ext_proc", "module"])
+def test_render_prints_the_placement_that_is_asked_for(run: Run, placement: str) -> None:
+    code, out, _ = run("render", "rules.yaml", "--conditional", placement)
+    assert code == 0
+    assert f"rejoinder.{placement}:" in out
+
+
+def test_bootstrap_ads_prints_a_whole_bootstrap(run: Run) -> None:
+    code, out, err = run("bootstrap", "ads", "--xds", "[::1]:18000", "--envoy-admin", "127.0.0.1:9901")
+    assert (code, err) == (0, "")
+    assert yaml.safe_load(out) == envoy.bootstrap(("::1", 18000), admin=("127.0.0.1", 9901))
+
+
+# --- processes ---
+
+
+class Command:
+    """A `rejoinder` process of its own, ended at the end of the block."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "rejoinder.cli", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self.out: list[str] = []
+        self.err: list[str] = []
+        self._read = [
+            threading.Thread(target=lines.extend, args=(stream,), daemon=True)
+            for lines, stream in ((self.out, self.process.stdout), (self.err, self.process.stderr))
+        ]
+        for thread in self._read:
+            thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        try:
+            self.ended()
+        finally:
+            self.process.kill()
+            for stream in (self.process.stdout, self.process.stderr):
+                assert stream is not None
+                stream.close()
+
+    def ended(self) -> int:
+        """Wait for its end; the exit code."""
+        code = self.process.wait(SECONDS)
+        for thread in self._read:
+            thread.join(SECONDS)
+        return code
+
+    def said(self, text: str) -> bool:
+        return any(text in line for line in self.out + self.err)
+
+    def wait_until_said(self, text: str) -> None:
+        wait_for(lambda: self.said(text) or self.process.poll() is not None)
+        assert self.said(text), (text, self.out, self.err)
+
+    def addresses(self, number: int = 1) -> list[tuple[str, int]]:
+        """Where it says that it listens, once it does."""
+        wait_for(lambda: len(self.out) >= number or self.process.poll() is not None)
+        found = [re.fullmatch(r"listening on http://(.*):(\d+)\n", line) for line in self.out]
+        assert len(found) == number, (self.out, self.err)
+        return [(match[1], int(match[2])) for match in found if match]
+
+    def children(self) -> list[int]:
+        listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+        pairs = (map(int, line.split()) for line in listed.splitlines())
+        return [pid for pid, parent in pairs if parent == self.process.pid]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until something is so. What fails for lack of a connection is tried again."""
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            if condition():
+                return
+        time.sleep(0.02)
+    raise AssertionError("it does not come to be so")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def get(address: tuple[str, int], path: str, *headers: tuple[str, str]) -> Response:
+    return ask(address, "GET", "a.test", path, headers)
+
+
+def by_rename(file: Path, text: str) -> None:
+    other = file.with_name(".rules.yaml.swp")
+    other.write_text(text)
+    other.replace(file)
+
+
+def in_place(file: Path, text: str) -> None:
+    file.write_text(text)
+
+
+EDITS: Final = [
+    pytest.param(by_rename, id="by rename, as editors do"),
+    pytest.param(in_place, id="in place"),
+]
+
+
+class Up(Command):
+    """`up` with one rule file, and its admin interface."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.admin = ("127.0.0.1", free_port())
+        admin = f"127.0.0.1:{self.admin[1]}"
+        super().__init__("up", str(file), "--listen", "127.0.0.1:0", "--admin", admin, "--concurrency", "1")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self.addresses()[0]
+
+    def answers(self, path: str, *headers: tuple[str, str]) -> str:
+        return get(self.address, path, *headers).body.decode()
+
+    def page(self, path: str) -> str:
+        response = ask(self.admin, "GET", "localhost", path)
+        assert response.status == 200
+        return response.body.decode()
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    file = tmp_path_factory.mktemp("up") / "rules.yaml"
+    file.write_text(RULES)
+    with Up(file) as running:
+        yield running
+
+
+def test_up_prints_its_address_and_answers(up: Up) -> None:
+    assert up.answers("/mock") == "mock"
+    assert up.answers("/status/503") == "busy"
+    assert up.answers("/status/599") == "broken"
+    assert json.loads(up.answers("/anything"))["path"] == "/anything"
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_goes_live(up: Up, edit: Callable[[Path, str], None]) -> None:
+    edit(up.file, RULES.replace("body: mock", f"body: {edit.__name__}"))
+    wait_for(lambda: up.answers("/mock") == edit.__name__)
+
+
+def test_a_broken_file_changes_nothing_and_is_reported(up: Up) -> None:
+    in_place(up.file, RULES.replace("body: busy", "body: still busy"))
+    wait_for(lambda: up.answers("/status/503") == "still busy")
+    in_place(up.file, RULES.replace("status_code: 503", "status_code: 99"))
+    up.wait_until_said(f"{up.file}:9: error: ")
+    up.wait_until_said("not reloaded: what was there before stays")
+    assert up.answers("/status/503") == "still busy"
+    assert f"{up.file}:9: " in json.loads(up.page("/status"))["problems"][0]
+    in_place(up.file, RULES)
+    wait_for(lambda: up.answers("/status/503") == "busy")
+    assert json.loads(up.page("/status"))["problems"] == []
+
+
+def test_admin_shows_status_and_metrics(up: Up) -> None:
+    up.answers("/status/503")
+    status = json.loads(up.page("/status"))
+    assert [client["version"] for client in status["envoys"]] == [status["version"]]
+    assert "rejoinder_envoys 1\n" in up.page("/metrics")
+    assert ask(up.admin, "GET", "localhost", "/").status == 404
+
+
+def test_up_follows_the_symlink_of_a_mounted_folder() -> None:
+    # As Kubernetes mounts a ConfigMap: the files lead through `..data`, which is swapped.
+    for number in (1, 2):
+        Path(f"..{number}").mkdir()
+        Path(f"..{number}", "rules.yaml").write_text(RULES.replace("body: mock", f"body: mock {number}"))
+    os.symlink("..1", "..data")
+    Path("mounted").mkdir()
+    os.symlink("../..data/rules.yaml", "mounted/rules.yaml")
+    with Command("up", "mounted", "--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--concurrency", "1") as up:
+        first, second = up.addresses(2)
+        assert get(first, "/mock").body == b"mock 1"
+        assert get((second[0].strip("[]"), second[1]), "/mock").body == b"mock 1"
+        os.symlink("..2", "..new")
+        os.replace("..new", "..data")
+        wait_for(lambda: get(first, "/mock").body == b"mock 2")
+
+
+def test_ctrl_c_ends_up_with_0_and_its_envoy() -> None:
+    with Command("up", "rules.yaml", "--listen", "127.0.0.1:0") as up:
+        up.addresses()
+        children = up.children()
+        assert children
+        up.process.send_signal(signal.SIGINT)
+        assert up.ended() == 0
+    wait_for(lambda: not any(map(is_running, children)))
+    assert not up.said("Traceback")
+
+
+def test_up_ends_with_one_line_when_its_envoy_is_killed() -> None:
+    with Command("up", "rules.yaml", "--listen", "127.0.0.1:0") as up:
+        up.wait_until_said("serving: ")
+        before = len(up.err)
+        for child in up.children():
+            os.kill(child, signal.SIGKILL)
+        assert up.ended() == 1
+    assert up.err[before:] == ["rejoinder: Envoy was killed by SIGKILL\n"]
+
+
+def assert_fails_with_one_line(message: str, *arguments: str) -> None:
+    with Command(*arguments) as command:
+        assert command.ended() == 1
+    assert command.out == []
+    assert len(command.err) == 1, command.err
+    assert re.fullmatch(message, command.err[0].rstrip("\n")), command.err
+
+
+@pytest.mark.parametrize("option", ["--listen", "--admin", "--envoy-admin"])
+def test_up_on_a_port_that_is_taken_is_one_line(option: str) -> None:
+    with taken_port() as port:
+        listen = () if option == "--listen" else ("--listen", "127.0.0.1:0")
+        address = f"127.0.0.1:{port}"
+        assert_fails_with_one_line(f"rejoinder: .*{address}.*", "up", "rules.yaml", *listen, option, address)
+
+
+@pytest.mark.parametrize("option", ["--xds", "--ext-proc", "--admin"])
+def test_serve_on_a_port_that_is_taken_is_one_line(option: str) -> None:
+    with taken_port() as port:
+        others = {"--xds", "--ext-proc"} - {option}
+        free = [word for other in others for word in (other, "127.0.0.1:0")]
+        address = f"127.0.0.1:{port}"
+        assert_fails_with_one_line(f"rejoinder: .*{address}.*", "serve", "rules.yaml", *free, option, address)
+
+
+def test_up_without_an_envoy_is_one_line() -> None:
+    assert_fails_with_one_line("rejoinder: .*no/envoy.*", "up", "rules.yaml", "--envoy", "no/envoy")
+
+
+@pytest.mark.parametrize("command", ["up", "serve"])
+def test_a_wrong_file_is_one_line(command: str) -> None:
+    Path("rules.yaml").write_text("rules:\n- {name: a, status_code: 99}\n")
+    assert_fails_with_one_line(r"rules\.yaml:2: error: .*", command, "rules.yaml")
+
+
+def test_an_upstream_can_be_given_on_the_command_line() -> None:
+    upstream = Upstream()
+    url = "http://{}:{}".format(*upstream.address)
+    with (
+        contextlib.closing(upstream),
+        Command("up", "rules.yaml", "--listen", "127.0.0.1:0", "--upstream", f"echo={url}") as up,
+    ):
+        assert get(up.addresses()[0], "/x").body == Upstream.BODY
+
+
+# --- serve, and Envoys that somebody else runs ---
+
+
+@contextlib.contextmanager
+def foreign_envoy(config: Any) -> Iterator[None]:
+    """An Envoy that is not ours, with a configuration as its operator would write it."""
+    Path("envoy.yaml").write_text(yaml.safe_dump(config))
+    command = [str(envoy.find().path), "--config-path", "envoy.yaml", "--disable-hot-restart", "--concurrency", "1"]
+    with open("envoy.log", "w", encoding="utf-8") as log, subprocess.Popen(command, stderr=log, stdout=log) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(SECONDS)
+
+
+def printed(run: Run, *arguments: str) -> str:
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, "")
+    return out
+
+
+def test_an_envoy_with_the_printed_bootstrap_answers_as_serve_says(run: Run) -> None:
+    xds, ext_proc, listen = free_port(), free_port(), free_port()
+    upstream = Upstream()
+    url = "http://{}:{}".format(*upstream.address)
+    Path("rules.yaml").write_text(f"listen: 127.0.0.1:{listen}\n{RULES}")
+    ports = ("--xds", f"127.0.0.1:{xds}", "--ext-proc", f"127.0.0.1:{ext_proc}", "--upstream", f"echo={url}")
+    config = yaml.safe_load(printed(run, "bootstrap", "ads", "--xds", f"127.0.0.1:{xds}"))
+    with contextlib.closing(upstream), Command("serve", "rules.yaml", *ports) as serve, foreign_envoy(config):
+        address = ("127.0.0.1", listen)
+        wait_for(lambda: get(address, "/mock").body == b"mock")
+        assert get(address, "/x", ("x-status", "503")).body == b"busy"
+        assert get(address, "/x", ("x-status", "404")).body == Upstream.BODY
+        Path("rules.yaml").write_text(f"listen: 127.0.0.1:{listen}\n{RULES.replace('busy', 'edited')}")
+        try:
+            wait_for(lambda: get(address, "/x", ("x-status", "503")).body == b"edited")
+        except AssertionError:
+            raise AssertionError((serve.out, serve.err, get(address, "/x", ("x-status", "503")), Path("envoy.log").read_text()))
+        serve.process.send_signal(signal.SIGTERM)
+        assert serve.ended() == 0
+
+
+BESIDE: Final = """\
+body: not for these routes
+_rules_:
+  - _match_route_: [theirs]
+    rules: [{enable_on_status: [503], status_code: 503, body: scoped}]
+  - _match_domain_: [mock.test]
+    body: mock
+  - _match_domain_: ["*.test"]
+    rules: [{enable_on_status: [404], status_code: 404, body: every}]
+"""
+
+
+def hand_written(listen: int, upstream: tuple[str, int], extension: Any, cluster: Any) -> Any:
+    """An operator's own Envoy configuration, with what `bootstrap ext_proc` prints pasted in."""
+    config = yaml.safe_load(
+        f"""
+        static_resources:
+          listeners:
+          - name: theirs
+            address: {{socket_address: {{address: 127.0.0.1, port_value: {listen}}}}}
+            filter_chains:
+            - filters:
+              - name: envoy.filters.network.http_connection_manager
+                typed_config:
+                  "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+                  stat_prefix: theirs
+                  route_config:
+                    virtual_hosts:
+                    - name: all
+                      domains: ["*"]
+                      routes:
+                      - {{name: theirs, match: {{prefix: /theirs}}, route: {{cluster: backend}}}}
+                      - {{name: others, match: {{prefix: /}}, route: {{cluster: backend}}}}
+                  http_filters:
+                  - name: envoy.filters.http.router
+                    typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+          clusters:
+          - name: backend
+            load_assignment:
+              cluster_name: backend
+              endpoints:
+              - lb_endpoints:
+                - endpoint: {{address: {{socket_address: {{address: {upstream[0]}, port_value: {upstream[1]}}}}}}}
+        """
+    )
+    resources = config["static_resources"]
+    resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"][:0] = extension
+    resources["clusters"] += cluster
+    return config
+
+
+def test_a_hand_written_envoy_with_the_printed_filter_answers_as_serve_says(run: Run) -> None:
+    ext_proc, listen = free_port(), free_port()
+    upstream = Upstream()
+    Path("rules.yaml").write_text(BESIDE)
+    lists = printed(run, "bootstrap", "ext_proc", "--ext-proc-advertise", f"127.0.0.1:{ext_proc}").split("\n\n")
+    config = hand_written(listen, upstream.address, *map(yaml.safe_load, lists))
+    ports = ("--xds", "127.0.0.1:0", "--ext-proc", f"127.0.0.1:{ext_proc}")
+    address = ("127.0.0.1", listen)
+
+    def said(host: str, path: str, status: int) -> tuple[int, bytes]:
+        response = ask(address, "GET", host, path, [("x-status", str(status))])
+        return response.status, response.body
+
+    with contextlib.closing(upstream), Command("serve", "rules.yaml", *ports), foreign_envoy(config):
+        wait_for(lambda: said("mock.test", "/", 200) == (200, b"mock"))
+        before = len(upstream.requests)
+        assert said("mock.test", "/x", 503) == (200, b"mock")
+        assert len(upstream.requests) == before
+        assert said("a.test", "/theirs", 503) == (503, b"scoped")
+        assert said("a.test", "/others", 503) == (503, Upstream.BODY)
+        assert said("a.test", "/others", 404) == (404, b"every")
+        assert said("a.test", "/theirs", 404) == (404, Upstream.BODY)

@@ -1,0 +1,142 @@
+"""What is encoded is what protobuf's own JSON parser would make of the same dictionaries, but for the order in maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from envoy_data_plane.envoy.config.cluster.v3 import Cluster
+from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
+from envoy_data_plane.envoy.config.listener.v3 import Listener
+from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
+from gateway import ruleset
+from google.protobuf import json_format
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_differential import rule_files
+
+from rejoinder.rules.load import load
+from rejoinder.rules.model import Endpoint
+from rejoinder.xds.json_mapping import MappingError, encoder
+from rejoinder.xds.plan import plan
+from rejoinder.xds.protobuf import message_class
+from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES
+from rejoinder.xds.translate import Configuration, Json, Placement, Settings, translate
+from rejoinder.xds.translate.encode import snapshot
+
+FILES = sorted(
+    path
+    for folder in ("tests/golden/in", "examples")
+    for path in (Path(__file__).parent.parent / folder).glob("*.yaml")
+    if path.stem != "tls"  # its certificates are not there
+)
+SETTINGS = [
+    Settings(Endpoint("127.0.0.1", 18001), placement, long_list=long_list)
+    for placement in Placement
+    for long_list in (2, 64)
+]
+MESSAGES = {
+    CLUSTERS: message_class(Cluster),
+    LISTENERS: message_class(Listener),
+    ROUTES: message_class(RouteConfiguration),
+    EXTENSIONS: message_class(TypedExtensionConfig),
+}
+
+
+def parsed(cls: type[Any], fields: Json) -> bytes:
+    message = cls()
+    json_format.ParseDict(fields, message, descriptor_pool=message.DESCRIPTOR.file.pool)
+    return in_order(cls, message.SerializeToString())
+
+
+def in_order(cls: type[Any], encoded: bytes) -> bytes:
+    """With maps in the order in which protobuf has them, which is its own."""
+    again: bytes = cls.FromString(encoded).SerializeToString(deterministic=True)
+    return again
+
+
+def check(configuration: Configuration) -> None:
+    resources = snapshot(configuration).by_type
+    for kind, messages in (
+        (CLUSTERS, configuration.clusters),
+        (LISTENERS, configuration.listeners),
+        (ROUTES, configuration.routes),
+        (EXTENSIONS, configuration.extensions),
+    ):
+        assert {name: in_order(MESSAGES[kind], each.body) for name, each in resources[kind].items()} == {
+            message["name"]: parsed(MESSAGES[kind], message) for message in messages
+        }
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+def test_a_rule_file_is_encoded_as_protobuf_would(file: Path) -> None:
+    rules = ruleset(file)
+    for each in SETTINGS:
+        check(translate(rules, plan(rules), each))
+
+
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(document=rule_files(), of=st.sampled_from(SETTINGS))
+def test_any_rule_file_is(tmp_path_factory: pytest.TempPathFactory, document: Json, of: Settings) -> None:
+    file = tmp_path_factory.getbasetemp() / "any.yaml"
+    file.write_text(yaml.safe_dump(document, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    rules = load([file]).ruleset
+    if rules is not None:
+        check(translate(rules, plan(rules), of))
+
+
+ANY = {"@type": "type.googleapis.com/"}
+TEXT = {"@type": f"{ANY['@type']}google.protobuf.StringValue", "value": "v"}
+ROUTE_FIELDS: dict[str, Json] = {
+    "empty": {},
+    "nothing": {"name": None, "virtual_hosts": None},
+    "defaults are left out": {"name": "", "validate_clusters": False, "ignore_port_in_host_matching": False},
+    "defaults of a choice are not": {"virtual_hosts": [{"routes": [{"match": {"prefix": ""}}]}]},
+    "an empty message": {"virtual_hosts": [{"routes": [{"route": {}}]}], "vhds": {}},
+    "wrapped numbers": {"max_direct_response_body_size_bytes": 70_000},
+    "wrapped zero": {"max_direct_response_body_size_bytes": 0},
+    "long text": {"name": "é" * 70_000},
+    "bytes": {"virtual_hosts": [{"routes": [{"direct_response": {"body": {"inline_bytes": "AP8="}}}]}]},
+    "enum and bool": {"virtual_hosts": [{"require_tls": "ALL", "include_request_attempt_count": True}]},
+    "enum zero": {"virtual_hosts": [{"require_tls": "NONE"}]},
+    "duration": {"virtual_hosts": [{"routes": [{"route": {"cluster": "a", "timeout": "1.5s"}}]}]},
+    "negative": {"virtual_hosts": [{"routes": [{"match": {"headers": [{"range_match": {"start": -1, "end": 5}}]}}]}]},
+    "struct": {"metadata": {"filter_metadata": {"b": {"x": [1, "y", None, {"z": True}]}, "a": {}, "": {}}}},
+    "any": {"typed_per_filter_config": {"f": TEXT}},
+    "any of nothing": {
+        "typed_per_filter_config": {"f": {"@type": f"{ANY['@type']}envoy.config.route.v3.RouteConfiguration"}}
+    },
+    "fields in another order": {"virtual_hosts": [{"domains": ["b", "a"], "name": "n"}], "name": "r"},
+    "doubles": {"virtual_hosts": [{"retry_policy": {"retriable_status_codes": [503, 504], "num_retries": 2}}]},
+}
+
+
+@pytest.mark.parametrize("fields", ROUTE_FIELDS.values(), ids=ROUTE_FIELDS)
+def test_a_message_is_encoded_as_protobuf_would(fields: Json) -> None:
+    encoded = encoder(MESSAGES[ROUTES].DESCRIPTOR)(fields)
+    assert len(encoded) == len(parsed(MESSAGES[ROUTES], fields))
+    assert in_order(MESSAGES[ROUTES], encoded) == parsed(MESSAGES[ROUTES], fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        pytest.param({"nmae": "r"}, 'has no field "nmae"', id="unknown field"),
+        pytest.param({"name": 1}, "name: 1 is no such value", id="number for text"),
+        pytest.param({"validate_clusters": 1}, "value: 1 is no such value", id="number for boolean"),
+        pytest.param({"max_direct_response_body_size_bytes": -1}, "-1 is no such value", id="number out of range"),
+        pytest.param({"max_direct_response_body_size_bytes": True}, "True is no such value", id="boolean for number"),
+        pytest.param({"virtual_hosts": [{"require_tls": "MAYBE"}]}, "'MAYBE' is no such value", id="unknown enum"),
+        pytest.param({"virtual_hosts": ["v"]}, "VirtualHost", id="text for a message"),
+        pytest.param({"virtual_hosts": 1}, "RouteConfiguration", id="number for a list"),
+        pytest.param({"vhds": {"config_source": {"initial_fetch_timeout": "soon"}}}, "Duration", id="no duration"),
+        pytest.param({"typed_per_filter_config": {"f": ANY}}, "unknown type", id="unknown type in an Any"),
+    ],
+)
+def test_what_is_no_such_message_is_refused(fields: Json, message: str) -> None:
+    with pytest.raises(MappingError, match=message):
+        encoder(MESSAGES[ROUTES].DESCRIPTOR)(fields)
+    with pytest.raises((json_format.ParseError, TypeError)):
+        parsed(MESSAGES[ROUTES], fields)

@@ -1,0 +1,173 @@
+"""What is made of a rule file: its plan and what Envoy gets, compared with files that people have looked at.
+
+golden/in/<feature>.yaml           a rule file for one feature, short
+golden/out/<feature>.<kind>.yaml   what is made of it, one file for each of KINDS
+
+`pytest --rewrite-golden` writes the second anew. The outputs of a rule file that is gone must be deleted by hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+from gateway import ruleset
+
+from rejoinder.rules.answers import AnswerTable, Choice, Reply
+from rejoinder.rules.matching import Meet
+from rejoinder.rules.model import EVERY_PATH, Endpoint, Forward, Redirect, Ruleset, StringMatch
+from rejoinder.xds.plan import Plan, PlannedRoute, plan
+from rejoinder.xds.translate import Configuration, Placement, Settings, translate
+from rejoinder.xds.translate.encode import snapshot
+
+FOLDER: Final = Path(__file__).parent / "golden"
+FEATURES: Final = sorted(path.stem for path in (FOLDER / "in").glob("*.yaml"))
+
+SHOWN: Final = 60
+"""How much of a body a plan shows, in characters."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """All that is made of one rule file."""
+
+    plan: Plan
+    configuration: Configuration
+
+
+def make(feature: str) -> Made:
+    rules = _with_certificates(ruleset(FOLDER / "in" / f"{feature}.yaml"))
+    # One feature is shown for the module; where the answers are given changes nothing else.
+    placement = Placement.MODULE if feature == "module" else Placement.EXT_PROC
+    planned = plan(rules)
+    settings = Settings(Endpoint("127.0.0.1", 18001), placement)
+    return Made(planned, translate(rules, planned, settings))
+
+
+def _with_certificates(rules: Ruleset) -> Ruleset:
+    """Listeners on port 443 get a certificate: a pair that a rule file could name would have to be kept here."""
+    return dataclasses.replace(
+        rules,
+        listeners=tuple(
+            dataclasses.replace(listener, certificate=b"CERTIFICATE", key=b"KEY") if listener.port == 443 else listener
+            for listener in rules.listeners
+        ),
+    )
+
+
+# --- a plan as people read it ---
+
+
+def readable(planned: Plan) -> dict[str, list[dict[str, Any]]]:
+    return {domain.domain: [_route(route) for route in domain.routes] for domain in planned.domains}
+
+
+def _route(route: PlannedRoute) -> dict[str, Any]:
+    shown: dict[str, Any] = {"name": route.name, "match": _match(route.match), "action": _action(route)}
+    if route.table:
+        shown["table"] = _table(route.table)
+    if route.rate_limit:
+        shown["rate_limit"] = f"{route.rate_limit.requests} in {route.rate_limit.interval:g} s"
+    return shown
+
+
+def _match(match: Meet) -> str:
+    parts = [f"{path.kind.value} {path.value}" for path in match.paths or (EVERY_PATH,)]
+    parts += [" or ".join(match.methods)] if match.methods else []
+    parts += [f"header {_test(name, test)}" for name, test in match.headers]
+    parts += [f"query {_test(name, test)}" for name, test in match.query]
+    return ", ".join(parts)
+
+
+def _test(name: str, test: StringMatch) -> str:
+    return f"{name} {test.kind.value} {test.value}".rstrip()
+
+
+def _action(route: PlannedRoute) -> Any:
+    match route.action:
+        case None:
+            return "no route: 404"
+        case Forward() as forward:
+            return f"forward to {forward.upstream}"
+        case Redirect() as redirect:
+            fields = ((field.name, getattr(redirect, field.name)) for field in dataclasses.fields(redirect))
+            return "redirect: " + ", ".join(f"{name} {value}" for name, value in fields if value is not None)
+        case Reply() as reply:
+            headers = [f"{name}: {value}" for name, value in reply.headers]
+            return {"answer": reply.status, "headers": headers, "body": _body(reply.body)}
+
+
+def _body(body: bytes) -> str:
+    text = body.decode("utf-8", "backslashreplace")
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(body)} bytes)"
+
+
+def _table(table: AnswerTable) -> dict[str, str]:
+    groups: dict[str, list[int]] = {}
+    for status, choice in table.by_status:
+        groups.setdefault(_choice(choice), []).append(status)
+    shown = {_statuses(statuses): choice for choice, statuses in groups.items()}
+    return {**shown, "else": _choice(table.default)} if table.default else shown
+
+
+def _choice(choice: Choice) -> str:
+    return f"{choice.rule} answers {choice.answer.status_code or 'original'} {_body(choice.answer.body)}".rstrip()
+
+
+def _statuses(statuses: list[int]) -> str:
+    runs: list[list[int]] = []
+    for status in statuses:
+        if runs and runs[-1][-1] == status - 1:
+            runs[-1].append(status)
+        else:
+            runs.append([status])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+
+
+# --- comparing ---
+
+KINDS: Final[dict[str, Callable[[Made], Any]]] = {
+    "plan": lambda made: readable(made.plan),
+    "listeners": lambda made: list(made.configuration.listeners),
+    "routes": lambda made: list(made.configuration.routes),
+    "clusters": lambda made: list(made.configuration.clusters),
+}
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        del data
+        return True
+
+
+def as_yaml(value: Any) -> str:
+    text = io.StringIO()
+    yaml.dump(value, text, _Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return text.getvalue()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("feature", FEATURES)
+def test_what_is_made_is_what_was_looked_at(feature: str, kind: str, pytestconfig: pytest.Config) -> None:
+    text = as_yaml(KINDS[kind](make(feature)))
+    file = FOLDER / "out" / f"{feature}.{kind}.yaml"
+    if pytestconfig.getoption("rewrite_golden"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    assert file.is_file(), f"{file} is missing: pytest --rewrite-golden writes it"
+    assert text == file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_what_is_made_are_messages_of_envoys_api(feature: str) -> None:
+    assert snapshot(make(feature).configuration).resources
+
+
+def test_every_output_has_an_input() -> None:
+    expected = {f"{feature}.{kind}.yaml" for feature in FEATURES for kind in KINDS}
+    assert {path.name for path in (FOLDER / "out").iterdir()} == expected
