@@ -7,6 +7,7 @@ time is the operating system's accounting (/proc), which a noisy machine disturb
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import platform
@@ -49,6 +50,13 @@ class Spread:
     median: float
     low: float
     high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.low:.3g}-{self.high:.3g})"
+
+    def over(self, base: float) -> Spread:
+        """The same in relation to something."""
+        return Spread(self.median / base, self.low / base, self.high / base)
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
@@ -108,6 +116,51 @@ def machine() -> dict[str, Any]:
         "cpu": model[1] if model else platform.machine(),
         "python": platform.python_version(),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A line, or a group of bars, of a plot."""
+
+    name: str
+    points: tuple[tuple[float | str, Spread], ...]
+    """What stands on the x axis, and what was measured there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    title: str
+    x: str
+    y: str
+    series: tuple[Series, ...]
+    logarithmic: bool = False
+    """Both axes; else bars are drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a benchmark has found out."""
+
+    title: str
+    text: str
+    """What was measured and how, with the parameters."""
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    plot: Plot | None = None
+    conclusion: str = ""
+
+
+def publish(name: str, report: Report) -> None:
+    """Print a report, and keep it as `results/NAME.json` for `run.py`."""
+    print(f"{report.title}\n{report.text}\n")
+    widths = [max(map(len, column)) for column in zip(report.columns, *report.rows, strict=True)]
+    for row in (report.columns, *report.rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if report.conclusion:
+        print(f"\n{report.conclusion}")
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps({"machine": machine(), **dataclasses.asdict(report)}, indent=2)
+    (RESULTS / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
 
 
 def write_result(name: str, result: Mapping[str, Any]) -> None:

@@ -1,9 +1,9 @@
 """What the last of many rules costs at Envoy: our buckets against the ordered list.
 
-    python bench/matching.py [SECONDS]
+    python bench/matching.py [SECONDS [ROUNDS]]
 
-Exact paths, each with an answer, and the same with 50 regexes spread among them; the last path is asked for. Prints CPU
-per request of Envoy in relation to the last of 10 rules in a list, and writes results/matching.json. Needs wrk.
+Exact paths, each with an answer, and the same with 50 regexes spread among them; the last path is asked for.
+Prints CPU per request of Envoy in relation to the last of 10 rules in a list. Needs wrk.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import dataclasses
 import sys
 from typing import Final
 
-from harness import Cost, gateway_cost, interleaved, write_result, wrk
+from harness import Cost, Plot, Report, Series, Spread, gateway_cost, interleaved, publish, wrk
 
 from rejoinder.envoy import bootstrap, find, running
 from rejoinder.rules.model import Answer, Endpoint, Listener, PathKind, PathMatch, RequestMatch, Rule, Ruleset, Scope
@@ -21,7 +21,6 @@ from rejoinder.xds.plan import plan
 from rejoinder.xds.translate import Json, Settings, static_bootstrap, translate
 
 NUMBERS: Final = (10, 100, 1_000, 10_000)
-ROUNDS: Final = 5
 REGEXES: Final = 50
 STRUCTURES: Final = {"buckets": 64, "list": sys.maxsize}
 """From how many routes on a list is cut into buckets."""
@@ -58,7 +57,7 @@ class _Case:
         return f"{self.number}/{self.regexes}/{self.structure}"
 
 
-async def main(seconds: int) -> None:
+async def main(seconds: int = 1, rounds: int = 5) -> None:
     cases = {
         case.name: case
         for regexes in (0, REGEXES)
@@ -74,28 +73,42 @@ async def main(seconds: int) -> None:
             path = f"/page/{cases[name].number - 1:05}"
             return await gateway_cost(envoy.pid, wrk(bound[name][0][1], path, seconds=seconds))
 
-        costs = await interleaved(list(cases), ROUNDS, measure)
-    base = costs["10/0/list"][0].median
-    print(f"CPU per request of Envoy, the last of 10 rules in a list = 1 ({base:.1f} us); {ROUNDS} x {seconds} s")
-    print(f"{'rules':>7} {'regexes':>8} {'structure':<10} {'ratio':>6}  {'range'}")
-    for name, case in cases.items():
-        cpu = costs[name][0]
-        print(
-            f"{case.number:>7} {case.regexes:>8} {case.structure:<10} {cpu.median / base:>6.2f}"
-            f"  {cpu.low / base:.2f}-{cpu.high / base:.2f}"
-        )
-    write_result(
+        costs = await interleaved(list(cases), rounds, measure)
+    publish(
         "matching",
-        {
-            "seconds": seconds,
-            "rounds": ROUNDS,
-            "cases": [
-                {**dataclasses.asdict(case), "cpu_us": dataclasses.asdict(costs[name][0])}
+        _report(cases, {name: cpu for name, (cpu, _) in costs.items()}, f"{rounds} interleaved rounds of {seconds} s"),
+    )
+
+
+def _report(cases: dict[str, _Case], cpu: dict[str, Spread], rounds: str) -> Report:
+    base = cpu["10/0/list"].median
+    lines = {(case.structure, case.regexes): None for case in cases.values()}
+    series = tuple(
+        Series(
+            f"{structure}, {regexes} regexes" if regexes else structure,
+            tuple(
+                (case.number, cpu[name].over(base))
                 for name, case in cases.items()
-            ],
-        },
+                if (case.structure, case.regexes) == (structure, regexes)
+            ),
+        )
+        for structure, regexes in lines
+    )
+    return Report(
+        title="The last of many rules",
+        text=(
+            "Exact paths, each with an answer of its own, and the same with regexes spread among them; the last path "
+            "is asked for. CPU per request of an Envoy with one worker, the last of 10 rules in an ordered list = 1 "
+            f"({base:.1f} us). Medians (and ranges) of {rounds}, 32 connections."
+        ),
+        columns=("rules", "regexes", "structure", "CPU per request"),
+        rows=tuple(
+            (str(case.number), str(case.regexes), case.structure, str(cpu[name].over(base)))
+            for name, case in cases.items()
+        ),
+        plot=Plot("The last of many rules", "rules", "CPU per request", series, logarithmic=True),
     )
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 1))
+    asyncio.run(main(*map(int, sys.argv[1:])))

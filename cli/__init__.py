@@ -7,6 +7,7 @@ share), `console` (how things are printed).
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -24,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 fine, 1 problems, 2 unusable arguments.
     """
     options = parser().parse_args(arguments)
+    # gRPC's C core writes to stderr what it also raises, and what we say better.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Each command is a module with a `run`, imported when it is asked for: `check` need not wait for gRPC.
     command = importlib.import_module(f"rejoinder.cli.{options.command}")
     try:

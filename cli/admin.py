@@ -47,7 +47,10 @@ def serving(address: Address, status: Status) -> Iterator[Address]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
             pass
 
-    server = http.server.ThreadingHTTPServer(address, Handler)
+    try:
+        server = http.server.ThreadingHTTPServer(address, Handler)
+    except OSError as error:
+        raise OSError(f"cannot listen on {address[0]}:{address[1]}: {error.strerror}") from error
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="admin", daemon=True)
     thread.start()
     try:

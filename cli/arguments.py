@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import urllib.parse
 from pathlib import Path
 from typing import Final
 
@@ -94,7 +95,9 @@ def parser() -> argparse.ArgumentParser:
 
     explain = _command(commands, "explain", "say which route and rule decide about a request, and what is sent")
     _sources(explain)
-    explain.add_argument("--url", required=True, help="the request's URL; a path alone is asked of http://localhost")
+    explain.add_argument(
+        "--url", required=True, type=_url, help="the request's URL; a path alone is asked of http://localhost"
+    )
     explain.add_argument("--method", default="GET", help="the request's method (default GET)")
     explain.add_argument(
         "-H", "--header", action="append", default=[], type=_header, metavar="'NAME: VALUE'", help="a request header"
@@ -208,6 +211,18 @@ def _upstream(text: str) -> tuple[str, str]:
     if not (name and equals and url):
         raise argparse.ArgumentTypeError(f"expected NAME=URL, got {text!r}")
     return name, url
+
+
+def _url(text: str) -> urllib.parse.SplitResult:
+    whole = "://" in text and not text.startswith("/")
+    try:
+        url = urllib.parse.urlsplit(text if whole else f"http://localhost/{text.removeprefix('/')}")
+        usable = url.scheme in ("http", "https") and url.hostname and url.port != 0
+    except ValueError:  # half an IPv6 address, a port that is none
+        usable = False
+    if not usable:
+        raise argparse.ArgumentTypeError(f"expected http://HOST/PATH, https://HOST/PATH or a path, got {text!r}")
+    return url
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import urllib.parse
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import SplitResult
 
 from rich import box
 from rich.table import Table
@@ -86,21 +86,20 @@ def _placement(asked: str | None) -> Placement:
 
 
 def _request(options: argparse.Namespace) -> Request:
-    url = options.url if "://" in options.url else f"http://localhost/{options.url.removeprefix('/')}"
-    parts = urllib.parse.urlsplit(url)
+    url = options.url
     hosts = [value for name, value in options.header if name.lower() == "host"]
     headers = tuple((name, value) for name, value in options.header if name.lower() != "host")
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return parse(options.method, hosts[0] if hosts else parts.netloc, target, headers, scheme=parts.scheme)
+    target = (url.path or "/") + (f"?{url.query}" if url.query else "")
+    return parse(options.method, hosts[0] if hosts else url.netloc, target, headers, scheme=url.scheme)
 
 
-def _at_listener(ruleset: Ruleset, request: Request, url: str) -> Ruleset:
+def _at_listener(ruleset: Ruleset, request: Request, url: SplitResult) -> Ruleset:
     """What is in force where the URL leads to: where Gateways listen, each of their ports has routes of its own.
 
     The URL's port may be one that is mapped to a listener's; then the first group of listeners counts that has a route.
     """
     groups = [ruleset.of_group(group) for group in ruleset.groups]
-    port = urllib.parse.urlsplit(url).port or (443 if request.scheme == "https" else 80)
+    port = url.port or (443 if request.scheme == "https" else 80)
     there = [group for group in groups if any(listener.port == port for listener in group.listeners)] or groups
     return next((group for group in there if decide(group, request).route), there[0])
 
@@ -117,7 +116,8 @@ def _explain(ruleset: Ruleset, request: Request, status: int | None, conditional
     if decision.reply:
         rule = decision.rule.name if decision.rule else None
         return _Explanation(request, decision, steps, "native", rule, decision.reply, ())
-    if decision.route is None and status is None:
+    nowhere = decision.route is None or decision.route.action is None
+    if nowhere and status is None:
         status = NO_ROUTE_STATUS
     if status is None:
         return _Explanation(request, decision, steps, "upstream", None, None, tuple(_statuses(decision, conditional)))
@@ -127,7 +127,7 @@ def _explain(ruleset: Ruleset, request: Request, status: int | None, conditional
         return _Explanation(request, decision, steps, conditional, choice.rule, None, (), choice.answer.handler)
     if answered:
         return _Explanation(request, decision, steps, conditional, answered[0], answered[1], ())
-    if decision.route is None:
+    if nowhere:
         return _Explanation(request, decision, steps, "native", None, Reply(NO_ROUTE_STATUS, (), b""), ())
     return _Explanation(request, decision, steps, "upstream", None, None, ())
 
@@ -143,6 +143,8 @@ def _route_steps(ruleset: Ruleset, request: Request, decision: Decision) -> Iter
 
 
 def _action(route: Route) -> str:
+    if route.action is None:
+        return "Envoy's own 404"
     if not isinstance(route.action, Forward):
         return "answer"
     return f"forward to upstream {' or '.join(map(quoted, route.action.upstreams))}"

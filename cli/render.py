@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from rejoinder.cli import arguments, console
+from rejoinder.cli import arguments, console, placement
 from rejoinder.envoy.module import library
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint
@@ -28,7 +28,10 @@ def run(options: argparse.Namespace) -> int:
     configuration: Json = static_bootstrap(translate(loaded.ruleset, planned, settings))
     console.print_yaml(configuration)
     if planned.tables() and settings.conditional is Placement.MODULE:
-        variables = " ".join(f"{name}={value}" for name, value in library.environment().items())
+        variables = " ".join(
+            f"{name}={value}"
+            for name, value in library.environment(handlers=placement.handler_folders(options.sources)).items()
+        )
         console.say(f"note: Envoy must be able to load the module; start it with {variables}")
     elif planned.tables():
         console.say(

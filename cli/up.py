@@ -61,7 +61,7 @@ async def _run(options: argparse.Namespace) -> int:
             built = control.start()
             if built is None:
                 return 1
-            _check_free(built.ruleset.listeners)
+            _check_free([*built.ruleset.listeners, Listener(*(options.envoy_admin or _ANY_PORT))])
             if options.admin:
                 stack.enter_context(admin.serving(options.admin, control.status))
             xds = (_ANY_PORT[0], await started(stack, control.server, _ANY_PORT))

@@ -101,7 +101,7 @@ class Processor:
         try:
             port: int = server.add_insecure_port(address)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: {error}") from error
+            raise OSError(f"cannot listen on {address}: it is in use, or not this machine's") from error
         await server.start()
         self._grpc = server
         return port

@@ -25,6 +25,19 @@ from rejoinder.rules.answers import Reply, reply
 from rejoinder.rules.model import STATUSES, Answer, Header
 from rejoinder.rules.request import host_of
 
+__all__ = [
+    "HANDLER_NAME",
+    "Handler",
+    "HandlerError",
+    "Handlers",
+    "Reply",
+    "Request",
+    "Response",
+    "checked_header",
+    "regular",
+    "request_of",
+]
+
 HANDLER_NAME: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 """`package.module:function`"""
 

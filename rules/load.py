@@ -24,6 +24,7 @@ from rejoinder.rules.files import SUFFIXES, Files, Fingerprint, UnreadableError
 from rejoinder.rules.kubernetes import Status
 from rejoinder.rules.model import DEFAULT_LISTENER, RULE_FILES, Listener, Position, Route, Rule, Ruleset, Upstream
 from rejoinder.rules.problem import Problem, Severity
+from rejoinder.rules.reload import Memory
 from rejoinder.rules.shadow import shadowed
 
 
@@ -64,13 +65,14 @@ class Part:
     """Kubernetes objects, which mean something only together."""
 
 
-def load(sources: Sequence[Path], *, upstreams: Mapping[str, str] = {}) -> Loaded:
+def load(sources: Sequence[Path], *, upstreams: Mapping[str, str] = {}, memory: Memory | None = None) -> Loaded:
     """Read rule files and merge them in their order.
 
     Args:
         sources: files, and folders whose `*.yaml`, `*.yml` and `*.json` are read in the order of their names (not those
             of folders within, and none that starts with a dot). A file that is named twice is read once.
         upstreams: URLs by upstream name, which replace or add to those in the files (`--upstream NAME=URL`).
+        memory: of the last load, to be quicker when little has changed; None: there was none.
 
     Returns:
         The ruleset, if there is no error, and every problem. If there are errors, show them and keep the set before.
@@ -80,13 +82,13 @@ def load(sources: Sequence[Path], *, upstreams: Mapping[str, str] = {}) -> Loade
     named = _rule_files(sources, files, problems)
     prefixes = _prefixes(named)
     read = [Source(str(path), files, prefix) for path, prefix in zip(named, prefixes, strict=True)]
-    parts = [part for source in read for part in _parts(source)]
+    parts = [part for source in read for part in _parts(source, memory)]
     command_line = Source("--upstream", files)
     overrides = tuple(_override(command_line, name, url) for name, url in upstreams.items())
 
     given = {each.name: each for each in overrides}
     objects = (each for part in parts for each in part.objects)
-    routes = (each for part in parts for each in part.routes)
+    routes = [each for part in parts for each in part.routes]
     manifests = kubernetes.read_manifests(objects, given, routes)
     problems += manifests.notes
     ruleset = _merged(parts, manifests, given, problems)
@@ -148,12 +150,16 @@ def _numbered(name: str) -> Iterator[str]:
 # --- one file ---
 
 
-def _parts(source: Source) -> list[Part]:
+def _parts(source: Source, memory: Memory | None) -> list[Part]:
     try:
         data = source.files.read(Path(source.file))
     except UnreadableError as reason:
         source.problems.append(Problem(Position(source.file, 0), str(reason)))
         return []
+    return memory.read(source, data, _read) if memory else _read(source, data)
+
+
+def _read(source: Source, data: bytes) -> list[Part]:
     documents, problems = document.parse(data, source.file)
     source.problems += problems
     return [_part(Place(node, source)) for node in documents]

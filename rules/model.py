@@ -261,7 +261,8 @@ class Route:
 
     name: str
     """Unique, save that what one match of a manifest becomes (for several hosts or listeners) has one name."""
-    action: Answer | Redirect | Forward
+    action: Answer | Redirect | Forward | None
+    """None: what comes here fits no route, and gets Envoy's own 404."""
     domains: tuple[str, ...] = ()
     """As in `Scope`."""
     request: RequestMatch = EVERY_REQUEST

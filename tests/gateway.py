@@ -182,6 +182,8 @@ class Gateway:
         self._stack = contextlib.AsyncExitStack()
 
     def __enter__(self) -> Self:
+        if self.conditional is Placement.MODULE and not library.LIBRARY.is_file():
+            pytest.skip("the module was not compiled")
         self._thread.start()
         self.run(self._start())
         return self

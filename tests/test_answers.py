@@ -22,7 +22,7 @@ TEXT: Final = ("content-type", "text/plain; charset=utf-8")
         pytest.param(b" [1, 2]\n", JSON, id="a list with blanks around it"),
         pytest.param(b"12", JSON, id="a number"),
         pytest.param(b'"text"', JSON, id="a string"),
-        pytest.param("\"grüße\"".encode(), JSON, id="not ASCII"),
+        pytest.param('"grüße"'.encode(), JSON, id="not ASCII"),
         pytest.param(b"text", TEXT, id="a text"),
         pytest.param(b"{'a': 1}", TEXT, id="nearly JSON"),
         pytest.param(b"NaN", TEXT, id="NaN is no JSON"),
@@ -59,12 +59,14 @@ def test_an_answer_makes_a_reply(answer: Answer, status: int, expected: Reply) -
 
 def on(*patterns: str, body: str = "") -> Answer:
     """An answer that is known by its body."""
-    return Answer(body=body.encode() or b",".join(map(str.encode, patterns)), enable_on_status=tuple(map(StatusPattern, patterns)))
+    return Answer(
+        body=body.encode() or b",".join(map(str.encode, patterns)), enable_on_status=tuple(map(StatusPattern, patterns))
+    )
 
 
 def chosen(table: AnswerTable, status: int) -> str | None:
     choice = table.choose(status)
-    return choice and f"{choice.rule}: {choice.answer.body.decode()}"
+    return f"{choice.rule}: {choice.answer.body.decode()}" if choice else None
 
 
 @pytest.mark.parametrize(
@@ -138,10 +140,7 @@ def test_tables_have_one_name_only_if_they_are_equal() -> None:
 def test_a_table_has_the_same_name_in_every_process() -> None:
     # Envoy names to a restarted service the tables that the one before it made.
     table = answer_table([Rule("r", (on("503"), on("4", body="ä"), on()))])
-    program = (
-        "from rejoinder.rules.answers import *; from rejoinder.rules.model import *\n"
-        f"print(({table!r}).name)"
-    )
+    program = f"from rejoinder.rules.answers import *; from rejoinder.rules.model import *\nprint(({table!r}).name)"
     for hash_seed in ("1", "2"):
         printed = subprocess.run(
             [sys.executable, "-c", program], env={"PYTHONHASHSEED": hash_seed}, capture_output=True, check=True

@@ -56,10 +56,8 @@ def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Build, Buil
             ['rules.yaml:10: rule "second"'],
             id="a name that only occurs by chance: what has changed",
         ),
-        pytest.param(
-            "route 'a/rule/first' is wrong", ['rules.yaml:9: rule "first"'], id="a route is its rule's"
-        ),
-        pytest.param("route \"b\" is wrong", ['rules.yaml:7: route "b"'], id="a route without rules is its own"),
+        pytest.param("route 'a/rule/first' is wrong", ['rules.yaml:9: rule "first"'], id="a route is its rule's"),
+        pytest.param('route "b" is wrong', ['rules.yaml:7: route "b"'], id="a route without rules is its own"),
         pytest.param(
             "Proto constraint validation failed (RouteConfigurationValidationError.VirtualHosts[0]: embedded message "
             "failed validation | caused by VirtualHostValidationError.Routes[2]: embedded message failed validation",
@@ -83,7 +81,9 @@ def test_nobody_is_blamed_if_nobody_can_tell(builds: tuple[Build, Build]) -> Non
 @pytest.mark.parametrize("numbers", [(7, 0), (0, 99)])
 def test_a_number_that_there_is_not_blames_nobody(builds: tuple[Build, Build], numbers: tuple[int, int]) -> None:
     host, route = numbers
-    message = f"RouteConfigurationValidationError.VirtualHosts[{host}]: ... VirtualHostValidationError.Routes[{route}]: x"
+    message = (
+        f"RouteConfigurationValidationError.VirtualHosts[{host}]: ... VirtualHostValidationError.Routes[{route}]: x"
+    )
     assert blame(message, builds[1], None) == []
 
 

@@ -8,10 +8,8 @@ where REJOINDER_CONFORMANCE says. Without them this file fails in CI (CI=true), 
 from __future__ import annotations
 
 import contextlib
-import http.server
 import json
 import os
-import threading
 import urllib.parse
 from collections import Counter
 from collections.abc import Iterator
@@ -21,11 +19,10 @@ from typing import Any
 
 import pytest
 import yaml
-from gateway import MARKER_DOMAIN, Gateway, Response, ask, free_port
+from gateway import Gateway, Response, ask
+from manifests import EchoBackend, publish
 
 from rejoinder.rules.load import Loaded, load
-from rejoinder.rules.model import Answer, Listener, Rule, Ruleset, Scope
-from rejoinder.xds.session import Accepted
 
 Json = dict[str, Any]
 
@@ -40,52 +37,6 @@ def test_the_cases_are_there() -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(message)
     pytest.skip(message)
-
-
-class EchoBackend:
-    """One port of a Service: says what it was asked, and which Service it is."""
-
-    def __init__(self, namespace: str, service: str) -> None:
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-
-            def handle_any(self) -> None:
-                self.rfile.read(int(self.headers.get("content-length", "0")))
-                headers: dict[str, list[str]] = {}
-                for name, value in self.headers.items():
-                    headers.setdefault(name.lower(), []).append(value)
-                seen = {"method": self.command, "path": self.path, "headers": headers}
-                body = json.dumps({**seen, "namespace": namespace, "backend": service}).encode()
-                self.send_response(200)
-                for each in self.headers.get("x-echo-set-header", "").split(","):
-                    name, colon, value = each.partition(":")
-                    if colon:
-                        self.send_header(name.strip(), value.strip())
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(body)
-
-            do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_PATCH = handle_any  # noqa: N815
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        self._thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 @dataclass
@@ -108,9 +59,7 @@ class Suite:
         self.loaded = load([path], upstreams={name: backend.url for name, backend in self.backends.items()})
         rules = self.loaded.ruleset
         assert rules is not None, self.loaded.problems
-        for group in rules.groups:
-            self.addresses.setdefault(group, ("127.0.0.1", free_port()))
-        self._publish(rules)
+        self.addresses = publish(self.running, rules)
 
     # Each Gateway gets an address of its own. Envoy listens on other ports, as those of the manifests may be taken.
     def _placed(self, manifest: Json) -> Json:
@@ -119,18 +68,6 @@ class Suite:
         name = f"{manifest['metadata']['namespace']}/{manifest['metadata']['name']}"
         host = self.hosts.setdefault(name, f"127.0.0.{len(self.hosts) + 2}")
         return {**manifest, "spec": {**manifest["spec"], "addresses": [{"type": "IPAddress", "value": host}]}}
-
-    def _publish(self, rules: Ruleset) -> None:
-        generation = str(len(list(self.folder.parent.iterdir()))) + self.folder.name
-        marker = Rule("generation", (Answer(body=generation.encode()),), Scope(domains=(MARKER_DOMAIN,)))
-        listeners = tuple(Listener(*self.addresses[group], group=group) for group in rules.groups)
-        built = self.running.build(Ruleset(listeners, rules.upstreams, rules.routes, (marker, *rules.rules)), listeners)
-        event = self.running.publish(built)
-        assert isinstance(event, Accepted), event
-        for address in self.addresses.values():
-            self.running.wait_for(
-                lambda address=address: ask(address, "GET", MARKER_DOMAIN, "/").body.decode() == generation
-            )
 
     def ask(self, case: Json) -> Response:
         at, request = case["gateway"], case["request"]
@@ -235,8 +172,9 @@ def backend_mismatches(expected: Json, seen: Json) -> Iterator[str]:
     for name in asked.get("absent_headers") or []:
         if name.lower() in headers:
             yield f"the backend saw {name}: {headers[name.lower()]}, expected none"
-    if (name := asked.get("header_equals_backend")) and seen["headers"].get(name.lower()) != [seen["backend"]]:
-        yield f"the backend saw {name}: {seen['headers'].get(name.lower())}, expected its own name"
+    named = asked.get("header_equals_backend")
+    if named and seen["headers"].get(named.lower()) != [seen["backend"]]:
+        yield f"the backend saw {named}: {seen['headers'].get(named.lower())}, expected its own name"
 
 
 def header_mismatches(expected: Json, response: Response) -> Iterator[str]:

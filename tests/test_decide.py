@@ -55,7 +55,10 @@ ORDER: Final = rules("""
       - {name: mock-away, match: {path: /away/mock}, body: mocked}
       - {name: nowhere, match: {path: /nowhere}, body: somewhere}
       - {name: a-503, match: {prefix: /a, methods: [GET]}, enable_on_status: [503], body: a}
-      - {name: for-shop, match: {routes: [shop], domains: [x.shop.test, y.shop.test]}, enable_on_status: [404], body: gone}
+      - name: for-shop
+        match: {routes: [shop], domains: [x.shop.test, y.shop.test]}
+        enable_on_status: [404]
+        body: gone
       - {name: rest, enable_on_status: [5xx], status_code: original, body: rest}
       - {name: missing, enable_on_status: [404], body: unasked}
 """)
@@ -229,7 +232,9 @@ scopes = st.builds(
 
 @settings(max_examples=500, deadline=None)
 @given(scope=scopes, request=requests, route=st.sampled_from((None, "r1", "r2", "r3")))
-def test_there_is_a_misfit_exactly_where_a_scope_does_not_fit(scope: Scope, request: Request, route: str | None) -> None:
+def test_there_is_a_misfit_exactly_where_a_scope_does_not_fit(
+    scope: Scope, request: Request, route: str | None
+) -> None:
     assert (misfit(scope, request, route) is None) is scope_fits(scope, request, route)
 
 
@@ -245,7 +250,9 @@ def test_there_is_a_misfit_exactly_where_a_scope_does_not_fit(scope: Scope, requ
         pytest.param(
             "{headers: {h: a}}", 'it is about a header "h" being "a", it is "1" and "2"', id="a header with values"
         ),
-        pytest.param("{headers: {n: {present: true}}}", 'about requests with a header "n", there is none', id="present"),
+        pytest.param(
+            "{headers: {n: {present: true}}}", 'about requests with a header "n", there is none', id="present"
+        ),
         pytest.param(
             "{query: {q: {prefix: a}}}", 'a query parameter "q" with the prefix "a", there is none', id="parameter"
         ),

@@ -107,7 +107,7 @@ def answers(draw: st.DrawFn, conditional: bool, beside: bool = False) -> Json:
 
 @st.composite
 def scopes(draw: st.DrawFn, routes: list[str]) -> Json:
-    scope = draw(st.one_of(st.just({}), request_tests))
+    scope: Json = draw(st.one_of(st.just({}), request_tests))
     if draw(st.booleans()):
         scope = {**scope, "domains": draw(domains)}
     if routes and draw(st.booleans()):

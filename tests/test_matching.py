@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Final
 
 import pytest
@@ -168,7 +169,7 @@ def test_wider_domains_are_those_that_cover_it_narrowest_first(domain: str) -> N
     assert wider[0] == domain
     assert wider[-1] == "*"
     assert len(set(wider)) == len(wider)
-    for narrow, wide in zip(wider, wider[1:], strict=False):
+    for narrow, wide in itertools.pairwise(wider):
         assert domain_covers(wide, narrow)
 
 

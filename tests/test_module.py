@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rejoinder.cli.placement import Chosen, choose
+from rejoinder.envoy import find
 from rejoinder.envoy.module import library
 from rejoinder.envoy.module.config import ConfigError, ReplyConfig, RouteConfig, decode
 from rejoinder.rules.answers import AnswerTable, Choice, Reply, answer_table, reply
 from rejoinder.rules.model import STATUSES, Answer, Header, Rule, StatusPattern
+from rejoinder.xds.translate import Placement
 from rejoinder.xds.translate.module import route_config
 
 HARNESS = Path(__file__).parent / "harness"
@@ -28,16 +31,16 @@ def given_by(config: RouteConfig, status: int) -> tuple[str, Reply] | str | None
 
     found = next((each for each in config.replies if fits(each)), None)
     found = found or next((each for each in config.replies if each.statuses is None), None)
-    if found is None or found.handler:
-        return found and found.handler
-    return found.rule, Reply(found.status or status, found.headers, found.body)
+    if found is None:
+        return None
+    return found.handler or (found.rule, Reply(found.status or status, found.headers, found.body))
 
 
 def wanted(table: AnswerTable, status: int) -> tuple[str, Reply] | str | None:
     choice = table.choose(status)
-    if choice is None or choice.answer.handler:
-        return choice and choice.answer.handler
-    return choice.rule, reply(choice.answer, status)
+    if choice is None:
+        return None
+    return choice.answer.handler or (choice.rule, reply(choice.answer, status))
 
 
 headers: st.SearchStrategy[tuple[Header, ...]] = st.lists(
@@ -161,6 +164,31 @@ def test_a_module_that_cannot_be_loaded_is_unavailable(tmp_path: Path, content: 
         file.write_bytes(content)
     with pytest.raises(library.ModuleUnavailableError, match=message):
         library.find(Path("/bin/true"), file)
+
+
+@pytest.mark.parametrize(
+    ("asked", "placement", "reason"),
+    [
+        pytest.param("ext_proc", Placement.EXT_PROC, "", id="ext_proc-is-asked-for"),
+        pytest.param(None, Placement.EXT_PROC, "/bin/false: expected an Envoy", id="the-module-cannot-be-loaded"),
+    ],
+)
+def test_without_the_module_ext_proc_is_chosen_and_says_why(
+    asked: str | None, placement: Placement, reason: str
+) -> None:
+    chosen = choose(asked, Path("/bin/false"))
+    assert chosen.placement is placement
+    assert chosen.why_not_module.startswith(reason)
+    assert bool(chosen.why_not_module) == bool(reason)
+
+
+def test_the_module_is_chosen_where_it_can_be_loaded() -> None:
+    assert choose(None, find().path) == Chosen(Placement.MODULE)
+
+
+def test_the_module_that_was_asked_for_and_cannot_be_loaded_is_an_error() -> None:
+    with pytest.raises(library.ModuleUnavailableError, match="expected an Envoy"):
+        choose("module", Path("/bin/false"))
 
 
 def test_the_environment_keeps_what_was_there() -> None:

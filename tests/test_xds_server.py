@@ -205,21 +205,52 @@ def test_what_nobody_has_accepted_is_taken_back_for_everybody() -> None:
             await it.until(Accepted, 2)
 
             it.server.publish(bad)
-            pending = await other.read()
-            await picky.answer(await picky.read(), error="no such thing")
-            assert await it.until(Nack) == Nack("picky", CLUSTERS, bad, "no such thing")
-            for client in (picky, other):
-                if client is other:
-                    await other.answer(pending)
+            for number, client in enumerate((picky, other), start=1):
+                await client.answer(await client.read(), error="no such thing")
+                assert (await it.until(Nack, number)).snapshot is bad
                 assert values(await client.read()) == ["good"]
             late = Client(it.address, "late")
             await late.ask(CLUSTERS)
             assert values(await late.read()) == ["good"]
             status = it.server.status()
             assert status.version == good.version
-            assert status.nack == Nack("picky", CLUSTERS, bad, "no such thing")
-            assert [c.nack is not None for c in status.clients] == [False, False, True]
+            assert status.nack == Nack("other", CLUSTERS, bad, "no such thing")
+            assert [(c.node, c.nack is not None) for c in status.clients] == [
+                ("late", False),
+                ("other", True),
+                ("picky", True),
+            ]
             for client in (picky, other, late):
+                await client.close()
+
+    run(test())
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["accepts", "leaves"])
+def test_one_that_rejects_waits_for_what_the_others_say(leaves: bool) -> None:
+    async def test() -> None:
+        async with running() as it:
+            old, new = clusters("old"), clusters("new")
+            it.server.publish(old)
+            picky, other = Client(it.address, "picky"), Client(it.address, "other")
+            for client in (picky, other):
+                await client.bring_up()
+            await it.until(Accepted, 2)
+
+            it.server.publish(new)
+            pending = await other.read()
+            await picky.answer(await picky.read(), error="no")
+            await it.until(Nack)
+            assert it.server.status().version == new.version
+            if leaves:
+                await other.close()
+                await it.until(Disconnected)
+            else:
+                await other.answer(pending)
+                await it.until(Accepted, 3)
+            assert it.server.status().version == (old if leaves else new).version
+            assert values(await picky.read()) == ["old"]
+            for client in (picky, other):
                 await client.close()
 
     run(test())

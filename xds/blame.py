@@ -39,14 +39,16 @@ def blame(message: str, rejected: Build, accepted: Build | None) -> list[str]:
 def _named(message: str, rejected: Build) -> Iterator[Named]:
     ruleset = rejected.ruleset
     yield from (listener for listener in ruleset.listeners if listener_name(listener) in message)
-    # Short names occur in messages by chance; in quotes they are meant.
-    yield from (
-        upstream for upstream in ruleset.upstreams if re.search(f"['\"]{re.escape(upstream.name)}['\"]", message)
-    )
+    yield from (upstream for upstream in ruleset.upstreams if _quotes(message, upstream.name))
     for domain in rejected.plan.domains:
         for planned in domain.routes:
-            if re.search(f"['\"]{re.escape(planned.name)}['\"]", message):
+            if _quotes(message, planned.name):
                 yield from _origins(planned, ruleset)
+
+
+def _quotes(message: str, name: str) -> bool:
+    # Short names occur in messages by chance; in quotes they are meant.
+    return f'"{name}"' in message or f"'{name}'" in message
 
 
 def _counted(message: str, rejected: Build) -> Iterator[Named]:

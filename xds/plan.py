@@ -22,9 +22,9 @@ from rejoinder.rules.matching import EVERYTHING, Meet, meet, wider_domains
 from rejoinder.rules.model import RULE_FILES, Answer, Forward, RateLimit, Redirect, Route, Rule, Ruleset
 from rejoinder.rules.problem import Problem
 
-# Rules that fall through and add conditions split a route in two each, with all the rules behind them: every combination
-# has its own table. Twelve of them that do not exclude each other are 4,096 Envoy routes, and few before thousands of
-# rules that do not fall through are tens of thousands: more than anybody can have meant.
+# Rules that fall through and add conditions split a route in two each, with all the rules behind them: every
+# combination has its own table. Twelve of them that do not exclude each other are 4,096 Envoy routes, and a few of them
+# before thousands of rules that do not fall through are tens of thousands: more than anybody can have meant.
 MAX_OVERLAPPING: Final = 12
 MAX_COMBINATIONS: Final = 2**16
 

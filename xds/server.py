@@ -139,9 +139,9 @@ class _Client:
 class Server:
     """The discovery services, for one event loop.
 
-    A snapshot that a client rejects: if a client has had it in full, it cannot be all wrong, and only that client goes
-    back to its previous one. If nobody has, everybody goes back to the last snapshot that some client had in full, and
-    who connects from then on gets that, too.
+    A client that rejects a snapshot goes back to its previous one. If another takes the snapshot in full, it cannot be
+    all wrong, and stays. If all have answered and none has taken it, it is taken back: who has not been brought to it
+    yet, and who connects from then on, gets the last snapshot that some client had in full.
 
         server = Server(on_event=print)
         port = await server.start("127.0.0.1:18000")
@@ -186,7 +186,7 @@ class Server:
         try:
             port: int = server.add_insecure_port(address)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: {error}") from error
+            raise OSError(f"cannot listen on {address}: it is in use, or not this machine's") from error
         await server.start()
         self._grpc = server
         return port
@@ -252,19 +252,31 @@ class Server:
             changed.cancel()
             if client in self._clients:
                 self._clients.remove(client)
+                self._take_back()
                 self._on_event(Disconnected(client.session.node, client.peer))
 
     def _learn(self, client: _Client, news: Accepted | Nack) -> None:
         match news:
             case Accepted(snapshot=snapshot):
-                # One type of it proves nothing about the whole.
-                if client.session.only is None and (self._nack is None or snapshot is not self._nack.snapshot):
+                # One type of it proves nothing about the whole; and what was taken back stays so.
+                taken_back = self._nack is not None and snapshot is self._nack.snapshot is not self._snapshot
+                if client.session.only is None and not taken_back:
                     self._proven = snapshot
-            case Nack(snapshot=snapshot):
+            case Nack():
                 self._nack = client.nack = news
-                if snapshot is self._snapshot and self._proven not in {None, snapshot}:
-                    self._set(self._proven)
+                self._take_back()
         self._on_event(news)
+
+    def _take_back(self) -> None:
+        """Return to what has been proven, if the snapshot has been rejected and nobody is left who may take it."""
+        snapshot = self._snapshot
+        rejected = self._nack is not None and self._nack.snapshot is snapshot
+        if not rejected or self._proven in {None, snapshot}:
+            return
+        sessions = [client.session for client in self._clients if client.session.only is None]
+        if not any(session.target is snapshot and session.accepted is not None for session in sessions):
+            assert self._proven is not None
+            self._set(self._proven)
 
     def _set(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot

@@ -10,13 +10,15 @@ a file for each kind: `gateway`, `http_route`, `direct_response`, `gateway_api` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rejoinder.rules.kubernetes.cluster import cluster
 from rejoinder.rules.kubernetes.gateway_api import gateway_api
+from rejoinder.rules.kubernetes.ingress import read_ingresses
 from rejoinder.rules.kubernetes.objects import Object, is_object, read_objects
 from rejoinder.rules.kubernetes.status import ACCEPTED, Fault, Status, condition
+from rejoinder.rules.kubernetes.wasm_plugin import read_wasm_plugins
 from rejoinder.rules.model import Forward, Listener, Route, Rule, Upstream
 from rejoinder.rules.problem import Problem, Severity
 
@@ -42,7 +44,7 @@ class Manifests:
 
 
 def read_manifests(
-    objects: Iterable[Object], addresses: Mapping[str, Upstream], native_routes: Iterable[Route] = ()
+    objects: Iterable[Object], addresses: Mapping[str, Upstream], native_routes: Sequence[Route] = ()
 ) -> Manifests:
     """Look at all objects together.
 
@@ -69,17 +71,21 @@ def read_manifests(
             usable[each.kind, str(each.key)] = each
     found = cluster(usable.values(), addresses)
     part = gateway_api(found)
+    ingresses = read_ingresses(found)
+    routes = (*part.routes, *ingresses.routes)
+    plugins = read_wasm_plugins(found, (*native_routes, *routes))
     broken = (Status(each, (condition(ACCEPTED, faults),)) for each, faults in found.faults.items() if faults)
     names = dict.fromkeys(
         name
-        for route in part.routes
+        for route in routes
         if isinstance(route.action, Forward)
         for name in (*route.action.upstreams, *(upstream for upstream, _ in route.action.mirrors))
     )
     return Manifests(
         listeners=part.listeners,
         upstreams=tuple(map(found.upstream, names)),
-        routes=part.routes,
-        statuses=(*statuses, *part.statuses, *broken),
-        notes=(*notes, *part.notes),
+        routes=routes,
+        rules=plugins.rules,
+        statuses=(*statuses, *part.statuses, *ingresses.statuses, *plugins.statuses, *broken),
+        notes=(*notes, *part.notes, *ingresses.notes, *plugins.notes),
     )

@@ -99,6 +99,19 @@ class Cluster:
             return next((each for each in service.ports if each.number == number), None)
         return ServicePort(number) if upstream_name(key, number) in self.addresses else None
 
+    def port_number(self, key: Key, name: str) -> int | None:
+        """The number of a Service's port that is given by name; None: there is none."""
+        service = self.services.get(key, Service())
+        return next((each.number for each in service.ports if each.name == name), None)
+
+    def missing(self, key: Key, number: int | str) -> str:
+        """What to say where `service_port` finds nothing."""
+        lacks = f"Service {key} has no port {number}" if key in self.services else f"there is no Service {key}"
+        where = (
+            f", or say where it is with --upstream {upstream_name(key, number)}=URL" if isinstance(number, int) else ""
+        )
+        return f"{lacks}: add it to the files{where}"
+
     def upstream(self, name: str) -> Upstream:
         """The upstream that a Service's port is, by the name that `upstream_name` gave it."""
         key, number = _service_of(name)

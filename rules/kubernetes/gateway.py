@@ -20,7 +20,7 @@ from rejoinder.rules.document import quoted
 from rejoinder.rules.fields import Place
 from rejoinder.rules.files import UnreadableError
 from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster
-from rejoinder.rules.kubernetes.objects import Key, Object, alone, member, one_of, open_fields, port, string_map
+from rejoinder.rules.kubernetes.objects import Key, Object, alone, items, member, one_of, open_fields, port, string_map
 from rejoinder.rules.kubernetes.status import (
     ACCEPTED,
     CONFLICTED,
@@ -189,7 +189,7 @@ def read_gateway(each: Object, cluster: Cluster) -> Gateway:
     fields, problems = alone(each.spec(), open_fields, None)
     assert fields is not None or problems, "a mapping has fields"
     addresses, address_problems = alone(member(each.spec(), "addresses"), _addresses, (ANY_ADDRESS,))
-    places, listener_problems = alone(member(each.spec(), "listeners"), _items, [])
+    places, listener_problems = alone(member(each.spec(), "listeners"), items, [])
     faults = [
         *(Fault(ACCEPTED, "Invalid", problem.message, problem.position) for problem in (*problems, *listener_problems)),
         *(Fault(ACCEPTED, "UnsupportedAddress", problem.message, problem.position) for problem in address_problems),
@@ -200,13 +200,8 @@ def read_gateway(each: Object, cluster: Cluster) -> Gateway:
     return Gateway(each.key, each, addresses or (ANY_ADDRESS,), _told_apart(listeners), tuple(faults))
 
 
-def _items(place: Place) -> list[Place]:
-    # A field that is not given is an empty mapping here.
-    return [] if place.node.weight == 0 else place.items()
-
-
 def _addresses(place: Place) -> tuple[str, ...]:
-    return tuple(address for item in _items(place) for address in [_address(item)] if address)
+    return tuple(address for item in items(place) for address in [_address(item)] if address)
 
 
 def _address(place: Place) -> str:

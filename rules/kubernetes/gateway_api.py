@@ -80,6 +80,7 @@ def gateway_api(cluster: Cluster) -> Part:
             attached.setdefault(where, set()).add(route.object.key)
             entries += _entries(route, each)
         statuses.append(Status(route.object, _unattached(route), tuple(parents)))
+    entries += (entry for gateway in gateways for entry in _fences(gateway))
     entries.sort(key=lambda entry: entry[0])
     return Part(
         listeners=tuple(socket for gateway in gateways for socket in gateway.sockets()),
@@ -222,9 +223,11 @@ def _unattached(route: HttpRoute) -> tuple[Condition, ...]:
 
 
 def _entries(route: HttpRoute, at: _Attachment) -> Iterator[tuple[Any, Route]]:
+    narrower = _narrower(at.gateway, at.listener)
+    domains = [each for each in at.domains if not any(domain_covers(other.hostname, each) for other in narrower)]
     for number, rule in enumerate(route.rules):
         for place, match in enumerate(rule.matches):
-            for domain in at.domains:
+            for domain in domains:
                 found = Route(
                     name=f"httproute/{route.object.key}/rule/{number}/match/{place}",
                     action=_at_listener(rule.action, at.listener),
@@ -238,7 +241,47 @@ def _entries(route: HttpRoute, at: _Attachment) -> Iterator[tuple[Any, Route]]:
                 )
                 if isinstance(rule.action, Answer):
                     found = replace(found, request_headers=UNCHANGED, response_headers=UNCHANGED)
-                yield (_precedence(route, match, domain), number, place), found
+                yield (*_precedence(route, match, domain), number, place), found
+
+
+def _narrower(gateway: Gateway, listener: GatewayListener) -> list[GatewayListener]:
+    """The listeners on the same port that have some of a listener's hosts for themselves.
+
+    https://gateway-api.sigs.k8s.io/reference/spec/#listener calls it listener isolation: a request is for the most
+    specific listener alone.
+    """
+    return [
+        each
+        for each in gateway.listeners
+        if each.port == listener.port
+        and each.hostname not in ("", listener.hostname)
+        and each.usable
+        and domain_covers(listener.hostname or "*", each.hostname)
+    ]
+
+
+def _fences(gateway: Gateway) -> Iterator[tuple[Any, Route]]:
+    """Behind all routes of a listener, what keeps its hosts from the routes of a wider one."""
+    fenced = {each.name: each for listener in gateway.listeners for each in _narrower(gateway, listener)}
+    for listener in fenced.values():
+        name = f"gateway/{gateway.key}/listener/{listener.name}/no-route"
+        route = Route(
+            name=name,
+            action=None,
+            domains=(listener.hostname,),
+            group=gateway.group(listener.port),
+            title=f"Gateway {gateway.key} listener {listener.name}, no route",
+            position=listener.position,
+        )
+        yield (_host_precedence(listener.hostname), _FENCE), route
+
+
+# How useful a match is: a fence comes behind all that its host has.
+_WHOLE, _NOT_WHOLE, _FENCE = range(3)
+
+
+def _host_precedence(domain: str) -> tuple[bool, int]:
+    return domain.startswith("*"), -len(domain.removeprefix("*"))
 
 
 def _precedence(route: HttpRoute, match: Match, domain: str) -> tuple[Any, ...]:
@@ -248,11 +291,10 @@ def _precedence(route: HttpRoute, match: Match, domain: str) -> tuple[Any, ...]:
     #httproutespec that of hosts. What the specification leaves open: regular expressions come between exact paths and
     prefixes. A match with a test that cannot be used comes last, so that its 500 takes no other route's requests.
     """
-    exact_host = not domain.startswith("*")
     request = match.request
     return (
-        (not exact_host, -len(domain.removeprefix("*"))),
-        not match.whole,
+        _host_precedence(domain),
+        _WHOLE if match.whole else _NOT_WHOLE,
         _path_precedence(request.path),
         not request.methods,
         -len(request.headers),

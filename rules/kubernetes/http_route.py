@@ -18,7 +18,7 @@ from rejoinder.rules.document import quoted
 from rejoinder.rules.fields import Fields, Place
 from rejoinder.rules.kubernetes import direct_response
 from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster, upstream_name
-from rejoinder.rules.kubernetes.objects import Key, Object, alone, member, one_of, open_fields, port
+from rejoinder.rules.kubernetes.objects import Key, Object, alone, items, member, one_of, open_fields, port
 from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault
 from rejoinder.rules.model import (
     EVERY_PATH,
@@ -219,8 +219,7 @@ class _RuleReader:
     # --- what requests it is about ---
 
     def _matches(self, place: Place) -> tuple[Match, ...]:
-        items = _items(place)
-        return tuple(self._match(item) for item in items) or (Match(),)
+        return tuple(map(self._match, items(place))) or (Match(),)
 
     def _match(self, place: Place) -> Match:
         found, problems = alone(place, _read_match, EVERY_REQUEST)
@@ -291,7 +290,7 @@ class _RuleReader:
     # --- backends ---
 
     def _backends(self, place: Place) -> tuple[Backend, ...]:
-        return tuple(self._backend(item) for item in _items(place))
+        return tuple(self._backend(item) for item in items(place))
 
     def _backend(self, place: Place) -> Backend:
         fields = open_fields(place)
@@ -319,11 +318,7 @@ class _RuleReader:
             self._fault(place, "RefNotPermitted", message, RESOLVED_REFS)
             return None
         if self._cluster.service_port(key, number) is None:
-            known = self._cluster.services.get(key)
-            missing = f"Service {key} has no port {number}" if known else f"there is no Service {key}"
-            name = upstream_name(key, number)
-            message = f"{missing}: add it to the files, or say where it is with --upstream {name}=URL"
-            self._fault(place, "BackendNotFound", message, RESOLVED_REFS)
+            self._fault(place, "BackendNotFound", self._cluster.missing(key, number), RESOLVED_REFS)
             return None
         return upstream_name(key, number)
 
@@ -332,7 +327,7 @@ class _RuleReader:
     def _filters(self, place: Place, *, backend: bool = False) -> _Filters:
         found = _Filters()
         seen: set[str] = set()
-        for item in _items(place):
+        for item in items(place):
             fields = open_fields(item)
             kind = fields.require("type", Place.string, "")
             if kind in seen and kind not in ("RequestMirror", "ExtensionRef"):
@@ -400,11 +395,6 @@ _FILTERS: Final[dict[str, tuple[str, _FilterReader]]] = {
     "RequestMirror": ("requestMirror", _RuleReader._mirror),
     "CORS": ("cors", _RuleReader._cors),
 }
-
-
-def _items(place: Place) -> list[Place]:
-    # A list that is not given is an empty mapping here: see `member`.
-    return [] if place.node.weight == 0 else place.items()
 
 
 # --- matches ---

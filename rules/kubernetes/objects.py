@@ -152,6 +152,11 @@ def member(place: Place, name: str) -> Place:
     return replace(place, node=Map(place.node.line, {}, 0), path=f"{place.path}.{name}" if place.path else name)
 
 
+def items(place: Place) -> list[Place]:
+    """The entries of a list that `member` found; none if it is not given."""
+    return [] if isinstance(place.node, Map) and not place.node.entries else place.items()
+
+
 def one_of(*allowed: str) -> Callable[[Place], str]:
     """A reader for a string that is one of these."""
 

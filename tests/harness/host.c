@@ -13,6 +13,7 @@
  *   t NAME  trailers, with one of that name          s  the scheduled event
  * and what comes of it:
  *   = STATUS BODY    what the client has got when all is played
+ *   + NAME VALUE     a header that it has got with it
  *
  * What Envoy hands out is good until the hook changes something: here every change moves all of it to new memory.
  */
@@ -56,6 +57,13 @@ static void move_all(int type) {
     field *each = &maps[type].fields[i], old = *each;
     *each = (field){duplicate(old.name, strlen(old.name)), duplicate(old.value, strlen(old.value))};
     free(old.name), free(old.value);
+  }
+}
+
+static void drop_all(int type) {
+  while (maps[type].count) {
+    field last = maps[type].fields[--maps[type].count];
+    free(last.name), free(last.value);
   }
 }
 
@@ -147,9 +155,10 @@ void CALLBACK(http_send_response)(void *envoy, uint32_t status, header *headers,
   assert(!local_reply);
   local_reply = true;
   local_status = status;
-  for (size_t i = 0; i < count; i++) { /* as Envoy does, read all of it */
-    free(duplicate(headers[i].name, headers[i].name_length));
-    free(duplicate(headers[i].value, headers[i].value_length));
+  drop_all(RESPONSE_HEADERS);
+  for (size_t i = 0; i < count && i < MANY_HEADERS; i++) {
+    maps[RESPONSE_HEADERS].fields[maps[RESPONSE_HEADERS].count++] =
+        (field){duplicate(headers[i].name, headers[i].name_length), duplicate(headers[i].value, headers[i].value_length)};
   }
   sent_length = strcmp(method, "HEAD") ? body.length : 0;
   memcpy(sent, body.ptr, sent_length);
@@ -231,7 +240,7 @@ static void play(const char *file, char *text, bool judge) {
   for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
     char letter = line[0], *rest = line[0] && line[1] ? line + 2 : line + strlen(line);
     char *space = strchr(rest, ' '), *second = space ? space + 1 : rest + strlen(rest);
-    if (strchr("hqu", letter) && space) {
+    if (strchr("hqu+", letter) && space) {
       *space = 0;
     }
     plan *last = planned ? &plans[planned - 1] : NULL;
@@ -290,6 +299,15 @@ static void play(const char *file, char *text, bool judge) {
     } else if (letter == 's' && scheduled) {
       scheduled = false;
       HOOK(scheduled)(NULL, self, local_status);
+    } else if (letter == '+' && judge) {
+      bool there = false;
+      for (size_t i = 0; i < maps[RESPONSE_HEADERS].count; i++) {
+        field each = maps[RESPONSE_HEADERS].fields[i];
+        there = there || (strcmp(each.name, rest) == 0 && strcmp(each.value, second) == 0);
+      }
+      if (!there) {
+        fail(file, "expected the header %s with the value %s", rest, second);
+      }
     } else if (letter == '=' && judge) {
       buffer status = {0};
       CALLBACK(http_get_header)(NULL, RESPONSE_HEADERS, TEXT(":status"), &status, 0, NULL);
@@ -308,10 +326,7 @@ static void play(const char *file, char *text, bool judge) {
   HOOK(destroy)(self);
   HOOK(per_route_config_destroy)(route_table);
   for (int type = 0; type < 4; type++) {
-    while (maps[type].count) {
-      field last = maps[type].fields[--maps[type].count];
-      free(last.name), free(last.value);
-    }
+    drop_all(type);
   }
 }
 

@@ -1,0 +1,123 @@
+"""Run all benchmarks, and write docs/performance.md from what they find.
+
+    python bench/run.py            all of it, about twenty minutes
+    python bench/run.py --short    as CI does: to see that everything works, not to believe the numbers
+    python bench/run.py --write    only write the page again, from bench/results/
+
+Needs wrk (Debian package `wrk`) and the package's extra `bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from harness import RESULTS
+
+HERE: Final = Path(__file__).parent
+DOCS: Final = HERE.parent / "docs"
+SHORT_RESULTS: Final = "the numbers of a short run mean nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    name: str
+    """Of the script, and of its result."""
+    short: tuple[str, ...]
+    """Arguments for a run that only shows that it works."""
+
+
+# In the order of the page.
+BENCHMARKS: Final = (
+    Benchmark("placements", ("1", "1")),
+    Benchmark("handlers", ("1", "1")),
+    Benchmark("matching", ("1", "1")),
+    Benchmark("compile", ("--short",)),
+    Benchmark("fleet", ("--short",)),
+    Benchmark("workers", ("1", "1")),
+)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--short", action="store_true")
+    arguments.add_argument("--write", action="store_true")
+    options = arguments.parse_args()
+    for benchmark in BENCHMARKS if not options.write else ():
+        print(f"\n== {benchmark.name}", flush=True)
+        words = benchmark.short if options.short else ()
+        subprocess.run([sys.executable, str(HERE / f"{benchmark.name}.py"), *words], check=True)
+    if options.short:
+        print(f"\ndocs/performance.md stays as it is: {SHORT_RESULTS}")
+        return
+    (DOCS / "performance.md").write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    """The page, and beside it a picture for each result that has a plot."""
+    results = {each.name: json.loads((RESULTS / f"{each.name}.json").read_text()) for each in BENCHMARKS}
+    machine = next(iter(results.values()))["machine"]
+    parts = [
+        "# Performance\n",
+        "Written by `python bench/run.py` from `bench/results/`; run it to get the figures of your machine. Only the "
+        "ratios within one table mean anything.\n",
+        f"Machine: {machine['cores']} cores, {machine['cpu']}, Python {machine['python']}, Envoy 1.40.\n",
+    ]
+    for name, result in results.items():
+        parts.append(f"## {result['title']}\n\n{result['text']} Again: `python bench/{name}.py`.\n")
+        if result["plot"]:
+            picture = f"performance/{name}.svg"
+            draw(result["plot"], DOCS / picture)
+            parts.append(f"![{result['plot']['title']}]({picture})\n")
+        parts.append(table([result["columns"], ["---"] * len(result["columns"]), *result["rows"]]))
+        if result["conclusion"]:
+            parts.append(f"{result['conclusion']}\n")
+    return "\n".join(parts)
+
+
+def table(rows: list[list[str]]) -> str:
+    """Rows as Markdown."""
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def draw(plot: dict[str, Any], file: Path) -> None:
+    """A plot as SVG."""
+    import matplotlib as mpl  # noqa: PLC0415 - only to write the page, which CI does not
+    import matplotlib.pyplot as plt  # noqa: PLC0415
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "rejoinder"  # the same numbers make the same file
+    figure, axes = plt.subplots(figsize=(8, 4))
+    for number, series in enumerate(plot["series"]):
+        spreads = [spread for _, spread in series["points"]]
+        medians = [spread["median"] for spread in spreads]
+        errors = [
+            [spread["median"] - spread["low"] for spread in spreads],
+            [spread["high"] - spread["median"] for spread in spreads],
+        ]
+        if plot["logarithmic"]:
+            places = [x for x, _ in series["points"]]
+            axes.errorbar(places, medians, yerr=errors, marker="o", capsize=3, label=series["name"])
+        else:
+            width = 0.8 / len(plot["series"])
+            places = [place + number * width for place in range(len(medians))]
+            axes.bar(places, medians, width, yerr=errors, capsize=3, label=series["name"])
+            axes.set_xticks(range(len(medians)), [str(x) for x, _ in series["points"]])
+    if plot["logarithmic"]:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+    axes.set(title=plot["title"], xlabel=plot["x"], ylabel=plot["y"])
+    axes.legend()
+    figure.tight_layout()
+    file.parent.mkdir(exist_ok=True)
+    figure.savefig(file, metadata={"Date": None})
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

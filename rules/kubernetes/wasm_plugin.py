@@ -1,0 +1,158 @@
+"""Higress's WasmPlugin for its custom-response plug-in, read as rules. docs/higress.md is what users read about it.
+
+In: `WasmPlugin` objects, and the routes that there are. Out: `Rule`s, and a status for each plug-in. Pure.
+
+The plug-in has one configuration for a request: that of the first of `matchRules` that fits, else `defaultConfig`. A
+`Rule` decides about a request in the same way. A mistake in it turns off the whole plug-in, as it does in Higress.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from rejoinder.rules import higress
+from rejoinder.rules.document import quoted
+from rejoinder.rules.fields import Place
+from rejoinder.rules.kubernetes.cluster import Cluster, invalid
+from rejoinder.rules.kubernetes.objects import Key, Object, alone, items, member, open_fields
+from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault, Status, condition
+from rejoinder.rules.model import Forward, Route, Rule, Scope
+from rejoinder.rules.native import ANSWER_FIELDS, domains, scope_answers
+from rejoinder.rules.problem import Problem, Severity
+
+PLUGIN: Final = "custom-response"
+
+_CLUSTER_DOMAIN: Final = ".svc.cluster.local"
+_REGISTRIES: Final = (".static", ".dns", ".nacos")
+"""How Higress ends the names of services that are not Kubernetes'."""
+
+
+@dataclass(slots=True)
+class WasmPlugins:
+    """What all of them say together."""
+
+    rules: tuple[Rule, ...] = ()
+    statuses: list[Status] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
+
+
+def read_wasm_plugins(cluster: Cluster, routes: Sequence[Route]) -> WasmPlugins:
+    """The rules of all plug-ins, those with the highest priority first.
+
+    Args:
+        cluster: has the plug-ins.
+        routes: all that there are, which `ingress` and `service` may name.
+    """
+    result = WasmPlugins()
+    found: list[tuple[tuple[int, Key], tuple[Rule, ...]]] = []
+    for each in cluster.of_kind("WasmPlugin"):
+        url, priority = _header(each.spec())
+        if PLUGIN not in url:
+            text = f"{each.title} is skipped: its url does not name the {PLUGIN} plug-in"
+            result.notes.append(Problem(each.position, text, Severity.NOTE))
+            continue
+        reader = _Reader(each, routes)
+        rules, problems = alone(each.spec(), reader.read, ())
+        faults = (*invalid(problems), *reader.faults)
+        result.statuses.append(Status(each, (condition(ACCEPTED, faults), condition(RESOLVED_REFS, faults))))
+        if not problems:
+            found.append(((-priority, each.key), rules))
+    result.rules = tuple(rule for _, rules in sorted(found, key=lambda entry: entry[0]) for rule in rules)
+    return result
+
+
+def _header(spec: Place) -> tuple[str, int]:
+    def read(place: Place) -> tuple[str, int]:
+        fields = open_fields(place)
+        return fields.get("url", Place.string, ""), fields.get("priority", lambda it: it.integer(range(2**31)), 0)
+
+    return alone(spec, read, ("", 0))[0]
+
+
+class _Reader:
+    """Reads one plug-in."""
+
+    def __init__(self, each: Object, routes: Sequence[Route]) -> None:
+        self._object = each
+        self._routes = routes
+        self.faults: list[Fault] = []
+
+    def read(self, spec: Place) -> tuple[Rule, ...]:
+        fields = open_fields(spec)
+        rules: list[Rule] = []
+        for number, place in enumerate(items(member(spec, "matchRules"))):
+            rules += place.attempt(functools.partial(self._match, number), ())
+        if "defaultConfig" in fields and not fields.get("defaultConfigDisable", Place.boolean, False):
+            rules += fields["defaultConfig"].attempt(self._default, ())
+        return tuple(rules)
+
+    def _name(self, part: str) -> str:
+        return f"wasmplugin/{self._object.key}/{part}"
+
+    def _default(self, place: Place) -> tuple[Rule, ...]:
+        if not open_fields(place).given:
+            return ()
+        fields = place.fields("rules", *higress.TOP_LEVEL_FIELDS)
+        scoped = higress.scoped_rules(fields)
+        rules = [replace(rule, name=self._name(f"rules/{number}")) for number, rule in enumerate(scoped)]
+        if higress.has_top_level_rule(fields):
+            rules.append(replace(higress.top_level_rule(fields), name=self._name("default")))
+        return tuple(rules)
+
+    def _match(self, number: int, place: Place) -> tuple[Rule, ...]:
+        fields = open_fields(place)
+        if fields.get("configDisable", Place.boolean, False):
+            return ()
+        if not any(each in fields for each in ("domain", "ingress", "service")):
+            raise place.mistake("expected one of domain, ingress, service")
+        names: list[set[str]] = []
+        if "ingress" in fields:
+            names.append(self._named(fields["ingress"], self._of_ingress, "Ingress, HTTPRoute or route"))
+        if "service" in fields:
+            names.append(self._named(fields["service"], self._of_service, "route to a Service or upstream"))
+        answers = fields.require("config", lambda it: scope_answers(it.fields("rules", *ANSWER_FIELDS)), ())
+        routes = tuple(sorted(set.intersection(*names))) if names else None
+        if routes == () or not answers:
+            return ()  # it is about nothing, which has been said
+        scope = Scope(domains=fields.get("domain", domains, ()), routes=routes)
+        return (Rule(self._name(f"match/{number}"), answers, scope, position=place.position),)
+
+    def _named(self, place: Place, find: Callable[[str], Iterable[str]], what: str) -> set[str]:
+        """The names of the routes that a list of names leads to."""
+        found: set[str] = set()
+        for item in place.items():
+            name = item.string()
+            # Beside an Envoy with routes of its own, it is that one's routes that are named.
+            names = set(find(name)) if self._routes else {name}
+            if not names:
+                message = f"{item.path}: there is no {what} called {quoted(name)}"
+                self.faults.append(Fault(RESOLVED_REFS, "NotFound", message, item.position))
+            found |= names
+        return found
+
+    def _of_ingress(self, name: str) -> Iterable[str]:
+        for route in self._routes:
+            # A route of a manifest is called `ingress/NAMESPACE/NAME/...`; the namespace may be left out.
+            names = [route.name]
+            if route.title:
+                _, namespace, short, *_ = route.name.split("/")
+                names = [short, f"{namespace}/{short}"]
+            if name in names:
+                yield route.name
+
+    def _of_service(self, name: str) -> Iterable[str]:
+        host, _, number = name.partition(":")
+        if host.endswith(_CLUSTER_DOMAIN):
+            service, _, namespace = host.removesuffix(_CLUSTER_DOMAIN).partition(".")
+            host = f"{namespace}/{service}"
+        for ending in _REGISTRIES:
+            host = host.removesuffix(ending)
+        for route in self._routes:
+            if isinstance(route.action, Forward) and any(
+                upstream == f"{host}:{number}" if number else upstream.partition(":")[0] == host
+                for upstream in route.action.upstreams
+            ):
+                yield route.name

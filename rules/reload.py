@@ -1,0 +1,184 @@
+"""Reads a rule file again after an edit: of thousands of rules, only those whose text is another than before.
+
+In: a file's text and the way to read it all. Out: what that would give, and the same notes in the `Source`. `Memory` is
+the way in. Nothing is raised. It is for the ordinary file: one document, with a `rules:` whose entries each start on a
+line of their own. Anything that could make a rule depend on the text beside it (anchors, several documents, a mistake)
+has the whole file read, as does a change outside of `rules`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
+
+from rejoinder.rules import document, native
+from rejoinder.rules.document import List
+from rejoinder.rules.fields import Mention, Place, Source
+from rejoinder.rules.model import Position, Rule
+
+_MOST_CHANGED: Final = 100
+"""Beyond so many changed rules, reading all of them is not much slower."""
+
+_RULES: Final = re.compile(r"^rules:[ ]*(?:#.*)?\n(?:[ ]*(?:#.*)?\n)*(?=([ ]*)-[ ])", re.MULTILINE)
+_END: Final = {True: re.compile(r"^[^\s#]", re.MULTILINE), False: re.compile(r"^[^\s#-]", re.MULTILINE)}
+"""Where the entries end, by whether they are indented."""
+_UNUSUAL: Final = re.compile(r"^(?:---|\.\.\.|%)|[\s\[{,]&\w|[\r\x85\u2028\u2029\ufeff]|body_file", re.MULTILINE)
+"""Several documents, anchors, other line ends, files beside this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    line: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """A file's text in three."""
+
+    head: str
+    entries: tuple[_Entry, ...]
+    tail: str
+    lines: int
+    """How many stand before the tail."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A rule that was read, and the names in it that must exist."""
+
+    line: int
+    rule: Rule
+    mentions: tuple[Mention, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What a file held, and what it said."""
+
+    layout: _Layout
+    part: Any
+    routes: tuple[Mention, ...]
+    """Of the head and the tail; `upstreams` likewise."""
+    upstreams: tuple[Mention, ...]
+    by_text: dict[str, _Known]
+
+
+P = TypeVar("P")
+"""`load.Part`."""
+
+
+class Memory:
+    """What the rule files said when they were last read. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, _File] = {}
+
+    def read(self, source: Source, data: bytes, read: Callable[[Source, bytes], list[P]]) -> list[P]:
+        """The parts of a file.
+
+        Args:
+            source: of a file that has just been opened; what is found is noted in it.
+            data: what the file holds.
+            read: how to read all of it.
+        """
+        layout = _layout(data)
+        known = self._files.pop(source.file, None)
+        if layout and known and (again := _again(source, layout, known)):
+            self._files[source.file] = again
+            return [replace(again.part, rules=tuple(each.rule for each in again.by_text.values()))]
+        source.problems, source.routes, source.upstreams, source.rules = [], [], [], 0
+        parts = read(source, data)
+        if layout and (file := _known(source, layout, parts)):
+            self._files[source.file] = file
+        return parts
+
+
+def _layout(data: bytes) -> _Layout | None:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return None
+    start = _RULES.search(text)
+    if start is None or _UNUSUAL.search(text):
+        return None
+    end = _END[start[1] == ""].search(text, start.end())
+    stop = end.start() if end else len(text)
+    dash = re.compile(rf"^{start[1]}-[ ]", re.MULTILINE)
+    starts = [each.start() for each in dash.finditer(text, start.end(), stop)]
+    line = text.count("\n", 0, start.end()) + 1
+    entries = []
+    for begin, until in zip(starts, [*starts[1:], stop], strict=True):
+        entries.append(_Entry(line, text[begin:until]))
+        line += text.count("\n", begin, until)
+    return _Layout(text[: start.end()], tuple(entries), text[stop:], line - 1)
+
+
+def _known(source: Source, layout: _Layout, parts: Sequence[Any]) -> _File | None:
+    """What is to be remembered of a file that was read in full."""
+    if source.problems or len(parts) != 1:
+        return None
+    rules: tuple[Rule, ...] = parts[0].rules
+    if [rule.position.line for rule in rules] != [entry.line for entry in layout.entries]:
+        return None
+    lines = [entry.line for entry in layout.entries]
+    mentions: list[list[Mention]] = [[] for _ in rules]
+    elsewhere: list[Mention] = []
+    for mention in source.routes:
+        line = mention.place.node.line
+        inside = lines[0] <= line <= layout.lines
+        (mentions[bisect.bisect_right(lines, line) - 1] if inside else elsewhere).append(mention)
+    by_text = {
+        entry.text: _Known(entry.line, rule, tuple(mentioned))
+        for entry, rule, mentioned in zip(layout.entries, rules, mentions, strict=True)
+        if f"{source.prefix}rule-" not in rule.name  # it may have got its name from its place in the file
+    }
+    if len(by_text) != len(rules):
+        return None
+    return _File(layout, parts[0], tuple(elsewhere), tuple(source.upstreams), by_text)
+
+
+def _again(source: Source, layout: _Layout, file: _File) -> _File | None:
+    """What a file says after an edit; None: it has to be read in full."""
+    before = file.layout
+    if (before.head, before.tail) != (layout.head, layout.tail) or (layout.tail and before.lines != layout.lines):
+        return None
+    if sum(entry.text not in file.by_text for entry in layout.entries) > _MOST_CHANGED:
+        return None
+    by_text: dict[str, _Known] = {}
+    for entry in layout.entries:
+        known = file.by_text.get(entry.text)
+        known = _moved(known, entry.line, source) if known else _read(entry, source)
+        if known is None or entry.text in by_text:
+            return None
+        by_text[entry.text] = known
+    source.routes = [*file.routes, *(mention for known in by_text.values() for mention in known.mentions)]
+    source.upstreams = list(file.upstreams)
+    return replace(file, layout=layout, by_text=by_text)
+
+
+def _read(entry: _Entry, source: Source) -> _Known | None:
+    # Empty lines in front have everything say its line in the file.
+    nodes, problems = document.parse(("\n" * (entry.line - 1) + entry.text).encode(), source.file)
+    if problems or len(nodes) != 1 or not isinstance(nodes[0], List) or len(nodes[0].items) != 1:
+        return None
+    own = Source(source.file, source.files, source.prefix)
+    rules = Place(nodes[0], own, path="rules").attempt(native.rules, ())
+    if own.problems or len(rules) != 1 or not Place(nodes[0].items[0], own).has("name"):
+        return None
+    return _Known(entry.line, rules[0], tuple(own.routes))
+
+
+def _moved(known: _Known, line: int, source: Source) -> _Known:
+    if known.line == line:
+        return known
+    down = line - known.line
+
+    def mention(of: Mention) -> Mention:
+        return replace(of, place=replace(of.place, node=replace(of.place.node, line=of.place.node.line + down)))
+
+    rule = replace(known.rule, position=Position(source.file, known.rule.position.line + down))
+    return _Known(line, rule, tuple(mention(each) for each in known.mentions))

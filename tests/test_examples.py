@@ -1,0 +1,162 @@
+"""Every example loads, is taken by Envoy, and does what the `curl` lines in its first comment say."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import pytest
+from gateway import HANDLERS, Gateway
+
+from rejoinder import envoy
+from rejoinder.cli import main
+from rejoinder.cli.echo import EchoServer
+from rejoinder.rules.load import load
+from rejoinder.rules.model import Endpoint, Ruleset
+from rejoinder.xds.translate import Placement
+
+EXAMPLES: Final = Path(__file__).parent.parent / "examples"
+
+# What is to be given to `rejoinder up`: files, and folders of them.
+SOURCES: Final = sorted(
+    path.relative_to(EXAMPLES).as_posix()
+    for path in EXAMPLES.iterdir()
+    if path.suffix == ".yaml" or (path.is_dir() and any(path.glob("*.yaml")))
+)
+
+OF_KUBERNETES: Final = ("higress", "kgateway")
+"""Manifests, whose listeners and upstreams are a cluster's; they have tests of their own."""
+
+AT: Final = "http://127.0.0.1:10000"
+
+# What is asked, and the statuses that come; what an example's first comment has is all of it.
+ASKED: Final[dict[str, list[tuple[str, list[int]]]]] = {
+    "compose": [
+        ("curl -i localhost:10000/hello", [200]),
+        ("curl -i localhost:10000/status/503", [503]),
+        ("curl -i localhost:10000/status/404", [404]),
+        ("curl -i localhost:10000/old/page", [308]),
+    ],
+    "domains.yaml": [
+        (f"curl -i {AT}/status/429 -H 'host: shop.example.com'", [200]),
+        (f"curl -i {AT}/status/429 -H 'host: example.com'", [429]),
+    ],
+    "error-pages.yaml": [
+        (f"curl -i {AT}/status/503", [503]),
+        (f"curl -i {AT}/status/502 -H 'accept: application/json'", [502]),
+        (f"curl -i {AT}/status/404", [404]),
+    ],
+    "handler": [(f"curl -i {AT}/status/503", [503])],
+    "maintenance.yaml": [(f"curl -i {AT}/", [503])],
+    "moved.yaml": [
+        (f"curl -i {AT}/old/page?x=1", [301]),
+        (f"curl -i {AT}/page -H 'host: old.example.com'", [308]),
+    ],
+    "quickstart.yaml": [
+        (f"curl -i {AT}/robots.txt", [200]),
+        (f"curl -i {AT}/mock", [200]),
+        (f"curl -i {AT}/search {AT}/search {AT}/search", [200, 200, 302]),
+        (f"curl -i {AT}/status/503", [503]),
+        (f"curl -i {AT}/status/500", [500]),
+    ],
+    "robots-and-health.yaml": [(f"curl -i {AT}/robots.txt", [200]), (f"curl -i {AT}/healthz", [200])],
+    "routes.yaml": [(f"curl -i {AT}/a/x", [200]), (f"curl -i {AT}/c/x", [200])],
+    "static-mock.yaml": [(f"curl -i {AT}/anything", [200])],
+    "throttled.yaml": [
+        (f"for i in 1 2 3; do curl -si {AT}/search | head -1; done", [200, 200, 302]),
+        (f"curl -i {AT}/status/429", [302]),
+    ],
+}
+
+
+def test_every_example_is_asked_something() -> None:
+    assert sorted((*ASKED, *OF_KUBERNETES)) == SOURCES
+
+
+@pytest.mark.parametrize("source", ASKED)
+def test_what_is_asked_is_what_the_first_comment_says(source: str) -> None:
+    lines = [line.removeprefix("#").strip() for line in _first_comment(EXAMPLES / source)]
+    # Behind two blanks stands what the line is for.
+    commands = [line.split("  ")[0] for line in lines if re.match(r"curl |for .*curl ", line)]
+    assert commands in ([], [command for command, _ in ASKED[source]])
+
+
+def _first_comment(source: Path) -> Iterator[str]:
+    file = source if source.is_file() else next(source.glob("*.yaml"))
+    return itertools.takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
+
+
+@pytest.mark.parametrize("placement", ["ext_proc", "module"])
+@pytest.mark.parametrize("source", SOURCES)
+def test_envoy_takes_what_render_prints(
+    source: str, placement: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["render", str(EXAMPLES / source), "--conditional", placement]) == 0
+    out, err = capsys.readouterr()
+    file = tmp_path / "envoy.yaml"
+    file.write_text(out, encoding="utf-8")
+    # A note says what the module needs.
+    variables = dict(re.findall(r"([A-Z_]+)=(\S+)", err))
+    command = [str(envoy.find().path), "-c", str(file), "--mode", "validate", "--disable-hot-restart"]
+    validated = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+    assert validated.returncode == 0, validated.stderr
+
+
+def rules_of(source: str, echo: EchoServer) -> Ruleset:
+    """An example's rules, with upstreams that are here."""
+    loaded = load([EXAMPLES / source])
+    assert loaded.ruleset is not None
+    assert loaded.problems == ()
+    upstreams = tuple(
+        dataclasses.replace(upstream, endpoints=(Endpoint(*echo.address),), echo=False)
+        for upstream in loaded.ruleset.upstreams
+    )
+    return dataclasses.replace(loaded.ruleset, upstreams=upstreams)
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[EchoServer]:
+    with EchoServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=list(Placement), ids=lambda placement: placement.value)
+def gateway(request: pytest.FixtureRequest) -> Iterator[Gateway]:
+    with Gateway(conditional=request.param, handlers=[HANDLERS]) as running:
+        yield running
+
+
+@pytest.mark.parametrize("source", ASKED)
+def test_an_example_answers_as_it_says(
+    source: str, gateway: Gateway, echo: EchoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(HANDLERS)
+    gateway.apply(rules_of(source, echo))
+    for command, statuses in ASKED[source]:
+        assert [curl(gateway, *asked) for asked in requests(command)] == statuses
+
+
+def requests(command: str) -> Iterator[tuple[str, list[str]]]:
+    """The URLs of a command, each with the headers, as often as a `for` around it says."""
+    loop = re.fullmatch(r"for i in (?P<times>[\d ]+); do (?P<command>.*) \| head -1; done", command)
+    words = shlex.split(loop["command"] if loop else command)
+    headers = [word for option, word in itertools.pairwise(words) if option == "-H"]
+    urls = [word for word in words[1:] if not word.startswith("-") and word not in headers]
+    for _ in loop["times"].split() if loop else "1":
+        yield from ((url, headers) for url in urls)
+
+
+def curl(gateway: Gateway, url: str, headers: list[str]) -> int:
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    sent = [(name.lower(), value) for name, value in (header.split(": ") for header in headers)]
+    host = dict(sent).pop("host", parts.netloc)
+    target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    return gateway.ask("GET", host, target, [header for header in sent if header[0] != "host"]).status

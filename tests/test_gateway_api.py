@@ -1,0 +1,372 @@
+"""What clients and backends get from Gateways, HTTPRoutes and DirectResponses, in a real Envoy."""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gateway import Gateway, Response, ask
+from manifests import Address, EchoBackend, publish
+
+from rejoinder.rules.decide import decide
+from rejoinder.rules.load import load
+from rejoinder.rules.request import parse
+
+TEAPOT = "{group: gateway.kgateway.dev, kind: DirectResponse, name: teapot}"
+
+MANIFESTS = """
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: Service, metadata: {name: one, namespace: shop}, spec: {ports: [{port: 80}]}}
+- {apiVersion: v1, kind: Service, metadata: {name: two, namespace: shop}, spec: {ports: [{port: 80}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: main, namespace: shop}
+spec:
+  gatewayClassName: rejoinder
+  addresses: [{value: 127.0.0.1}]
+  listeners:
+  - {name: web, port: 80, protocol: HTTP}
+  - {name: other, port: 8081, protocol: HTTP}
+  - {name: wide, port: 8082, protocol: HTTP, hostname: "*.iso.test"}
+  - {name: narrow, port: 8082, protocol: HTTP, hostname: one.iso.test}
+---
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: HTTPRoute
+metadata: {name: forward, namespace: shop}
+spec:
+  parentRefs: [{name: main, port: 80}]
+  hostnames: [forward.test]
+  rules:
+  - matches: [{path: {value: /half}}]
+    backendRefs: [{name: one, port: 80}, {name: gone, port: 80}]
+  - matches: [{path: {value: /zero}}]
+    backendRefs: [{name: one, port: 80, weight: 0}]
+  - matches: [{path: {value: /prefix/one}}]
+    filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}}}]
+    backendRefs: [{name: one, port: 80}]
+  - matches: [{path: {value: /strip}}]
+    filters:
+    - {type: URLRewrite, urlRewrite: {hostname: in.test, path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}
+    backendRefs: [{name: one, port: 80}]
+  - matches: [{path: {value: /full}}]
+    filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: '/whole\\1'}}}]
+    backendRefs: [{name: one, port: 80}]
+  - matches: [{path: {value: /backend-headers}}]
+    filters:
+    - type: ResponseHeaderModifier
+      responseHeaderModifier: {set: [{name: X-Set, value: "100%"}], add: [{name: X-Add, value: b}], remove: [X-Gone]}
+    backendRefs:
+    - name: two
+      port: 80
+      filters:
+      - {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-Backend, value: two}]}}
+      - {type: ExtensionRef, extensionRef: {group: gateway.kgateway.dev, kind: DirectResponse, name: teapot}}
+  - matches: [{path: {value: /cors}}]
+    filters:
+    - type: CORS
+      cors: {allowOrigins: ["https://*.web.test"], allowMethods: [GET, PUT], allowHeaders: [X-One], maxAge: 60}
+    backendRefs: [{name: one, port: 80}]
+  - matches: [{path: {value: /mirror}}]
+    filters: [{type: RequestMirror, requestMirror: {backendRef: {name: two, port: 80}}}]
+    backendRefs: [{name: one, port: 80}]
+  - matches: [{path: {value: /patience}}]
+    timeouts: {request: 300ms}
+    backendRefs: [{name: one, port: 80}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: order, namespace: shop}
+spec:
+  parentRefs: [{name: main, port: 80}]
+  hostnames: [order.test, "*.order.test"]
+  rules:
+  - {matches: [{path: {value: /}}], filters: [{type: ExtensionRef, extensionRef: TEAPOT}]}
+  - {matches: [{path: {value: /a}}], backendRefs: [{name: one, port: 80}]}
+  - {matches: [{path: {value: /a}, method: POST}], backendRefs: [{name: two, port: 80}]}
+  - {matches: [{path: {value: /a}, headers: [{name: x-v, value: "2"}]}], backendRefs: [{name: two, port: 80}]}
+  - {matches: [{path: {value: /a}, queryParams: [{name: v, value: "2"}]}], backendRefs: [{name: two, port: 80}]}
+  - {matches: [{path: {type: Exact, value: /a/b}}], backendRefs: [{name: two, port: 80}]}
+  - {matches: [{path: {type: RegularExpression, value: "/a/[0-9]+"}}], backendRefs: [{name: two, port: 80}]}
+  - {matches: [{path: {type: RegularExpression, value: "/(a"}}], backendRefs: [{name: one, port: 80}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: deeper, namespace: shop}
+spec:
+  parentRefs: [{name: main, port: 80}]
+  hostnames: [deep.order.test]
+  rules: [{matches: [{path: {value: /a/deep}}], backendRefs: [{name: two, port: 80}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: redirect, namespace: shop}
+spec:
+  parentRefs: [{name: main, port: 80}, {name: main, sectionName: other}]
+  hostnames: [redirect.test]
+  rules:
+  - {matches: [{path: {value: /scheme}}], filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]}
+  - {matches: [{path: {value: /host}}], filters: [{type: RequestRedirect, requestRedirect: {hostname: new.test}}]}
+  - matches: [{path: {value: /port}}]
+    filters: [{type: RequestRedirect, requestRedirect: {statusCode: 308, port: 8443}}]
+  - {matches: [{path: {value: /eighty}}], filters: [{type: RequestRedirect, requestRedirect: {port: 80}}]}
+  - {matches: [{path: {value: /both}}], filters: [{type: RequestRedirect, requestRedirect: {scheme: https, port: 80}}]}
+  - matches: [{path: {value: /old}}]
+    filters:
+    - {type: RequestRedirect, requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}}}
+    - {type: ResponseHeaderModifier, responseHeaderModifier: {add: [{name: x-why, value: moved}]}}
+  - matches: [{path: {value: /all}}]
+    filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: /one}}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: wide, namespace: shop}
+spec:
+  parentRefs: [{name: main, sectionName: wide}]
+  rules: [{backendRefs: [{name: one, port: 80}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: narrow, namespace: shop}
+spec:
+  parentRefs: [{name: main, sectionName: narrow}]
+  rules: [{matches: [{path: {value: /only}}], backendRefs: [{name: two, port: 80}]}]
+---
+apiVersion: gateway.kgateway.dev/v1alpha1
+kind: DirectResponse
+metadata: {name: teapot, namespace: shop}
+spec: {status: 418, body: short and stout}
+---
+apiVersion: gateway.kgateway.dev/v1alpha1
+kind: DirectResponse
+metadata: {name: broken, namespace: shop}
+spec: {status: 42}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: direct, namespace: shop}
+spec:
+  parentRefs: [{name: main, port: 80}]
+  hostnames: [direct.test]
+  rules:
+  - matches: [{path: {value: /tea}}]
+    filters:
+    - {type: ExtensionRef, extensionRef: TEAPOT}
+    - type: ResponseHeaderModifier
+      responseHeaderModifier: {set: [{name: Content-Type, value: text/tea}], add: [{name: x-pot, value: "1"}]}
+  - {matches: [{path: {value: /two}}], filters: [{type: ExtensionRef, extensionRef: TEAPOT}, {type: ExtensionRef,
+     extensionRef: TEAPOT}]}
+  - matches: [{path: {value: /redirect}}]
+    filters: [{type: ExtensionRef, extensionRef: TEAPOT}, {type: RequestRedirect, requestRedirect: {scheme: https}}]
+  - matches: [{path: {value: /backend}}]
+    filters: [{type: ExtensionRef, extensionRef: TEAPOT}]
+    backendRefs: [{name: one, port: 80}]
+  - {matches: [{path: {value: /missing}}], filters: [{type: ExtensionRef, extensionRef: {group: gateway.kgateway.dev,
+     kind: DirectResponse, name: nothing}}]}
+  - {matches: [{path: {value: /broken}}], filters: [{type: ExtensionRef, extensionRef: {group: gateway.kgateway.dev,
+     kind: DirectResponse, name: broken}}]}
+  - {matches: [{path: {value: /unknown}}], filters: [{type: Teleport}], backendRefs: [{name: one, port: 80}]}
+""".replace("TEAPOT", TEAPOT)
+
+RULES = """
+rules:
+  - name: everywhere
+    match: {domains: [rules.test]}
+    body: from a rule file
+  - name: narrower
+    match: {prefix: /prefix/one/two}
+    enable_on_status: [418]
+    body: never
+  - name: errors
+    match: {domains: [order.test], routes: [httproute/shop/order/rule/1/match/0]}
+    enable_on_status: [404]
+    body: sorry
+"""
+
+
+@pytest.fixture(scope="module")
+def places(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Address]]:
+    folder = tmp_path_factory.mktemp("manifests")
+    (folder / "manifests.yaml").write_text(MANIFESTS)
+    (folder / "rules.yaml").write_text(RULES)
+    with EchoBackend("shop", "one") as one, EchoBackend("shop", "two") as two:
+        loaded = load([folder], upstreams={"shop/one:80": one.url, "shop/two:80": two.url})
+        assert loaded.ruleset is not None, loaded.problems
+        yield publish(gateway, loaded.ruleset)
+
+
+def asked(
+    places: dict[str, Address],
+    url: str,
+    *,
+    method: str = "GET",
+    port: int = 80,
+    headers: tuple[tuple[str, str], ...] = (),
+) -> Response:
+    host, _, path = url.partition("/")
+    return ask(places[f"gateway/shop/main/{port}"], method, host, f"/{path}", headers)
+
+
+def seen(response: Response) -> dict[str, str]:
+    """What the backend saw."""
+    assert response.status == 200, response
+    found: dict[str, str] = json.loads(response.body)
+    return found
+
+
+def test_the_share_of_a_backend_that_is_not_there_is_answered_500(places: dict[str, Address]) -> None:
+    statuses = [asked(places, "forward.test/half").status for _ in range(60)]
+    assert set(statuses) == {200, 500}
+    assert 10 < statuses.count(500) < 50
+
+
+def test_backends_of_weight_0_alone_are_answered_500(places: dict[str, Address]) -> None:
+    assert asked(places, "forward.test/zero").status == 500
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "rewritten"),
+    [
+        pytest.param("/prefix/one", "forward.test", "/new", id="the prefix itself"),
+        pytest.param("/prefix/one/x?q=/prefix/one", "forward.test", "/new/x?q=/prefix/one", id="the query stays"),
+        pytest.param("/prefix/one/two/x", "forward.test", "/new/two/x", id="where a rule narrows the route"),
+        pytest.param("/strip/x", "in.test", "/x", id="to the root, and another host"),
+        pytest.param("/strip", "in.test", "/", id="to the root alone"),
+        pytest.param("/full/x?q", "forward.test", "/whole\\1?q", id="the whole path, nothing is substituted"),
+    ],
+)
+def test_urls_are_rewritten(places: dict[str, Address], path: str, host: str, rewritten: str) -> None:
+    came = json.loads(asked(places, f"forward.test{path}").body)
+    assert (came["path"], came["headers"]["host"]) == (rewritten, [host])
+
+
+def test_headers_are_changed_for_one_backend_and_in_its_response(places: dict[str, Address]) -> None:
+    echoed = ("x-echo-set-header", "X-Set:old, X-Add:a, X-Gone:1")
+    response = asked(places, "forward.test/backend-headers", headers=(echoed,))
+    assert json.loads(response.body)["headers"]["x-backend"] == ["two"]
+    assert response.values("x-set") == ["100%"]
+    assert ",".join(response.values("x-add")) == "a,b"
+    assert response.values("x-gone") == []
+
+
+def test_cors_answers_preflights_and_names_the_origin(places: dict[str, Address]) -> None:
+    origin = ("origin", "https://a.web.test")
+    preflight = asked(
+        places, "forward.test/cors", method="OPTIONS", headers=(origin, ("access-control-request-method", "PUT"))
+    )
+    assert preflight.status == 200
+    assert preflight.values("access-control-allow-origin") == ["https://a.web.test"]
+    assert preflight.values("access-control-allow-methods") == ["GET, PUT"]
+    assert preflight.values("access-control-max-age") == ["60"]
+    assert asked(places, "forward.test/cors", headers=(origin,)).values("access-control-allow-origin") == [origin[1]]
+    other = (("origin", "https://web.test.evil.test"),)
+    assert asked(places, "forward.test/cors", headers=other).values("access-control-allow-origin") == []
+
+
+def test_a_mirrored_request_is_answered_by_the_backend(places: dict[str, Address]) -> None:
+    assert seen(asked(places, "forward.test/mirror"))["backend"] == "one"
+
+
+def test_a_timeout_is_answered_504(places: dict[str, Address]) -> None:
+    assert asked(places, "forward.test/patience", headers=(("x-echo-wait", "2"),)).status == 504
+
+
+@pytest.mark.parametrize(
+    ("url", "method", "headers", "backend"),
+    [
+        pytest.param("order.test/", "GET", (), None, id="the shortest prefix"),
+        pytest.param("order.test/a/x", "GET", (), "one", id="a longer prefix"),
+        pytest.param("order.test/a/x", "POST", (), "two", id="a method"),
+        pytest.param("order.test/a", "GET", (("x-v", "2"),), "two", id="a header"),
+        pytest.param("order.test/a?v=2", "GET", (), "two", id="a query parameter"),
+        pytest.param("order.test/a/b", "GET", (), "two", id="an exact path"),
+        pytest.param("order.test/a/7", "GET", (), "two", id="a regular expression before a prefix"),
+        pytest.param("deep.order.test/a/deep/x", "GET", (), "two", id="the most specific host"),
+        pytest.param("deep.order.test/a/x", "GET", (), "one", id="else the next one"),
+    ],
+)
+def test_the_most_specific_match_takes_the_request(
+    places: dict[str, Address], url: str, method: str, headers: tuple[tuple[str, str], ...], backend: str | None
+) -> None:
+    response = asked(places, url, method=method, headers=headers)
+    if backend is None:
+        assert (response.status, response.body) == (418, b"short and stout")
+    else:
+        assert seen(response)["backend"] == backend
+
+
+@pytest.mark.parametrize(
+    ("path", "port", "location"),
+    [
+        pytest.param("/scheme", 80, "https://redirect.test/scheme", id="the well-known port of a new scheme"),
+        pytest.param("/scheme", 8081, "https://redirect.test:443/scheme", id="and not the listener's"),
+        pytest.param("/host", 80, "http://new.test/host", id="a new host"),
+        pytest.param("/host", 8081, "http://new.test:8081/host", id="a new host at the listener's port"),
+        pytest.param("/port", 80, "http://redirect.test:8443/port", id="a new port"),
+        pytest.param("/eighty", 80, "http://redirect.test/eighty", id="port 80 is left out"),
+        pytest.param("/both", 80, "https://redirect.test:80/both", id="but not from https"),
+        pytest.param("/old/x?q", 80, "http://redirect.test/new/x?q", id="a new prefix"),
+        pytest.param("/all/x", 80, "http://redirect.test/one", id="a new path"),
+    ],
+)
+def test_redirects_say_the_port_that_the_specification_wants(
+    places: dict[str, Address], path: str, port: int, location: str
+) -> None:
+    response = asked(places, f"redirect.test{path}", port=port)
+    assert response.status == (308 if path == "/port" else 302)
+    assert response.values("location") == [location]
+    assert urllib.parse.urlsplit(location).hostname in ("redirect.test", "new.test")
+    assert response.values("x-why") == (["moved"] if path.startswith("/old") else [])
+
+
+def test_a_direct_response_is_sent_with_the_headers_of_its_rule(places: dict[str, Address]) -> None:
+    response = asked(places, "direct.test/tea")
+    assert (response.status, response.body) == (418, b"short and stout")
+    assert (response.values("content-type"), response.values("x-pot")) == (["text/tea"], ["1"])
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/two", "several DirectResponses"),
+        ("/redirect", "a DirectResponse and RequestRedirect exclude each other"),
+        ("/backend", "a DirectResponse and backendRefs exclude each other"),
+        ("/missing", "there is no DirectResponse shop/nothing"),
+        ("/broken", "DirectResponse shop/broken cannot be used"),
+        ("/unknown", 'the filter "Teleport" is not supported'),
+    ],
+)
+def test_a_rule_that_cannot_be_honoured_answers_500_and_says_why(
+    places: dict[str, Address], path: str, reason: str
+) -> None:
+    response = asked(places, f"direct.test{path}")
+    assert response.status == 500
+    assert reason in response.body.decode()
+    assert response.body.decode().startswith("HTTPRoute shop/direct rule ")
+
+
+def test_a_listener_has_its_hosts_for_itself(places: dict[str, Address]) -> None:
+    assert seen(asked(places, "one.iso.test/only", port=8082))["backend"] == "two"
+    assert seen(asked(places, "two.iso.test/only", port=8082))["backend"] == "one"
+    assert asked(places, "one.iso.test/other", port=8082).status == 404
+
+
+def test_rule_files_apply_to_the_routes_of_gateways(places: dict[str, Address]) -> None:
+    for port in (80, 8081):
+        assert asked(places, "rules.test/", port=port).body == b"from a rule file"
+
+
+def test_the_routes_stand_in_the_order_that_decide_takes_them(tmp_path: Path) -> None:
+    path = tmp_path / "manifests.yaml"
+    path.write_text(MANIFESTS)
+    ruleset = load([path]).ruleset
+    assert ruleset is not None
+    decision = decide(ruleset.of_group("gateway/shop/main/80"), parse("GET", "x.order.test", "/a/b"))
+    assert decision.route is not None
+    assert decision.route.title == "HTTPRoute shop/order rule 5 match 0"
+    assert decision.route.name == "httproute/shop/order/rule/5/match/0"

@@ -1,0 +1,356 @@
+"""What is said about Kubernetes objects: their conditions, in text and as status objects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rejoinder.cli import main
+from rejoinder.rules.load import Loaded, load
+from rejoinder.rules.model import Answer, Forward, Route
+
+GATEWAY = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: main, namespace: shop, generation: 3}
+spec: {listeners: [{name: web, port: 8080, protocol: HTTP, hostname: "*.shop.test"}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {ports: [{name: http, port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: api, namespace: other}
+spec: {ports: [{port: 80}]}
+---
+"""
+
+ROUTE = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: tried, namespace: shop}
+spec:
+  parentRefs: [{name: main}]
+"""
+
+FINE = "{matches: [{path: {value: /fine}}], backendRefs: [{name: web, port: 80}]}"
+
+
+def loaded(tmp_path: Path, text: str) -> Loaded:
+    path = tmp_path / "manifests.yaml"
+    path.write_text(text)
+    return load([path])
+
+
+def wrong(found: Loaded) -> list[str]:
+    """What is wrong, without the file."""
+    return [str(problem).partition("manifests.yaml:")[2] for problem in found.complaints]
+
+
+def routes(found: Loaded) -> dict[str, Route]:
+    assert found.ruleset is not None, found.problems
+    return {route.title: route for route in found.ruleset.routes}
+
+
+REFERENCES = [
+    pytest.param("{name: gone, port: 80}", "BackendNotFound", "--upstream shop/gone:80=URL", id="no such Service"),
+    pytest.param("{name: web, port: 81}", "BackendNotFound", "Service shop/web has no port 81", id="no such port"),
+    pytest.param("{name: api, namespace: other, port: 80}", "RefNotPermitted", "no ReferenceGrant", id="no grant"),
+    pytest.param("{name: gone, namespace: other, port: 80}", "RefNotPermitted", "no ReferenceGrant", id="nor Service"),
+    pytest.param("{kind: Pod, name: web, port: 80}", "InvalidKind", "expected a Service", id="another kind"),
+]
+
+
+@pytest.mark.parametrize(("backend", "reason", "message"), REFERENCES)
+def test_a_reference_that_leads_nowhere_is_not_resolved(
+    tmp_path: Path, backend: str, reason: str, message: str
+) -> None:
+    found = loaded(tmp_path, f"{GATEWAY}{ROUTE}  rules: [{{backendRefs: [{backend}]}}, {FINE}]")
+    (complaint,) = wrong(found)
+    assert f"HTTPRoute shop/tried: Gateway shop/main: ResolvedRefs=False ({reason}): rule 0: " in complaint
+    assert message in complaint
+    assert routes(found)["HTTPRoute shop/tried rule 0 match 0"].action.status_code == 500  # type: ignore[union-attr]
+    assert isinstance(routes(found)["HTTPRoute shop/tried rule 1 match 0"].action, Forward)
+
+
+GRANT = """
+---
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: {name: shop, namespace: other}
+spec:
+  from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: FROM}]
+  to: [{group: "", kind: Service TO}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "allowed"),
+    [
+        pytest.param("shop", "", True, id="all Services"),
+        pytest.param("shop", ", name: api", True, id="this one"),
+        pytest.param("shop", ", name: web", False, id="another one"),
+        pytest.param("else", "", False, id="from elsewhere"),
+    ],
+)
+def test_a_grant_allows_what_it_names(tmp_path: Path, source: str, target: str, allowed: bool) -> None:
+    rules = "  rules: [{backendRefs: [{name: api, namespace: other, port: 80}]}]"
+    grant = GRANT.replace("FROM", source).replace(" TO", target)
+    found = loaded(tmp_path, f"{GATEWAY}{ROUTE}{rules}{grant}")
+    assert (wrong(found) == []) is allowed
+    action = routes(found)["HTTPRoute shop/tried rule 0 match 0"].action
+    assert action == Forward("other/api:80", upgrades=("websocket",)) if allowed else isinstance(action, Answer)
+
+
+FAULTS = [
+    pytest.param("matches: [{path: {type: RegularExpression, value: '/(a'}}]", "RE2", id="a regex that Envoy refuses"),
+    pytest.param("matches: [{path: {value: nowhere}}]", 'path starting with "/"', id="no path"),
+    pytest.param("matches: [{method: FETCH}]", "expected one of GET", id="no method"),
+    pytest.param("filters: [{type: RequestRedirect}]", "requestRedirect is missing", id="a filter without its field"),
+    pytest.param("filters: [{type: URLRewrite, urlRewrite: {hostname: 'a b'}}]", "host name", id="no host name"),
+    pytest.param(
+        "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: host, value: x}]}}]",
+        "URLRewrite only",
+        id="a header that Envoy does not let be set",
+    ),
+    pytest.param("timeouts: {request: soon}", "duration", id="no duration"),
+    pytest.param("timeouts: {request: 1s, backendRequest: 2s}", "longer than", id="timeouts the wrong way round"),
+    pytest.param("sessionPersistence: {}", "not supported", id="what is not supported"),
+    pytest.param("matches: 7", "expected a list", id="a wrong type"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), FAULTS)
+def test_a_value_that_cannot_be_used_costs_its_rule_alone(tmp_path: Path, fields: str, message: str) -> None:
+    rules = f"  rules: [{{backendRefs: [{{name: web, port: 80}}], {fields}}}, {FINE}]"
+    found = loaded(tmp_path, f"{GATEWAY}{ROUTE}{rules}")
+    partially, accepted = wrong(found)  # the object, and a line within it
+    assert "Accepted=False (UnsupportedValue): rule 0: " in accepted
+    assert message in accepted
+    assert "PartiallyInvalid=True (UnsupportedValue): rule 0 answers 500, the others work" in partially
+    actions = {title: route.action for title, route in routes(found).items()}
+    assert actions["HTTPRoute shop/tried rule 0 match 0"].status_code == 500  # type: ignore[union-attr]
+    assert isinstance(actions["HTTPRoute shop/tried rule 1 match 0"], Forward)
+    # It comes behind what works.
+    assert next(iter(actions)) == "HTTPRoute shop/tried rule 1 match 0"
+
+
+PARENTS = [
+    pytest.param("parentRefs: [{name: gone}]", "NoMatchingParent", "there is no Gateway shop/gone", id="no Gateway"),
+    pytest.param("parentRefs: [{name: main, sectionName: x}]", "NoMatchingParent", "no listener", id="no listener"),
+    pytest.param("parentRefs: [{name: main, port: 1}]", "NoMatchingParent", "no listener", id="no port"),
+    pytest.param("parentRefs: [{kind: Service, name: web}]", "NoMatchingParent", "no Gateway", id="no Gateway at all"),
+    pytest.param("{}", "NoMatchingParent", "parentRefs is missing", id="no reference"),
+    pytest.param(
+        "{parentRefs: [{name: main}], hostnames: [shop.test]}",
+        "NoMatchingListenerHostname",
+        "shop.test",
+        id="no host in common",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "reason", "message"), PARENTS)
+def test_a_route_that_cannot_be_attached_is_not_accepted(tmp_path: Path, spec: str, reason: str, message: str) -> None:
+    head = ROUTE.partition("spec:")[0]
+    found = loaded(tmp_path, f"{GATEWAY}{head}spec:\n  {spec}")
+    (complaint,) = wrong(found)
+    assert f"Accepted=False ({reason})" in complaint
+    assert message in complaint
+    assert routes(found) == {}
+
+
+def test_a_namespace_is_let_in_by_its_labels(tmp_path: Path) -> None:
+    text = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: main, namespace: infra}
+spec:
+  listeners:
+  - name: web
+    port: 8080
+    protocol: HTTP
+    allowedRoutes:
+      namespaces: {from: Selector, selector: {matchExpressions: [{key: team, operator: In, values: [a]}]}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: ours, labels: {team: a}}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: theirs, labels: {team: b}}}
+"""
+    for name in ("ours", "theirs"):
+        text += f"""---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: web, namespace: {name}}}
+spec: {{parentRefs: [{{name: main, namespace: infra}}]}}
+"""
+    found = loaded(tmp_path, text)
+    (complaint,) = wrong(found)
+    assert "HTTPRoute theirs/web: Gateway infra/main: Accepted=False (NotAllowedByListeners)" in complaint
+    assert list(routes(found)) == ["HTTPRoute ours/web rule 0 match 0"]
+
+
+LISTENERS = [
+    pytest.param("[{name: a, port: 1, protocol: TCP}]", "a: Accepted=False (UnsupportedProtocol)", id="protocol"),
+    pytest.param("[{name: a, port: 0, protocol: HTTP}]", "a: Accepted=False (Invalid)", id="port"),
+    pytest.param("[{name: a, port: 1, protocol: HTTPS}]", "a: Accepted=False (Invalid)", id="no certificate"),
+    pytest.param(
+        "[{name: a, port: 1, protocol: HTTPS, tls: {certificateRefs: [{name: gone}]}}]",
+        "a: ResolvedRefs=False (InvalidCertificateRef)",
+        id="a Secret that is not there",
+    ),
+    pytest.param(
+        "[{name: a, port: 1, protocol: HTTPS, tls: {certificateRefs: [{name: it, namespace: other}]}}]",
+        "a: ResolvedRefs=False (RefNotPermitted)",
+        id="a Secret elsewhere",
+    ),
+    pytest.param(
+        "[{name: a, port: 1, protocol: HTTP}, {name: b, port: 1, protocol: HTTP}]",
+        "a: Conflicted=True (HostnameConflict)",
+        id="two for all hosts",
+    ),
+    pytest.param(
+        "[{name: a, port: 1, protocol: HTTP}, {name: b, port: 1, protocol: TLS}]",
+        "a: Conflicted=True (ProtocolConflict)",
+        id="two protocols",
+    ),
+]
+
+
+@pytest.mark.parametrize(("listeners", "expected"), LISTENERS)
+def test_a_listener_that_cannot_be_used_costs_itself_alone(tmp_path: Path, listeners: str, expected: str) -> None:
+    gateway = f"""
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: tried, namespace: shop}}
+spec: {{listeners: {listeners}}}
+---
+"""
+    found = loaded(tmp_path, f"{gateway}{GATEWAY}")
+    assert any(f"Gateway shop/tried: listener {expected}" in complaint for complaint in wrong(found))
+    assert found.ruleset is not None
+    assert found.ruleset.groups == ("gateway/shop/main/8080",)
+
+
+def test_a_listener_goes_on_with_the_kinds_that_there_are(tmp_path: Path) -> None:
+    kinds = "allowedRoutes: {kinds: [{kind: TCPRoute}, {kind: HTTPRoute}]}"
+    found = loaded(
+        tmp_path, f"{GATEWAY}{ROUTE}  rules: [{FINE}]".replace("protocol: HTTP,", f"protocol: HTTP, {kinds},")
+    )
+    (complaint,) = wrong(found)
+    assert "listener web: ResolvedRefs=False (InvalidRouteKinds): allowedRoutes.kinds: TCPRoute" in complaint
+    assert list(routes(found)) == ["HTTPRoute shop/tried rule 0 match 0"]
+
+
+def test_two_gateways_cannot_have_one_address(tmp_path: Path) -> None:
+    second = GATEWAY.partition("---")[0].replace("name: main", "name: second")
+    found = loaded(tmp_path, f"{GATEWAY}{second}")
+    assert any("Gateway shop/second: Programmed=False (AddressNotUsable)" in each for each in wrong(found))
+    found = loaded(tmp_path, f"{GATEWAY}{second.replace('spec: {', 'spec: {addresses: [{value: 127.0.0.1}], ')}")
+    assert wrong(found) == []
+
+
+BROKEN = """
+# no name
+apiVersion: gateway.kgateway.dev/v1alpha1
+kind: DirectResponse
+metadata: {namespace: shop}
+spec: {status: 200}
+---
+# wrong types
+{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: types, namespace: shop}, spec: [1, 2]}
+---
+{apiVersion: gateway.kgateway.dev/v1alpha1, kind: DirectResponse, metadata: {name: large, namespace: shop},
+ spec: {status: 200, body: "LARGE"}}
+---
+{apiVersion: gateway.kgateway.dev/v1alpha1, kind: DirectResponse, metadata: {name: teen, namespace: shop},
+ spec: {status: 42}}
+---
+{apiVersion: gateway.kgateway.dev/v1alpha1, kind: DirectResponse, metadata: {name: twice, namespace: shop},
+ spec: {status: 200}}
+---
+{apiVersion: gateway.kgateway.dev/v1alpha1, kind: DirectResponse, metadata: {name: twice, namespace: shop},
+ spec: {status: 201}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: odd, namespace: shop}, spec: {ports: [{port: eighty}]}}
+---
+{apiVersion: apps/v1, kind: Deployment, metadata: {name: web, namespace: shop}}
+"""
+
+
+def test_check_prints_a_condition_for_each_broken_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    regex = "{matches: [{path: {type: RegularExpression, value: '/(a'}}], backendRefs: [{name: web, port: 80}]}"
+    cross = "{matches: [{path: {value: /cross}}], backendRefs: [{name: api, namespace: other, port: 80}]}"
+    route = f"{GATEWAY}{ROUTE}  rules: [{regex}, {cross}, {FINE}]\n---"
+    (tmp_path / "manifests.yaml").write_text(route + BROKEN.replace("LARGE", "x" * 5000))
+    assert main(["check", str(tmp_path)]) == 1
+    printed = capsys.readouterr().out
+    for expected in (
+        "note: Deployment shop/web is skipped: nothing here reads this kind",
+        "DirectResponse without a name",
+        "Accepted=False (Invalid): metadata: name is missing",
+        "spec: expected a mapping, got a list",
+        "Accepted=False (Invalid): spec.body: a body has at most 4,096 bytes, this one has 5,000",
+        "Accepted=False (Invalid): spec.status: expected a status from 200 to 599, got the number 42",
+        "Accepted=False (Invalid): it is given twice, first at ",
+        "Accepted=False (Invalid): spec.ports[0].port: expected a port from 1 to 65535",
+        "Accepted=False (UnsupportedValue): rule 0: matches[0].path.value: expected a regular expression (RE2)",
+        "ResolvedRefs=False (RefNotPermitted): rule 1: backendRefs[0]: ",
+        "PartiallyInvalid=True",
+    ):
+        assert expected in printed
+
+
+def test_check_gives_kubernetes_status_objects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "manifests.yaml").write_text(f"{GATEWAY}{ROUTE}  rules: [{FINE}]")
+    assert main(["check", str(tmp_path), "--format", "json"]) == 0
+    gateway, route = json.loads(capsys.readouterr().out)
+    assert (gateway["kind"], gateway["metadata"]) == ("Gateway", {"namespace": "shop", "name": "main"})
+    (listener,) = gateway["status"]["listeners"]
+    assert (listener["name"], listener["attachedRoutes"]) == ("web", 1)
+    assert shown(gateway["status"]["conditions"]) == {"Accepted": "True", "Programmed": "True"}
+    assert gateway["status"]["conditions"][0]["observedGeneration"] == 3
+    assert shown(listener["conditions"])["Conflicted"] == "False"
+    (parent,) = route["status"]["parents"]
+    assert parent["parentRef"]["name"] == "main"
+    assert shown(parent["conditions"]) == {"Accepted": "True", "ResolvedRefs": "True"}
+
+
+def shown(conditions: list[dict[str, Any]]) -> dict[str, str]:
+    return {each["type"]: each["status"] for each in conditions}
+
+
+def test_explain_names_the_object_rule_and_match(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "manifests.yaml").write_text(f"{GATEWAY}{ROUTE}  rules: [{FINE}]")
+    assert main(["explain", str(tmp_path), "--url", "http://a.shop.test:8080/fine/x"]) == 0
+    expected = 'HTTPRoute shop/tried rule 0 match 0 (PATH): takes the request: forward to upstream "shop/web:80"'
+    printed = capsys.readouterr().out
+    assert expected.replace("PATH", f"{tmp_path / 'manifests.yaml'}:23") in printed
+
+
+def test_a_route_without_any_gateway_is_attached_where_rule_files_listen(tmp_path: Path) -> None:
+    services = GATEWAY.partition("---")[2]
+    found = loaded(tmp_path, f"{services}{ROUTE}  rules: [{FINE}]")
+    assert wrong(found) == []
+    assert found.ruleset is not None
+    assert found.ruleset.groups == ("",)
+    assert next(str(each) for status in found.statuses for _, each in status.said()) == (
+        "Accepted=True (Accepted): no Gateway is among the files, so it is attached where the rule files listen"
+    )
+
+
+def test_rule_files_listen_beside_gateways_only_if_they_have_routes(tmp_path: Path) -> None:
+    (tmp_path / "manifests.yaml").write_text(f"{GATEWAY}{ROUTE}  rules: [{FINE}]")
+    (tmp_path / "rules.yaml").write_text("rules: [{name: mock, body: hi}]")
+    found = load([tmp_path])
+    assert found.ruleset is not None
+    assert found.ruleset.groups == ("gateway/shop/main/8080",)
+    (tmp_path / "rules.yaml").write_text("routes: [{name: mock, respond: {body: hi}}]")
+    found = load([tmp_path])
+    assert found.ruleset is not None
+    assert found.ruleset.groups == ("", "gateway/shop/main/8080")
