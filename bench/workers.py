@@ -78,7 +78,8 @@ def _report(costs: dict[str, tuple[Spread, Spread]], rounds: str) -> Report:
         text=(
             "Every response is asked about and answered. Throughput, and CPU of the service per response, with one "
             f"worker = 1 ({base[1].median:.0f} responses/s, {base[0].median:.0f} us). Medians (and ranges) of "
-            f"{rounds}, {CONNECTIONS} connections. Envoy and the load take their share of the {machine()['cores']} cores."
+            f"{rounds}, {CONNECTIONS} connections. Envoy and the load take their share of the "
+            f"{machine()['cores']} cores."
         ),
         columns=("", "throughput", "CPU per response"),
         rows=tuple(

@@ -216,7 +216,12 @@ def _rule(place: Place) -> Rule:
 def next_rule_name(place: Place) -> str:
     """The name of an unnamed rule: its number within its file. To be called once for every rule, in their order."""
     place.source.rules += 1
-    return f"{place.source.prefix}rule-{place.source.rules}"
+    return default_rule_name(place.source.prefix, place.source.rules)
+
+
+def default_rule_name(prefix: str, number: int) -> str:
+    """What the rule of this number in its file, counted from 1, is called if it says no name itself."""
+    return f"{prefix}rule-{number}"
 
 
 def _scope(place: Place) -> Scope:

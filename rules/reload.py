@@ -18,6 +18,7 @@ from rejoinder.rules import document, native
 from rejoinder.rules.document import List
 from rejoinder.rules.fields import Mention, Place, Source
 from rejoinder.rules.model import Position, Rule
+from rejoinder.rules.native import default_rule_name
 
 _MOST_CHANGED: Final = 100
 """Beyond so many changed rules, reading all of them is not much slower."""
@@ -31,6 +32,10 @@ _UNUSUAL: Final = re.compile(r"^(?:---|\.\.\.|%)|[\s\[{,]&\w|[\r\x85\u2028\u2029
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
+    """One of `rules`."""
+
+    number: int
+    """Counted from 1."""
     line: int
     text: str
 
@@ -50,7 +55,7 @@ class _Layout:
 class _Known:
     """A rule that was read, and the names in it that must exist."""
 
-    line: int
+    entry: _Entry
     rule: Rule
     mentions: tuple[Mention, ...]
 
@@ -111,8 +116,8 @@ def _layout(data: bytes) -> _Layout | None:
     starts = [each.start() for each in dash.finditer(text, start.end(), stop)]
     line = text.count("\n", 0, start.end()) + 1
     entries = []
-    for begin, until in zip(starts, [*starts[1:], stop], strict=True):
-        entries.append(_Entry(line, text[begin:until]))
+    for number, (begin, until) in enumerate(zip(starts, [*starts[1:], stop], strict=True), start=1):
+        entries.append(_Entry(number, line, text[begin:until]))
         line += text.count("\n", begin, until)
     return _Layout(text[: start.end()], tuple(entries), text[stop:], line - 1)
 
@@ -132,9 +137,8 @@ def _known(source: Source, layout: _Layout, parts: Sequence[Any]) -> _File | Non
         inside = lines[0] <= line <= layout.lines
         (mentions[bisect.bisect_right(lines, line) - 1] if inside else elsewhere).append(mention)
     by_text = {
-        entry.text: _Known(entry.line, rule, tuple(mentioned))
+        entry.text: _Known(entry, rule, tuple(mentioned))
         for entry, rule, mentioned in zip(layout.entries, rules, mentions, strict=True)
-        if f"{source.prefix}rule-" not in rule.name  # it may have got its name from its place in the file
     }
     if len(by_text) != len(rules):
         return None
@@ -146,39 +150,49 @@ def _again(source: Source, layout: _Layout, file: _File) -> _File | None:
     before = file.layout
     if (before.head, before.tail) != (layout.head, layout.tail) or (layout.tail and before.lines != layout.lines):
         return None
-    if sum(entry.text not in file.by_text for entry in layout.entries) > _MOST_CHANGED:
+    reusable = [_reusable(file.by_text.get(entry.text), entry, source.prefix) for entry in layout.entries]
+    if reusable.count(None) > _MOST_CHANGED:
         return None
     by_text: dict[str, _Known] = {}
-    for entry in layout.entries:
-        known = file.by_text.get(entry.text)
-        known = _moved(known, entry.line, source) if known else _read(entry, source)
-        if known is None or entry.text in by_text:
+    for entry, known in zip(layout.entries, reusable, strict=True):
+        now = _moved(known, entry, source) if known else _read_entry(entry, source)
+        if now is None or entry.text in by_text:
             return None
-        by_text[entry.text] = known
+        by_text[entry.text] = now
     source.routes = [*file.routes, *(mention for known in by_text.values() for mention in known.mentions)]
     source.upstreams = list(file.upstreams)
     return replace(file, layout=layout, by_text=by_text)
 
 
-def _read(entry: _Entry, source: Source) -> _Known | None:
+def _reusable(known: _Known | None, entry: _Entry, prefix: str) -> _Known | None:
+    if (
+        known
+        and known.entry.number != entry.number
+        and known.rule.name == default_rule_name(prefix, known.entry.number)
+    ):
+        return None  # it may have its name from its place in the file
+    return known
+
+
+def _read_entry(entry: _Entry, source: Source) -> _Known | None:
     # Empty lines in front have everything say its line in the file.
     nodes, problems = document.parse(("\n" * (entry.line - 1) + entry.text).encode(), source.file)
     if problems or len(nodes) != 1 or not isinstance(nodes[0], List) or len(nodes[0].items) != 1:
         return None
-    own = Source(source.file, source.files, source.prefix)
+    own = Source(source.file, source.files, source.prefix, rules=entry.number - 1)
     rules = Place(nodes[0], own, path="rules").attempt(native.rules, ())
-    if own.problems or len(rules) != 1 or not Place(nodes[0].items[0], own).has("name"):
+    if own.problems or len(rules) != 1:
         return None
-    return _Known(entry.line, rules[0], tuple(own.routes))
+    return _Known(entry, rules[0], tuple(own.routes))
 
 
-def _moved(known: _Known, line: int, source: Source) -> _Known:
-    if known.line == line:
-        return known
-    down = line - known.line
+def _moved(known: _Known, entry: _Entry, source: Source) -> _Known:
+    down = entry.line - known.entry.line
+    if not down:
+        return known if known.entry == entry else replace(known, entry=entry)
 
     def mention(of: Mention) -> Mention:
         return replace(of, place=replace(of.place, node=replace(of.place.node, line=of.place.node.line + down)))
 
     rule = replace(known.rule, position=Position(source.file, known.rule.position.line + down))
-    return _Known(line, rule, tuple(mention(each) for each in known.mentions))
+    return _Known(entry, rule, tuple(mention(each) for each in known.mentions))
