@@ -19,6 +19,7 @@ from rejoinder.extproc import Processor, Workers
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Ruleset
 from rejoinder.rules.problem import Problem
+from rejoinder.rules.reload import Memory
 from rejoinder.rules.watch import changes
 from rejoinder.xds.blame import blame
 from rejoinder.xds.build import Build, build
@@ -64,6 +65,7 @@ class Control:
         self._sources = sources
         self._upstreams = dict(upstreams)
         self._settings = settings
+        self._memory = Memory()
         self._adjust = adjust
         self._on_rejected = on_rejected
         self.processor = processor
@@ -115,7 +117,7 @@ class Control:
         }
 
     def _load(self) -> Loaded:
-        return load(self._sources, upstreams=self._upstreams)
+        return load(self._sources, upstreams=self._upstreams, memory=self._memory)
 
     def _build(self, loaded: Loaded) -> tuple[Build | None, tuple[Problem, ...]]:
         if loaded.ruleset is None:

@@ -95,7 +95,6 @@ class Memory:
         if layout and known and (again := _again(source, layout, known)):
             self._files[source.file] = again
             return [replace(again.part, rules=tuple(each.rule for each in again.by_text.values()))]
-        source.problems, source.routes, source.upstreams, source.rules = [], [], [], 0
         parts = read(source, data)
         if layout and (file := _known(source, layout, parts)):
             self._files[source.file] = file
@@ -159,8 +158,9 @@ def _again(source: Source, layout: _Layout, file: _File) -> _File | None:
         if now is None or entry.text in by_text:
             return None
         by_text[entry.text] = now
-    source.routes = [*file.routes, *(mention for known in by_text.values() for mention in known.mentions)]
-    source.upstreams = list(file.upstreams)
+    source.routes += _noted(file.routes, source)
+    source.routes += (mention for known in by_text.values() for mention in known.mentions)
+    source.upstreams += _noted(file.upstreams, source)
     return replace(file, layout=layout, by_text=by_text)
 
 
@@ -183,16 +183,21 @@ def _read_entry(entry: _Entry, source: Source) -> _Known | None:
     rules = Place(nodes[0], own, path="rules").attempt(native.rules, ())
     if own.problems or len(rules) != 1:
         return None
-    return _Known(entry, rules[0], tuple(own.routes))
+    return _Known(entry, rules[0], _noted(tuple(own.routes), source))
 
 
 def _moved(known: _Known, entry: _Entry, source: Source) -> _Known:
     down = entry.line - known.entry.line
-    if not down:
-        return known if known.entry == entry else replace(known, entry=entry)
+    rule = known.rule
+    if down:
+        rule = replace(rule, position=Position(source.file, rule.position.line + down))
+    return _Known(entry, rule, _noted(known.mentions, source, down))
 
-    def mention(of: Mention) -> Mention:
-        return replace(of, place=replace(of.place, node=replace(of.place.node, line=of.place.node.line + down)))
 
-    rule = replace(known.rule, position=Position(source.file, known.rule.position.line + down))
-    return _Known(entry, rule, tuple(mention(each) for each in known.mentions))
+def _noted(mentions: tuple[Mention, ...], source: Source, down: int = 0) -> tuple[Mention, ...]:
+    """The same, noted in this source, and some lines further down."""
+
+    def place(of: Place) -> Place:
+        return replace(of, source=source, node=replace(of.node, line=of.node.line + down))
+
+    return tuple(replace(mention, place=place(mention.place)) for mention in mentions)

@@ -59,7 +59,7 @@ class EchoBackend:
                     headers.setdefault(name.lower(), []).append(value)
                 seen = {"method": self.command, "path": self.path, "headers": headers}
                 body = json.dumps({**seen, "namespace": namespace, "backend": service}).encode()
-                self.send_response(200)
+                self.send_response(int(self.headers.get("x-status", "200")))
                 for each in self.headers.get("x-echo-set-header", "").split(","):
                     name, colon, value = each.partition(":")
                     if colon:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import socketserver
@@ -200,13 +201,17 @@ def test_each_rule_has_a_counter(module: Gateway) -> None:
     assert counted() == before + 3
 
 
+@pytest.mark.parametrize("form", ["StringValue", "Struct"])
 def test_what_bootstrap_module_prints_works_in_a_hand_written_configuration(
-    upstream: RawUpstream, capsys: pytest.CaptureFixture[str]
+    upstream: RawUpstream, capsys: pytest.CaptureFixture[str], form: str
 ) -> None:
     assert main(["bootstrap", "module"]) == 0
     printed = capsys.readouterr().out
     chain, route_part = (yaml.safe_load(f"#{part}") for part in printed.split("\n# Into each route"))
     (http_filter,) = chain
+    if form == "Struct":
+        (part,) = route_part["typed_per_filter_config"].values()
+        part["filter_config"] = typed("google.protobuf.Struct", value=json.loads(part["filter_config"]["value"]))
     variables = dict(re.findall(r"^#   (\w+)=(.*)$", printed, re.MULTILINE))
     router = {"name": "router", "typed_config": typed("envoy.extensions.filters.http.router.v3.Router")}
     route = {"match": {"prefix": "/"}, "route": {"cluster": "upstream"}, **route_part}

@@ -1,0 +1,117 @@
+"""A file that is read again after an edit says what it says when it is read for the first time."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rejoinder.rules import native
+from rejoinder.rules.load import Loaded, load
+from rejoinder.rules.model import Position
+from rejoinder.rules.reload import Memory
+
+HEAD = """\
+upstreams: {up: "http://127.0.0.1:8000"}
+routes:
+  - {name: a, prefix: /a, upstream: up}
+rules:  # in order
+  # the first
+"""
+ENTRIES = {
+    "flow": "  - {name: flow, match: {path: /flow}, body: x}\n",
+    "block": '  - name: block\n    match:\n      routes: [a]\n    body: "x"\n\n  # a comment\n',
+    "unnamed": "  - match: {path: /unnamed}\n    body: one\n",
+    "unnamed too": "  - match: {path: /other}\n    body: two\n",
+    "several lines": '  - name: long\n    match: {path: /long}\n    body: "one\n      two\n\n      three"\n',
+    "literal": "  - name: literal\n    match: {path: /literal}\n    body: |\n      - name: x\n        body: y\n",
+}
+TAIL = "listen: 127.0.0.1:10000\n"
+FILE = HEAD + "".join(ENTRIES.values()) + TAIL
+
+
+def said(loaded: Loaded) -> tuple[Loaded, list[Position]]:
+    """With positions, which do not count when values are compared."""
+    rules = loaded.ruleset.rules if loaded.ruleset else ()
+    return dataclasses.replace(loaded, fingerprints={}), [rule.position for rule in rules]
+
+
+def check(file: Path, *texts: str) -> Memory:
+    """Read the texts one after the other, remembering; each must say what it says by itself."""
+    memory = Memory()
+    for text in texts:
+        file.write_text(text)
+        assert said(load([file], memory=memory)) == said(load([file]))
+    return memory
+
+
+EDITS = {
+    "nothing": FILE,
+    "a value": FILE.replace("body: x", "body: y"),
+    "a line more": FILE.replace("body: one", "body: one\n    status_code: 503"),
+    "a line more without a tail": (FILE.replace("body: one", "body: one\n    status_code: 503")).replace(TAIL, ""),
+    "a rule more": FILE.replace(TAIL, "  - {name: new, match: {path: /new}, body: x}\n" + TAIL),
+    "an unnamed rule in front": FILE.replace("  # the first\n", "  - {match: {path: /new}, body: x}\n"),
+    "a rule less": FILE.replace(ENTRIES["unnamed"], ""),
+    "another order": HEAD + "".join(reversed(ENTRIES.values())) + TAIL,
+    "a rule twice": FILE.replace(ENTRIES["flow"], ENTRIES["flow"] * 2),
+    "a name twice": FILE.replace("name: flow", "name: block"),
+    "an unknown route": FILE.replace("[a]", "[b]"),
+    "the route is gone": FILE.replace("name: a,", "name: b,"),
+    "a mistake": FILE.replace("body: x", "boby: x"),
+    "not YAML": FILE.replace("body: x}", "body: x"),
+    "a quote that takes in the rules behind it": FILE.replace('body: "x"\n', 'body: "x\n'),
+    "a quote before the rules": "x: '\n" + FILE,
+    "a literal block becomes rules": FILE.replace("body: |\n    ", "body: z\n"),
+    "an anchor": FILE.replace("body: one", "body: &one one").replace("body: two", "body: *one"),
+    "two documents": FILE.replace("  # a comment\n", "---\nrules:\n"),
+    "another line end": FILE.replace("\n", "\r\n"),
+    "not UTF-8": FILE.replace("body: x", "body: \udcff").encode("utf-8", "surrogateescape").decode("latin-1"),
+    "a warning": FILE.replace("body: one", "body: one\n    fallthrough: true"),
+    "a body file that is missing": FILE.replace("body: one", "body_file: one"),
+    "rules twice": FILE + "rules: []\n",
+    "no rules": HEAD.replace("rules:", "#"),
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("edited", EDITS.values(), ids=EDITS)
+def test_an_edited_file_says_what_it_says_when_it_is_read_for_the_first_time(tmp_path: Path, edited: str) -> None:
+    check(tmp_path / "rules.yaml", FILE, edited, FILE, edited, edited)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.lists(st.sampled_from(sorted(ENTRIES))), min_size=2, max_size=4), st.booleans())
+def test_so_does_any_order_of_rules(tmp_path: Path, orders: list[list[str]], tail: bool) -> None:
+    texts = [HEAD + "".join(ENTRIES[name] for name in names) + (TAIL if tail else "") for names in orders]
+    check(tmp_path / "rules.yaml", *texts)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.tuples(st.integers(0, len(FILE)), st.integers(0, 3), st.sampled_from(["", '"', "'", "\n", "- ", "  "])))
+)
+def test_so_does_any_edit(tmp_path: Path, edits: list[tuple[int, int, str]]) -> None:
+    texts = [FILE]
+    for at, less, more in edits[:4]:
+        texts.append(texts[-1][:at] + more + texts[-1][at + less :])
+    check(tmp_path / "rules.yaml", *texts)
+
+
+def test_only_what_has_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = check(tmp_path / "rules.yaml", FILE)
+    (tmp_path / "rules.yaml").write_text(EDITS["a value"])
+    read: list[int] = []
+    rules = native.rules
+
+    def counting(place: native.Place) -> tuple[native.Rule, ...]:
+        found = rules(place)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(native, "rules", counting)
+    load([tmp_path / "rules.yaml"], memory=memory)
+    assert read == [1]
