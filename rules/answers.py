@@ -52,7 +52,7 @@ def reply(answer: Answer, status: int) -> Reply:
     return Reply(code, headers, body)
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=1 << 14)
 def _guessed_type(body: bytes) -> str:
     return f"{'application/json' if _is_json(body) else 'text/plain'}; charset=utf-8"
 

@@ -109,7 +109,7 @@ def _layout(data: bytes) -> _Layout | None:
     start = _RULES.search(text)
     if start is None or _UNUSUAL.search(text):
         return None
-    end = _END[start[1] == ""].search(text, start.end())
+    end = _END[start[1] != ""].search(text, start.end())
     stop = end.start() if end else len(text)
     dash = re.compile(rf"^{start[1]}-[ ]", re.MULTILINE)
     starts = [each.start() for each in dash.finditer(text, start.end(), stop)]

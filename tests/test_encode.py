@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ MESSAGES = {
 
 def parsed(cls: type[Any], fields: Json) -> bytes:
     message = cls()
-    json_format.ParseDict(fields, message, descriptor_pool=message.DESCRIPTOR.file.pool)
+    # (The parser takes `@type` out and puts it back at the end.)
+    json_format.ParseDict(copy.deepcopy(fields), message, descriptor_pool=message.DESCRIPTOR.file.pool)
     return in_order(cls, message.SerializeToString())
 
 

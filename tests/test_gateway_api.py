@@ -72,6 +72,9 @@ spec:
     - type: CORS
       cors: {allowOrigins: ["https://*.web.test"], allowMethods: [GET, PUT], allowHeaders: [X-One], maxAge: 60}
     backendRefs: [{name: one, port: 80}]
+  - matches: [{path: {value: /any-origin}}]
+    filters: [{type: CORS, cors: {allowMethods: ["*"], allowHeaders: ["*"], allowCredentials: true}}]
+    backendRefs: [{name: one, port: 80}]
   - matches: [{path: {value: /mirror}}]
     filters: [{type: RequestMirror, requestMirror: {backendRef: {name: two, port: 80}}}]
     backendRefs: [{name: one, port: 80}]
@@ -170,6 +173,8 @@ spec:
      kind: DirectResponse, name: nothing}}]}
   - {matches: [{path: {value: /broken}}], filters: [{type: ExtensionRef, extensionRef: {group: gateway.kgateway.dev,
      kind: DirectResponse, name: broken}}]}
+  - matches: [{path: {value: /own}}]
+    filters: [{type: DirectResponse, directResponse: {statusCode: 403, body: {string: Forbidden}}}]
   - {matches: [{path: {value: /unknown}}], filters: [{type: Teleport}], backendRefs: [{name: one, port: 80}]}
 """.replace("TEAPOT", TEAPOT)
 
@@ -268,6 +273,21 @@ def test_cors_answers_preflights_and_names_the_origin(places: dict[str, Address]
     assert asked(places, "forward.test/cors", headers=other).values("access-control-allow-origin") == []
 
 
+def test_cors_for_all_says_what_was_asked_for(places: dict[str, Address]) -> None:
+    asks = (
+        ("origin", "https://a.test:123"),
+        ("access-control-request-method", "PUT"),
+        ("access-control-request-headers", "x-one, x-two"),
+    )
+    preflight = asked(places, "forward.test/any-origin", method="OPTIONS", headers=asks)
+    assert preflight.status == 200
+    assert preflight.values("access-control-allow-origin") == ["https://a.test:123"]
+    assert preflight.values("access-control-allow-credentials") == ["true"]
+    # A browser takes `*` for a name where credentials are allowed.
+    assert preflight.values("access-control-allow-methods") == ["PUT"]
+    assert preflight.values("access-control-allow-headers") == ["x-one, x-two"]
+
+
 def test_a_mirrored_request_is_answered_by_the_backend(places: dict[str, Address]) -> None:
     assert seen(asked(places, "forward.test/mirror"))["backend"] == "one"
 
@@ -328,6 +348,11 @@ def test_a_direct_response_is_sent_with_the_headers_of_its_rule(places: dict[str
     response = asked(places, "direct.test/tea")
     assert (response.status, response.body) == (418, b"short and stout")
     assert (response.values("content-type"), response.values("x-pot")) == (["text/tea"], ["1"])
+
+
+def test_a_filter_may_hold_the_response_itself(places: dict[str, Address]) -> None:
+    response = asked(places, "direct.test/own")
+    assert (response.status, response.body) == (403, b"Forbidden")
 
 
 @pytest.mark.parametrize(

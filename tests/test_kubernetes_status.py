@@ -280,6 +280,10 @@ spec: {status: 200}
 {apiVersion: v1, kind: Service, metadata: {name: odd, namespace: shop}, spec: {ports: [{port: eighty}]}}
 ---
 {apiVersion: apps/v1, kind: Deployment, metadata: {name: web, namespace: shop}}
+---
+{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: main, namespace: shop}}
+---
+{apiVersion: v1, metadata: {name: kindless}}
 """
 
 
@@ -291,7 +295,9 @@ def test_check_prints_a_condition_for_each_broken_object(tmp_path: Path, capsys:
     assert main(["check", str(tmp_path)]) == 1
     printed = capsys.readouterr().out
     for expected in (
-        "note: Deployment shop/web is skipped: nothing here reads this kind",
+        "note: Deployment shop/web is skipped: nothing here reads apps/v1 Deployment",
+        "note: Gateway shop/main is skipped: nothing here reads networking.istio.io/v1 Gateway",
+        "Accepted=False (Invalid): kind is missing",
         "DirectResponse without a name",
         "Accepted=False (Invalid): metadata: name is missing",
         "spec: expected a mapping, got a list",

@@ -496,7 +496,6 @@ WRONG_ELSEWHERE: Final = [
     ("rules: {}\n", "1: rules: expected a list, got an empty mapping"),
     ("_rules_: [{body: x}]\n", "1: _rules_[0]: expected one of _match_route_, _match_domain_"),
     ("_rules_: [{_match_service_: [a], _match_domain_: [a], body: x}]\n", '1: _rules_[0]: unknown field "_match_service_", did you mean "_match_route_"?'),
-    ("apiVersion: v1\nkind: Service\n", '2: kind: Kubernetes manifests ("Service") are not supported: expected a rule file, or a configuration of the custom-response plug-in'),
     ("routs: []\n", '1: unknown field "routs", did you mean "routes"?'),
 ]  # fmt: skip
 

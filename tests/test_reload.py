@@ -78,9 +78,13 @@ EDITS = {
 }
 
 
+@pytest.mark.parametrize("indented", [True, False], ids=["indented", "not indented"])
 @pytest.mark.parametrize("edited", EDITS.values(), ids=EDITS)
-def test_an_edited_file_says_what_it_says_when_it_is_read_for_the_first_time(tmp_path: Path, edited: str) -> None:
-    check(tmp_path / "rules.yaml", FILE, edited, FILE, edited, edited)
+def test_an_edited_file_says_what_it_says_when_it_is_read_for_the_first_time(
+    tmp_path: Path, edited: str, indented: bool
+) -> None:
+    texts = [FILE, edited, FILE, edited, edited]
+    check(tmp_path / "rules.yaml", *(text if indented else text.replace("\n  ", "\n") for text in texts))
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -101,9 +105,11 @@ def test_so_does_any_edit(tmp_path: Path, edits: list[tuple[int, int, str]]) -> 
     check(tmp_path / "rules.yaml", *texts)
 
 
-def test_only_what_has_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = check(tmp_path / "rules.yaml", FILE)
-    (tmp_path / "rules.yaml").write_text(EDITS["a value"])
+@pytest.mark.parametrize("edit", ["a value", "a line more without a tail"])
+def test_only_what_has_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: str) -> None:
+    before = FILE.replace(TAIL, "") if "without a tail" in edit else FILE
+    memory = check(tmp_path / "rules.yaml", before)
+    (tmp_path / "rules.yaml").write_text(EDITS[edit])
     read: list[int] = []
     rules = native.rules
 

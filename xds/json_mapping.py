@@ -23,6 +23,8 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
+from rejoinder.xds.remember import by_identity
+
 Encoder = Callable[[Any], bytes]
 """From a value, as JSON has it, to bytes."""
 
@@ -61,7 +63,11 @@ def encoder(message: Descriptor) -> Encoder:
         except (TypeError, AttributeError) as error:
             raise MappingError(f"{message.full_name}: {error}") from error
 
-    return encode
+    return by_identity(encode) if message.full_name in _REMEMBERED else encode
+
+
+_REMEMBERED: Final = {"envoy.config.route.v3.Route"}
+"""They come by the ten thousand, most of them the same objects as the last time: `translate` remembers them, too."""
 
 
 def varint(number: int) -> bytes:

@@ -43,12 +43,13 @@ _binding: Final = threading.Lock()
 
 @ffi.def_extern(error=False)  # type: ignore[untyped-decorator]
 def rejoinder_started() -> bool:
-    sys.path += [path for path in os.environ.get(HANDLER_PATH, "").split(os.pathsep) if path and path not in sys.path]
+    _find_handlers()
     return True
 
 
 @ffi.def_extern(error=ffi.NULL)  # type: ignore[untyped-decorator]
 def rejoinder_table(text: Any) -> Any:
+    _find_handlers()  # in a static configuration, routes come before the filter
     try:
         config = decode(_bytes(text.ptr, text.length))
         return _table(config.replies, config.route)
@@ -70,6 +71,10 @@ def rejoinder_handle(envoy: Any, number: int, status: int, made: Any) -> int:
     except (HandlerError, MemoryError):
         return int(lib.FAILURE)
     return int(lib.REPLY)
+
+
+def _find_handlers() -> None:
+    sys.path += [path for path in os.environ.get(HANDLER_PATH, "").split(os.pathsep) if path and path not in sys.path]
 
 
 def _table(replies: Sequence[ReplyConfig], route: str) -> Any:

@@ -5,8 +5,9 @@
  * its place. So the upstream's connection lives on, which a response of Envoy's own (a local reply) would cost, and so
  * would a client that has its answer and goes away before the upstream has said all.
  *
- * No Python, no lock. What is allocated: a `stream`, and a buffer where a response has an unusual number of headers. Only
- * a reply that a Python handler makes takes the GIL. Reading order: `response_headers`, then the hooks below it.
+ * No Python, no lock. What is allocated: a `stream`, a buffer where a response has unusually many headers, and an event
+ * where nobody knows how long its body is. Only a reply that a Python handler makes takes the GIL. Reading order:
+ * `response_headers`, then the hooks below it.
  */
 #include "table.c"
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from rejoinder.rules.kubernetes.cluster import cluster
+from rejoinder.rules.kubernetes.cluster import GATEWAY_API, cluster, invalid
 from rejoinder.rules.kubernetes.gateway_api import gateway_api
 from rejoinder.rules.kubernetes.ingress import read_ingresses
 from rejoinder.rules.kubernetes.objects import Object, is_object, read_objects
@@ -24,9 +25,18 @@ from rejoinder.rules.problem import Problem, Severity
 
 __all__ = ["Manifests", "Object", "Status", "is_object", "read_manifests", "read_objects"]
 
-# Kinds that are looked at, and those that only say something to others.
-_KINDS = ("Gateway", "HTTPRoute", "DirectResponse", "Ingress", "WasmPlugin")
-_SUPPORT = ("Service", "ReferenceGrant", "Namespace", "Secret")
+# API group and kind: other projects have a Gateway, too.
+_KINDS: Final = (
+    (GATEWAY_API, "Gateway"),
+    (GATEWAY_API, "HTTPRoute"),
+    (GATEWAY_API, "ReferenceGrant"),
+    ("gateway.kgateway.dev", "DirectResponse"),
+    ("networking.k8s.io", "Ingress"),
+    ("extensions.higress.io", "WasmPlugin"),
+    ("", "Service"),
+    ("", "Namespace"),
+    ("", "Secret"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +67,11 @@ def read_manifests(
     statuses: list[Status] = []
     notes: list[Problem] = []
     for each in objects:
-        if each.kind not in (*_KINDS, *_SUPPORT):
-            notes.append(
-                Problem(each.position, f"{each.title} is skipped: nothing here reads this kind", Severity.NOTE)
-            )
-        elif each.problems or not each.key.name:
-            faults = [Fault(ACCEPTED, "Invalid", problem.message, problem.position) for problem in each.problems]
-            statuses.append(Status(each, (condition(ACCEPTED, faults),)))
+        if each.kind and (each.group, each.kind) not in _KINDS:
+            text = f"{each.title} is skipped: nothing here reads {each.api_version} {each.kind}"
+            notes.append(Problem(each.position, text, Severity.NOTE))
+        elif each.problems:
+            statuses.append(Status(each, (condition(ACCEPTED, invalid(each.problems)),)))
         elif first := usable.get((each.kind, str(each.key))):
             fault = Fault(ACCEPTED, "Invalid", f"it is given twice, first at {first.position}", each.position)
             statuses.append(Status(each, (condition(ACCEPTED, (fault,)),)))

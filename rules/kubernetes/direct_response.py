@@ -10,7 +10,7 @@ from typing import Final
 from rejoinder.rules.document import Scalar, ScalarKind
 from rejoinder.rules.fields import Place
 from rejoinder.rules.kubernetes.cluster import invalid
-from rejoinder.rules.kubernetes.objects import Object, alone, open_fields
+from rejoinder.rules.kubernetes.objects import Object, alone, member, open_fields
 from rejoinder.rules.kubernetes.status import ACCEPTED, Fault, Status, condition
 from rejoinder.rules.model import STATUSES, Answer
 
@@ -32,11 +32,21 @@ def direct_response_status(each: Object, faults: tuple[Fault, ...]) -> Status:
     return Status(each, (condition(ACCEPTED, faults),))
 
 
+def read_filter(place: Place) -> Answer:
+    """The Gateway API's own filter of the name (experimental), which holds the answer itself."""
+    fields = open_fields(place)
+    body = open_fields(member(place, "body")).get("string", _body, b"")
+    return _made(fields.require("statusCode", _status, 200), body)
+
+
 def _answer(spec: Place) -> Answer:
     fields = open_fields(spec)
-    body = fields.get("body", _body, b"")
+    return _made(fields.require("status", _status, 200), fields.get("body", _body, b""))
+
+
+def _made(status: int, body: bytes) -> Answer:
     return Answer(
-        status_code=fields.require("status", _status, 200),
+        status_code=status,
         # What Envoy says if nobody says anything, and so what kgateway sends.
         headers=(("content-type", "text/plain"),) if body else (),
         body=body,

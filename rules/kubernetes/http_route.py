@@ -164,8 +164,8 @@ class _Filters:
     rewrite: Rewrite | None = None
     cors: Cors | None = None
     mirrors: tuple[tuple[str, float], ...] = ()
-    responses: tuple[tuple[Place, Key], ...] = ()
-    """DirectResponses."""
+    responses: tuple[Answer, ...] = ()
+    """Of DirectResponses; one that cannot be had is noted, and stands here as any answer."""
 
 
 class _RuleReader:
@@ -252,23 +252,10 @@ class _RuleReader:
                 message = f"{name} and {what} exclude each other: remove one of them"
                 self._fault(place, INCOMPATIBLE_FILTERS, message)
         if filters.responses:
-            return self._direct_response(*filters.responses[0], filters.response_headers)
+            return _with_headers(filters.responses[0], filters.response_headers)
         if filters.redirect:
             return filters.redirect
         return self._forward(filters, backends, timeout)
-
-    def _direct_response(self, place: Place, key: Key, changes: HeaderChanges) -> Answer:
-        if key not in self._answers:
-            message = f"there is no DirectResponse {key}: add it to the files"
-            self._fault(place, "BackendNotFound", message, RESOLVED_REFS)
-        answer = self._answers.get(key)
-        if answer is None:
-            if key in self._answers:
-                self._fault(place, UNSUPPORTED_VALUE, f"DirectResponse {key} cannot be used: see its own conditions")
-            return Answer()
-        replaced = {name for name, _ in changes.set} | set(changes.remove)
-        kept = tuple(header for header in answer.headers if header[0] not in replaced)
-        return replace(answer, headers=(*kept, *changes.set, *changes.add))
 
     def _forward(self, filters: _Filters, backends: Sequence[Backend], timeout: float | None) -> Answer | Forward:
         usable = [each for each in backends if each.weight and each.upstream is not None]
@@ -377,7 +364,25 @@ class _RuleReader:
             text = "a DirectResponse on a backendRef is ignored: refer to it in the rule's own filters"
             self.notes.append(Problem(place.position, f"{self._route.title}: {place.path}: {text}", Severity.WARNING))
         else:
-            found.responses += ((place, key),)
+            found.responses += (self._answer(place, key),)
+
+    def _answer(self, place: Place, key: Key) -> Answer:
+        answer = self._answers.get(key)
+        if key not in self._answers:
+            message = f"there is no DirectResponse {key}: add it to the files"
+            self._fault(place, "BackendNotFound", message, RESOLVED_REFS)
+        elif answer is None:
+            self._fault(place, UNSUPPORTED_VALUE, f"DirectResponse {key} cannot be used: see its own conditions")
+        return answer or Answer()
+
+    def _direct_response(self, found: _Filters, place: Place, backend: bool) -> None:  # noqa: ARG002
+        found.responses += (direct_response.read_filter(place),)
+
+
+def _with_headers(answer: Answer, changes: HeaderChanges) -> Answer:
+    replaced = {name for name, _ in changes.set} | set(changes.remove)
+    kept = tuple(header for header in answer.headers if header[0] not in replaced)
+    return replace(answer, headers=(*kept, *changes.set, *changes.add))
 
 
 _FilterReader = Callable[[_RuleReader, _Filters, Place, bool], None]
@@ -394,6 +399,7 @@ _FILTERS: Final[dict[str, tuple[str, _FilterReader]]] = {
     "URLRewrite": ("urlRewrite", _RuleReader._rewrite),
     "RequestMirror": ("requestMirror", _RuleReader._mirror),
     "CORS": ("cors", _RuleReader._cors),
+    "DirectResponse": ("directResponse", _RuleReader._direct_response),
 }
 
 
@@ -518,7 +524,7 @@ def _read_cors(place: Place) -> Cors:
         return fields.get(name, lambda it: it.each(Place.string), ())
 
     return Cors(
-        origins=fields.get("allowOrigins", lambda it: it.each(_origin), ()),
+        origins=fields.get("allowOrigins", lambda it: it.each(_origin), ()) or ("*",),
         methods=texts("allowMethods"),
         headers=texts("allowHeaders"),
         expose=texts("exposeHeaders"),

@@ -7,6 +7,7 @@ object must not take others down, so it is read on its own (`alone`), and what i
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from typing import Final, TypeVar
 
 from rejoinder.rules.document import Map, Scalar, ScalarKind
 from rejoinder.rules.fields import Fields, Place, Source
+from rejoinder.rules.files import Files
 from rejoinder.rules.model import Position
 from rejoinder.rules.problem import Problem
 
@@ -62,7 +64,7 @@ class Object:
     @property
     def title(self) -> str:
         """What people call it: `HTTPRoute shop/web`."""
-        return f"{self.kind} {self.key}" if self.key.name else f"{self.kind} without a name"
+        return f"{self.kind or 'object'} {self.key if self.key.name else 'without a name'}"
 
     @property
     def position(self) -> Position:
@@ -74,30 +76,38 @@ class Object:
 
 
 def is_object(place: Place) -> bool:
-    """Whether a document is a Kubernetes object."""
-    return place.has("apiVersion") and place.has("kind")
+    """Whether a document is meant to be a Kubernetes object."""
+    return place.has("apiVersion", "kind")
 
 
 def read_objects(place: Place) -> tuple[Object, ...]:
     """The object that a document is, or those that a `List` holds."""
+    found, problems = alone(place, _object, _NOTHING)
+    if found.kind.endswith("List") and not isinstance(member(place, "items").node, Scalar):
+        return tuple(each for item in items(member(place, "items")) for each in read_objects(item))
+    return (replace(found, place=place, problems=problems),)
+
+
+_NOTHING: Final = Object("", "", Key("", ""), Place(Map(0, {}, 0), Source("", Files())))
+
+
+def _object(place: Place) -> Object:
     fields = open_fields(place)
-    kind = fields.get("kind", Place.string, "")
-    if kind.endswith("List") and "items" in fields:
-        items = fields["items"].attempt(Place.items, [])
-        return tuple(found for item in items for found in item.attempt(read_objects, ()))
-    metadata, problems = alone(member(place, "metadata"), _metadata, _NO_METADATA)
-    api_version = fields.get("apiVersion", Place.string, "")
-    return (replace(metadata, api_version=api_version, kind=kind, place=place, problems=problems),)
+    found = replace(
+        _NOTHING,
+        api_version=fields.require("apiVersion", Place.string, ""),
+        kind=fields.require("kind", Place.string, ""),
+    )
+    if found.kind.endswith("List"):
+        return found
+    return member(place, "metadata").attempt(functools.partial(_metadata, found), found)
 
 
-_NO_METADATA: Final = Object("", "", Key("", ""), Place(Map(0, {}, 0), Source("", None)))  # type: ignore[arg-type]
-
-
-def _metadata(place: Place) -> Object:
+def _metadata(found: Object, place: Place) -> Object:
     fields = open_fields(place)
     name = fields.require("name", _name, "")
     return replace(
-        _NO_METADATA,
+        found,
         key=Key(fields.get("namespace", _name, DEFAULT_NAMESPACE), name),
         created=fields.get("creationTimestamp", _timestamp, ""),
         generation=fields.get("generation", lambda it: it.integer(range(2**62)), 0),

@@ -33,6 +33,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import HttpRequestHeaderMatchInput, 
 
 from rejoinder.xds.json_mapping import Encoder, encoder
 from rejoinder.xds.protobuf import message_class
+from rejoinder.xds.remember import by_identity
 from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, Reference, Resource, ResourceType, Snapshot
 from rejoinder.xds.translate import Configuration
 from rejoinder.xds.translate.forwarding import NO_UPSTREAM
@@ -109,4 +110,9 @@ def _references(message: object) -> Iterator[Reference]:
                 yield from _references(value)
     elif isinstance(message, list):
         for value in message:
-            yield from _references(value)
+            yield from _of_route(value) if isinstance(value, dict) and "match" in value else _references(value)
+
+
+@by_identity  # as their bytes are
+def _of_route(route: Json) -> frozenset[Reference]:
+    return frozenset(_references(route))

@@ -130,6 +130,7 @@ def cors_policy(cors: Cors) -> Json:
         allow_origin_string_match=[{"safe_regex": {"regex": _origin(origin)}} for origin in cors.origins],
         max_age=str(cors.max_age),
         allow_credentials=cors.credentials,
+        forward_not_matching_preflights=False,  # Envoy says no, and the upstream is not asked
     )
     lists = (("allow_methods", cors.methods), ("allow_headers", cors.headers), ("expose_headers", cors.expose))
     return {**policy, **{field: ", ".join(names) for field, names in lists if names}}

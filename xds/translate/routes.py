@@ -8,6 +8,7 @@ as it has the query in it and no regex can be kept from reaching into that.
 from __future__ import annotations
 
 import base64
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -17,6 +18,7 @@ from rejoinder.rules.decide import NO_ROUTE_STATUS
 from rejoinder.rules.matching import Meet
 from rejoinder.rules.model import EVERY_PATH, Forward, PathKind, PathMatch, Redirect, Route, StringKind, StringMatch
 from rejoinder.xds.plan import Plan, PlannedDomain, PlannedRoute
+from rejoinder.xds.remember import REMEMBERED
 from rejoinder.xds.translate.buckets import buckets
 from rejoinder.xds.translate.filters import CORS, answer_table_override, rate_limit_metadata, rate_limit_override
 from rejoinder.xds.translate.forwarding import (
@@ -134,6 +136,7 @@ def _regex_start(regex: str) -> str:
     return plain[0][:-1] if regex[plain.end() : plain.end() + 1] in _QUANTIFIERS else plain[0]
 
 
+@functools.lru_cache(maxsize=REMEMBERED)  # after an edit, most routes are the same objects: see `json_mapping`
 def _route(planned: PlannedRoute, conditional: Placement) -> Json:
     route: Json = {"name": planned.name, "match": _match(planned.match), **_action(planned)}
     overrides: Json = {}
