@@ -65,8 +65,10 @@ def sample(count: int) -> Sample:
     with tempfile.TemporaryDirectory() as folder:
         file, memory = Path(folder, "rules.yaml"), Memory()
         file.write_text(rules(count))
+        gc.disable()  # as at the start of `rejoinder serve`
         cold, size = compiled(file, memory)
         gc.freeze()
+        gc.enable()
         edits = []
         for edit in range(1, EDITS + 1):
             file.write_text(rules(count, edit))

@@ -1,13 +1,12 @@
 """How long an edit takes to reach a fleet of Envoys, and what the fleet costs the control plane.
 
-    python bench/fleet.py [--clients 1000] [--rules 1000] [--variant delta|sotw] [--rounds 5] [--json FILE]
+    python bench/fleet.py [--short] [--clients 1000] [--rules 1000] [--rounds 5]
 
 One `rejoinder serve`, and simulated Envoys in another process: each is a gRPC connection of its own that asks for
 clusters, listeners and routes over one ADS stream and accepts what comes. Measured is, from the save of the rule file,
-when each of them has the routes with the edit. Then the same beside troublemakers (TROUBLE of a hundred clients of each
-kind): they never read, leave in the middle and come back, or reject everything. At last all connections are closed at
-once and made again. Nothing but the package and its dependencies is needed; memory and CPU time of the control plane are
-those that Linux tells (/proc).
+when each of them has the routes with the edit. Then the same beside troublemakers (TROUBLE for a hundred clients, of
+each kind): they never read, leave in the middle and come back, or reject everything. At last all connections are closed
+and made again at once. Both variants of the protocol. Memory and CPU time of the control plane are what Linux says.
 """
 
 from __future__ import annotations
@@ -15,9 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
-import os
-import platform
+import functools
 import re
 import resource
 import socket
@@ -25,13 +22,14 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import grpc.aio
 from envoy_data_plane.envoy.service.discovery import v3 as discovery
+from harness import Report, Spread, cpu_seconds, publish
 
 from rejoinder.xds.protobuf import message_class
 from rejoinder.xds.server import ADS
@@ -146,15 +144,13 @@ class Serve:
 
     def cpu(self) -> float:
         """Seconds so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.process.pid)
 
-    def save(self, text: str) -> float:
-        """Replace the rule file, as editors do; the time at which that was done."""
+    def save(self, text: str) -> None:
+        """Replace the rule file, as editors do."""
         draft = self.file.with_suffix(".draft")
         draft.write_text(text)
         draft.replace(self.file)
-        return time.monotonic()
 
 
 @contextlib.asynccontextmanager
@@ -227,64 +223,90 @@ class Fleet:
         await asyncio.gather(*(client.connect() for client in self.clients))
         return [asyncio.ensure_future(client.run()) for client in self.clients]
 
-    async def edit(self) -> dict[str, Any]:
+    async def edit(self) -> Edit:
         """Save another generation of the rule file; what happens."""
         self.generation += 1
         self.arrivals.expect(self.generation)
-        cpu, received = self.serve.cpu(), sum(client.received for client in self.clients)
-        saved = self.serve.save(rules(self.count, self.generation))
-        times = await self.arrivals.times()
+        meter = Meter(self)
+        self.serve.save(rules(self.count, self.generation))
+        return await meter.read()
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """How a generation has reached the clients. Times in seconds."""
+
+    arrived: int
+    """How many clients got it."""
+    median: float
+    last: float
+    cpu: float
+    """CPU time of the control plane."""
+    received: float
+    """Bytes, for one client."""
+    memory: float
+    """Of the control plane afterwards, in MB."""
+
+
+class Meter:
+    """Measures from when it is made."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._cpu = fleet.serve.cpu()
+        self._received = self._all_received()
+        self._started = time.monotonic()
+
+    async def read(self) -> Edit:
+        """Wait until the generation has arrived everywhere."""
+        times = await self._fleet.arrivals.times()
         await asyncio.sleep(0.5)  # for the answers, which cost CPU time too
-        return {
-            "arrived": len(times),
-            "first_s": round(times[0] - saved, 3),
-            "median_s": round(statistics.median(times) - saved, 3),
-            "last_s": round(times[-1] - saved, 3),
-            "cpu_s": round(self.serve.cpu() - cpu, 2),
-            "bytes_per_client": (sum(client.received for client in self.clients) - received) // len(self.clients),
-        }
+        return Edit(
+            len(times),
+            statistics.median(times) - self._started,
+            times[-1] - self._started,
+            self._fleet.serve.cpu() - self._cpu,
+            (self._all_received() - self._received) / len(self._fleet.clients),
+            self._fleet.serve.memory() / 1e6,
+        )
+
+    def _all_received(self) -> int:
+        return sum(client.received for client in self._fleet.clients)
 
 
-async def measure(options: argparse.Namespace) -> dict[str, Any]:
-    delta = options.variant == "delta"
+async def measure(options: argparse.Namespace, variant: str) -> dict[str, list[Edit]]:
+    """What happened in each situation; `connect` and `reconnect` have one entry."""
     with tempfile.TemporaryDirectory() as folder:
         async with serving(Path(folder), rules(options.rules, 0)) as serve:
             arrivals = Arrivals(options.clients)
-            fleet = Fleet(serve, [], arrivals, options.rules)
-            for number in range(options.clients):
-                name = f"envoy-{number}"
-                fleet.clients.append(
-                    Client(serve.address, name, delta, lambda generation, name=name: arrivals.note(name, generation))
-                )
-            result: dict[str, Any] = {"memory_idle_mb": round(serve.memory() / 1e6, 1)}
-            memory, cpu, started = serve.memory(), serve.cpu(), time.monotonic()
-            running = await fleet.connect()
-            times = await arrivals.times()
-            result["connect"] = {
-                "arrived": len(times),
-                "last_s": round(times[-1] - started, 3),
-                "cpu_s": round(serve.cpu() - cpu, 2),
-                "memory_per_client_kb": round((serve.memory() - memory) / options.clients / 1e3, 1),
-            }
-            result["edits"] = [await fleet.edit() for _ in range(options.rounds)]
-            result["memory_mb"] = round(serve.memory() / 1e6, 1)
+            clients = [
+                Client(serve.address, name, variant == "delta", functools.partial(arrivals.note, name))
+                for name in (f"envoy-{number}" for number in range(options.clients))
+            ]
+            fleet = Fleet(serve, clients, arrivals, options.rules)
+            result: dict[str, list[Edit]] = {}
 
-            trouble = [asyncio.ensure_future(each) for each in troublemakers(options, serve.address, delta)]
+            arrivals.expect(0)
+            meter = Meter(fleet)
+            running = await fleet.connect()
+            result["connect"] = [await meter.read()]
+
+            result["edit"] = [await fleet.edit() for _ in range(options.rounds)]
+
+            trouble = [asyncio.ensure_future(each) for each in troublemakers(options.clients, serve.address, variant)]
             await asyncio.sleep(2)
-            result["edits_beside_trouble"] = [await fleet.edit() for _ in range(options.rounds)]
+            result["edit, beside troublemakers"] = [await fleet.edit() for _ in range(options.rounds)]
             await cancelled(trouble)
 
-            await asyncio.gather(*(client.close() for client in fleet.clients))
+            await asyncio.gather(*(client.close() for client in clients))
             await cancelled(running)
-            received = sum(client.received for client in fleet.clients)
-            cpu = serve.cpu()
+            fleet.generation += 1
+            arrivals.expect(fleet.generation)
+            meter = Meter(fleet)
+            serve.save(rules(options.rules, fleet.generation))
             running = await fleet.connect()
-            result["after_reconnect_of_all"] = await fleet.edit()
-            result["after_reconnect_of_all"]["cpu_s"] = round(serve.cpu() - cpu, 2)
-            result["after_reconnect_of_all"]["bytes_per_client"] = (
-                sum(client.received for client in fleet.clients) - received
-            ) // len(fleet.clients)
-            await asyncio.gather(*(client.close() for client in fleet.clients))
+            result["edit while all reconnect"] = [await meter.read()]
+            await asyncio.gather(*(client.close() for client in clients))
             await cancelled(running)
             return result
 
@@ -295,9 +317,9 @@ async def cancelled(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def troublemakers(options: argparse.Namespace, address: str, delta: bool) -> list[Any]:
-    def client(name: str, error: str | None = None) -> Client:
-        return Client(address, name, delta, lambda _: None, error)
+def troublemakers(clients: int, address: str, variant: str) -> list[Coroutine[Any, Any, None]]:
+    def client(name: str) -> Client:
+        return Client(address, name, variant == "delta", lambda _: None)
 
     async def never_reads(name: str) -> None:
         stuck = client(name)
@@ -325,28 +347,54 @@ def troublemakers(options: argparse.Namespace, address: str, delta: bool) -> lis
         finally:
             await picky.close()
 
-    count = max(1, options.clients * TROUBLE // 100)
+    count = max(1, clients * TROUBLE // 100)
     return [each(f"{each.__name__}-{n}") for each in (never_reads, leaves, rejects) for n in range(count)]
+
+
+def report(results: dict[str, dict[str, list[Edit]]], options: argparse.Namespace) -> Report:
+    rows = []
+    for variant, situations in results.items():
+        for situation, edits in situations.items():
+            columns = ("median", "last", "cpu", "received", "memory")
+            spreads = {name: Spread.of([getattr(edit, name) for edit in edits]) for name in columns}
+            arrived = min(edit.arrived for edit in edits)
+            rows.append(
+                (
+                    f"{variant}: {situation}",
+                    f"{arrived} of {options.clients}",
+                    *(str(spreads[name]) for name in ("median", "last", "cpu")),
+                    f"{spreads['received'].median:,.0f}",
+                    f"{spreads['memory'].high:.0f}",
+                )
+            )
+    return Report(
+        title="An edit reaches a fleet",
+        text=(
+            f"{options.clients} simulated Envoys on one `rejoinder serve` with {options.rules} rules in one file; "
+            "seconds from the save of an edit of one rule until a client has the new routes, and CPU seconds of the "
+            f"control plane. Medians (and ranges) of {options.rounds} edits. Troublemakers: for a hundred clients, "
+            f"{TROUBLE} that never reads, {TROUBLE} that leaves and comes back all the time, {TROUBLE} that rejects "
+            "everything. The clients run on the same machine and take their share of it."
+        ),
+        columns=("", "arrived", "median client", "last client", "CPU", "bytes per client", "memory (MB)"),
+        rows=tuple(rows),
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="few clients, once")
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--rules", type=int, default=1000)
-    parser.add_argument("--variant", choices=("delta", "sotw"), default="delta")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="where to write the result; by default it is only printed")
     options = parser.parse_args()
+    if options.short:
+        options.clients, options.rules, options.rounds = 20, 20, 1
     # Each connection is a file descriptor on either side; the control plane inherits the limit.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    parameters = {name: getattr(options, name) for name in ("clients", "rules", "variant", "rounds")}
-    machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
-    result = {"parameters": parameters, "machine": machine, **asyncio.run(measure(options))}
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n")
+    results = {variant: asyncio.run(measure(options, variant)) for variant in ("delta", "sotw")}
+    publish("fleet", report(results, options))
 
 
 if __name__ == "__main__":

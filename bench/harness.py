@@ -161,10 +161,3 @@ def publish(name: str, report: Report) -> None:
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps({"machine": machine(), **dataclasses.asdict(report)}, indent=2)
     (RESULTS / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
-
-
-def write_result(name: str, result: Mapping[str, Any]) -> None:
-    """Keep a result as `results/NAME.json`."""
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps({"machine": machine(), **result}, indent=2)
-    (RESULTS / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")

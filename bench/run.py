@@ -35,7 +35,6 @@ class Benchmark:
 # In the order of the page.
 BENCHMARKS: Final = (
     Benchmark("placements", ("1", "1")),
-    Benchmark("handlers", ("1", "1")),
     Benchmark("matching", ("1", "1")),
     Benchmark("compile", ("--short",)),
     Benchmark("fleet", ("--short",)),

@@ -151,7 +151,7 @@ def _sources(command: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="SOURCE",
-        help="a rule file, or a folder of them (*.yaml, *.yml, *.json)",
+        help="a rule file, Kubernetes manifests, or a folder of them (*.yaml, *.yml, *.json)",
     )
     command.add_argument(
         "--upstream",
@@ -159,7 +159,8 @@ def _sources(command: argparse.ArgumentParser) -> None:
         default=[],
         type=_upstream,
         metavar="NAME=URL",
-        help="where an upstream is, whatever the files say (may be repeated)",
+        help="where an upstream is, whatever the files say; a port of a Kubernetes Service is called "
+        "NAMESPACE/NAME:PORT (may be repeated)",
     )
 
 

@@ -13,7 +13,7 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -88,12 +88,13 @@ def load(sources: Sequence[Path], *, upstreams: Mapping[str, str] = {}, memory: 
 
     given = {each.name: each for each in overrides}
     objects = (each for part in parts for each in part.objects)
+    addresses_of = {each.name: each for part in parts for each in part.upstreams} | given
     routes = [each for part in parts for each in part.routes]
-    manifests = kubernetes.read_manifests(objects, given, routes)
+    manifests = kubernetes.read_manifests(objects, addresses_of, routes)
     problems += manifests.notes
     ruleset = _merged(parts, manifests, given, problems)
     for source in read:
-        _check_mentions(source, ruleset)
+        _check_mentions(source, ruleset, manifests.route_groups)
     problems += [problem for source in (*read, command_line) for problem in source.problems]
     usable = not any(problem.severity is Severity.ERROR for problem in problems)
     if usable:
@@ -226,12 +227,27 @@ def _merged(
     all_routes = (*routes.values(), *manifests.routes)
     # Where Gateways listen, the address of rule files is needed only if something is to be found there.
     needed = not manifests.listeners or any(route.group == RULE_FILES for route in all_routes)
+    listeners = given[0] if given else (DEFAULT_LISTENER,) if needed else ()
+    for gateway in manifests.listeners:
+        if gateway.port and (gateway.address, gateway.port) in {(each.address, each.port) for each in listeners}:
+            message = (
+                f"port {gateway.port}: rule files listen at {gateway.address}:{gateway.port}, too: say listen in one"
+            )
+            problems.append(Problem(gateway.position, message))
     return Ruleset(
-        listeners=(*(given[0] if given else (DEFAULT_LISTENER,) if needed else ()), *manifests.listeners),
+        listeners=(*listeners, *manifests.listeners),
         upstreams=tuple(upstreams.values()),
         routes=all_routes,
-        rules=tuple(rules.values()),
+        rules=tuple(_with_route_groups(rule, manifests.route_groups) for rule in rules.values()),
     )
+
+
+def _with_route_groups(rule: Rule, groups: Mapping[str, tuple[str, ...]]) -> Rule:
+    """A rule with the routes that it is about, where it names an object that has several."""
+    if rule.scope.routes is None or groups.keys().isdisjoint(rule.scope.routes):
+        return rule
+    names = dict.fromkeys(name for given in rule.scope.routes for name in groups.get(given, (given,)))
+    return replace(rule, scope=replace(rule.scope, routes=tuple(names)))
 
 
 class _Named(Protocol):
@@ -254,9 +270,9 @@ def _unique(kind: str, things: Iterable[N], problems: list[Problem]) -> dict[str
     return found
 
 
-def _check_mentions(source: Source, ruleset: Ruleset) -> None:
+def _check_mentions(source: Source, ruleset: Ruleset, route_groups: Mapping[str, object]) -> None:
     upstreams = {upstream.name: None for upstream in ruleset.upstreams}  # in order, and quick to look up
-    routes = {route.name: None for route in ruleset.routes}
+    routes = dict.fromkeys([*(route.name for route in ruleset.routes), *route_groups])
     for mention in source.upstreams:
         if mention.name not in upstreams:
             mention.place.error(_unknown("upstream", mention.name, upstreams))

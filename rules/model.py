@@ -193,6 +193,8 @@ class Backend:
     """None: there is none, so this share of the requests is answered 500."""
     weight: int = 1
     """Its share is this part of the sum of all weights; 0: it gets nothing."""
+    host: str | None = None
+    """The Host that it gets; None: that of the request, or of the route's `Rewrite`."""
     request_headers: HeaderChanges = UNCHANGED
     response_headers: HeaderChanges = UNCHANGED
 

@@ -80,7 +80,8 @@ class Memory:
     """What the rule files said when they were last read. For one thread at a time."""
 
     def __init__(self) -> None:
-        self._files: dict[str, _File] = {}
+        self._files: dict[tuple[str, str], _File] = {}
+        """By path, and what the names of unnamed rules start with."""
 
     def read(self, source: Source, data: bytes, read: Callable[[Source, bytes], list[P]]) -> list[P]:
         """The parts of a file.
@@ -91,13 +92,14 @@ class Memory:
             read: how to read all of it.
         """
         layout = _layout(data)
-        known = self._files.pop(source.file, None)
+        key = (source.file, source.prefix)
+        known = self._files.pop(key, None)
         if layout and known and (again := _again(source, layout, known)):
-            self._files[source.file] = again
+            self._files[key] = again
             return [replace(again.part, rules=tuple(each.rule for each in again.by_text.values()))]
         parts = read(source, data)
         if layout and (file := _known(source, layout, parts)):
-            self._files[source.file] = file
+            self._files[key] = file
         return parts
 
 

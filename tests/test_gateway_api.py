@@ -67,6 +67,23 @@ spec:
       filters:
       - {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-Backend, value: two}]}}
       - {type: ExtensionRef, extensionRef: {group: gateway.kgateway.dev, kind: DirectResponse, name: teapot}}
+  - matches: [{path: {value: /only/one}}]
+    backendRefs:
+    - name: one
+      port: 80
+      filters:
+      - {type: URLRewrite, urlRewrite: {hostname: in.test, path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}}}
+  - matches: [{path: {value: /elsewhere}}]
+    backendRefs:
+    - {name: one, port: 80, filters: [{type: RequestRedirect, requestRedirect: {hostname: elsewhere.test}}]}
+  - matches: [{path: {value: /one-of-two}}]
+    backendRefs:
+    - {name: one, port: 80, weight: 0}
+    - {name: two, port: 80, filters: [{type: URLRewrite, urlRewrite: {hostname: two.test}}]}
+  - matches: [{path: {value: /several}}]
+    backendRefs:
+    - {name: one, port: 80}
+    - {name: two, port: 80, filters: [{type: RequestRedirect, requestRedirect: {hostname: elsewhere.test}}]}
   - matches: [{path: {value: /cors}}]
     filters:
     - type: CORS
@@ -188,7 +205,7 @@ rules:
     enable_on_status: [418]
     body: never
   - name: errors
-    match: {domains: [order.test], routes: [httproute/shop/order/rule/1/match/0]}
+    match: {domains: [order.test], routes: [httproute/shop/order/rule/1]}
     enable_on_status: [404]
     body: sorry
 """
@@ -242,12 +259,23 @@ def test_backends_of_weight_0_alone_are_answered_500(places: dict[str, Address])
         pytest.param("/prefix/one/two/x", "forward.test", "/new/two/x", id="where a rule narrows the route"),
         pytest.param("/strip/x", "in.test", "/x", id="to the root, and another host"),
         pytest.param("/strip", "in.test", "/", id="to the root alone"),
+        pytest.param("/only/one/x", "in.test", "/new/x", id="by a filter of the only backend"),
+        pytest.param(
+            "/one-of-two/x", "two.test", "/one-of-two/x", id="the host by a filter of one of several backends"
+        ),
         pytest.param("/full/x?q", "forward.test", "/whole\\1?q", id="the whole path, nothing is substituted"),
     ],
 )
 def test_urls_are_rewritten(places: dict[str, Address], path: str, host: str, rewritten: str) -> None:
     came = json.loads(asked(places, f"forward.test{path}").body)
     assert (came["path"], came["headers"]["host"]) == (rewritten, [host])
+
+
+def test_a_backend_may_be_a_redirect(places: dict[str, Address]) -> None:
+    response = asked(places, "forward.test/elsewhere")
+    assert (response.status, response.values("location")) == (302, ["http://elsewhere.test/elsewhere"])
+    several = asked(places, "forward.test/several")
+    assert (several.status, b"on one of several backendRefs" in several.body) == (500, True)
 
 
 def test_headers_are_changed_for_one_backend_and_in_its_response(places: dict[str, Address]) -> None:
@@ -384,6 +412,13 @@ def test_a_listener_has_its_hosts_for_itself(places: dict[str, Address]) -> None
 def test_rule_files_apply_to_the_routes_of_gateways(places: dict[str, Address]) -> None:
     for port in (80, 8081):
         assert asked(places, "rules.test/", port=port).body == b"from a rule file"
+
+
+def test_a_rule_may_be_about_a_rule_of_an_httproute(places: dict[str, Address]) -> None:
+    missing = (("x-status", "404"),)
+    assert asked(places, "order.test/a/x", headers=missing).body == b"sorry"
+    assert asked(places, "order.test/a/b", headers=missing).body != b"sorry"
+    assert asked(places, "x.order.test/a/x", headers=missing).body != b"sorry"
 
 
 def test_the_routes_stand_in_the_order_that_decide_takes_them(tmp_path: Path) -> None:

@@ -171,6 +171,16 @@ def test_a_plugin_with_a_mistake_is_off_and_says_why(tmp_path: Path, fields: str
     assert ruleset(found).rules == ()
 
 
+def test_a_plugin_with_something_superfluous_goes_on(tmp_path: Path) -> None:
+    found = loaded(tmp_path, PLUGIN + "  defaultConfig: {headers: [Content-Length=17], body: hi}")
+    (warning,) = found.complaints
+    assert (
+        "WasmPlugin higress-system/custom-response: spec.defaultConfig.headers[0]: content-length is left out"
+        in str(warning)
+    )
+    assert answer(ruleset(found), "a.test/") == (200, b"hi")
+
+
 def test_another_plugin_is_skipped_with_a_note(tmp_path: Path) -> None:
     found = loaded(tmp_path, PLUGIN.replace("custom-response:1", "key-auth:1") + "  defaultConfig: {body: a}")
     (note,) = found.problems

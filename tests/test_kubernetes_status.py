@@ -122,6 +122,7 @@ FAULTS = [
     pytest.param("timeouts: {request: 1s, backendRequest: 2s}", "longer than", id="timeouts the wrong way round"),
     pytest.param("sessionPersistence: {}", "not supported", id="what is not supported"),
     pytest.param("matches: 7", "expected a list", id="a wrong type"),
+    pytest.param("matches: [7]", "expected a mapping", id="a wrong type within"),
 ]
 
 
@@ -136,7 +137,7 @@ def test_a_value_that_cannot_be_used_costs_its_rule_alone(tmp_path: Path, fields
     actions = {title: route.action for title, route in routes(found).items()}
     assert actions["HTTPRoute shop/tried rule 0 match 0"].status_code == 500  # type: ignore[union-attr]
     assert isinstance(actions["HTTPRoute shop/tried rule 1 match 0"], Forward)
-    # It comes behind what works.
+    # It comes behind what works, whatever it would take.
     assert next(iter(actions)) == "HTTPRoute shop/tried rule 1 match 0"
 
 
@@ -161,6 +162,23 @@ def test_a_route_that_cannot_be_attached_is_not_accepted(tmp_path: Path, spec: s
     found = loaded(tmp_path, f"{GATEWAY}{head}spec:\n  {spec}")
     (complaint,) = wrong(found)
     assert f"Accepted=False ({reason})" in complaint
+    assert message in complaint
+    assert routes(found) == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        pytest.param("hostnames: [a b]", "spec.hostnames[0]: expected a domain", id="a host"),
+        pytest.param("hostnames: 7", "spec.hostnames: expected a list", id="no hosts"),
+        pytest.param("rules: 7", "spec.rules: expected a list", id="no rules"),
+    ],
+)
+def test_a_route_without_its_hosts_or_rules_takes_no_requests(tmp_path: Path, field: str, message: str) -> None:
+    rules = "" if field.startswith("rules") else f"  rules: [{FINE}]"
+    found = loaded(tmp_path, f"{GATEWAY}{ROUTE}  {field}\n{rules}")
+    (complaint,) = wrong(found)
+    assert "Accepted=False (UnsupportedValue)" in complaint
     assert message in complaint
     assert routes(found) == {}
 
@@ -245,6 +263,21 @@ def test_a_listener_goes_on_with_the_kinds_that_there_are(tmp_path: Path) -> Non
     (complaint,) = wrong(found)
     assert "listener web: ResolvedRefs=False (InvalidRouteKinds): allowedRoutes.kinds: TCPRoute" in complaint
     assert list(routes(found)) == ["HTTPRoute shop/tried rule 0 match 0"]
+
+
+@pytest.mark.parametrize(
+    ("listener", "reason"),
+    [
+        pytest.param("protocol: TLS", "NotAllowedByListeners", id="another protocol"),
+        pytest.param("protocol: HTTP, allowedRoutes: {kinds: [{kind: TLSRoute}]}", "NotAllowedByListeners", id="kind"),
+        pytest.param("protocol: HTTP, allowedRoutes: {namespaces: {from: None}}", "NotAllowedByListeners", id="none"),
+        pytest.param("protocol: HTTPS", "NoMatchingParent", id="a listener that cannot be used"),
+    ],
+)
+def test_a_listener_that_is_not_for_a_route_does_not_accept_it(tmp_path: Path, listener: str, reason: str) -> None:
+    found = loaded(tmp_path, f"{GATEWAY}{ROUTE}  rules: [{FINE}]".replace("protocol: HTTP", listener, 1))
+    assert any(f"Gateway shop/main: Accepted=False ({reason})" in complaint for complaint in wrong(found))
+    assert routes(found) == {}
 
 
 def test_two_gateways_cannot_have_one_address(tmp_path: Path) -> None:
@@ -348,6 +381,14 @@ def test_a_route_without_any_gateway_is_attached_where_rule_files_listen(tmp_pat
     assert next(str(each) for status in found.statuses for _, each in status.said()) == (
         "Accepted=True (Accepted): no Gateway is among the files, so it is attached where the rule files listen"
     )
+
+
+def test_a_gateway_and_rule_files_cannot_have_one_address(tmp_path: Path) -> None:
+    (tmp_path / "manifests.yaml").write_text(GATEWAY)
+    (tmp_path / "rules.yaml").write_text("listen: 0.0.0.0:8080\nroutes: [{name: mock, respond: {body: hi}}]")
+    found = load([tmp_path])
+    assert found.ruleset is None
+    assert "port 8080: rule files listen at 0.0.0.0:8080, too" in str(found.problems[0])
 
 
 def test_rule_files_listen_beside_gateways_only_if_they_have_routes(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rejoinder.rules import native
+from rejoinder.rules.fields import Place
 from rejoinder.rules.load import Loaded, load
-from rejoinder.rules.model import Position
+from rejoinder.rules.model import Position, Rule
 from rejoinder.rules.reload import Memory
 
 HEAD = """\
@@ -87,14 +88,14 @@ def test_an_edited_file_says_what_it_says_when_it_is_read_for_the_first_time(
     check(tmp_path / "rules.yaml", *(text if indented else text.replace("\n  ", "\n") for text in texts))
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.lists(st.sampled_from(sorted(ENTRIES))), min_size=2, max_size=4), st.booleans())
 def test_so_does_any_order_of_rules(tmp_path: Path, orders: list[list[str]], tail: bool) -> None:
     texts = [HEAD + "".join(ENTRIES[name] for name in names) + (TAIL if tail else "") for names in orders]
     check(tmp_path / "rules.yaml", *texts)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.tuples(st.integers(0, len(FILE)), st.integers(0, 3), st.sampled_from(["", '"', "'", "\n", "- ", "  "])))
 )
@@ -113,7 +114,7 @@ def test_only_what_has_changed_is_read_again(tmp_path: Path, monkeypatch: pytest
     read: list[int] = []
     rules = native.rules
 
-    def counting(place: native.Place) -> tuple[native.Rule, ...]:
+    def counting(place: Place) -> tuple[Rule, ...]:
         found = rules(place)
         read.append(len(found))
         return found
@@ -121,3 +122,12 @@ def test_only_what_has_changed_is_read_again(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(native, "rules", counting)
     load([tmp_path / "rules.yaml"], memory=memory)
     assert read == [1]
+
+
+def test_unnamed_rules_are_named_after_their_file_once_there_are_two(tmp_path: Path) -> None:
+    files = [tmp_path / "one.yaml", tmp_path / "two.yaml"]
+    files[0].write_text(FILE)
+    files[1].write_text("rules: [{body: x}]\n")
+    memory = Memory()
+    for named in (files[:1], files, files[:1]):
+        assert said(load(named, memory=memory)) == said(load(named))

@@ -26,10 +26,16 @@ import envoy_data_plane.google.protobuf as google
 import grpc.aio
 import pytest
 
+from rejoinder.extproc.server import Processor
+from rejoinder.rules.model import Answer, Endpoint, PathKind, PathMatch, RequestMatch, Rule, Ruleset, Scope
+from rejoinder.xds.build import build
 from rejoinder.xds.protobuf import message_class
 from rejoinder.xds.server import ADS, Connected, Disconnected, Event, InconsistentSnapshotError, Server
 from rejoinder.xds.session import Accepted, Nack
 from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, Resource, ResourceType, Snapshot
+from rejoinder.xds.translate import Settings
+from rejoinder.xds.translate.clusters import ext_proc_cluster
+from rejoinder.xds.translate.extensions import EXTENSION
 
 DiscoveryRequest = message_class(discovery.DiscoveryRequest)
 DiscoveryResponse = message_class(discovery.DiscoveryResponse)
@@ -582,3 +588,58 @@ async def answer(address: str) -> tuple[str, str | None]:
             return response.read().decode(), response.headers["x-filter"]
 
     return await asyncio.to_thread(fetch)
+
+
+def with_our_filter(xds_port: int, ext_proc_port: int) -> dict[str, Any]:
+    """An Envoy with a listener and routes of its own, as docs/xds.md has it."""
+    config = bootstrap(xds_port, "DELTA_GRPC")
+    del config["dynamic_resources"]["cds_config"], config["dynamic_resources"]["lds_config"]
+    type_prefix = "type.googleapis.com/envoy.extensions.filters"
+    discovery_of_config = {
+        "config_source": {"ads": {}, "resource_api_version": "V3"},
+        "type_urls": [f"{type_prefix}.http.ext_proc.v3.ExternalProcessor"],
+    }
+    route = {"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": "its own"}}}
+    manager = {
+        "@type": f"{type_prefix}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "own",
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        "http_filters": [
+            {"name": EXTENSION, "config_discovery": discovery_of_config},
+            {"name": "router", "typed_config": {"@type": f"{type_prefix}.http.router.v3.Router"}},
+        ],
+    }
+    config["static_resources"]["clusters"].append(ext_proc_cluster(Endpoint("127.0.0.1", ext_proc_port)))
+    config["static_resources"]["listeners"] = [
+        {
+            "name": "own",
+            "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
+            "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+        }
+    ]
+    return config
+
+
+def test_an_envoy_with_routes_of_its_own_takes_our_filter(tmp_path: Path) -> None:
+    rule = Rule("mock", (Answer(body=b"from a rule"),), Scope(request=RequestMatch(PathMatch(PathKind.EXACT, "/mock"))))
+
+    async def test() -> None:
+        processor = Processor()
+        port = await processor.start("127.0.0.1:0")
+        async with running() as it:
+            built = build(Ruleset(rules=(rule,)), Settings(Endpoint("127.0.0.1", port)))
+            processor.publish(built.ruleset, built.plan.tables())
+            it.server.publish(built.snapshot)
+            with envoy(tmp_path, with_our_filter(it.port, port)) as admin_address:
+                await it.until(Connected)
+                while not admin_address():
+                    await asyncio.sleep(0.05)
+                address = await listening_address(admin_address(), "own")
+                async with asyncio.timeout(TIMEOUT):
+                    while await get(address, "/mock") != "from a rule":
+                        await asyncio.sleep(0.05)
+                assert await get(address, "/") == "its own"
+                assert not [event for event in it.events if isinstance(event, Nack)]
+        await processor.stop()
+
+    run(test())

@@ -1,6 +1,7 @@
 """Rules become Envoy resources, and Envoys get them.
 
 Reading order: `plan` (the rules worked into routes), `translate` (routes in Envoy's words), `snapshot` (a set of
-encoded resources), `build` (the three in one step), `session` (one client's stream), `server` (the loop), `blame`
-(which rule an Envoy complains about). `protobuf` makes fast message classes; `wire` reads and writes the protocol's.
+encoded resources), `build` (the three in one step), `session` (one client's stream; `sotw` and `delta` are the two
+variants of the protocol), `server` (the loop), `blame` (which rule an Envoy complains about). `protobuf` makes fast
+message classes, `json_mapping` encodes dictionaries; `wire` reads and writes the protocol's messages.
 """

@@ -11,11 +11,11 @@ a file for each kind: `gateway`, `http_route`, `direct_response`, `gateway_api` 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-from rejoinder.rules.kubernetes.cluster import GATEWAY_API, cluster, invalid
-from rejoinder.rules.kubernetes.gateway_api import gateway_api
+from rejoinder.rules.kubernetes.cluster import GATEWAY_API, invalid, make_cluster
+from rejoinder.rules.kubernetes.gateway_api import read_gateway_api
 from rejoinder.rules.kubernetes.ingress import read_ingresses
 from rejoinder.rules.kubernetes.objects import Object, is_object, read_objects
 from rejoinder.rules.kubernetes.status import ACCEPTED, Fault, Status, condition
@@ -48,6 +48,8 @@ class Manifests:
     routes: tuple[Route, ...] = ()
     """In the order in which they are tried within their group."""
     rules: tuple[Rule, ...] = ()
+    route_groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What a rule may call several routes at once: an object, or a rule of it."""
     statuses: tuple[Status, ...] = ()
     notes: tuple[Problem, ...] = ()
     """What is skipped or has no effect."""
@@ -77,8 +79,8 @@ def read_manifests(
             statuses.append(Status(each, (condition(ACCEPTED, (fault,)),)))
         else:
             usable[each.kind, str(each.key)] = each
-    found = cluster(usable.values(), addresses)
-    part = gateway_api(found)
+    found = make_cluster(usable.values(), addresses)
+    part = read_gateway_api(found)
     ingresses = read_ingresses(found)
     routes = (*part.routes, *ingresses.routes)
     plugins = read_wasm_plugins(found, (*native_routes, *routes))
@@ -94,6 +96,17 @@ def read_manifests(
         upstreams=tuple(map(found.upstream, names)),
         routes=routes,
         rules=plugins.rules,
+        route_groups=_route_groups(routes),
         statuses=(*statuses, *part.statuses, *ingresses.statuses, *plugins.statuses, *broken),
         notes=(*notes, *part.notes, *ingresses.notes, *plugins.notes),
     )
+
+
+def _route_groups(routes: Iterable[Route]) -> dict[str, tuple[str, ...]]:
+    """Routes by the beginnings of their names: `httproute/shop/web`, `httproute/shop/web/rule/1`."""
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(route.name for route in routes):
+        parts = name.split("/")
+        for end in range(3, len(parts), 2):
+            groups.setdefault("/".join(parts[:end]), []).append(name)
+    return {prefix: tuple(names) for prefix, names in groups.items()}

@@ -136,7 +136,7 @@ def _service_of(upstream: str) -> tuple[Key, int]:
     return Key(namespace, name), int(number)
 
 
-def cluster(objects: Iterable[Object], addresses: Mapping[str, Upstream]) -> Cluster:
+def make_cluster(objects: Iterable[Object], addresses: Mapping[str, Upstream]) -> Cluster:
     """Look at objects together.
 
     Args:

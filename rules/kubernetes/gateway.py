@@ -94,7 +94,7 @@ class GatewayListener:
 
     def lets_in(self, route: Object, gateway: Object | None, cluster: Cluster) -> bool:
         """Whether a route may be attached, as far as its kind and namespace go."""
-        if self.kinds is not None and (route.group, route.kind) not in self.kinds:
+        if not self.scheme or (self.kinds is not None and (route.group, route.kind) not in self.kinds):
             return False
         match self.namespaces:
             case "All":

@@ -56,7 +56,7 @@ class _Attachment:
     domains: tuple[str, ...]
 
 
-def gateway_api(cluster: Cluster) -> Part:
+def read_gateway_api(cluster: Cluster) -> Part:
     """What the Gateways, HTTPRoutes and DirectResponses say."""
     answers = {each: read_direct_response(each) for each in cluster.of_kind(DIRECT_RESPONSE)}
     routes = [
@@ -110,7 +110,8 @@ def _on_their_own(gateways: Iterable[Gateway]) -> list[Gateway]:
                 f"{address} port {number} belongs to Gateway {taken[clash].key} already: "
                 "give one of them an address of its own in spec.addresses"
             )
-            fault = Fault(PROGRAMMED, "AddressNotUsable", message, gateway.object.position)  # type: ignore[union-attr]
+            assert gateway.object is not None, "only objects have sockets"
+            fault = Fault(PROGRAMMED, "AddressNotUsable", message, gateway.object.position)
             result.append(replace(gateway, faults=(*gateway.faults, fault)))
         else:
             taken.update(dict.fromkeys(sockets, gateway))
@@ -142,18 +143,18 @@ def _attach(
     ]
     if not named:
         return none("NoMatchingParent", f"Gateway {ref.key} has no listener of that name and port")
-    usable = [each for each in named if each.usable and not gateway.faults]
-    if not usable:
-        return none("NoMatchingParent", f"Gateway {ref.key} cannot be used: see its own conditions")
-    allowed = [each for each in usable if each.lets_in(route.object, gateway.object, cluster)]
+    allowed = [each for each in named if each.lets_in(route.object, gateway.object, cluster)]
     if not allowed:
         message = (
             f"no listener of Gateway {ref.key} lets in HTTPRoutes of {route.object.key.namespace}: see allowedRoutes"
         )
         return none("NotAllowedByListeners", message)
+    usable = [each for each in allowed if each.usable and not gateway.faults]
+    if not usable:
+        return none("NoMatchingParent", f"Gateway {ref.key} cannot be used: see its own conditions")
     met = [
         _Attachment(gateway, each, domains)
-        for each in allowed
+        for each in usable
         for domains in [_meet(each.hostname, route.hostnames)]
         if domains
     ]

@@ -122,6 +122,8 @@ def read_http_route(each: Object, cluster: Cluster, answers: Mapping[Key, Answer
     places, rule_problems = alone(spec, _rules, [])
     reader = _RuleReader(each, cluster, answers)
     rules = tuple(reader.read(place, number) for number, place in enumerate(places))
+    if rule_problems or (host_problems and not hostnames):
+        rules = ()  # what they are about is not known, and without its hosts it would take those of others
     problems = (*parent_problems, *host_problems, *rule_problems)
     faults = tuple(Fault(ACCEPTED, UNSUPPORTED_VALUE, problem.message, problem.position) for problem in problems)
     return HttpRoute(each, parents, hostnames, rules, faults, tuple(reader.notes))
@@ -167,6 +169,29 @@ class _Filters:
     responses: tuple[Answer, ...] = ()
     """Of DirectResponses; one that cannot be had is noted, and stands here as any answer."""
 
+    @property
+    def rewrites_path(self) -> bool:
+        return self.rewrite is not None and (self.rewrite.path is not None or self.rewrite.prefix is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class _BackendRef:
+    """One entry of a rule's `backendRefs`."""
+
+    place: Place
+    backend: Backend
+    filters: _Filters
+
+
+def _with_only_backend(rule: _Filters, backend: _Filters) -> _Filters:
+    """The filters of a rule with those of its only backend, which are for the same requests, but for headers."""
+    return replace(
+        rule,
+        redirect=rule.redirect or backend.redirect,
+        rewrite=backend.rewrite or rule.rewrite,
+        mirrors=(*rule.mirrors, *backend.mirrors),
+    )
+
 
 class _RuleReader:
     """Reads the rules of one HTTPRoute."""
@@ -181,12 +206,24 @@ class _RuleReader:
 
     def read(self, place: Place, number: int) -> RouteRule:
         self._faults = []
-        matches, problems = alone(member(place, "matches"), self._matches, (Match(),))
+        _, problems = alone(place, open_fields, None)
         self._invalid(problems)
+        nothing = (Match(whole=not problems),)
+        matches, problems = alone(member(place, "matches"), self._matches, (Match(whole=False),))
+        self._invalid(problems)
+        matches = matches or nothing
         filters, problems = alone(member(place, "filters"), self._filters, _Filters())
         self._invalid(problems)
         backends, problems = alone(member(place, "backendRefs"), self._backends, ())
         self._invalid(problems)
+        if filters.redirect and backends:
+            self._exclude(place, "RequestRedirect", "backendRefs")
+        if len(backends) == 1:
+            filters = _with_only_backend(filters, backends[0].filters)
+        for backend in backends if len(backends) > 1 else ():
+            if backend.filters.redirect or backend.filters.mirrors or backend.filters.rewrites_path:
+                message = "on one of several backendRefs, filters can change headers and the host, nothing else"
+                self._fault(backend.place, UNSUPPORTED_VALUE, message)
         timeout, problems = alone(place, _timeout, None)
         self._invalid(problems)
         for name in ("retry", "sessionPersistence"):
@@ -219,7 +256,7 @@ class _RuleReader:
     # --- what requests it is about ---
 
     def _matches(self, place: Place) -> tuple[Match, ...]:
-        return tuple(map(self._match, items(place))) or (Match(),)
+        return tuple(map(self._match, items(place)))
 
     def _match(self, place: Place) -> Match:
         found, problems = alone(place, _read_match, EVERY_REQUEST)
@@ -232,7 +269,7 @@ class _RuleReader:
         self,
         place: Place,
         filters: _Filters,
-        backends: Sequence[Backend],
+        backends: Sequence[_BackendRef],
         timeout: float | None,
         matches: Sequence[Match],
     ) -> Answer | Redirect | Forward:
@@ -241,21 +278,21 @@ class _RuleReader:
             self._fault(place, UNSUPPORTED_VALUE, "ReplacePrefixMatch needs matches of type PathPrefix")
         if len(filters.responses) > 1:
             self._fault(place, INCOMPATIBLE_FILTERS, "it has several DirectResponses: keep one of them")
-        for one, what, other in (
-            (filters.responses, "RequestRedirect", filters.redirect),
-            (filters.responses, "backendRefs", backends),
-            (filters.redirect, "URLRewrite", filters.rewrite),
-            (filters.redirect, "backendRefs", backends),
+        for name, given, other, beside in (
+            ("a DirectResponse", filters.responses, "RequestRedirect", filters.redirect),
+            ("a DirectResponse", filters.responses, "backendRefs", backends),
+            ("RequestRedirect", filters.redirect, "URLRewrite", filters.rewrite),
         ):
-            if one and other:
-                name = "a DirectResponse" if one is filters.responses else "RequestRedirect"
-                message = f"{name} and {what} exclude each other: remove one of them"
-                self._fault(place, INCOMPATIBLE_FILTERS, message)
+            if given and beside:
+                self._exclude(place, name, other)
         if filters.responses:
             return _with_headers(filters.responses[0], filters.response_headers)
         if filters.redirect:
             return filters.redirect
-        return self._forward(filters, backends, timeout)
+        return self._forward(filters, [each.backend for each in backends], timeout)
+
+    def _exclude(self, place: Place, one: str, other: str) -> None:
+        self._fault(place, INCOMPATIBLE_FILTERS, f"{one} and {other} exclude each other: remove one of them")
 
     def _forward(self, filters: _Filters, backends: Sequence[Backend], timeout: float | None) -> Answer | Forward:
         usable = [each for each in backends if each.weight and each.upstream is not None]
@@ -271,20 +308,22 @@ class _RuleReader:
             return Answer(500, (("content-type", "text/plain"),), f"{self._route.title}: {text}\n".encode())
         rewrite = filters.rewrite or Rewrite()
         forward = Forward("", tuple(backends), rewrite, filters.mirrors, filters.cors, timeout, upgrades=("websocket",))
+        # Its host is in the rewrite then.
         alone_and_plain = len(backends) == 1 and not (backends[0].request_headers or backends[0].response_headers)
         return replace(forward, upstream=usable[0].upstream or "", backends=()) if alone_and_plain else forward
 
     # --- backends ---
 
-    def _backends(self, place: Place) -> tuple[Backend, ...]:
+    def _backends(self, place: Place) -> tuple[_BackendRef, ...]:
         return tuple(self._backend(item) for item in items(place))
 
-    def _backend(self, place: Place) -> Backend:
+    def _backend(self, place: Place) -> _BackendRef:
         fields = open_fields(place)
         weight = fields.get("weight", lambda it: it.integer(range(MAX_WEIGHT + 1), "a weight"), 1)
         filters = self._filters(member(place, "filters"), backend=True)
-        changes = filters.request_headers, filters.response_headers
-        return Backend(self._upstream(place), weight, *changes)
+        host = filters.rewrite.host if filters.rewrite else None
+        backend = Backend(self._upstream(place), weight, host, filters.request_headers, filters.response_headers)
+        return _BackendRef(place, backend, filters)
 
     def _upstream(self, place: Place) -> str | None:
         """The upstream that a reference leads to; None if it leads nowhere, which is noted."""
@@ -392,12 +431,12 @@ _BACKEND_FILTERS: Final[dict[str, tuple[str, _FilterReader]]] = {
     "RequestHeaderModifier": ("requestHeaderModifier", _RuleReader._request_headers),
     "ResponseHeaderModifier": ("responseHeaderModifier", _RuleReader._response_headers),
     "ExtensionRef": ("extensionRef", _RuleReader._extension),
-}
-_FILTERS: Final[dict[str, tuple[str, _FilterReader]]] = {
-    **_BACKEND_FILTERS,
     "RequestRedirect": ("requestRedirect", _RuleReader._redirect),
     "URLRewrite": ("urlRewrite", _RuleReader._rewrite),
     "RequestMirror": ("requestMirror", _RuleReader._mirror),
+}
+_FILTERS: Final[dict[str, tuple[str, _FilterReader]]] = {
+    **_BACKEND_FILTERS,
     "CORS": ("cors", _RuleReader._cors),
     "DirectResponse": ("directResponse", _RuleReader._direct_response),
 }

@@ -56,9 +56,15 @@ def read_wasm_plugins(cluster: Cluster, routes: Sequence[Route]) -> WasmPlugins:
             continue
         reader = _Reader(each, routes)
         rules, problems = alone(each.spec(), reader.read, ())
-        faults = (*invalid(problems), *reader.faults)
+        errors = [problem for problem in problems if problem.severity is Severity.ERROR]
+        faults = (*invalid(errors), *reader.faults)
         result.statuses.append(Status(each, (condition(ACCEPTED, faults), condition(RESOLVED_REFS, faults))))
-        if not problems:
+        result.notes += (
+            replace(problem, message=f"{each.title}: {problem.message}")
+            for problem in problems
+            if problem not in errors
+        )
+        if not errors:
             found.append(((-priority, each.key), rules))
     result.rules = tuple(rule for _, rules in sorted(found, key=lambda entry: entry[0]) for rule in rules)
     return result

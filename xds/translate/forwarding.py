@@ -50,8 +50,9 @@ def _destination(forward: Forward) -> Json:
 
 
 def _cluster(backend: Backend) -> Json:
+    host = {} if backend.host is None else {"host_rewrite_literal": backend.host}
     changes = header_changes(backend.request_headers, backend.response_headers)
-    return {"name": backend.upstream or NO_UPSTREAM, "weight": backend.weight, **changes}
+    return {"name": backend.upstream or NO_UPSTREAM, "weight": backend.weight, **host, **changes}
 
 
 def _mirror(upstream: str, percent: float) -> Json:
