@@ -107,10 +107,11 @@ def answers(draw: st.DrawFn, conditional: bool, beside: bool = False) -> Json:
 
 @st.composite
 def scopes(draw: st.DrawFn, routes: list[str]) -> Json:
-    scope: Json = draw(st.one_of(st.just({}), request_tests))
+    matches: st.SearchStrategy[Json] = st.one_of(st.just({}), request_tests)
+    scope = draw(matches)
     if draw(st.booleans()):
         scope = {**scope, "domains": draw(domains)}
-    if routes and draw(st.booleans()):
+    if draw(st.booleans()) and routes:
         scope = {**scope, "routes": draw(st.lists(st.sampled_from(routes), min_size=1, max_size=2, unique=True))}
     return scope
 

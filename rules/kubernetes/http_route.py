@@ -10,9 +10,9 @@ references that lead nowhere. https://gateway-api.sigs.k8s.io/reference/spec/#ht
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from rejoinder.rules.document import quoted
 from rejoinder.rules.fields import Fields, Place
@@ -60,7 +60,11 @@ _REDIRECT_STATUSES: Final = range(301, 309)
 _DURATION: Final = re.compile(r"([0-9]{1,5}(h|m|s|ms)){1,4}")  # https://gateway-api.sigs.k8s.io/geps/gep-2257/
 _SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _VALUE_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_RULE: Final = re.compile(r"^spec\.rules\[\d+\]\.?")  # where a rule stands, which is said otherwise
 _ORIGIN: Final = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+", re.IGNORECASE)
+
+T = TypeVar("T")
+D = TypeVar("D")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,26 +210,17 @@ class _RuleReader:
 
     def read(self, place: Place, number: int) -> RouteRule:
         self._faults = []
-        _, problems = alone(place, open_fields, None)
-        self._invalid(problems)
-        nothing = (Match(whole=not problems),)
-        matches, problems = alone(member(place, "matches"), self._matches, (Match(whole=False),))
-        self._invalid(problems)
-        matches = matches or nothing
-        filters, problems = alone(member(place, "filters"), self._filters, _Filters())
-        self._invalid(problems)
-        backends, problems = alone(member(place, "backendRefs"), self._backends, ())
-        self._invalid(problems)
+        is_rule = self._part(place, open_fields, None) is not None
+        matches = self._part(member(place, "matches"), self._matches, (Match(whole=False),)) or (Match(whole=is_rule),)
+        filters = self._part(member(place, "filters"), self._filters, _Filters())
+        backends = self._part(member(place, "backendRefs"), self._backends, ())
+        timeout = self._part(place, _timeout, None)
         if filters.redirect and backends:
             self._exclude(place, "RequestRedirect", "backendRefs")
         if len(backends) == 1:
             filters = _with_only_backend(filters, backends[0].filters)
-        for backend in backends if len(backends) > 1 else ():
-            if backend.filters.redirect or backend.filters.mirrors or backend.filters.rewrites_path:
-                message = "on one of several backendRefs, filters can change headers and the host, nothing else"
-                self._fault(backend.place, UNSUPPORTED_VALUE, message)
-        timeout, problems = alone(place, _timeout, None)
-        self._invalid(problems)
+        else:
+            self._check_backend_filters(backends)
         for name in ("retry", "sessionPersistence"):
             if place.has(name):
                 self._fault(place.field(name), UNSUPPORTED_VALUE, "is not supported")
@@ -245,13 +240,16 @@ class _RuleReader:
         )
 
     def _fault(self, place: Place, reason: str, message: str, condition: str = ACCEPTED) -> None:
-        path = re.sub(r"^spec\.rules\[\d+\]\.?", "", place.path)
+        path = re.sub(_RULE, "", place.path)
         self._faults.append(Fault(condition, reason, f"{path}: {message}" if path else message, place.position))
 
-    def _invalid(self, problems: Iterable[Problem]) -> None:
+    def _part(self, place: Place, read: Callable[[Place], T], default: D) -> T | D:
+        """Read a part of the rule; what is wrong with it is a fault of the rule."""
+        found, problems = alone(place, read, default)
         for problem in problems:
-            message = re.sub(r"^spec\.rules\[\d+\]\.?", "", problem.message)
+            message = re.sub(_RULE, "", problem.message)
             self._faults.append(Fault(ACCEPTED, UNSUPPORTED_VALUE, message, problem.position))
+        return found
 
     # --- what requests it is about ---
 
@@ -259,9 +257,9 @@ class _RuleReader:
         return tuple(map(self._match, items(place)))
 
     def _match(self, place: Place) -> Match:
-        found, problems = alone(place, _read_match, EVERY_REQUEST)
-        self._invalid(problems)
-        return Match(found, whole=not problems)
+        before = len(self._faults)
+        found = self._part(place, _read_match, EVERY_REQUEST)
+        return Match(found, whole=len(self._faults) == before)
 
     # --- what becomes of them ---
 
@@ -316,6 +314,13 @@ class _RuleReader:
 
     def _backends(self, place: Place) -> tuple[_BackendRef, ...]:
         return tuple(self._backend(item) for item in items(place))
+
+    def _check_backend_filters(self, backends: Sequence[_BackendRef]) -> None:
+        """Envoy can do these things for a route only, not for a share of its requests."""
+        for each in backends:
+            if each.filters.redirect or each.filters.mirrors or each.filters.rewrites_path:
+                message = "on one of several backendRefs, filters can change headers and the host, nothing else"
+                self._fault(each.place, UNSUPPORTED_VALUE, message)
 
     def _backend(self, place: Place) -> _BackendRef:
         fields = open_fields(place)
