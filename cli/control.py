@@ -21,6 +21,7 @@ from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Ruleset
 from rejoinder.rules.problem import Problem
 from rejoinder.rules.reload import Memory
+from rejoinder.rules.shadow import shadowed
 from rejoinder.rules.watch import changes
 from rejoinder.xds.blame import blame
 from rejoinder.xds.build import Build, build
@@ -83,6 +84,8 @@ class Control:
         gc.disable()
         self._loaded = self._load()
         built = self._take(self._build(self._loaded))
+        if self._loaded.ruleset and built:
+            self._warn(shadowed(self._loaded.ruleset))
         gc.freeze()
         gc.enable()
         return built
@@ -92,8 +95,10 @@ class Control:
         assert self._loaded is not None, "start comes first"
         async for loaded in changes(self._loaded, self._load):
             # In a thread, as loading is: Envoys and their responses do not wait for it.
-            if built := self._take(await asyncio.to_thread(self._build, loaded)):
+            built = self._take(await asyncio.to_thread(self._build, loaded))
+            if loaded.ruleset and built:
                 console.say(f"reloaded: {summary(built)}")
+                self._warn(await asyncio.to_thread(shadowed, loaded.ruleset))
             else:
                 console.say("not reloaded: what was there before stays", "bold")
 
@@ -123,7 +128,11 @@ class Control:
         }
 
     def _load(self) -> Loaded:
-        return load(self._sources, upstreams=self._upstreams, memory=self._memory)
+        return load(self._sources, upstreams=self._upstreams, memory=self._memory, look_for_shadowed=False)
+
+    def _warn(self, warnings: Sequence[Problem]) -> None:
+        self._problems = (*self._problems, *warnings)
+        console.print_problems(warnings)
 
     def _build(self, loaded: Loaded) -> tuple[Build | None, tuple[Problem, ...]]:
         if loaded.ruleset is None:

@@ -65,7 +65,13 @@ class Part:
     """Kubernetes objects, which mean something only together."""
 
 
-def load(sources: Sequence[Path], *, upstreams: Mapping[str, str] = {}, memory: Memory | None = None) -> Loaded:
+def load(
+    sources: Sequence[Path],
+    *,
+    upstreams: Mapping[str, str] = {},
+    memory: Memory | None = None,
+    look_for_shadowed: bool = True,
+) -> Loaded:
     """Read rule files and merge them in their order.
 
     Args:
@@ -73,6 +79,8 @@ def load(sources: Sequence[Path], *, upstreams: Mapping[str, str] = {}, memory: 
             of folders within, and none that starts with a dot). A file that is named twice is read once.
         upstreams: URLs by upstream name, which replace or add to those in the files (`--upstream NAME=URL`).
         memory: of the last load, to be quicker when little has changed; None: there was none.
+        look_for_shadowed: warn of rules that can never decide. After a small edit of a large file that takes longer
+            than all the rest, so it may be left for later (`shadow.shadowed`).
 
     Returns:
         The ruleset, if there is no error, and every problem. If there are errors, show them and keep the set before.
@@ -97,7 +105,7 @@ def load(sources: Sequence[Path], *, upstreams: Mapping[str, str] = {}, memory: 
         _check_mentions(source, ruleset, manifests.route_groups)
     problems += [problem for source in (*read, command_line) for problem in source.problems]
     usable = not any(problem.severity is Severity.ERROR for problem in problems)
-    if usable:
+    if usable and look_for_shadowed:
         problems += shadowed(ruleset)
     return Loaded(
         ruleset if usable else None,

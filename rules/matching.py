@@ -169,7 +169,11 @@ def meet(first: Meet, match: RequestMatch) -> Meet | None:
 
 
 def _meet_paths(paths: tuple[PathMatch, ...], new: PathMatch) -> tuple[PathMatch, ...] | None:
-    if new == EVERY_PATH or any(path_covers(new, path) for path in paths):
+    if new == EVERY_PATH:
+        return paths
+    if not paths:
+        return (new,)
+    if any(path_covers(new, path) for path in paths):
         return paths
     if any(_paths_disjoint(path, new) for path in paths):
         return None
@@ -191,4 +195,6 @@ def _meet_values(
     tests: tuple[tuple[str, StringMatch], ...], new: tuple[tuple[str, StringMatch], ...]
 ) -> tuple[tuple[str, StringMatch], ...]:
     # Two exact values of one header can both fit, if it is sent twice, so nothing here is ever impossible.
+    if not new:
+        return tests
     return (*tests, *(test for test in new if not _some_covered(test, tests)))

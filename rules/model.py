@@ -34,6 +34,8 @@ class Position:
 
 
 class PathKind(enum.Enum):
+    __hash__ = object.__hash__  # members are compared by identity; an Enum's own hash is ten times as slow
+
     EXACT = "path"
     PREFIX = "prefix"
     REGEX = "regex"
@@ -53,6 +55,8 @@ EVERY_PATH: Final = PathMatch(PathKind.PREFIX, "/")
 
 
 class StringKind(enum.Enum):
+    __hash__ = object.__hash__
+
     EXACT = "exact"
     PREFIX = "prefix"
     SUFFIX = "suffix"
