@@ -79,7 +79,7 @@ def sample(count: int) -> Sample:
 def compiled(file: Path, memory: Memory) -> tuple[dict[str, float], int]:
     """Go the whole way; how long each stage took, and the size of what travels."""
     times = [time.perf_counter()]
-    ruleset = load([file], memory=memory).ruleset
+    ruleset = load([file], memory=memory, look_for_shadowed=False).ruleset  # as `serve`, which warns afterwards
     assert ruleset is not None
     times.append(time.perf_counter())
     planned = plan(ruleset)
