@@ -116,7 +116,8 @@ def draw(plot: dict[str, Any], file: Path) -> None:
             width = 0.8 / len(plot["series"])
             places = [place + number * width for place in range(len(medians))]
             axes.bar(places, medians, width, yerr=errors, capsize=3, label=series["name"])
-            axes.set_xticks(range(len(medians)), [str(x) for x, _ in series["points"]])
+            middles = [place + 0.4 - width / 2 for place in range(len(medians))]
+            axes.set_xticks(middles, [str(x) for x, _ in series["points"]], rotation=20, ha="right")
     if plot["logarithmic"]:
         axes.set_xscale("log")
         axes.set_yscale("log")

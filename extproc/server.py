@@ -24,6 +24,7 @@ from rejoinder.extproc.wire import decode
 from rejoinder.rules.answers import ROUTE_KEY, TABLE_KEY, AnswerTable
 from rejoinder.rules.handlers import Handlers
 from rejoinder.rules.model import Ruleset
+from rejoinder.xds.listening import listen
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")
 
@@ -98,10 +99,7 @@ class Processor:
         server = grpc.aio.server(options=_OPTIONS)
         handler: Any = grpc.stream_stream_rpc_method_handler(self._process)  # no serializers: bytes in, bytes out
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Process": handler}),))
-        try:
-            port: int = server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: it is in use, or not this machine's") from error
+        port = listen(server, address)
         await server.start()
         self._grpc = server
         return port

@@ -19,6 +19,7 @@ import grpc
 import grpc.aio
 
 from rejoinder.xds.delta import Incremental
+from rejoinder.xds.listening import listen
 from rejoinder.xds.session import Accepted, Nack, Response
 from rejoinder.xds.snapshot import CLUSTERS, ENDPOINTS, EXTENSIONS, LISTENERS, ROUTES, ResourceType, Snapshot
 from rejoinder.xds.sotw import StateOfTheWorld
@@ -183,10 +184,7 @@ class Server:
                 for service, named, only in _SERVICES
             )
         )
-        try:
-            port: int = server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: it is in use, or not this machine's") from error
+        port = listen(server, address)
         await server.start()
         self._grpc = server
         return port
