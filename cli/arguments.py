@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import urllib.parse
 from pathlib import Path
 from typing import Final
+
+from rejoinder.xds.translate.settings import TRUSTED_CA
 
 Address = tuple[str, int]
 """A host and a port."""
@@ -55,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
 
     up = _command(commands, "up", "run Envoy with these rules until Ctrl-C, and follow every change of the files")
     _sources(up)
+    _trusted_ca(up)
     up.add_argument(
         "--listen",
         type=_address,
@@ -74,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
 
     serve = _command(commands, "serve", "the control plane and the ext_proc service, for Envoys that run elsewhere")
     _sources(serve)
+    _trusted_ca(serve)
     serve.add_argument(
         "--xds", type=_address, default=XDS, metavar="HOST:PORT", help="xDS for Envoys (default 127.0.0.1:18000)"
     )
@@ -108,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
 
     render = _command(commands, "render", "print the whole Envoy configuration as one static YAML file")
     _sources(render)
+    _trusted_ca(render)
     _conditional(render, "ext_proc")
     _ext_proc_advertise(render)
     _workers(render, "with how many --workers `serve` runs (default 1)")
@@ -161,6 +167,16 @@ def _sources(command: argparse.ArgumentParser) -> None:
         metavar="NAME=URL",
         help="where an upstream is, whatever the files say; a port of a Kubernetes Service is called "
         "NAMESPACE/NAME:PORT (may be repeated)",
+    )
+
+
+def _trusted_ca(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--trusted-ca",
+        metavar="FILE",
+        default=os.environ.get("SSL_CERT_FILE", TRUSTED_CA),
+        help="the certificates (PEM, where Envoy runs) that https:// upstreams are verified with "
+        f"(default $SSL_CERT_FILE, else {TRUSTED_CA})",
     )
 
 

@@ -24,7 +24,9 @@ def run(options: argparse.Namespace) -> int:
         console.print_problems([error.problem])
         return 1
     console.warn_of_echo(loaded.ruleset)
-    settings = Settings(ext_proc, Placement(options.conditional), ext_proc_ports=options.workers)
+    settings = Settings(
+        ext_proc, Placement(options.conditional), ext_proc_ports=options.workers, trusted_ca=options.trusted_ca
+    )
     configuration: Json = static_bootstrap(translate(loaded.ruleset, planned, settings))
     console.print_yaml(configuration)
     if planned.tables() and settings.conditional is Placement.MODULE:

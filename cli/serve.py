@@ -30,6 +30,7 @@ async def _run(options: argparse.Namespace) -> int:
         Endpoint(*(options.ext_proc_advertise or options.ext_proc)),
         Placement(options.conditional),
         ext_proc_ports=options.workers,
+        trusted_ca=options.trusted_ca,
     )
     placement.find_handlers_in(placement.handler_folders(options.sources))
     processor = Processor() if options.workers == 1 else Workers(options.workers)

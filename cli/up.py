@@ -53,7 +53,7 @@ async def _run(options: argparse.Namespace) -> int:
             control = Control(
                 options.sources,
                 options.upstream,
-                Settings(ext_proc, chosen.placement),
+                Settings(ext_proc, chosen.placement, trusted_ca=options.trusted_ca),
                 processor=processor,
                 adjust=_adjust(options.listen, stack),
                 on_rejected=rejected.put_nowait,

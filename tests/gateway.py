@@ -34,6 +34,7 @@ from rejoinder.xds.build import Build, build
 from rejoinder.xds.server import Event, Server
 from rejoinder.xds.session import Accepted, Nack
 from rejoinder.xds.translate import Placement, Settings
+from rejoinder.xds.translate.settings import TRUSTED_CA
 
 SECONDS = 30.0
 """How long a test waits for what must come."""
@@ -166,6 +167,7 @@ class Gateway:
         handlers: Sequence[Path] = (),
     ) -> None:
         self.conditional = conditional
+        self.trusted_ca = TRUSTED_CA
         self.long_list = 64
         """From how many routes on a list is cut into buckets."""
         self.upstream = Upstream()
@@ -229,7 +231,12 @@ class Gateway:
             for each in rules.upstreams
         )
         listeners = listeners or (Listener(*self.address),)
-        settings = Settings(Endpoint("127.0.0.1", self.ext_proc_port), self.conditional, long_list=self.long_list)
+        settings = Settings(
+            Endpoint("127.0.0.1", self.ext_proc_port),
+            self.conditional,
+            long_list=self.long_list,
+            trusted_ca=self.trusted_ca,
+        )
         return build(dataclasses.replace(rules, upstreams=upstreams, listeners=listeners), settings)
 
     def publish(self, built: Build) -> Event:

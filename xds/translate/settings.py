@@ -20,6 +20,10 @@ PATH_HEADER: Final = "x-rejoinder-path"
 """A request header that holds the path without query while Envoy picks the route; see `routes`."""
 
 
+TRUSTED_CA: Final = "/etc/ssl/certs/ca-certificates.crt"
+"""Where Debian, Ubuntu, Alpine and Envoy's images have the certificates of the public authorities."""
+
+
 class Placement(enum.Enum):
     """Where the answers to an upstream's status are given."""
 
@@ -39,7 +43,7 @@ class Settings:
     """Where the answers to an upstream's status are given."""
     long_list: int = 64
     """From how many routes on the list of a domain is cut into buckets; see `buckets`."""
-    trusted_ca: str = "/etc/ssl/certs/ca-certificates.crt"
+    trusted_ca: str = TRUSTED_CA
     """The certificates (PEM, a path on Envoy's machine) that `https://` upstreams are verified with."""
 
 
