@@ -138,7 +138,6 @@ class Processor:
     async def _process(self, _: object, context: Any) -> None:
         """One stream, from its beginning to its end."""
         session = self._session(context.invocation_metadata())
-        output = Output()
         while not session.done:
             data = await context.read()
             if data is grpc.aio.EOF:
@@ -147,9 +146,13 @@ class Processor:
                 output = await asyncio.to_thread(self._take, session, data)
             else:
                 output = self._take(session, data)
+            if session.done or not output.message:
+                self._count(output)  # before it is sent: who has a reply finds it counted
             if not output.message:
-                break
+                return
             await context.write(output.message)
+
+    def _count(self, output: Output) -> None:
         if output.failed is not None:
             self._handler_failures[output.failed] += 1
         if output.rule is None:
