@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from rejoinder.rules.model import STATUSES, Answer, Header, Rule
@@ -86,6 +86,15 @@ class AnswerTable:
     """Sorted by status."""
     default: Choice | None = None
     """For every other final status."""
+    has_handlers: bool = field(init=False, compare=False, repr=False)
+    """Whether a reply may be a Python handler's to make."""
+    _index: Mapping[int, Choice] = field(init=False, compare=False, repr=False)
+    """`by_status` for `choose`, which is asked for every response."""
+
+    def __post_init__(self) -> None:
+        choices = (*(choice for _, choice in self.by_status), *((self.default,) if self.default else ()))
+        object.__setattr__(self, "has_handlers", any(choice.answer.handler for choice in choices))
+        object.__setattr__(self, "_index", dict(self.by_status))
 
     def __bool__(self) -> bool:
         return bool(self.by_status) or self.default is not None
@@ -94,12 +103,7 @@ class AnswerTable:
         """What a status calls for; None: the response passes untouched. Interim statuses (1xx) always pass."""
         if status < STATUSES.start:
             return None
-        return dict(self.by_status).get(status, self.default)
-
-    @property
-    def has_handlers(self) -> bool:
-        """Whether a reply may be a Python handler's to make."""
-        return _has_handlers(self)
+        return self._index.get(status, self.default)
 
     @property
     def name(self) -> str:
@@ -114,18 +118,18 @@ def _table_name(table: AnswerTable) -> str:
     return hashlib.sha256(repr((table.by_status, table.default)).encode()).hexdigest()[:16]
 
 
-@functools.lru_cache(maxsize=1 << 14)
-def _has_handlers(table: AnswerTable) -> bool:
-    choices = (*(choice for _, choice in table.by_status), *((table.default,) if table.default else ()))
-    return any(choice.answer.handler for choice in choices)
-
-
 def answer_table(rules: Iterable[Rule]) -> AnswerTable:
     """The answers of rules that are asked in turn: the first one's, and while they fall through, the next one's.
 
     Within a rule an exact status comes before a pattern, a pattern with more digits before one with fewer, then the
     written order counts, and the answer without a status comes last.
     """
+    return _answer_table(tuple(rules))
+
+
+# Beside a foreign Envoy it is asked for with every request, and its rules hash faster than it is made.
+@functools.lru_cache(maxsize=1 << 14)
+def _answer_table(rules: tuple[Rule, ...]) -> AnswerTable:
     by_status: dict[int, Choice] = {}
     default: Choice | None = None
     for rule in rules:
