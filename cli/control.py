@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -80,14 +81,12 @@ class Control:
 
     def start(self) -> Build | None:
         """Load and publish for the first time; None: there are errors, and they have been printed."""
-        # What is made now stays: the garbage collector would walk it again and again, for a third of the time.
-        gc.disable()
-        self._loaded = self._load()
-        built = self._take(self._build(self._loaded))
-        if self._loaded.ruleset and built:
-            self._warn(shadowed(self._loaded.ruleset))
+        with _no_garbage_collection():
+            self._loaded = self._load()
+            built = self._take(self._build(self._loaded))
+            if self._loaded.ruleset and built:
+                self._warn(shadowed(self._loaded.ruleset))
         gc.freeze()
-        gc.enable()
         return built
 
     async def follow(self) -> None:
@@ -128,7 +127,8 @@ class Control:
         }
 
     def _load(self) -> Loaded:
-        return load(self._sources, upstreams=self._upstreams, memory=self._memory, look_for_shadowed=False)
+        with _no_garbage_collection():
+            return load(self._sources, upstreams=self._upstreams, memory=self._memory, look_for_shadowed=False)
 
     def _warn(self, warnings: Sequence[Problem]) -> None:
         self._problems = (*self._problems, *warnings)
@@ -138,7 +138,8 @@ class Control:
         if loaded.ruleset is None:
             return None, loaded.complaints
         try:
-            return build(self._adjust(loaded.ruleset), self._settings), loaded.complaints
+            with _no_garbage_collection():
+                return build(self._adjust(loaded.ruleset), self._settings), loaded.complaints
         except PlanError as error:
             return None, (*loaded.complaints, error.problem)
 
@@ -181,6 +182,18 @@ class Control:
         if self._accepted:
             console.say("going back to what it had before", "bold")
         self._on_rejected(Rejected(lines))
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """While much is made that stays: the collector would walk it again and again, for a third of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def summary(built: Build) -> str:

@@ -246,16 +246,20 @@ def _merged(
         listeners=(*listeners, *manifests.listeners),
         upstreams=tuple(upstreams.values()),
         routes=all_routes,
-        rules=tuple(_with_route_groups(rule, manifests.route_groups) for rule in rules.values()),
+        rules=_with_route_groups(rules.values(), manifests.route_groups),
     )
 
 
-def _with_route_groups(rule: Rule, groups: Mapping[str, tuple[str, ...]]) -> Rule:
-    """A rule with the routes that it is about, where it names an object that has several."""
-    if rule.scope.routes is None or groups.keys().isdisjoint(rule.scope.routes):
-        return rule
-    names = dict.fromkeys(name for given in rule.scope.routes for name in groups.get(given, (given,)))
-    return replace(rule, scope=replace(rule.scope, routes=tuple(names)))
+def _with_route_groups(rules: Iterable[Rule], groups: Mapping[str, tuple[str, ...]]) -> tuple[Rule, ...]:
+    """Rules with the routes that they are about, where they name an object that has several."""
+
+    def resolved(rule: Rule) -> Rule:
+        if rule.scope.routes is None or groups.keys().isdisjoint(rule.scope.routes):
+            return rule
+        names = dict.fromkeys(name for given in rule.scope.routes for name in groups.get(given, (given,)))
+        return replace(rule, scope=replace(rule.scope, routes=tuple(names)))
+
+    return tuple(map(resolved, rules) if groups else rules)
 
 
 class _Named(Protocol):

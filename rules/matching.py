@@ -149,6 +149,9 @@ class Meet:
     headers: tuple[tuple[str, StringMatch], ...] = ()
     query: tuple[tuple[str, StringMatch], ...] = ()
 
+    def __hash__(self) -> int:
+        return hash(self.paths)  # the rest rarely tells two apart
+
 
 EVERYTHING = Meet()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 Header = tuple[str, str]
 """One header field: the name in lower case, the value as it is sent."""
@@ -20,8 +20,7 @@ STATUSES: Final = range(200, 600)
 """The statuses that an answer may have and may be asked for: final ones (RFC 9110, section 15)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """Where something stands in the files that were loaded."""
 
     file: str
@@ -49,6 +48,9 @@ class PathMatch:
     value: str
     """EXACT: the whole path. PREFIX: whole path elements, so `/a` fits `/a` and `/a/b`, not `/ab`; no `/` at the end
     unless it is `/` itself, which fits every path. REGEX: RE2 syntax, must fit the whole path."""
+
+    def __hash__(self) -> int:
+        return hash(self.value)
 
 
 EVERY_PATH: Final = PathMatch(PathKind.PREFIX, "/")
@@ -144,6 +146,9 @@ class Rule:
     fallthrough: bool = False
     """No answer fits the upstream's status: False, its response passes; True, the next rule that fits is asked."""
     position: Position = field(default=Position("", 0), compare=False)
+
+    def __hash__(self) -> int:
+        return hash(self.name)  # which is unique, and much quicker than all the rest
 
     @property
     def unconditional(self) -> bool:
@@ -283,6 +288,9 @@ class Route:
     """What people call it, for a route that was not named by its author: `HTTPRoute shop/web rule 1 match 0`. Such
     routes come in the order of their specification."""
     position: Position = field(default=Position("", 0), compare=False)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
 
 @dataclass(frozen=True, slots=True)

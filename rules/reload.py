@@ -9,10 +9,11 @@ has the whole file read, as does a change outside of `rules`.
 from __future__ import annotations
 
 import bisect
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from rejoinder.rules import document, native
 from rejoinder.rules.document import List
@@ -24,20 +25,11 @@ _MOST_CHANGED: Final = 100
 """Beyond so many changed rules, reading all of them is not much slower."""
 
 _RULES: Final = re.compile(r"^rules:[ ]*(?:#.*)?\n(?:[ ]*(?:#.*)?\n)*(?=([ ]*)-[ ])", re.MULTILINE)
-_END: Final = {True: re.compile(r"^[^\s#]", re.MULTILINE), False: re.compile(r"^[^\s#-]", re.MULTILINE)}
-"""Where the entries end, by whether they are indented."""
-_UNUSUAL: Final = re.compile(r"^(?:---|\.\.\.|%)|[\s\[{,]&\w|[\r\x85\u2028\u2029\ufeff]|body_file", re.MULTILINE)
-"""Several documents, anchors, other line ends, files beside this one."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """One of `rules`."""
-
-    number: int
-    """Counted from 1."""
-    line: int
-    text: str
+_END: Final = {True: re.compile(r"\n(?=[^\s#])"), False: re.compile(r"\n(?=[^\s#-])")}
+"""Where the last entry ends, by whether they are indented."""
+_UNUSUAL: Final = ("\n---", "\n...", "\n%", "\r", "\x85", "\u2028", "\u2029", "\ufeff", "body_file")
+"""Several documents, other line ends, files beside this one."""
+_ANCHOR: Final = re.compile(r"&(?<=[\s\[{,]&)\w")  # begins with a plain character, which is found quickly
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +37,35 @@ class _Layout:
     """A file's text in three."""
 
     head: str
-    entries: tuple[_Entry, ...]
+    entries: tuple[str, ...]
+    """Each of `rules`, without the dash in front."""
+    dash: str
     tail: str
+
+
+class _Known(NamedTuple):
+    """An entry that was read."""
+
+    number: int
+    """Counted from 1."""
+    line: int
     lines: int
-    """How many stand before the tail."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A rule that was read, and the names in it that must exist."""
-
-    entry: _Entry
+    """How many it has."""
     rule: Rule
     mentions: tuple[Mention, ...]
+    """The names in it that must exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
     """What a file held, and what it said."""
 
-    layout: _Layout
+    head: str
+    tail: str
+    start: int
+    """The line of the first entry."""
+    end: int
+    """The line behind the last one."""
     part: Any
     routes: tuple[Mention, ...]
     """Of the head and the tail; `upstreams` likewise."""
@@ -109,18 +110,14 @@ def _layout(data: bytes) -> _Layout | None:
     except UnicodeDecodeError:
         return None
     start = _RULES.search(text)
-    if start is None or _UNUSUAL.search(text):
+    if start is None or any(mark in "\n" + text for mark in _UNUSUAL) or _ANCHOR.search(text):
         return None
     end = _END[start[1] != ""].search(text, start.end())
-    stop = end.start() if end else len(text)
-    dash = re.compile(rf"^{start[1]}-[ ]", re.MULTILINE)
-    starts = [each.start() for each in dash.finditer(text, start.end(), stop)]
-    line = text.count("\n", 0, start.end()) + 1
-    entries = []
-    for number, (begin, until) in enumerate(zip(starts, [*starts[1:], stop], strict=True), start=1):
-        entries.append(_Entry(number, line, text[begin:until]))
-        line += text.count("\n", begin, until)
-    return _Layout(text[: start.end()], tuple(entries), text[stop:], line - 1)
+    stop = end.end() if end else len(text)
+    dash = f"{start[1]}- "
+    entries = text[start.end() + len(dash) : stop].split("\n" + dash)
+    with_line_ends = (*(entry + "\n" for entry in entries[:-1]), entries[-1])
+    return _Layout(text[: start.end()], with_line_ends, dash, text[stop:])
 
 
 def _known(source: Source, layout: _Layout, parts: Sequence[Any]) -> _File | None:
@@ -128,72 +125,70 @@ def _known(source: Source, layout: _Layout, parts: Sequence[Any]) -> _File | Non
     if source.problems or len(parts) != 1:
         return None
     rules: tuple[Rule, ...] = parts[0].rules
-    if [rule.position.line for rule in rules] != [entry.line for entry in layout.entries]:
+    counts = [entry.count("\n") for entry in layout.entries]
+    start = layout.head.count("\n") + 1
+    *lines, end = itertools.accumulate(counts, initial=start)
+    if [rule.position.line for rule in rules] != lines:
         return None
-    lines = [entry.line for entry in layout.entries]
     mentions: list[list[Mention]] = [[] for _ in rules]
     elsewhere: list[Mention] = []
     for mention in source.routes:
         line = mention.place.node.line
-        inside = lines[0] <= line <= layout.lines
-        (mentions[bisect.bisect_right(lines, line) - 1] if inside else elsewhere).append(mention)
-    by_text = {
-        entry.text: _Known(entry, rule, tuple(mentioned))
-        for entry, rule, mentioned in zip(layout.entries, rules, mentions, strict=True)
-    }
+        (mentions[bisect.bisect_right(lines, line) - 1] if start <= line < end else elsewhere).append(mention)
+    found = map(_Known, itertools.count(1), lines, counts, rules, map(tuple, mentions))
+    by_text = dict(zip(layout.entries, found, strict=True))
     if len(by_text) != len(rules):
         return None
-    return _File(layout, parts[0], tuple(elsewhere), tuple(source.upstreams), by_text)
+    return _File(layout.head, layout.tail, start, end, parts[0], tuple(elsewhere), tuple(source.upstreams), by_text)
 
 
 def _again(source: Source, layout: _Layout, file: _File) -> _File | None:
     """What a file says after an edit; None: it has to be read in full."""
-    before = file.layout
-    if (before.head, before.tail) != (layout.head, layout.tail) or (layout.tail and before.lines != layout.lines):
-        return None
-    reusable = [_reusable(file.by_text.get(entry.text), entry, source.prefix) for entry in layout.entries]
-    if reusable.count(None) > _MOST_CHANGED:
+    if (file.head, file.tail) != (layout.head, layout.tail):
         return None
     by_text: dict[str, _Known] = {}
-    for entry, known in zip(layout.entries, reusable, strict=True):
-        now = _moved(known, entry, source) if known else _read_entry(entry, source)
-        if now is None or entry.text in by_text:
+    line, changed = file.start, 0
+    for number, text in enumerate(layout.entries, start=1):
+        known = file.by_text.get(text)
+        if known and (known.line != line or known.number != number):
+            known = _moved(known, number, line, source)
+        if known is None:
+            changed += 1
+            known = _read_entry(text, number, line, layout.dash, source) if changed <= _MOST_CHANGED else None
+        if known is None or text in by_text:
             return None
-        by_text[entry.text] = now
+        by_text[text] = known
+        line += known.lines
+    if layout.tail and line != file.end:
+        return None
     source.routes += _noted(file.routes, source)
-    source.routes += (mention for known in by_text.values() for mention in known.mentions)
+    source.routes += (each for known in by_text.values() if known.mentions for each in _noted(known.mentions, source))
     source.upstreams += _noted(file.upstreams, source)
-    return replace(file, layout=layout, by_text=by_text)
+    return replace(file, end=line, by_text=by_text)
 
 
-def _reusable(known: _Known | None, entry: _Entry, prefix: str) -> _Known | None:
-    if (
-        known
-        and known.entry.number != entry.number
-        and known.rule.name == default_rule_name(prefix, known.entry.number)
-    ):
-        return None  # it may have its name from its place in the file
-    return known
+def _moved(known: _Known, number: int, line: int, source: Source) -> _Known | None:
+    """An entry at another place in the file; None: it must be read again."""
+    rule = known.rule
+    if number != known.number and rule.name == default_rule_name(source.prefix, known.number):
+        return None  # it may have its name from its place
+    down = line - known.line
+    position = Position(source.file, rule.position.line + down)
+    # As `replace` does it, but for the time: a line more at the top of a file moves ten thousand.
+    moved = Rule(rule.name, rule.answers, rule.scope, rule.fallthrough, position)
+    return _Known(number, line, known.lines, moved, _noted(known.mentions, source, down))
 
 
-def _read_entry(entry: _Entry, source: Source) -> _Known | None:
+def _read_entry(text: str, number: int, line: int, dash: str, source: Source) -> _Known | None:
     # Empty lines in front have everything say its line in the file.
-    nodes, problems = document.parse(("\n" * (entry.line - 1) + entry.text).encode(), source.file)
+    nodes, problems = document.parse(("\n" * (line - 1) + dash + text).encode(), source.file)
     if problems or len(nodes) != 1 or not isinstance(nodes[0], List) or len(nodes[0].items) != 1:
         return None
-    own = Source(source.file, source.files, source.prefix, rules=entry.number - 1)
+    own = Source(source.file, source.files, source.prefix, rules=number - 1)
     rules = Place(nodes[0], own, path="rules").attempt(native.rules, ())
     if own.problems or len(rules) != 1:
         return None
-    return _Known(entry, rules[0], _noted(tuple(own.routes), source))
-
-
-def _moved(known: _Known, entry: _Entry, source: Source) -> _Known:
-    down = entry.line - known.entry.line
-    rule = known.rule
-    if down:
-        rule = replace(rule, position=Position(source.file, rule.position.line + down))
-    return _Known(entry, rule, _noted(known.mentions, source, down))
+    return _Known(number, line, text.count("\n"), rules[0], tuple(own.routes))
 
 
 def _noted(mentions: tuple[Mention, ...], source: Source, down: int = 0) -> tuple[Mention, ...]:
@@ -202,4 +197,4 @@ def _noted(mentions: tuple[Mention, ...], source: Source, down: int = 0) -> tupl
     def place(of: Place) -> Place:
         return replace(of, source=source, node=replace(of.node, line=of.node.line + down))
 
-    return tuple(replace(mention, place=place(mention.place)) for mention in mentions)
+    return tuple([replace(mention, place=place(mention.place)) for mention in mentions])

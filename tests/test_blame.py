@@ -96,3 +96,11 @@ def test_both_rules_of_a_route_are_named(tmp_path: Path, monkeypatch: pytest.Mon
     )
     built = build(ruleset(Path("rules.yaml")), Settings(Endpoint("127.0.0.1", 18001)))
     assert blame("'no-route/rule/x+y'", built, None) == ['rules.yaml:2: rule "x"', 'rules.yaml:3: rule "y"']
+
+
+@pytest.mark.usefixtures("builds")
+def test_the_place_is_where_it_stands_now() -> None:
+    file = Path("rules.yaml")
+    file.write_text(f"# a line more, and all else is remembered\n{GOOD}")
+    built = build(ruleset(file), Settings(Endpoint("127.0.0.1", 18001)))
+    assert blame('route "b" is wrong', built, None) == ['rules.yaml:8: route "b"']

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from test_plan import REQUESTS
 
 from rejoinder.rules.decide import decide
 from rejoinder.rules.load import load
+from rejoinder.rules.matching import covers
 from rejoinder.rules.model import Answer, PathKind, PathMatch, RequestMatch, Rule, Ruleset, Scope
 from rejoinder.rules.shadow import shadowed
 
@@ -112,12 +112,19 @@ def test_what_is_called_hidden_never_decides(
         assert hidden.isdisjoint(deciding)
 
 
-def test_ten_thousand_rules_are_checked_within_seconds() -> None:
+def test_ten_thousand_rules_are_not_compared_with_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+
+    def counting(match: RequestMatch, other: RequestMatch) -> bool:
+        compared.append(match)
+        return covers(match, other)
+
     def path(number: int) -> RequestMatch:
         return RequestMatch(PathMatch(PathKind.EXACT, f"/a/{number}"))
 
+    monkeypatch.setattr("rejoinder.rules.shadow.covers", counting)
     rules = Ruleset(rules=tuple(Rule(f"r{n}", (Answer(),), Scope(request=path(n))) for n in range(10_000)))
-    start = time.process_time()
     assert shadowed(rules) == []
-    # All pairs would be 50 million comparisons, minutes of them; an index needs a fraction of a second.
-    assert time.process_time() - start < 10
+    assert len(compared) <= len(rules.rules)
+    again = Ruleset(rules=(*rules.rules, Rule("again", (Answer(),), Scope(request=path(7)))))
+    assert [problem.message.split('"')[1] for problem in shadowed(again)] == ["again"]

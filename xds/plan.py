@@ -11,16 +11,33 @@ split by the rules that add conditions of their own: first the requests that fit
 
 from __future__ import annotations
 
+import bisect
+import functools
+import itertools
+import operator
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from rejoinder.rules.answers import AnswerTable, Reply, answer_table, reply
 from rejoinder.rules.decide import NO_ROUTE_STATUS
 from rejoinder.rules.matching import EVERYTHING, Meet, meet, wider_domains
-from rejoinder.rules.model import RULE_FILES, Answer, Forward, RateLimit, Redirect, Route, Rule, Ruleset
+from rejoinder.rules.model import (
+    EVERY_PATH,
+    RULE_FILES,
+    Answer,
+    Forward,
+    PathKind,
+    PathMatch,
+    RateLimit,
+    Redirect,
+    Route,
+    Rule,
+    Ruleset,
+)
 from rejoinder.rules.problem import Problem
+from rejoinder.xds.remember import REMEMBERED
 
 # Rules that fall through and add conditions split a route in two each, with all the rules behind them: every
 # combination has its own table. Twelve of them that do not exclude each other are 4,096 Envoy routes, and a few of them
@@ -61,6 +78,9 @@ class PlannedRoute:
     table: AnswerTable = NO_TABLE
     """What becomes of the status; empty where there is nothing to do."""
 
+    def __hash__(self) -> int:
+        return hash((self.route, self.rules))  # quick, and rarely the same for two
+
     @property
     def name(self) -> str:
         """Leads back to the file: the route's name, and behind `/rule/` the rules that decide, joined by `+`."""
@@ -80,6 +100,32 @@ class PlannedDomain:
     routes: tuple[PlannedRoute, ...]
     group: str = RULE_FILES
     """The listeners that it is for."""
+    forwarding: tuple[tuple[Route, Forward], ...] = field(init=False, compare=False, repr=False)
+    """The routes of the file that ask an upstream, and how."""
+    tables: tuple[AnswerTable, ...] = field(init=False, compare=False, repr=False)
+    """Every answer table in use, once."""
+    largest_body: int = field(init=False, compare=False, repr=False)
+    """Of those that are sent without asking an upstream, in bytes."""
+    splits_paths: bool = field(init=False, compare=False, repr=False)
+    """Whether some route has more than one test of the path."""
+
+    def __post_init__(self) -> None:
+        forwarding: dict[tuple[Route, Forward], None] = {}
+        tables: dict[AnswerTable, None] = {}
+        largest, splits = 0, False
+        for planned in self.routes:
+            action = planned.action
+            if isinstance(action, Reply):
+                largest = max(largest, len(action.body))
+            elif isinstance(action, Forward) and planned.route:
+                forwarding[planned.route, action] = None
+            if planned.table is not NO_TABLE and planned.table:
+                tables[planned.table] = None
+            splits = splits or len(planned.match.paths) > 1
+        object.__setattr__(self, "forwarding", tuple(forwarding))
+        object.__setattr__(self, "tables", tuple(tables))
+        object.__setattr__(self, "largest_body", largest)
+        object.__setattr__(self, "splits_paths", splits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +140,29 @@ class Plan:
 
     def tables(self) -> tuple[AnswerTable, ...]:
         """Every answer table in use, once."""
-        return tuple({route.table: None for domain in self.domains for route in domain.routes if route.table})
+        return tuple(dict.fromkeys(table for domain in self.domains for table in domain.tables))
+
+    def forwarding(self) -> Iterator[tuple[Route, Forward]]:
+        """The routes of the file that ask an upstream, and how; some more than once."""
+        return (each for domain in self.domains for each in domain.forwarding)
 
     def has_cors(self) -> bool:
         """Whether any route says which origins may read its responses."""
-        actions = (route.action for domain in self.domains for route in domain.routes)
-        return any(isinstance(action, Forward) and action.cors is not None for action in actions)
+        return any(forward.cors is not None for _, forward in self.forwarding())
 
     def rate_limits(self) -> dict[str, RateLimit]:
         """The limits in use, by the name of the file's route."""
-        routes = (route for domain in self.domains for route in domain.routes)
-        return {route.route.name: route.rate_limit for route in routes if route.route and route.rate_limit}
+        return {route.name: route.rate_limit for route, _ in self.forwarding() if route.rate_limit}
+
+    @property
+    def largest_body(self) -> int:
+        """Of those that are sent without asking an upstream, in bytes."""
+        return max((domain.largest_body for domain in self.domains), default=0)
+
+    @property
+    def splits_paths(self) -> bool:
+        """Whether some route has more than one test of the path."""
+        return any(domain.splits_paths for domain in self.domains)
 
 
 def plan(ruleset: Ruleset) -> Plan:
@@ -143,17 +201,16 @@ class _Index(Generic[Entry, Key]):
 
 
 def _plan_domain(routes: list[Route], rules: list[Rule]) -> Iterator[PlannedRoute]:
-    by_route: _Index[Rule, str | None] = _Index((rule, rule.scope.routes or (None,)) for rule in rules)
+    candidates = _Candidates(rules)
     for route in (*routes, None):
-        match = EVERYTHING if route is None else meet(EVERYTHING, route.request)
-        assert match is not None, "a single match always meets everything"
-        yield from _plan_route(route, match, by_route.find((None,) if route is None else (None, route.name)))
+        match = EVERYTHING if route is None else _own_match(route)
+        yield from _plan_route(route, match, candidates)
         if match == EVERYTHING:
             return  # what stands behind it is never reached
 
 
-def _plan_route(route: Route | None, match: Meet, rules: list[Rule]) -> list[PlannedRoute]:
-    planned = [_outcome(route, part, chain) for part, chain in _split(match, rules)]
+def _plan_route(route: Route | None, match: Meet, candidates: _Candidates) -> list[PlannedRoute]:
+    planned = _split(route, match, candidates)
     # A part that does the same as the rest behind it need not be told apart from it.
     kept: list[PlannedRoute] = []
     for new in reversed(planned):
@@ -162,11 +219,77 @@ def _plan_route(route: Route | None, match: Meet, rules: list[Rule]) -> list[Pla
     return kept[::-1]
 
 
-_Part = tuple[Meet, tuple[Rule, ...]]
+class _Candidates:
+    """The rules of a domain; finds those that a route must be split by, without a look at ten thousand others."""
+
+    def __init__(self, rules: list[Rule]) -> None:
+        by_route: dict[str | None, list[_Placed]] = defaultdict(list)
+        for place, rule in enumerate(rules):
+            for name in rule.scope.routes or (None,):
+                by_route[name].append((place, rule))
+        self._by_route = {name: _ByPath(placed) for name, placed in by_route.items()}
+
+    def find(self, route: Route | None, match: Meet, behind: int) -> Iterable[_Placed]:
+        """At least the rules that may fit a request that takes the route and fits the match, in order, with places.
+
+        Args:
+            behind: the place after which to begin; -1: with the first.
+        """
+        of_all, own = (self._by_route.get(name, NO_RULES) for name in (None, route.name if route else None))
+        found = of_all.find(match, behind)
+        return sorted([*found, *own.find(match, behind)], key=_place) if route and own is not NO_RULES else found
 
 
-def _split(match: Meet, rules: Sequence[Rule]) -> list[_Part]:
-    """The parts of a match, in the order in which Envoy must try them, each with the rules that are asked in turn."""
+_Placed = tuple[int, Rule]
+"""A rule, and its place in the order of all."""
+
+_place: Final = operator.itemgetter(0)
+
+
+class _ByPath:
+    """Some rules by their paths."""
+
+    def __init__(self, placed: list[_Placed]) -> None:
+        self._placed = placed
+        self._loose: list[_Placed] = []
+        """Those that no path can be found by."""
+        self._by_path: dict[str, list[_Placed]] | None = None
+        """The others; made when it is needed."""
+        self._paths: list[str] = []
+        """Sorted."""
+
+    def find(self, match: Meet, behind: int) -> list[_Placed]:
+        path = next((path for path in match.paths if path.kind is not PathKind.REGEX), None)
+        found = self._placed if path is None else self._meeting(path)
+        return found[bisect.bisect_right(found, behind, key=_place) :] if behind >= 0 else found
+
+    def _meeting(self, path: PathMatch) -> list[_Placed]:
+        by_path = self._index() if self._by_path is None else self._by_path
+        elements = path.value.split("/")
+        wider = ("/".join(elements[:end]) for end in range(2, len(elements) + 1))
+        narrower: list[str] = []
+        if path.kind is PathKind.PREFIX:  # what begins with it and `/`, which comes before `0`
+            begin, end = (bisect.bisect_left(self._paths, path.value + after) for after in "/0")
+            narrower = self._paths[begin:end]
+        found = (by_path.get(value, ()) for value in dict.fromkeys((*wider, *narrower)))
+        return sorted(itertools.chain(self._loose, *found), key=_place)
+
+    def _index(self) -> dict[str, list[_Placed]]:
+        by_path: dict[str, list[_Placed]] = defaultdict(list)
+        for placed in self._placed:
+            path = placed[1].scope.request.path
+            loose = path.kind is PathKind.REGEX or path == EVERY_PATH
+            (self._loose if loose else by_path[path.value]).append(placed)
+        self._by_path = dict(by_path)
+        self._paths = sorted(by_path)
+        return self._by_path
+
+
+NO_RULES: Final = _ByPath([])
+
+
+def _split(route: Route | None, match: Meet, candidates: _Candidates) -> list[PlannedRoute]:
+    """A route in the parts that differ in the rules that are asked, in the order in which Envoy must try them."""
     combinations = 0
 
     def count(rule: Rule, depth: int) -> None:
@@ -175,10 +298,9 @@ def _split(match: Meet, rules: Sequence[Rule]) -> list[_Part]:
         if combinations > MAX_COMBINATIONS or depth > MAX_OVERLAPPING:
             raise PlanError(_too_many(rule))
 
-    def walk(match: Meet, start: int, chain: tuple[Rule, ...], depth: int) -> Iterator[_Part]:
-        for place in range(start, len(rules)):
-            rule = rules[place]
-            part = meet(match, rule.scope.request)
+    def walk(match: Meet, behind: int, chain: tuple[Rule, ...], depth: int) -> Iterator[PlannedRoute]:
+        for place, rule in candidates.find(route, match, behind):
+            part = meet(match, rule.scope.request) if depth else _meet_route(route, rule)
             if part is None:
                 continue
             if part == match:
@@ -188,13 +310,28 @@ def _split(match: Meet, rules: Sequence[Rule]) -> list[_Part]:
             elif rule.final:
                 if depth:
                     count(rule, depth)
-                yield part, (*chain, rule)
+                yield _outcome(route, part, (*chain, rule))
             else:
                 count(rule, depth + 1)
-                yield from walk(part, place + 1, (*chain, rule), depth + 1)
-        yield match, chain
+                yield from walk(part, place, (*chain, rule), depth + 1)
+        yield _outcome(route, match, chain)
 
-    return list(walk(match, 0, (), 0))
+    return list(walk(match, -1, (), 0))
+
+
+# What follows from the same route and rules is remembered: after an edit, nearly all are the same as before.
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _own_match(route: Route) -> Meet:
+    match = meet(EVERYTHING, route.request)
+    assert match is not None, "a single match always meets everything"
+    return match
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _meet_route(route: Route | None, rule: Rule) -> Meet | None:
+    return meet(_own_match(route) if route else EVERYTHING, rule.scope.request)
 
 
 def _too_many(rule: Rule) -> Problem:
@@ -206,6 +343,7 @@ def _too_many(rule: Rule) -> Problem:
     return Problem(rule.position, message)
 
 
+@functools.lru_cache(maxsize=REMEMBERED)
 def _outcome(route: Route | None, match: Meet, chain: tuple[Rule, ...]) -> PlannedRoute:
     """What `decide` says about the requests that fit, given the rules that fit them, in order."""
     names = tuple(rule.name for rule in chain)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from rejoinder.rules.model import Listener, Ruleset
 from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.filters import http_filters
-from rejoinder.xds.translate.routes import needs_path_header, routes_name
+from rejoinder.xds.translate.routes import routes_name
 from rejoinder.xds.translate.settings import PATH_HEADER, Json, Placement, typed
 
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -62,7 +62,7 @@ def _connection_manager(group: str, plan: Plan, filters: list[Json]) -> Json:
         stream_idle_timeout="300s",
         request_timeout="300s",
     )
-    if needs_path_header(plan):
+    if plan.splits_paths:  # see `routes`
         manager["early_header_mutation_extensions"] = [
             {
                 "name": "path_without_query",

@@ -68,28 +68,21 @@ def route_configurations(plan: Plan, settings: Settings) -> Iterator[Json]:
 
 
 def _route_configuration(name: str, plan: Plan, settings: Settings) -> Json:
-    routes = [route for domain in plan.domains for route in domain.routes]
-    largest = max((len(route.action.body) for route in routes if isinstance(route.action, Reply)), default=0)
     configuration: Json = {
         "name": name,
         "ignore_port_in_host_matching": True,
         "virtual_hosts": [_virtual_host(domain, settings) for domain in plan.domains],
     }
-    if largest > _DEFAULT_MAX_BODY:
-        configuration["max_direct_response_body_size_bytes"] = largest
-    if needs_path_header(plan):
+    if plan.largest_body > _DEFAULT_MAX_BODY:
+        configuration["max_direct_response_body_size_bytes"] = plan.largest_body
+    if plan.splits_paths:
         configuration["request_headers_to_remove"] = [PATH_HEADER]
     if limits := plan.rate_limits():
         rate_limit, override = rate_limit_override(limits)
         configuration["typed_per_filter_config"] = {rate_limit: override}
-    if any(isinstance(route.action, Forward) and leads_nowhere(route.action) for route in routes):
+    if any(leads_nowhere(forward) for _, forward in plan.forwarding()):
         configuration["validate_clusters"] = False
     return configuration
-
-
-def needs_path_header(plan: Plan) -> bool:
-    """Whether some route's path cannot be said in one specifier."""
-    return any(len(route.match.paths) > 1 for domain in plan.domains for route in domain.routes)
 
 
 def _virtual_host(domain: PlannedDomain, settings: Settings) -> Json:
