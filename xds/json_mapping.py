@@ -66,7 +66,7 @@ def encoder(message: Descriptor) -> Encoder:
     return by_identity(encode) if message.full_name in _REMEMBERED else encode
 
 
-_REMEMBERED: Final = {"envoy.config.route.v3.Route"}
+_REMEMBERED: Final = {"envoy.config.route.v3.Route", "xds.type.matcher.v3.Matcher.OnMatch"}
 """They come by the ten thousand, most of them the same objects as the last time: `translate` remembers them, too."""
 
 

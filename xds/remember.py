@@ -12,18 +12,19 @@ REMEMBERED: Final = 1 << 15
 R = TypeVar("R")
 
 
-def by_identity(function: Callable[[Any], R]) -> Callable[[Any], R]:
-    """Call a function once for each object. An object must not be changed after that."""
-    results: dict[int, tuple[Any, R]] = {}
+def by_identity(function: Callable[..., R]) -> Callable[..., R]:
+    """Call a function once for the same objects in the same order. They must not be changed after that."""
+    results: dict[tuple[int, ...], tuple[tuple[Any, ...], R]] = {}
 
     @functools.wraps(function)
-    def remembering(value: Any) -> R:
-        found = results.get(id(value))
+    def remembering(*values: Any) -> R:
+        key = tuple(map(id, values))
+        found = results.get(key)
         if found is None:
-            if len(results) == REMEMBERED:
+            if len(results) >= REMEMBERED:
                 results.clear()
-            # Being kept, the object keeps its id from being given to another one.
-            found = results[id(value)] = (value, function(value))
+            # Being kept, the objects keep their ids from being given to other ones.
+            found = results[key] = (values, function(*values))
         return found[1]
 
     return remembering

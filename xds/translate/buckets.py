@@ -9,10 +9,11 @@ where it separates at least as many routes as it repeats, and repeats at most MA
 
 from __future__ import annotations
 
+import bisect
+import operator
 import os.path
-from collections import defaultdict, deque
 from collections.abc import Sequence
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -23,38 +24,52 @@ ROOT: Final = "/"
 """What every path starts with."""
 
 
-def buckets(routes: Sequence[tuple[str | None, T]]) -> dict[str, list[T]]:
+class Start(NamedTuple):
+    """What is known of the paths that fit a route."""
+
+    text: str = ""
+    """They all start with it."""
+    next: str | None = None
+    """What may stand behind it, if anything does: empty: nothing; None: anything."""
+
+
+def buckets(routes: Sequence[tuple[Start, T]], short: int = 0) -> dict[str, list[T]]:
     """The list of routes for each key.
 
-    >>> buckets([("/a/x", 1), ("/a/y", 2), (None, 3)])
-    {'/': [3], '/a/': [3], '/a/x': [1, 3], '/a/y': [2, 3]}
+    >>> buckets([(Start("/a/x", ""), 1), (Start("/a/y", "/"), 2), (Start(), 3)])
+    {'/': [3], '/a/': [3], '/a/y': [2, 3], '/a/x': [1, 3]}
 
     Args:
-        routes: in order, each with what every path that fits it starts with; None: nothing is known.
+        routes: in order.
+        short: what has at most so many routes is not cut any further.
     """
-    allowed = MAX_REPEATED * len(routes)
+    # Sorted, all that starts with a key stands together: the work is in the number of keys, not of routes.
+    starts = [start.text for start, _ in routes]
+    order = sorted((place for place, text in enumerate(starts) if text.startswith(ROOT)), key=starts.__getitem__)
+    texts = [starts[place] for place in order]
     result: dict[str, list[T]] = {}
-    # Places in `routes`, in order, that may fit a path that starts with a key. Breadth first: the keys that separate
-    # most come first, if not all are allowed.
-    pending = deque([(ROOT, list(range(len(routes))))])
+    # Each with a key, the part of `order` that starts with it, what may fit all of it, and the repetitions so far for
+    # each route of the part.
+    anywhere = [place for place, text in enumerate(starts) if not text.startswith(ROOT)]
+    pending = [(ROOT, 0, len(order), anywhere, 0.0)]
     while pending:
-        key, places = pending.popleft()
-        longer: dict[str, list[int]] = defaultdict(list)
-        kept: list[int] = []
-        for place in places:
-            start = routes[place][0]
-            if start is None or len(start) <= len(key):
-                kept.append(place)
+        key, begin, end, above, repetitions = pending.pop()
+        longer = bisect.bisect_right(texts, key, begin, end)
+        own = order[begin:longer]
+        kept = [*above, *own]
+        if len(above) + end - begin <= short:
+            kept += order[longer:end]
+            longer = end
+        while longer < end:
+            next_char = texts[longer][len(key)]
+            until = bisect.bisect_right(texts, next_char, longer, end, key=operator.itemgetter(len(key)))
+            repeated = [*above, *(place for place in own if routes[place][0].next in (None, next_char))]
+            spent = repetitions + len(repeated) / (until - longer)
+            if len(repeated) <= until - longer and spent <= MAX_REPEATED:
+                common = os.path.commonprefix([texts[longer], texts[until - 1]])  # noqa: RUF071 - of characters
+                pending.append((common, longer, until, repeated, spent))
             else:
-                longer[start[: len(key) + 1]].append(place)
-        repeated = list(kept)
-        for group in longer.values():
-            if len(repeated) <= min(len(group), allowed):
-                allowed -= len(repeated)
-                starts = [routes[place][0] or "" for place in group]
-                common = os.path.commonprefix(starts)  # noqa: RUF071 - characters are meant, not path elements
-                pending.append((common, sorted([*repeated, *group])))
-            else:
-                kept += group
+                kept += order[longer:until]
+            longer = until
         result[key] = [routes[place][1] for place in sorted(kept)]
     return result

@@ -106,13 +106,17 @@ def _references(message: object) -> Iterator[Reference]:
                 yield from ((CLUSTERS, each["name"]) for each in value["clusters"] if each["name"] != NO_UPSTREAM)
             elif key == "route_config_name":
                 yield ROUTES, value
+            elif isinstance(value, dict):
+                # One of ten thousand routes, or the list of them under a key.
+                yield from _remembered_references(value) if "action" in value else _references(value)
             else:
                 yield from _references(value)
     elif isinstance(message, list):
         for value in message:
-            yield from _of_route(value) if isinstance(value, dict) and "match" in value else _references(value)
+            remembered = isinstance(value, dict) and "match" in value
+            yield from _remembered_references(value) if remembered else _references(value)
 
 
 @by_identity  # as their bytes are
-def _of_route(route: Json) -> frozenset[Reference]:
-    return frozenset(_references(route))
+def _remembered_references(message: Json) -> frozenset[Reference]:
+    return frozenset(_references(message))

@@ -18,8 +18,8 @@ from rejoinder.rules.decide import NO_ROUTE_STATUS
 from rejoinder.rules.matching import Meet
 from rejoinder.rules.model import EVERY_PATH, Forward, PathKind, PathMatch, Redirect, Route, StringKind, StringMatch
 from rejoinder.xds.plan import Plan, PlannedDomain, PlannedRoute
-from rejoinder.xds.remember import REMEMBERED
-from rejoinder.xds.translate.buckets import buckets
+from rejoinder.xds.remember import REMEMBERED, by_identity
+from rejoinder.xds.translate.buckets import Start, buckets
 from rejoinder.xds.translate.filters import CORS, answer_table_override, rate_limit_metadata, rate_limit_override
 from rejoinder.xds.translate.forwarding import (
     cors_policy,
@@ -86,12 +86,11 @@ def _route_configuration(name: str, plan: Plan, settings: Settings) -> Json:
 
 
 def _virtual_host(domain: PlannedDomain, settings: Settings) -> Json:
-    routes = [_route(route, settings.conditional) for route in domain.routes]
+    placed = [_placed(route, settings.conditional) for route in domain.routes]
     host: Json = {"name": domain.domain, "domains": [domain.domain]}
-    if len(routes) < settings.long_list:
-        return {**host, "routes": routes}
-    starts = (_start(route.match) for route in domain.routes)
-    return {**host, "matcher": _matcher(buckets(list(zip(starts, routes, strict=True))))}
+    if len(placed) < settings.long_list:
+        return {**host, "routes": [route for _, route in placed]}
+    return {**host, "matcher": _matcher(buckets(placed, short=settings.long_list // 4))}
 
 
 def _matcher(lists: Mapping[str, Sequence[Json]]) -> Json:
@@ -99,22 +98,25 @@ def _matcher(lists: Mapping[str, Sequence[Json]]) -> Json:
     return {
         "matcher_tree": {
             "input": {"name": "path", "typed_config": path},
-            "prefix_match_map": {
-                "map": {
-                    key: {
-                        "action": {"name": "routes", "typed_config": typed(f"{_ROUTE_TYPES}RouteList", routes=routes)}
-                    }
-                    for key, routes in lists.items()
-                }
-            },
+            "prefix_match_map": {"map": {key: _route_list(*routes) for key, routes in lists.items()}},
         }
     }
 
 
-def _start(match: Meet) -> str | None:
-    """What every path that fits certainly starts with; None: nothing is known."""
-    starts = (_regex_start(path.value) if path.kind is PathKind.REGEX else path.value for path in match.paths)
-    return max(starts, key=len, default="") or None
+@by_identity
+def _route_list(*routes: Json) -> Json:
+    return {"action": {"name": "routes", "typed_config": typed(f"{_ROUTE_TYPES}RouteList", routes=list(routes))}}
+
+
+def _start(match: Meet) -> Start:
+    """What is known of the paths that fit."""
+    return max(map(_path_start, match.paths), key=lambda start: len(start.text), default=Start())
+
+
+def _path_start(path: PathMatch) -> Start:
+    if path.kind is PathKind.REGEX:
+        return Start(_regex_start(path.value))
+    return Start(path.value, "" if path.kind is PathKind.EXACT else "/")
 
 
 def _regex_start(regex: str) -> str:
@@ -130,6 +132,10 @@ def _regex_start(regex: str) -> str:
 
 
 @functools.lru_cache(maxsize=REMEMBERED)  # after an edit, most routes are the same objects: see `json_mapping`
+def _placed(planned: PlannedRoute, conditional: Placement) -> tuple[Start, Json]:
+    return _start(planned.match), _route(planned, conditional)
+
+
 def _route(planned: PlannedRoute, conditional: Placement) -> Json:
     route: Json = {"name": planned.name, "match": _match(planned.match), **_action(planned)}
     overrides: Json = {}

@@ -27,6 +27,8 @@ TRUSTED_CA: Final = "/etc/ssl/certs/ca-certificates.crt"
 class Placement(enum.Enum):
     """Where the answers to an upstream's status are given."""
 
+    __hash__ = object.__hash__  # it is asked for with every route
+
     MODULE = "module"
     """In Envoy itself, by our dynamic module."""
     EXT_PROC = "ext_proc"
