@@ -1,8 +1,9 @@
-"""What the last of many rules costs at Envoy: our buckets against the ordered list.
+"""What the last of many rules costs at Envoy: our buckets against the ordered list, and many domains.
 
     python bench/matching.py [SECONDS [ROUNDS]]
 
-Exact paths, each with an answer, and the same with 50 regexes spread among them; the last path is asked for.
+Exact paths, each with an answer, and the same with 50 regexes spread among them; the last path is asked for. And
+domains with one exact path each; the last domain is asked for.
 Prints CPU per request of Envoy in relation to the last of 10 rules in a list. Needs wrk.
 """
 
@@ -24,26 +25,8 @@ NUMBERS: Final = (10, 100, 1_000, 10_000)
 REGEXES: Final = 50
 STRUCTURES: Final = {"buckets": 64, "list": sys.maxsize}
 """From how many routes on a list is cut into buckets."""
-
-
-def rules(number: int, regexes: int) -> tuple[Rule, ...]:
-    """So many exact paths, and regexes spread evenly in front of and among them."""
-    made = [_rule(f"page-{n}", PathMatch(PathKind.EXACT, f"/page/{n:05}")) for n in range(number)]
-    for n in range(regexes):
-        place = n * number // regexes + n
-        made.insert(place, _rule(f"regex-{n}", PathMatch(PathKind.REGEX, f".*/x{n}/[0-9]+")))
-    return tuple(made)
-
-
-def _rule(name: str, path: PathMatch) -> Rule:
-    return Rule(name, (Answer(body=name.encode()),), Scope(request=RequestMatch(path)))
-
-
-def _listener(name: str, number: int, regexes: int, long_list: int) -> Json:
-    ruleset = Ruleset(listeners=(Listener("127.0.0.1", 0),), rules=rules(number, regexes))
-    settings = Settings(Endpoint("127.0.0.1", 1), long_list=long_list)
-    listener: Json = static_bootstrap(translate(ruleset, plan(ruleset), settings))["static_resources"]["listeners"][0]
-    return {**listener, "name": name}
+DOMAINS: Final = "domains"
+"""The structure in which each rule has a domain of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,22 +39,67 @@ class _Case:
     def name(self) -> str:
         return f"{self.number}/{self.regexes}/{self.structure}"
 
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        return by_domain(self.number) if self.structure == DOMAINS else by_path(self.number, self.regexes)
+
+    @property
+    def last(self) -> tuple[str, str]:
+        """Host and path of the last rule."""
+        n = self.number - 1
+        return (_domain(n), _path(0)) if self.structure == DOMAINS else ("localhost", _path(n))
+
+
+def by_path(number: int, regexes: int) -> tuple[Rule, ...]:
+    """So many exact paths, and regexes spread evenly in front of and among them."""
+    made = [_rule(f"page-{n}", PathMatch(PathKind.EXACT, _path(n))) for n in range(number)]
+    for n in range(regexes):
+        place = n * number // regexes + n
+        made.insert(place, _rule(f"regex-{n}", PathMatch(PathKind.REGEX, f".*/x{n}/[0-9]+")))
+    return tuple(made)
+
+
+def by_domain(number: int) -> tuple[Rule, ...]:
+    """So many domains, each with one exact path."""
+    path = PathMatch(PathKind.EXACT, _path(0))
+    return tuple(_rule(f"shop-{n}", path, (_domain(n),)) for n in range(number))
+
+
+def _rule(name: str, path: PathMatch, domains: tuple[str, ...] = ()) -> Rule:
+    return Rule(name, (Answer(body=name.encode()),), Scope(domains=domains, request=RequestMatch(path)))
+
+
+def _path(n: int) -> str:
+    return f"/page/{n:05}"
+
+
+def _domain(n: int) -> str:
+    return f"shop-{n:05}.example.com"
+
+
+def _listener(case: _Case) -> Json:
+    ruleset = Ruleset(listeners=(Listener("127.0.0.1", 0),), rules=case.rules)
+    settings = Settings(Endpoint("127.0.0.1", 1), long_list=STRUCTURES.get(case.structure, sys.maxsize))
+    listener: Json = static_bootstrap(translate(ruleset, plan(ruleset), settings))["static_resources"]["listeners"][0]
+    return {**listener, "name": case.name}
+
 
 async def main(seconds: int = 1, rounds: int = 5) -> None:
-    cases = {
-        case.name: case
-        for regexes in (0, REGEXES)
-        for number in NUMBERS
-        for case in (_Case(number, regexes, structure) for structure in STRUCTURES)
+    made = [
+        *(_Case(number, regexes, each) for regexes in (0, REGEXES) for number in NUMBERS for each in STRUCTURES),
+        *(_Case(number, 0, DOMAINS) for number in NUMBERS),
+    ]
+    cases = {case.name: case for case in made}
+    config = {
+        "admin": bootstrap(admin=("127.0.0.1", 0))["admin"],
+        "static_resources": {"listeners": [_listener(case) for case in made]},
     }
-    listeners = [_listener(name, case.number, case.regexes, STRUCTURES[case.structure]) for name, case in cases.items()]
-    config = {"admin": bootstrap(admin=("127.0.0.1", 0))["admin"], "static_resources": {"listeners": listeners}}
     async with running(find().path, config, concurrency=1, log_level="error") as envoy:
         bound = await envoy.ready(list(cases))
 
         async def measure(name: str) -> Cost:
-            path = f"/page/{cases[name].number - 1:05}"
-            return await gateway_cost(envoy.pid, wrk(bound[name][0][1], path, seconds=seconds))
+            host, path = cases[name].last
+            return await gateway_cost(envoy.pid, wrk(bound[name][0][1], path, seconds=seconds, headers={"Host": host}))
 
         costs = await interleaved(list(cases), rounds, measure)
     publish(
@@ -82,6 +110,7 @@ async def main(seconds: int = 1, rounds: int = 5) -> None:
 
 def _report(cases: dict[str, _Case], cpu: dict[str, Spread], rounds: str) -> Report:
     base = cpu["10/0/list"].median
+    domains = [cpu[_Case(number, 0, DOMAINS).name].median for number in NUMBERS]
     lines = {(case.structure, case.regexes): None for case in cases.values()}
     series = tuple(
         Series(
@@ -98,8 +127,9 @@ def _report(cases: dict[str, _Case], cpu: dict[str, Spread], rounds: str) -> Rep
         title="The last of many rules",
         text=(
             "Exact paths, each with an answer of its own, and the same with regexes spread among them; the last path "
-            "is asked for. CPU per request of an Envoy with one worker, the last of 10 rules in an ordered list = 1 "
-            f"({base:.1f} us). Medians (and ranges) of {rounds}, 32 connections."
+            "is asked for. Domains: one exact path in each, and the last domain is asked for. CPU per request of an "
+            f"Envoy with one worker, the last of 10 rules in an ordered list = 1 ({base:.1f} us). Medians (and ranges) "
+            f"of {rounds}, 32 connections."
         ),
         columns=("rules", "regexes", "structure", "CPU per request"),
         rows=tuple(
@@ -107,6 +137,10 @@ def _report(cases: dict[str, _Case], cpu: dict[str, Spread], rounds: str) -> Rep
             for name, case in cases.items()
         ),
         plot=Plot("The last of many rules", "rules", "CPU per request", series, logarithmic=True),
+        conclusion=(
+            f"The last of {NUMBERS[-1]:,} domains costs {domains[-1] / domains[0]:.2g} times what the last of "
+            f"{NUMBERS[0]} costs."
+        ),
     )
 
 

@@ -39,6 +39,7 @@ BENCHMARKS: Final = (
     Benchmark("placements", ("1", "1")),
     Benchmark("matching", ("1", "1")),
     Benchmark("compile", ("--short",)),
+    Benchmark("reload", ("--short",)),
     Benchmark("fleet", ("--short",)),
     Benchmark("workers", ("1", "1")),
 )
