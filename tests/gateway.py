@@ -29,7 +29,7 @@ from rejoinder import envoy
 from rejoinder.envoy.module import library
 from rejoinder.extproc.server import Processor
 from rejoinder.rules.load import load
-from rejoinder.rules.model import Answer, Endpoint, Listener, Rule, Ruleset, Scope
+from rejoinder.rules.model import Answer, Endpoint, Listener, PathKind, PathMatch, RequestMatch, Rule, Ruleset, Scope
 from rejoinder.xds.build import Build, build
 from rejoinder.xds.server import Event, Server
 from rejoinder.xds.session import Accepted, Nack
@@ -40,6 +40,7 @@ SECONDS = 30.0
 """How long a test waits for what must come."""
 
 MARKER_DOMAIN = "generation.invalid"
+MARKER_PATH = RequestMatch(PathMatch(PathKind.EXACT, "/generation.invalid"))
 
 HANDLERS = Path(__file__).parent.parent / "examples" / "handler"
 """The example of a Python handler."""
@@ -170,6 +171,8 @@ class Gateway:
         self.trusted_ca = TRUSTED_CA
         self.long_list = 64
         """From how many routes on a list is cut into buckets."""
+        self.many_routes = 1000
+        """From how many routes on virtual hosts are resources of their own."""
         self.upstream = Upstream()
         self.address = ("127.0.0.1", free_port())
         self.events: list[Event] = []
@@ -235,6 +238,7 @@ class Gateway:
             Endpoint("127.0.0.1", self.ext_proc_port),
             self.conditional,
             long_list=self.long_list,
+            many_routes=self.many_routes,
             trusted_ca=self.trusted_ca,
         )
         return build(dataclasses.replace(rules, upstreams=upstreams, listeners=listeners), settings)
@@ -263,12 +267,14 @@ class Gateway:
     def apply(self, rules: Ruleset) -> None:
         """Have Envoy answer by these rules, and wait until its worker does."""
         generation = str(next(self._generations))
-        # A domain of its own, so that nothing else in the routes is different.
-        marker = Rule("generation", (Answer(body=generation.encode()),), Scope(domains=(MARKER_DOMAIN,)))
+        # A domain of its own, so that nothing else in the routes is different; if there are none, a path of its own.
+        domains = any(of.domains for of in (*rules.routes, *(rule.scope for rule in rules.rules)))
+        scope = Scope(domains=(MARKER_DOMAIN,)) if domains else Scope(request=MARKER_PATH)
+        marker = Rule("generation", (Answer(body=generation.encode()),), scope)
         event = self.publish(self.build(dataclasses.replace(rules, rules=(marker, *rules.rules))))
         assert isinstance(event, Accepted), event
         # Envoy says yes before its worker threads have heard of it.
-        self.wait_for(lambda: self.ask("GET", MARKER_DOMAIN, "/").body.decode() == generation)
+        self.wait_for(lambda: self.ask("GET", MARKER_DOMAIN, MARKER_PATH.path.value).body.decode() == generation)
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         """Wait until something is so. A request that fails is asked again."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import yaml
@@ -245,15 +246,33 @@ def check(response: Response, wanted: Reply | int, method: str) -> None:
         assert lengths == [str(len(wanted.body))]
 
 
-def run(gateway: Gateway, folder: Path, document: Json, asked: list[Any], cut: bool) -> None:
+def for_every_domain(ruleset: Ruleset) -> Ruleset:
+    rules = (replace(rule, scope=replace(rule.scope, domains=())) for rule in ruleset.rules)
+    return replace(ruleset, routes=tuple(replace(route, domains=()) for route in ruleset.routes), rules=tuple(rules))
+
+
+LAYOUTS: Final = {
+    "list": (64, 1000, False),
+    "buckets": (2, 1000, False),
+    "virtual hosts by domain": (64, 0, False),
+    "virtual hosts by domain, in buckets": (2, 0, False),
+    "virtual hosts by path": (64, 0, True),
+    "virtual hosts by path, in buckets": (2, 0, True),
+}
+"""How routes are told to Envoy: from how many on a list is cut into buckets, from how many on virtual hosts are resources
+of their own, and whether all rules are made to be for every domain (where there is one, they are made by path)."""
+
+
+def run(gateway: Gateway, folder: Path, document: Json, asked: list[Any], layout: str) -> None:
     file = folder / "rules.yaml"
     file.write_text(yaml.safe_dump(document, allow_unicode=True, sort_keys=False), encoding="utf-8")
     loaded = load([file])
     assert loaded.ruleset is not None, loaded.problems
-    gateway.long_list = 2 if cut else 64
-    gateway.apply(loaded.ruleset)
+    gateway.long_list, gateway.many_routes, one_domain = LAYOUTS[layout]
+    ruleset = for_every_domain(loaded.ruleset) if one_domain else loaded.ruleset
+    gateway.apply(ruleset)
     for request, target, sent in asked:
-        wanted = expected(loaded.ruleset, request, sent)
+        wanted = expected(ruleset, request, sent)
         event("passes" if isinstance(wanted, int) else "answered")
         response = gateway.ask(request.method, request.authority, target, sent)
         check(response, wanted, request.method)
@@ -275,9 +294,9 @@ def test_envoy_answers_as_decide_says(
     @given(
         document=rule_files(),
         asked=st.lists(requests(), min_size=REQUESTS, max_size=REQUESTS),
-        cut=st.booleans(),  # whether the routes of a domain are cut into buckets, as long lists are
+        layout=st.sampled_from(sorted(LAYOUTS)),
     )
-    def compare(document: Json, asked: list[Any], cut: bool) -> None:
-        run(gateway, folder, document, asked, cut)
+    def compare(document: Json, asked: list[Any], layout: str) -> None:
+        run(gateway, folder, document, asked, layout)
 
     (compare if examples else seed(20261121)(compare))()

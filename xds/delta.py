@@ -6,11 +6,11 @@ https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#incremental-xd
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
-from rejoinder.xds.session import Output, Response, Session, Stream, Subscription
-from rejoinder.xds.snapshot import Resource, ResourceType
+from rejoinder.xds.session import Output, Response, Session, Stream, Subscription, without
+from rejoinder.xds.snapshot import ROUTES, VIRTUAL_HOSTS, Resource, ResourceType, routes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,9 @@ class Incremental(Session):
 
     incremental = True
 
+    _resumed: frozenset[str] = frozenset()
+    """The names of the route configurations that the client had when the stream began."""
+
     def on_request(self, request: DeltaRequest) -> list[Output]:
         """Take a request from the client.
 
@@ -50,24 +53,39 @@ class Incremental(Session):
             self._resume(kind, stream, request)
         else:
             _resubscribe(kind, stream, stream.subscription, request)
+            if kind is ROUTES:
+                self._forget_hosts({*request.subscribe, *request.unsubscribe})
         if stream.under_way and request.nonce == stream.under_way.nonce:
             return self._answered(stream, request.error)
         return list(self._advance())
 
     def _resume(self, kind: ResourceType, stream: Stream, request: DeltaRequest) -> None:
         # No names stand for `*` in the first request only.
-        wildcard = kind.whole and (not request.subscribe or "*" in request.subscribe)
+        wildcard = kind.wildcard and (not request.subscribe or "*" in request.subscribe)
         stream.subscription = Subscription(wildcard, frozenset(request.subscribe) - {"*"})
-        ours = self.target.by_type[kind] if self.target else {}
+        initial = request.initial
+        if kind is ROUTES:
+            self._resumed = frozenset(initial)
+        elif kind is VIRTUAL_HOSTS:
+            # Envoy lists those, too, that it dropped because it had no route configuration for them.
+            initial = {name: version for name, version in initial.items() if routes_of(name) in self._resumed}
+        ours = self._of(self.target).by_type[kind] if self.target else {}
         had = stream.subscription.of(
             {
                 name: ours[name] if name in ours and ours[name].version == version else _unknown(kind, name)
-                for name, version in request.initial.items()
+                for name, version in initial.items()
             }
         )
         stream.sent = stream.accepted = ours if had == ours else had
-        # Who has nothing and asks for all is told even that there is nothing.
-        stream.owed = wildcard and not had
+        # Who has nothing and asks for all is told even that there is nothing. (Of virtual hosts Envoy expects no such
+        # word, and asks for them whether or not there are any.)
+        stream.owed = kind.whole and wildcard and not had
+
+    def _forget_hosts(self, routes: Set[str]) -> None:
+        """Envoy has no virtual hosts of route configurations that it has just asked for, or given up."""
+        hosts = self._streams[VIRTUAL_HOSTS]
+        theirs = {name for name in hosts.sent if routes_of(name) in routes}
+        hosts.sent, hosts.accepted = without(hosts.sent, theirs), without(hosts.accepted, theirs)
 
     def _distrust(self, stream: Stream, response: Response) -> None:
         assert stream.subscription is not None
@@ -82,7 +100,7 @@ def _resubscribe(kind: ResourceType, stream: Stream, before: Subscription, reque
     added, dropped = frozenset(request.subscribe), frozenset(request.unsubscribe)
     wildcard = ("*" in added or before.wildcard) and "*" not in dropped
     names = (before.names - dropped) | (added - {"*"})
-    stream.resubscribe(Subscription(kind.whole and wildcard, names), repeated=added | dropped)
+    stream.resubscribe(Subscription(kind.wildcard and wildcard, names), repeated=added | dropped)
 
 
 def _unknown(kind: ResourceType, name: str) -> Resource:

@@ -23,7 +23,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from rejoinder.xds.remember import by_identity
+from rejoinder.xds.remember import REMEMBERED, by_identity
 
 Encoder = Callable[[Any], bytes]
 """From a value, as JSON has it, to bytes."""
@@ -63,10 +63,12 @@ def encoder(message: Descriptor) -> Encoder:
         except (TypeError, AttributeError) as error:
             raise MappingError(f"{message.full_name}: {error}") from error
 
-    return by_identity(encode) if message.full_name in _REMEMBERED else encode
+    return by_identity(REMEMBERED)(encode) if message.full_name in _REMEMBERED else encode
 
 
-_REMEMBERED: Final = {"envoy.config.route.v3.Route", "xds.type.matcher.v3.Matcher.OnMatch"}
+_REMEMBERED: Final = {f"envoy.config.route.v3.{name}" for name in ("Route", "VirtualHost")} | {
+    "xds.type.matcher.v3.Matcher.OnMatch"
+}
 """They come by the ten thousand, most of them the same objects as the last time: `translate` remembers them, too."""
 
 

@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import functools
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 REMEMBERED: Final = 1 << 15
-"""How many results are kept, and how many routes `translate` keeps: three times the rules of a large installation."""
+"""How many results are kept of a function that is called for each rule: three times those of a large installation."""
+
+_MOST_VALUES: Final = 256
+"""A result of more than that is not remembered: ten thousand routes in one list, with every edit another list."""
 
 R = TypeVar("R")
 
 
-def by_identity(function: Callable[..., R]) -> Callable[..., R]:
-    """Call a function once for the same objects in the same order. They must not be changed after that."""
-    results: dict[tuple[int, ...], tuple[tuple[Any, ...], R]] = {}
+def by_identity(kept: int) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Call a function once for the same objects in the same order. They must not be changed after that.
 
-    @functools.wraps(function)
-    def remembering(*values: Any) -> R:
-        key = tuple(map(id, values))
-        found = results.get(key)
-        if found is None:
-            if len(results) >= REMEMBERED:
-                results.clear()
-            # Being kept, the objects keep their ids from being given to other ones.
-            found = results[key] = (values, function(*values))
-        return found[1]
+    Args:
+        kept: how many results, those that were asked for last.
+    """
 
-    return remembering
+    def decorated(function: Callable[..., R]) -> Callable[..., R]:
+        results: OrderedDict[tuple[int, ...], tuple[tuple[Any, ...], R]] = OrderedDict()
+
+        @functools.wraps(function)
+        def remembering(*values: Any) -> R:
+            if len(values) > _MOST_VALUES:
+                return function(*values)
+            key = tuple(map(id, values))
+            found = results.get(key)
+            if found is None:
+                if len(results) == kept:
+                    results.popitem(last=False)
+                # Being kept, the objects keep their ids from being given to other ones.
+                found = results[key] = (values, function(*values))
+            else:
+                results.move_to_end(key)
+            return found[1]
+
+        return remembering
+
+    return decorated

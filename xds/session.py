@@ -3,7 +3,8 @@
 In go the client's requests (`on_request` of `sotw.StateOfTheWorld` and `delta.Incremental`) and the snapshots that it
 is to have (`Session.on_snapshot`); out come values: `Response`s to be sent in this order, and the news that the client
 has taken (`Accepted`) or refused (`Nack`) a snapshot. Nothing is raised: whatever a client sends has a meaning, if only
-that it is ignored. The two variants read requests; what is sent, and when, is decided in this file. The protocol:
+that it is ignored. The two variants read requests; what is sent, and when, is decided in this file. A client that can
+take virtual hosts as resources of their own is brought to `Snapshot.split`. The protocol:
 https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol
 
 A change goes out so that no request meets a route whose cluster is missing (make before break):
@@ -12,6 +13,7 @@ A change goes out so that no request meets a route whose cluster is missing (mak
         endpoints, right behind: Envoy acknowledges a changed cluster only when it has its endpoints
     listeners, once the clusters are acknowledged
     routes, once the listeners are; routes that a listener has just asked for, at once
+        virtual hosts that are resources of their own, right behind: the listener waits for them, too
     clusters again, without those that nothing uses any more (incremental: the names of these, as removed)
 
 There is one response of a type under way at a time. A newer snapshot therefore never queues behind an older one: the
@@ -21,26 +23,31 @@ next response of each type is simply made from the newest, and a client that is 
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
+from rejoinder.xds.remember import by_identity
 from rejoinder.xds.snapshot import (
     CLUSTERS,
     ENDPOINTS,
     LISTENERS,
     RESOURCE_TYPES,
     ROUTES,
+    VIRTUAL_HOSTS,
     Resource,
     Resources,
     ResourceType,
     Snapshot,
     content_version,
+    routes_of,
 )
 
 _TYPES_BY_URL: Final = {kind.url: kind for kind in RESOURCE_TYPES}
 
-_PARENTS: Final = {ENDPOINTS: CLUSTERS, ROUTES: LISTENERS}
+_ROUTING: Final = (ROUTES, VIRTUAL_HOSTS)
+
+_PARENTS: Final = {ENDPOINTS: CLUSTERS, ROUTES: LISTENERS, VIRTUAL_HOSTS: ROUTES}
 """Envoy asks for the one because of what stands in the other."""
 
 
@@ -160,6 +167,31 @@ class _Due:
     removed: tuple[str, ...] = ()
 
 
+_SHARED: Final = 64
+"""How many comparisons of mappings are remembered: the mappings stay as long, and there are few at any time."""
+
+
+# A thousand clients that are brought from one snapshot to the next share both mappings. Of ten thousand virtual hosts,
+# they need not all be compared for each of them.
+@by_identity(_SHARED)
+def _changed(before: Resources, after: Resources) -> tuple[Resource, ...]:
+    """What is new or another one than before."""
+    return tuple(each for name, each in after.items() if before.get(name) != each)
+
+
+@by_identity(_SHARED)
+def _sent(before: Resources, wanted: Resources, resources: tuple[Resource, ...], removed: tuple[str, ...]) -> Resources:
+    """What a client has after a response: what is wanted, if that is all."""
+    sent = {**without(before, frozenset(removed)), **{each.name: each for each in resources}}
+    return wanted if sent == wanted else sent
+
+
+@by_identity(_SHARED)
+def _gone(before: Resources, after: Resources) -> tuple[str, ...]:
+    """The names of what is no more."""
+    return tuple(name for name in before if name not in after)
+
+
 class Session(abc.ABC):
     """One client's stream. See the module's text for the order in which things are sent.
 
@@ -184,11 +216,17 @@ class Session(abc.ABC):
         self.accepted: Snapshot | None = None
         """The last snapshot that the client had in full."""
         self.only = only
+        self._splits = self.incremental and only is None
+        """Whether the client can take virtual hosts as resources of their own."""
         self._rejected: Snapshot | None = None
         self._streams: Mapping[ResourceType, Stream] = {
             kind: Stream(kind, whole=kind.whole and not self.incremental) for kind in RESOURCE_TYPES
         }
         self._nonces = 0
+
+    def _of(self, target: Snapshot) -> Snapshot:
+        """What this client is sent to bring it to a snapshot."""
+        return target.split if self._splits and target.split else target
 
     @abc.abstractmethod
     def _distrust(self, stream: Stream, response: Response) -> None:
@@ -257,7 +295,7 @@ class Session(abc.ABC):
             stream = self._streams[kind]
             if stream.subscription is None or stream.under_way:
                 continue
-            wanted = self._wanted(stream, stream.subscription, target)
+            wanted = self._wanted(stream, target)
             due = self._due(stream, stream.subscription, wanted, target)
             if due is not None:
                 yield self._respond(stream, wanted, due, target)
@@ -266,17 +304,25 @@ class Session(abc.ABC):
             self.accepted = target
             yield Accepted(self.node, target)
 
-    def _wanted(self, stream: Stream, subscription: Subscription, target: Snapshot) -> Resources:
+    def _wanted(self, stream: Stream, target: Snapshot) -> Resources:
         """What the client is to have of a type at this point of the change."""
-        wanted = subscription.of(target.by_type[stream.type])
-        if stream.type is CLUSTERS and not (self._settled(LISTENERS, target) and self._settled(ROUTES, target)):
+        wanted = self._asked_for(stream, target)
+        if stream.type is CLUSTERS and not all(self._settled(kind, target) for kind in (LISTENERS, *_ROUTING)):
             leaving = {n: cluster for n, cluster in stream.sent.items() if n not in wanted}
             return {**leaving, **wanted} if leaving else wanted
         return wanted
 
+    def _asked_for(self, stream: Stream, target: Snapshot) -> Resources:
+        """What a snapshot has of what the client wants of a type."""
+        subscription, ours = stream.subscription or Subscription(), self._of(target)
+        if stream.type is VIRTUAL_HOSTS and subscription.wildcard:
+            # Of the route configurations that it has been sent: others Envoy acknowledges and forgets.
+            return ours.virtual_hosts(frozenset(self._streams[ROUTES].sent))
+        return subscription.of(ours.by_type[stream.type])
+
     def _due(self, stream: Stream, subscription: Subscription, wanted: Resources, target: Snapshot) -> _Due | None:
         """What is to be sent now; None: nothing."""
-        if stream.type in (LISTENERS, ROUTES) and not self._made(CLUSTERS, target):
+        if stream.type in (LISTENERS, *_ROUTING) and not self._made(CLUSTERS, target):
             return None
         if stream.whole:
             if stream.rejected is target or (stream.sent == wanted and not stream.owed):
@@ -284,8 +330,10 @@ class Session(abc.ABC):
             return _Due(tuple(wanted.values()))
 
         refused = stream.refused if stream.rejected is target else frozenset()
-        changed = tuple(r for name, r in wanted.items() if stream.sent.get(name) != r and name not in refused)
-        if stream.type is ROUTES and not self._made(LISTENERS, target):
+        changed = _changed(stream.sent, wanted)
+        if refused:
+            changed = tuple(resource for resource in changed if resource.name not in refused)
+        if stream.type in _ROUTING and not self._made(LISTENERS, target):
             # A listener may be waiting for these, and its acknowledgement with it.
             changed = tuple(resource for resource in changed if resource.name not in stream.sent)
         removed: tuple[str, ...] = ()
@@ -299,8 +347,17 @@ class Session(abc.ABC):
         """The names that the client has to be told are not there (any more)."""
         parent = _PARENTS.get(stream.type)
         if parent is None or self._settled(parent, target):
-            yield from (name for name in stream.sent if name not in wanted)
+            yield from self._left_over(stream, stream.sent, wanted, target)
         yield from sorted(subscription.names - wanted.keys() - stream.sent.keys() - stream.absent)
+
+    def _left_over(self, stream: Stream, has: Resources, wanted: Resources, target: Snapshot) -> Sequence[str]:
+        """The names of what the client has and must be told to drop."""
+        gone = _gone(has, wanted)
+        if gone and stream.type is VIRTUAL_HOSTS:
+            # With their route configuration they go by themselves, when the last connection that uses it has ended.
+            there = self._of(target).by_type[ROUTES]
+            return [name for name in gone if routes_of(name) in there]
+        return gone
 
     def _respond(self, stream: Stream, wanted: Resources, due: _Due, target: Snapshot) -> Response:
         kind = stream.type
@@ -313,8 +370,8 @@ class Session(abc.ABC):
             endpoints.sent = without(endpoints.sent, renewed)
 
         self._nonces += 1
-        complete = wanted is target.by_type[kind]
-        version = target.versions[kind] if complete else content_version(wanted)
+        ours = self._of(target)
+        version = ours.versions[kind] if wanted is ours.by_type[kind] else content_version(wanted)
         response = Response(kind, version, str(self._nonces), due.resources, due.removed)
         stream.nonce = response.nonce
         stream.under_way = response
@@ -322,8 +379,7 @@ class Session(abc.ABC):
         if stream.whole:
             stream.sent = wanted
         else:
-            sent = {**without(stream.sent, frozenset(due.removed)), **{r.name: r for r in due.resources}}
-            stream.sent = wanted if sent == wanted else sent
+            stream.sent = _sent(stream.sent, wanted, due.resources, due.removed)
         stream.absent = stream.absent.union(due.removed) - wanted.keys()
         stream.owed = False
         return response
@@ -333,10 +389,9 @@ class Session(abc.ABC):
         stream = self._streams[kind]
         if stream.subscription is None or stream.rejected is target:
             return True
-        wanted = stream.subscription.of(target.by_type[kind])
         if stream.under_way or stream.owed:
             return False
-        return stream.accepted is wanted or wanted.items() <= stream.accepted.items()
+        return not _changed(stream.accepted, self._asked_for(stream, target))
 
     def _settled(self, kind: ResourceType, target: Snapshot) -> bool:
         """Whether the client has exactly what it wants of a type, and what it is about to want."""
@@ -346,8 +401,12 @@ class Session(abc.ABC):
         if not self._made(kind, target):
             return False
         if kind.whole:
-            return stream.subscription is None or stream.accepted == stream.subscription.of(target.by_type[kind])
-        resources = target.by_type[kind]
+            return stream.subscription is None or not _gone(stream.accepted, self._asked_for(stream, target))
+        ours = self._of(target)
+        if kind is VIRTUAL_HOSTS:
+            hosts = ours.virtual_hosts(frozenset(self._streams[ROUTES].sent))
+            return not _changed(stream.accepted, hosts) and not self._left_over(stream, stream.accepted, hosts, target)
+        resources = ours.by_type[kind]
         parents = self._streams[_PARENTS[kind]].sent.values() if kind in _PARENTS else ()
         needed = (name for parent in parents for of, name in parent.references if of is kind)
         return all(stream.accepted.get(name) == resources.get(name) for name in needed)
@@ -359,7 +418,7 @@ class Session(abc.ABC):
             return self._streams[self.only].subscription is not None and self._settled(self.only, target)
         # Envoy asks for its listeners last, when the clusters are ready: until then it has not seen everything. (A
         # client that has its listeners from elsewhere and never asks is never counted as having a snapshot in full.)
-        if self._streams[LISTENERS].subscription is None and target.by_type[LISTENERS]:
+        if self._streams[LISTENERS].subscription is None and self._of(target).by_type[LISTENERS]:
             return False
         asked = any(stream.subscription is not None for stream in self._streams.values())
         return asked and all(self._settled(kind, target) for kind in RESOURCE_TYPES)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -31,8 +31,9 @@ class ResourceType:
     message: str
     """The full name of its protobuf message."""
     whole: bool
-    """A state-of-the-world response lists all of them, and what is missing is removed. Otherwise it may list some.
-    These are also the types that a client may ask for without saying names."""
+    """A state-of-the-world response lists all of them, and what is missing is removed. Otherwise it may list some."""
+    wildcard: bool
+    """A client may ask for all of them without saying names."""
 
     @property
     def url(self) -> str:
@@ -43,11 +44,15 @@ class ResourceType:
 # listener only when it has the listener.
 # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#eventual-consistency-considerations
 RESOURCE_TYPES: Final = (
-    CLUSTERS := ResourceType("clusters", "envoy.config.cluster.v3.Cluster", whole=True),
-    ENDPOINTS := ResourceType("endpoints", "envoy.config.endpoint.v3.ClusterLoadAssignment", whole=False),
-    LISTENERS := ResourceType("listeners", "envoy.config.listener.v3.Listener", whole=True),
-    ROUTES := ResourceType("routes", "envoy.config.route.v3.RouteConfiguration", whole=False),
-    EXTENSIONS := ResourceType("extensions", "envoy.config.core.v3.TypedExtensionConfig", whole=False),
+    CLUSTERS := ResourceType("clusters", "envoy.config.cluster.v3.Cluster", whole=True, wildcard=True),
+    ENDPOINTS := ResourceType(
+        "endpoints", "envoy.config.endpoint.v3.ClusterLoadAssignment", whole=False, wildcard=False
+    ),
+    LISTENERS := ResourceType("listeners", "envoy.config.listener.v3.Listener", whole=True, wildcard=True),
+    ROUTES := ResourceType("routes", "envoy.config.route.v3.RouteConfiguration", whole=False, wildcard=False),
+    # Those that do not stand in their route configuration, whose name is theirs up to the last `/`.
+    VIRTUAL_HOSTS := ResourceType("virtual hosts", "envoy.config.route.v3.VirtualHost", whole=False, wildcard=True),
+    EXTENSIONS := ResourceType("extensions", "envoy.config.core.v3.TypedExtensionConfig", whole=False, wildcard=False),
 )
 
 Reference = tuple[ResourceType, str]
@@ -95,12 +100,16 @@ class Snapshot:
     """What an Envoy is to have. Two are equal if their resources are, in whatever order they were given."""
 
     resources: tuple[Resource, ...] = field(compare=False)
+    split: Snapshot | None = field(default=None, compare=False, repr=False)
+    """The same, with virtual hosts as resources of their own, for clients that can take them; None: there is none."""
     by_type: Mapping[ResourceType, Resources] = field(init=False, compare=False, repr=False)
     """Has every type. Of two resources with one name (see `check`) it knows one."""
     versions: Mapping[ResourceType, str] = field(init=False, compare=False, repr=False)
     """What `content_version` says for each type."""
     version: str = field(init=False)
     """A hash of everything."""
+    _hosts: dict[frozenset[str], Resources] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """What `virtual_hosts` has said."""
 
     def __post_init__(self) -> None:
         by_type: dict[ResourceType, dict[str, Resource]] = {kind: {} for kind in RESOURCE_TYPES}
@@ -109,7 +118,16 @@ class Snapshot:
         versions = {kind: content_version(resources) for kind, resources in by_type.items()}
         object.__setattr__(self, "by_type", by_type)
         object.__setattr__(self, "versions", versions)
-        object.__setattr__(self, "version", _hash(versions.values()))
+        split = (self.split.version,) if self.split else ()
+        object.__setattr__(self, "version", _hash([*versions.values(), *split]))
+
+    def virtual_hosts(self, routes: frozenset[str]) -> Resources:
+        """The virtual hosts of some route configurations, by the names of these: the same object for the same ones."""
+        if routes not in self._hosts:
+            ours = self.by_type[VIRTUAL_HOSTS]
+            found = {name: host for name, host in ours.items() if routes_of(name) in routes}
+            self._hosts[routes] = ours if len(found) == len(ours) else found
+        return self._hosts[routes]
 
     def check(self) -> tuple[str, ...]:
         """What does not hang together, as one line each; empty if Envoy may have it.
@@ -122,10 +140,20 @@ class Snapshot:
         dangling = (
             f'{resource.type.name}: "{resource.name}" refers to "{name}", which is not among the {kind.name}'
             for resource in self.resources
-            for kind, name in sorted(resource.references, key=lambda reference: (reference[0].name, reference[1]))
-            if name not in self.by_type[kind]
+            for kind, name in sorted(self._dangling(resource), key=lambda reference: (reference[0].name, reference[1]))
         )
-        return (*twice, *dangling)
+        return (*twice, *dangling, *(self.split.check() if self.split else ()))
+
+    def _dangling(self, resource: Resource) -> Iterator[Reference]:
+        references = resource.references
+        if resource.type is VIRTUAL_HOSTS:
+            references |= {(ROUTES, routes_of(resource.name))}
+        return ((kind, name) for kind, name in references if name not in self.by_type[kind])
+
+
+def routes_of(virtual_host: str) -> str:
+    """The name of the route configuration of a virtual host that is a resource of its own."""
+    return virtual_host.rpartition("/")[0]
 
 
 def content_version(resources: Resources) -> str:

@@ -10,14 +10,20 @@ Reading order: `listeners` (and the filter chain, with `filters`), `routes`, `cl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rejoinder.rules.model import Ruleset
 from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.clusters import clusters
 from rejoinder.xds.translate.extensions import extensions
 from rejoinder.xds.translate.listeners import listeners
-from rejoinder.xds.translate.routes import route_configurations
+from rejoinder.xds.translate.routes import (
+    Layout,
+    layouts,
+    route_configurations,
+    routes_name,
+    split_route_configurations,
+)
 from rejoinder.xds.translate.settings import Json, Placement, Settings
 
 __all__ = ["Configuration", "Json", "Placement", "Settings", "static_bootstrap", "translate"]
@@ -35,6 +41,10 @@ class Configuration:
     """envoy.config.cluster.v3.Cluster"""
     extensions: tuple[Json, ...] = ()
     """envoy.config.core.v3.TypedExtensionConfig: for Envoys with listeners and routes of their own."""
+    virtual_hosts: tuple[Json, ...] = ()
+    """envoy.config.route.v3.VirtualHost: those of route configurations that have none in them, and say `vhds`."""
+    split: Configuration | None = None
+    """The same in smaller resources, for clients that can take virtual hosts; None: it would not be worth while."""
 
 
 def translate(ruleset: Ruleset, plan: Plan, settings: Settings) -> Configuration:
@@ -46,11 +56,26 @@ def translate(ruleset: Ruleset, plan: Plan, settings: Settings) -> Configuration
         settings: what is not in the files: who answers upstream statuses and where, and whom upstreams' certificates
             must come from.
     """
-    return Configuration(
+    whole = Configuration(
         listeners=tuple(listeners(ruleset, plan, settings.conditional)),
         routes=tuple(route_configurations(plan, settings)),
         clusters=tuple(clusters(ruleset, plan, settings)),
         extensions=tuple(extensions()),
+    )
+    return replace(whole, split=_split(whole, ruleset, plan, settings))
+
+
+def _split(whole: Configuration, ruleset: Ruleset, plan: Plan, settings: Settings) -> Configuration | None:
+    by_group = layouts(plan, settings)
+    split = list(split_route_configurations(plan, settings, by_group))
+    if not split:
+        return None
+    kept = {routes_name(group, layout) for group, layout in by_group.items() if layout is Layout.WHOLE}
+    return replace(
+        whole,
+        listeners=tuple(listeners(ruleset, plan, settings.conditional, by_group)),
+        routes=(*(each for each in whole.routes if each["name"] in kept), *(head for head, _ in split)),
+        virtual_hosts=tuple(host for _, hosts in split for host in hosts),
     )
 
 

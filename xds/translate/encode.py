@@ -7,14 +7,14 @@ mistake of ours, and is raised as `json_mapping.MappingError`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 import betterproto2
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster
 from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
 from envoy_data_plane.envoy.config.listener.v3 import Listener
-from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration, RouteList
+from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration, RouteList, VirtualHost
 from envoy_data_plane.envoy.extensions.common.matching.v3 import ExtensionWithMatcher
 from envoy_data_plane.envoy.extensions.filters.common.matcher.action.v3 import SkipFilter
 from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import Cors, CorsPolicy
@@ -33,8 +33,18 @@ from envoy_data_plane.envoy.type.matcher.v3 import HttpRequestHeaderMatchInput, 
 
 from rejoinder.xds.json_mapping import Encoder, encoder
 from rejoinder.xds.protobuf import message_class
-from rejoinder.xds.remember import by_identity
-from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, Reference, Resource, ResourceType, Snapshot
+from rejoinder.xds.remember import REMEMBERED, by_identity
+from rejoinder.xds.snapshot import (
+    CLUSTERS,
+    EXTENSIONS,
+    LISTENERS,
+    ROUTES,
+    VIRTUAL_HOSTS,
+    Reference,
+    Resource,
+    ResourceType,
+    Snapshot,
+)
 from rejoinder.xds.translate import Configuration
 from rejoinder.xds.translate.forwarding import NO_UPSTREAM
 from rejoinder.xds.translate.settings import Json
@@ -43,6 +53,7 @@ _MESSAGES: Final[dict[ResourceType, type[betterproto2.Message]]] = {
     CLUSTERS: Cluster,
     LISTENERS: Listener,
     ROUTES: RouteConfiguration,
+    VIRTUAL_HOSTS: VirtualHost,
     EXTENSIONS: TypedExtensionConfig,
 }
 
@@ -71,22 +82,22 @@ _EXTENSIONS: Final[tuple[type[betterproto2.Message], ...]] = (
 
 def snapshot(configuration: Configuration) -> Snapshot:
     """The snapshot that an Envoy is told to have a configuration."""
-    return Snapshot(
-        (
-            *_resources(CLUSTERS, configuration.clusters),
-            *_resources(LISTENERS, configuration.listeners),
-            *_resources(ROUTES, configuration.routes),
-            *_resources(EXTENSIONS, configuration.extensions),
-        )
+    split = snapshot(configuration.split) if configuration.split else None
+    by_type = (
+        (CLUSTERS, configuration.clusters),
+        (LISTENERS, configuration.listeners),
+        (ROUTES, configuration.routes),
+        (VIRTUAL_HOSTS, configuration.virtual_hosts),
+        (EXTENSIONS, configuration.extensions),
     )
+    return Snapshot(tuple(_resource(kind, message) for kind, messages in by_type for message in messages), split)
 
 
-def _resources(kind: ResourceType, messages: Iterable[Json]) -> Iterator[Resource]:
-    encode = _encoders()[kind]
-    for message in messages:
-        # An extension is for Envoys with clusters of their own.
-        references = frozenset() if kind is EXTENSIONS else frozenset(_references(message))
-        yield Resource(kind, message["name"], encode(message), references)
+@by_identity(REMEMBERED)
+def _resource(kind: ResourceType, message: Json) -> Resource:
+    # An extension is for Envoys with clusters of their own.
+    references = frozenset() if kind is EXTENSIONS else frozenset(_references(message))
+    return Resource(kind, message["name"], _encoders()[kind](message), references)
 
 
 @functools.cache
@@ -117,6 +128,6 @@ def _references(message: object) -> Iterator[Reference]:
             yield from _remembered_references(value) if remembered else _references(value)
 
 
-@by_identity  # as their bytes are
+@by_identity(REMEMBERED)  # as their bytes are
 def _remembered_references(message: Json) -> frozenset[Reference]:
     return frozenset(_references(message))

@@ -9,21 +9,30 @@ mock has to answer whatever its clients send.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from rejoinder.rules.model import Listener, Ruleset
 from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.filters import http_filters
-from rejoinder.xds.translate.routes import routes_name
+from rejoinder.xds.translate.routes import Layout, needs_path_header, routes_name
 from rejoinder.xds.translate.settings import PATH_HEADER, Json, Placement, typed
 
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
-def listeners(ruleset: Ruleset, plan: Plan, conditional: Placement) -> Iterator[Json]:
-    """One Listener for each address."""
+def listeners(
+    ruleset: Ruleset, plan: Plan, conditional: Placement, layouts: Mapping[str, Layout] = {}
+) -> Iterator[Json]:
+    """One Listener for each address.
+
+    Args:
+        layouts: of the routes of each group of listeners; WHOLE if it is not there.
+    """
     filters = http_filters(plan, conditional)
-    managers = {group: _connection_manager(group, part, filters) for group, part in plan.by_group().items()}
+    managers = {
+        group: _connection_manager(group, part, filters, layouts.get(group, Layout.WHOLE))
+        for group, part in plan.by_group().items()
+    }
     for listener in ruleset.listeners:
         chain: Json = {"filters": [{"name": "http", "typed_config": managers[listener.group]}]}
         if listener.certificate is not None and listener.key is not None:
@@ -43,11 +52,14 @@ def listener_name(listener: Listener) -> str:
     return f"{host}:{listener.port}"
 
 
-def _connection_manager(group: str, plan: Plan, filters: list[Json]) -> Json:
+def _connection_manager(group: str, plan: Plan, filters: list[Json], layout: Layout) -> Json:
     manager = typed(
         _HCM,
         stat_prefix="ingress",
-        rds={"route_config_name": routes_name(group), "config_source": {"ads": {}, "resource_api_version": "V3"}},
+        rds={
+            "route_config_name": routes_name(group, layout),
+            "config_source": {"ads": {}, "resource_api_version": "V3"},
+        },
         http_filters=filters,
         use_remote_address=True,
         normalize_path=True,
@@ -62,7 +74,7 @@ def _connection_manager(group: str, plan: Plan, filters: list[Json]) -> Json:
         stream_idle_timeout="300s",
         request_timeout="300s",
     )
-    if plan.splits_paths:  # see `routes`
+    if needs_path_header(plan, layout):
         manager["early_header_mutation_extensions"] = [
             {
                 "name": "path_without_query",

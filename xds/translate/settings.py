@@ -45,6 +45,9 @@ class Settings:
     """Where the answers to an upstream's status are given."""
     long_list: int = 64
     """From how many routes on the list of a domain is cut into buckets; see `buckets`."""
+    many_routes: int = 1000
+    """From how many routes on a group of listeners has its virtual hosts as resources of their own, for clients that
+    can take them; see `routes`."""
     trusted_ca: str = TRUSTED_CA
     """The certificates (PEM, a path on Envoy's machine) that `https://` upstreams are verified with."""
 
