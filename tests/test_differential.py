@@ -259,8 +259,8 @@ LAYOUTS: Final = {
     "virtual hosts by path": (64, 0, True),
     "virtual hosts by path, in buckets": (2, 0, True),
 }
-"""How routes are told to Envoy: from how many on a list is cut into buckets, from how many on virtual hosts are resources
-of their own, and whether all rules are made to be for every domain (where there is one, they are made by path)."""
+"""How routes are told to Envoy: from how many on a list is cut into buckets, from how many on virtual hosts are
+resources of their own, and whether all rules are made to be for every domain (where there is one, they are by path)."""
 
 
 def run(gateway: Gateway, folder: Path, document: Json, asked: list[Any], layout: str) -> None:
