@@ -268,8 +268,8 @@ class Gateway:
         """Have Envoy answer by these rules, and wait until its worker does."""
         generation = str(next(self._generations))
         # A domain of its own, so that nothing else in the routes is different; if there are none, a path of its own.
-        domains = any(of.domains for of in (*rules.routes, *(rule.scope for rule in rules.rules)))
-        scope = Scope(domains=(MARKER_DOMAIN,)) if domains else Scope(request=MARKER_PATH)
+        domains = [*(route.domains for route in rules.routes), *(rule.scope.domains for rule in rules.rules)]
+        scope = Scope(domains=(MARKER_DOMAIN,)) if any(domains) else Scope(request=MARKER_PATH)
         marker = Rule("generation", (Answer(body=generation.encode()),), scope)
         event = self.publish(self.build(dataclasses.replace(rules, rules=(marker, *rules.rules))))
         assert isinstance(event, Accepted), event
