@@ -90,11 +90,17 @@ class AnswerTable:
     """Whether a reply may be a Python handler's to make."""
     _index: Mapping[int, Choice] = field(init=False, compare=False, repr=False)
     """`by_status` for `choose`, which is asked for every response."""
+    _hash: int = field(init=False, compare=False, repr=False)
+    """Made once: there are ten thousand tables to look up after every edit."""
 
     def __post_init__(self) -> None:
         choices = (*(choice for _, choice in self.by_status), *((self.default,) if self.default else ()))
         object.__setattr__(self, "has_handlers", any(choice.answer.handler for choice in choices))
         object.__setattr__(self, "_index", dict(self.by_status))
+        object.__setattr__(self, "_hash", hash((self.by_status, self.default)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __bool__(self) -> bool:
         return bool(self.by_status) or self.default is not None

@@ -104,6 +104,20 @@ def wider_domains(domain: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((domain, *wildcards, "*")))
 
 
+@functools.lru_cache(maxsize=1 << 15)
+def wider_paths(path: PathMatch) -> tuple[PathMatch, ...]:
+    """The path itself, and every prefix that covers it but EVERY_PATH; of a regex, only itself is known.
+
+    >>> [wider.value for wider in wider_paths(PathMatch(PathKind.EXACT, "/a/b"))]
+    ['/a/b', '/a', '/a/b']
+    """
+    if path.kind is PathKind.REGEX:
+        return (path,)
+    elements = path.value.split("/")
+    prefixes = [PathMatch(PathKind.PREFIX, "/".join(elements[:end])) for end in range(2, len(elements) + 1)]
+    return (path, *(prefix for prefix in prefixes if prefix != path))
+
+
 def path_covers(match: PathMatch, other: PathMatch) -> bool:
     """Whether every path that fits the other certainly fits the first."""
     if EVERY_PATH in (match, other):

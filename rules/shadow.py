@@ -9,8 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from rejoinder.rules.matching import covers, domains_cover, path_covers, wider_domains
-from rejoinder.rules.model import PathKind, PathMatch, Position, Ruleset, Scope
+from rejoinder.rules.matching import covers, domains_cover, path_covers, wider_domains, wider_paths
+from rejoinder.rules.model import EVERY_PATH, PathKind, PathMatch, Position, Ruleset, Scope
 from rejoinder.rules.problem import Problem, Severity
 
 
@@ -76,11 +76,8 @@ class _Earlier:
         return None
 
     def _wider_paths(self, path: PathMatch) -> Iterator[PathMatch]:
-        yield path
-        if path.kind is not PathKind.REGEX:
-            elements = path.value.split("/")
-            yield from (PathMatch(PathKind.PREFIX, "/".join(elements[:end])) for end in range(2, len(elements) + 1))
-        yield PathMatch(PathKind.PREFIX, "/")
+        yield from wider_paths(path)
+        yield EVERY_PATH
         yield from (regex for regex in self._regexes if path_covers(regex, path))
 
 

@@ -114,6 +114,17 @@ def test_what_stands_behind_a_route_for_every_request_is_left_out() -> None:
     assert names(plan(Ruleset(routes=(forward("all"), forward("never", "/x"))))) == ["all"]
 
 
+def test_what_an_earlier_route_takes_is_left_out() -> None:
+    def path(kind: PathKind, value: str) -> RequestMatch:
+        return RequestMatch(PathMatch(kind, value))
+
+    post = Route("post", Forward("up"), request=RequestMatch(PathMatch(PathKind.PREFIX, "/y"), methods=("POST",)))
+    rules = (rule("a", path(PathKind.EXACT, "/x/a")), rule("b", path(PathKind.PREFIX, "/y/b")))
+    planned = plan(Ruleset(routes=(forward("x", "/x"), post), rules=rules))
+    # Requests for /x/a have all taken the first route; of those for /y/b only some have taken the second.
+    assert names(planned) == ["x/rule/a", "x", "post/rule/b", "post", "no-route/rule/b", "no-route"]
+
+
 def test_a_part_that_does_what_the_rest_does_is_left_out() -> None:
     own = Route("own", Answer(), request=RequestMatch(PathMatch(PathKind.PREFIX, "/x")))
     planned = plan(Ruleset(routes=(own,), rules=(rule("a", header("a")),)))

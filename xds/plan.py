@@ -16,13 +16,13 @@ import functools
 import itertools
 import operator
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from rejoinder.rules.answers import AnswerTable, Reply, answer_table, reply
 from rejoinder.rules.decide import NO_ROUTE_STATUS
-from rejoinder.rules.matching import EVERYTHING, Meet, meet, wider_domains
+from rejoinder.rules.matching import EVERYTHING, Meet, meet, wider_domains, wider_paths
 from rejoinder.rules.model import (
     EVERY_PATH,
     RULE_FILES,
@@ -45,6 +45,9 @@ from rejoinder.xds.remember import REMEMBERED
 MAX_OVERLAPPING: Final = 12
 MAX_COMBINATIONS: Final = 2**16
 
+
+SMALL: Final = 64
+"""What is made of a domain with at most so many routes and rules is remembered as a whole."""
 
 NO_TABLE: Final = AnswerTable()
 
@@ -180,7 +183,9 @@ def _plan_group(group: str, routes: Iterable[Route], rules: _Index[Rule, str]) -
     by_domain = _Index((route, route.domains or ("*",)) for route in routes)
     for domain in dict.fromkeys([*by_domain.keys(), *rules.keys(), "*"]):
         wider = wider_domains(domain)
-        yield PlannedDomain(domain, tuple(_plan_domain(by_domain.find(wider), rules.find(wider))), group)
+        its_routes, its_rules = tuple(by_domain.find(wider)), tuple(rules.find(wider))
+        plan_domain = _plan_small_domain if len(its_routes) + len(its_rules) <= SMALL else _plan_domain
+        yield plan_domain(domain, group, its_routes, its_rules)
 
 
 class _Index(Generic[Entry, Key]):
@@ -200,13 +205,31 @@ class _Index(Generic[Entry, Key]):
         return [found[place] for place in sorted(found)]
 
 
-def _plan_domain(routes: list[Route], rules: list[Rule]) -> Iterator[PlannedRoute]:
+def _plan_domain(domain: str, group: str, routes: Sequence[Route], rules: Sequence[Rule]) -> PlannedDomain:
+    return PlannedDomain(domain, tuple(_plan_routes(routes, rules)), group)
+
+
+# There may be ten thousand of them, and an edit is about one.
+_plan_small_domain: Final = functools.lru_cache(maxsize=REMEMBERED)(_plan_domain)
+
+
+def _plan_routes(routes: Sequence[Route], rules: Sequence[Rule]) -> Iterator[PlannedRoute]:
     candidates = _Candidates(rules)
+    taken: set[PathMatch] = set()
     for route in (*routes, None):
         match = EVERYTHING if route is None else _own_match(route)
-        yield from _plan_route(route, match, candidates)
+        for planned in _plan_route(route, match, candidates):
+            if not (taken and _is_taken(planned.match, taken)):
+                yield planned
         if match == EVERYTHING:
             return  # what stands behind it is never reached
+        if match == Meet(match.paths):
+            taken.update(match.paths)
+
+
+def _is_taken(match: Meet, taken: Set[PathMatch]) -> bool:
+    """Whether an earlier route, for some path and all that can be with it, takes every request that fits."""
+    return any(wider in taken for path in match.paths for wider in wider_paths(path))
 
 
 def _plan_route(route: Route | None, match: Meet, candidates: _Candidates) -> list[PlannedRoute]:
@@ -222,7 +245,7 @@ def _plan_route(route: Route | None, match: Meet, candidates: _Candidates) -> li
 class _Candidates:
     """The rules of a domain; finds those that a route must be split by, without a look at ten thousand others."""
 
-    def __init__(self, rules: list[Rule]) -> None:
+    def __init__(self, rules: Iterable[Rule]) -> None:
         by_route: dict[str | None, list[_Placed]] = defaultdict(list)
         for place, rule in enumerate(rules):
             for name in rule.scope.routes or (None,):
@@ -265,8 +288,7 @@ class _ByPath:
 
     def _meeting(self, path: PathMatch) -> list[_Placed]:
         by_path = self._index() if self._by_path is None else self._by_path
-        elements = path.value.split("/")
-        wider = ("/".join(elements[:end]) for end in range(2, len(elements) + 1))
+        wider = (each.value for each in wider_paths(path))
         narrower: list[str] = []
         if path.kind is PathKind.PREFIX:  # what begins with it and `/`, which comes before `0`
             begin, end = (bisect.bisect_left(self._paths, path.value + after) for after in "/0")

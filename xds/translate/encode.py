@@ -118,13 +118,13 @@ def _references(message: object) -> Iterator[Reference]:
             elif key == "route_config_name":
                 yield ROUTES, value
             elif isinstance(value, dict):
-                # One of ten thousand routes, or the list of them under a key.
+                # The list of routes under a key; below, a route and a virtual host: there are ten thousand of either.
                 yield from _remembered_references(value) if "action" in value else _references(value)
             else:
                 yield from _references(value)
     elif isinstance(message, list):
         for value in message:
-            remembered = isinstance(value, dict) and "match" in value
+            remembered = isinstance(value, dict) and ("match" in value or "domains" in value)
             yield from _remembered_references(value) if remembered else _references(value)
 
 

@@ -26,7 +26,7 @@ from rejoinder.rules.decide import NO_ROUTE_STATUS
 from rejoinder.rules.files import MAX_FILE_SIZE
 from rejoinder.rules.matching import Meet
 from rejoinder.rules.model import EVERY_PATH, Forward, PathKind, PathMatch, Redirect, Route, StringKind, StringMatch
-from rejoinder.xds.plan import Plan, PlannedDomain, PlannedRoute
+from rejoinder.xds.plan import SMALL, Plan, PlannedDomain, PlannedRoute
 from rejoinder.xds.remember import REMEMBERED, by_identity
 from rejoinder.xds.translate.buckets import ROOT, Start, buckets
 from rejoinder.xds.translate.filters import CORS, answer_table_override, rate_limit_metadata, rate_limit_override
@@ -106,7 +106,7 @@ def needs_path_header(plan: Plan, layout: Layout) -> bool:
 def route_configurations(plan: Plan, settings: Settings) -> Iterator[Json]:
     """One RouteConfiguration for each group of listeners."""
     for group, part in plan.by_group().items():
-        hosts = [_virtual_host(settings, domain.domain, domain, domain.domain) for domain in part.domains]
+        hosts = [_virtual_host(domain.domain, domain, settings) for domain in part.domains]
         yield {**_head(group, part, Layout.WHOLE), "virtual_hosts": hosts}
 
 
@@ -120,8 +120,7 @@ def split_route_configurations(
             continue
         head = _head(group, part, layout)
         if layout is Layout.DOMAINS:
-            named = ((domain, f"{head['name']}/{domain.domain}") for domain in part.domains)
-            hosts = [_virtual_host(settings, name, domain, domain.domain) for domain, name in named]
+            hosts = [_virtual_host(f"{head['name']}/{domain.domain}", domain, settings) for domain in part.domains]
         else:
             hosts = list(_hosts_by_path(head["name"], part.domains[0], settings))
         ads = {"ads": {}, "resource_api_version": "V3"}
@@ -149,14 +148,17 @@ def _head(group: str, plan: Plan, layout: Layout) -> Json:
     return head
 
 
-def _virtual_host(settings: Settings, name: str, domain: PlannedDomain, pattern: str) -> Json:
-    placed = (_placed(route, settings.conditional) for route in domain.routes)
-    return _host(settings.long_list, sys.intern(name), sys.intern(pattern), *placed)
+def _virtual_host(name: str, domain: PlannedDomain, settings: Settings) -> Json:
+    host = _small_host if len(domain.routes) <= SMALL else _host
+    return host(sys.intern(name), domain, settings.long_list, settings.conditional)
 
 
-@by_identity(REMEMBERED)
-def _host(long_list: int, name: str, pattern: str, *placed: tuple[Start, Json]) -> Json:
-    return {"name": name, "domains": [pattern], **_list(placed, long_list)}
+def _host(name: str, domain: PlannedDomain, long_list: int, conditional: Placement) -> Json:
+    placed = [_placed(route, conditional) for route in domain.routes]
+    return {"name": name, "domains": [domain.domain], **_list(placed, long_list)}
+
+
+_small_host: Final = by_identity(REMEMBERED)(_host)
 
 
 def _list(placed: Sequence[tuple[Start, Json]], long_list: int) -> Json:
