@@ -78,7 +78,7 @@ P = TypeVar("P")
 
 
 class Memory:
-    """What the rule files said when they were last read. For one thread at a time."""
+    """What the rule files said when they were last read without a mistake. For one thread at a time."""
 
     def __init__(self) -> None:
         self._files: dict[tuple[str, str], _File] = {}
@@ -94,7 +94,7 @@ class Memory:
         """
         layout = _layout(data)
         key = (source.file, source.prefix)
-        known = self._files.pop(key, None)
+        known = self._files.get(key)
         if layout and known and (again := _again(source, layout, known)):
             self._files[key] = again
             return [replace(again.part, rules=tuple(each.rule for each in again.by_text.values()))]

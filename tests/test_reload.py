@@ -106,10 +106,13 @@ def test_so_does_any_edit(tmp_path: Path, edits: list[tuple[int, int, str]]) -> 
     check(tmp_path / "rules.yaml", *texts)
 
 
+@pytest.mark.parametrize("mistakes", [(), ("a mistake", "not YAML")], ids=["right away", "after mistakes"])
 @pytest.mark.parametrize("edit", ["a value", "a line more without a tail"])
-def test_only_what_has_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: str) -> None:
+def test_only_what_has_changed_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: str, mistakes: tuple[str, ...]
+) -> None:
     before = FILE.replace(TAIL, "") if "without a tail" in edit else FILE
-    memory = check(tmp_path / "rules.yaml", before)
+    memory = check(tmp_path / "rules.yaml", before, *(EDITS[mistake] for mistake in mistakes))
     (tmp_path / "rules.yaml").write_text(EDITS[edit])
     read: list[int] = []
     rules = native.rules
