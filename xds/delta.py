@@ -6,11 +6,11 @@ https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#incremental-xd
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rejoinder.xds.session import Output, Response, Session, Stream, Subscription, without
-from rejoinder.xds.snapshot import ROUTES, VIRTUAL_HOSTS, Resource, ResourceType, routes_of
+from rejoinder.xds.session import Output, Response, Session, Stream, Subscription, unknown
+from rejoinder.xds.snapshot import ROUTES, VIRTUAL_HOSTS, ResourceType, routes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,6 @@ class Incremental(Session):
             self._resume(kind, stream, request)
         else:
             _resubscribe(kind, stream, stream.subscription, request)
-            if kind is ROUTES:
-                self._forget_hosts({*request.subscribe, *request.unsubscribe})
         if stream.under_way and request.nonce == stream.under_way.nonce:
             return self._answered(stream, request.error)
         return list(self._advance())
@@ -67,12 +65,12 @@ class Incremental(Session):
         if kind is ROUTES:
             self._resumed = frozenset(initial)
         elif kind is VIRTUAL_HOSTS:
-            # Envoy lists those, too, that it dropped because it had no route configuration for them.
-            initial = {name: version for name, version in initial.items() if routes_of(name) in self._resumed}
+            # Envoy lists those, too, that it has dropped, because it had no route configuration for them.
+            initial = {name: version if routes_of(name) in self._resumed else "" for name, version in initial.items()}
         ours = self._of(self.target).by_type[kind] if self.target else {}
         had = stream.subscription.of(
             {
-                name: ours[name] if name in ours and ours[name].version == version else _unknown(kind, name)
+                name: ours[name] if name in ours and ours[name].version == version else unknown(kind, name)
                 for name, version in initial.items()
             }
         )
@@ -81,15 +79,11 @@ class Incremental(Session):
         # word, and asks for them whether or not there are any.)
         stream.owed = kind.whole and wildcard and not had
 
-    def _forget_hosts(self, routes: Set[str]) -> None:
-        """Envoy has no virtual hosts of route configurations that it has just asked for, or given up."""
-        hosts = self._streams[VIRTUAL_HOSTS]
-        theirs = {name for name in hosts.sent if routes_of(name) in routes}
-        hosts.sent, hosts.accepted = without(hosts.sent, theirs), without(hosts.accepted, theirs)
-
     def _distrust(self, stream: Stream, response: Response) -> None:
         assert stream.subscription is not None
-        doubtful = {name: _unknown(response.type, name) for name in response.names}
+        # A name that was asked for and never given is answered again in any case.
+        names = response.names if stream.subscription.wildcard else response.names & stream.accepted.keys()
+        doubtful = {name: unknown(response.type, name) for name in names}
         stream.sent = stream.accepted = stream.subscription.of({**stream.accepted, **doubtful})
         stream.absent -= response.names
 
@@ -101,8 +95,3 @@ def _resubscribe(kind: ResourceType, stream: Stream, before: Subscription, reque
     wildcard = ("*" in added or before.wildcard) and "*" not in dropped
     names = (before.names - dropped) | (added - {"*"})
     stream.resubscribe(Subscription(kind.wildcard and wildcard, names), repeated=added | dropped)
-
-
-def _unknown(kind: ResourceType, name: str) -> Resource:
-    """A resource that the client has in a version that is not ours; it equals none of ours."""
-    return Resource(kind, name, b"")

@@ -152,6 +152,11 @@ class Stream:
         self.accepted = self.sent
 
 
+def unknown(kind: ResourceType, name: str) -> Resource:
+    """A resource that the client has in a version that is not ours, or perhaps not at all; it equals none of ours."""
+    return Resource(kind, name, b"")
+
+
 def without(resources: Resources, names: Set[str]) -> Resources:
     """The others; the same object if that is all."""
     if names.isdisjoint(resources):
@@ -333,20 +338,29 @@ class Session(abc.ABC):
         changed = _changed(stream.sent, wanted)
         if refused:
             changed = tuple(resource for resource in changed if resource.name not in refused)
-        if stream.type in _ROUTING and not self._made(LISTENERS, target):
-            # A listener may be waiting for these, and its acknowledgement with it.
-            changed = tuple(resource for resource in changed if resource.name not in stream.sent)
+        if changed and stream.type in _ROUTING and not self._made(LISTENERS, target):
+            changed = self._waited_for(stream, changed)
         removed: tuple[str, ...] = ()
         if self.incremental:
             removed = tuple(name for name in self._removed(stream, subscription, wanted, target) if name not in refused)
         return _Due(changed, removed) if changed or removed or stream.owed else None
+
+    def _waited_for(self, stream: Stream, changed: tuple[Resource, ...]) -> tuple[Resource, ...]:
+        """Those for which a listener may be waiting, and its acknowledgement with it."""
+        if stream.type is ROUTES:
+            return tuple(resource for resource in changed if resource.name not in stream.sent)
+        # It waits for the first virtual hosts of a route configuration. That must be all there are.
+        there = {routes_of(name) for name, host in stream.sent.items() if host.body}
+        return tuple(host for host in changed if routes_of(host.name) not in there)
 
     def _removed(
         self, stream: Stream, subscription: Subscription, wanted: Resources, target: Snapshot
     ) -> Iterator[str]:
         """The names that the client has to be told are not there (any more)."""
         parent = _PARENTS.get(stream.type)
-        if parent is None or self._settled(parent, target):
+        # Virtual hosts go with or after the new ones, never before: an Envoy that waits for those would wait no longer.
+        held_up = stream.type is VIRTUAL_HOSTS and not self._made(LISTENERS, target)
+        if not held_up and (parent is None or self._settled(parent, target)):
             yield from self._left_over(stream, stream.sent, wanted, target)
         yield from sorted(subscription.names - wanted.keys() - stream.sent.keys() - stream.absent)
 
@@ -354,9 +368,14 @@ class Session(abc.ABC):
         """The names of what the client has and must be told to drop."""
         gone = _gone(has, wanted)
         if gone and stream.type is VIRTUAL_HOSTS:
-            # With their route configuration they go by themselves, when the last connection that uses it has ended.
-            there = self._of(target).by_type[ROUTES]
-            return [name for name in gone if routes_of(name) in there]
+            # Of a route configuration that is no more, they stay for as long as a listener is draining that uses it.
+            # Then Envoy gives up the one and drops the others, but without a word from us it would go on to list them
+            # when it comes back.
+            routes = self._streams[ROUTES]
+            if routes.subscription is None:
+                return ()
+            asked, there = routes.subscription.names, routes.sent.keys() & self._of(target).by_type[ROUTES].keys()
+            return [name for name in gone if routes_of(name) in there or routes_of(name) not in asked]
         return gone
 
     def _respond(self, stream: Stream, wanted: Resources, due: _Due, target: Snapshot) -> Response:
@@ -368,6 +387,8 @@ class Session(abc.ABC):
             renewed = {name for cluster in changed for of, name in cluster.references if of is ENDPOINTS}
             endpoints = self._streams[ENDPOINTS]
             endpoints.sent = without(endpoints.sent, renewed)
+        elif kind is ROUTES:
+            self._distrust_hosts({each.name for each in due.resources} - stream.sent.keys())
 
         self._nonces += 1
         ours = self._of(target)
@@ -383,6 +404,17 @@ class Session(abc.ABC):
         stream.absent = stream.absent.union(due.removed) - wanted.keys()
         stream.owed = False
         return response
+
+    def _distrust_hosts(self, routes: Set[str]) -> None:
+        """Have all virtual hosts of some route configurations sent again.
+
+        Of what Envoy has just asked for it has none; of what we had said is no more, or it had rejected, perhaps some.
+        """
+        hosts = self._streams[VIRTUAL_HOSTS]
+        doubtful = {name: unknown(VIRTUAL_HOSTS, name) for name in hosts.sent if routes_of(name) in routes}
+        if doubtful:
+            hosts.sent = {**hosts.sent, **doubtful}
+            hosts.accepted = {**hosts.accepted, **doubtful}
 
     def _made(self, kind: ResourceType, target: Snapshot) -> bool:
         """Whether the client has all resources of a type that it wants; it may have others too."""
@@ -404,7 +436,10 @@ class Session(abc.ABC):
             return stream.subscription is None or not _gone(stream.accepted, self._asked_for(stream, target))
         ours = self._of(target)
         if kind is VIRTUAL_HOSTS:
-            hosts = ours.virtual_hosts(frozenset(self._streams[ROUTES].sent))
+            if stream.subscription is None:
+                hosts = ours.virtual_hosts(frozenset(self._streams[ROUTES].sent))
+            else:
+                hosts = self._asked_for(stream, target)
             return not _changed(stream.accepted, hosts) and not self._left_over(stream, stream.accepted, hosts, target)
         resources = ours.by_type[kind]
         parents = self._streams[_PARENTS[kind]].sent.values() if kind in _PARENTS else ()

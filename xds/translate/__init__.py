@@ -5,7 +5,8 @@ mapping of Envoy's API, just as they would stand in an Envoy YAML file. So `rend
 gets, and `encode` turns the same dictionaries into the bytes that travel. Pure; raises nothing: a ruleset that loaded
 and could be planned can be translated.
 
-Reading order: `listeners` (and the filter chain, with `filters`), `routes`, `clusters`, `extensions`, then `encode`.
+Reading order: `listeners` (and the filter chain, with `filters`), `route_configurations`, `routes`, `clusters`,
+`extensions`, then `encode`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.clusters import clusters
 from rejoinder.xds.translate.extensions import extensions
 from rejoinder.xds.translate.listeners import listeners
-from rejoinder.xds.translate.routes import (
+from rejoinder.xds.translate.route_configurations import (
     Layout,
     layouts,
     route_configurations,

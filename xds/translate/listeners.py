@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from rejoinder.rules.model import Listener, Ruleset
 from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.filters import http_filters
-from rejoinder.xds.translate.routes import Layout, needs_path_header, routes_name
+from rejoinder.xds.translate.route_configurations import Layout, needs_path_header, routes_name
 from rejoinder.xds.translate.settings import PATH_HEADER, Json, Placement, typed
 
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"

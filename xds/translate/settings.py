@@ -17,7 +17,7 @@ ROUTES_NAME: Final = "rejoinder"
 EXT_PROC_CLUSTER: Final = "rejoinder_ext_proc"
 
 PATH_HEADER: Final = "x-rejoinder-path"
-"""A request header that holds the path without query while Envoy picks the route; see `routes`."""
+"""A request header that holds the path without query while Envoy picks the route; see `routes` and `route_configurations`."""
 
 
 TRUSTED_CA: Final = "/etc/ssl/certs/ca-certificates.crt"
@@ -47,7 +47,7 @@ class Settings:
     """From how many routes on the list of a domain is cut into buckets; see `buckets`."""
     many_routes: int = 1000
     """From how many routes on a group of listeners has its virtual hosts as resources of their own, for clients that
-    can take them; see `routes`."""
+    can take them; see `route_configurations`."""
     trusted_ca: str = TRUSTED_CA
     """The certificates (PEM, a path on Envoy's machine) that `https://` upstreams are verified with."""
 

@@ -1,0 +1,173 @@
+"""Route configurations: the virtual hosts of a plan, in one resource or as resources of their own.
+
+A route configuration is one resource, so that the edit of one rule sends ten thousand. `split_route_configurations`
+makes each virtual host a resource of its own (VHDS), for clients that can take that. Where there is one domain only,
+virtual hosts are made of its buckets, and Envoy picks them by PATH_HEADER in place of the host.
+https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/vhds
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import re
+import sys
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from rejoinder.rules.files import MAX_FILE_SIZE
+from rejoinder.xds.plan import SMALL, Plan, PlannedDomain
+from rejoinder.xds.remember import REMEMBERED, by_identity
+from rejoinder.xds.translate.buckets import ROOT, Start, buckets
+from rejoinder.xds.translate.filters import rate_limit_override
+from rejoinder.xds.translate.forwarding import leads_nowhere
+from rejoinder.xds.translate.routes import placed
+from rejoinder.xds.translate.settings import PATH_HEADER, ROUTES_NAME, Json, Placement, Settings, typed
+
+# Envoy's own limit where none is configured.
+_DEFAULT_MAX_BODY: Final = 4096
+
+_PLAIN_PATH: Final = re.compile(r"[!-)+-~]*")
+"""ASCII without spaces and `*`."""
+
+
+_Placed = tuple[Start, Json]
+"""As `placed` makes them."""
+
+
+class Layout(enum.Enum):
+    """How the routes of a group of listeners are told to Envoy. It shows in the route configuration's name, as Envoy
+    does not change over from one to another without a gap; a listener that is told another name does."""
+
+    __hash__ = object.__hash__
+
+    WHOLE = ""
+    """All in one resource."""
+    DOMAINS = ":domains"
+    """Each domain a resource."""
+    PATHS = ":paths"
+    """Each bucket of the only domain a resource."""
+
+
+def layouts(plan: Plan, settings: Settings) -> dict[str, Layout]:
+    """For clients that can take virtual hosts as resources: the layout of each group of listeners."""
+    return {group: _layout(part, settings) for group, part in plan.by_group().items()}
+
+
+def _layout(plan: Plan, settings: Settings) -> Layout:
+    if sum(len(domain.routes) for domain in plan.domains) < settings.many_routes:
+        return Layout.WHOLE
+    return Layout.DOMAINS if len(plan.domains) > 1 else Layout.PATHS
+
+
+def routes_name(group: str, layout: Layout) -> str:
+    """How the route configuration of a group of listeners is called."""
+    return (f"{ROUTES_NAME}/{group}" if group else ROUTES_NAME) + layout.value
+
+
+def needs_path_header(plan: Plan, layout: Layout) -> bool:
+    """Whether the listener has to set PATH_HEADER."""
+    return plan.splits_paths or layout is Layout.PATHS
+
+
+def route_configurations(plan: Plan, settings: Settings) -> Iterator[Json]:
+    """One RouteConfiguration for each group of listeners."""
+    for group, part in plan.by_group().items():
+        hosts = [_virtual_host(domain.domain, domain, settings) for domain in part.domains]
+        yield {**_head(group, part, Layout.WHOLE), "virtual_hosts": hosts}
+
+
+def split_route_configurations(
+    plan: Plan, settings: Settings, layouts: Mapping[str, Layout]
+) -> Iterator[tuple[Json, list[Json]]]:
+    """One RouteConfiguration for each group of listeners whose layout is not WHOLE, and its virtual hosts."""
+    for group, part in plan.by_group().items():
+        layout = layouts[group]
+        if layout is Layout.WHOLE:
+            continue
+        head = _head(group, part, layout)
+        if layout is Layout.DOMAINS:
+            hosts = [_virtual_host(f"{head['name']}/{domain.domain}", domain, settings) for domain in part.domains]
+        else:
+            hosts = list(_hosts_by_path(head["name"], part.domains[0], settings))
+        ads = {"ads": {}, "resource_api_version": "V3"}
+        yield {**head, "vhds": {"config_source": ads}}, hosts
+
+
+def _head(group: str, plan: Plan, layout: Layout) -> Json:
+    """A RouteConfiguration without virtual hosts."""
+    head: Json = {"name": routes_name(group, layout)}
+    if layout is Layout.PATHS:
+        head["vhost_header"] = PATH_HEADER
+    else:
+        head["ignore_port_in_host_matching"] = True
+    # Virtual hosts come and go one by one: this must not change with the largest of their bodies.
+    largest = plan.largest_body if layout is Layout.WHOLE else MAX_FILE_SIZE
+    if largest > _DEFAULT_MAX_BODY:
+        head["max_direct_response_body_size_bytes"] = largest
+    if needs_path_header(plan, layout):
+        head["request_headers_to_remove"] = [PATH_HEADER]
+    if limits := plan.rate_limits():
+        rate_limit, override = rate_limit_override(limits)
+        head["typed_per_filter_config"] = {rate_limit: override}
+    if any(leads_nowhere(forward) for _, forward in plan.forwarding()):
+        head["validate_clusters"] = False
+    return head
+
+
+def _virtual_host(name: str, domain: PlannedDomain, settings: Settings) -> Json:
+    host = _small_host if len(domain.routes) <= SMALL else _host
+    return host(sys.intern(name), domain, settings.long_list, settings.conditional)
+
+
+def _host(name: str, domain: PlannedDomain, long_list: int, conditional: Placement) -> Json:
+    routes = [placed(route, conditional) for route in domain.routes]
+    return {"name": name, "domains": [domain.domain], **_list(routes, long_list)}
+
+
+_small_host: Final = by_identity(REMEMBERED)(_host)
+
+
+def _list(routes: Sequence[_Placed], long_list: int) -> Json:
+    if len(routes) < long_list:
+        return {"routes": [route for _, route in routes]}
+    return {"matcher": _matcher(buckets(routes, long_list // 4))}
+
+
+def _hosts_by_path(routes_name: str, domain: PlannedDomain, settings: Settings) -> Iterator[Json]:
+    routes = [placed(route, settings.conditional) for route in domain.routes]
+    folded = [(_folded(each[0]), each) for each in routes]
+    for key, bucket in buckets(folded, settings.long_list // 4).items():
+        # Resource names have a `/` in front of their last part, and no other one in it.
+        name = f"{routes_name}/{urllib.parse.quote(key, safe='')}"
+        yield _host_by_path(settings.long_list, sys.intern(name), sys.intern(key), *bucket)
+
+
+@by_identity(REMEMBERED)
+def _host_by_path(long_list: int, name: str, key: str, *routes: _Placed) -> Json:
+    # `/a*` is for what begins with `/a` and goes on.
+    return {"name": name, "domains": ["*"] if key == ROOT else [key, f"{key}*"], **_list(routes, long_list)}
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _folded(start: Start) -> Start:
+    """What Envoy can pick a virtual host by: it folds case, and has a meaning of its own for `*`."""
+    plain = _PLAIN_PATH.match(start.text)
+    text = plain[0].lower() if plain else ""
+    return Start(text, start.next if len(text) == len(start.text) else None)
+
+
+def _matcher(lists: Mapping[str, Sequence[Json]]) -> Json:
+    path = typed("envoy.type.matcher.v3.HttpRequestHeaderMatchInput", header_name=":path")
+    return {
+        "matcher_tree": {
+            "input": {"name": "path", "typed_config": path},
+            "prefix_match_map": {"map": {key: _route_list(*routes) for key, routes in lists.items()}},
+        }
+    }
+
+
+@by_identity(REMEMBERED)
+def _route_list(*routes: Json) -> Json:
+    return {"action": {"name": "routes", "typed_config": typed("envoy.config.route.v3.RouteList", routes=list(routes))}}
