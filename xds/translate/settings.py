@@ -17,7 +17,7 @@ ROUTES_NAME: Final = "rejoinder"
 EXT_PROC_CLUSTER: Final = "rejoinder_ext_proc"
 
 PATH_HEADER: Final = "x-rejoinder-path"
-"""A request header that holds the path without query while Envoy picks the route; see `routes` and `route_configurations`."""
+"""A request header with the path without its query, while Envoy picks the route: `routes`, `route_configurations`."""
 
 
 TRUSTED_CA: Final = "/etc/ssl/certs/ca-certificates.crt"
