@@ -2,8 +2,9 @@
 
     python bench/compile.py [--short] [--rounds N]
 
-Every measurement is a process of its own, so that nothing is remembered; importing the package is not counted. An edit
-changes the body of one rule of all in one file; the same process has read the file before.
+Every measurement is a process of its own, so that nothing is remembered; importing the package is not counted. That
+process then sees edits in the middle of the one file (KINDS): a body is changed; a rule is added, or removed, so that
+all behind it stand on other lines. What travels is what an Envoy on an incremental ADS stream is sent because of it.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import gc
 import itertools
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,130 +29,239 @@ from harness import Plot, Report, Series, Spread, publish
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint
 from rejoinder.rules.reload import Memory
+from rejoinder.xds.delta import DeltaRequest, Incremental
 from rejoinder.xds.plan import plan
-from rejoinder.xds.session import Response
-from rejoinder.xds.snapshot import ROUTES
+from rejoinder.xds.session import Output, Response
+from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, VIRTUAL_HOSTS, Snapshot
 from rejoinder.xds.translate import Settings, translate
 from rejoinder.xds.translate.encode import snapshot
 from rejoinder.xds.wire import encode_delta_response
 
-COUNTS: Final = (10, 100, 1_000, 10_000)
-STAGES: Final = ("load", "plan", "translate", "encode")
+STAGES: Final = ("load", "plan", "translate", "encode", "send")
 EDITS: Final = 5
+"""Of each kind, in a process."""
+START: Final = "start"
+TARGET: Final = 0.15
+"""Seconds from an edit of one of the most rules to the bytes."""
+SETTINGS: Final = Settings(Endpoint("127.0.0.1", 18001))
+"""The same object for all that a process makes, as in `rejoinder serve`: much is remembered by identity."""
+
+MATCHES: Final[dict[str, Callable[[str], str]]] = {
+    "paths": "{{path: /path/{}}}".format,
+    "domains": "{{domains: [shop-{}.example.com]}}".format,
+}
+"""What tells the rules of a file apart."""
+
+CASES: Final = (("paths", 10), ("paths", 100), ("paths", 1_000), ("paths", 10_000), ("domains", 10_000))
+
+
+# ---- what is edited
+
+
+class Mocks:
+    """The rules of a file."""
+
+    def __init__(self, match: str, count: int) -> None:
+        self._match = MATCHES[match]
+        self._rules = [(str(number), f"body {number}") for number in range(count)]
+        """Names and bodies."""
+
+    def text(self) -> str:
+        return "rules:\n" + "".join(
+            f"- name: mock-{name}\n  match: {self._match(name)}\n  headers: [X-Rule={name}]\n  body: {body}\n"
+            for name, body in self._rules
+        )
+
+    def change_body(self, number: int) -> None:
+        middle = len(self._rules) // 2
+        self._rules[middle] = (self._rules[middle][0], f"edit {number}")
+
+    def add(self, number: int) -> None:
+        self._rules.insert(len(self._rules) // 2, (f"added-{number}", "added"))
+
+    def remove(self, _: int) -> None:
+        del self._rules[len(self._rules) // 4]  # none that was added
+
+
+KINDS: Final[dict[str, Callable[[Mocks, int], None]]] = {
+    "body changed": Mocks.change_body,
+    "rule added": Mocks.add,
+    "rule removed": Mocks.remove,
+}
+
+
+# ---- who is sent it
+
+
+class Envoy:
+    """One that has asked for everything over an incremental ADS stream, and accepts what comes."""
+
+    def __init__(self) -> None:
+        self._session = Incremental()
+
+    def connect(self, has: Snapshot) -> list[bytes]:
+        """Ask; what travels."""
+        routes = tuple((has.split or has).by_type[ROUTES])
+        requests = (DeltaRequest(CLUSTERS.url), DeltaRequest(LISTENERS.url), DeltaRequest(ROUTES.url, routes))
+        sent = self._accept(self._session.on_snapshot(has))
+        for request in (*requests, DeltaRequest(VIRTUAL_HOSTS.url)):
+            sent += self._accept(self._session.on_request(request))
+        return sent
+
+    def take(self, given: Snapshot) -> list[bytes]:
+        """Be brought to another snapshot; what travels."""
+        return self._accept(self._session.on_snapshot(given))
+
+    def _accept(self, outputs: Sequence[Output]) -> list[bytes]:
+        responses = [output for output in outputs if isinstance(output, Response)]
+        sent = [encode_delta_response(response) for response in responses]
+        for response in responses:
+            sent += self._accept(self._session.on_request(DeltaRequest(response.type.url, nonce=response.nonce)))
+        return sent
+
+
+# ---- what is measured
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """From the file to the bytes."""
+
+    seconds: dict[str, float]
+    """By stage."""
+    size: int
+    """How many bytes."""
+
+    @property
+    def all(self) -> float:
+        return sum(self.seconds.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Of one process. Times in seconds."""
+    """Of one process."""
 
-    cold: dict[str, float]
-    """By stage."""
-    edits: list[dict[str, float]]
+    ways: dict[str, list[Way]]
+    """The one at the start, and those after the edits of each kind."""
     memory: float
     """In MB, at its highest."""
-    size: int
-    """Bytes of the response with all routes."""
 
 
-def rules(count: int, edit: int = 0) -> str:
-    """A file of so many rules; one of them is different for each edit."""
-    bodies = [f"body {number}" for number in range(count)]
-    bodies[count // 2] = f"edit {edit}"
-    return "rules:\n" + "".join(
-        f"- name: mock-{n}\n  match: {{path: /path/{n}}}\n  headers: [X-Rule={n}]\n  body: {body}\n"
-        for n, body in enumerate(bodies)
-    )
-
-
-def sample(count: int) -> Sample:
+def sample(match: str, count: int) -> Sample:
     with tempfile.TemporaryDirectory() as folder:
-        file, memory = Path(folder, "rules.yaml"), Memory()
-        file.write_text(rules(count))
-        gc.disable()  # as at the start of `rejoinder serve`
-        cold, size = compiled(file, memory)
-        gc.freeze()
-        gc.enable()
-        edits = []
-        for edit in range(1, EDITS + 1):
-            file.write_text(rules(count, edit))
-            edits.append(compiled(file, memory)[0])
-        return Sample(cold, edits, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, size)
+        file, memory, mocks, envoy = Path(folder, "rules.yaml"), Memory(), Mocks(match, count), Envoy()
+        file.write_text(mocks.text())
+        ways = {START: [way(file, memory, envoy.connect, gc.freeze)]}
+        for number in range(1, EDITS + 1):
+            for kind, edit in KINDS.items():
+                edit(mocks, number)
+                file.write_text(mocks.text())
+                ways.setdefault(kind, []).append(way(file, memory, envoy.take))
+        return Sample(ways, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
 
 
-def compiled(file: Path, memory: Memory) -> tuple[dict[str, float], int]:
-    """Go the whole way; how long each stage took, and the size of what travels."""
+def way(
+    file: Path, memory: Memory, send: Callable[[Snapshot], list[bytes]], built: Callable[[], None] = lambda: None
+) -> Way:
+    """Go it. Garbage is collected when `cli/control.py` has it collected: not while it loads and builds."""
+    gc.disable()
     times = [time.perf_counter()]
     ruleset = load([file], memory=memory, look_for_shadowed=False).ruleset  # as `serve`, which warns afterwards
     assert ruleset is not None
     times.append(time.perf_counter())
     planned = plan(ruleset)
     times.append(time.perf_counter())
-    configuration = translate(ruleset, planned, Settings(Endpoint("127.0.0.1", 18001)))
+    configuration = translate(ruleset, planned, SETTINGS)
     times.append(time.perf_counter())
-    resources = snapshot(configuration).by_type[ROUTES].values()
-    travels = encode_delta_response(Response(ROUTES, "1", "1", tuple(resources)))
+    made = snapshot(configuration)
+    times.append(time.perf_counter())
+    built()
+    gc.enable()
+    assert not made.check()  # as `Server.publish` makes sure, before the first Envoy hears of it
+    sent = send(made)
     times.append(time.perf_counter())
     seconds = (after - before for before, after in itertools.pairwise(times))
-    return dict(zip(STAGES, seconds, strict=True)), len(travels)
+    return Way(dict(zip(STAGES, seconds, strict=True)), sum(map(len, sent)))
 
 
-def measured(count: int) -> Sample:
+def measured(match: str, count: int) -> Sample:
     """`sample` in a process of its own."""
-    command = [sys.executable, __file__, "--sample", str(count)]
-    return Sample(**json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
+    command = [sys.executable, __file__, "--sample", match, str(count)]
+    said = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return Sample({kind: [Way(**each) for each in ways] for kind, ways in said["ways"].items()}, said["memory"])
 
 
-def report(samples: dict[int, list[Sample]], rounds: int) -> Report:
-    def spread(count: int, stage: str) -> Spread:
-        return Spread.of([each.cold[stage] for each in samples[count]])
-
-    cold = {count: Spread.of([sum(each.cold.values()) for each in of]) for count, of in samples.items()}
-    edit = {
-        count: Spread.of([sum(edit.values()) for each in of for edit in each.edits]) for count, of in samples.items()
+def report(samples: dict[tuple[str, int], list[Sample]], rounds: int) -> Report:
+    ways = {
+        (match, count, kind): [way for each in of for way in each.ways[kind]]
+        for (match, count), of in samples.items()
+        for kind in (START, *KINDS)
     }
+    memory = {(*case, START): f"{max(each.memory for each in of):.0f}" for case, of in samples.items()}
+    in_all = {key: Spread.of([way.all for way in of]) for key, of in ways.items()}
+    series = (
+        Series(f"{match}: {kind}", tuple((count, in_all[match, count, kind]) for of, count in samples if of == match))
+        for match in MATCHES
+        for kind in (START, *KINDS)
+    )
     return Report(
         title="From a rule file to the bytes that travel",
         text=(
-            f"Seconds, by the number of rules in one file; medians (and ranges) of {rounds} processes, and of {EDITS} "
-            "edits of one rule in each. Memory is that of the whole process."
+            f"Seconds, by the number of rules in one file and what tells them apart; medians (and ranges) of {rounds} "
+            f"processes, and of {EDITS} edits of one rule of each kind in each. Sending is what is done for one Envoy "
+            "on an incremental ADS stream, and the bytes are those for it. Memory is that of the whole process."
         ),
-        columns=("rules", *STAGES, "all", "after an edit", "memory (MB)", "routes (bytes)"),
+        columns=("rules", "of", "", *STAGES, "all", "bytes", "memory (MB)"),
         rows=tuple(
             (
                 f"{count:,}",
-                *(str(spread(count, stage)) for stage in STAGES),
-                str(cold[count]),
-                str(edit[count]),
-                f"{max(each.memory for each in of):.0f}",
-                f"{of[0].size:,}",
+                match,
+                kind,
+                *(f"{statistics.median(way.seconds[stage] for way in of):.3g}" for stage in STAGES),
+                str(in_all[match, count, kind]),
+                f"{statistics.median(way.size for way in of):,.0f}",
+                memory.get((match, count, kind), ""),
             )
-            for count, of in samples.items()
+            for (match, count, kind), of in ways.items()
         ),
         plot=Plot(
             "From a rule file to the bytes that travel",
             "rules",
             "seconds",
-            (Series("start", tuple(cold.items())), Series("edit of one rule", tuple(edit.items()))),
+            tuple(each for each in series if each.points),
             logarithmic=True,
         ),
+        conclusion=conclusion({key: spread for key, spread in in_all.items() if key[2] != START}),
+    )
+
+
+def conclusion(edits: dict[tuple[str, int, str], Spread]) -> str:
+    most = max(count for _, count, _ in edits)
+    (match, _, kind), slowest = max(
+        ((key, spread) for key, spread in edits.items() if key[1] == most), key=lambda each: each[1].median
+    )
+    return (
+        f"The slowest kind of edit of {most:,} rules ({match}, {kind}) takes {slowest.median * 1e3:.0f} ms to the "
+        f"bytes, at most {slowest.high * 1e3:.0f} ms; wanted are {TARGET * 1e3:.0f} ms for 10,000."
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="two small files, once")
+    parser.add_argument("--short", action="store_true", help="few rules, once")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sample", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--sample", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.sample:
-        made = sample(options.sample)
-        print(json.dumps({name: getattr(made, name) for name in Sample.__slots__}))
+        match, count = options.sample
+        print(json.dumps(asdict(sample(match, int(count)))))
         return
-    rounds, counts = (1, COUNTS[:2]) if options.short else (options.rounds, COUNTS)
-    samples: dict[int, list[Sample]] = {count: [] for count in counts}
+    rounds = 1 if options.short else options.rounds
+    cases = [(match, min(count, 1_000)) for match, count in (CASES[0], CASES[-1])] if options.short else CASES
+    samples: dict[tuple[str, int], list[Sample]] = {case: [] for case in cases}
     for _ in range(rounds):
-        for count in counts:
-            samples[count].append(measured(count))
+        for case in cases:
+            samples[case].append(measured(*case))
     publish("compile", report(samples, rounds))
 
 
