@@ -233,7 +233,7 @@ def _is_taken(match: Meet, taken: Set[PathMatch]) -> bool:
 
 
 def _plan_route(route: Route | None, match: Meet, candidates: _Candidates) -> list[PlannedRoute]:
-    planned = _split(route, match, candidates)
+    planned = list(_Splitting(route, candidates).parts(match, -1, (), 0))
     # A part that does the same as the rest behind it need not be told apart from it.
     kept: list[PlannedRoute] = []
     for new in reversed(planned):
@@ -310,19 +310,24 @@ class _ByPath:
 NO_RULES: Final = _ByPath([])
 
 
-def _split(route: Route | None, match: Meet, candidates: _Candidates) -> list[PlannedRoute]:
-    """A route in the parts that differ in the rules that are asked, in the order in which Envoy must try them."""
-    combinations = 0
+@dataclass(slots=True)
+class _Splitting:
+    """A route on its way into the parts that differ in the rules that are asked."""
 
-    def count(rule: Rule, depth: int) -> None:
-        nonlocal combinations
-        combinations += 1
-        if combinations > MAX_COMBINATIONS or depth > MAX_OVERLAPPING:
-            raise PlanError(_too_many(rule))
+    route: Route | None
+    candidates: _Candidates
+    combinations: int = 0
 
-    def walk(match: Meet, behind: int, chain: tuple[Rule, ...], depth: int) -> Iterator[PlannedRoute]:
-        for place, rule in candidates.find(route, match, behind):
-            part = meet(match, rule.scope.request) if depth else _meet_route(route, rule)
+    def parts(self, match: Meet, behind: int, chain: tuple[Rule, ...], depth: int) -> Iterator[PlannedRoute]:
+        """The parts of what fits a match, in the order in which Envoy must try them.
+
+        Args:
+            behind: the place of the last rule that was looked at; -1: none was.
+            chain: the rules that are asked before the others.
+            depth: how many of these add conditions to the route's own.
+        """
+        for place, rule in self.candidates.find(self.route, match, behind):
+            part = meet(match, rule.scope.request) if depth else _meet_route(self.route, rule)
             if part is None:
                 continue
             if part == match:
@@ -331,14 +336,17 @@ def _split(route: Route | None, match: Meet, candidates: _Candidates) -> list[Pl
                     break
             elif rule.final:
                 if depth:
-                    count(rule, depth)
-                yield _outcome(route, part, (*chain, rule))
+                    self._count(rule, depth)
+                yield _outcome(self.route, part, (*chain, rule))
             else:
-                count(rule, depth + 1)
-                yield from walk(part, place, (*chain, rule), depth + 1)
-        yield _outcome(route, match, chain)
+                self._count(rule, depth + 1)
+                yield from self.parts(part, place, (*chain, rule), depth + 1)
+        yield _outcome(self.route, match, chain)
 
-    return list(walk(match, -1, (), 0))
+    def _count(self, rule: Rule, depth: int) -> None:
+        self.combinations += 1
+        if self.combinations > MAX_COMBINATIONS or depth > MAX_OVERLAPPING:
+            raise PlanError(_too_many(rule))
 
 
 # What follows from the same route and rules is remembered: after an edit, nearly all are the same as before.

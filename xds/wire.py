@@ -13,7 +13,9 @@ from envoy_data_plane.envoy.service.discovery import v3 as discovery
 
 from rejoinder.xds.delta import DeltaRequest
 from rejoinder.xds.protobuf import message_class
+from rejoinder.xds.remember import by_identity
 from rejoinder.xds.session import Response
+from rejoinder.xds.snapshot import Resource
 from rejoinder.xds.sotw import Request
 
 _DiscoveryRequest: Final = message_class(discovery.DiscoveryRequest)
@@ -24,6 +26,10 @@ _DeltaDiscoveryResponse: Final = message_class(discovery.DeltaDiscoveryResponse)
 # Encoded protobuf messages that stand one behind the other are one message with the fields of all, so the resources
 # need not be encoded again for each client.
 # https://protobuf.dev/programming-guides/encoding/#last-one-wins
+
+
+_SHARED: Final = 16
+"""How many bodies of responses are remembered: a thousand clients get the same ones."""
 
 
 def decode_request(data: bytes) -> Request:
@@ -65,7 +71,12 @@ def encode_delta_response(response: Response) -> bytes:
         nonce=response.nonce,
         removed_resources=response.removed,
     ).SerializeToString()
-    return b"".join((head, *(part for each in response.resources for part in (each.delta_head, each.encoded))))
+    return head + _delta_body(response.resources)
+
+
+@by_identity(_SHARED)
+def _delta_body(resources: tuple[Resource, ...]) -> bytes:
+    return b"".join(part for each in resources for part in (each.delta_head, each.encoded))
 
 
 def _error(message: Any) -> str | None:
