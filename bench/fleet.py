@@ -37,6 +37,7 @@ from envoy_data_plane.envoy.service.discovery import v3 as discovery
 from harness import Report, Spread, cpu_seconds, publish
 
 from rejoinder.cli.control import KEPT_BUILDS
+from rejoinder.xds.delta import SPLITS_SINCE
 from rejoinder.xds.protobuf import message_class
 from rejoinder.xds.server import ADS
 from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, VIRTUAL_HOSTS, ResourceType
@@ -69,6 +70,8 @@ SETUPS: Final[tuple[Setup, ...]] = (
     Setup("sotw", 10_000, 50),
 )
 SHORT: Final[tuple[Setup, ...]] = (Setup("delta", 20, 20), Setup("sotw", 20, 20), Setup("delta", 1_000, 20))
+VERSION: Final = dict(zip(("major_number", "minor_number"), SPLITS_SINCE, strict=True))
+"""Of the Envoys that the clients say they are."""
 TROUBLE: Final = 1
 """Percent of the clients, for each kind of trouble."""
 PATIENCE: Final = 120.0
@@ -174,7 +177,7 @@ class Client:
 
     def _request(self, kind: ResourceType, names: Sequence[str] = ()) -> bytes:
         """Ask; incremental: for these, too."""
-        node = {"id": self.name}
+        node = {"id": self.name, "user_agent_name": "envoy", "user_agent_build_version": {"version": VERSION}}
         if self.delta:
             request = DELTA_REQUEST(type_url=kind.url, resource_names_subscribe=names, node=node)
             request.initial_resource_versions.update(self.versions.get(kind.url, {}))

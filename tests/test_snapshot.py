@@ -11,6 +11,7 @@ from rejoinder.xds.snapshot import (
     LISTENERS,
     RESOURCE_TYPES,
     ROUTES,
+    VIRTUAL_HOSTS,
     Resource,
     ResourceType,
     Snapshot,
@@ -26,6 +27,9 @@ A = resource(CLUSTERS, "a")
 B = resource(CLUSTERS, "b")
 R = resource(ROUTES, "r", (CLUSTERS, "a"))
 L = resource(LISTENERS, "l", (ROUTES, "r"))
+X = resource(VIRTUAL_HOSTS, "r/x", (CLUSTERS, "a"))
+GROUP = resource(ROUTES, "r/group")
+Y = resource(VIRTUAL_HOSTS, "r/group/y")
 
 
 def test_types_are_in_ads_sending_order() -> None:
@@ -88,6 +92,18 @@ def test_a_resource_is_encoded_as_it_stands_in_an_incremental_response(size: int
         pytest.param((A, resource(ENDPOINTS, "a")), (), id="same name, other type"),
         pytest.param((A, B, A), ('clusters: "a" comes 2 times',), id="twice"),
         pytest.param((R,), ('routes: "r" refers to "a", which is not among the clusters',), id="no cluster"),
+        pytest.param((A, R, X), (), id="virtual host"),
+        pytest.param(
+            (R, A, Y), ('virtual hosts: "r/group/y" refers to "r/group", which is not among the routes',), id="no group"
+        ),
+        pytest.param(
+            (R, X),
+            (
+                'routes: "r" refers to "a", which is not among the clusters',
+                'virtual hosts: "r/x" refers to "a", which is not among the clusters',
+            ),
+            id="no cluster of a virtual host",
+        ),
         pytest.param((L, A), ('listeners: "l" refers to "r", which is not among the routes',), id="no routes"),
         pytest.param(
             (A, A, resource(CLUSTERS, "c", (ENDPOINTS, "e2"), (ENDPOINTS, "e1"))),
@@ -102,3 +118,32 @@ def test_a_resource_is_encoded_as_it_stands_in_an_incremental_response(size: int
 )
 def test_check_finds_what_does_not_hang_together(resources: tuple[Resource, ...], problems: tuple[str, ...]) -> None:
     assert Snapshot(resources).check() == problems
+
+
+def test_what_does_not_hang_together_in_both_forms_is_said_once() -> None:
+    assert Snapshot((A, A, L), Snapshot((A, A, X))).check() == (
+        'clusters: "a" comes 2 times',
+        'listeners: "l" refers to "r", which is not among the routes',
+        'virtual hosts: "r/x" refers to "r", which is not among the routes',
+    )
+
+
+def test_a_snapshot_is_another_one_if_virtual_hosts_are() -> None:
+    without, with_x = Snapshot((A, R)), Snapshot((A, R), Snapshot((A, R, X)))
+    other_x = Snapshot((A, R), Snapshot((A, R, resource(VIRTUAL_HOSTS, "r/x", body=b"y"))))
+    assert len({without.version, with_x.version, other_x.version}) == 3
+    assert with_x == Snapshot((R, A), Snapshot((X, R, A)))
+    assert without != with_x != other_x
+
+
+def test_virtual_hosts_are_those_of_some_routes() -> None:
+    made = Snapshot((A, R, GROUP, X, Y))
+    assert made.virtual_hosts(frozenset()) == {}
+    assert made.virtual_hosts(frozenset({"r"})) == {"r/x": X}
+    assert made.virtual_hosts(frozenset({"r/group"})) == {"r/group/y": Y}
+
+
+def test_virtual_hosts_are_the_same_object_for_the_same_routes() -> None:
+    made = Snapshot((A, R, GROUP, X, Y))
+    assert made.virtual_hosts(frozenset({"r"})) is made.virtual_hosts(frozenset({"r", "nowhere"}))
+    assert made.virtual_hosts(frozenset({"r", "r/group"})) is made.by_type[VIRTUAL_HOSTS]

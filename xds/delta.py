@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
-from rejoinder.xds.session import Output, Response, Session, Stream, Subscription, unknown
-from rejoinder.xds.snapshot import ROUTES, VIRTUAL_HOSTS, ResourceType, routes_of
+from rejoinder.xds.remember import by_identity
+from rejoinder.xds.session import SHARED, Output, Response, Session, Stream, Subscription, unknown
+from rejoinder.xds.snapshot import ROUTES, VIRTUAL_HOSTS, Resources, ResourceType, routes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,13 @@ class DeltaRequest:
     """Why the client rejects that response; None: it does not."""
     node: str = ""
     """The client's id; only the stream's first request is sure to have it."""
+    envoy: tuple[int, int] | None = None
+    """The client's version, if it is an Envoy and says so; likewise."""
+
+
+SPLITS_SINCE: Final = (1, 40)
+"""From which version of Envoy on virtual hosts are told as resources of their own. An older one may not know
+`vhost_header`, and would pick the wrong ones without a word."""
 
 
 class Incremental(Session):
@@ -49,6 +58,8 @@ class Incremental(Session):
         if asked is None:
             return []
         kind, stream = asked
+        if request.envoy and not self.only:
+            self._splits = request.envoy >= SPLITS_SINCE
         if stream.subscription is None:
             self._resume(kind, stream, request)
         else:
@@ -61,20 +72,23 @@ class Incremental(Session):
         # No names stand for `*` in the first request only.
         wildcard = kind.wildcard and (not request.subscribe or "*" in request.subscribe)
         stream.subscription = Subscription(wildcard, frozenset(request.subscribe) - {"*"})
+        ours = self._of(self.target).by_type[kind] if self.target else {}
         initial = request.initial
         if kind is ROUTES:
             self._resumed = frozenset(initial)
-        elif kind is VIRTUAL_HOSTS:
+        elif kind is VIRTUAL_HOSTS and not self._resumed.issuperset(map(routes_of, initial)):
             # Envoy lists those, too, that it has dropped, because it had no route configuration for them.
             initial = {name: version if routes_of(name) in self._resumed else "" for name, version in initial.items()}
-        ours = self._of(self.target).by_type[kind] if self.target else {}
-        had = stream.subscription.of(
-            {
-                name: ours[name] if name in ours and ours[name].version == version else unknown(kind, name)
-                for name, version in initial.items()
-            }
-        )
-        stream.sent = stream.accepted = ours if had == ours else had
+        if wildcard and initial == _versions(ours):
+            had = ours
+        else:
+            had = stream.subscription.of(
+                {
+                    name: ours[name] if name in ours and ours[name].version == version else unknown(kind, name)
+                    for name, version in initial.items()
+                }
+            )
+        stream.sent = stream.accepted = had
         # Who has nothing and asks for all is told even that there is nothing. (Of virtual hosts Envoy expects no such
         # word, and asks for them whether or not there are any.)
         stream.owed = kind.whole and wildcard and not had
@@ -86,6 +100,11 @@ class Incremental(Session):
         doubtful = {name: unknown(response.type, name) for name in names}
         stream.sent = stream.accepted = stream.subscription.of({**stream.accepted, **doubtful})
         stream.absent -= response.names
+
+
+@by_identity(SHARED)
+def _versions(resources: Resources) -> dict[str, str]:
+    return {name: resource.version for name, resource in resources.items()}
 
 
 def _resubscribe(kind: ResourceType, stream: Stream, before: Subscription, request: DeltaRequest) -> None:

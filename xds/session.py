@@ -11,7 +11,7 @@ A change goes out so that no request meets a route whose cluster is missing (mak
 
     clusters (the new ones beside the old)
         endpoints, right behind: Envoy acknowledges a changed cluster only when it has its endpoints
-    listeners, once the clusters are acknowledged
+    listeners, once the clusters are acknowledged (and what they would use at once in an old form: `_come_back`)
     routes, once the listeners are; routes that a listener has just asked for, at once
         virtual hosts that are resources of their own, right behind: the listener waits for them, too
     clusters again, without those that nothing uses any more (incremental: the names of these, as removed)
@@ -44,6 +44,9 @@ from rejoinder.xds.snapshot import (
 )
 
 _TYPES_BY_URL: Final = {kind.url: kind for kind in RESOURCE_TYPES}
+
+_NOTHING: Final[Resources] = {}
+"""One for all clients: see `_changed`."""
 
 _ROUTING: Final = (ROUTES, VIRTUAL_HOSTS)
 
@@ -124,9 +127,9 @@ class Stream:
     """The response that the client has not answered yet."""
     snapshot: Snapshot | None = None
     """What the last response was made from."""
-    sent: Resources = field(default_factory=dict)
+    sent: Resources = field(default_factory=lambda: _NOTHING)
     """What the client has once it has accepted `under_way`."""
-    accepted: Resources = field(default_factory=dict)
+    accepted: Resources = field(default_factory=lambda: _NOTHING)
     """What the client is known to have."""
     absent: frozenset[str] = frozenset()
     """Incremental: names that the client has asked for and been told are not there."""
@@ -172,26 +175,26 @@ class _Due:
     removed: tuple[str, ...] = ()
 
 
-_SHARED: Final = 64
+SHARED: Final = 64
 """How many comparisons of mappings are remembered: the mappings stay as long, and there are few at any time."""
 
 
 # A thousand clients that are brought from one snapshot to the next share both mappings. Of ten thousand virtual hosts,
 # they need not all be compared for each of them.
-@by_identity(_SHARED)
+@by_identity(SHARED)
 def _changed(before: Resources, after: Resources) -> tuple[Resource, ...]:
     """What is new or another one than before."""
     return tuple(each for name, each in after.items() if before.get(name) != each)
 
 
-@by_identity(_SHARED)
+@by_identity(SHARED)
 def _sent(before: Resources, wanted: Resources, resources: tuple[Resource, ...], removed: tuple[str, ...]) -> Resources:
     """What a client has after a response: what is wanted, if that is all."""
     sent = {**without(before, frozenset(removed)), **{each.name: each for each in resources}}
     return wanted if sent == wanted else sent
 
 
-@by_identity(_SHARED)
+@by_identity(SHARED)
 def _gone(before: Resources, after: Resources) -> tuple[str, ...]:
     """The names of what is no more."""
     return tuple(name for name in before if name not in after)
@@ -221,9 +224,12 @@ class Session(abc.ABC):
         self.accepted: Snapshot | None = None
         """The last snapshot that the client had in full."""
         self.only = only
-        self._splits = self.incremental and only is None
+        self._splits = False
         """Whether the client can take virtual hosts as resources of their own."""
         self._rejected: Snapshot | None = None
+        self._renewed: frozenset[str] = frozenset()
+        """The names of the route configurations that were sent as new ones since virtual hosts were sent last. Envoy
+        waits for the first virtual hosts of such a one, and takes them for all."""
         self._streams: Mapping[ResourceType, Stream] = {
             kind: Stream(kind, whole=kind.whole and not self.incremental) for kind in RESOURCE_TYPES
         }
@@ -329,6 +335,8 @@ class Session(abc.ABC):
         """What is to be sent now; None: nothing."""
         if stream.type in (LISTENERS, *_ROUTING) and not self._made(CLUSTERS, target):
             return None
+        if stream.type is LISTENERS and self._come_back(target):
+            return None
         if stream.whole:
             if stream.rejected is target or (stream.sent == wanted and not stream.owed):
                 return None
@@ -349,20 +357,44 @@ class Session(abc.ABC):
         """Those for which a listener may be waiting, and its acknowledgement with it."""
         if stream.type is ROUTES:
             return tuple(resource for resource in changed if resource.name not in stream.sent)
-        # It waits for the first virtual hosts of a route configuration. That must be all there are.
-        there = {routes_of(name) for name, host in stream.sent.items() if host.body}
+        there = self._with_hosts()
         return tuple(host for host in changed if routes_of(host.name) not in there)
+
+    def _with_hosts(self) -> Set[str]:
+        """The names of the route configurations that the client has with virtual hosts. Others are waiting for them."""
+        return {routes_of(name) for name in self._streams[VIRTUAL_HOSTS].sent} - self._renewed
+
+    def _come_back(self, target: Snapshot) -> bool:
+        """Whether the client has route configurations in some old form, with clusters that are no more.
+
+        It has, if it has been told that they are no more while a listener is still draining that uses them. A listener
+        that is to use them again would do so at once.
+        """
+        routes, hosts = self._streams[ROUTES], self._streams[VIRTUAL_HOSTS]
+        if routes.subscription is None or routes.rejected is target:
+            return False
+        if self._asked_for(routes, target).keys() - routes.accepted.keys():
+            return True
+        if hosts.rejected is target:
+            return False
+        if hosts.under_way:
+            return True
+        return bool(self._renewed and self._waited_for(hosts, _changed(hosts.sent, self._asked_for(hosts, target))))
 
     def _removed(
         self, stream: Stream, subscription: Subscription, wanted: Resources, target: Snapshot
     ) -> Iterator[str]:
         """The names that the client has to be told are not there (any more)."""
         parent = _PARENTS.get(stream.type)
-        # Virtual hosts go with or after the new ones, never before: an Envoy that waits for those would wait no longer.
-        held_up = stream.type is VIRTUAL_HOSTS and not self._made(LISTENERS, target)
-        if not held_up and (parent is None or self._settled(parent, target)):
-            yield from self._left_over(stream, stream.sent, wanted, target)
-        yield from sorted(subscription.names - wanted.keys() - stream.sent.keys() - stream.absent)
+        gone = self._left_over(stream, stream.sent, wanted, target)
+        if stream.type is VIRTUAL_HOSTS:
+            # With the new ones, never before: an Envoy that is waiting for those would go on without any.
+            there = self._with_hosts() if gone and not self._made(LISTENERS, target) else frozenset()
+            yield from (name for name in gone if routes_of(name) not in there)
+        elif parent is None or self._settled(parent, target):
+            yield from gone
+        if subscription.names:
+            yield from sorted(subscription.names - wanted.keys() - stream.sent.keys() - stream.absent)
 
     def _left_over(self, stream: Stream, has: Resources, wanted: Resources, target: Snapshot) -> Sequence[str]:
         """The names of what the client has and must be told to drop."""
@@ -388,7 +420,9 @@ class Session(abc.ABC):
             endpoints = self._streams[ENDPOINTS]
             endpoints.sent = without(endpoints.sent, renewed)
         elif kind is ROUTES:
-            self._distrust_hosts({each.name for each in due.resources} - stream.sent.keys())
+            self._renew_hosts(frozenset(each.name for each in due.resources if each.name not in stream.sent))
+        elif kind is VIRTUAL_HOSTS:
+            self._renewed = frozenset()
 
         self._nonces += 1
         ours = self._of(target)
@@ -401,20 +435,21 @@ class Session(abc.ABC):
             stream.sent = wanted
         else:
             stream.sent = _sent(stream.sent, wanted, due.resources, due.removed)
-        stream.absent = stream.absent.union(due.removed) - wanted.keys()
+        if absent := stream.absent.union(due.removed):
+            stream.absent = absent - wanted.keys()
         stream.owed = False
         return response
 
-    def _distrust_hosts(self, routes: Set[str]) -> None:
-        """Have all virtual hosts of some route configurations sent again.
-
-        Of what Envoy has just asked for it has none; of what we had said is no more, or it had rejected, perhaps some.
-        """
+    def _renew_hosts(self, routes: frozenset[str]) -> None:
+        # Of route configurations that the client has just asked for, it has no virtual hosts, whatever it was sent; of
+        # those that it has rejected, or has been told are no more, perhaps some.
         hosts = self._streams[VIRTUAL_HOSTS]
-        doubtful = {name: unknown(VIRTUAL_HOSTS, name) for name in hosts.sent if routes_of(name) in routes}
-        if doubtful:
+        names = [name for name in hosts.sent if routes_of(name) in routes] if routes else []
+        if names:
+            doubtful = dict.fromkeys(names, unknown(VIRTUAL_HOSTS, ""))
             hosts.sent = {**hosts.sent, **doubtful}
             hosts.accepted = {**hosts.accepted, **doubtful}
+        self._renewed |= routes
 
     def _made(self, kind: ResourceType, target: Snapshot) -> bool:
         """Whether the client has all resources of a type that it wants; it may have others too."""

@@ -123,6 +123,8 @@ class Snapshot:
 
     def virtual_hosts(self, routes: frozenset[str]) -> Resources:
         """The virtual hosts of some route configurations, by the names of these: the same object for the same ones."""
+        # A client may have asked for names that are not ours; let them not make one more to remember.
+        routes = routes.intersection(self.by_type[ROUTES])
         if routes not in self._hosts:
             ours = self.by_type[VIRTUAL_HOSTS]
             found = {name: host for name, host in ours.items() if routes_of(name) in routes}
@@ -142,7 +144,8 @@ class Snapshot:
             for resource in self.resources
             for kind, name in sorted(self._dangling(resource), key=lambda reference: (reference[0].name, reference[1]))
         )
-        return (*twice, *dangling, *(self.split.check() if self.split else ()))
+        # What is wrong with a cluster is so in both forms.
+        return tuple(dict.fromkeys((*twice, *dangling, *(self.split.check() if self.split else ()))))
 
     def _dangling(self, resource: Resource) -> Iterator[Reference]:
         references = resource.references

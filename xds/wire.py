@@ -61,6 +61,7 @@ def decode_delta_request(data: bytes) -> DeltaRequest:
         nonce=message.response_nonce,
         error=_error(message),
         node=message.node.id,
+        envoy=_envoy(message.node),
     )
 
 
@@ -77,6 +78,14 @@ def encode_delta_response(response: Response) -> bytes:
 @by_identity(_SHARED)
 def _delta_body(resources: tuple[Resource, ...]) -> bytes:
     return b"".join(part for each in resources for part in (each.delta_head, each.encoded))
+
+
+def _envoy(node: Any) -> tuple[int, int] | None:
+    """The version of Envoy that a node says it is."""
+    if node.user_agent_name != "envoy" or not node.HasField("user_agent_build_version"):
+        return None
+    version = node.user_agent_build_version.version
+    return version.major_number, version.minor_number
 
 
 def _error(message: Any) -> str | None:

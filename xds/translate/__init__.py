@@ -19,10 +19,8 @@ from rejoinder.xds.translate.clusters import clusters
 from rejoinder.xds.translate.extensions import extensions
 from rejoinder.xds.translate.listeners import listeners
 from rejoinder.xds.translate.route_configurations import (
-    Layout,
     layouts,
     route_configurations,
-    routes_name,
     split_route_configurations,
 )
 from rejoinder.xds.translate.settings import Json, Placement, Settings
@@ -71,11 +69,11 @@ def _split(whole: Configuration, ruleset: Ruleset, plan: Plan, settings: Setting
     split = list(split_route_configurations(plan, settings, by_group))
     if not split:
         return None
-    kept = {routes_name(group, layout) for group, layout in by_group.items() if layout is Layout.WHOLE}
+    # The whole route configurations stay, for listeners that are draining and those of others.
     return replace(
         whole,
         listeners=tuple(listeners(ruleset, plan, settings.conditional, by_group)),
-        routes=(*(each for each in whole.routes if each["name"] in kept), *(head for head, _ in split)),
+        routes=(*whole.routes, *(head for head, _ in split)),
         virtual_hosts=tuple(host for _, hosts in split for host in hosts),
     )
 
