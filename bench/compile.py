@@ -29,7 +29,7 @@ from harness import Plot, Report, Series, Spread, publish
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint
 from rejoinder.rules.reload import Memory
-from rejoinder.xds.delta import DeltaRequest, Incremental
+from rejoinder.xds.delta import SPLITS_SINCE, DeltaRequest, Incremental
 from rejoinder.xds.plan import plan
 from rejoinder.xds.session import Output, Response
 from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, VIRTUAL_HOSTS, Snapshot
@@ -101,8 +101,10 @@ class Envoy:
 
     def connect(self, has: Snapshot) -> list[bytes]:
         """Ask; what travels."""
-        routes = tuple((has.split or has).by_type[ROUTES])
-        requests = (DeltaRequest(CLUSTERS.url), DeltaRequest(LISTENERS.url), DeltaRequest(ROUTES.url, routes))
+        listeners = (has.split or has).by_type[LISTENERS].values()
+        routes = tuple(name for listener in listeners for kind, name in listener.references if kind is ROUTES)
+        clusters = DeltaRequest(CLUSTERS.url, envoy=SPLITS_SINCE)
+        requests = (clusters, DeltaRequest(LISTENERS.url), DeltaRequest(ROUTES.url, routes))
         sent = self._accept(self._session.on_snapshot(has))
         for request in (*requests, DeltaRequest(VIRTUAL_HOSTS.url)):
             sent += self._accept(self._session.on_request(request))

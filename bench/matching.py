@@ -97,7 +97,7 @@ def _listener(case: _Case) -> Json:
 def _inline(split: Configuration | None) -> Configuration:
     """Virtual hosts in the only route configuration that they are of."""
     assert split is not None
-    (head,) = split.routes
+    (head,) = (routes for routes in split.routes if "vhds" in routes)
     routes = {field: value for field, value in head.items() if field != "vhds"}
     return dataclasses.replace(split, routes=({**routes, "virtual_hosts": list(split.virtual_hosts)},))
 
