@@ -31,14 +31,14 @@ def by_identity(kept: int) -> Callable[[Callable[..., R]], Callable[..., R]]:
             if len(values) > _MOST_VALUES:
                 return function(*values)
             key = tuple(map(id, values))
-            found = results.get(key)
+            found = results.pop(key, None)
             if found is None:
-                if len(results) == kept:
-                    results.popitem(last=False)
-                # Being kept, the objects keep their ids from being given to other ones.
-                found = results[key] = (values, function(*values))
-            else:
-                results.move_to_end(key)
+                found = values, function(*values)
+            # At the end, as the last one that was asked for. Being kept, the objects keep their ids from being given to
+            # other ones. (Each step is one of the interpreter's: several threads may call this.)
+            results[key] = found
+            if len(results) > kept:
+                results.popitem(last=False)
             return found[1]
 
         return remembering

@@ -28,6 +28,9 @@ from rejoinder.xds.translate.settings import PATH_HEADER, ROUTES_NAME, Json, Pla
 # Envoy's own limit where none is configured.
 _DEFAULT_MAX_BODY: Final = 4096
 
+_AT_A_TIME: Final = 4
+"""How many domains are remembered with all their routes."""
+
 _PLAIN_PATH: Final = re.compile(r"[!-)+-~]*")
 """ASCII without spaces and `*`."""
 
@@ -122,23 +125,23 @@ def _virtual_host(name: str, domain: PlannedDomain, settings: Settings) -> Json:
 
 
 def _host(name: str, domain: PlannedDomain, long_list: int, conditional: Placement) -> Json:
-    routes = [placed(route, conditional) for route in domain.routes]
-    return {"name": name, "domains": [domain.domain], **_list(routes, long_list)}
+    return {"name": name, "domains": [domain.domain], **_list(_routes(domain, conditional), long_list)}
 
 
 _small_host: Final = by_identity(REMEMBERED)(_host)
 
 
-def _list(routes: Sequence[_Placed], long_list: int) -> Json:
+def _list(routes: tuple[_Placed, ...], long_list: int) -> Json:
     if len(routes) < long_list:
         return {"routes": [route for _, route in routes]}
-    return {"matcher": _matcher(buckets(routes, long_list // 4))}
+    return {"matcher": _matcher(_buckets(routes, long_list // 4))}
 
 
 def _hosts_by_path(routes_name: str, domain: PlannedDomain, settings: Settings) -> Iterator[Json]:
-    routes = [placed(route, settings.conditional) for route in domain.routes]
+    routes, short = _routes(domain, settings.conditional), settings.long_list // 4
     folded = [(_folded(each[0]), each) for each in routes]
-    for key, bucket in buckets(folded, settings.long_list // 4).items():
+    same = all(start == each[0] for start, each in folded)
+    for key, bucket in (_buckets(routes, short) if same else buckets(folded, short)).items():
         # Resource names have a `/` in front of their last part, and no other one in it.
         name = f"{routes_name}/{urllib.parse.quote(key, safe='')}"
         yield _host_by_path(settings.long_list, sys.intern(name), sys.intern(key), *bucket)
@@ -158,7 +161,20 @@ def _folded(start: Start) -> Start:
     return Start(text, start.next if len(text) == len(start.text) else None)
 
 
-def _matcher(lists: Mapping[str, Sequence[Json]]) -> Json:
+# Both forms are made of the same domain, one right after the other.
+
+
+@by_identity(_AT_A_TIME)
+def _routes(domain: PlannedDomain, conditional: Placement) -> tuple[_Placed, ...]:
+    return tuple([placed(route, conditional) for route in domain.routes])
+
+
+@by_identity(_AT_A_TIME)
+def _buckets(routes: tuple[_Placed, ...], short: int) -> dict[str, list[_Placed]]:
+    return buckets([(each[0], each) for each in routes], short)
+
+
+def _matcher(lists: Mapping[str, Sequence[_Placed]]) -> Json:
     path = typed("envoy.type.matcher.v3.HttpRequestHeaderMatchInput", header_name=":path")
     return {
         "matcher_tree": {
@@ -169,5 +185,6 @@ def _matcher(lists: Mapping[str, Sequence[Json]]) -> Json:
 
 
 @by_identity(REMEMBERED)
-def _route_list(*routes: Json) -> Json:
-    return {"action": {"name": "routes", "typed_config": typed("envoy.config.route.v3.RouteList", routes=list(routes))}}
+def _route_list(*routes: _Placed) -> Json:
+    found = [route for _, route in routes]
+    return {"action": {"name": "routes", "typed_config": typed("envoy.config.route.v3.RouteList", routes=found)}}
