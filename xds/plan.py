@@ -327,7 +327,11 @@ class _Splitting:
             depth: how many of these add conditions to the route's own.
         """
         for place, rule in self.candidates.find(self.route, match, behind):
-            part = meet(match, rule.scope.request) if depth else _meet_route(self.route, rule)
+            if depth:
+                alone, part = None, meet(match, rule.scope.request)
+            else:
+                alone = _alone(self.route, rule)
+                part = alone.match if alone else None
             if part is None:
                 continue
             if part == match:
@@ -337,7 +341,7 @@ class _Splitting:
             elif rule.final:
                 if depth:
                     self._count(rule, depth)
-                yield _outcome(self.route, part, (*chain, rule))
+                yield alone if alone and not chain else _outcome(self.route, part, (*chain, rule))
             else:
                 self._count(rule, depth + 1)
                 yield from self.parts(part, place, (*chain, rule), depth + 1)
@@ -360,8 +364,10 @@ def _own_match(route: Route) -> Meet:
 
 
 @functools.lru_cache(maxsize=REMEMBERED)
-def _meet_route(route: Route | None, rule: Rule) -> Meet | None:
-    return meet(_own_match(route) if route else EVERYTHING, rule.scope.request)
+def _alone(route: Route | None, rule: Rule) -> PlannedRoute | None:
+    """What becomes of the requests that take the route and fit the rule, if no other is asked; None: there are none."""
+    part = meet(_own_match(route) if route else EVERYTHING, rule.scope.request)
+    return None if part is None else _outcome(route, part, (rule,))
 
 
 def _too_many(rule: Rule) -> Problem:
