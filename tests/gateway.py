@@ -158,6 +158,41 @@ class Upstream:
         self._thread.join()
 
 
+@contextlib.contextmanager
+def steadily(ask: Callable[[], Sequence[object]]) -> Iterator[None]:
+    """Ask again and again, in three threads, while the block lasts.
+
+    Args:
+        ask: gives what was wrong. A connection that fails is wrong, too.
+
+    Raises:
+        AssertionError: something was wrong, or hardly anything was asked.
+    """
+    stop = threading.Event()
+    wrong: list[object] = []
+    rounds = itertools.count()
+
+    def load() -> None:
+        while not stop.is_set():
+            try:
+                wrong.extend(ask())
+            except OSError as error:
+                wrong.append(error)
+            next(rounds)
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+    assert next(rounds) > 50
+
+
 class Gateway:
     """Envoy with our control plane and ext_proc service, run by an event loop in a thread."""
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from gateway import Gateway, Response, Upstream, only_for, ruleset, taken_port
+from gateway import Gateway, Response, Upstream, only_for, ruleset, steadily, taken_port
 
 from rejoinder.rules.model import Listener
 from rejoinder.xds.blame import blame
@@ -190,36 +189,20 @@ def test_reload_under_load_fails_no_request(gateway: Gateway, tmp_path: Path) ->
 
     file.write_text(rules(0))
     gateway.apply(ruleset(file))
-    stop = threading.Event()
-    failures: list[object] = []
-    answered = 0
 
-    def load() -> None:
-        nonlocal answered
-        while not stop.is_set():
-            try:
-                for path, status, wanted in (("/native", "200", 200), ("/x", "200", 200), ("/x", "503", 503)):
-                    response = gateway.ask("GET", "a.test", path, [("x-status", status)])
-                    answered += 1
-                    if response.status != wanted or (wanted == 503 and response.body == Upstream.BODY):
-                        failures.append(response)
-            except OSError as error:
-                failures.append(error)
+    def ask() -> list[Response]:
+        wrong = []
+        for path, status, wanted in (("/native", "200", 200), ("/x", "200", 200), ("/x", "503", 503)):
+            response = gateway.ask("GET", "a.test", path, [("x-status", status)])
+            if response.status != wanted or (wanted == 503 and response.body == Upstream.BODY):
+                wrong.append(response)
+        return wrong
 
-    threads = [threading.Thread(target=load) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    try:
+    with steadily(ask):
         for generation in range(1, 15):
             file.write_text(rules(generation))
             gateway.apply(ruleset(file))
             time.sleep(0.02)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert failures == []
-    assert answered > 100
 
 
 def test_rejected_rules_are_rolled_back_and_reported_with_their_place(gateway: Gateway, tmp_path: Path) -> None:
