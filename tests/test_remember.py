@@ -49,3 +49,17 @@ def test_what_is_made_of_very_much_is_not_remembered() -> None:
     for _ in range(2):
         ask(*range(10_000))
     assert len(asked) == 2
+
+
+def test_large_results_count_for_more() -> None:
+    asked: list[int] = []
+
+    @by_identity(100, len)
+    def ask(length: int) -> bytes:
+        asked.append(length)
+        return bytes(length)
+
+    for length in (40, 41, 40, 90, 40, 90, 101, 101):
+        ask(length)
+    # 90 and 40 are more than 100, and 101 alone is.
+    assert asked == [40, 41, 90, 40, 90, 101, 101]

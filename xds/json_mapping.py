@@ -23,7 +23,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from rejoinder.xds.remember import REMEMBERED, by_identity
+from rejoinder.xds.remember import REMEMBERED_BYTES, by_identity, size
 
 Encoder = Callable[[Any], bytes]
 """From a value, as JSON has it, to bytes."""
@@ -63,7 +63,7 @@ def encoder(message: Descriptor) -> Encoder:
         except (TypeError, AttributeError) as error:
             raise MappingError(f"{message.full_name}: {error}") from error
 
-    return by_identity(REMEMBERED)(encode) if message.full_name in _REMEMBERED else encode
+    return by_identity(REMEMBERED_BYTES, size)(encode) if message.full_name in _REMEMBERED else encode
 
 
 _REMEMBERED: Final = {f"envoy.config.route.v3.{name}" for name in ("Route", "VirtualHost")} | {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -10,36 +11,53 @@ from typing import Any, Final, TypeVar
 REMEMBERED: Final = 1 << 15
 """How many results are kept of a function that is called for each rule: three times those of a large installation."""
 
+REMEMBERED_BYTES: Final = REMEMBERED << 10
+"""How many bytes, where results may be large: of what does not come in small pieces, a few dozen edits."""
+
 _MOST_VALUES: Final = 256
 """A result of more than that is not remembered: ten thousand routes in one list, with every edit another list."""
 
 R = TypeVar("R")
 
 
-def by_identity(kept: int) -> Callable[[Callable[..., R]], Callable[..., R]]:
+def size(encoded: bytes) -> int:
+    """As how many bytes a result counts, with what it was made from."""
+    return len(encoded) + 1024
+
+
+def by_identity(kept: int, weigh: Callable[[Any], int] = lambda _: 1) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Call a function once for the same objects in the same order. They must not be changed after that.
 
     Args:
         kept: how many results, those that were asked for last.
+        weigh: as how many a result counts.
     """
 
     def decorated(function: Callable[..., R]) -> Callable[..., R]:
         results: OrderedDict[tuple[int, ...], tuple[tuple[Any, ...], R]] = OrderedDict()
+        weight, lock = 0, threading.Lock()
 
         @functools.wraps(function)
         def remembering(*values: Any) -> R:
+            nonlocal weight
             if len(values) > _MOST_VALUES:
                 return function(*values)
             key = tuple(map(id, values))
-            found = results.pop(key, None)
-            if found is None:
-                found = values, function(*values)
-            # At the end, as the last one that was asked for. Being kept, the objects keep their ids from being given to
-            # other ones. (Each step is one of the interpreter's: several threads may call this.)
-            results[key] = found
-            if len(results) > kept:
-                results.popitem(last=False)
-            return found[1]
+            with lock:
+                found = results.get(key)
+                if found is not None:
+                    results.move_to_end(key)
+                    return found[1]
+            result = function(*values)
+            with lock:
+                # Being kept, the objects keep their ids from being given to other ones.
+                if key not in results:
+                    results[key] = values, result
+                    weight += weigh(result)
+                while weight > kept:
+                    _, (_, oldest) = results.popitem(last=False)
+                    weight -= weigh(oldest)
+            return result
 
         return remembering
 

@@ -175,7 +175,7 @@ class _Due:
     removed: tuple[str, ...] = ()
 
 
-SHARED: Final = 64
+SHARED: Final = 32
 """How many comparisons of mappings are remembered: the mappings stay as long, and there are few at any time."""
 
 

@@ -28,7 +28,7 @@ _DeltaDiscoveryResponse: Final = message_class(discovery.DeltaDiscoveryResponse)
 # https://protobuf.dev/programming-guides/encoding/#last-one-wins
 
 
-_SHARED: Final = 16
+_SHARED: Final = 8
 """How many bodies of responses are remembered: a thousand clients get the same ones."""
 
 

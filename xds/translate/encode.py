@@ -33,7 +33,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import HttpRequestHeaderMatchInput, 
 
 from rejoinder.xds.json_mapping import Encoder, encoder
 from rejoinder.xds.protobuf import message_class
-from rejoinder.xds.remember import REMEMBERED, by_identity
+from rejoinder.xds.remember import REMEMBERED, REMEMBERED_BYTES, by_identity, size
 from rejoinder.xds.snapshot import (
     CLUSTERS,
     EXTENSIONS,
@@ -93,7 +93,7 @@ def snapshot(configuration: Configuration) -> Snapshot:
     return Snapshot(tuple(_resource(kind, message) for kind, messages in by_type for message in messages), split)
 
 
-@by_identity(REMEMBERED)
+@by_identity(REMEMBERED_BYTES, lambda resource: size(resource.encoded))
 def _resource(kind: ResourceType, message: Json) -> Resource:
     # An extension is for Envoys with clusters of their own.
     references = frozenset() if kind is EXTENSIONS else frozenset(_references(message))
@@ -124,7 +124,7 @@ def _references(message: object) -> Iterator[Reference]:
                 yield from _references(value)
     elif isinstance(message, list):
         for value in message:
-            remembered = isinstance(value, dict) and ("match" in value or "domains" in value)
+            remembered = isinstance(value, dict) and ("match" in value or ("domains" in value and "routes" in value))
             yield from _remembered_references(value) if remembered else _references(value)
 
 
