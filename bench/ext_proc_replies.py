@@ -13,15 +13,14 @@ import asyncio
 import contextlib
 import multiprocessing
 import multiprocessing.connection
-import os
-import re
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
+
+from harness import cpu_seconds, wrk
 
 from rejoinder.envoy import EnvoyProcess, bootstrap, find, running
 from rejoinder.extproc import Processor
@@ -160,31 +159,13 @@ def _upstream() -> Iterator[tuple[int, int]]:
         process.join()
 
 
-async def _load(port: int, path: str, seconds: float) -> int:
-    """Requests that were answered."""
-    wrk = await asyncio.create_subprocess_exec(
-        *("wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", f"http://127.0.0.1:{port}{path}"),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    text = (await wrk.communicate())[0].decode()
-    found = re.search(r"(\d+) requests in", text)
-    if found is None or "Socket errors" in text:
-        raise RuntimeError(f"wrk failed: {text}")
-    return int(found[1])
-
-
-def _cpu(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 async def _measure(gateway: EnvoyProcess, upstream: int, port: int, path: str, seconds: float) -> Cost:
     async def counters() -> tuple[float, float, float, int]:
         stats = await gateway.admin.stats(r"^cluster\.upstream\.upstream_cx_total$")
-        return _cpu(gateway.pid), _cpu(upstream), time.process_time(), sum(stats.values())
+        return cpu_seconds(gateway.pid), cpu_seconds(upstream), time.process_time(), sum(stats.values())
 
     before = await counters()
-    requests = await _load(port, path, seconds)
+    requests = (await wrk(port, path, seconds=seconds, connections=CONNECTIONS)).requests
     after = await counters()
     return Cost(requests, *(new - old for new, old in zip(after, before, strict=True)))  # type: ignore[arg-type]
 

@@ -255,7 +255,7 @@ class Serve:
         draft.replace(self.file)
 
     async def quiet(self) -> None:
-        """Wait until there is nothing to do any more."""
+        """Wait until there is nothing to do any more: when rules are live, it still looks for hidden ones."""
         used = self.cpu()
         while True:
             await asyncio.sleep(QUIET)

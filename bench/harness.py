@@ -64,7 +64,7 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
 
-async def wrk(port: int, path: str, *, seconds: int, connections: int = 32, headers: Mapping[str, str] = {}) -> Load:
+async def wrk(port: int, path: str, *, seconds: float, connections: int = 32, headers: Mapping[str, str] = {}) -> Load:
     """Put a port of 127.0.0.1 under load with wrk (Debian package `wrk`), one thread.
 
     Raises:
@@ -72,7 +72,7 @@ async def wrk(port: int, path: str, *, seconds: int, connections: int = 32, head
     """
     options = [f"-H{name}: {value}" for name, value in headers.items()]
     process = await asyncio.create_subprocess_exec(
-        *("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", *options, f"http://127.0.0.1:{port}{path}"),
+        *("wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", *options, f"http://127.0.0.1:{port}{path}"),
         stdout=asyncio.subprocess.PIPE,
     )
     text = (await process.communicate())[0].decode()

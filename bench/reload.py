@@ -44,8 +44,6 @@ PATIENCE: Final = 30.0
 """Seconds after which an edit is lost."""
 SLOW: Final = 5.0
 """Seconds after which a request has failed."""
-QUIET: Final = 0.3
-"""Seconds in which the control plane must do nothing to be done with an edit."""
 
 LISTENER: Final = "127.0.0.1:0"
 RECEIVED: Final = f"cluster.{XDS_CLUSTER}.upstream_cx_rx_bytes_total"
@@ -305,22 +303,13 @@ class Site:
             log = self.serve.file.with_name("log").read_text()
             raise RuntimeError(f"{kind}: lost after {PATIENCE:g} s; the control plane says:\n{log}") from None
         self.visitors.mocks.settle()
-        await self.quiet()
+        await self.serve.quiet()
         return Edit(answered - saved, before, await self.numbers())
 
     async def numbers(self) -> Numbers:
         stats = await self.envoy.admin.stats("|".join((RECEIVED, *UPDATES.values())))
         updates = {what: stats[name] for what, name in UPDATES.items()}
         return Numbers(stats[RECEIVED], updates, self.visitors.requests, self.visitors.failures.total())
-
-    async def quiet(self) -> None:
-        """Wait until the control plane has nothing to do: when rules are live, it still looks for hidden ones."""
-        used = self.serve.cpu()
-        while True:
-            await asyncio.sleep(QUIET)
-            if (now := self.serve.cpu()) - used < 0.02:  # the clock ticks every 0.01 s
-                return
-            used = now
 
 
 async def sample(count: int, rounds: int) -> Sample:
@@ -333,7 +322,7 @@ async def sample(count: int, rounds: int) -> Sample:
         envoy = await stack.enter_async_context(running(find().path, config, concurrency=1))
         bound = await envoy.ready([LISTENER])
         site = Site(serve, envoy, Visitors(mocks, bound[LISTENER][0][1]))
-        await site.quiet()
+        await serve.quiet()
         start = await site.numbers()
         edits: dict[str, list[Edit]] = {kind: [] for kind in EDITS}
         async with site.visitors.steadily():

@@ -86,7 +86,7 @@ class Control:
             built = self._take(self._build(self._loaded))
             if self._loaded.ruleset and built:
                 self._warn(shadowed(self._loaded.ruleset))
-        gc.freeze()
+            gc.freeze()
         return built
 
     async def follow(self) -> None:

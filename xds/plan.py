@@ -188,14 +188,20 @@ def _plan_group(group: str, routes: Iterable[Route], rules: _Index[Rule, str]) -
         yield plan_domain(domain, group, its_routes, its_rules)
 
 
+def _placed_by_key(entries: Iterable[tuple[Entry, Iterable[Key]]]) -> dict[Key, list[tuple[int, Entry]]]:
+    """The entries of an ordered list by their keys, with their places."""
+    by_key: dict[Key, list[tuple[int, Entry]]] = defaultdict(list)
+    for place, (entry, keys) in enumerate(entries):
+        for key in keys:
+            by_key[key].append((place, entry))
+    return by_key
+
+
 class _Index(Generic[Entry, Key]):
     """Entries of an ordered list by their keys; what is found comes in the order of the list."""
 
     def __init__(self, entries: Iterable[tuple[Entry, Iterable[Key]]]) -> None:
-        self._by_key: dict[Key, list[tuple[int, Entry]]] = defaultdict(list)
-        for place, (entry, keys) in enumerate(entries):
-            for key in keys:
-                self._by_key[key].append((place, entry))
+        self._by_key = _placed_by_key(entries)
 
     def keys(self) -> Iterable[Key]:
         return self._by_key
@@ -246,11 +252,8 @@ class _Candidates:
     """The rules of a domain; finds those that a route must be split by, without a look at ten thousand others."""
 
     def __init__(self, rules: Iterable[Rule]) -> None:
-        by_route: dict[str | None, list[_Placed]] = defaultdict(list)
-        for place, rule in enumerate(rules):
-            for name in rule.scope.routes or (None,):
-                by_route[name].append((place, rule))
-        self._by_route = {name: _ByPath(placed) for name, placed in by_route.items()}
+        by_route = _placed_by_key((rule, rule.scope.routes or (None,)) for rule in rules)
+        self._by_route: dict[str | None, _ByPath] = {name: _ByPath(placed) for name, placed in by_route.items()}
 
     def find(self, route: Route | None, match: Meet, behind: int) -> Iterable[_Placed]:
         """At least the rules that may fit a request that takes the route and fits the match, in order, with places.

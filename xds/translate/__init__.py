@@ -17,6 +17,7 @@ from rejoinder.rules.model import Ruleset
 from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.clusters import clusters
 from rejoinder.xds.translate.extensions import extensions
+from rejoinder.xds.translate.filters import http_filters
 from rejoinder.xds.translate.listeners import listeners
 from rejoinder.xds.translate.route_configurations import (
     layouts,
@@ -55,16 +56,19 @@ def translate(ruleset: Ruleset, plan: Plan, settings: Settings) -> Configuration
         settings: what is not in the files: who answers upstream statuses and where, and whom upstreams' certificates
             must come from.
     """
+    filters = http_filters(plan, settings.conditional)
     whole = Configuration(
-        listeners=tuple(listeners(ruleset, plan, settings.conditional)),
+        listeners=tuple(listeners(ruleset, plan, filters)),
         routes=tuple(route_configurations(plan, settings)),
         clusters=tuple(clusters(ruleset, plan, settings)),
         extensions=tuple(extensions()),
     )
-    return replace(whole, split=_split(whole, ruleset, plan, settings))
+    return replace(whole, split=_split(whole, ruleset, plan, filters, settings))
 
 
-def _split(whole: Configuration, ruleset: Ruleset, plan: Plan, settings: Settings) -> Configuration | None:
+def _split(
+    whole: Configuration, ruleset: Ruleset, plan: Plan, filters: list[Json], settings: Settings
+) -> Configuration | None:
     by_group = layouts(plan, settings)
     split = list(split_route_configurations(plan, settings, by_group))
     if not split:
@@ -72,7 +76,7 @@ def _split(whole: Configuration, ruleset: Ruleset, plan: Plan, settings: Setting
     # The whole route configurations stay, for listeners that are draining and those of others.
     return replace(
         whole,
-        listeners=tuple(listeners(ruleset, plan, settings.conditional, by_group)),
+        listeners=tuple(listeners(ruleset, plan, filters, by_group)),
         routes=(*whole.routes, *(head for head, _ in split)),
         virtual_hosts=tuple(host for _, hosts in split for host in hosts),
     )

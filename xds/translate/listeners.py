@@ -13,22 +13,19 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from rejoinder.rules.model import Listener, Ruleset
 from rejoinder.xds.plan import Plan
-from rejoinder.xds.translate.filters import http_filters
 from rejoinder.xds.translate.route_configurations import Layout, needs_path_header, routes_name
-from rejoinder.xds.translate.settings import PATH_HEADER, Json, Placement, typed
+from rejoinder.xds.translate.settings import PATH_HEADER, Json, typed
 
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
-def listeners(
-    ruleset: Ruleset, plan: Plan, conditional: Placement, layouts: Mapping[str, Layout] = {}
-) -> Iterator[Json]:
+def listeners(ruleset: Ruleset, plan: Plan, filters: list[Json], layouts: Mapping[str, Layout] = {}) -> Iterator[Json]:
     """One Listener for each address.
 
     Args:
+        filters: the filter chain of all.
         layouts: of the routes of each group of listeners; WHOLE if it is not there.
     """
-    filters = http_filters(plan, conditional)
     managers = {
         group: _connection_manager(group, part, filters, layouts.get(group, Layout.WHOLE))
         for group, part in plan.by_group().items()
