@@ -12,19 +12,17 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-import grpc  # type: ignore[import-untyped, unused-ignore]
-import grpc.aio  # type: ignore[import-untyped, unused-ignore]
-
+from rejoinder.extproc import grpc
+from rejoinder.extproc.grpc import Metadata, Step
 from rejoinder.extproc.session import MAX_DRAINED, Output, Rules, Session
 from rejoinder.extproc.wire import decode
 from rejoinder.rules.answers import ROUTE_KEY, TABLE_KEY, AnswerTable
 from rejoinder.rules.handlers import Handlers
 from rejoinder.rules.model import Ruleset
-from rejoinder.xds.listening import listen
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")
 
@@ -34,15 +32,8 @@ GENERATIONS: Final = 8
 """How many sets of answer tables are kept: an Envoy that is slow to take a reload, or rejects it, and requests that are
 under way name the tables of an earlier one."""
 
-_OPTIONS: Final = (
-    # A second server on the port is an error. By default the kernel would deal the connections out to both.
-    ("grpc.so_reuseport", 0),
-    # A reply has a body of any size; gRPC's limit is 4 MB.
-    ("grpc.max_send_message_length", -1),
-    # Envoys are told to ask every 10 s whether we are there (docs/ext_proc.md), which gRPC would take for an attack.
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.http2.max_ping_strikes", 0),
-)
+GRACE: Final = 0.5
+"""Seconds that exchanges have to end when the service stops. The others wait for an upstream, maybe for minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +50,11 @@ class Counters:
     """Of these, the ones that made no sense or broke something; the log has each."""
     handler_failures: Mapping[str, int] = field(default_factory=dict)
     """Of these, the ones whose Python handler failed, by the name of the rule."""
+    overloaded: int = 0
+    """Of those that passed, the ones that would have been answered too late, or were too many."""
+    connections: int = field(default=0, compare=False)
+    """That are open now; so are `streams`."""
+    streams: int = field(default=0, compare=False)
 
 
 class Processor:
@@ -82,7 +78,7 @@ class Processor:
         self._passed = self._unknown_tables = self._failures = 0
         self._reported: set[str] = set()
         """Unknown tables that the log has had already, since the last `publish`."""
-        self._grpc: Any = None
+        self._grpc = grpc.Server({f"/{SERVICE}/Process": self._open})
 
     async def start(self, address: str) -> int:
         """Listen.
@@ -96,19 +92,11 @@ class Processor:
         Raises:
             OSError: the address is in use or not this machine's; the text says which address. Choose another.
         """
-        server = grpc.aio.server(options=_OPTIONS)
-        handler: Any = grpc.stream_stream_rpc_method_handler(self._process)  # no serializers: bytes in, bytes out
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Process": handler}),))
-        port = listen(server, address)
-        await server.start()
-        self._grpc = server
-        return port
+        return await self._grpc.listen(address)
 
     async def stop(self) -> None:
         """End all streams and stop listening. Envoys let responses pass until there is a service again."""
-        if self._grpc is not None:
-            await self._grpc.stop(grace=None)
-            self._grpc = None
+        await self._grpc.stop(GRACE)
 
     def publish(self, ruleset: Ruleset, tables: Iterable[AnswerTable]) -> None:
         """Answer for these rules from now on; an exchange whose request was seen before keeps to the rules of then.
@@ -129,28 +117,23 @@ class Processor:
     def counters(self) -> Counters:
         return Counters(
             replies=dict(self._replies),
-            passed=self._passed,
+            passed=self._passed + self._grpc.overloaded + self._grpc.failures,
             unknown_tables=self._unknown_tables,
-            failures=self._failures,
+            failures=self._failures + self._grpc.failures,
             handler_failures=dict(self._handler_failures),
+            overloaded=self._grpc.overloaded,
+            connections=len(self._grpc.connections),
+            streams=self._grpc.streams,
         )
 
-    async def _process(self, _: object, context: Any) -> None:
-        """One stream, from its beginning to its end."""
-        session = self._session(context.invocation_metadata())
-        while not session.done:
-            data = await context.read()
-            if data is grpc.aio.EOF:
-                return  # the client has gone away: there is nobody to answer, and nothing to count
-            if session.may_block:
-                output = await asyncio.to_thread(self._take, session, data)
-            else:
-                output = self._take(session, data)
-            if session.done or not output.message:
-                self._count(output)  # before it is sent: who has a reply finds it counted
-            if not output.message:
-                return
-            await context.write(output.message)
+    def _open(self, metadata: Metadata) -> _Exchange:
+        return _Exchange(self, self._session(metadata))
+
+    def _step(self, session: Session, output: Output) -> Step:
+        end = session.done or not output.message
+        if end:
+            self._count(output)  # before it is sent: who has a reply finds it counted
+        return Step(output.message, end)
 
     def _count(self, output: Output) -> None:
         if output.failed is not None:
@@ -160,8 +143,8 @@ class Processor:
         else:
             self._replies[output.rule] += 1
 
-    def _session(self, metadata: Iterable[tuple[str, str | bytes]]) -> Session:
-        said = {key: str(value) for key, value in metadata if key in (TABLE_KEY, ROUTE_KEY)}
+    def _session(self, metadata: Metadata) -> Session:
+        said = {key: value for key, value in metadata if key in (TABLE_KEY, ROUTE_KEY)}
         name = said.get(TABLE_KEY)
         if name is None:
             return Session(self._rules)
@@ -185,3 +168,23 @@ class Processor:
             self._failures += 1
             _LOG.warning("an exchange passes untouched: %s", output.unexpected)
         return output
+
+
+class _Exchange:
+    """A stream, as `grpc` wants it."""
+
+    def __init__(self, processor: Processor, session: Session) -> None:
+        self._processor = processor
+        self._session = session
+
+    def on_message(self, data: bytes) -> Step | Awaitable[Step]:
+        if self._session.may_block:
+            return self._in_a_thread(data)
+        return self._processor._step(self._session, self._processor._take(self._session, data))
+
+    async def _in_a_thread(self, data: bytes) -> Step:
+        output = await asyncio.to_thread(self._processor._take, self._session, data)
+        return self._processor._step(self._session, output)
+
+    def on_end(self) -> None:
+        """There is nobody to answer, and nothing to count."""
