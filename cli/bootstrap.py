@@ -56,8 +56,8 @@ def _ext_proc(options: argparse.Namespace, program: Program) -> int:
     print(
         f"{_FILTERS_GO} It fails open: when the service\n"
         "# is slow, dead or restarting, requests and responses pass as if there were no rules. docs/ext_proc.md explains\n"
-        "# each field. Print it anew when rules begin to look at another status, header, path, host or method, or to\n"
-        "# answer without an upstream; `rejoinder bootstrap ext_proc` without rule files prints what follows by itself."
+        "# each field. Print it again when rules begin to look at another status or header, at paths, hosts, methods or\n"
+        "# routes, or to answer without an upstream; without rule files this command prints what follows by itself."
     )
     filters = foreign_filters(program, Placement.EXT_PROC)
     console.print_yaml([each for each in filters if each["name"].rpartition(".")[2] not in names])
