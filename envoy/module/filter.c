@@ -42,7 +42,9 @@ typedef struct {
   uint32_t status;        /* that the response came with */
   bool decided;           /* the program is not asked again */
   bool held;              /* the reply waits for the upstream's body to end */
-  size_t drained;         /* bytes of that body */
+  bool at_once;           /* ... but not beyond what has come already */
+  int64_t expected;       /* bytes of that body; -1: nobody knows */
+  int64_t drained;        /* ... that have come, and were thrown away */
   grace grace;
 } stream;
 
@@ -171,6 +173,14 @@ static request *take_request(void *envoy, const program *program) {
     free(lines);
   }
   return taken;
+}
+
+/* Once the headers of a response are out, and the upstream breaks off, Envoy resets the client's stream. HTTP/1 has all by
+ * then, since the length is known; from HTTP/2 on, the end is still missing. */
+static bool needs_the_end(void *envoy) {
+  buffer protocol = {0};
+  return !CALLBACK(http_filter_get_attribute_string)(envoy, PROTOCOL, &protocol) || protocol.length < 6 ||
+         memcmp(protocol.ptr, "HTTP/1", 6);
 }
 
 /* The name of the route; empty: none. */
@@ -360,7 +370,9 @@ int HOOK(response_headers)(void *envoy, const void *module_filter, bool end_of_s
     return CONTINUE;
   }
   self->held = true;
-  grace_start(&self->grace, envoy);
+  self->expected = length;
+  self->at_once = needs_the_end(envoy);
+  grace_start(&self->grace, envoy, self->at_once ? 0 : GRACE_MILLISECONDS);
   return STOP;
 }
 
@@ -385,9 +397,9 @@ int HOOK(response_body)(void *envoy, const void *module_filter, bool end_of_stre
   }
   size_t length = CALLBACK(http_get_body_size)(envoy, RECEIVED_RESPONSE_BODY);
   CALLBACK(http_drain_body)(envoy, RECEIVED_RESPONSE_BODY, length);
-  self->drained += length;
+  self->drained += (int64_t)length;
   if (!end_of_stream) {
-    if (self->drained > MAX_DRAINED) {
+    if (self->drained > MAX_DRAINED || (self->at_once && self->drained < self->expected)) {
       send_local_reply(envoy, self, self->reply->rule);
     }
     return STOP_NO_BUFFER;
@@ -422,7 +434,7 @@ int HOOK(local_reply)(void *envoy, const void *module_filter, uint32_t status, b
   if (details.length == of_the_route.length && !memcmp(details.ptr, of_the_route.ptr, details.length)) {
     self->decided = true;
   }
-  if (self->held && !reset) {
+  if (self->held && !reset && !self->at_once) {
     let_go(self);
     CALLBACK(http_filter_continue_encoding)(envoy);
     if (self->body.length) {

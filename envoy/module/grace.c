@@ -6,6 +6,7 @@
 #include "grace.h"
 
 #include <pthread.h>
+#include <signal.h>
 
 #include "abi.h"
 
@@ -63,16 +64,24 @@ static void start_thread(void) {
   pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
   pthread_cond_init(&wake, &monotonic);
   pthread_condattr_destroy(&monotonic);
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for Envoy's own threads */
   pthread_t started;
   thread = pthread_create(&started, NULL, run, NULL) ? IMPOSSIBLE : RUNNING;
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
   if (thread == RUNNING) {
     pthread_detach(started);
   }
 }
 
-void grace_start(grace *waiting, void *envoy) {
+void grace_start(grace *waiting, void *envoy, long milliseconds) {
   waiting->scheduler = CALLBACK(http_filter_scheduler_new)(envoy);
-  waiting->until = now_and(GRACE_MILLISECONDS);
+  if (!milliseconds) {
+    CALLBACK(http_filter_scheduler_commit)(waiting->scheduler, 0);
+    return;
+  }
+  waiting->until = now_and(milliseconds);
   pthread_mutex_lock(&lock);
   if (thread == NEVER) {
     start_thread();

@@ -19,9 +19,9 @@ typedef struct grace {
   void *scheduler;
 } grace;
 
-/* Have the hook called once the time is over, unless `grace_stop` comes first. False: there is no thread; it is called at
- * once. */
-void grace_start(grace *waiting, void *envoy);
+/* Have the hook called once the time is over, unless `grace_stop` comes first. `milliseconds`: GRACE_MILLISECONDS, or 0: with
+ * the worker's next turn, which it is too where there can be no thread. */
+void grace_start(grace *waiting, void *envoy, long milliseconds);
 
 /* Once it returns, the hook is not called any more. Does nothing if it does not wait. */
 void grace_stop(grace *waiting);
