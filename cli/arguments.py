@@ -40,8 +40,9 @@ _EXAMPLES: Final = {
 """,
     "bootstrap": """examples:
   rejoinder bootstrap ads > envoy.yaml           an Envoy that gets everything from `rejoinder serve`
-  rejoinder bootstrap ext_proc                   the filter and the cluster for an Envoy that you configure yourself
-  rejoinder bootstrap module                     the same for the dynamic module
+  rejoinder bootstrap ext_proc rules.yaml        what these rules need in an Envoy that you configure yourself
+  rejoinder bootstrap module rules.yaml          the same for the dynamic module, with the rules in it
+  rejoinder bootstrap ext_proc                   filters that follow the rules of `rejoinder serve` by themselves
 """,
 }
 
@@ -107,6 +108,12 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "-H", "--header", action="append", default=[], type=_header, metavar="'NAME: VALUE'", help="a request header"
     )
+    explain.add_argument(
+        "--route",
+        metavar="NAME",
+        help="in an Envoy with routes of its own: the name of the route that takes the request ('' for none); the "
+        "files' routes count for nothing there",
+    )
     explain.add_argument("--status", type=_status, metavar="N", help="the status that the upstream gives")
     _conditional(explain)
     _format(explain)
@@ -123,8 +130,13 @@ def parser() -> argparse.ArgumentParser:
         "kind",
         choices=("ads", "ext_proc", "module"),
         help="ads: a whole bootstrap that gets everything from `rejoinder serve`; "
-        "ext_proc: the filter and the cluster for an existing configuration; "
-        "module: the filter, a route's part and the environment for one",
+        "ext_proc, module: the filters and clusters for an existing configuration",
+    )
+    _sources(bootstrap, "*")
+    bootstrap.add_argument(
+        "--remote",
+        metavar="URL",
+        help="module: where Envoy (from 1.38) fetches the module, from the cluster rejoinder_module",
     )
     bootstrap.add_argument(
         "--xds", type=_address, default=XDS, metavar="HOST:PORT", help="where `serve` is (default 127.0.0.1:18000)"
@@ -151,10 +163,10 @@ def _command(
     )
 
 
-def _sources(command: argparse.ArgumentParser) -> None:
+def _sources(command: argparse.ArgumentParser, nargs: str = "+") -> None:
     command.add_argument(
         "sources",
-        nargs="+",
+        nargs=nargs,
         type=Path,
         metavar="SOURCE",
         help="a rule file, Kubernetes manifests, or a folder of them (*.yaml, *.yml, *.json)",

@@ -3,47 +3,115 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 from rejoinder import envoy
-from rejoinder.cli import arguments, console
+from rejoinder.cli import arguments, console, placement
 from rejoinder.envoy.module import library
-from rejoinder.rules.answers import AnswerTable, Choice
-from rejoinder.rules.model import Answer, Endpoint
-from rejoinder.xds.translate import filters
+from rejoinder.rules.load import load
+from rejoinder.rules.model import Endpoint, Ruleset
+from rejoinder.rules.program import Program, compile_rules, needs
+from rejoinder.rules.program_bytes import encode
+from rejoinder.xds.translate import Placement
 from rejoinder.xds.translate.clusters import ext_proc_cluster
-from rejoinder.xds.translate.extensions import EXTENSION, foreign_filter
-from rejoinder.xds.translate.module import module_filter, module_route
+from rejoinder.xds.translate.ext_proc import sees_requests
+from rejoinder.xds.translate.extensions import FOREIGN, foreign_discovery, foreign_filters
+from rejoinder.xds.translate.module import module_filter
+
+_FILTERS_GO = "# Into http_filters of the http_connection_manager, before all others."
 
 
 def run(options: argparse.Namespace) -> int:
     if options.kind == "ads":
+        if options.sources:
+            return console.fail("bootstrap ads takes no rule files: `rejoinder serve` has them")
         print("# Start Envoy with this file: it takes everything else from `rejoinder serve`.")
         console.print_yaml(envoy.bootstrap(options.xds, admin=options.envoy_admin))
         return 0
-    if options.kind == "module":
-        _print_module()
-        return 0
-    cluster = ext_proc_cluster(Endpoint(*(options.ext_proc_advertise or arguments.EXT_PROC)), options.workers)
+    if not options.sources:
+        return _follow(options)
+    loaded = load(options.sources, upstreams=dict(options.upstream))
+    console.print_problems(loaded.complaints)
+    if loaded.ruleset is None:
+        return 1
+    _warn_of_routes(loaded.ruleset)
+    program = compile_rules(loaded.ruleset.rules)
+    return _module(options, program) if options.kind == "module" else _ext_proc(options, program)
+
+
+def _warn_of_routes(ruleset: Ruleset) -> None:
+    acting = [route.name for route in ruleset.routes if route.name]
+    if acting:
+        console.say(
+            f"note: the routes of these files ({', '.join(acting[:5])}{', ...' if len(acting) > 5 else ''}) count for "
+            "nothing in an Envoy with routes of its own: only the rules do"
+        )
+
+
+def _ext_proc(options: argparse.Namespace, program: Program) -> int:
+    names = {"requests"} if not sees_requests(program) else set()
+    names |= {"host"} if not needs(program).hosts else set()
     print(
-        "# Into http_filters of the http_connection_manager, before all others. It fails open: when the service is\n"
-        "# slow, dead or restarting, requests and responses pass as if there were no rules. docs/ext_proc.md explains\n"
-        "# each field."
+        f"{_FILTERS_GO} It fails open: when the service\n"
+        "# is slow, dead or restarting, requests and responses pass as if there were no rules. docs/ext_proc.md explains\n"
+        "# each field. Print it anew when rules begin to look at another status, header, path, host or method, or to\n"
+        "# answer without an upstream; `rejoinder bootstrap ext_proc` without rule files prints what follows by itself."
     )
-    console.print_yaml([{"name": EXTENSION, "typed_config": foreign_filter()}])
-    print("\n# Into the clusters: where `rejoinder serve` answers.")
-    console.print_yaml([cluster])
+    filters = foreign_filters(program, Placement.EXT_PROC)
+    console.print_yaml([each for each in filters if each["name"].rpartition(".")[2] not in names])
+    _print_cluster(options)
     return 0
 
 
-def _print_module() -> None:
-    print(
-        "# Into http_filters of the http_connection_manager, before all others. docs/module.md says more. Start Envoy\n"
-        "# with these environment variables, so that it finds the module, and Python in it what is installed here:\n#"
-    )
-    for name, value in library.environment().items():
+def _print_cluster(options: argparse.Namespace) -> None:
+    print("\n# Into the clusters: where `rejoinder serve` answers.")
+    service = Endpoint(*(options.ext_proc_advertise or arguments.EXT_PROC))
+    console.print_yaml([ext_proc_cluster(service, options.workers)])
+
+
+def _module(options: argparse.Namespace, program: Program) -> int:
+    print(f"{_FILTERS_GO} The rules are in it: print it anew\n# when they change. docs/module.md says more.")
+    if options.remote:
+        print("# Envoy fetches the module and checks its hash.")
+    else:
+        print(f"# Start Envoy with ENVOY_DYNAMIC_MODULES_SEARCH_PATH={library.LIBRARY.parent}")
+    if needs(program).regexes or program.has_handlers:
+        _print_environment(options.sources)
+    try:
+        source = _remote(options.remote) if options.remote else None
+    except OSError as error:
+        return console.fail(f"the module was not compiled when Rejoinder was installed: {error}")
+    ((name, _),) = FOREIGN[Placement.MODULE].items()
+    console.print_yaml([{"name": name, "typed_config": module_filter(encode(program), source)}])
+    return 0
+
+
+def _remote(url: str) -> dict[str, Any]:
+    return {
+        "remote": {
+            "http_uri": {"uri": url, "cluster": "rejoinder_module", "timeout": "10s"},
+            "sha256": library.sha256(),
+        }
+    }
+
+
+def _print_environment(sources: Iterable[Path]) -> None:
+    print("# These rules need Python in Envoy, for handlers or regular expressions:")
+    for name, value in library.environment(handlers=placement.handler_folders(sources)).items():
         print(f"#   {name}={value}")
-    console.print_yaml([{"name": filters.MODULE, "disabled": True, "typed_config": module_filter()}])
-    print("\n# Into each route (or virtual host) that is to be answered for: upstream status -> reply.")
-    choice = Choice("busy", Answer(503, (("retry-after", "30"),), b"We are busy.\n"))
-    table = AnswerTable(by_status=((503, choice),))
-    console.print_yaml({"typed_per_filter_config": {filters.MODULE: module_route(table, "")}})
+
+
+def _follow(options: argparse.Namespace) -> int:
+    kind = Placement(options.kind)
+    print(
+        f"{_FILTERS_GO} Envoy has the rest, and every change of\n"
+        "# it, from `rejoinder serve`; until that is there, everything passes."
+    )
+    console.print_yaml(list(foreign_discovery(kind)))
+    print("\n# Into the clusters: where `rejoinder serve` tells.")
+    console.print_yaml([envoy.xds_cluster(options.xds)])
+    if kind is Placement.EXT_PROC:
+        _print_cluster(options)
+    return 0

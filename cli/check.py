@@ -11,17 +11,11 @@ from rejoinder.cli import console
 from rejoinder.rules.kubernetes import Status
 from rejoinder.rules.load import load
 from rejoinder.rules.problem import Problem, Severity
-from rejoinder.xds.plan import PlanError, plan
 
 
 def run(options: argparse.Namespace) -> int:
     loaded = load(options.sources, upstreams=dict(options.upstream))
     problems = list(loaded.problems)
-    if loaded.ruleset:
-        try:
-            plan(loaded.ruleset)
-        except PlanError as error:
-            problems.append(error.problem)
     good = all(problem.severity is not Severity.ERROR for problem in problems)
     good = good and all(status.good for status in loaded.statuses)
     if options.format == "json":

@@ -1,7 +1,7 @@
 """The loop that `up` and `serve` share: load, build, publish, and again whenever the files change.
 
-In: rule files. Out: a snapshot for Envoys and answer tables for the ext_proc service, swapped in one step, and lines
-for the person who watches. A set with errors changes nothing; neither does one that Envoys reject. I/O happens here.
+In: rule files. Out: a snapshot for Envoys and the program for the ext_proc service, swapped in one step, and lines for
+the person who watches. A set with errors changes nothing; neither does one that Envoys reject. I/O happens here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from rejoinder.rules.shadow import shadowed
 from rejoinder.rules.watch import changes
 from rejoinder.xds.blame import blame
 from rejoinder.xds.build import Build, build
-from rejoinder.xds.plan import PlanError
 from rejoinder.xds.server import Connected, Disconnected, Event, Server
 from rejoinder.xds.session import Accepted, Nack
 from rejoinder.xds.translate import Settings
@@ -120,7 +119,7 @@ class Control:
             "ext_proc": {
                 "replies": dict(counters.replies),
                 "passed": counters.passed,
-                "unknown_tables": counters.unknown_tables,
+                "overloaded": counters.overloaded,
                 "failures": counters.failures,
                 "handler_failures": dict(counters.handler_failures),
             },
@@ -137,11 +136,8 @@ class Control:
     def _build(self, loaded: Loaded) -> tuple[Build | None, tuple[Problem, ...]]:
         if loaded.ruleset is None:
             return None, loaded.complaints
-        try:
-            with _no_garbage_collection():
-                return build(self._adjust(loaded.ruleset), self._settings), loaded.complaints
-        except PlanError as error:
-            return None, (*loaded.complaints, error.problem)
+        with _no_garbage_collection():
+            return build(self._adjust(loaded.ruleset), self._settings), loaded.complaints
 
     def _take(self, made: tuple[Build | None, tuple[Problem, ...]]) -> Build | None:
         built, self._problems = made
@@ -152,8 +148,7 @@ class Control:
         self._builds = {**self._builds, version: built}
         for old in list(self._builds)[:-KEPT_BUILDS]:
             del self._builds[old]
-        # The tables first: no Envoy may name one that the service does not have.
-        self.processor.publish(built.ruleset, built.plan.tables())
+        self.processor.publish(built.program)
         self.server.publish(built.snapshot)
         return built
 

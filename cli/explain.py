@@ -14,7 +14,7 @@ from rich.text import Text
 
 from rejoinder import envoy
 from rejoinder.cli import console, placement
-from rejoinder.rules.answers import Reply
+from rejoinder.rules.answers import Choice, Reply
 from rejoinder.rules.decide import NO_ROUTE_STATUS, Decision, decide
 from rejoinder.rules.document import quoted
 from rejoinder.rules.load import load
@@ -66,8 +66,11 @@ def run(options: argparse.Namespace) -> int:
         console.say(f"Envoy answers 400 before any rule is asked: {error}")
         return 0
     conditional = _placement(options.conditional).value
-    ruleset = _at_listener(loaded.ruleset, request, options.url)
-    explanation = _explain(ruleset, request, options.status, conditional)
+    if options.route is None:
+        ruleset = _at_listener(loaded.ruleset, request, options.url)
+    else:
+        ruleset = dataclasses.replace(loaded.ruleset, routes=())
+    explanation = _explain(ruleset, request, options.status, conditional, options.route)
     if options.format == "json":
         console.print_json(_json(explanation))
     else:
@@ -104,29 +107,33 @@ def _at_listener(ruleset: Ruleset, request: Request, url: SplitResult) -> Rulese
     return next((group for group in there if decide(group, request).route), there[0])
 
 
-def _explain(ruleset: Ruleset, request: Request, status: int | None, conditional: str) -> _Explanation:
-    if request.moved:
+def _explain(
+    ruleset: Ruleset, request: Request, status: int | None, conditional: str, route_name: str | None
+) -> _Explanation:
+    """Args: route_name: of an Envoy with routes of its own, empty if none fits there; None: the routes are ours."""
+    ours = route_name is None
+    if request.moved and ours:
         reply = Reply(307, (("location", request.target),), b"")
         step = _Step(
             "path", request.target, Position("", 0), "escaped slashes: Envoy redirects to the plain path", True
         )
         return _Explanation(request, decide(Ruleset(), request), (step,), "native", None, reply, ())
-    decision = decide(ruleset, request)
-    steps = (*_route_steps(ruleset, request, decision), *_rule_steps(ruleset, request, decision))
+    decision = decide(ruleset, request, route_name=route_name)
+    routes = _route_steps(ruleset, request, decision) if ours else _foreign_route(route_name)
+    steps = (*routes, *_rule_steps(ruleset, request, decision, status, route_name))
     if decision.reply:
         rule = decision.rule.name if decision.rule else None
-        return _Explanation(request, decision, steps, "native", rule, decision.reply, ())
-    nowhere = decision.route is None or decision.route.action is None
+        return _Explanation(request, decision, steps, "native" if ours else conditional, rule, decision.reply, ())
+    nowhere = ours and (decision.route is None or decision.route.action is None)
     if nowhere and status is None:
         status = NO_ROUTE_STATUS
     if status is None:
         return _Explanation(request, decision, steps, "upstream", None, None, tuple(_statuses(decision, conditional)))
-    answered = decision.on_status(status)
-    choice = decision.table.choose(status)
+    choice = decision.choose(status)
     if choice and choice.answer.handler:
         return _Explanation(request, decision, steps, conditional, choice.rule, None, (), choice.answer.handler)
-    if answered:
-        return _Explanation(request, decision, steps, conditional, answered[0], answered[1], ())
+    if choice:
+        return _Explanation(request, decision, steps, conditional, choice.rule, choice.reply(status), ())
     if nowhere:
         return _Explanation(request, decision, steps, "native", None, Reply(NO_ROUTE_STATUS, (), b""), ())
     return _Explanation(request, decision, steps, "upstream", None, None, ())
@@ -142,6 +149,13 @@ def _route_steps(ruleset: Ruleset, request: Request, decision: Decision) -> Iter
     yield _Step("route", "none", Position("", 0), "no route fits: Envoy's own 404", True)
 
 
+def _foreign_route(name: str | None) -> Iterator[_Step]:
+    if name:
+        yield _Step("route", name, Position("", 0), "takes the request, in an Envoy with routes of its own", True)
+    else:
+        yield _Step("route", "none", Position("", 0), "no route fits, in an Envoy with routes of its own", True)
+
+
 def _action(route: Route) -> str:
     if route.action is None:
         return "Envoy's own 404"
@@ -150,43 +164,49 @@ def _action(route: Route) -> str:
     return f"forward to upstream {' or '.join(map(quoted, route.action.upstreams))}"
 
 
-def _rule_steps(ruleset: Ruleset, request: Request, decision: Decision) -> Iterator[_Step]:
-    route = decision.route.name if decision.route else None
+def _rule_steps(
+    ruleset: Ruleset, request: Request, decision: Decision, status: int | None, route_name: str | None
+) -> Iterator[_Step]:
+    route = route_name or (decision.route.name if decision.route else None)
+    choice = None if status is None else decision.choose(status)
     for rule in ruleset.rules:
         reason = misfit(rule.scope, request, route)
-        yield _Step(
-            "rule",
-            rule.name,
-            rule.position,
-            f"does not fit: {reason}" if reason else _verdict(rule, decision),
-            not reason,
-        )
-        if not reason and (rule.final or decision.reply):
+        verdict = f"does not fit: {reason}" if reason else _verdict(rule, decision, status, choice)
+        if not reason and rule.final and not decision.reply and not (choice and choice.rule == rule.name):
+            verdict += "; it is final: no later rule is asked"
+        yield _Step("rule", rule.name, rule.position, verdict, not reason)
+        if not reason and (rule.final or rule is decision.rule or (choice and choice.rule == rule.name)):
             return
 
 
-def _verdict(rule: Rule, decision: Decision) -> str:
+def _verdict(rule: Rule, decision: Decision, status: int | None, choice: Choice | None) -> str:
+    if rule is decision.rule:
+        return "fits and answers at once"
     if rule.unconditional:
-        return "fits and answers at once" if rule is decision.rule else "is asked where the rules before have no answer"
+        return "fits, but the route answers by itself" if decision.reply else "is never asked"
     if decision.reply:
-        return "fits, but the route answers by itself"
-    return "fits, and is asked when the status is known"
+        return "fits, but is about the upstream's status: the upstream is not asked"
+    if status is None:
+        return "fits, and is asked when the status is known"
+    if choice and choice.rule == rule.name:
+        return f"fits, and has an answer for {status}"
+    return f"fits, but has no answer for {status}"
 
 
 def _statuses(decision: Decision, conditional: str) -> Iterator[tuple[str, str, str]]:
     """What the statuses bring, neighbours with the same outcome together."""
     groups: list[tuple[int, int, str, str]] = []
     for status in STATUSES:
-        answered = decision.on_status(status)
-        choice = decision.table.choose(status)
-        rule = answered[0] if answered else "-"
-        if not answered or not choice:
+        choice = decision.choose(status)
+        rule = choice.rule if choice else "-"
+        if not choice:
             sent = "the upstream's response"
         elif choice.answer.handler:
             sent = f"what {choice.answer.handler} makes ({conditional})"
         else:
-            code = "the same status" if choice.answer.status_code is None else str(answered[1].status)
-            sent = f"{code}, {_size(answered[1])} ({conditional})"
+            reply = choice.reply(status)
+            code = "the same status" if choice.answer.status_code is None else str(reply.status)
+            sent = f"{code}, {_size(reply)} ({conditional})"
         if groups and groups[-1][2:] == (rule, sent):
             groups[-1] = (groups[-1][0], status, rule, sent)
         else:

@@ -8,8 +8,8 @@ from rejoinder.cli import arguments, console, placement
 from rejoinder.envoy.module import library
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint
-from rejoinder.xds.plan import PlanError, plan
-from rejoinder.xds.translate import Json, Placement, Settings, static_bootstrap, translate
+from rejoinder.xds.plan import plan
+from rejoinder.xds.translate import Json, Placement, Settings, conditional_program, static_bootstrap, translate
 
 
 def run(options: argparse.Namespace) -> int:
@@ -18,24 +18,20 @@ def run(options: argparse.Namespace) -> int:
     if loaded.ruleset is None:
         return 1
     ext_proc = Endpoint(*(options.ext_proc_advertise or arguments.EXT_PROC))
-    try:
-        planned = plan(loaded.ruleset)
-    except PlanError as error:
-        console.print_problems([error.problem])
-        return 1
     console.warn_of_echo(loaded.ruleset)
     settings = Settings(
         ext_proc, Placement(options.conditional), ext_proc_ports=options.workers, trusted_ca=options.trusted_ca
     )
-    configuration: Json = static_bootstrap(translate(loaded.ruleset, planned, settings))
+    configuration: Json = static_bootstrap(translate(loaded.ruleset, plan(loaded.ruleset), settings))
     console.print_yaml(configuration)
-    if planned.tables() and settings.conditional is Placement.MODULE:
+    conditional = conditional_program(loaded.ruleset)
+    if conditional and settings.conditional is Placement.MODULE:
         variables = " ".join(
             f"{name}={value}"
             for name, value in library.environment(handlers=placement.handler_folders(options.sources)).items()
         )
         console.say(f"note: Envoy must be able to load the module; start it with {variables}")
-    elif planned.tables():
+    elif conditional:
         console.say(
             f"note: answers to upstream statuses come from `rejoinder serve` with the same files, at "
             f"{ext_proc.host}:{ext_proc.port}; without it, upstream responses pass through"

@@ -6,7 +6,7 @@ through `launch`), `admin` (what it says about itself).
 
 from rejoinder.envoy.admin import Admin
 from rejoinder.envoy.binary import Binary, EnvoyNotFoundError, find, version
-from rejoinder.envoy.bootstrap import bootstrap
+from rejoinder.envoy.bootstrap import bootstrap, xds_cluster
 from rejoinder.envoy.process import EnvoyDiedError, EnvoyNotReadyError, EnvoyProcess, running
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "find",
     "running",
     "version",
+    "xds_cluster",
 ]

@@ -58,7 +58,7 @@ def bootstrap(
             "cds_config": _from_ads(),
             "lds_config": _from_ads(),
         },
-        "static_resources": {"clusters": [_xds_cluster(xds)]},
+        "static_resources": {"clusters": [xds_cluster(xds)]},
         "overload_manager": {
             "resource_monitors": [
                 {
@@ -84,7 +84,8 @@ def _from_ads() -> Json:
     return {"resource_api_version": "V3", "ads": {}, "initial_fetch_timeout": "0s"}
 
 
-def _xds_cluster(address: tuple[str, int]) -> Json:
+def xds_cluster(address: tuple[str, int]) -> Json:
+    """The cluster of the control plane; args as for `bootstrap`."""
     return {
         "name": XDS_CLUSTER,
         "connect_timeout": "2s",

@@ -12,37 +12,23 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-import grpc  # type: ignore[import-untyped, unused-ignore]
-import grpc.aio  # type: ignore[import-untyped, unused-ignore]
-
-from rejoinder.extproc.session import MAX_DRAINED, Output, Rules, Session
+from rejoinder.extproc import grpc
+from rejoinder.extproc.grpc import Metadata, Step
+from rejoinder.extproc.session import Output, Rules, Session
 from rejoinder.extproc.wire import decode
-from rejoinder.rules.answers import ROUTE_KEY, TABLE_KEY, AnswerTable
 from rejoinder.rules.handlers import Handlers
-from rejoinder.rules.model import Ruleset
-from rejoinder.xds.listening import listen
+from rejoinder.rules.program import Program
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")
 
 SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
 
-GENERATIONS: Final = 8
-"""How many sets of answer tables are kept: an Envoy that is slow to take a reload, or rejects it, and requests that are
-under way name the tables of an earlier one."""
-
-_OPTIONS: Final = (
-    # A second server on the port is an error. By default the kernel would deal the connections out to both.
-    ("grpc.so_reuseport", 0),
-    # A reply has a body of any size; gRPC's limit is 4 MB.
-    ("grpc.max_send_message_length", -1),
-    # Envoys are told to ask every 10 s whether we are there (docs/ext_proc.md), which gRPC would take for an attack.
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.http2.max_ping_strikes", 0),
-)
+GRACE: Final = 0.5
+"""Seconds that exchanges have to end when the service stops. The others wait for an upstream, maybe for minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +36,18 @@ class Counters:
     """What has been done so far."""
 
     replies: Mapping[str, int]
-    """By the name of the rule, or the route, that answered."""
+    """By the name of the rule that answered."""
     passed: int
     """Exchanges that came here and were let pass untouched."""
-    unknown_tables: int
-    """Of these, the ones for which Envoy named an answer table that is not here (any more)."""
     failures: int
     """Of these, the ones that made no sense or broke something; the log has each."""
     handler_failures: Mapping[str, int] = field(default_factory=dict)
     """Of these, the ones whose Python handler failed, by the name of the rule."""
+    overloaded: int = 0
+    """Of those that passed, the ones that would have been answered too late, or were too many."""
+    connections: int = field(default=0, compare=False)
+    """That are open now; so are `streams`."""
+    streams: int = field(default=0, compare=False)
 
 
 class Processor:
@@ -66,23 +55,18 @@ class Processor:
 
     processor = Processor()
     port = await processor.start("127.0.0.1:18001")
-    processor.publish(ruleset, tables)
+    processor.publish(compile_rules(ruleset.rules))
     ...
     await processor.stop()
     """
 
-    def __init__(self, max_drained: int = MAX_DRAINED) -> None:
-        """Args: max_drained: as in `session.Rules`."""
-        self._max_drained = max_drained
-        self._generations: collections.deque[dict[str, AnswerTable]] = collections.deque(maxlen=GENERATIONS)
+    def __init__(self) -> None:
         self._handlers = Handlers(_LOG.error)
-        self._rules = Rules(Ruleset(), {}, handlers=self._handlers)
+        self._rules = Rules(handlers=self._handlers)
         self._replies: collections.Counter[str] = collections.Counter()
         self._handler_failures: collections.Counter[str] = collections.Counter()
-        self._passed = self._unknown_tables = self._failures = 0
-        self._reported: set[str] = set()
-        """Unknown tables that the log has had already, since the last `publish`."""
-        self._grpc: Any = None
+        self._passed = self._failures = 0
+        self._grpc = grpc.Server({f"/{SERVICE}/Process": self._open})
 
     async def start(self, address: str) -> int:
         """Listen.
@@ -96,61 +80,35 @@ class Processor:
         Raises:
             OSError: the address is in use or not this machine's; the text says which address. Choose another.
         """
-        server = grpc.aio.server(options=_OPTIONS)
-        handler: Any = grpc.stream_stream_rpc_method_handler(self._process)  # no serializers: bytes in, bytes out
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Process": handler}),))
-        port = listen(server, address)
-        await server.start()
-        self._grpc = server
-        return port
+        return await self._grpc.listen(address)
 
     async def stop(self) -> None:
         """End all streams and stop listening. Envoys let responses pass until there is a service again."""
-        if self._grpc is not None:
-            await self._grpc.stop(grace=None)
-            self._grpc = None
+        await self._grpc.stop(GRACE)
 
-    def publish(self, ruleset: Ruleset, tables: Iterable[AnswerTable]) -> None:
-        """Answer for these rules from now on; an exchange whose request was seen before keeps to the rules of then.
-
-        Args:
-            ruleset: for Envoys with a configuration of their own.
-            tables: those that Envoys with a configuration from Rejoinder will be told to name. Publish them here before
-                the Envoys hear of them. The tables of earlier calls stay available, GENERATIONS in all.
-        """
-        generation = {table.name: table for table in tables}
-        if not self._generations or self._generations[-1].keys() != generation.keys():
-            self._generations.append(generation)
-        # A name stands for a table's content, so it does not matter which generation it is from.
-        kept = {name: table for generation in self._generations for name, table in generation.items()}
-        self._rules = Rules(ruleset, kept, self._max_drained, self._handlers)
-        self._reported.clear()
+    def publish(self, program: Program) -> None:
+        """Answer for these rules from now on; an exchange whose request was seen before keeps to the rules of then."""
+        self._rules = Rules(program, self._handlers)
 
     def counters(self) -> Counters:
         return Counters(
             replies=dict(self._replies),
-            passed=self._passed,
-            unknown_tables=self._unknown_tables,
-            failures=self._failures,
+            passed=self._passed + self._grpc.overloaded + self._grpc.failures,
+            failures=self._failures + self._grpc.failures,
             handler_failures=dict(self._handler_failures),
+            overloaded=self._grpc.overloaded,
+            connections=len(self._grpc.connections),
+            streams=self._grpc.streams,
         )
 
-    async def _process(self, _: object, context: Any) -> None:
-        """One stream, from its beginning to its end."""
-        session = self._session(context.invocation_metadata())
-        while not session.done:
-            data = await context.read()
-            if data is grpc.aio.EOF:
-                return  # the client has gone away: there is nobody to answer, and nothing to count
-            if session.may_block:
-                output = await asyncio.to_thread(self._take, session, data)
-            else:
-                output = self._take(session, data)
-            if session.done or not output.message:
-                self._count(output)  # before it is sent: who has a reply finds it counted
-            if not output.message:
-                return
-            await context.write(output.message)
+    def _open(self, _: Metadata) -> _Exchange:
+        return _Exchange(self, Session(self._rules))
+
+    def _step(self, session: Session, output: Output) -> Step:
+        end = session.done or not output.message
+        if end:
+            self._count(output)  # before it is sent: who has a reply finds it counted
+        return Step(output.message, end)
 
     def _count(self, output: Output) -> None:
         if output.failed is not None:
@@ -159,19 +117,6 @@ class Processor:
             self._passed += 1
         else:
             self._replies[output.rule] += 1
-
-    def _session(self, metadata: Iterable[tuple[str, str | bytes]]) -> Session:
-        said = {key: str(value) for key, value in metadata if key in (TABLE_KEY, ROUTE_KEY)}
-        name = said.get(TABLE_KEY)
-        if name is None:
-            return Session(self._rules)
-        table = self._rules.tables.get(name)
-        if table is None:
-            self._unknown_tables += 1
-            if name not in self._reported:
-                self._reported.add(name)
-                _LOG.warning("Envoy names an answer table that is not here, %s: responses pass", name)
-        return Session(self._rules, table or AnswerTable(), said.get(ROUTE_KEY, ""))
 
     # Whatever happens, Envoy gets to go on.
     def _take(self, session: Session, data: bytes) -> Output:
@@ -185,3 +130,23 @@ class Processor:
             self._failures += 1
             _LOG.warning("an exchange passes untouched: %s", output.unexpected)
         return output
+
+
+class _Exchange:
+    """A stream, as `grpc` wants it."""
+
+    def __init__(self, processor: Processor, session: Session) -> None:
+        self._processor = processor
+        self._session = session
+
+    def on_message(self, data: bytes) -> Step | Awaitable[Step]:
+        if self._session.may_block:
+            return self._in_a_thread(data)
+        return self._processor._step(self._session, self._processor._take(self._session, data))
+
+    async def _in_a_thread(self, data: bytes) -> Step:
+        output = await asyncio.to_thread(self._processor._take, self._session, data)
+        return self._processor._step(self._session, output)
+
+    def on_end(self) -> None:
+        """There is nobody to answer, and nothing to count."""

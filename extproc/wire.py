@@ -1,69 +1,121 @@
 """ext_proc messages: bytes from Envoy to plain values, replies to bytes for Envoy.
 
-In go the bytes of a `ProcessingRequest` (`decode`) and the replies of rules (`immediate`, `replacement`); out come the
-values that `session` works with, and the bytes of a `ProcessingResponse`. `decode` raises protobuf's `DecodeError` for
-bytes that are no such message; nothing else is raised. No other file knows the protocol's messages.
+In go the bytes of a `ProcessingRequest` (`decode`) and replies (`immediate`); out come the values that `session` works
+with, and the bytes of a `ProcessingResponse`. `decode` raises protobuf's `DecodeError` for bytes that are no such
+message; nothing else is raised. No other file knows the protocol's messages.
 https://www.envoyproxy.io/docs/envoy/latest/api-v3/service/ext_proc/v3/external_processor.proto
-
-What is sent is made of pieces that are encoded once and then only put one behind the other: encoded messages in a row
-are one message with the fields of all. https://protobuf.dev/programming-guides/encoding/#last-one-wins
 """
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.model import Header
-from rejoinder.xds.protobuf import message_class
-
-ROUTE_NAME_ATTRIBUTE: Final = "xds.route_name"
-"""The attribute that tells which of its routes Envoy has chosen."""
 
 METADATA_NAMESPACE: Final = "rejoinder"
 """Envoy's dynamic metadata has the name of the rule that answered here, under `rule`: for access logs."""
 
-_ProcessingRequest: Final = message_class(ext_proc.ProcessingRequest)
-_ProcessingResponse: Final = message_class(ext_proc.ProcessingResponse)
+DETAILS: Final = "rejoinder:"
+"""What the response code details of our replies begin with, before the rule's name."""
+
+# The part of the protocol's messages that is used, each field with its number and type; a type that is a name is a
+# message of this table. What is a `string` there is read as bytes: Envoy writes header values as they come, which
+# may be no UTF-8. A map is a list of entries (https://protobuf.dev/programming-guides/encoding/#maps).
+_MESSAGES: Final[Mapping[str, Mapping[str, tuple[int, str]]]] = {
+    "ProcessingRequest": {
+        "request_headers": (2, "HttpHeaders"),
+        "response_headers": (3, "HttpHeaders"),
+        "attributes": (9, "*AttributesEntry"),
+    },
+    "HttpHeaders": {"headers": (1, "HeaderMap"), "end_of_stream": (3, "bool")},
+    "HeaderMap": {"headers": (1, "*HeaderValue")},
+    "HeaderValue": {"key": (1, "bytes"), "value": (2, "bytes"), "raw_value": (3, "bytes")},
+    "AttributesEntry": {"key": (1, "bytes"), "value": (2, "Struct")},
+    "Struct": {"fields": (1, "*FieldsEntry")},
+    "FieldsEntry": {"key": (1, "bytes"), "value": (2, "Value")},
+    "Value": {"number_value": (2, "double"), "string_value": (3, "bytes"), "struct_value": (5, "Struct")},
+    "ProcessingResponse": {
+        "request_headers": (1, "HeadersResponse"),
+        "immediate_response": (7, "ImmediateResponse"),
+        "dynamic_metadata": (8, "Struct"),
+    },
+    "HeadersResponse": {},
+    "ImmediateResponse": {
+        "status": (1, "HttpStatus"),
+        "headers": (2, "HeaderMutation"),
+        "body": (3, "bytes"),
+        "details": (5, "bytes"),
+    },
+    "HttpStatus": {"code": (1, "int32")},
+    "HeaderMutation": {"set_headers": (1, "*HeaderValueOption")},
+    "HeaderValueOption": {"header": (1, "HeaderValue"), "append": (2, "BoolValue"), "keep_empty_value": (4, "bool")},
+    "BoolValue": {"value": (1, "bool")},
+}
+
+_FIELD: Final = descriptor_pb2.FieldDescriptorProto
+_SCALARS: Final = {
+    "bool": _FIELD.TYPE_BOOL,
+    "bytes": _FIELD.TYPE_BYTES,
+    "double": _FIELD.TYPE_DOUBLE,
+    "int32": _FIELD.TYPE_INT32,
+}
 
 
-@dataclass(frozen=True, slots=True)
+def _message_classes() -> dict[str, Any]:
+    package = "rejoinder.extproc"  # not Envoy's own: these are others
+    file = descriptor_pb2.FileDescriptorProto(name="rejoinder/extproc/wire.proto", package=package, syntax="proto3")
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for field_name, (number, kind) in fields.items():
+            label = _FIELD.LABEL_REPEATED if kind.startswith("*") else _FIELD.LABEL_OPTIONAL
+            made = message.field.add(name=field_name, number=number, label=label)
+            one = kind.removeprefix("*")
+            if one in _SCALARS:
+                made.type = _SCALARS[one]
+            else:
+                made.type, made.type_name = _FIELD.TYPE_MESSAGE, f".{package}.{one}"
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return {
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}")) for name in _MESSAGES
+    }
+
+
+_CLASSES: Final = _message_classes()
+_parse: Final = _CLASSES["ProcessingRequest"].FromString
+_ProcessingResponse: Final = _CLASSES["ProcessingResponse"]
+
+
+@dataclass(slots=True)
 class RequestHeaders:
     """A client's request has come."""
 
     headers: tuple[Header, ...]
     """In order, with the pseudo headers (`:method`, `:scheme`, `:authority`, `:path`)."""
-    route_name: str | None
-    """The route that Envoy has chosen; None: it has none, the route has no name, or the filter does not tell."""
+    attributes: Mapping[str, str]
+    """By the text of the expression, such as `request.path`; what is not there has no entry."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ResponseHeaders:
     """The headers of a response, an upstream's or Envoy's own, have come."""
 
     status: int
-    names: tuple[str, ...]
-    """Of its headers, without pseudo headers."""
-    content_length: int | None
-    """As its header says; None: there is none, so nobody knows when the body ends."""
-    end_of_stream: bool
-    """There is no body."""
-    headers: tuple[Header, ...] = ()
-    """All of them but pseudo headers, for handlers."""
+    headers: tuple[Header, ...]
+    """Those that the filter forwards, but for pseudo headers."""
+    attributes: Mapping[str, str]
+    """As in `RequestHeaders`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Other:
     """A message that the filter configuration of docs/ext_proc.md never causes: a body or trailers."""
-
-    kind: str
-    """The field of ProcessingRequest that it came in; empty: none."""
 
 
 Message = RequestHeaders | ResponseHeaders | Other
@@ -75,48 +127,41 @@ def decode(data: bytes) -> Message:
     Raises:
         google.protobuf.message.DecodeError: these bytes are none. Who sent them is no Envoy; end the stream.
     """
-    message = _ProcessingRequest.FromString(data)
-    kind: str = message.WhichOneof("request") or ""
-    if kind == "response_headers":
-        return _response_headers(message.response_headers)
-    if kind == "request_headers":
-        headers = tuple((header.key, _value(header)) for header in message.request_headers.headers.headers)
-        return RequestHeaders(headers, _route_name(message.attributes.values()))
-    return Other(kind)
+    message = _parse(data)
+    if message.HasField("response_headers"):
+        headers = _headers(message.response_headers)
+        status = next((value for name, value in headers if name == ":status"), "")
+        regular = tuple([header for header in headers if header[0][:1] != ":"])
+        return ResponseHeaders(_number(status), regular, _attributes(message))
+    if message.HasField("request_headers"):
+        return RequestHeaders(_headers(message.request_headers), _attributes(message))
+    return Other()
 
 
-# Any bytes may come, in `raw_value`, or in `value` from older Envoys; rules are UTF-8.
-def _value(header: Any) -> str:
-    value: str = header.raw_value.decode("utf-8", "replace") or header.value
-    return value
-
-
-def _response_headers(message: Any) -> ResponseHeaders:
-    pairs = tuple((header.key, _value(header)) for header in message.headers.headers)
-    values = dict(pairs)
-    headers = tuple(pair for pair in pairs if not pair[0].startswith(":"))
-    return ResponseHeaders(
-        status=_number(values.get(":status", "")) or 0,
-        names=tuple(name for name, _ in headers),
-        content_length=_number(values.get("content-length", "")),
-        end_of_stream=message.end_of_stream,
-        headers=headers,
+def _headers(message: Any) -> tuple[Header, ...]:
+    # The value stands in `raw_value`, or in `value` from older Envoys. Any bytes may come; rules are UTF-8.
+    return tuple(
+        [
+            (header.key.decode("utf-8", "replace"), (header.raw_value or header.value).decode("utf-8", "replace"))
+            for header in message.headers.headers
+        ]
     )
 
 
-_NUMBER: Final = re.compile(r"[0-9]{1,18}")
+def _attributes(message: Any) -> dict[str, str]:
+    # By the filter's name, which is the operator's choice.
+    return {
+        entry.key.decode(): entry.value.string_value.decode("utf-8", "replace")
+        for by_filter in message.attributes
+        for entry in by_filter.value.fields
+    }
 
 
-def _number(text: str) -> int | None:
-    return int(text) if _NUMBER.fullmatch(text) else None
+_NUMBER: Final = re.compile(r"[0-9]{1,9}")
 
 
-# In `attributes`, the filter's name leads to a Struct of the attributes; the name is the operator's choice.
-def _route_name(by_filter: Iterable[dict[str, object]]) -> str | None:
-    for attributes in by_filter:
-        if ROUTE_NAME_ATTRIBUTE in attributes:
-            return str(attributes[ROUTE_NAME_ATTRIBUTE]) or None
-    return None
+def _number(text: str) -> int:
+    return int(text) if _NUMBER.fullmatch(text) else 0
 
 
 PASS_REQUEST: Final[bytes] = _ProcessingResponse(request_headers={}).SerializeToString()
@@ -135,42 +180,18 @@ def immediate(reply: Reply, rule: str) -> bytes:
             "status": {"code": reply.status},
             "headers": {"set_headers": _set_headers(reply.headers)},
             "body": reply.body,
-            "details": f"rejoinder:{_SPACES.sub('_', rule)}",
+            "details": f"{DETAILS}{_SPACES.sub('_', rule)}".encode(),
         },
-        dynamic_metadata={METADATA_NAMESPACE: {"rule": rule}},
+        dynamic_metadata=_struct(
+            METADATA_NAMESPACE, {"struct_value": _struct("rule", {"string_value": rule.encode()})}
+        ),
     )
     encoded: bytes = message.SerializeToString()
     return encoded
 
 
-def replacement(reply: Reply, rule: str) -> bytes:
-    """A reply written over a response that has a body, which stays the same response for Envoy. To be sent with
-    `removal`. Args as for `immediate`."""
-    message = _ProcessingResponse(
-        response_headers={
-            "response": {
-                "status": ext_proc.CommonResponseResponseStatus.CONTINUE_AND_REPLACE,
-                "header_mutation": {"set_headers": _set_headers(((":status", str(reply.status)), *reply.headers))},
-                "body_mutation": {"body": reply.body},
-            }
-        },
-        dynamic_metadata={METADATA_NAMESPACE: {"rule": rule}},
-    )
-    encoded: bytes = message.SerializeToString()
-    return encoded
-
-
-# The responses of an upstream have a handful of sets of headers.
-@functools.lru_cache(maxsize=1024)
-def removal(names: tuple[str, ...]) -> bytes:
-    """What takes these headers off a response; to be sent behind a `replacement`, as one message with it.
-
-    Envoy removes before it sets, so those that the reply sets may be among them.
-    """
-    encoded: bytes = _ProcessingResponse(
-        response_headers={"response": {"header_mutation": {"remove_headers": sorted(set(names))}}}
-    ).SerializeToString()
-    return encoded
+def _struct(key: str, value: dict[str, object]) -> dict[str, object]:
+    return {"fields": [{"key": key.encode(), "value": value}]}
 
 
 # In response_code_details, which access logs separate by spaces.
@@ -183,7 +204,7 @@ def _set_headers(headers: Iterable[Header]) -> list[dict[str, object]]:
     for name, value in headers:
         options.append(
             {
-                "header": {"key": name, "raw_value": value.encode()},
+                "header": {"key": name.encode(), "raw_value": value.encode()},
                 # The first of a name takes the place of what Envoy has (the content-type of a local reply), the others
                 # stand beside it. The filter reads this deprecated field: it cannot tell `append_action:
                 # APPEND_IF_EXISTS_OR_ADD`, a zero, from none, and then overwrites.

@@ -17,18 +17,15 @@ import multiprocessing.connection
 import multiprocessing.process
 import signal
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from rejoinder.extproc.server import Counters, Processor
-from rejoinder.rules.answers import AnswerTable
-from rejoinder.rules.model import Ruleset
+from rejoinder.rules.program import Program, compile_rules
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")
 _SPAWN: Final = multiprocessing.get_context("spawn")  # a fork would take half of gRPC's threads along
 
-Published = tuple[Ruleset, tuple[AnswerTable, ...]]
 Pipe = multiprocessing.connection.Connection
 
 
@@ -47,7 +44,7 @@ class Workers:
         self._count = count
         self._host = ""
         self._workers: list[_Worker] = []
-        self._published: Published = (Ruleset(), ())
+        self._published = compile_rules(())
         self._talking = threading.Lock()
         """`counters` is called from other threads."""
 
@@ -95,16 +92,16 @@ class Workers:
         for worker in workers:
             await asyncio.to_thread(worker.process.join)
 
-    def publish(self, ruleset: Ruleset, tables: Iterable[AnswerTable]) -> None:
+    def publish(self, program: Program) -> None:
         """As `Processor.publish`; when it returns, every process answers for these rules."""
-        self._published = (ruleset, tuple(tables))
+        self._published = program
         self._tell_all(self._published)
 
     def counters(self) -> Counters:
         """The sums over all processes; what one had counted that died is lost."""
         return _sum(self._tell_all(None))
 
-    def _tell_all(self, message: Published | None) -> list[Counters]:
+    def _tell_all(self, message: Program | None) -> list[Counters]:
         with self._talking:
             # All at once, then wait: they take it in side by side.
             told = [worker for worker in self._workers if _sent(worker.pipe, message)]
@@ -167,7 +164,6 @@ def _sum(counters: list[Counters]) -> Counters:
     return Counters(
         replies=dict(replies),
         passed=sum(each.passed for each in counters),
-        unknown_tables=sum(each.unknown_tables for each in counters),
         failures=sum(each.failures for each in counters),
         handler_failures=dict(handler_failures),
     )
@@ -188,9 +184,9 @@ def _work(pipe: Pipe, address: str) -> None:
         pipe.send(port)
         with contextlib.suppress(EOFError, OSError):  # the parent has closed the pipe, or has died
             while True:
-                message: Published | None = await asyncio.to_thread(pipe.recv)
+                message: Program | None = await asyncio.to_thread(pipe.recv)
                 if message is not None:
-                    processor.publish(*message)
+                    processor.publish(message)
                 pipe.send(processor.counters())
         await processor.stop()
 

@@ -1,11 +1,12 @@
 """What a rule file means. Everything else in Rejoinder is tested against this file.
 
-    route = the first route, in order, that fits the request (none: Envoy's own 404)
-    rule  = the first rule, in order, whose scope fits the request and the route
-    no rule                            -> the route's own action
-    all its answers are unconditional  -> the first of them; the upstream is never contacted
-    the route answers or redirects     -> the route's own action
-    else forward; for the upstream's (or Envoy's own) status s: what the rule's answer table has for s
+    route    = the first route, in order, that fits the request (none: Envoy's own 404)
+    request:   the first rule, in order, that fits it and answers without a status -> its answer, no upstream is asked
+    else       the route's own action; what answers or redirects by itself is final
+    response:  the first rule, in order, that fits the request and has an answer for the status -> that answer
+    none    -> the response passes untouched
+
+A rule that fits and is `final` ends the search in both phases: no rule behind it is asked.
 
 `decide` is the way in. It is asked once, when the request is known; the `Decision` it returns is asked again by
 `Decision.on_status` when a status is.
@@ -13,9 +14,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rejoinder.rules.answers import AnswerTable, Reply, answer_table, reply
+from rejoinder.rules.answers import Choice, Reply, claims, reply
 from rejoinder.rules.matching import domains_cover, fits
 from rejoinder.rules.model import Answer, PathKind, Redirect, Route, Rule, Ruleset, Scope
 from rejoinder.rules.request import Request
@@ -29,24 +31,29 @@ class Decision:
     """What happens to a request, and whose doing that is."""
 
     route: Route | None
-    """The route that it takes; None: no route fits."""
+    """The route that it takes; None: no route fits, or the routes are not ours."""
     rule: Rule | None
-    """The rule that decides about it; None: no rule fits."""
+    """The rule that answers the request; None: no rule does."""
     reply: Reply | None
     """What is sent at once; None: the upstream is asked, or, with no route, Envoy answers NO_ROUTE_STATUS."""
-    table: AnswerTable
-    """What becomes of the status that then comes; empty where there is a `reply`, which is final."""
+    chain: tuple[Rule, ...]
+    """The rules that are asked in turn about the status that then comes; empty where there is a `reply`, which is
+    final."""
 
-    def on_status(self, status: int) -> tuple[str, Reply] | None:
-        """What is sent in place of a response with this status, behind the name of the rule that says so.
+    def choose(self, status: int) -> Choice | None:
+        """The answer that a status calls for; None: the response passes untouched.
 
         Args:
             status: the upstream's, or Envoy's own.
-        Returns:
-            None if the response passes untouched.
         """
-        choice = self.table.choose(status)
-        return None if choice is None else (choice.rule, reply(choice.answer, status))
+        answers = ((rule, claims(rule).answer(status)) for rule in self.chain)
+        return next((Choice(rule.name, answer) for rule, answer in answers if answer is not None), None)
+
+    def on_status(self, status: int) -> tuple[str, Reply] | None:
+        """What is sent in place of a response with this status, behind the name of the rule that says so; None: the
+        response passes untouched. Not where a handler is to be asked."""
+        choice = self.choose(status)
+        return None if choice is None else (choice.rule, choice.reply(status))
 
 
 def decide(ruleset: Ruleset, request: Request, *, route_name: str | None = None) -> Decision:
@@ -55,36 +62,40 @@ def decide(ruleset: Ruleset, request: Request, *, route_name: str | None = None)
     Args:
         ruleset: what the files say.
         request: as Envoy's router sees it.
-        route_name: the route that an Envoy with routes of its own has chosen. If the rule set has a route of that
-            name, the request takes it; otherwise, the first one that fits.
+        route_name: for an Envoy with routes of its own: the name of the one that it has chosen, empty if that has none
+            or none fits. The routes of the rule set then count for nothing.
     """
-    route = _route(ruleset, request, route_name)
-    name = route_name if route is None else route.name
-    rules = [rule for rule in ruleset.rules if scope_fits(rule.scope, request, name)]
-    rule = rules[0] if rules else None
-    if rule is not None and rule.unconditional:
-        return Decision(route, rule, reply(rule.answers[0], NO_ROUTE_STATUS), AnswerTable())
+    route = _route(ruleset, request) if route_name is None else None
+    chain = tuple(_asked(ruleset, request, route_name or (route.name if route else None)))
+    rule = next((rule for rule in chain if rule.unconditional), None)
+    if rule is not None:
+        return Decision(route, rule, reply(rule.answers[0], NO_ROUTE_STATUS), ())
     if route is not None and isinstance(route.action, Answer):
-        return Decision(route, None, reply(route.action, NO_ROUTE_STATUS), AnswerTable())
+        return Decision(route, None, reply(route.action, NO_ROUTE_STATUS), ())
     if route is not None and isinstance(route.action, Redirect):
-        return Decision(route, None, redirect(route, route.action, request), AnswerTable())
-    return Decision(route, rule, None, answer_table(rules))
+        return Decision(route, None, redirect(route, route.action, request), ())
+    return Decision(route, None, None, chain)
 
 
-def scope_fits(scope: Scope, request: Request, route_name: str | None) -> bool:
+def _asked(ruleset: Ruleset, request: Request, route: str | None) -> Iterator[Rule]:
+    """The rules that fit, in order, up to the first final one."""
+    for rule in ruleset.rules:
+        if scope_fits(rule.scope, request, route):
+            yield rule
+            if rule.final:
+                return
+
+
+def scope_fits(scope: Scope, request: Request, route: str | None) -> bool:
     """Whether a request that takes the named route (None: none) is one that a scope is about."""
     return (
-        (scope.routes is None or route_name in scope.routes)
+        (scope.routes is None or route in scope.routes)
         and domains_cover(scope.domains, request.host)
         and fits(scope.request, request)
     )
 
 
-def _route(ruleset: Ruleset, request: Request, name: str | None) -> Route | None:
-    if name is not None:
-        for route in ruleset.routes:
-            if route.name == name:
-                return route
+def _route(ruleset: Ruleset, request: Request) -> Route | None:
     for route in ruleset.routes:
         if domains_cover(route.domains, request.host) and fits(route.request, request):
             return route

@@ -26,6 +26,8 @@ MAX_DEPTH: Final = 50
 """Levels of nesting. A rule file needs 8 and a Kubernetes manifest some 15; libyaml's time grows with the square of the
 nesting (20 seconds for 100,000 brackets), so it must be bounded."""
 
+_TOO_DEEP: Final = f"nested more than {MAX_DEPTH} levels deep"
+
 MAX_WEIGHT: Final = 1_000_000
 """What a document may hold once its aliases are expanded: every node counts 1, and another for each 64 characters of
 its text. A rule is about 20 nodes. Nine lines of nested aliases expand to a billion ("billion laughs"; Go's yaml.v3 and
@@ -274,7 +276,7 @@ class _Builder:
         if event.tag not in _COLLECTION_TAGS:
             raise _TextError(line, f"tags are not supported, got {quoted(str(event.tag))}")
         if len(self.stack) == MAX_DEPTH:
-            raise _TextError(line, f"nested more than {MAX_DEPTH} levels deep")
+            raise _TextError(line, _TOO_DEEP)
         is_map = isinstance(event, yaml.MappingStartEvent)
         self.stack.append(_OpenMap(line, event.anchor, self.report) if is_map else _OpenList(line, event.anchor))
 
@@ -329,6 +331,8 @@ def _events(text: str) -> Iterator[yaml.Event]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = mark.line + 1 if mark else 0
+        if "nesting depth" in str(error.problem):  # libyaml has had a limit of its own since 0.2.6, and reads ahead
+            raise _TextError(line, _TOO_DEEP) from None
         if mark and text[mark.index : mark.index + 1] == "\t":
             raise _TextError(line, "not YAML: a tab cannot indent, use spaces") from None
         within = f" ({error.context} from line {error.context_mark.line + 1})" if error.context_mark else ""

@@ -45,8 +45,6 @@ class Mention:
 
     place: Place
     name: str
-    ours: bool = True
-    """False: it may name something in an Envoy that is not ours, if the files define nothing of the kind."""
 
 
 @dataclass(slots=True)
@@ -174,6 +172,11 @@ class Place:
             key.error(f"unknown field {quoted(name)}, {closest(name, known)}")
         return Fields(self, {name: self.field(name) for name in self.node.entries if name in known}, bool(unknown))
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing stands here, as behind the key of a list whose last entry was commented out."""
+        return isinstance(self.node, Scalar) and self.node.kind is ScalarKind.NULL
+
     def has(self, *names: str) -> bool:
         """Whether this is a mapping with any of these fields."""
         return isinstance(self.node, Map) and any(name in self.node.entries for name in names)
@@ -217,6 +220,10 @@ class Fields:
             self.place.error(f"{name} is missing")
         return self.get(name, read, stand_in)
 
+    def without_empty(self) -> Fields:
+        """The same without the fields that have nothing behind them."""
+        return replace(self, given={name: place for name, place in self.given.items() if not place.empty})
+
     def only_one(self, *names: str) -> str | None:
         """Which of these fields is given, None if none is; that more than one is given is noted as a mistake."""
         given = [name for name in names if name in self.given]
@@ -232,9 +239,14 @@ def closest(name: str, known: Iterable[str]) -> str:
     'did you mean "path"?'
     """
     known = list(known)
-    if similar := difflib.get_close_matches(name, known, n=1):
-        return f"did you mean {quoted(similar[0])}?"
+    if similar := similar_to(name, known):
+        return f"did you mean {quoted(similar)}?"
     return f"expected {_one_of(known)}"
+
+
+def similar_to(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The name that is most like another, None if none is; `cutoff` as in `difflib.get_close_matches`."""
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
 
 
 def _one_of(names: Sequence[str]) -> str:

@@ -4,9 +4,8 @@ In: the fields of a document (see `fields`), which may hold a rule file's sectio
 Raised is `FieldError`, as by every reader.
 
 The plug-in knows one configuration per request: that of the first entry of `_rules_` that fits, else the one at the top
-level; they are never mixed. A `Rule` decides about a request in the same way, even if none of its answers is for the
-status. So an entry of `_rules_` is a rule, all that its `rules` list are the answers of that one rule, and the top
-level is the last rule, for every request.
+level; they are never mixed. So an entry of `_rules_` is a rule that is `final`, all that its `rules` list are the
+answers of that one rule, and the top level is the last rule, for every request.
 """
 
 from __future__ import annotations
@@ -60,11 +59,11 @@ def _scoped_rule(place: Place) -> Rule:
         place.error(f"expected one of {', '.join(_SCOPES)}")
     scope = Scope(
         domains=fields.get("_match_domain_", domains, ()),
-        routes=fields.get("_match_route_", lambda it: route_names(it, ours=False), None),
+        routes=fields.get("_match_route_", route_names, None),
     )
     return _named(place, scope, fields)
 
 
 def _named(place: Place, scope: Scope, fields: Fields) -> Rule:
     name = next_rule_name(place)
-    return Rule(name, scope_answers(fields), scope, position=place.position)
+    return Rule(name, scope_answers(fields, plug_in=True), scope, final=True, position=place.position)

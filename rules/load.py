@@ -19,7 +19,7 @@ from typing import Final, Protocol, TypeVar
 
 from rejoinder.rules import addresses, document, higress, kubernetes, native
 from rejoinder.rules.document import Scalar, ScalarKind, quoted
-from rejoinder.rules.fields import Place, Source, closest
+from rejoinder.rules.fields import Mention, Place, Source, closest, similar_to
 from rejoinder.rules.files import SUFFIXES, Files, Fingerprint, UnreadableError
 from rejoinder.rules.kubernetes import Status
 from rejoinder.rules.model import DEFAULT_LISTENER, RULE_FILES, Listener, Position, Route, Rule, Ruleset, Upstream
@@ -189,7 +189,8 @@ class _Kind:
 
 
 def _read_rule_file(place: Place) -> Part:
-    fields = place.fields("listen", "upstreams", "routes", "rules", *higress.TOP_LEVEL_FIELDS)
+    # Whoever comments out the last rule is left with an empty section.
+    fields = place.fields("listen", "upstreams", "routes", "rules", *higress.TOP_LEVEL_FIELDS).without_empty()
     return Part(
         listeners=fields.get("listen", addresses.listeners, ()),
         upstreams=fields.get("upstreams", addresses.upstreams, ()),
@@ -289,12 +290,24 @@ def _check_mentions(source: Source, ruleset: Ruleset, route_groups: Mapping[str,
         if mention.name not in upstreams:
             mention.place.error(_unknown("upstream", mention.name, upstreams))
     for mention in source.routes:
-        if mention.name in routes:
-            continue
-        if mention.ours or routes:
-            mention.place.error(_unknown("route", mention.name, routes))
-        else:
-            mention.place.warn(f"there are no routes here: {quoted(mention.name)} must be one of the Envoy that asks")
+        if mention.name not in routes:
+            _about_unknown_route(mention, routes)
+
+
+_SLIP: Final = 0.75
+"""How like a route's name another one must be to be taken for a slip of the pen."""
+
+
+def _about_unknown_route(mention: Mention, routes: Collection[str]) -> None:
+    if similar_to(mention.name, routes, _SLIP):
+        mention.place.error(_unknown("route", mention.name, routes))
+        return
+    nearest = similar_to(mention.name, routes, cutoff=0)
+    there = f"the closest one here is {quoted(nearest)}" if nearest else "there are no routes here"
+    mention.place.warn(
+        f"no route here is called {quoted(mention.name)}: it is taken for one of an Envoy with routes of its own "
+        f"({there})"
+    )
 
 
 def _unknown(kind: str, name: str, known: Collection[str]) -> str:

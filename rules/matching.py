@@ -8,8 +8,9 @@ return a match that nothing fits; never the other way round.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import re2
@@ -183,6 +184,19 @@ def meet(first: Meet, match: RequestMatch) -> Meet | None:
         return None
     headers = _meet_values(first.headers, match.headers)
     return Meet(paths, methods, headers, _meet_values(first.query, match.query))
+
+
+def host_test(first: Meet, domain: str) -> Meet:
+    """What fits the first, and is for a host of a domain pattern, told by the Host header."""
+    name = f"[^:]+{quote(domain[1:])}" if domain.startswith("*.") else quote(domain)
+    # Letter case and ports do not matter.
+    test = ("host", StringMatch(StringKind.REGEX, f"(?i){name}(:[0-9]*)?"))
+    return replace(first, headers=(*first.headers, test))
+
+
+def quote(text: str) -> str:
+    """A text as a regex (RE2) that fits just this text."""
+    return re.sub(r"([^A-Za-z0-9_/-])", r"\\\1", text)
 
 
 def _meet_paths(paths: tuple[PathMatch, ...], new: PathMatch) -> tuple[PathMatch, ...] | None:

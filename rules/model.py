@@ -117,7 +117,8 @@ class Answer:
     status_code: int | None = 200
     """What the client gets, one of STATUSES; None: the status that the upstream gave (`original`)."""
     headers: tuple[Header, ...] = ()
-    """In order; a name may come several times. Never content-length; content-type only if the user gave it."""
+    """In order; a name may come several times. Never content-length; content-type only if the user gave it, or a file
+    whose name tells it."""
     body: bytes = b""
     enable_on_status: tuple[StatusPattern, ...] = ()
     """The upstream statuses that call for this answer; empty: any, or an unconditional answer (see `Rule`)."""
@@ -138,13 +139,14 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A scope and its answers. All of them unconditional: the first one is given without asking an upstream."""
+    """A scope and its answers: an upstream's status calls for one of them. All of them unconditional: the first one is
+    given without asking an upstream."""
 
     name: str
     answers: tuple[Answer, ...]
     scope: Scope = Scope()
-    fallthrough: bool = False
-    """No answer fits the upstream's status: False, its response passes; True, the next rule that fits is asked."""
+    final: bool = False
+    """A request that fits its scope is no later rule's, whether or not this one has an answer."""
     position: Position = field(default=Position("", 0), compare=False)
 
     def __hash__(self) -> int:
@@ -154,11 +156,6 @@ class Rule:
     def unconditional(self) -> bool:
         """Whether the first answer is given without asking an upstream."""
         return not any(answer.enable_on_status for answer in self.answers)
-
-    @property
-    def final(self) -> bool:
-        """Whether no rule behind it is ever asked about a request that fits its scope."""
-        return not self.fallthrough or any(not answer.enable_on_status for answer in self.answers)
 
 
 @dataclass(frozen=True, slots=True)

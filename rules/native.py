@@ -8,6 +8,7 @@ add one, add it there and in the docs. `listen` and `upstreams` are in `addresse
 from __future__ import annotations
 
 import functools
+import mimetypes
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
@@ -50,7 +51,7 @@ MIN_RATE_LIMIT_INTERVAL: Final = 0.05
 """In seconds: Envoy refuses a shorter fill interval of a local rate limit."""
 
 ANSWER_FIELDS: Final = ("status_code", "headers", "body", "body_file", "handler", "enable_on_status")
-RULE_ONLY_FIELDS: Final = ("name", "match", "rules", "fallthrough")
+RULE_ONLY_FIELDS: Final = ("name", "match", "rules", "final")
 """What a rule has and an answer has not."""
 REQUEST_FIELDS: Final = (*(kind.value for kind in PathKind), "methods", "headers", "query")
 
@@ -200,15 +201,11 @@ def _rule(place: Place) -> Rule:
     default_name = next_rule_name(place)
     place = _about(place, "rule", default_name)
     fields = place.fields(*RULE_ONLY_FIELDS, *ANSWER_FIELDS)
-    answers = scope_answers(fields)
-    fallthrough = fields.get("fallthrough", Place.boolean, False)
-    if fallthrough and answers and not all(each.enable_on_status for each in answers):
-        fields["fallthrough"].warn("has no effect: the answer without enable_on_status takes every status")
     return Rule(
         name=fields.get("name", name, default_name),
-        answers=answers,
+        answers=scope_answers(fields),
         scope=fields.get("match", _scope, Scope()),
-        fallthrough=fallthrough,
+        final=fields.get("final", Place.boolean, False),
         position=place.position,
     )
 
@@ -233,33 +230,46 @@ def _scope(place: Place) -> Scope:
     )
 
 
-def route_names(place: Place, *, ours: bool = True) -> tuple[str, ...]:
-    """Names of routes, one or a list. Whether they exist is known when all files are read: see `Mention.ours`."""
+def route_names(place: Place) -> tuple[str, ...]:
+    """Names of routes, one or a list. Whether they exist is known when all files are read."""
 
     def one(item: Place) -> str:
         found = item.string()
-        item.source.routes.append(Mention(item, found, ours))
+        item.source.routes.append(Mention(item, found))
         return found
 
     return _distinct(place.one_or_more(one))
 
 
-def scope_answers(fields: Fields) -> tuple[Answer, ...]:
-    """The answers of one scope: its own fields are one answer, or `rules` is a list of them."""
+OK: Final = 200
+"""The status of an answer that says none, and that no status calls for."""
+
+
+def scope_answers(fields: Fields, *, plug_in: bool = False) -> tuple[Answer, ...]:
+    """The answers of one scope: its own fields are one answer, or `rules` is a list of them.
+
+    Args:
+        fields: of the scope.
+        plug_in: a form of the plug-in's, where `status_code` is 200 if it is left out; in a rule, an answer to the
+            upstream's status then keeps that.
+    """
     if "rules" in fields:
         for each in ANSWER_FIELDS:
             if each in fields:
                 fields[each].error("has no place beside rules: move it into one of them")
-        return fields["rules"].attempt(answers_of_one_scope, ())
-    return _checked((fields.place,), (_answer(fields),))
+        return fields["rules"].attempt(functools.partial(_answers_of_one_scope, plug_in=plug_in), ())
+    conditional = "enable_on_status" in fields and not plug_in
+    return _checked((fields.place,), (_answer(fields, None if conditional else OK),))
 
 
-def answers_of_one_scope(place: Place) -> tuple[Answer, ...]:
+def _answers_of_one_scope(place: Place, plug_in: bool) -> tuple[Answer, ...]:
     """A list of answers for one scope; no status may be claimed twice."""
     items = place.items()
     if not items:
         raise place.expected("at least one answer")
-    found = [(item, item.attempt(answer, None)) for item in items]
+    conditional = any(item.has("enable_on_status") for item in items) and not plug_in
+    one = functools.partial(answer, default=None if conditional else OK)
+    found = [(item, item.attempt(one, None)) for item in items]
     read = [(item, each) for item, each in found if each is not None]
     return _checked([item for item, _ in read], tuple(each for _, each in read))
 
@@ -292,12 +302,12 @@ def _refuse_original(place: Place, answer: Answer) -> None:
 # --- answers ---
 
 
-def answer(place: Place) -> Answer:
-    """One answer on its own."""
-    return _answer(place.fields(*ANSWER_FIELDS))
+def answer(place: Place, default: int | None = OK) -> Answer:
+    """One answer on its own; `default` is its status if it says none, None: the upstream's."""
+    return _answer(place.fields(*ANSWER_FIELDS), default)
 
 
-def _answer(fields: Fields) -> Answer:
+def _answer(fields: Fields, default: int | None) -> Answer:
     if not fields.unknown and not any(each in fields for each in ANSWER_FIELDS):
         raise fields.place.mistake(f"says nothing to answer: expected one of {', '.join(ANSWER_FIELDS)}")
     if "handler" in fields:
@@ -305,12 +315,27 @@ def _answer(fields: Fields) -> Answer:
     fields.only_one("body", "body_file")
     body = fields.get("body", _body, b"") or fields.get("body_file", _body_file, b"")
     patterns = fields.get("enable_on_status", lambda it: it.one_or_more(_status_pattern), ())
-    status = fields.get("status_code", _status_or_original, 200)
+    status = fields.get("status_code", _status_or_original, default)
     bodiless = [s for s in BODILESS if s == status or (status is None and StatusPattern(str(s)) in patterns)]
     if body and bodiless:
         given = fields.given.get("body") or fields["body_file"]
         given.error(f"a response with status {bodiless[0]} cannot have a body")
-    return Answer(status, fields.get("headers", headers, ()), body, patterns)
+    given_headers = fields.get("headers", headers, ())
+    if "body_file" in fields and not any(each == "content-type" for each, _ in given_headers):
+        given_headers = (*_type_of_file(fields["body_file"]), *given_headers)
+    return Answer(status, given_headers, body, patterns)
+
+
+_TYPES: Final = mimetypes.MimeTypes(filenames=())  # the same on every machine, whatever its own files say
+_TEXT_TYPES: Final = re.compile(r"text/.*|application/(json|javascript|xml|.*\+(json|xml))|image/svg\+xml")
+
+
+def _type_of_file(place: Place) -> tuple[Header, ...]:
+    """What the file's name says of its type; nothing if it says nothing."""
+    found = _TYPES.guess_type(place.node.text)[0] if isinstance(place.node, Scalar) else None
+    if found is None:
+        return ()
+    return (("content-type", f"{found}; charset=utf-8" if _TEXT_TYPES.fullmatch(found) else found),)
 
 
 def _handled(fields: Fields) -> Answer:

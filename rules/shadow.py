@@ -1,4 +1,4 @@
-"""Warnings about rules and routes that can never decide, because an earlier one takes all their requests.
+"""Warnings about rules and routes that can never decide, because earlier ones take all their requests or statuses.
 
 A ruleset goes in, warnings come out. Only what is certain is said: no warning does not mean that there is nothing.
 """
@@ -8,10 +8,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
+from rejoinder.rules.answers import claims
 from rejoinder.rules.matching import covers, domains_cover, path_covers, wider_domains, wider_paths
-from rejoinder.rules.model import EVERY_PATH, PathKind, PathMatch, Position, Ruleset, Scope
+from rejoinder.rules.model import EVERY_PATH, STATUSES, PathKind, PathMatch, Position, Rule, Ruleset, Scope
 from rejoinder.rules.problem import Problem, Severity
+
+ALL_STATUSES: Final = frozenset(STATUSES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,30 +25,40 @@ class _Entry:
     name: str
     position: Position
     scope: Scope
-    final: bool
+    takes_all: bool
+    """Nothing behind it is asked about a request that fits its scope."""
+    statuses: frozenset[int] = frozenset()
+    """Of a conditional rule: those that it has an answer for."""
 
 
 def shadowed(ruleset: Ruleset) -> list[Problem]:
-    """One warning for each rule and route that an earlier one hides, naming both."""
+    """One warning for each rule and route that earlier ones hide, naming all of them."""
     routes = (
         _Entry(route.name, route.position, Scope(domains=route.domains, request=route.request), True)
         for route in ruleset.routes
         if not route.title  # others stand in the order of a specification, which hides what is meant to be hidden
     )
-    rules = (_Entry(rule.name, rule.position, rule.scope, rule.final) for rule in ruleset.rules)
-    return [*_warnings("route", routes), *_warnings("rule", rules)]
+    return [*_warnings("route", routes), *_warnings("rule", map(_of_rule, ruleset.rules))]
+
+
+def _of_rule(rule: Rule) -> _Entry:
+    if rule.unconditional:
+        return _Entry(rule.name, rule.position, rule.scope, True)
+    named = claims(rule)
+    statuses = ALL_STATUSES if named.otherwise else frozenset(named.by_status)
+    return _Entry(rule.name, rule.position, rule.scope, rule.final, statuses)
 
 
 def _warnings(kind: str, entries: Iterable[_Entry]) -> Iterator[Problem]:
     earlier = _Earlier()
     for entry in entries:
-        if hiding := earlier.hiding(entry.scope):
-            message = (
-                f'{kind} "{entry.name}": can never decide, because {kind} "{hiding.name}" ({hiding.position}) '
-                "stands before it and takes all its requests"
-            )
+        if hiding := earlier.hiding(entry):
+            what = "requests" if hiding[0].takes_all else "statuses"
+            those = " and ".join(f'{kind} "{each.name}" ({each.position})' for each in hiding)
+            verbs = "stands before it and takes" if len(hiding) == 1 else "stand before it and take"
+            message = f'{kind} "{entry.name}": can never decide, because {those} {verbs} all its {what}'
             yield Problem(entry.position, message, Severity.WARNING)
-        elif entry.final:
+        else:
             earlier.add(entry)
 
 
@@ -63,7 +77,18 @@ class _Earlier:
             for domain in entry.scope.domains or ("*",):
                 self._by_key[path, route, domain].append(entry)
 
-    def hiding(self, scope: Scope) -> _Entry | None:
+    def hiding(self, entry: _Entry) -> list[_Entry]:
+        """The earlier entries that leave nothing to one, one of them or several together; empty: something is left."""
+        left, taking = set(entry.statuses), list[_Entry]()
+        for other in self._wider(entry.scope):
+            if other.takes_all:
+                return [other]
+            if not left.isdisjoint(other.statuses):
+                left -= other.statuses
+                taking.append(other)
+        return taking if entry.statuses and not left else []
+
+    def _wider(self, scope: Scope) -> Iterator[_Entry]:
         # One route and one domain of the scope are enough to find every entry that may cover it; _takes_all tells.
         routes = (None, *(scope.routes or ())[:1])
         domains = wider_domains(scope.domains[0] if scope.domains else "*")
@@ -72,8 +97,7 @@ class _Earlier:
                 for domain in domains:
                     for entry in self._by_key.get((path, route, domain), ()):
                         if _takes_all(entry.scope, scope):
-                            return entry
-        return None
+                            yield entry
 
     def _wider_paths(self, path: PathMatch) -> Iterator[PathMatch]:
         yield from wider_paths(path)

@@ -291,7 +291,7 @@ class Gateway:
 
         async def publish() -> None:
             self.events.clear()
-            self.processor.publish(built.ruleset, built.plan.tables())
+            self.processor.publish(built.program)
             self.server.publish(built.snapshot)
 
         self.run(publish())

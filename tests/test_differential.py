@@ -123,10 +123,10 @@ def rules(draw: st.DrawFn, number: int, routes: list[str]) -> Json:
     rule: Json = {"name": f"rule{number}"}
     if scope := draw(scopes(routes)):
         rule["match"] = scope
+    if draw(st.integers(0, 3)) == 0:
+        rule["final"] = True
     if kind == "unconditional":
         return {**rule, **draw(answers(conditional=False))}
-    if draw(st.booleans()):
-        rule["fallthrough"] = True
     if kind == "conditional":
         return {**rule, **draw(answers(conditional=True))}
     several = [draw(answers(conditional=True)), draw(answers(conditional=draw(st.booleans()), beside=True))]

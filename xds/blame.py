@@ -60,8 +60,8 @@ def _counted(message: str, rejected: Build) -> Iterator[Named]:
 
 
 def _origins(planned: PlannedRoute, ruleset: Ruleset) -> Iterator[Named]:
-    if planned.rules:
-        yield from (rule for rule in ruleset.rules if rule.name in planned.rules)
+    if planned.rule:
+        yield from (rule for rule in ruleset.rules if rule.name == planned.rule)
     else:  # the equal one of this ruleset: that of the plan may stand where it stood in an earlier one
         yield from (route for route in ruleset.routes if route == planned.route)
 

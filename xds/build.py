@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rejoinder.rules.model import Ruleset
+from rejoinder.rules.program import Program, compile_rules
 from rejoinder.xds.plan import Plan, plan
 from rejoinder.xds.snapshot import Snapshot
 from rejoinder.xds.translate import Configuration, Settings, translate
@@ -16,17 +17,15 @@ class Build:
     """All that is made of one ruleset; the parts belong together."""
 
     ruleset: Ruleset
+    program: Program
+    """For the ext_proc service."""
     plan: Plan
     configuration: Configuration
     snapshot: Snapshot
 
 
 def build(ruleset: Ruleset, settings: Settings) -> Build:
-    """Plan, translate and encode.
-
-    Raises:
-        PlanError: the rules cannot be worked into routes; show its problem to their author.
-    """
+    """Compile, plan, translate and encode."""
     planned = plan(ruleset)
     configuration = translate(ruleset, planned, settings)
-    return Build(ruleset, planned, configuration, snapshot(configuration))
+    return Build(ruleset, compile_rules(ruleset.rules), planned, configuration, snapshot(configuration))

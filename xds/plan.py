@@ -1,28 +1,28 @@
-"""The rules worked into each domain's routes, so that Envoy's router does all the matching.
+"""The rules that answer without an upstream, and the routes, as ordered lists for Envoy's router.
 
-A `Ruleset` goes in, a `Plan` comes out: for every domain an ordered list of routes, each with one action and, where the
-upstream's status matters, an answer table. Pure, and ignorant of Envoy's messages: those are `translate`'s. What a plan
-means is what `decide` says: tests hold the two against each other.
+A `Ruleset` goes in, a `Plan` comes out: for every domain an ordered list of routes, each with one action. Pure, and
+ignorant of Envoy's messages: those are `translate`'s. What a plan means is what `decide` says about requests: tests
+hold the two against each other. Conditional rules are the program's matter; only a `final` one in front of an
+unconditional one counts here, for it keeps that one from answering.
 
-For every domain that anything names, Envoy picks the most specific one that fits the host; so a route or rule belongs
-to a domain's list exactly if one of its own patterns covers that domain. Within the list, each route of the file is
-split by the rules that add conditions of their own: first the requests that fit such a rule, then the rest.
+Envoy picks the most specific domain for a host, so a list has what covers its domain. Rules stand in front of the
+routes. Only where a rule is about some routes, or another such rule must be asked before it, it has to be worked into
+the routes: each one is then split into the requests that fit the rule, and the rest.
 """
 
 from __future__ import annotations
 
 import bisect
 import functools
-import itertools
 import operator
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
-from rejoinder.rules.answers import AnswerTable, Reply, answer_table, reply
+from rejoinder.rules.answers import Reply, reply
 from rejoinder.rules.decide import NO_ROUTE_STATUS
-from rejoinder.rules.matching import EVERYTHING, Meet, meet, wider_domains, wider_paths
+from rejoinder.rules.matching import EVERYTHING, Meet, host_test, meet, wider_domains, wider_paths
 from rejoinder.rules.model import (
     EVERY_PATH,
     RULE_FILES,
@@ -32,39 +32,27 @@ from rejoinder.rules.model import (
     PathMatch,
     RateLimit,
     Redirect,
+    RequestMatch,
     Route,
     Rule,
     Ruleset,
 )
-from rejoinder.rules.problem import Problem
 from rejoinder.xds.remember import REMEMBERED
-
-# Rules that fall through and add conditions split a route in two each, with all the rules behind them: every
-# combination has its own table. Twelve of them that do not exclude each other are 4,096 Envoy routes, and a few of them
-# before thousands of rules that do not fall through are tens of thousands: more than anybody can have meant.
-MAX_OVERLAPPING: Final = 12
-MAX_COMBINATIONS: Final = 2**16
-
 
 SMALL: Final = 64
 """What is made of a domain with at most so many routes and rules is remembered as a whole."""
 
-NO_TABLE: Final = AnswerTable()
+REPEATED: Final = 1000
+MAX_REPEATED: Final = 2
+"""How many routes may be repeated so that the domains of rules have lists of their own: so many, and so many for each
+route, rule and domain. Beyond that, rules stand in the list of a wider domain, with a test of the host."""
 
-NO_ROUTE_NAME: Final = "no-route"
-"""How the route is named that catches what no route of the file fits."""
+LONG_DOMAIN: Final = 64
+"""In characters. A longer one always has a list of its own: Envoy limits the size of regular expressions."""
 
 Entry = TypeVar("Entry")
 Key = TypeVar("Key", bound=Hashable)
 Action = Reply | Redirect | Forward | None
-
-
-class PlanError(ValueError):
-    """The rules cannot be worked into routes; `problem` tells their author why."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(str(problem))
-        self.problem = problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,22 +61,20 @@ class PlannedRoute:
 
     match: Meet
     action: Action
-    """None: no route of the file fits, so this is Envoy's 404."""
+    """None: Envoy's own 404."""
     route: Route | None
-    """The route of the file that the request takes."""
-    rules: tuple[str, ...] = ()
-    """The names of the rules that decide, in the order in which they are asked."""
-    table: AnswerTable = NO_TABLE
-    """What becomes of the status; empty where there is nothing to do."""
+    """The route of the file that the request takes; None: there is none, or it does not matter."""
+    rule: str = ""
+    """The name of the rule that answers."""
 
     def __hash__(self) -> int:
-        return hash((self.route, self.rules))  # quick, and rarely the same for two
+        return hash((self.route, self.rule))  # quick, and rarely the same for two
 
     @property
     def name(self) -> str:
-        """Leads back to the file: the route's name, and behind `/rule/` the rules that decide, joined by `+`."""
-        base = self.route.name if self.route else NO_ROUTE_NAME
-        return f"{base}/rule/{'+'.join(self.rules)}" if self.rules else base
+        """Leads back to the file; the route's own name where the request takes it."""
+        name = self.route.name if self.route else ""
+        return "/".join(filter(None, (name, "rule", self.rule))) if self.rule else name
 
     @property
     def rate_limit(self) -> RateLimit | None:
@@ -97,7 +83,7 @@ class PlannedRoute:
 
 @dataclass(frozen=True, slots=True)
 class PlannedDomain:
-    """The routes for one domain; the first that fits takes the request, and the last one fits every request."""
+    """The routes for one domain; the first that fits takes the request, and if none does, Envoy says 404."""
 
     domain: str
     routes: tuple[PlannedRoute, ...]
@@ -105,45 +91,39 @@ class PlannedDomain:
     """The listeners that it is for."""
     forwarding: tuple[tuple[Route, Forward], ...] = field(init=False, compare=False, repr=False)
     """The routes of the file that ask an upstream, and how."""
-    tables: tuple[AnswerTable, ...] = field(init=False, compare=False, repr=False)
-    """Every answer table in use, once."""
     largest_body: int = field(init=False, compare=False, repr=False)
     """Of those that are sent without asking an upstream, in bytes."""
     splits_paths: bool = field(init=False, compare=False, repr=False)
     """Whether some route has more than one test of the path."""
+    leads_nowhere: bool = field(init=False, compare=False, repr=False)
+    """Whether some route is for requests that get Envoy's own 404."""
 
     def __post_init__(self) -> None:
         forwarding: dict[tuple[Route, Forward], None] = {}
-        tables: dict[AnswerTable, None] = {}
-        largest, splits = 0, False
+        largest, splits, nowhere = 0, False, False
         for planned in self.routes:
             action = planned.action
             if isinstance(action, Reply):
                 largest = max(largest, len(action.body))
             elif isinstance(action, Forward) and planned.route:
                 forwarding[planned.route, action] = None
-            if planned.table is not NO_TABLE and planned.table:
-                tables[planned.table] = None
+            nowhere = nowhere or action is None
             splits = splits or len(planned.match.paths) > 1
         object.__setattr__(self, "forwarding", tuple(forwarding))
-        object.__setattr__(self, "tables", tuple(tables))
         object.__setattr__(self, "largest_body", largest)
         object.__setattr__(self, "splits_paths", splits)
+        object.__setattr__(self, "leads_nowhere", nowhere)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     domains: tuple[PlannedDomain, ...]
-    """For each group of listeners, one for every domain that a route or rule names, and `*`, in order of mention."""
+    """For each group of listeners, one for every domain that has a list of its own, and `*`, in order of mention."""
 
     def by_group(self) -> dict[str, Plan]:
         """The plan of each group of listeners."""
         groups = dict.fromkeys(domain.group for domain in self.domains)
         return {group: Plan(tuple(each for each in self.domains if each.group == group)) for group in groups}
-
-    def tables(self) -> tuple[AnswerTable, ...]:
-        """Every answer table in use, once."""
-        return tuple(dict.fromkeys(table for domain in self.domains for table in domain.tables))
 
     def forwarding(self) -> Iterator[tuple[Route, Forward]]:
         """The routes of the file that ask an upstream, and how; some more than once."""
@@ -167,70 +147,152 @@ class Plan:
         """Whether some route has more than one test of the path."""
         return any(domain.splits_paths for domain in self.domains)
 
+    @property
+    def leads_nowhere(self) -> bool:
+        """Whether some route is for requests that get Envoy's own 404."""
+        return any(domain.leads_nowhere for domain in self.domains)
+
+
+class _Asked(NamedTuple):
+    """A rule as it stands in one domain's list."""
+
+    place: int
+    """In the order of all rules."""
+    rule: Rule
+    match: Meet
+    """With a test of the host where the list is for more hosts than the rule."""
+
+
+_place: Final = operator.itemgetter(0)
+
 
 def plan(ruleset: Ruleset) -> Plan:
-    """Work the rules into the routes of each domain.
-
-    Raises:
-        PlanError: rules with `fallthrough` that overlap in too many ways; show its problem to the author.
-    """
-    rules = _Index((rule, rule.scope.domains or ("*",)) for rule in ruleset.rules)
+    """Work the rules that answer without an upstream, and the routes, into lists."""
+    rules = tuple(_relevant(ruleset.rules))
     groups = ((group, ruleset.of_group(group).routes) for group in ruleset.groups)
     return Plan(tuple(domain for group, routes in groups for domain in _plan_group(group, routes, rules)))
 
 
-def _plan_group(group: str, routes: Iterable[Route], rules: _Index[Rule, str]) -> Iterator[PlannedDomain]:
+def _relevant(rules: Sequence[Rule]) -> Iterator[Rule]:
+    """The unconditional rules, and the final ones in front of them."""
+    last = max((number for number, rule in enumerate(rules) if rule.unconditional), default=-1)
+    return (rule for rule in rules[: last + 1] if rule.unconditional or rule.final)
+
+
+def _plan_group(group: str, routes: Sequence[Route], rules: Sequence[Rule]) -> Iterator[PlannedDomain]:
     by_domain = _Index((route, route.domains or ("*",)) for route in routes)
-    for domain in dict.fromkeys([*by_domain.keys(), *rules.keys(), "*"]):
+    rules_by_domain = _Index((rule, rule.scope.domains or ("*",)) for rule in rules)
+    lists = dict.fromkeys([*by_domain, "*"])
+    others = [domain for domain in rules_by_domain if domain not in lists]
+    repeated = sum(by_domain.count(wider_domains(domain)) for domain in others)
+    affordable = repeated <= REPEATED + MAX_REPEATED * (len(routes) + len(rules) + len(others))
+    lists = dict.fromkeys([*lists, *(each for each in others if affordable or len(each) > LONG_DOMAIN)])
+    tested: dict[str, list[str]] = defaultdict(list)
+    for domain in others:
+        if domain not in lists:
+            tested[next(wider for wider in wider_domains(domain) if wider in lists)].append(domain)
+    for domain in sorted(lists, key=lambda each: each == "*"):
         wider = wider_domains(domain)
-        its_routes, its_rules = tuple(by_domain.find(wider)), tuple(rules.find(wider))
+        asked = {
+            place: _Asked(place, rule, _own_match(rule.scope.request)) for place, rule in rules_by_domain.find(wider)
+        }
+        narrower = (
+            _Asked(place, rule, host_test(_own_match(rule.scope.request), other))
+            for other in tested.get(domain, ())
+            for place, rule in rules_by_domain.find((other,))
+            if place not in asked
+        )
+        its_rules = tuple(sorted((*asked.values(), *narrower), key=_place))
+        its_routes = tuple(route for _, route in by_domain.find(wider))
         plan_domain = _plan_small_domain if len(its_routes) + len(its_rules) <= SMALL else _plan_domain
         yield plan_domain(domain, group, its_routes, its_rules)
 
 
-def _placed_by_key(entries: Iterable[tuple[Entry, Iterable[Key]]]) -> dict[Key, list[tuple[int, Entry]]]:
-    """The entries of an ordered list by their keys, with their places."""
-    by_key: dict[Key, list[tuple[int, Entry]]] = defaultdict(list)
-    for place, (entry, keys) in enumerate(entries):
-        for key in keys:
-            by_key[key].append((place, entry))
-    return by_key
-
-
 class _Index(Generic[Entry, Key]):
-    """Entries of an ordered list by their keys; what is found comes in the order of the list."""
+    """Entries of an ordered list by their keys; what is found comes in the order of the list, with its place."""
 
     def __init__(self, entries: Iterable[tuple[Entry, Iterable[Key]]]) -> None:
-        self._by_key = _placed_by_key(entries)
+        self._by_key: dict[Key, list[tuple[int, Entry]]] = defaultdict(list)
+        for place, (entry, keys) in enumerate(entries):
+            for key in keys:
+                self._by_key[key].append((place, entry))
 
-    def keys(self) -> Iterable[Key]:
-        return self._by_key
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._by_key)
 
-    def find(self, keys: Iterable[Key]) -> list[Entry]:
-        found = {place: entry for key in keys for place, entry in self._by_key.get(key, ())}
-        return [found[place] for place in sorted(found)]
+    def count(self, keys: Iterable[Key]) -> int:
+        """At least how many entries would be found."""
+        return sum(len(self._by_key[key]) for key in keys if key in self._by_key)
+
+    def find(self, keys: Iterable[Key]) -> list[tuple[int, Entry]]:
+        lists = [self._by_key[key] for key in keys if key in self._by_key]
+        if len(lists) == 1:
+            return lists[0]
+        return sorted({each[0]: each for found in lists for each in found}.values(), key=_place)
 
 
-def _plan_domain(domain: str, group: str, routes: Sequence[Route], rules: Sequence[Rule]) -> PlannedDomain:
-    return PlannedDomain(domain, tuple(_plan_routes(routes, rules)), group)
+def _plan_domain(domain: str, group: str, routes: Sequence[Route], rules: Sequence[_Asked]) -> PlannedDomain:
+    return PlannedDomain(domain, tuple(_plan_list(routes, rules)), group)
 
 
 # There may be ten thousand of them, and an edit is about one.
 _plan_small_domain: Final = functools.lru_cache(maxsize=REMEMBERED)(_plan_domain)
 
 
-def _plan_routes(routes: Sequence[Route], rules: Sequence[Rule]) -> Iterator[PlannedRoute]:
-    candidates = _Candidates(rules)
+def _plan_list(routes: Sequence[Route], rules: Sequence[_Asked]) -> Iterator[PlannedRoute]:
+    worked_in: list[_Asked] = []
+    taking = _Taking(routes)
+    for asked in rules:
+        # Which route a request takes matters, or an earlier rule for which it does.
+        own = asked.rule.scope.routes is not None or not asked.rule.unconditional
+        if own or taking.some_of(asked.match):
+            worked_in.append(asked)
+            taking.add(asked)
+            continue
+        yield _answering(asked.match, None, asked.rule)
+        if asked.match == EVERYTHING:
+            return  # what stands behind it is never reached
+    by_route = _by_route(worked_in)
     taken: set[PathMatch] = set()
     for route in (*routes, None):
-        match = EVERYTHING if route is None else _own_match(route)
-        for planned in _plan_route(route, match, candidates):
+        match = EVERYTHING if route is None else _own_match(route.request)
+        for planned in _plan_route(route, match, by_route):
             if not (taken and _is_taken(planned.match, taken)):
                 yield planned
         if match == EVERYTHING:
-            return  # what stands behind it is never reached
+            return
         if match == Meet(match.paths):
             taken.update(match.paths)
+
+
+class _Taking:
+    """What the rules that are worked into the routes may be about."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._routes = routes
+        self._added: list[_Asked] = []
+        """Those that `_found` has not yet."""
+        self._found = _ByPath()
+
+    def add(self, asked: _Asked) -> None:
+        self._added.append(asked)
+
+    def some_of(self, match: Meet) -> bool:
+        """Whether they may be about some of the requests that fit."""
+        added, self._added = self._added, []
+        for asked in added:
+            for part in self._parts(asked):
+                self._found.add(asked._replace(match=part))
+        return any(_meeting(match, other.match) is not None for other in self._found.find(match))
+
+    def _parts(self, asked: _Asked) -> Iterator[Meet]:
+        names = asked.rule.scope.routes
+        if names is None:
+            yield asked.match
+            return
+        for route in self._routes:
+            if route.name in names and (part := _meeting(_own_match(route.request), asked.match)) is not None:
+                yield part
 
 
 def _is_taken(match: Meet, taken: Set[PathMatch]) -> bool:
@@ -238,159 +300,106 @@ def _is_taken(match: Meet, taken: Set[PathMatch]) -> bool:
     return any(wider in taken for path in match.paths for wider in wider_paths(path))
 
 
-def _plan_route(route: Route | None, match: Meet, candidates: _Candidates) -> list[PlannedRoute]:
-    planned = list(_Splitting(route, candidates).parts(match, -1, (), 0))
-    # A part that does the same as the rest behind it need not be told apart from it.
-    kept: list[PlannedRoute] = []
-    for new in reversed(planned):
-        if not (kept and kept[-1].match == match and (new.action, new.table) == (kept[-1].action, kept[-1].table)):
-            kept.append(new)
-    return kept[::-1]
+def _by_route(rules: Iterable[_Asked]) -> dict[str | None, _ByPath]:
+    """The rules by the names of the routes that they are about; None: every one."""
+    found: dict[str | None, _ByPath] = defaultdict(_ByPath)
+    for asked in rules:
+        for name in (None,) if asked.rule.scope.routes is None else asked.rule.scope.routes:
+            found[name].add(asked)
+    return dict(found)
 
 
-class _Candidates:
-    """The rules of a domain; finds those that a route must be split by, without a look at ten thousand others."""
-
-    def __init__(self, rules: Iterable[Rule]) -> None:
-        by_route = _placed_by_key((rule, rule.scope.routes or (None,)) for rule in rules)
-        self._by_route: dict[str | None, _ByPath] = {name: _ByPath(placed) for name, placed in by_route.items()}
-
-    def find(self, route: Route | None, match: Meet, behind: int) -> Iterable[_Placed]:
-        """At least the rules that may fit a request that takes the route and fits the match, in order, with places.
-
-        Args:
-            behind: the place after which to begin; -1: with the first.
-        """
-        of_all, own = (self._by_route.get(name, NO_RULES) for name in (None, route.name if route else None))
-        found = of_all.find(match, behind)
-        return sorted([*found, *own.find(match, behind)], key=_place) if route and own is not NO_RULES else found
-
-
-_Placed = tuple[int, Rule]
-"""A rule, and its place in the order of all."""
-
-_place: Final = operator.itemgetter(0)
+def _plan_route(route: Route | None, match: Meet, by_route: dict[str | None, _ByPath]) -> list[PlannedRoute]:
+    names = (None, route.name) if route else (None,)
+    found = [asked for name in names if name in by_route for asked in by_route[name].find(match)]
+    planned: list[PlannedRoute] = []
+    answered: set[Meet] = set()
+    for _, rule, own in sorted(found, key=_place):
+        part = _meeting(match, own)
+        if part is None or part in answered:
+            continue
+        answered.add(part)
+        planned.append(_answering(part, route, rule) if rule.unconditional else _passing(part, route))
+        if part == match:
+            break
+    else:
+        if route is not None:
+            planned.append(_passing(match, route))
+    # Behind the last rule that answers, what does the same as the rest need not be told apart from it.
+    while len(planned) > 1 and not planned[-2].rule and planned[-2].action == planned[-1].action:
+        del planned[-2]
+    if route is None:
+        while planned and planned[-1].action is None:
+            del planned[-1]
+    return planned
 
 
 class _ByPath:
-    """Some rules by their paths."""
+    """Rules by their paths: finds those that may meet a match without a look at ten thousand others."""
 
-    def __init__(self, placed: list[_Placed]) -> None:
-        self._placed = placed
-        self._loose: list[_Placed] = []
+    def __init__(self) -> None:
+        self._loose: list[_Asked] = []
         """Those that no path can be found by."""
-        self._by_path: dict[str, list[_Placed]] | None = None
-        """The others; made when it is needed."""
+        self._by_path: dict[str, list[_Asked]] = {}
         self._paths: list[str] = []
         """Sorted."""
 
-    def find(self, match: Meet, behind: int) -> list[_Placed]:
-        path = next((path for path in match.paths if path.kind is not PathKind.REGEX), None)
-        found = self._placed if path is None else self._meeting(path)
-        return found[bisect.bisect_right(found, behind, key=_place) :] if behind >= 0 else found
+    def add(self, asked: _Asked) -> None:
+        path = _plain_path(asked.match)
+        if path is None:
+            self._loose.append(asked)
+        elif path.value in self._by_path:
+            self._by_path[path.value].append(asked)
+        else:
+            self._by_path[path.value] = [asked]
+            bisect.insort(self._paths, path.value)
 
-    def _meeting(self, path: PathMatch) -> list[_Placed]:
-        by_path = self._index() if self._by_path is None else self._by_path
-        wider = (each.value for each in wider_paths(path))
-        narrower: list[str] = []
-        if path.kind is PathKind.PREFIX:  # what begins with it and `/`, which comes before `0`
-            begin, end = (bisect.bisect_left(self._paths, path.value + after) for after in "/0")
-            narrower = self._paths[begin:end]
-        found = (by_path.get(value, ()) for value in dict.fromkeys((*wider, *narrower)))
-        return sorted(itertools.chain(self._loose, *found), key=_place)
-
-    def _index(self) -> dict[str, list[_Placed]]:
-        by_path: dict[str, list[_Placed]] = defaultdict(list)
-        for placed in self._placed:
-            path = placed[1].scope.request.path
-            loose = path.kind is PathKind.REGEX or path == EVERY_PATH
-            (self._loose if loose else by_path[path.value]).append(placed)
-        self._by_path = dict(by_path)
-        self._paths = sorted(by_path)
-        return self._by_path
-
-
-NO_RULES: Final = _ByPath([])
+    def find(self, match: Meet) -> Iterator[_Asked]:
+        yield from self._loose
+        path = _plain_path(match)
+        if path is None:
+            values: Iterable[str] = self._paths
+        else:
+            wider = [each.value for each in wider_paths(path)]
+            if path.kind is PathKind.PREFIX:  # what begins with it and `/`, which comes before `0`
+                begin, end = (bisect.bisect_left(self._paths, path.value + after) for after in "/0")
+                wider += self._paths[begin:end]
+            values = dict.fromkeys(wider)
+        for value in values:
+            yield from self._by_path.get(value, ())
 
 
-@dataclass(slots=True)
-class _Splitting:
-    """A route on its way into the parts that differ in the rules that are asked."""
-
-    route: Route | None
-    candidates: _Candidates
-    combinations: int = 0
-
-    def parts(self, match: Meet, behind: int, chain: tuple[Rule, ...], depth: int) -> Iterator[PlannedRoute]:
-        """The parts of what fits a match, in the order in which Envoy must try them.
-
-        Args:
-            behind: the place of the last rule that was looked at; -1: none was.
-            chain: the rules that are asked before the others.
-            depth: how many of these add conditions to the route's own.
-        """
-        for place, rule in self.candidates.find(self.route, match, behind):
-            if depth:
-                alone, part = None, meet(match, rule.scope.request)
-            else:
-                alone = _alone(self.route, rule)
-                part = alone.match if alone else None
-            if part is None:
-                continue
-            if part == match:
-                chain = (*chain, rule)
-                if rule.final:
-                    break
-            elif rule.final:
-                if depth:
-                    self._count(rule, depth)
-                yield alone if alone and not chain else _outcome(self.route, part, (*chain, rule))
-            else:
-                self._count(rule, depth + 1)
-                yield from self.parts(part, place, (*chain, rule), depth + 1)
-        yield _outcome(self.route, match, chain)
-
-    def _count(self, rule: Rule, depth: int) -> None:
-        self.combinations += 1
-        if self.combinations > MAX_COMBINATIONS or depth > MAX_OVERLAPPING:
-            raise PlanError(_too_many(rule))
+def _plain_path(match: Meet) -> PathMatch | None:
+    """One that is no regex, if there is one."""
+    return next((path for path in match.paths if path.kind is not PathKind.REGEX), None)
 
 
 # What follows from the same route and rules is remembered: after an edit, nearly all are the same as before.
 
 
 @functools.lru_cache(maxsize=REMEMBERED)
-def _own_match(route: Route) -> Meet:
-    match = meet(EVERYTHING, route.request)
+def _own_match(request: RequestMatch) -> Meet:
+    match = meet(EVERYTHING, request)
     assert match is not None, "a single match always meets everything"
     return match
 
 
-@functools.lru_cache(maxsize=REMEMBERED)
-def _alone(route: Route | None, rule: Rule) -> PlannedRoute | None:
-    """What becomes of the requests that take the route and fit the rule, if no other is asked; None: there are none."""
-    part = meet(_own_match(route) if route else EVERYTHING, rule.scope.request)
-    return None if part is None else _outcome(route, part, (rule,))
-
-
-def _too_many(rule: Rule) -> Problem:
-    message = (
-        f'rule "{rule.name}": expected rules with fallthrough that overlap in at most {MAX_COMBINATIONS:,} ways, with '
-        f"each other and the rules behind them, and at most {MAX_OVERLAPPING} at once; got more: each combination of "
-        "their conditions needs a route of its own. Give fewer of them conditions"
-    )
-    return Problem(rule.position, message)
+def _meeting(first: Meet, second: Meet) -> Meet | None:
+    """What fits both; None: certainly nothing does."""
+    found: Meet | None = first
+    for path in second.paths or (EVERY_PATH,):
+        if found is not None:
+            found = meet(found, RequestMatch(path, second.methods, second.headers, second.query))
+    return found
 
 
 @functools.lru_cache(maxsize=REMEMBERED)
-def _outcome(route: Route | None, match: Meet, chain: tuple[Rule, ...]) -> PlannedRoute:
-    """What `decide` says about the requests that fit, given the rules that fit them, in order."""
-    names = tuple(rule.name for rule in chain)
-    if chain and chain[0].unconditional:
-        return PlannedRoute(match, reply(chain[0].answers[0], NO_ROUTE_STATUS), route, names[:1])
+def _answering(match: Meet, route: Route | None, rule: Rule) -> PlannedRoute:
+    return PlannedRoute(match, reply(rule.answers[0], NO_ROUTE_STATUS), route, rule.name)
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _passing(match: Meet, route: Route | None) -> PlannedRoute:
+    """What the route does by itself."""
     action = None if route is None else route.action
-    if isinstance(action, Answer):
-        return PlannedRoute(match, reply(action, NO_ROUTE_STATUS), route)
-    if isinstance(action, Redirect):
-        return PlannedRoute(match, action, route)
-    return PlannedRoute(match, action, route, names, answer_table(chain))
+    return PlannedRoute(match, reply(action, NO_ROUTE_STATUS) if isinstance(action, Answer) else action, route)

@@ -2,8 +2,8 @@
 
 In: `WasmPlugin` objects, and the routes that there are. Out: `Rule`s, and a status for each plug-in. Pure.
 
-The plug-in has one configuration for a request: that of the first of `matchRules` that fits, else `defaultConfig`. A
-`Rule` decides about a request in the same way. A mistake in it turns off the whole plug-in, as it does in Higress.
+The plug-in has one configuration for a request: that of the first of `matchRules` that fits, else `defaultConfig`; so
+its rules are `final`. A mistake in it turns off the whole plug-in, as it does in Higress.
 """
 
 from __future__ import annotations
@@ -119,12 +119,14 @@ class _Reader:
             names.append(self._named(fields["ingress"], self._of_ingress, "Ingress, HTTPRoute or route"))
         if "service" in fields:
             names.append(self._named(fields["service"], self._of_service, "route to a Service or upstream"))
-        answers = fields.require("config", lambda it: scope_answers(it.fields("rules", *ANSWER_FIELDS)), ())
+        answers = fields.require(
+            "config", lambda it: scope_answers(it.fields("rules", *ANSWER_FIELDS), plug_in=True), ()
+        )
         routes = tuple(sorted(set.intersection(*names))) if names else None
         if routes == () or not answers:
             return ()  # it is about nothing, which has been said
         scope = Scope(domains=fields.get("domain", domains, ()), routes=routes)
-        return (Rule(self._name(f"match/{number}"), answers, scope, position=place.position),)
+        return (Rule(self._name(f"match/{number}"), answers, scope, final=True, position=place.position),)
 
     def _named(self, place: Place, find: Callable[[str], Iterable[str]], what: str) -> set[str]:
         """The names of the routes that a list of names leads to."""

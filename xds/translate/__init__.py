@@ -5,8 +5,8 @@ mapping of Envoy's API, just as they would stand in an Envoy YAML file. So `rend
 gets, and `encode` turns the same dictionaries into the bytes that travel. Pure; raises nothing: a ruleset that loaded
 and could be planned can be translated.
 
-Reading order: `listeners` (and the filter chain, with `filters`), `route_configurations`, `routes`, `clusters`,
-`extensions`, then `encode`.
+Reading order: `listeners` (and the filter chain, with `filters`), `extensions` (with `module` and `ext_proc`),
+`route_configurations`, `routes`, `clusters`, then `encode`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from rejoinder.rules.model import Ruleset
+from rejoinder.rules.program import Program, compile_rules
 from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.clusters import clusters
 from rejoinder.xds.translate.extensions import extensions
-from rejoinder.xds.translate.filters import http_filters
+from rejoinder.xds.translate.filters import answering, http_filters
 from rejoinder.xds.translate.listeners import listeners
 from rejoinder.xds.translate.route_configurations import (
     layouts,
@@ -26,7 +27,7 @@ from rejoinder.xds.translate.route_configurations import (
 )
 from rejoinder.xds.translate.settings import Json, Placement, Settings
 
-__all__ = ["Configuration", "Json", "Placement", "Settings", "static_bootstrap", "translate"]
+__all__ = ["Configuration", "Json", "Placement", "Settings", "conditional_program", "static_bootstrap", "translate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Configuration:
     clusters: tuple[Json, ...]
     """envoy.config.cluster.v3.Cluster"""
     extensions: tuple[Json, ...] = ()
-    """envoy.config.core.v3.TypedExtensionConfig: for Envoys with listeners and routes of their own."""
+    """envoy.config.core.v3.TypedExtensionConfig: the filters that answer for rules, by the filters' names."""
     virtual_hosts: tuple[Json, ...] = ()
     """envoy.config.route.v3.VirtualHost: those of route configurations that have none in them, and say `vhds`."""
     split: Configuration | None = None
@@ -56,21 +57,33 @@ def translate(ruleset: Ruleset, plan: Plan, settings: Settings) -> Configuration
         settings: what is not in the files: who answers upstream statuses and where, and whom upstreams' certificates
             must come from.
     """
-    filters = http_filters(plan, settings.conditional)
+    program = conditional_program(ruleset)
+    filters = http_filters(plan, program, settings.conditional)
+    off = answering(program, settings.conditional)
     whole = Configuration(
         listeners=tuple(listeners(ruleset, plan, filters)),
-        routes=tuple(route_configurations(plan, settings)),
-        clusters=tuple(clusters(ruleset, plan, settings)),
-        extensions=tuple(extensions()),
+        routes=tuple(route_configurations(plan, settings, off)),
+        clusters=tuple(clusters(ruleset, program, settings)),
+        extensions=tuple(extensions(program, compile_rules(ruleset.rules), settings.conditional)),
     )
-    return replace(whole, split=_split(whole, ruleset, plan, filters, settings))
+    return replace(whole, split=_split(whole, ruleset, plan, filters, off, settings))
+
+
+def conditional_program(ruleset: Ruleset) -> Program:
+    """What is left to ask in Envoys of ours, where routes give the unconditional answers."""
+    return compile_rules(rule for rule in ruleset.rules if not rule.unconditional)
 
 
 def _split(
-    whole: Configuration, ruleset: Ruleset, plan: Plan, filters: list[Json], settings: Settings
+    whole: Configuration,
+    ruleset: Ruleset,
+    plan: Plan,
+    filters: list[Json],
+    off: tuple[str, ...],
+    settings: Settings,
 ) -> Configuration | None:
     by_group = layouts(plan, settings)
-    split = list(split_route_configurations(plan, settings, by_group))
+    split = list(split_route_configurations(plan, settings, off, by_group))
     if not split:
         return None
     # The whole route configurations stay, for listeners that are draining and those of others.
@@ -83,23 +96,27 @@ def _split(
 
 
 def static_bootstrap(configuration: Configuration) -> Json:
-    """The same as one bootstrap for an Envoy without a control plane: routes stand within the listeners."""
+    """The same as one bootstrap for an Envoy without a control plane: routes and filters stand within the listeners."""
     routes = {route["name"]: route for route in configuration.routes}
+    extensions = {extension["name"]: extension for extension in configuration.extensions}
     return {
         "static_resources": {
-            "listeners": [_with_routes(listener, routes) for listener in configuration.listeners],
+            "listeners": [_complete(listener, routes, extensions) for listener in configuration.listeners],
             "clusters": list(configuration.clusters),
         }
     }
 
 
-def _with_routes(listener: Json, routes: dict[str, Json]) -> Json:
-    def chain_with_routes(chain: Json) -> Json:
-        return {**chain, "filters": [filter_with_routes(each) for each in chain["filters"]]}
+def _complete(listener: Json, routes: dict[str, Json], extensions: dict[str, Json]) -> Json:
+    def complete_chain(chain: Json) -> Json:
+        return {**chain, "filters": [complete_filter(each) for each in chain["filters"]]}
 
-    def filter_with_routes(network_filter: Json) -> Json:
+    def complete_filter(network_filter: Json) -> Json:
         manager = dict(network_filter["typed_config"])
         manager["route_config"] = routes[manager.pop("rds")["route_config_name"]]
+        manager["http_filters"] = [
+            extensions[each["name"]] if "config_discovery" in each else each for each in manager["http_filters"]
+        ]
         return {**network_filter, "typed_config": manager}
 
-    return {**listener, "filter_chains": [chain_with_routes(chain) for chain in listener["filter_chains"]]}
+    return {**listener, "filter_chains": [complete_chain(chain) for chain in listener["filter_chains"]]}

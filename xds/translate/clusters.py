@@ -6,15 +6,15 @@ import ipaddress
 from collections.abc import Iterator
 
 from rejoinder.rules.model import Endpoint, Ruleset, Upstream
-from rejoinder.xds.plan import Plan
+from rejoinder.rules.program import Program
 from rejoinder.xds.translate.settings import EXT_PROC_CLUSTER, Json, Placement, Settings, typed
 
 
-def clusters(ruleset: Ruleset, plan: Plan, settings: Settings) -> Iterator[Json]:
-    """The Clusters that the routes of a plan refer to, used or not."""
+def clusters(ruleset: Ruleset, program: Program, settings: Settings) -> Iterator[Json]:
+    """The Clusters that routes refer to, used or not, and that of the ext_proc service if it is asked the program."""
     for upstream in ruleset.upstreams:
         yield _upstream(upstream, settings)
-    if plan.tables() and settings.conditional is Placement.EXT_PROC:
+    if program and settings.conditional is Placement.EXT_PROC:
         yield ext_proc_cluster(settings.ext_proc, settings.ext_proc_ports)
 
 

@@ -14,17 +14,17 @@ import betterproto2
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster
 from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
 from envoy_data_plane.envoy.config.listener.v3 import Listener
-from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration, RouteList, VirtualHost
+from envoy_data_plane.envoy.config.route.v3 import FilterConfig, RouteConfiguration, RouteList, VirtualHost
 from envoy_data_plane.envoy.extensions.common.matching.v3 import ExtensionWithMatcher
 from envoy_data_plane.envoy.extensions.filters.common.matcher.action.v3 import SkipFilter
 from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import Cors, CorsPolicy
 from envoy_data_plane.envoy.extensions.filters.http.dynamic_modules.v3 import (
     DynamicModuleFilter,
-    DynamicModuleFilterPerRoute,
 )
-from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import ExternalProcessor, ExtProcPerRoute
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import ExternalProcessor
 from envoy_data_plane.envoy.extensions.filters.http.local_ratelimit.v3 import LocalRateLimit
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.http.set_filter_state.v3 import Config as SetFilterState
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import HeaderMutation
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import DownstreamTlsContext, UpstreamTlsContext
@@ -63,10 +63,9 @@ _EXTENSIONS: Final[tuple[type[betterproto2.Message], ...]] = (
     CorsPolicy,
     DownstreamTlsContext,
     DynamicModuleFilter,
-    DynamicModuleFilterPerRoute,
-    ExtProcPerRoute,
     ExtensionWithMatcher,
     ExternalProcessor,
+    FilterConfig,
     HeaderMutation,
     HttpConnectionManager,
     HttpProtocolOptions,
@@ -75,6 +74,7 @@ _EXTENSIONS: Final[tuple[type[betterproto2.Message], ...]] = (
     LocalRateLimit,
     RouteList,
     Router,
+    SetFilterState,
     SkipFilter,
     UpstreamTlsContext,
 )

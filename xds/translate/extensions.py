@@ -1,25 +1,78 @@
-"""The filter that an Envoy with a configuration of its own can take from us by name (`config_discovery`)."""
+"""Extension configurations: the filters that answer for rules, which Envoys take by name (ECDS). Pure.
+
+Envoys of ours have their unconditional answers as routes; those with routes of their own have all answers from these
+filters, under other names.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from rejoinder.xds.translate.filters import ext_proc_filter
-from rejoinder.xds.translate.settings import Json
+from rejoinder.rules.program import Program, compile_rules
+from rejoinder.rules.program_bytes import encode
+from rejoinder.xds.translate import filters
+from rejoinder.xds.translate.ext_proc import host_filter, request_filter, response_filter
+from rejoinder.xds.translate.filters import discovered
+from rejoinder.xds.translate.module import module_filter
+from rejoinder.xds.translate.settings import XDS_CLUSTER, Json, Placement
 
-EXTENSION: Final = "rejoinder"
-"""The filter's name."""
+_Make = Callable[[Program], Json]
 
 
-def extensions() -> Iterator[Json]:
-    """The TypedExtensionConfigs. They refer to a cluster that such an Envoy has to have already."""
-    yield {"name": EXTENSION, "typed_config": foreign_filter()}
+def _module(program: Program) -> Json:
+    return module_filter(encode(program))
 
 
-def foreign_filter() -> Json:
-    """The ext_proc filter for an Envoy whose routes are not ours: the service matches requests by itself."""
-    return ext_proc_filter(
-        processing_mode={"request_header_mode": "SEND", "response_header_mode": "SEND"},
-        request_attributes=["xds.route_name"],
-    )
+_EXT_PROC: Final[Mapping[str, _Make]] = {
+    filters.HOST: host_filter,
+    filters.RULES: response_filter,
+    filters.REQUESTS: request_filter,
+}
+"""In the order of the chain."""
+_MODULE: Final[Mapping[str, _Make]] = {filters.RULES: _module}
+
+FOREIGN: Final[Mapping[Placement, Mapping[str, _Make]]] = {
+    Placement.EXT_PROC: {f"rejoinder.ext_proc.{name.rpartition('.')[2]}": make for name, make in _EXT_PROC.items()},
+    Placement.MODULE: {"rejoinder.module": _module},
+}
+"""For Envoys with routes of their own: the filters, in the order of the chain."""
+
+
+def extensions(program: Program, everything: Program, conditional: Placement) -> Iterator[Json]:
+    """The TypedExtensionConfigs.
+
+    Args:
+        program: the conditional rules, for Envoys of ours.
+        everything: all rules, for others. These refer to a cluster that such an Envoy has to have already.
+        conditional: where Envoys of ours have the answers to statuses from.
+    """
+    made = _MODULE if conditional is Placement.MODULE else _EXT_PROC
+    for name in filters.answering(program, conditional):
+        yield {"name": name, "typed_config": made[name](program)}
+    for placement in Placement:
+        yield from foreign_filters(everything, placement)
+
+
+def foreign_filters(program: Program, placement: Placement) -> Iterator[Json]:
+    """The filters for an Envoy with routes of its own, in the order of the chain."""
+    for name, make in FOREIGN[placement].items():
+        yield {"name": name, "typed_config": make(program)}
+
+
+def foreign_discovery(placement: Placement) -> Iterator[Json]:
+    """What such an Envoy says to take these filters from `serve`; until that is there, everything passes."""
+    source = {
+        "api_config_source": {
+            "api_type": "DELTA_GRPC",
+            "transport_api_version": "V3",
+            "set_node_on_first_message_only": True,
+            "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER}}],
+        },
+        "resource_api_version": "V3",
+    }
+    for each in foreign_filters(compile_rules(()), placement):
+        nothing = each["typed_config"]
+        found = discovered(nothing["@type"].rpartition("/")[2], source=source)
+        found["config_discovery"] |= {"default_config": nothing, "apply_default_config_without_warming": True}
+        yield {"name": each["name"], **found}

@@ -5,10 +5,10 @@ In: a planned route that forwards, or redirects. Out: the parts of an Envoy Rout
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+from rejoinder.rules.matching import quote
 from rejoinder.rules.model import EVERY_PATH, Backend, Cors, Forward, Header, HeaderChanges, PathMatch, Route
 from rejoinder.xds.translate.settings import Json, typed
 
@@ -80,11 +80,6 @@ def _rewrite(forward: Forward, path: PathMatch) -> Iterator[tuple[str, Any]]:
 
 def _substitution(regex: str, text: str) -> Json:
     return {"pattern": {"regex": regex}, "substitution": text.replace("\\", "\\\\")}
-
-
-def quote(text: str) -> str:
-    """A text as a regex (RE2) that fits just this text."""
-    return re.sub(r"([^A-Za-z0-9_/-])", r"\\\1", text)
 
 
 def duration(seconds: float) -> str:

@@ -23,7 +23,7 @@ from rejoinder.xds.translate.buckets import ROOT, Start, buckets
 from rejoinder.xds.translate.filters import rate_limit_override
 from rejoinder.xds.translate.forwarding import leads_nowhere
 from rejoinder.xds.translate.routes import placed
-from rejoinder.xds.translate.settings import PATH_HEADER, ROUTES_NAME, Json, Placement, Settings, typed
+from rejoinder.xds.translate.settings import PATH_HEADER, ROUTES_NAME, Json, Settings, typed
 
 # Envoy's own limit where none is configured.
 _DEFAULT_MAX_BODY: Final = 4096
@@ -74,15 +74,16 @@ def needs_path_header(plan: Plan, layout: Layout) -> bool:
     return plan.splits_paths or layout is Layout.PATHS
 
 
-def route_configurations(plan: Plan, settings: Settings) -> Iterator[Json]:
-    """One RouteConfiguration for each group of listeners."""
+def route_configurations(plan: Plan, settings: Settings, off: tuple[str, ...]) -> Iterator[Json]:
+    """One RouteConfiguration for each group of listeners; `off`: the filters that routes switch off which answer by
+    themselves."""
     for group, part in plan.by_group().items():
-        hosts = [_virtual_host(domain.domain, domain, settings) for domain in part.domains]
+        hosts = [_virtual_host(domain.domain, domain, settings, off) for domain in part.domains]
         yield {**_head(group, part, Layout.WHOLE), "virtual_hosts": hosts}
 
 
 def split_route_configurations(
-    plan: Plan, settings: Settings, layouts: Mapping[str, Layout]
+    plan: Plan, settings: Settings, off: tuple[str, ...], layouts: Mapping[str, Layout]
 ) -> Iterator[tuple[Json, list[Json]]]:
     """One RouteConfiguration for each group of listeners whose layout is not WHOLE, and its virtual hosts."""
     for group, part in plan.by_group().items():
@@ -91,9 +92,9 @@ def split_route_configurations(
             continue
         head = _head(group, part, layout)
         if layout is Layout.DOMAINS:
-            hosts = [_virtual_host(f"{head['name']}/{domain.domain}", domain, settings) for domain in part.domains]
+            hosts = [_virtual_host(f"{head['name']}/{domain.domain}", domain, settings, off) for domain in part.domains]
         else:
-            hosts = list(_hosts_by_path(head["name"], part.domains[0], settings))
+            hosts = list(_hosts_by_path(head["name"], part.domains[0], settings, off))
         ads = {"ads": {}, "resource_api_version": "V3"}
         yield {**head, "vhds": {"config_source": ads}}, hosts
 
@@ -114,18 +115,18 @@ def _head(group: str, plan: Plan, layout: Layout) -> Json:
     if limits := plan.rate_limits():
         rate_limit, override = rate_limit_override(limits)
         head["typed_per_filter_config"] = {rate_limit: override}
-    if any(leads_nowhere(forward) for _, forward in plan.forwarding()):
+    if plan.leads_nowhere or any(leads_nowhere(forward) for _, forward in plan.forwarding()):
         head["validate_clusters"] = False
     return head
 
 
-def _virtual_host(name: str, domain: PlannedDomain, settings: Settings) -> Json:
+def _virtual_host(name: str, domain: PlannedDomain, settings: Settings, off: tuple[str, ...]) -> Json:
     host = _small_host if len(domain.routes) <= SMALL else _host
-    return host(sys.intern(name), domain, settings.long_list, settings.conditional)
+    return host(sys.intern(name), domain, settings.long_list, off)
 
 
-def _host(name: str, domain: PlannedDomain, long_list: int, conditional: Placement) -> Json:
-    return {"name": name, "domains": [domain.domain], **_list(_routes(domain, conditional), long_list)}
+def _host(name: str, domain: PlannedDomain, long_list: int, off: tuple[str, ...]) -> Json:
+    return {"name": name, "domains": [domain.domain], **_list(_routes(domain, off), long_list)}
 
 
 _small_host: Final = by_identity(REMEMBERED)(_host)
@@ -137,8 +138,8 @@ def _list(routes: tuple[_Placed, ...], long_list: int) -> Json:
     return {"matcher": _matcher(_buckets(routes, long_list // 4))}
 
 
-def _hosts_by_path(routes_name: str, domain: PlannedDomain, settings: Settings) -> Iterator[Json]:
-    routes, short = _routes(domain, settings.conditional), settings.long_list // 4
+def _hosts_by_path(routes_name: str, domain: PlannedDomain, settings: Settings, off: tuple[str, ...]) -> Iterator[Json]:
+    routes, short = _routes(domain, off), settings.long_list // 4
     folded = [(_folded(each[0]), each) for each in routes]
     same = all(start == each[0] for start, each in folded)
     for key, bucket in (_buckets(routes, short) if same else buckets(folded, short)).items():
@@ -165,8 +166,8 @@ def _folded(start: Start) -> Start:
 
 
 @by_identity(_AT_A_TIME)
-def _routes(domain: PlannedDomain, conditional: Placement) -> tuple[_Placed, ...]:
-    return tuple([placed(route, conditional) for route in domain.routes])
+def _routes(domain: PlannedDomain, off: tuple[str, ...]) -> tuple[_Placed, ...]:
+    return tuple([placed(route, off) for route in domain.routes])
 
 
 @by_identity(_AT_A_TIME)

@@ -14,15 +14,14 @@ from collections.abc import Iterator
 from typing import Final
 
 from rejoinder.rules.answers import Reply
-from rejoinder.rules.decide import NO_ROUTE_STATUS
-from rejoinder.rules.matching import Meet
+from rejoinder.rules.matching import Meet, quote
 from rejoinder.rules.model import EVERY_PATH, Forward, PathKind, PathMatch, Redirect, Route, StringKind, StringMatch
 from rejoinder.xds.plan import PlannedRoute
 from rejoinder.xds.remember import REMEMBERED
 from rejoinder.xds.translate.buckets import Start
-from rejoinder.xds.translate.filters import CORS, answer_table_override, rate_limit_metadata
-from rejoinder.xds.translate.forwarding import cors_policy, header_changes, header_option, quote, route_action
-from rejoinder.xds.translate.settings import PATH_HEADER, Json, Placement
+from rejoinder.xds.translate.filters import CORS, rate_limit_metadata, switched_off
+from rejoinder.xds.translate.forwarding import NO_UPSTREAM, cors_policy, header_changes, header_option, route_action
+from rejoinder.xds.translate.settings import PATH_HEADER, Json
 
 _REDIRECT_CODES: Final = {
     301: "MOVED_PERMANENTLY",
@@ -45,9 +44,9 @@ _STRING_FIELDS: Final = {
 
 
 @functools.lru_cache(maxsize=REMEMBERED)  # after an edit, most routes are the same objects: see `json_mapping`
-def placed(planned: PlannedRoute, conditional: Placement) -> tuple[Start, Json]:
-    """What is known of a route's path, and the Route."""
-    return _start(planned.match), _route(planned, conditional)
+def placed(planned: PlannedRoute, off: tuple[str, ...]) -> tuple[Start, Json]:
+    """What is known of a route's path, and the Route; `off`: the filters that are not for routes which answer."""
+    return _start(planned.match), _route(planned, off)
 
 
 def _start(match: Meet) -> Start:
@@ -73,11 +72,10 @@ def _regex_start(regex: str) -> str:
     return plain[0][:-1] if regex[plain.end() : plain.end() + 1] in _QUANTIFIERS else plain[0]
 
 
-def _route(planned: PlannedRoute, conditional: Placement) -> Json:
-    route: Json = {"name": planned.name, "match": _match(planned.match), **_action(planned)}
-    overrides: Json = {}
-    if planned.table:
-        name, overrides[name] = answer_table_override(planned, conditional)
+def _route(planned: PlannedRoute, off: tuple[str, ...]) -> Json:
+    named = {"name": planned.name} if planned.name else {}
+    route: Json = {**named, "match": _match(planned.match), **_action(planned)}
+    overrides: Json = switched_off(off) if isinstance(planned.action, Reply | Redirect) else {}
     if isinstance(planned.action, Forward) and planned.action.cors:
         overrides[CORS] = cors_policy(planned.action.cors)
     if overrides:
@@ -139,7 +137,8 @@ def _header(name: str, test: StringMatch) -> Json:
 def _action(planned: PlannedRoute) -> Json:
     match planned.action:
         case None:
-            return {"direct_response": {"status": NO_ROUTE_STATUS}}
+            # Not a direct response: that would be final, and this is for rules to answer.
+            return {"route": {"cluster": NO_UPSTREAM, "cluster_not_found_response_code": "NOT_FOUND"}}
         case Reply() as reply:
             return _direct_response(reply)
         case Redirect() as redirect:

@@ -15,6 +15,8 @@ ROUTES_NAME: Final = "rejoinder"
 """The route configuration of what stands in rule files; another group of listeners has its name behind it."""
 
 EXT_PROC_CLUSTER: Final = "rejoinder_ext_proc"
+XDS_CLUSTER: Final = "rejoinder_xds"
+"""The control plane, in an Envoy with a configuration of its own."""
 
 PATH_HEADER: Final = "x-rejoinder-path"
 """A request header with the path without its query, while Envoy picks the route: `routes`, `route_configurations`."""

@@ -1,0 +1,50 @@
+"""Envoy's attributes: how an ext_proc filter tells what rules need to know of a request, beside the response. Pure.
+
+In: the attributes of a message, by the text of their expressions; what is not there has no entry. Out: the request.
+https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/advanced/attributes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from rejoinder.rules.request import Request, host_of
+
+PATH: Final = "request.path"
+METHOD: Final = "request.method"
+HOST: Final = "request.host"
+ROUTE_NAME: Final = "xds.route_name"
+CODE_DETAILS: Final = "response.code_details"
+HEADER: Final = "request.headers['%s']"
+"""The attribute with the value of a header, in lower case; several lines are joined with commas."""
+ORIGINAL_PATH: Final = HEADER % "x-envoy-original-path"
+"""What the path was before the route rewrote it: `PATH` is what it has been made."""
+HOST_STATE: Final = "rejoinder.host"
+"""The filter state in which a filter in front keeps the host, which the route may rewrite, too."""
+ORIGINAL_HOST: Final = f"filter_state['{HOST_STATE}']"
+
+DIRECT_RESPONSE: Final = "direct_response"
+"""The response code details of a route that answers or redirects by itself, which is final."""
+
+_BEFORE_NAME, _BEHIND_NAME = HEADER.split("%s")
+
+
+def request_of(attributes: Mapping[str, str]) -> Request:
+    """The request; the path is what this Envoy makes of it: nothing is normalized here."""
+    authority = attributes.get(ORIGINAL_HOST) or attributes.get(HOST, "")
+    path, mark, query = (attributes.get(ORIGINAL_PATH) or attributes.get(PATH, "")).partition("?")
+    return Request(
+        method=attributes.get(METHOD, ""),
+        host=host_of(authority),
+        path=path,
+        query=query if mark else None,
+        headers=tuple(
+            [
+                (expression[len(_BEFORE_NAME) : -len(_BEHIND_NAME)], value)
+                for expression, value in attributes.items()
+                if expression.startswith(_BEFORE_NAME)
+            ]
+        ),
+        authority=authority,
+    )

@@ -1,0 +1,257 @@
+"""The decision program: the rules compiled once, so that asking them costs the same for ten and for ten thousand.
+
+Rules go in (`compile_rules`), a `Program` comes out, which is asked with a `Request` and the name of the route that it
+takes. Pure; nothing is raised. It knows nothing of routes but their names. docs/program.md says what is asked and how
+it is found; `decide` is the meaning, linear and readable, and tests hold the two against each other. `program_bytes`
+writes a program for the module's core.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from rejoinder.rules.answers import Choice, claims
+from rejoinder.rules.matching import fits
+from rejoinder.rules.model import EVERY_PATH, STATUSES, PathKind, RequestMatch, Rule, StringKind, StringMatch
+from rejoinder.rules.request import Request
+
+_NOTHING_MORE: Final = RequestMatch()
+
+
+class _Compiled(NamedTuple):
+    """A rule as it is asked."""
+
+    by_status: Mapping[int, Choice]
+    """As in `Claims`, each answer with the rule's name: the same object for the same answer."""
+    otherwise: Choice | None
+    unconditional: bool
+    final: bool
+    routes: frozenset[str] | None
+    """The names of the routes that it is about; None: that is no question any more once the rule is found."""
+    match: RequestMatch | None
+    """What is still to be tested of the request; None: nothing."""
+
+
+@dataclass(slots=True)
+class _Paths:
+    """The rules of one domain pattern."""
+
+    by_path: dict[str, dict[str | None, list[int]]] = field(default_factory=dict)
+    """Under a path as `_path_key` writes it, and the name of a route or None: the numbers of rules, ascending."""
+    elements: int = 0
+    """How many elements the longest prefix has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The compiled rules."""
+
+    rules: tuple[Rule, ...]
+    """What it was compiled from."""
+    statuses: frozenset[int]
+    """Those that some conditional rule has an answer for."""
+    asks_requests: bool
+    """Whether some rule answers without an upstream."""
+    has_handlers: bool
+    """Whether some answer is a Python handler's to make."""
+    _compiled: tuple[_Compiled, ...] = field(compare=False, repr=False)
+    _domains: dict[str, _Paths] = field(compare=False, repr=False)
+
+    def __bool__(self) -> bool:
+        return bool(self.rules)
+
+    def on_request(self, request: Request, route: str | None) -> Choice | None:
+        """The answer to a request, before any upstream is asked; None: none.
+
+        Args:
+            request: as Envoy's router sees it.
+            route: the name of the route that it takes; None: none.
+        """
+        if not self.asks_requests:
+            return None
+        for rule in self._fitting(request, route):
+            if rule.unconditional:
+                return rule.otherwise
+            if rule.final:
+                return None
+        return None
+
+    def on_status(self, request: Request, route: str | None, status: int) -> Choice | None:
+        """The answer in place of a response with this status, an upstream's or Envoy's own; None: the response passes.
+
+        Args: as for `on_request`.
+        """
+        if status not in self.statuses:
+            return None
+        for rule in self._fitting(request, route):
+            if not rule.unconditional and (choice := rule.by_status.get(status, rule.otherwise)) is not None:
+                return choice
+            if rule.final:
+                return None
+        return None
+
+    def _fitting(self, request: Request, route: str | None) -> Iterator[_Compiled]:
+        for number in _merged(list(self._found(request.host, request.path, route))):
+            rule = self._compiled[number]
+            if (rule.routes is None or route in rule.routes) and (rule.match is None or fits(rule.match, request)):
+                yield rule
+
+    def _found(self, host: str, path: str, route: str | None) -> Iterator[list[int]]:
+        """The lists of rules that domain, path and route lead to."""
+        names = (None,) if route is None else (None, route)
+        for domain in _covering(host):
+            paths = self._domains.get(domain)
+            if paths is None:
+                continue
+            for key in _path_keys(path, paths.elements):
+                by_route = paths.by_path.get(key)
+                if by_route is not None:
+                    for name in names:
+                        if (found := by_route.get(name)) is not None:
+                            yield found
+
+
+def compile_rules(rules: Iterable[Rule]) -> Program:
+    """Compile rules, in their order."""
+    return _compile(tuple(rules))
+
+
+# All rules are asked for in two places, and after an edit that is not about them the conditional ones are as before.
+@functools.lru_cache(maxsize=4)
+def _compile(rules: tuple[Rule, ...]) -> Program:
+    compiled: list[_Compiled] = []
+    domains: dict[str, _Paths] = defaultdict(_Paths)
+    statuses: set[int] = set()
+    for number, rule in enumerate(rules):
+        made, claimed = _compiled_rule(rule)
+        compiled.append(made)
+        if claimed and not statuses.issuperset(claimed):
+            statuses.update(claimed)
+        path = rule.scope.request.path
+        key = _path_key(path.kind, path.value)
+        for domain in rule.scope.domains or ("*",):
+            paths = domains[domain]
+            if path.kind is PathKind.PREFIX:
+                paths.elements = max(paths.elements, path.value.count("/"))
+            by_route = paths.by_path.setdefault(key, {})
+            for route in _indexed_routes(rule):
+                by_route.setdefault(route, []).append(number)
+    return Program(
+        rules,
+        statuses=frozenset(statuses),
+        asks_requests=any(rule.unconditional for rule in rules),
+        has_handlers=any(answer.handler for rule in rules for answer in rule.answers),
+        _compiled=tuple(compiled),
+        _domains=dict(domains),
+    )
+
+
+@functools.lru_cache(maxsize=1 << 15)  # after an edit, nearly all rules are the same as before
+def _compiled_rule(rule: Rule) -> tuple[_Compiled, Collection[int]]:
+    """A rule, and the statuses that it has answers for."""
+    claimed = claims(rule)
+    match = rule.scope.request
+    if match.path.kind is not PathKind.REGEX:
+        match = RequestMatch(EVERY_PATH, match.methods, match.headers, match.query)
+    untested = rule.scope.routes is None or _is_found_by_routes(rule)
+    named = (*claimed.by_status.values(), *((claimed.otherwise,) if claimed.otherwise else ()))
+    choices = {id(answer): Choice(rule.name, answer) for answer in named}
+    made = _Compiled(
+        by_status={status: choices[id(answer)] for status, answer in claimed.by_status.items()},
+        otherwise=None if claimed.otherwise is None else choices[id(claimed.otherwise)],
+        unconditional=rule.unconditional,
+        final=rule.final,
+        routes=None if untested else frozenset(rule.scope.routes or ()),
+        match=None if match == _NOTHING_MORE else match,
+    )
+    if rule.unconditional:
+        return made, ()
+    return made, STATUSES if claimed.otherwise else tuple(claimed.by_status)
+
+
+def _is_found_by_routes(rule: Rule) -> bool:
+    # With several domains the index would grow with their product.
+    return rule.scope.routes is not None and len(rule.scope.domains) <= 1
+
+
+def _indexed_routes(rule: Rule) -> Sequence[str | None]:
+    return rule.scope.routes or () if _is_found_by_routes(rule) else (None,)
+
+
+_EVERY: Final = ""
+"""The key of the rules that no path can be found by."""
+
+
+def _path_key(kind: PathKind, value: str) -> str:
+    if kind is PathKind.EXACT:
+        return "=" + value
+    return _EVERY if kind is PathKind.REGEX or value == EVERY_PATH.value else value
+
+
+def _path_keys(path: str, elements: int) -> Iterator[str]:
+    """The keys of the rules whose paths may fit one; `elements`: how many there are in the longest prefix."""
+    yield _EVERY
+    yield "=" + path
+    end = 0
+    for _ in range(elements):
+        end = path.find("/", end + 1)
+        if end < 0:
+            yield path
+            return
+        yield path[:end]
+
+
+def _covering(host: str) -> Iterator[str]:
+    """The domain patterns that cover a host."""
+    yield "*"
+    yield host
+    dot = host.find(".", 1)
+    while dot > 0:
+        yield "*" + host[dot:]
+        dot = host.find(".", dot + 1)
+
+
+def _merged(lists: list[list[int]]) -> Iterable[int]:
+    """The numbers of all lists in order, each once."""
+    if len(lists) <= 1:
+        return lists[0] if lists else ()
+    # A rule with two domains that cover a host stands in two lists.
+    return dict.fromkeys(heapq.merge(*lists)) if len(lists) > 2 else dict.fromkeys(sorted(lists[0] + lists[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What must be known of a request for a program to be asked."""
+
+    headers: tuple[str, ...]
+    """The names of the headers that rules look at, sorted."""
+    routes: bool
+    """Whether rules look at the name of the route."""
+    hosts: bool
+    """... at the host."""
+    paths: bool
+    """... at the path or the query."""
+    methods: bool
+    regexes: bool
+    """Whether there are regular expressions, which only RE2 can tell."""
+
+
+def needs(program: Program) -> Needs:
+    """What a program needs to know."""
+    matches = [rule.scope.request for rule in program.rules]
+    tests: list[tuple[str, StringMatch]] = [test for match in matches for test in (*match.headers, *match.query)]
+    names = {name for match in matches for name, _ in match.headers}
+    return Needs(
+        headers=tuple(sorted(names - {"host"})),  # which is the authority
+        routes=any(rule.scope.routes is not None for rule in program.rules),
+        hosts=any(set(rule.scope.domains) - {"*"} for rule in program.rules) or "host" in names,
+        paths=any(match.path != EVERY_PATH or match.query for match in matches),
+        methods=any(match.methods for match in matches),
+        regexes=any(match.path.kind is PathKind.REGEX for match in matches)
+        or any(test.kind is StringKind.REGEX for _, test in tests),
+    )

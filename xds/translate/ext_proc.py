@@ -1,0 +1,172 @@
+"""The ext_proc filter, as docs/ext_proc.md explains it: what it asks about, and what it tells. Pure.
+
+It stands in the chain once for responses, behind a gate that lets by all statuses but those that rules name; where
+rules answer without an upstream, or by a handler that wants to see the request, once more for requests, behind a gate
+on what these rules are about; and where rules look at hosts, behind a filter that keeps the host as it came, for the
+router may rewrite it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from rejoinder.rules import attributes
+from rejoinder.rules.model import EVERY_PATH, STATUSES, PathKind, Rule
+from rejoinder.rules.program import Program, needs
+from rejoinder.xds.translate.settings import EXT_PROC_CLUSTER, Json, typed
+
+METADATA: Final = "rejoinder"
+"""The name of this project's part of metadata, a route's and a request's."""
+
+GATE_TYPE: Final = "envoy.extensions.common.matching.v3.ExtensionWithMatcher"
+HOST_TYPE: Final = "envoy.extensions.filters.http.set_filter_state.v3.Config"
+
+MAX_GATED: Final = 64
+"""How many rules a gate on requests tells apart, for Envoy tries one after the other; beyond that it is open."""
+
+
+def response_filter(program: Program) -> Json:
+    """The filter for responses."""
+    filter_ = _filter(
+        {"request_header_mode": "SKIP", "response_header_mode": "SEND"},
+        response_attributes=_attributes(program),
+        # Nothing else of the response matters: that saves Envoy and the service most of the message.
+        forward_rules={"allowed_headers": {"patterns": [{"exact": ":status"}]}},
+    )
+    return _gated(filter_, _statuses_gate(program))
+
+
+def request_filter(program: Program) -> Json:
+    """The filter for requests, and for the responses to these where a handler makes them."""
+    response = "SEND" if program.has_handlers else "SKIP"
+    filter_ = _filter(
+        {"request_header_mode": "SEND", "response_header_mode": response}, request_attributes=[attributes.ROUTE_NAME]
+    )
+    return _gated(filter_, _requests_gate(program))
+
+
+def host_filter(program: Program) -> Json:
+    """What keeps the host as it came, if that matters."""
+    keep = typed(
+        HOST_TYPE,
+        on_request_headers=[
+            {
+                "object_key": attributes.HOST_STATE,
+                "factory_key": "envoy.string",
+                "format_string": {"text_format_source": {"inline_string": "%REQ(:AUTHORITY)%"}},
+            }
+        ],
+    )
+    return keep if needs(program).hosts else typed(HOST_TYPE)
+
+
+def sees_requests(program: Program) -> bool:
+    """Whether the filter has to stand in the chain for requests, too."""
+    return program.asks_requests or program.has_handlers
+
+
+def _filter(mode: Json, **more: object) -> Json:
+    return typed(
+        "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
+        grpc_service={"envoy_grpc": {"cluster_name": EXT_PROC_CLUSTER}},
+        processing_mode=mode,
+        **more,
+        failure_mode_allow=True,  # fail open: the service slow, dead or restarting, responses pass through
+        message_timeout="1s",  # the first call after a start can take longer than Envoy's 200 ms
+        mutation_rules={"allow_envoy": True},  # an answer may set headers that begin with x-envoy-
+        metadata_options={"receiving_namespaces": {"untyped": [METADATA]}},  # which rule answered, for access logs
+    )
+
+
+def _attributes(program: Program) -> list[str]:
+    """What rules need to know of the request, and who made the response."""
+    known = needs(program)
+    asked = {
+        attributes.PATH: known.paths,
+        attributes.ORIGINAL_PATH: known.paths,
+        attributes.METHOD: known.methods,
+        attributes.HOST: known.hosts,
+        attributes.ORIGINAL_HOST: known.hosts,
+        attributes.ROUTE_NAME: known.routes,
+        **{attributes.HEADER % name: True for name in known.headers},
+        attributes.CODE_DETAILS: True,
+    }
+    return [expression for expression, wanted in asked.items() if wanted]
+
+
+def _gated(filter_: Json, skipped: Json) -> Json:
+    skip = {"name": "skip", "typed_config": typed("envoy.extensions.filters.common.matcher.action.v3.SkipFilter")}
+    return typed(
+        GATE_TYPE,
+        extension_config={"name": "ext_proc", "typed_config": filter_},
+        xds_matcher={"matcher_list": {"matchers": [{"predicate": skipped, "on_match": {"action": skip}}]}},
+    )
+
+
+# --- the gate on statuses ---
+
+
+def _statuses_gate(program: Program) -> Json:
+    status = {"name": "status", "typed_config": typed("envoy.type.matcher.v3.HttpResponseStatusCodeMatchInput")}
+    named = {"input": status, "value_match": {"safe_regex": {"google_re2": {}, "regex": statuses(program.statuses)}}}
+    return {"not_matcher": {"single_predicate": named}}
+
+
+def statuses(named: frozenset[int]) -> str:
+    """A regex of statuses, short where they come by the hundred or by the ten.
+
+    >>> statuses(frozenset([*range(500, 600), 404]))
+    '404|5[0-9][0-9]'
+    """
+    hundreds = range(STATUSES.start, STATUSES.stop, 100)
+    return "|".join(part for hundred in hundreds for part in _digits(named, hundred, 100)) or "none"
+
+
+def _digits(named: frozenset[int], start: int, size: int) -> Iterator[str]:
+    block = range(start, start + size)
+    if named.issuperset(block):
+        yield str(start // size) + "[0-9]" * (len(str(size)) - 1)
+    elif not named.isdisjoint(block):
+        for sub in range(start, start + size, size // 10):
+            yield from _digits(named, sub, size // 10)
+
+
+# --- the gate on requests ---
+
+
+def _requests_gate(program: Program) -> Json:
+    about = [rule for rule in program.rules if rule.unconditional or any(answer.handler for answer in rule.answers)]
+    predicates = [_about(rule) for rule in about[: MAX_GATED + 1]]
+    if not predicates:
+        return _request_test(":method", {"safe_regex": {"google_re2": {}, "regex": ".*"}})  # all are skipped
+    if len(predicates) > MAX_GATED or None in predicates:
+        return _request_test(":method", {"exact": ""})  # none is
+    return {"not_matcher": _any([predicate for predicate in predicates if predicate is not None])}
+
+
+def _about(rule: Rule) -> Json | None:
+    """What all requests that a rule is about have in common, as far as it is quick to tell; None: nothing."""
+    path, tests = rule.scope.request.path, []
+    if path.kind is not PathKind.REGEX and path != EVERY_PATH:
+        tests.append(_request_test(":path", {"prefix": path.value}))
+    if rule.scope.request.methods:
+        tests.append(_any([_request_test(":method", {"exact": method}) for method in rule.scope.request.methods]))
+    if rule.scope.domains and "*" not in rule.scope.domains:
+        tests.append(_any([_request_test(":authority", _host(domain)) for domain in rule.scope.domains]))
+    return {"and_matcher": {"predicate": tests}} if len(tests) > 1 else tests[0] if tests else None
+
+
+def _host(domain: str) -> Json:
+    # A port may stand behind it.
+    kind, value = ("contains", domain[1:]) if domain.startswith("*.") else ("prefix", domain)
+    return {kind: value, "ignore_case": True}
+
+
+def _any(predicates: list[Json]) -> Json:
+    return {"or_matcher": {"predicate": predicates}} if len(predicates) > 1 else predicates[0]
+
+
+def _request_test(header: str, test: Json) -> Json:
+    read = typed("envoy.type.matcher.v3.HttpRequestHeaderMatchInput", header_name=header)
+    return {"single_predicate": {"input": {"name": "header", "typed_config": read}, "value_match": test}}
