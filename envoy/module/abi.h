@@ -33,13 +33,15 @@ enum { RECEIVED_RESPONSE_BODY = 2, BUFFERED_RESPONSE_BODY = 3 };
  * comes; for a body: throw away what is left in it and hold the headers still. */
 enum { CONTINUE = 0, STOP = 1, STOP_NO_BUFFER = 3 };
 
-enum { LOG_WARNING = 3, LOG_ERROR = 4 };
+enum { LOG_ERROR = 4 };
+
+/* Of http_filter_get_attribute_string: the same numbers in 1.38, 1.39 and 1.40. */
+enum { PROTOCOL = 10, ROUTE_NAME = 61 };
 
 /* A name in Envoy is long; one macro says it once. */
 #define CALLBACK(name) envoy_dynamic_module_callback_##name
 #define ON(name) envoy_dynamic_module_on_##name
 
-const void *CALLBACK(get_most_specific_route_config)(void *envoy);
 void CALLBACK(log)(int level, buffer text);
 
 /* A null or empty value removes the header. Names must be in lower case. */
@@ -52,6 +54,13 @@ bool CALLBACK(http_get_headers)(void *envoy, int type, header *headers);
 size_t CALLBACK(http_get_body_size)(void *envoy, int type);
 bool CALLBACK(http_drain_body)(void *envoy, int type, size_t length);
 bool CALLBACK(http_append_body)(void *envoy, int type, buffer data);
+
+/* An attribute of the stream; false: it has none. */
+bool CALLBACK(http_filter_get_attribute_string)(void *envoy, int attribute, buffer *value);
+
+/* Go on with headers that are held, and with what there is of a body, and some more body. */
+void CALLBACK(http_filter_continue_encoding)(void *envoy);
+void CALLBACK(http_send_response_data)(void *envoy, buffer data, bool end_of_stream);
 
 /* A response of Envoy's own (a local reply). It may destroy the filter before it returns. */
 void CALLBACK(http_send_response)(void *envoy, uint32_t status, header *headers, size_t count, buffer body,

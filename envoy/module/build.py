@@ -1,41 +1,50 @@
-"""How librejoinder.so is made: `filter.c` and a Python interpreter in one library (cffi's embedding mode).
+"""How the module is made: `librejoinder.so`, the core, of C alone, and `librejoinder_python.so` for what needs Python.
 
-In: a folder. Out: the library in it. Needs a C compiler, Python's headers and its shared library, for the very Python
-that runs this; it is called by setup.py, and by hand as `python build.py FOLDER`. Imports nothing of this project: when
-it runs, the project is not installed yet.
+In: a folder. Out: the libraries in it. The core needs a C compiler; the other one (cffi's embedding mode) also Python's
+headers and its shared library, for the very Python that runs this. Each is built without the other. Called by setup.py,
+and by hand as `python build.py FOLDER`. Imports nothing of this project: when it runs, the project is not installed yet.
 https://cffi.readthedocs.io/en/stable/embedding.html
 """
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import cffi  # type: ignore[import-untyped, unused-ignore]
-
-LIBRARY: Final = "librejoinder.so"
+CORE: Final = "librejoinder.so"
 """Envoy adds `lib` and `.so` to the module's name."""
+PYTHON: Final = "librejoinder_python.so"
+"""As in beside.h."""
 
-_HERE: Final = Path(__file__).parent
+HERE: Final = Path(__file__).parent
+SOURCES: Final = ("program.c", "config.c", "grace.c", "beside.c", "filter.c")
+"""Of the core."""
+
+_WARNINGS: Final = ("-Wall", "-Wextra")
+
+# Hidden, for a process has many libraries; never unloaded, for it has a thread. What is undefined is Envoy's.
+_SHARED: Final = ("-std=gnu11", "-O2", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", "-Wl,-z,nodelete")
 
 # What the Python side may use of C: `CALLBACK`s are written out, for cffi knows no macros.
 _CDEF: Final = """
 typedef struct { const char *ptr; size_t length; } buffer;
 typedef struct { const char *name; size_t name_length; const char *value; size_t value_length; } header;
-typedef struct { ...; } table;
+typedef struct { buffer method, authority, path, route; } asked;
+typedef struct { ...; } failure;
+typedef struct { ...; } reply;
 enum { REQUEST_HEADERS, RESPONSE_HEADERS, ... };
-enum { LOG_WARNING, LOG_ERROR, ... };
+enum { LOG_ERROR, ... };
 enum { PASS, REPLY, FAILURE, ... };
 
-table *table_new(size_t count);
-void table_free(table *old);
-bool table_reply(table *made, size_t index, uint32_t status, uint32_t handler, buffer rule,
-                 const header *headers, size_t header_count, buffer body);
-void table_claim(table *made, uint32_t first, uint32_t last, size_t index);
-void table_otherwise(table *made, size_t index);
+reply *reply_new(uint32_t status, const header *headers, size_t count, buffer body);
+void reason(failure *why, buffer text);
 
 void envoy_dynamic_module_callback_log(int level, buffer text);
 size_t envoy_dynamic_module_callback_http_get_headers_size(void *envoy, int type);
@@ -43,13 +52,15 @@ bool envoy_dynamic_module_callback_http_get_headers(void *envoy, int type, heade
 """
 
 _EMBEDDED: Final = """
-static const table *rejoinder_table(buffer config);
-static int rejoinder_handle(void *envoy, uint32_t handler, uint32_t status, table **made);
-static bool rejoinder_started(void);
+static bool python_started(void);
+static bool python_regex(buffer pattern, uint32_t *number, failure *why);
+static bool python_handler(buffer name, uint32_t *number, failure *why);
+static bool python_fits(uint32_t regex, buffer text);
+static int python_handle(void *envoy, uint32_t handler, uint32_t status, const asked *request, reply **made);
 """
 
-# Runs once, inside Envoy, when the first configuration comes. Python has read PYTHONPATH, but not the .pth files in its
-# folders, which lead to what is installed in editable mode.
+# Runs once, inside Envoy, with the first call. Python has read PYTHONPATH, but not the .pth files in its folders, which
+# lead to what is installed in editable mode.
 _START: Final = """
 import os, site
 for folder in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
@@ -63,14 +74,29 @@ class CannotBuildError(Exception):
 
 
 def build(folder: Path) -> Path:
-    """Compile the library.
+    """Compile the core.
 
     Args:
         folder: where to put it.
     Returns:
         Its path.
     Raises:
-        CannotBuildError: this Python has no shared library, or no headers.
+        CannotBuildError: there is no compiler, or it fails.
+    """
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    with tempfile.TemporaryDirectory(prefix="rejoinder-build-") as scratch:
+        made = Path(scratch, CORE)
+        _run([*compiler, *_SHARED, *_WARNINGS, *(str(HERE / source) for source in SOURCES), "-o", str(made)])
+        return _install(made, folder)
+
+
+def build_python(folder: Path) -> Path:
+    """Compile the library for regular expressions and handlers.
+
+    Args, Returns: as `build`.
+
+    Raises:
+        CannotBuildError: this Python has no shared library, or no headers, or there is no cffi.
         cffi.VerificationError: the compiler fails, or there is none.
     """
     variables = sysconfig.get_config_vars()
@@ -79,29 +105,50 @@ def build(folder: Path) -> Path:
     headers = Path(sysconfig.get_path("include"), "Python.h")
     if not headers.is_file():
         raise CannotBuildError(f"no {headers}: Python's headers are missing (Debian: python3-dev)")
+    try:
+        import cffi  # type: ignore[import-untyped, unused-ignore]  # noqa: PLC0415 - the core is made without it
+    except ImportError as error:
+        raise CannotBuildError("cffi is missing") from error
     ffi = cffi.FFI()
     ffi.cdef(_CDEF)
     ffi.embedding_api(_EMBEDDED)
     ffi.set_source(
         "_rejoinder",
-        '#include "filter.c"',
-        include_dirs=[str(_HERE)],
+        '#include "embedded.c"',
+        include_dirs=[str(HERE)],
         library_dirs=[variables["LIBDIR"]],
         runtime_library_dirs=[variables["LIBDIR"]],  # Envoy's loader does not look where this Python is
-        # Unused: parameters in what cffi generates, and functions that are there for the host of the tests.
-        extra_compile_args=["-O2", "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-parameter"],
+        # Unused: parameters in what cffi generates.
+        extra_compile_args=["-O2", *_WARNINGS, "-Wno-unused-function", "-Wno-unused-parameter"],
     )
     ffi.embedding_init_code(_START)
     with tempfile.TemporaryDirectory(prefix="rejoinder-build-") as scratch:
-        made = Path(ffi.compile(tmpdir=scratch, target=LIBRARY))
-        folder.mkdir(parents=True, exist_ok=True)
-        target = folder / LIBRARY
-        # By rename: an Envoy that has the old one loaded keeps it.
-        staged = target.with_suffix(".new")
-        staged.write_bytes(made.read_bytes())
-        staged.chmod(0o755)
-        return staged.replace(target)
+        return _install(Path(ffi.compile(tmpdir=scratch, target=PYTHON)), folder)
+
+
+def _run(command: Sequence[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise CannotBuildError(f"no C compiler: {error}") from error
+    if done.returncode:
+        raise CannotBuildError(f"{command[0]} fails: {done.stderr.strip()}")
+    sys.stderr.write(done.stderr)
+
+
+def _install(made: Path, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / made.name
+    # By rename: an Envoy that has the old one loaded keeps it.
+    staged = target.with_suffix(".new")
+    staged.write_bytes(made.read_bytes())
+    staged.chmod(0o755)
+    return staged.replace(target)
 
 
 if __name__ == "__main__":
     print(build(Path(sys.argv[1])))
+    try:
+        print(build_python(Path(sys.argv[1])))
+    except CannotBuildError as error:
+        print(f"without regular expressions and handlers: {error}", file=sys.stderr)

@@ -1,24 +1,23 @@
-"""The Python inside Envoy: configurations become tables of `table.c`, and handlers are called.
+"""The Python inside Envoy: what the module's core cannot do, regular expressions and handlers.
 
-In: what Envoy hands to the hooks of `filter.c`. Out: tables that C owns from then on, outcomes, and lines in Envoy's
+In: what the core asks through `beside.h`. Out: numbers, outcomes, replies that C owns from then on, and lines in Envoy's
 log. Nothing is raised: no exception may cross into C, so each function below is a few lines around pure code and turns
 a failure into the outcome that C knows for it. Imported inside Envoy only: elsewhere there is no `_rejoinder`.
 
-Threads: `rejoinder_table` and `rejoinder_started` run on Envoy's main thread, `rejoinder_handle` on its workers.
+Threads: `python_started`, `python_regex` and `python_handler` run on Envoy's main thread, the others on its workers.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import threading
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeVar
 
 from _rejoinder import ffi, lib  # type: ignore[import-not-found]  # made by `build`
 
-from rejoinder.envoy.module.config import ConfigError, ReplyConfig, decode
-from rejoinder.rules.handlers import HandlerError, Handlers, Response, regular, request_of
+from rejoinder.rules.handlers import Handler, HandlerError, Handlers, Reply, Response, regular, request_of
+from rejoinder.rules.matching import RegexError, compile_regex
 from rejoinder.rules.model import Header
 
 HANDLER_PATH: Final = "REJOINDER_HANDLER_PATH"
@@ -27,98 +26,104 @@ HANDLER_PATH: Final = "REJOINDER_HANDLER_PATH"
 _ROUTER_HEADERS: Final = frozenset({"x-envoy-expected-rq-timeout-ms"})
 """What Envoy's router tells the upstream, and not the client: in ext_proc it is not there yet."""
 
+T = TypeVar("T")
 
-def _log(text: str, level: int = lib.LOG_ERROR) -> None:
+
+class _Numbered(Generic[T]):
+    """Values by number, as C knows them. It only grows: with what programs name, not with their number."""
+
+    def __init__(self, make: Callable[[str], T]) -> None:
+        self._make = make
+        self._numbers: dict[str, int] = {}
+        self._names: list[str] = []
+        self._made: list[T] = []
+
+    def number(self, name: str) -> int:
+        if name not in self._numbers:
+            self._made.append(self._make(name))
+            self._names.append(name)
+            self._numbers[name] = len(self._made) - 1
+        return self._numbers[name]
+
+    def name(self, number: int) -> str:
+        return self._names[number]
+
+    def __getitem__(self, number: int) -> T:
+        return self._made[number]
+
+
+def _log(text: str) -> None:
     alive: list[Any] = []
-    lib.envoy_dynamic_module_callback_log(level, _buffer(text.encode("utf-8", "replace"), alive))
+    lib.envoy_dynamic_module_callback_log(lib.LOG_ERROR, _buffer(text.encode("utf-8", "replace"), alive))
 
 
 _handlers: Final = Handlers(_log)
-# Handlers as C knows them, by number, with the route that they are called for; 0 is none. The list only grows: with
-# what configurations name, not with their number.
-_bound: Final[list[tuple[str, str]]] = [("", "")]
-_numbers: Final[dict[tuple[str, str], int]] = {}
-_binding: Final = threading.Lock()
+_bound: Final[_Numbered[Handler]] = _Numbered(_handlers.find)
+_regexes: Final[_Numbered[Any]] = _Numbered(compile_regex)
 
 
 @ffi.def_extern(error=False)  # type: ignore[untyped-decorator]
-def rejoinder_started() -> bool:
-    _find_handlers()
+def python_started() -> bool:
+    sys.path += [path for path in os.environ.get(HANDLER_PATH, "").split(os.pathsep) if path and path not in sys.path]
     return True
 
 
-@ffi.def_extern(error=ffi.NULL)  # type: ignore[untyped-decorator]
-def rejoinder_table(text: Any) -> Any:
-    _find_handlers()  # in a static configuration, routes come before the filter
+@ffi.def_extern(error=False)  # type: ignore[untyped-decorator]
+def python_regex(pattern: Any, number: Any, why: Any) -> bool:
+    text = _bytes(pattern).decode()
     try:
-        config = decode(_bytes(text.ptr, text.length))
-        return _table(config.replies, config.route)
-    except (ConfigError, HandlerError, MemoryError) as error:
-        _log(f"rejoinder: a route's configuration is rejected: {error or 'out of memory'}")
-    return ffi.NULL
+        number[0] = _regexes.number(text)
+    except RegexError as error:
+        return _reason(why, f"regular expression {text!r:.100}: {error}")
+    return True
+
+
+@ffi.def_extern(error=False)  # type: ignore[untyped-decorator]
+def python_handler(name: Any, number: Any, why: Any) -> bool:
+    try:
+        number[0] = _bound.number(_bytes(name).decode())
+    except HandlerError as error:
+        return _reason(why, str(error))
+    return True
+
+
+@ffi.def_extern(error=False)  # type: ignore[untyped-decorator]
+def python_fits(regex: int, text: Any) -> bool:
+    return _regexes[regex].fullmatch(_text(text)) is not None
 
 
 @ffi.def_extern(error=lib.FAILURE)  # type: ignore[untyped-decorator]
-def rejoinder_handle(envoy: Any, number: int, status: int, made: Any) -> int:
-    name, route = _bound[number]
-    asked = [header for header in _headers(envoy, lib.REQUEST_HEADERS) if header[0] not in _ROUTER_HEADERS]
-    answered = _headers(envoy, lib.RESPONSE_HEADERS)
+def python_handle(envoy: Any, number: int, status: int, asked: Any, made: Any) -> int:
+    # As the client sent them, before the route rewrote them.
+    original = {":method": asked.method, ":authority": asked.authority, ":path": asked.path}
+    headers = [(name, value) for name, value in _headers(envoy, lib.REQUEST_HEADERS) if name not in _ROUTER_HEADERS]
+    request = request_of((*regular(headers), *((name, _text(value)) for name, value in original.items())), _text(asked.route))
+    response = Response(status, regular(_headers(envoy, lib.RESPONSE_HEADERS)))
     try:
-        reply = _handlers.call(name, request_of(asked, route), Response(status, regular(answered)))
-        if reply is None:
-            return int(lib.PASS)
-        made[0] = _table((ReplyConfig("", None, reply.status, reply.headers, reply.body, ""),), route)
-    except (HandlerError, MemoryError):
+        reply = _handlers.call(_bound.name(number), request, response)
+    except HandlerError:
         return int(lib.FAILURE)
-    return int(lib.REPLY)
+    if reply is None:
+        return int(lib.PASS)
+    made[0] = _reply(reply)
+    return int(lib.REPLY if made[0] else lib.FAILURE)
 
 
-def _find_handlers() -> None:
-    sys.path += [path for path in os.environ.get(HANDLER_PATH, "").split(os.pathsep) if path and path not in sys.path]
-
-
-def _table(replies: Sequence[ReplyConfig], route: str) -> Any:
-    """A table that the caller owns. Raises HandlerError and MemoryError."""
-    numbers = [_number(reply.handler, route) for reply in replies]
-    table = lib.table_new(len(replies))
-    if not table:
-        raise MemoryError
-    try:
-        for index, (reply, handler) in enumerate(zip(replies, numbers, strict=True)):
-            _fill(table, index, reply, handler)
-    except BaseException:
-        lib.table_free(table)
-        raise
-    return table
-
-
-def _fill(table: Any, index: int, reply: ReplyConfig, handler: int) -> None:
+def _reply(reply: Reply) -> Any:
+    """In memory that C owns; NULL where there is none."""
     alive: list[Any] = []
     headers = ffi.new("header[]", len(reply.headers))
     for slot, (name, value) in zip(headers, reply.headers, strict=True):
         encoded_name, encoded_value = name.encode(), value.encode()
         slot.name, slot.name_length = _pointer(encoded_name, alive), len(encoded_name)
         slot.value, slot.value_length = _pointer(encoded_value, alive), len(encoded_value)
-    rule = _buffer(reply.rule.encode(), alive)
-    body = _buffer(reply.body, alive)
-    if not lib.table_reply(table, index, reply.status or 0, handler, rule, headers, len(reply.headers), body):
-        raise MemoryError
-    if reply.statuses is None:
-        lib.table_otherwise(table, index)
-    for first, last in reply.statuses or ():
-        lib.table_claim(table, first, last, index)
+    return lib.reply_new(reply.status, headers, len(reply.headers), _buffer(reply.body, alive))
 
 
-def _number(handler: str, route: str) -> int:
-    if not handler:
-        return 0
-    _handlers.find(handler)
-    with _binding:
-        key = (handler, route)
-        if key not in _numbers:
-            _numbers[key] = len(_bound)
-            _bound.append(key)
-        return _numbers[key]
+def _reason(why: Any, text: str) -> bool:
+    alive: list[Any] = []
+    lib.reason(why, _buffer(text.encode("utf-8", "replace"), alive))
+    return False
 
 
 # What points into Python's memory is good as long as `alive` is.
@@ -134,19 +139,23 @@ def _buffer(data: bytes, alive: list[Any]) -> Any:
     return buffer[0]
 
 
-def _bytes(pointer: Any, length: int) -> bytes:
-    return bytes(ffi.buffer(pointer, length)) if length else b""
+def _bytes(buffer: Any) -> bytes:
+    return bytes(ffi.buffer(buffer.ptr, buffer.length)) if buffer.length else b""
+
+
+def _text(buffer: Any) -> str:
+    # What a client sends can be any bytes; handlers and regular expressions get text.
+    return _bytes(buffer).decode("utf-8", "replace")
 
 
 def _headers(envoy: Any, kind: int) -> list[Header]:
     count = lib.envoy_dynamic_module_callback_http_get_headers_size(envoy, kind)
     found = ffi.new("header[]", count)
     lib.envoy_dynamic_module_callback_http_get_headers(envoy, kind, found)
-    # A value can be any bytes; handlers get text.
     return [
         (
-            _bytes(each.name, each.name_length).decode("utf-8", "replace"),
-            _bytes(each.value, each.value_length).decode("utf-8", "replace"),
+            bytes(ffi.buffer(each.name, each.name_length)).decode("utf-8", "replace"),
+            bytes(ffi.buffer(each.value, each.value_length)).decode("utf-8", "replace") if each.value_length else "",
         )
         for each in found
     ]

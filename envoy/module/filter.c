@@ -1,88 +1,123 @@
-/* The hot path: Envoy's hooks, called on its workers for every stream of a route that has an answer table.
+/* The hot path: Envoy's hooks, called on its workers for every stream.
  *
- * The response's status is looked up in the table of the route. If there is a reply, it is written over the response:
- * the headers are replaced and held, the upstream's body is thrown away as it comes, and with its end the reply's takes
- * its place. So the upstream's connection lives on, which a response of Envoy's own (a local reply) would cost, and so
- * would a client that has its answer and goes away before the upstream has said all.
+ * What a program needs of a request is kept when its headers come. When a response's come, its status is looked up; if
+ * some rule names it, the program is asked, and the reply is written over the response: the headers are replaced and
+ * held, the upstream's body is thrown away as it comes, and with its end the reply's takes its place. So the upstream's
+ * connection lives on, which a response of Envoy's own (a local reply) would cost, and so would a client that has its
+ * answer and goes away before the upstream has said all. A body that does not end in time is not waited for.
  *
- * No Python, no lock. What is allocated: a `stream`, a buffer where a response has unusually many headers, and an event
- * where nobody knows how long its body is. Only a reply that a Python handler makes takes the GIL. Reading order:
- * `response_headers`, then the hooks below it.
+ * No lock but that of grace.c, and Python only where a rule names it. What is allocated: a `stream`, a copy of what the
+ * program needs of the request, and a buffer where a response has unusually many headers. Reading order:
+ * `request_headers`, `response_headers`, then the hooks below it.
  */
-#include "table.c"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "beside.h"
+#include "config.h"
+#include "grace.h"
 
 #define TEXT(literal) ((buffer){literal, sizeof(literal) - 1})
 #define HOOK(name) ON(http_filter_##name)
 
+#pragma GCC visibility push(default) /* what Envoy looks for; all else in the library is hidden */
+
 /* Bytes of an upstream's body that are read and thrown away so that its connection lives on: as in ext_proc. */
 enum { MAX_DRAINED = 1 << 20 };
 
-/* What the Python side does (embedded.py). Both are called from hooks and take the GIL. */
-enum { PASS = 0, REPLY = 1, FAILURE = 2 };
-static const table *rejoinder_table(buffer config); /* NULL: rejected, and the log says why */
-static int rejoinder_handle(void *envoy, uint32_t handler, uint32_t status, table **made);
-static bool rejoinder_started(void);
-
 typedef struct {
+  config *config;
   size_t replies;  /* Envoy's ids of the counters */
   size_t failures;
-} config;
+} filter;
 
 typedef struct {
-  const config *config;
-  bool held;          /* the reply waits for the upstream's body to end, or for `scheduled` */
-  const reply *reply; /* of the route's table, which Envoy keeps as long as the stream, or of `made` */
-  buffer body;        /* what the client gets of the reply's: nothing if it asked with HEAD */
-  table *made;        /* by a handler, for this stream */
-  void *scheduler;
+  const filter *filter;
+  const program *program; /* what decides about this stream, from its beginning; NULL: nothing */
+  request *request;       /* what the program needs of it; NULL: nothing, or not known yet */
+  const reply *reply;     /* what has been decided: of the program, which lives as long as the filter, or `made` */
+  reply *made;            /* by a handler, for this stream */
+  buffer body;            /* what the client gets of the reply's: nothing if it asked with HEAD */
+  uint32_t status;        /* that the response came with */
+  bool decided;           /* the program is not asked again */
+  bool held;              /* the reply waits for the upstream's body to end */
+  bool at_once;           /* ... but not beyond what has come already */
+  int64_t expected;       /* bytes of that body; -1: nobody knows */
+  int64_t drained;        /* ... that have come, and were thrown away */
+  grace grace;
 } stream;
 
 /* --- configuration, on the main thread --- */
 
 const char *ON(program_init)(void) { return ABI_VERSION; }
 
-const void *HOOK(config_new)(void *envoy_config, buffer name, buffer text) {
-  (void)name, (void)text;
-  config *made = malloc(sizeof *made);
+static void report(const char *what, const failure *why) {
+  char text[sizeof why->text + 100];
+  int length = snprintf(text, sizeof text, "rejoinder: %s: %s", what, why->text);
+  CALLBACK(log)(LOG_ERROR, (buffer){text, (size_t)length});
+}
+
+const void *HOOK(config_new)(void *envoy_config, buffer name, buffer given) {
+  failure why = {"Envoy defines no counter"};
   buffer rule = TEXT("rule");
-  if (made && rejoinder_started() &&
+  filter *made = calloc(1, sizeof *made);
+  if (made &&
       !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("replies"), &rule, 1, &made->replies) &&
       !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("handler_failures"), &rule, 1, &made->failures)) {
+    made->config = config_new(name, given, &beside_engine, &why);
+  }
+  if (made && made->config) {
     return made;
   }
+  report("the configuration is rejected", &why);
   free(made);
   return NULL;
 }
 
-void HOOK(config_destroy)(const void *self) { free((void *)self); }
-
-const void *HOOK(per_route_config_new)(buffer name, buffer text) {
-  (void)name;
-  return rejoinder_table(text);
+/* On whatever thread lets go of it last: it does not take Python to free a program. */
+void HOOK(config_destroy)(const void *self) {
+  filter *old = (filter *)self;
+  if (old) {
+    config_free(old->config);
+    free(old);
+  }
 }
 
-/* On whatever thread lets go of it last: so it does not take Python to free a table. */
-void HOOK(per_route_config_destroy)(const void *self) { table_free((table *)self); }
+/* Some gateways can only switch the filter on for a route by an empty configuration. */
+const void *HOOK(per_route_config_new)(buffer name, buffer given) {
+  (void)name;
+  static const char nothing;
+  if (given.length && !(given.length == 2 && !memcmp(given.ptr, "{}", 2))) {
+    report("a route's configuration is rejected", &(failure){"expected an empty one: the filter's has it all"});
+    return NULL;
+  }
+  return &nothing;
+}
 
-const void *HOOK(new)(const void *filter_config, void *envoy) {
+void HOOK(per_route_config_destroy)(const void *self) { (void)self; }
+
+const void *HOOK(new)(const void *self, void *envoy) {
   (void)envoy;
   stream *made = calloc(1, sizeof *made);
   if (made) {
-    made->config = filter_config;
+    made->filter = self;
+    made->program = config_program(made->filter->config);
   }
   return made;
 }
 
 void HOOK(destroy)(const void *self) {
   stream *old = (stream *)self;
-  if (old->scheduler) {
-    CALLBACK(http_filter_scheduler_delete)(old->scheduler);
+  if (old) {
+    grace_stop(&old->grace);
+    free(old->request);
+    free(old->made);
+    free(old);
   }
-  table_free(old->made);
-  free(old);
 }
 
-/* --- what a response is like --- */
+/* --- what a request and a response are like --- */
 
 /* A decimal number; -1: it is none, or too large to matter. */
 static int64_t number(buffer text) {
@@ -98,10 +133,61 @@ static int64_t number_in_header(void *envoy, buffer name) {
   return CALLBACK(http_get_header)(envoy, RESPONSE_HEADERS, name, &value, 0, NULL) ? number(value) : -1;
 }
 
+static buffer request_header(void *envoy, buffer name) {
+  buffer value = {0};
+  CALLBACK(http_get_header)(envoy, REQUEST_HEADERS, name, &value, 0, NULL);
+  return value;
+}
+
 static bool is_head(void *envoy) {
-  buffer method = {0};
-  CALLBACK(http_get_header)(envoy, REQUEST_HEADERS, TEXT(":method"), &method, 0, NULL);
+  buffer method = request_header(envoy, TEXT(":method"));
   return method.length == 4 && memcmp(method.ptr, "HEAD", 4) == 0;
+}
+
+/* Copy what the program needs. */
+static request *take_request(void *envoy, const program *program) {
+  line few[32], *lines = few;
+  size_t named, count = 0, room = sizeof few / sizeof *few;
+  const buffer *names = program_headers(program, &named);
+  for (uint32_t name = 0; name < named; name++) {
+    size_t values = 1;
+    buffer value;
+    for (size_t i = 0; i < values; i++) {
+      if (!CALLBACK(http_get_header)(envoy, REQUEST_HEADERS, names[name], &value, i, &values)) {
+        break;
+      }
+      if (count == room) {
+        line *more = realloc(lines == few ? NULL : lines, 2 * room * sizeof *more);
+        if (!more) {
+          break;
+        }
+        lines = lines == few ? memcpy(more, few, sizeof few) : more;
+        room *= 2;
+      }
+      lines[count++] = (line){name, value};
+    }
+  }
+  request *taken = request_new(program, request_header(envoy, TEXT(":method")), request_header(envoy, TEXT(":authority")),
+                               request_header(envoy, TEXT(":path")), lines, count);
+  if (lines != few) {
+    free(lines);
+  }
+  return taken;
+}
+
+/* Once the headers of a response are out, and the upstream breaks off, Envoy resets the client's stream. HTTP/1 has all by
+ * then, since the length is known; from HTTP/2 on, the end is still missing. */
+static bool needs_the_end(void *envoy) {
+  buffer protocol = {0};
+  return !CALLBACK(http_filter_get_attribute_string)(envoy, PROTOCOL, &protocol) || protocol.length < 6 ||
+         memcmp(protocol.ptr, "HTTP/1", 6);
+}
+
+/* The name of the route; empty: none. */
+static buffer route_of(void *envoy, const program *program) {
+  buffer name = {0};
+  bool known = program_needs_routes(program) && CALLBACK(http_filter_get_attribute_string)(envoy, ROUTE_NAME, &name);
+  return known ? name : (buffer){0};
 }
 
 /* --- writing over it --- */
@@ -140,7 +226,17 @@ static bool remove_all(void *envoy, int type) {
   return done;
 }
 
-static bool replace_headers(void *envoy, const reply *reply) {
+/* RFC 9110, section 8.6: with a 204 there must be none, with a 304 it would speak of another response. */
+static void set_length(void *envoy, const stream *self, uint32_t status) {
+  char digits[24];
+  int length = snprintf(digits, sizeof digits, "%zu", self->reply->body.length);
+  if (status != 204 && status != 304) {
+    CALLBACK(http_set_header)(envoy, RESPONSE_HEADERS, TEXT("content-length"), (buffer){digits, (size_t)length});
+  }
+}
+
+static bool replace_headers(void *envoy, const stream *self) {
+  const reply *reply = self->reply;
   if (!remove_all(envoy, RESPONSE_HEADERS)) {
     return false;
   }
@@ -154,59 +250,118 @@ static bool replace_headers(void *envoy, const reply *reply) {
     CALLBACK(http_add_header)(envoy, RESPONSE_HEADERS, (buffer){each->name, each->name_length},
                               (buffer){each->value, each->value_length});
   }
-  if (reply->content_length.length) {
-    CALLBACK(http_set_header)(envoy, RESPONSE_HEADERS, TEXT("content-length"), reply->content_length);
-  }
+  set_length(envoy, self, reply->status ? reply->status : self->status);
   return true;
 }
 
-static void append(void *envoy, int type, stream *self) {
+static void append(void *envoy, int type, const stream *self) {
   if (self->body.length) {
     CALLBACK(http_append_body)(envoy, type, self->body);
   }
 }
 
-static void count(void *envoy, size_t counter, const reply *reply) {
-  buffer rule = reply->rule;
+static void count(void *envoy, size_t counter, buffer rule) {
   CALLBACK(http_filter_increment_counter)(envoy, counter, &rule, 1, 1);
 }
 
 /* A response of Envoy's own: the upstream's stream is reset. Afterwards there may be no `self`. */
-static void send_local_reply(void *envoy, stream *self, uint32_t status) {
+static void send_local_reply(void *envoy, stream *self, buffer rule) {
+  char details[256] = "rejoinder:";
+  size_t length = strlen(details);
+  for (size_t i = 0; i < rule.length && length < sizeof details; i++) {
+    unsigned char byte = (unsigned char)rule.ptr[i];
+    details[length++] = byte <= ' ' || byte == 0x7f ? '_' : (char)byte;
+  }
   const reply *reply = self->reply;
   self->held = false;
-  CALLBACK(http_send_response)(envoy, reply->status ? reply->status : status, reply->headers, reply->header_count,
-                               reply->body, TEXT("rejoinder"));
+  grace_stop(&self->grace);
+  CALLBACK(http_send_response)(envoy, reply->status ? reply->status : self->status, reply->headers, reply->header_count,
+                               reply->body, (buffer){details, length});
+}
+
+/* Note what has been decided; a handler makes the rest now. False: the response passes. */
+static bool take_up(void *envoy, stream *self, const reply *found, buffer route) {
+  self->reply = found;
+  if (found->by_handler) {
+    const request *of = self->request;
+    asked request = {request_method(of), request_authority(of), request_path(of), route};
+    int outcome = beside_handle(envoy, found->handler, self->status, &request, &self->made);
+    if (outcome == FAILURE) {
+      count(envoy, self->filter->failures, found->rule);
+    }
+    if (outcome != REPLY) {
+      return false;
+    }
+    self->reply = self->made;
+  }
+  count(envoy, self->filter->replies, found->rule);
+  CALLBACK(http_set_dynamic_metadata_string)(envoy, TEXT("rejoinder"), TEXT("rule"), found->rule);
+  return true;
+}
+
+/* --- the request, on a worker --- */
+
+int HOOK(request_headers)(void *envoy, const void *module_filter, bool end_of_stream) {
+  (void)end_of_stream;
+  stream *self = (stream *)module_filter;
+  if (!self || !self->program) {
+    return CONTINUE;
+  }
+  /* Now: the route may rewrite it before there is a response. */
+  if (program_needs_request(self->program) && !(self->request = take_request(envoy, self->program))) {
+    self->program = NULL;
+    return CONTINUE;
+  }
+  if (!program_answers_requests(self->program)) {
+    return CONTINUE;
+  }
+  buffer route = route_of(envoy, self->program);
+  const reply *found = program_on_request(self->program, self->request, route);
+  if (!found) {
+    return CONTINUE;
+  }
+  self->status = FIRST_STATUS;
+  if (!take_up(envoy, self, found, route)) {
+    return CONTINUE;
+  }
+  self->decided = true;
+  send_local_reply(envoy, self, found->rule);
+  return STOP;
 }
 
 /* --- the response, on a worker --- */
 
+/* What is sent in place of the response; NULL: it passes. */
+static const reply *decide(void *envoy, stream *self) {
+  /* A filter in front has answered, and the request's hook was not called. */
+  if (program_needs_request(self->program) && !self->request &&
+      !(self->request = take_request(envoy, self->program))) {
+    return NULL;
+  }
+  buffer route = route_of(envoy, self->program);
+  const reply *found = program_on_status(self->program, self->request, route, self->status);
+  return found && take_up(envoy, self, found, route) ? found : NULL;
+}
+
 int HOOK(response_headers)(void *envoy, const void *module_filter, bool end_of_stream) {
   stream *self = (stream *)module_filter;
-  const table *table = CALLBACK(get_most_specific_route_config)(envoy);
-  int64_t status = table ? number_in_header(envoy, TEXT(":status")) : -1;
-  const reply *found = status < 0 || status > 999 ? NULL : table_find(table, (uint32_t)status);
+  if (!self || !self->program || self->decided) {
+    return CONTINUE;
+  }
+  int64_t status = number_in_header(envoy, TEXT(":status"));
+  if (status < FIRST_STATUS || status > 999 || !program_names(self->program, (uint32_t)status)) {
+    return CONTINUE;
+  }
+  self->status = (uint32_t)status;
+  self->decided = true;
+  const reply *found = decide(envoy, self);
   if (!found) {
     return CONTINUE;
   }
-  self->reply = found;
-  if (found->handler) {
-    int outcome = rejoinder_handle(envoy, found->handler, (uint32_t)status, &self->made);
-    if (outcome != REPLY) {
-      if (outcome == FAILURE) {
-        count(envoy, self->config->failures, found);
-      }
-      return CONTINUE;
-    }
-    self->reply = &self->made->replies[0];
-  }
-  count(envoy, self->config->replies, found);
-  CALLBACK(http_set_dynamic_metadata_string)(envoy, TEXT("rejoinder"), TEXT("rule"), found->rule);
-
   int64_t length = end_of_stream ? 0 : number_in_header(envoy, TEXT("content-length"));
   /* A long body is not waited for. And no other way leads to a header without a value. */
-  if (length > MAX_DRAINED || self->reply->empty_values || !replace_headers(envoy, self->reply)) {
-    send_local_reply(envoy, self, (uint32_t)status);
+  if (length > MAX_DRAINED || self->reply->empty_values || !replace_headers(envoy, self)) {
+    send_local_reply(envoy, self, found->rule);
     return STOP;
   }
   self->body = is_head(envoy) ? (buffer){0} : self->reply->body;
@@ -215,46 +370,77 @@ int HOOK(response_headers)(void *envoy, const void *module_filter, bool end_of_s
     return CONTINUE;
   }
   self->held = true;
-  if (length < 0) {
-    /* Chunked, say: it may never end. Mostly the whole body came together with the headers, and its end is told before
-     * the event that is scheduled here. */
-    self->scheduler = CALLBACK(http_filter_scheduler_new)(envoy);
-    CALLBACK(http_filter_scheduler_commit)(self->scheduler, (uint64_t)status);
-  }
+  self->expected = length;
+  self->at_once = needs_the_end(envoy);
+  grace_start(&self->grace, envoy, self->at_once ? 0 : GRACE_MILLISECONDS);
   return STOP;
 }
 
-/* The upstream has had its chance to end its body. */
-void HOOK(scheduled)(void *envoy, const void *module_filter, uint64_t status) {
+static void let_go(stream *self) {
+  self->held = false;
+  grace_stop(&self->grace);
+}
+
+/* The upstream has had its time to end its body. */
+void HOOK(scheduled)(void *envoy, const void *module_filter, uint64_t event) {
+  (void)event;
   stream *self = (stream *)module_filter;
   if (self->held) {
-    send_local_reply(envoy, self, (uint32_t)status);
+    send_local_reply(envoy, self, self->reply->rule);
   }
 }
 
 int HOOK(response_body)(void *envoy, const void *module_filter, bool end_of_stream) {
   stream *self = (stream *)module_filter;
-  if (!self->held) {
+  if (!self || !self->held) {
     return CONTINUE;
   }
-  CALLBACK(http_drain_body)(envoy, RECEIVED_RESPONSE_BODY, CALLBACK(http_get_body_size)(envoy, RECEIVED_RESPONSE_BODY));
+  size_t length = CALLBACK(http_get_body_size)(envoy, RECEIVED_RESPONSE_BODY);
+  CALLBACK(http_drain_body)(envoy, RECEIVED_RESPONSE_BODY, length);
+  self->drained += (int64_t)length;
   if (!end_of_stream) {
+    if (self->drained > MAX_DRAINED || (self->at_once && self->drained < self->expected)) {
+      send_local_reply(envoy, self, self->reply->rule);
+    }
     return STOP_NO_BUFFER;
   }
   append(envoy, RECEIVED_RESPONSE_BODY, self);
-  self->held = false;
+  let_go(self);
   return CONTINUE;
 }
 
 /* A body that ends with trailers; they go as the upstream's headers did. */
 int HOOK(response_trailers)(void *envoy, const void *module_filter) {
   stream *self = (stream *)module_filter;
-  if (!self->held) {
+  if (!self || !self->held) {
     return CONTINUE;
   }
   remove_all(envoy, RESPONSE_TRAILERS);
   append(envoy, BUFFERED_RESPONSE_BODY, self);
-  self->held = false;
+  let_go(self);
+  return CONTINUE;
+}
+
+/* Envoy is about to answer by itself. What a route answers or redirects is final. And if the upstream has broken off in the
+ * body that is being replaced, the client gets what was decided: once that is out, Envoy has no text of its own for it, and
+ * ends the stream. */
+int HOOK(local_reply)(void *envoy, const void *module_filter, uint32_t status, buffer details, bool reset) {
+  (void)status;
+  static const buffer of_the_route = {"direct_response", 15};
+  stream *self = (stream *)module_filter;
+  if (!self) {
+    return CONTINUE;
+  }
+  if (details.length == of_the_route.length && !memcmp(details.ptr, of_the_route.ptr, details.length)) {
+    self->decided = true;
+  }
+  if (self->held && !reset && !self->at_once) {
+    let_go(self);
+    CALLBACK(http_filter_continue_encoding)(envoy);
+    if (self->body.length) {
+      CALLBACK(http_send_response_data)(envoy, self->body, false);
+    }
+  }
   return CONTINUE;
 }
 
@@ -262,10 +448,8 @@ int HOOK(response_trailers)(void *envoy, const void *module_filter) {
 
 #define UNUSED __attribute__((unused))
 
-int HOOK(request_headers)(UNUSED void *envoy, UNUSED const void *self, UNUSED bool end) { return CONTINUE; }
 int HOOK(request_body)(UNUSED void *envoy, UNUSED const void *self, UNUSED bool end) { return CONTINUE; }
 int HOOK(request_trailers)(UNUSED void *envoy, UNUSED const void *self) { return CONTINUE; }
-int HOOK(local_reply)(UNUSED void *envoy, UNUSED const void *self) { return CONTINUE; }
 
 /* These concern callouts and flow control, and return nothing: whatever they are given, they look at none of it. */
 #define NOTHING(name) \

@@ -1,0 +1,382 @@
+/* Programs and their parts, by name and id, in one registry for the process: config.h has the contract.
+ *
+ * A part is kept while a configuration or a program holds it. A program whose parts are all there is read; one that waits
+ * leaves the answers to the program of the same name that was in force before, and takes effect with its last part. All
+ * of the registry is behind one mutex; workers only read `current`, which changes once at most in a configuration's life.
+ */
+#include "config.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BUCKETS = 4096 };
+
+typedef struct part {
+  struct part *next;
+  size_t holders;
+  uint64_t named_by; /* the program that was last seen to name it */
+  piece opened;
+  size_t length;
+  char bytes[];
+} part;
+
+/* A program that is complete, and what its texts stand in. */
+typedef struct {
+  size_t holders;
+  program *program;
+  char *bytes;
+  part **parts;
+  size_t part_count;
+} complete;
+
+/* What is in force by a name. */
+typedef struct place {
+  struct place *next;
+  size_t configs;
+  uint64_t number; /* of the configuration that brought `latest` */
+  complete *latest;
+  buffer name;
+} place;
+
+struct config {
+  _Atomic(const program *) current;
+  part *part;        /* of a configuration that is a part */
+  place *place;
+  complete *own;     /* NULL: it waits */
+  complete *before;  /* what answers until then */
+  uint64_t number;   /* configurations are numbered as they come */
+  config *next;      /* of those that wait */
+  const engine *engine;
+  piece opened;
+  char *bytes;
+  part **parts;      /* those that have come */
+  size_t part_count;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static part *buckets[BUCKETS];
+static place *places;
+static config *waiting;
+static uint64_t last_number;
+
+/* --- parts --- */
+
+static part **bucket(const char *id) {
+  return &buckets[((unsigned char)id[0] << 8 | (unsigned char)id[1]) % BUCKETS];
+}
+
+static part *find_part(const char *id) {
+  part *each = *bucket(id);
+  while (each && memcmp(each->opened.id, id, ID_LENGTH)) {
+    each = each->next;
+  }
+  return each;
+}
+
+static void release_part(part *old) {
+  if (old && !--old->holders) {
+    part **at = bucket(old->opened.id);
+    while (*at != old) {
+      at = &(*at)->next;
+    }
+    *at = old->next;
+    free(old);
+  }
+}
+
+static part *add_part(buffer given, const engine *engine, failure *why) {
+  part *made = malloc(sizeof *made + given.length);
+  if (!made) {
+    return NULL;
+  }
+  memcpy(made->bytes, given.ptr, given.length);
+  if (!program_open((buffer){made->bytes, given.length}, &made->opened, why)) {
+    free(made);
+    return NULL;
+  }
+  part *other = find_part(made->opened.id);
+  if (other) {
+    bool equal = other->length == given.length && !memcmp(other->bytes, given.ptr, given.length);
+    free(made);
+    other->holders += equal;
+    snprintf(why->text, sizeof why->text, "byte 8: expected an id that no part with other bytes has");
+    return equal ? other : NULL;
+  }
+  program *checked = program_read(&made->opened, 1, false, engine, why);
+  if (!checked) {
+    free(made);
+    return NULL;
+  }
+  program_free(checked);
+  made->length = given.length;
+  made->holders = 1;
+  made->named_by = 0;
+  made->next = *bucket(made->opened.id);
+  return *bucket(made->opened.id) = made;
+}
+
+/* --- complete programs --- */
+
+static complete *hold(complete *held) {
+  held->holders += held != NULL;
+  return held;
+}
+
+static void release(complete *old) {
+  if (old && !--old->holders) {
+    program_free(old->program);
+    for (size_t i = 0; i < old->part_count; i++) {
+      release_part(old->parts[i]);
+    }
+    free(old->parts);
+    free(old->bytes);
+    free(old);
+  }
+}
+
+/* Hold those parts that have come. False: it names one twice. */
+static bool gather(config *of, failure *why) {
+  for (; of->part_count < of->opened.part_count; of->part_count++) {
+    part *next = find_part(of->opened.parts + of->part_count * ID_LENGTH);
+    if (!next) {
+      return true;
+    }
+    if (next->named_by == of->number) {
+      snprintf(why->text, sizeof why->text, "part %zu: expected one that is not named before", of->part_count + 1);
+      return false;
+    }
+    next->named_by = of->number;
+    next->holders++;
+    of->parts[of->part_count] = next;
+  }
+  return true;
+}
+
+/* Read the program, all of whose parts are there, and put it in force. */
+static bool take_effect(config *of, failure *why) {
+  piece *pieces = malloc((of->part_count + 1) * sizeof *pieces);
+  complete *made = calloc(1, sizeof *made);
+  for (size_t i = 0; pieces && i < of->part_count; i++) {
+    pieces[i] = of->parts[i]->opened;
+  }
+  if (pieces && made) {
+    pieces[of->part_count] = of->opened;
+    made->program = program_read(pieces, of->part_count + 1, true, of->engine, why);
+  }
+  free(pieces);
+  if (!made || !made->program) {
+    free(made);
+    return false;
+  }
+  made->holders = 1;
+  made->bytes = of->bytes, made->parts = of->parts, made->part_count = of->part_count;
+  of->bytes = NULL, of->parts = NULL, of->part_count = 0;
+  of->own = made;
+  atomic_store_explicit(&of->current, made->program, memory_order_release);
+  if (of->number > of->place->number) {
+    release(of->place->latest);
+    of->place->latest = hold(made);
+    of->place->number = of->number;
+  }
+  return true;
+}
+
+/* A part has come. */
+static void look_after_waiting(void) {
+  for (config **at = &waiting; *at;) {
+    config *each = *at;
+    failure why = {"no memory"};
+    bool fine = gather(each, &why);
+    if (fine && each->part_count < each->opened.part_count) {
+      at = &each->next;
+      continue;
+    }
+    *at = each->next;
+    each->next = NULL;
+    if (!fine || !take_effect(each, &why)) {
+      char text[sizeof why.text + 100];
+      int length = snprintf(text, sizeof text, "rejoinder: a program is not used, now that its parts are there: %s", why.text);
+      CALLBACK(log)(LOG_ERROR, (buffer){text, (size_t)length});
+    }
+  }
+}
+
+/* --- by name --- */
+
+static place *place_of(buffer name) {
+  for (place *each = places; each; each = each->next) {
+    if (each->name.length == name.length && !memcmp(each->name.ptr, name.ptr, name.length)) {
+      return each;
+    }
+  }
+  place *made = calloc(1, sizeof *made + name.length);
+  if (made) {
+    made->name = (buffer){memcpy(made + 1, name.ptr, name.length), name.length};
+    made->next = places;
+    places = made;
+  }
+  return made;
+}
+
+static void leave(place *left) {
+  if (left && !--left->configs) {
+    place **at = &places;
+    while (*at != left) {
+      at = &(*at)->next;
+    }
+    *at = left->next;
+    release(left->latest);
+    free(left);
+  }
+}
+
+/* --- configurations --- */
+
+static bool is_space(char byte) { return byte == ' ' || byte == '\t' || byte == '\r' || byte == '\n'; }
+
+static int digit_of(char byte) {
+  static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  const char *found = byte ? strchr(digits, byte) : NULL;
+  return found ? (int)(found - digits) : -1;
+}
+
+/* What is in {"program": "BASE64"}, written into `to`, which has room for it. */
+static bool unwrap(buffer json, char *to, size_t *length, failure *why) {
+  static const char form[] = "{\"program\":\"";
+  const char *at = json.ptr, *end = json.ptr + json.length, *expected = form;
+  for (; at < end && *expected; at++) {
+    if (*at == *expected) {
+      expected++;
+    } else if (!is_space(*at)) {
+      break;
+    }
+  }
+  uint32_t bits = 0;
+  size_t count = 0;
+  for (; !*expected && at < end && digit_of(*at) >= 0; at++) {
+    bits = bits << 6 | (uint32_t)digit_of(*at);
+    if (++count % 4 != 1) {
+      to[(*length)++] = (char)(bits >> (6 - 2 * ((count - 1) % 4)));
+    }
+  }
+  size_t padding = 0;
+  for (; !*expected && at < end && *at == '=' && padding < 2; at++) {
+    padding++;
+  }
+  static const char tail[] = "\"}";
+  const char *rest = tail;
+  while (!*expected && at < end && (*at == *rest || is_space(*at)) && (*rest || is_space(*at))) {
+    rest += *at++ == *rest;
+  }
+  if (*expected || *rest || at < end || count % 4 == 1 || (padding && (count + padding) % 4)) {
+    snprintf(why->text, sizeof why->text,
+             "byte %zu: expected the bytes of a program, or them as {\"program\": \"BASE64\"}", (size_t)(at - json.ptr));
+    return false;
+  }
+  return true;
+}
+
+static bool is_json(buffer given) {
+  size_t at = 0;
+  while (at < given.length && is_space(given.ptr[at])) {
+    at++;
+  }
+  return at < given.length && given.ptr[at] == '{';
+}
+
+static bool begin(config *made, buffer name, buffer given, failure *why) {
+  if (given.length >= 6 && !memcmp(given.ptr, "RJPRT", 6)) {
+    made->part = add_part(given, made->engine, why);
+    if (made->part) {
+      look_after_waiting();
+    }
+    return made->part;
+  }
+  made->bytes = malloc(given.length + 1);
+  if (!made->bytes) {
+    return false;
+  }
+  buffer kept = {memcpy(made->bytes, given.ptr, given.length), given.length};
+  program *checked = NULL;
+  if (!program_open(kept, &made->opened, why) ||
+      !(checked = program_read(&made->opened, 1, !made->opened.part_count, made->engine, why))) {
+    return false;
+  }
+  program_free(checked);
+  made->number = ++last_number;
+  made->parts = calloc(made->opened.part_count + 1, sizeof *made->parts);
+  made->place = place_of(name);
+  if (!made->parts || !made->place) {
+    return false;
+  }
+  made->place->configs++;
+  if (!gather(made, why)) {
+    return false;
+  }
+  if (made->part_count == made->opened.part_count) {
+    return take_effect(made, why);
+  }
+  made->before = hold(made->place->latest);
+  atomic_store_explicit(&made->current, made->before ? made->before->program : NULL, memory_order_release);
+  made->next = waiting;
+  waiting = made;
+  return true;
+}
+
+static void drop(config *old) {
+  for (config **at = &waiting; *at; at = &(*at)->next) {
+    if (*at == old) {
+      *at = old->next;
+      break;
+    }
+  }
+  for (size_t i = 0; i < old->part_count; i++) {
+    release_part(old->parts[i]);
+  }
+  release_part(old->part);
+  release(old->own);
+  release(old->before);
+  leave(old->place);
+  free(old->parts);
+  free(old->bytes);
+  free(old);
+}
+
+config *config_new(buffer name, buffer given, const engine *engine, failure *why) {
+  snprintf(why->text, sizeof why->text, "no memory");
+  config *made = calloc(1, sizeof *made);
+  char *unwrapped = NULL;
+  bool fine = made != NULL;
+  if (fine && is_json(given)) {
+    size_t length = 0;
+    unwrapped = malloc(given.length);
+    fine = unwrapped && unwrap(given, unwrapped, &length, why);
+    given = (buffer){unwrapped, length};
+  }
+  if (made) {
+    made->engine = engine;
+    pthread_mutex_lock(&lock);
+    if (!fine || !begin(made, name, given, why)) {
+      drop(made);
+      made = NULL;
+    }
+    pthread_mutex_unlock(&lock);
+  }
+  free(unwrapped);
+  return made;
+}
+
+void config_free(config *old) {
+  if (old) {
+    pthread_mutex_lock(&lock);
+    drop(old);
+    pthread_mutex_unlock(&lock);
+  }
+}
+
+const program *config_program(const config *asked) {
+  return atomic_load_explicit(&((config *)asked)->current, memory_order_acquire);
+}

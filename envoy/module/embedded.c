@@ -1,0 +1,76 @@
+/* The library beside the core: starts Python in Envoy, and hands the core the functions of embedded.py.
+ *
+ * cffi's embedding compiles this into librejoinder_python.so (build.py); it makes the functions `python_...`.
+ */
+#include "beside.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool python_started(void);
+static bool python_regex(buffer pattern, uint32_t *number, failure *why);
+static bool python_handler(buffer name, uint32_t *number, failure *why);
+static bool python_fits(uint32_t regex, buffer text);
+static int python_handle(void *envoy, uint32_t handler, uint32_t status, const asked *request, reply **made);
+
+/* A reply in one block of memory, with copies of what is given. NULL: no memory. */
+static reply *reply_new(uint32_t status, const header *headers, size_t count, buffer body) {
+  size_t size = body.length;
+  for (size_t i = 0; i < count; i++) {
+    size += headers[i].name_length + headers[i].value_length;
+  }
+  reply *made = malloc(sizeof *made + count * sizeof *headers + size);
+  if (!made) {
+    return NULL;
+  }
+  *made = (reply){.status = status, .headers = (header *)(made + 1), .header_count = count};
+  char *space = (char *)(made->headers + count);
+  for (size_t i = 0; i < count; i++) {
+    header each = headers[i];
+    made->empty_values |= !each.value_length;
+    made->headers[i] = (header){space, each.name_length, space + each.name_length, each.value_length};
+    memcpy(space, each.name, each.name_length);
+    memcpy(space + each.name_length, each.value, each.value_length);
+    space += each.name_length + each.value_length;
+  }
+  made->body = (buffer){body.length ? memcpy(space, body.ptr, body.length) : space, body.length};
+  return made;
+}
+
+static void reason(failure *why, buffer text) {
+  snprintf(why->text, sizeof why->text, "%.*s", (int)text.length, text.ptr);
+}
+
+/* As cffi would, but a Python that does not come up is a reason, and not the end of the process. */
+static bool start_python(failure *why) {
+  if (Py_IsInitialized()) {
+    return true;
+  }
+  PyConfig config;
+  PyConfig_InitPythonConfig(&config);
+  config.install_signal_handlers = 0; /* they are Envoy's */
+  config.parse_argv = 0;
+  PyStatus status = Py_InitializeFromConfig(&config);
+  PyConfig_Clear(&config);
+  if (PyStatus_Exception(status)) {
+    snprintf(why->text, sizeof why->text, "Python does not start: %s (are PYTHONHOME and PYTHONPATH as they should be?)",
+             status.err_msg ? status.err_msg : "it says nothing");
+    return false;
+  }
+  PyEval_SaveThread();
+  return true;
+}
+
+__attribute__((visibility("default"))) const beside *rejoinder_beside(failure *why) {
+  static const beside functions = {BESIDE_VERSION, {python_regex, python_handler, python_fits}, python_handle};
+  if (!start_python(why)) {
+    return NULL;
+  }
+  if (!python_started()) {
+    snprintf(why->text, sizeof why->text,
+             "Rejoinder is not found in Envoy's Python (is PYTHONPATH as it should be? stderr has the traceback)");
+    return NULL;
+  }
+  return &functions;
+}

@@ -1,0 +1,91 @@
+/* The decision program (docs/program.md) in C: read from bytes, and asked.
+ *
+ * `program_open` says what some bytes are, `program_read` makes a program of the records of one or more such pieces,
+ * `request_new` takes what it needs of a request, and `program_on_request` and `program_on_status` ask it. Pure: neither
+ * Envoy nor Python is called, so that it can be fuzzed alone; what needs them (regular expressions, handlers) is asked of
+ * an `engine`.
+ *
+ * A program never changes once it is read, so that any number of threads ask it without a lock. Its texts and bodies
+ * stand where they stood in the bytes, which must outlive it. Reading takes time and memory that are linear in the bytes;
+ * asking does not depend on how many rules there are, but on how many share the domain, path and route of the request.
+ */
+#ifndef REJOINDER_PROGRAM_H
+#define REJOINDER_PROGRAM_H
+
+#include "abi.h"
+
+enum { FIRST_STATUS = 200, LAST_STATUS = 599, ID_LENGTH = 16 };
+
+/* Why something is rejected: for people, with the offset of what is wrong. */
+typedef struct {
+  char text[512];
+} failure;
+
+/* What C cannot do. The first two are asked while a program is read, and give numbers; false: rejected, for the reason
+ * that they have written. `fits` says whether the whole of a text fits. */
+typedef struct {
+  bool (*regex)(buffer pattern, uint32_t *number, failure *why);
+  bool (*handler)(buffer name, uint32_t *number, failure *why);
+  bool (*fits)(uint32_t regex, buffer text);
+} engine;
+
+/* Bytes that have been recognized: a whole program, or a part of one. */
+typedef struct {
+  bool is_part;
+  const char *id;       /* of a part */
+  const char *parts;    /* the ids of a program's parts, one behind the other */
+  size_t part_count;
+  buffer records;
+  size_t offset;        /* of the records in the bytes, for messages */
+} piece;
+
+/* What is sent in place of a response. */
+typedef struct {
+  uint32_t status;      /* what the client gets; 0: what the upstream gave */
+  bool by_handler;      /* `handler` makes the rest */
+  bool empty_values;    /* some header has an empty value, which only a local reply can have */
+  uint32_t handler;
+  buffer rule;          /* the name of the rule that says so */
+  header *headers;
+  size_t header_count;
+  buffer body;
+  const char *ranges;   /* the statuses that it is for, as they stand in the bytes */
+  uint32_t range_count;
+} reply;
+
+/* A line of a header that the program looks at: `name` is an index in `program_headers`. */
+typedef struct {
+  uint32_t name;
+  buffer value;
+} line;
+
+typedef struct program program;
+typedef struct request request;
+
+bool program_open(buffer bytes, piece *opened, failure *why);
+
+/* The records of all pieces, in this order. `whole`: they are all that there is, so each body must be there. NULL: they
+ * are not as they should be, or there is no memory. */
+program *program_read(const piece *pieces, size_t count, bool whole, const engine *engine, failure *why);
+void program_free(program *old);
+
+/* What must be known to ask. */
+bool program_names(const program *asked, uint32_t status); /* whether some rule has a reply for it */
+bool program_answers_requests(const program *asked);
+bool program_needs_request(const program *asked);
+bool program_needs_routes(const program *asked);
+const buffer *program_headers(const program *asked, size_t *count); /* in lower case; `:authority` for `host` */
+
+/* A copy of what rules look at, in one block, to be freed with `free`. `path` is with its query. NULL: no memory. */
+request *request_new(const program *asked, buffer method, buffer authority, buffer path, const line *lines, size_t count);
+buffer request_method(const request *of);
+buffer request_authority(const request *of);
+buffer request_path(const request *of);
+
+/* The answer to a request, before there is a response; NULL: none. `request` may be NULL where the program needs none; an
+ * empty route is none. */
+const reply *program_on_request(const program *asked, const request *request, buffer route);
+/* The answer in place of a response with this status; NULL: it passes. */
+const reply *program_on_status(const program *asked, const request *request, buffer route, uint32_t status);
+
+#endif
