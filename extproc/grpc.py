@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple, Protocol, cast
 
 from rejoinder.extproc import http2
-from rejoinder.extproc.http2 import encode_headers
+from rejoinder.extproc.headers import Headers, encode
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")
 
@@ -58,7 +58,7 @@ KEEPALIVE_TIMEOUT: Final = 10.0
 TICK: Final = 1.0
 """Seconds between two looks at all clients."""
 
-Metadata = http2.Headers
+Metadata = Headers
 """A request's headers, with the pseudo headers."""
 
 
@@ -94,10 +94,10 @@ class Status(enum.IntEnum):
 
 
 _HEADERS: Final = ((":status", "200"), ("content-type", "application/grpc"))
-_RESPONSE: Final = encode_headers(_HEADERS)
-_OK: Final = encode_headers((("grpc-status", "0"),))
-_NOT_GRPC: Final = encode_headers(((":status", "415"),))
-_NOT_POST: Final = encode_headers(((":status", "405"), ("allow", "POST")))
+_RESPONSE: Final = encode(_HEADERS)
+_OK: Final = encode((("grpc-status", "0"),))
+_NOT_GRPC: Final = encode(((":status", "415"),))
+_NOT_POST: Final = encode(((":status", "405"), ("allow", "POST")))
 _PREFIX: Final = struct.Struct(">BL")
 
 
@@ -105,7 +105,7 @@ _PREFIX: Final = struct.Struct(">BL")
 def _trailers(status: Status, message: str, *, alone: bool) -> bytes:
     """Trailers; alone: without headers in front, so they have to be headers themselves."""
     fields = [("grpc-status", str(int(status)))] + ([("grpc-message", message)] if message else [])
-    return encode_headers((*(_HEADERS if alone else ()), *fields))
+    return encode((*(_HEADERS if alone else ()), *fields))
 
 
 class Server:
