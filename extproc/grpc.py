@@ -140,8 +140,8 @@ class Server:
         self.overloaded = 0
         """Exchanges that were let pass because they had waited too long, or there were too many."""
         self.methods, self.max_wait, self.max_queued, self.clock = methods, max_wait, max_queued, clock
-        self.connections: set[_Connection] = set()
-        self.busy: collections.OrderedDict[_Connection, None] = collections.OrderedDict()
+        self.connections: set[Client] = set()
+        self.busy: collections.OrderedDict[Client, None] = collections.OrderedDict()
         """The connections with messages to answer, in turn."""
         self.tasks: set[asyncio.Task[None]] = set()
         self._max_connections = max_connections
@@ -175,7 +175,7 @@ class Server:
         try:
             # Without SO_REUSEPORT: a second server on the port is an error.
             self._listening = await loop.create_server(
-                lambda: _Connection(self), host.strip("[]"), int(port), ssl=self._tls, backlog=1024
+                lambda: Client(self), host.strip("[]"), int(port), ssl=self._tls, backlog=1024
             )
         except (OSError, OverflowError, ValueError) as error:
             raise OSError(f"cannot listen on {address}: it is in use, or not this machine's") from error
@@ -194,7 +194,7 @@ class Server:
             self._listening = None
         if self._ticking is not None:
             self._ticking.cancel()
-        for close, seconds in ((_Connection.shut_down, grace), (_Connection.close, 1.0), (_Connection.abort, 1.0)):
+        for close, seconds in ((Client.shut_down, grace), (Client.close, 1.0), (Client.abort, 1.0)):
             self._all_closed.clear()
             for connection in list(self.connections):
                 close(connection)
@@ -213,23 +213,23 @@ class Server:
         for connection in list(self.connections):
             connection.tick(self.clock())
 
-    def admit(self, connection: _Connection) -> bool:
+    def admit(self, connection: Client) -> bool:
         """A connection was made. Whether there is room for it."""
         if len(self.connections) >= self._max_connections:
             return False
         self.connections.add(connection)
         return True
 
-    def forget(self, connection: _Connection) -> None:
+    def forget(self, connection: Client) -> None:
         self.connections.discard(connection)
         if not self.connections:
             self._all_closed.set()
 
-    def has_room(self, connection: _Connection) -> bool:
+    def has_room(self, connection: Client) -> bool:
         """Whether one more message of a connection may wait."""
         return connection.queued * max(len(self.busy), 1) < self.max_queued
 
-    def enqueue(self, connection: _Connection) -> None:
+    def enqueue(self, connection: Client) -> None:
         """A connection has something to answer."""
         self.busy[connection] = None
         if not self._serving:
@@ -238,7 +238,7 @@ class Server:
 
     def _serve(self) -> None:
         self._serving = False
-        served: dict[_Connection, None] = {}
+        served: dict[Client, None] = {}
         left = SLICE
         while self.busy and left > 0:
             connection, _ = self.busy.popitem(last=False)
@@ -307,8 +307,8 @@ def _messages(partial: bytearray, data: bytes) -> list[bytes]:
     return messages
 
 
-class _Connection(asyncio.BufferedProtocol):
-    """One client."""
+class Client(asyncio.BufferedProtocol):
+    """One client's connection. Made by `Server`."""
 
     def __init__(self, server: Server) -> None:
         self.http2 = http2.Connection()
@@ -367,8 +367,7 @@ class _Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._transport = None
-        self._calls.clear()
-        self._queue.clear()
+        self._drop()
         self._server.forget(self)
 
     # What the server calls.
@@ -442,10 +441,14 @@ class _Connection(asyncio.BufferedProtocol):
 
     def _hang_up(self) -> None:
         self._unread_since = self._server.clock()
-        self._calls.clear()
-        self._queue.clear()
+        self._drop()
         if self._transport is not None:
             self._transport.close()
+
+    def _drop(self) -> None:
+        self._calls.clear()
+        self._queue.clear()
+        self.queued = self._partial = 0
 
     # What comes in.
 
