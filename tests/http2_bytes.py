@@ -1,10 +1,12 @@
-"""HTTP/2 as bytes, for tests: frames to and fro, and a conversation as a gRPC client has it."""
+"""HTTP/2 as bytes, for tests: frames to and fro, as a gRPC client has them, and a connection without a network."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final, NamedTuple
 
 from rejoinder.extproc.frames import ACK, END_HEADERS, END_STREAM, HEADER, PREFACE, Frame, frame
+from rejoinder.extproc.grpc import READ_BUFFER, Client
 from rejoinder.extproc.headers import encode
 
 REQUEST: Final[tuple[tuple[str, str], ...]] = (
@@ -59,3 +61,52 @@ def message(data: bytes, compressed: int = 0) -> bytes:
 def request(stream_id: int, payload: bytes, flags: int = END_STREAM) -> bytes:
     """A whole unary call."""
     return headers(stream_id) + data(stream_id, message(payload), flags)
+
+
+class Wire(asyncio.Transport):
+    """A connection without a network: takes what is written, and brings what is to be read."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__()
+        self.written = b""
+        self.writes = 0
+        self.closing = self.aborted = self.reading_paused = False
+        self._client = client
+        client.connection_made(self)
+
+    def bring(self, data: bytes) -> None:
+        """Bytes have come."""
+        for start in range(0, len(data), READ_BUFFER):
+            part = data[start : start + READ_BUFFER]
+            if not self.closing:
+                self._client.get_buffer(len(part))[: len(part)] = part
+                self._client.buffer_updated(len(part))
+
+    def frames(self) -> list[Seen]:
+        """What has been written since it was last asked."""
+        written, self.written = self.written, b""
+        return frames(written)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.closing
+        self.written += data
+        self.writes += 1
+
+    def close(self) -> None:
+        self.closing = True
+
+    def abort(self) -> None:
+        self.closing = self.aborted = True
+        self._client.connection_lost(None)
+
+    def pause_reading(self) -> None:
+        self.reading_paused = True
+
+    def resume_reading(self) -> None:
+        self.reading_paused = False
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass

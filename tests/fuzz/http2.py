@@ -21,10 +21,10 @@ from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from http2_bytes import BLOCK, OPENING, PING, REQUEST, TRAILERS, data, frames, headers, message
+from http2_bytes import BLOCK, OPENING, PING, REQUEST, TRAILERS, Wire, data, frames, headers, message
 
 from rejoinder.extproc.frames import ACK, END_HEADERS, END_STREAM, PADDED, ErrorCode, Frame, Setting, frame, settings
-from rejoinder.extproc.grpc import READ_BUFFER, Client, Metadata, Server, Step
+from rejoinder.extproc.grpc import Client, Metadata, Server, Step
 from rejoinder.extproc.headers import encode
 from rejoinder.extproc.http2 import MAX_CONCURRENT_STREAMS, Connection, Data, Event, Request, Reset
 
@@ -145,42 +145,15 @@ class Echo:
         pass
 
 
-class Wire(asyncio.Transport):
-    """Takes what is written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = b""
-        self.closing = False
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        assert not self.closing
-        self.written += data
-
-    def close(self) -> None:
-        self.closing = True
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
-
-
 async def serve(pieces: list[bytes]) -> None:
     """The gRPC server behind the connection."""
     problems: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
     server = Server({dict(REQUEST)[":path"]: Echo})
     client = Client(server)
-    wire = Wire()
-    client.connection_made(wire)
+    wire = Wire(client)
     for piece in pieces:
-        for start in range(0, len(piece), READ_BUFFER):
-            part = piece[start : start + READ_BUFFER]
-            if not wire.closing:
-                client.get_buffer(len(part))[: len(part)] = part
-                client.buffer_updated(len(part))
+        wire.bring(piece)
         await asyncio.sleep(0)
     while server.busy:
         await asyncio.sleep(0)
