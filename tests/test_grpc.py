@@ -1,4 +1,4 @@
-"""The gRPC server: with real clients (grpcio, h2, h2load), and over a wire without a network, with a time of its own."""
+"""The gRPC server: with real clients (grpcio, h2, h2load), and over a wire without a network or a clock."""
 
 from __future__ import annotations
 
