@@ -43,12 +43,13 @@ WRITE_BUFFER: Final = 1 << 20
 """Bytes of answers that wait for a client to read. Beyond that neither its bytes nor its messages are looked at."""
 LARGE: Final = 1 << 16
 """Bytes of an answer that is written at once, and not joined with others: so that a slow client is noticed."""
-READ_BUFFER: Final = 1 << 14
-"""Bytes of a client that are read at once, some fifty requests; then the others have their turn."""
+READ_BUFFER: Final = 1 << 16
+"""Bytes of a client that are read at once, some two hundred requests; then the others have their turn."""
 TURN: Final = 16
 """Messages of a client that are answered before it is another one's turn."""
-SLICE: Final = 64
-"""Messages that are answered before sockets are read again: a few milliseconds."""
+SLICE: Final = 32
+"""Messages that are answered before sockets are read again. Less than what is read from one client, or messages would
+wait in the kernel, where nobody knows how long."""
 MAX_CONNECTIONS: Final = 1024
 """Envoy has one for each of its threads."""
 KEEPALIVE: Final = 30.0
