@@ -170,7 +170,8 @@ static uint32_t regex_number(program *of, reader *in, buffer pattern) {
 static uint32_t read_tests(program *of, reader *in, bool of_headers) {
   uint32_t count = read_list(in, 9);
   for (uint32_t i = 0; i < count && !in->failed; i++) {
-    test read = {.key = read_text(in), .kind = (uint8_t)read_choice(in, PRESENT + 1, "a kind of test: 0 to 5")};
+    test read = {.key = read_text(in)};
+    read.kind = (uint8_t)read_choice(in, PRESENT + 1, "a kind of test: 0 to 5");
     read.value = read_text(in);
     expect(in, read.kind != PRESENT || !read.value.length, "an empty text, for a test of presence");
     read.regex = read.kind == REGEX ? regex_number(of, in, read.value) : 0;
@@ -372,7 +373,7 @@ program *program_read(const piece *pieces, size_t count, bool whole, const engin
   }
   for (size_t i = 0; i < count && ready; i++) {
     const char *at = pieces[i].records.ptr;
-    reader in = {at, at + pieces[i].records.length, at, pieces[i].offset, pieces[i].is_part ? i + 1 : 0, why, false};
+    reader in = {at, at + pieces[i].records.length, at, pieces[i].offset, whole && pieces[i].is_part ? i + 1 : 0, why, false};
     read_records(made, &in);
     ready = !in.failed;
   }
