@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -301,3 +302,45 @@ def test_the_environment_keeps_what_was_there() -> None:
 
 def test_abi_version_is_said_once_in_c_and_once_in_python() -> None:
     assert f'"{library.ABI_VERSION}"' in (Path(library.__file__).parent / "abi.h").read_text()
+
+
+def test_threads_do_not_race(tmp_path: Path) -> None:
+    sources = [core.HARNESS / "threads.c", *core.of_core(*core.PROGRAM, "config.c", "grace.c")]
+    binary = core.compiled(tmp_path / "threads", sources, "-fsanitize=thread")
+    identity, part = h.part(h.rule("part", [PLAIN]))
+    files = []
+    for name, data in (("program", ERRORS), ("part", part), ("whole", h.program(parts=[identity]))):
+        files.append(tmp_path / name)
+        files[-1].write_bytes(data)
+    done = subprocess.run([binary, *files], capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_fuzzing_finds_nothing(tmp_path: Path, compiler: str) -> None:
+    """A few seconds of tests/fuzz/run.py: by libFuzzer where there is clang, and by its own mutator everywhere."""
+    run = runpy.run_path(str(Path(__file__).parent / "fuzz" / "run.py"))
+    run["fuzz"](compiler, 6, tmp_path)
+
+
+def test_the_core_needs_nothing_but_libc() -> None:
+    needed = subprocess.run(["ldd", library.LIBRARY], capture_output=True, text=True, check=True).stdout
+    names = {line.split()[0].rsplit("/", 1)[-1].split(".")[0] for line in needed.splitlines()}
+    assert names <= {"linux-vdso", "libc", "ld-linux-x86-64", "ld-linux-aarch64"}
+
+
+def test_a_python_library_that_is_not_there_has_a_reason(tmp_path: Path) -> None:
+    assert "was not compiled" in library.why_no_python(tmp_path / "librejoinder.so")
+    (tmp_path / library.PYTHON).write_bytes(b"not a library")
+    assert "file too short" in library.why_no_python(tmp_path / "librejoinder.so")
+    assert library.why_no_python() == ""
+
+
+def test_the_core_is_built_without_what_the_other_library_needs(tmp_path: Path) -> None:
+    # -I: of this project and of cffi nothing is found; -S: nor anything else that is installed.
+    build = str(core.SOURCES / "build.py")
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", build, tmp_path], capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"}
+    )
+    assert [file.name for file in tmp_path.iterdir()] == ["librejoinder.so"]
+    assert "without regular expressions and handlers" in done.stderr

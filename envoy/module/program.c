@@ -325,10 +325,10 @@ static void read_records(program *of, reader *in) {
 
 /* What was noted while arrays still moved and bodies were unknown. */
 static bool finish(program *of, bool whole, failure *why) {
-  header *headers = of->headers.items;
+  size_t headers = 0;
   for (size_t i = 0; i < of->replies.count; i++) {
     reply *each = &ITEMS(reply, of->replies)[i];
-    each->headers = headers;
+    each->headers = each->header_count ? &ITEMS(header, of->headers)[headers] : NULL;
     headers += each->header_count;
     if (each->body.length) {
       uint32_t at = index_find(&of->index, 0, BODY, each->body, hash_text(&of->index, each->body));
@@ -478,11 +478,10 @@ static bool fits(const question *asked, const rule *rule) {
       (rule->tests_routes && !(asked->route.length && contains(rule->routes, asked->route)))) {
     return false;
   }
-  const test *tests = ITEMS(test, asked->program->tests) + rule->first_test;
   for (int regexes = 0; regexes < 2; regexes++) {
     for (uint32_t i = 0; i < rule->header_tests + rule->query_tests; i++) {
-      if ((tests[i].kind == REGEX) == regexes &&
-          !(i < rule->header_tests ? header_fits : parameter_fits)(asked, &tests[i])) {
+      const test *each = &ITEMS(test, asked->program->tests)[rule->first_test + i];
+      if ((each->kind == REGEX) == regexes && !(i < rule->header_tests ? header_fits : parameter_fits)(asked, each)) {
         return false;
       }
     }
