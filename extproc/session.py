@@ -31,7 +31,7 @@ from rejoinder.extproc.wire import (
 )
 from rejoinder.rules import handlers
 from rejoinder.rules.answers import Choice
-from rejoinder.rules.attributes import CODE_DETAILS, DIRECT_RESPONSE, ROUTE_NAME, request_of
+from rejoinder.rules.attributes import CODE_DETAILS, FINAL_DETAILS, ROUTE_NAME, request_of
 from rejoinder.rules.handlers import HandlerError, Handlers
 from rejoinder.rules.model import Header
 from rejoinder.rules.program import Program, compile_rules
@@ -122,8 +122,8 @@ class Session:
 
     def _on_response(self, message: ResponseHeaders) -> tuple[State, Output]:
         details = message.attributes.get(CODE_DETAILS, "")
-        if details == DIRECT_RESPONSE or details.startswith(DETAILS):
-            return State.DONE, Output()  # the route has answered by itself, or a rule has
+        if details in FINAL_DETAILS or details.startswith(DETAILS):
+            return State.DONE, Output()  # the last: a rule has answered it already
         asked = self._asked
         request = request_of(message.attributes) if asked is None else _request(asked.headers)
         route = (message if asked is None else asked).attributes.get(ROUTE_NAME) or None

@@ -24,8 +24,9 @@ HOST_STATE: Final = "rejoinder.host"
 """The filter state in which a filter in front keeps the host, which the route may rewrite, too."""
 ORIGINAL_HOST: Final = f"filter_state['{HOST_STATE}']"
 
-DIRECT_RESPONSE: Final = "direct_response"
-"""The response code details of a route that answers or redirects by itself, which is final."""
+FINAL_DETAILS: Final = frozenset({"direct_response", "path_normalization_failed"})
+"""The response code details of what no rule is asked about: a route that answers or redirects by itself, and a path
+that Envoy refuses (400) or sends the client to the plain form of (307)."""
 
 _BEFORE_NAME, _BEHIND_NAME = HEADER.split("%s")
 

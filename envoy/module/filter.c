@@ -426,13 +426,16 @@ int HOOK(response_trailers)(void *envoy, const void *module_filter) {
  * ends the stream. */
 int HOOK(local_reply)(void *envoy, const void *module_filter, uint32_t status, buffer details, bool reset) {
   (void)status;
-  static const buffer of_the_route = {"direct_response", 15};
+  /* A route answers or redirects by itself; a path is refused, or the client sent to its plain form. */
+  static const buffer final[] = {{"direct_response", 15}, {"path_normalization_failed", 25}};
   stream *self = (stream *)module_filter;
   if (!self) {
     return CONTINUE;
   }
-  if (details.length == of_the_route.length && !memcmp(details.ptr, of_the_route.ptr, details.length)) {
-    self->decided = true;
+  for (size_t i = 0; i < sizeof final / sizeof *final; i++) {
+    if (details.length == final[i].length && !memcmp(details.ptr, final[i].ptr, details.length)) {
+      self->decided = true;
+    }
   }
   if (self->held && !reset && !self->at_once) {
     let_go(self);

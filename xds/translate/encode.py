@@ -112,7 +112,8 @@ def _references(message: object) -> Iterator[Reference]:
     if isinstance(message, dict):
         for key, value in message.items():
             if key in ("cluster", "cluster_name") and isinstance(value, str):
-                yield CLUSTERS, value
+                if value != NO_UPSTREAM:
+                    yield CLUSTERS, value
             elif key == "weighted_clusters":
                 yield from ((CLUSTERS, each["name"]) for each in value["clusters"] if each["name"] != NO_UPSTREAM)
             elif key == "route_config_name":
