@@ -538,23 +538,21 @@ class Client(asyncio.BufferedProtocol):
         self._finish(call, Status.OK)
 
     def _send(self, call: _Call, step: Step) -> None:
-        if self._calls.get(call.stream_id) is not call:
-            return
         message, end = step
-        if message:
-            data = _PREFIX.pack(0, len(message)) + message
-            if end and not call.responding:
-                self.http2.respond(call.stream_id, _RESPONSE, data, _OK)
-                self._forget(call.stream_id)
-                if len(data) > LARGE:
-                    self.flush()
-                return
-            if not call.responding:
-                call.responding = True
-                self.http2.send_headers(call.stream_id, _RESPONSE)
-            self.http2.send_data(call.stream_id, data)
-        if end:
-            self._finish(call, Status.OK)
+        data = _PREFIX.pack(0, len(message)) + message if message else b""
+        if data and end and not call.responding:
+            self.http2.respond(call.stream_id, _RESPONSE, data, _OK)
+            self._forget(call.stream_id)
+        else:
+            if data:
+                if not call.responding:
+                    call.responding = True
+                    self.http2.send_headers(call.stream_id, _RESPONSE)
+                self.http2.send_data(call.stream_id, data)
+            if end:
+                self._finish(call, Status.OK)
+        if len(data) > LARGE:
+            self.flush()
 
     def _finish(self, call: _Call, status: Status, message: str = "") -> None:
         self.http2.send_trailers(call.stream_id, _trailers(status, message, alone=not call.responding))
