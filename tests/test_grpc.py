@@ -509,6 +509,23 @@ def test_messages_wait_for_the_step_before() -> None:
     run(main())
 
 
+def test_messages_that_wait_for_a_step_are_limited_like_the_others() -> None:
+    async def main() -> None:
+        bench = Bench(max_queued=3 * MESSAGE_COST)
+        wire = bench.wire()
+        (client,) = bench.server.connections
+        wire.bring(headers(1) + data(1, message(b"later") + message(b"one") + message(b"two")))
+        await asyncio.sleep(0)
+        assert client.queued == 2 * MESSAGE_COST + 6
+        wire.bring(data(1, message(b"three")))
+        wire.bring(data(1, message(b"four")))  # there is no room for it
+        await bench.served()
+        assert replies(wire.frames()) == {1: PASSED}
+        assert (client.queued, bench.server.overloaded) == (0, 1)
+
+    run(main())
+
+
 def test_exchange_of_a_stream_that_is_gone_is_not_made() -> None:
     async def main() -> None:
         made: list[Metadata] = []
@@ -553,11 +570,12 @@ def test_step_of_a_stream_that_is_gone_goes_nowhere() -> None:
         wire.bring(frame(Frame.RST_STREAM, 0, 1, b"\0\0\0\x08"))
         await bench.served()
         assert replies(wire.frames()) == {}
-        wire.bring(request(3, b"later", 0))
+        wire.bring(request(3, b"later", 0) + data(3, message(b"one")))
         await asyncio.sleep(0)
+        (client,) = bench.server.connections
         wire.abort()
         await bench.served()
-        assert bench.server.failures == 0
+        assert (bench.server.failures, client.queued) == (0, 0)
 
     run(main())
 
