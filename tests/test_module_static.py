@@ -36,7 +36,10 @@ from rejoinder.xds.translate.settings import Json, typed
 
 Address = tuple[str, int]
 
-ENVOYS = [envoy.find().path, *(Path(path) for path in filter(None, os.environ.get("REJOINDER_TEST_ENVOYS", "").split(":")))]
+ENVOYS = [
+    envoy.find().path,
+    *(Path(path) for path in filter(None, os.environ.get("REJOINDER_TEST_ENVOYS", "").split(":"))),
+]
 
 JSON = [("content-type", "application/json")]
 BODY = b'{"error":"api"}'
@@ -249,7 +252,15 @@ def test_what_is_no_program_is_rejected(binary: Path, made: Json, message: str, 
 
 @pytest.mark.parametrize(
     "told",
-    ['{"program": 1}', '{"program": "UkpOR*"}', '{"program": "UkpORF="}', '{"program": ""} {}', '{"other": "x"}', "{", " "],
+    [
+        '{"program": 1}',
+        '{"program": "UkpOR*"}',
+        '{"program": "UkpORF="}',
+        '{"program": ""} {}',
+        '{"other": "x"}',
+        "{",
+        " ",
+    ],
 )
 def test_json_of_another_form_is_rejected(binary: Path, told: str, tmp_path: Path) -> None:
     made = module(None)
@@ -301,12 +312,12 @@ def test_a_handler_answers(binary: Path, upstream: Upstream) -> None:
 @pytest.mark.parametrize(
     ("program", "environ", "message"),
     [
-        pytest.param(WITH_HANDLER, {"PYTHONHOME": "/nowhere"}, "needs Python in Envoy: Python does not start", id="home"),
+        pytest.param(
+            WITH_HANDLER, {"PYTHONHOME": "/nowhere"}, "needs Python in Envoy: Python does not start", id="home"
+        ),
         pytest.param(WITH_REGEX, {}, "this program has a regular expression, which needs Python in Envoy", id="regex"),
         pytest.param(WITH_HANDLER, {"PYTHONHOME": "*"}, "Rejoinder is not found in Envoy's Python", id="path"),
-        pytest.param(
-            WITH_HANDLER, {"PYTHONHOME": "*", "PYTHONPATH": "*"}, "No module named 'problem'", id="handler"
-        ),
+        pytest.param(WITH_HANDLER, {"PYTHONHOME": "*", "PYTHONPATH": "*"}, "No module named 'problem'", id="handler"),
         pytest.param(
             h.program(h.rule("r", [h.reply([(503, 503)])], path=(h.REGEX, "("))),
             {"PYTHONHOME": "*", "PYTHONPATH": "*"},
