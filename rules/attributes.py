@@ -58,7 +58,7 @@ def _lines(name: str, value: str) -> tuple[str, ...]:
     """The lines in which a header may have been sent.
 
     Envoy has joined them with commas, and whoever writes a list in one line mostly has a blank behind its commas. So
-    both are tried: the value as a whole, and what it may have been made of. (RFC 9110, section 5.3: they mean the same.)
+    both are tried: the value as a whole, and what it may have been made of (RFC 9110, section 5.3).
     """
     if name in JOINED_HEADERS or "," not in value:
         return (value,)
