@@ -4,7 +4,7 @@
     python bench/run.py --short    as CI does: to see that everything works, not to believe the numbers
     python bench/run.py --write    only write the page again, from bench/results/
 
-Needs wrk (Debian package `wrk`) and the package's extra `bench`.
+Needs wrk and h2load (Debian packages `wrk` and `nghttp2-client`) and the package's extra `bench`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ BENCHMARKS: Final = (
     Benchmark("compile", ("--short",)),
     Benchmark("reload", ("--short",)),
     Benchmark("fleet", ("--short",)),
+    Benchmark("grpc_servers", ("--short",)),
     Benchmark("workers", ("1", "1")),
 )
 

@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple, Protocol, cast
 
 from rejoinder.extproc import http2
-from rejoinder.extproc.http2 import encode_headers
+from rejoinder.extproc.headers import Headers, encode
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")
 
@@ -43,12 +43,13 @@ WRITE_BUFFER: Final = 1 << 20
 """Bytes of answers that wait for a client to read. Beyond that neither its bytes nor its messages are looked at."""
 LARGE: Final = 1 << 16
 """Bytes of an answer that is written at once, and not joined with others: so that a slow client is noticed."""
-READ_BUFFER: Final = 1 << 14
-"""Bytes of a client that are read at once, some fifty requests; then the others have their turn."""
+READ_BUFFER: Final = 1 << 16
+"""Bytes of a client that are read at once, some two hundred requests; then the others have their turn."""
 TURN: Final = 16
 """Messages of a client that are answered before it is another one's turn."""
-SLICE: Final = 64
-"""Messages that are answered before sockets are read again: a few milliseconds."""
+SLICE: Final = 32
+"""Messages that are answered before sockets are read again. Less than what is read from one client, or messages would
+wait in the kernel, where nobody knows how long."""
 MAX_CONNECTIONS: Final = 1024
 """Envoy has one for each of its threads."""
 KEEPALIVE: Final = 30.0
@@ -58,7 +59,7 @@ KEEPALIVE_TIMEOUT: Final = 10.0
 TICK: Final = 1.0
 """Seconds between two looks at all clients."""
 
-Metadata = http2.Headers
+Metadata = Headers
 """A request's headers, with the pseudo headers."""
 
 
@@ -94,10 +95,10 @@ class Status(enum.IntEnum):
 
 
 _HEADERS: Final = ((":status", "200"), ("content-type", "application/grpc"))
-_RESPONSE: Final = encode_headers(_HEADERS)
-_OK: Final = encode_headers((("grpc-status", "0"),))
-_NOT_GRPC: Final = encode_headers(((":status", "415"),))
-_NOT_POST: Final = encode_headers(((":status", "405"), ("allow", "POST")))
+_RESPONSE: Final = encode(_HEADERS)
+_OK: Final = encode((("grpc-status", "0"),))
+_NOT_GRPC: Final = encode(((":status", "415"),))
+_NOT_POST: Final = encode(((":status", "405"), ("allow", "POST")))
 _PREFIX: Final = struct.Struct(">BL")
 
 
@@ -105,7 +106,7 @@ _PREFIX: Final = struct.Struct(">BL")
 def _trailers(status: Status, message: str, *, alone: bool) -> bytes:
     """Trailers; alone: without headers in front, so they have to be headers themselves."""
     fields = [("grpc-status", str(int(status)))] + ([("grpc-message", message)] if message else [])
-    return encode_headers((*(_HEADERS if alone else ()), *fields))
+    return encode((*(_HEADERS if alone else ()), *fields))
 
 
 class Server:
@@ -140,8 +141,8 @@ class Server:
         self.overloaded = 0
         """Exchanges that were let pass because they had waited too long, or there were too many."""
         self.methods, self.max_wait, self.max_queued, self.clock = methods, max_wait, max_queued, clock
-        self.connections: set[_Connection] = set()
-        self.busy: collections.OrderedDict[_Connection, None] = collections.OrderedDict()
+        self.connections: set[Client] = set()
+        self.busy: collections.OrderedDict[Client, None] = collections.OrderedDict()
         """The connections with messages to answer, in turn."""
         self.tasks: set[asyncio.Task[None]] = set()
         self._max_connections = max_connections
@@ -175,7 +176,7 @@ class Server:
         try:
             # Without SO_REUSEPORT: a second server on the port is an error.
             self._listening = await loop.create_server(
-                lambda: _Connection(self), host.strip("[]"), int(port), ssl=self._tls, backlog=1024
+                lambda: Client(self), host.strip("[]"), int(port), ssl=self._tls, backlog=1024
             )
         except (OSError, OverflowError, ValueError) as error:
             raise OSError(f"cannot listen on {address}: it is in use, or not this machine's") from error
@@ -194,7 +195,7 @@ class Server:
             self._listening = None
         if self._ticking is not None:
             self._ticking.cancel()
-        for close, seconds in ((_Connection.shut_down, grace), (_Connection.close, 1.0), (_Connection.abort, 1.0)):
+        for close, seconds in ((Client.shut_down, grace), (Client.close, 1.0), (Client.abort, 1.0)):
             self._all_closed.clear()
             for connection in list(self.connections):
                 close(connection)
@@ -213,23 +214,23 @@ class Server:
         for connection in list(self.connections):
             connection.tick(self.clock())
 
-    def admit(self, connection: _Connection) -> bool:
+    def admit(self, connection: Client) -> bool:
         """A connection was made. Whether there is room for it."""
         if len(self.connections) >= self._max_connections:
             return False
         self.connections.add(connection)
         return True
 
-    def forget(self, connection: _Connection) -> None:
+    def forget(self, connection: Client) -> None:
         self.connections.discard(connection)
         if not self.connections:
             self._all_closed.set()
 
-    def has_room(self, connection: _Connection) -> bool:
+    def has_room(self, connection: Client) -> bool:
         """Whether one more message of a connection may wait."""
         return connection.queued * max(len(self.busy), 1) < self.max_queued
 
-    def enqueue(self, connection: _Connection) -> None:
+    def enqueue(self, connection: Client) -> None:
         """A connection has something to answer."""
         self.busy[connection] = None
         if not self._serving:
@@ -238,7 +239,7 @@ class Server:
 
     def _serve(self) -> None:
         self._serving = False
-        served: dict[_Connection, None] = {}
+        served: dict[Client, None] = {}
         left = SLICE
         while self.busy and left > 0:
             connection, _ = self.busy.popitem(last=False)
@@ -307,8 +308,8 @@ def _messages(partial: bytearray, data: bytes) -> list[bytes]:
     return messages
 
 
-class _Connection(asyncio.BufferedProtocol):
-    """One client."""
+class Client(asyncio.BufferedProtocol):
+    """One client's connection. Made by `Server`."""
 
     def __init__(self, server: Server) -> None:
         self.http2 = http2.Connection()
@@ -367,8 +368,7 @@ class _Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._transport = None
-        self._calls.clear()
-        self._queue.clear()
+        self._drop()
         self._server.forget(self)
 
     # What the server calls.
@@ -442,10 +442,14 @@ class _Connection(asyncio.BufferedProtocol):
 
     def _hang_up(self) -> None:
         self._unread_since = self._server.clock()
-        self._calls.clear()
-        self._queue.clear()
+        self._drop()
         if self._transport is not None:
             self._transport.close()
+
+    def _drop(self) -> None:
+        self._calls.clear()
+        self._queue.clear()
+        self.queued = self._partial = 0
 
     # What comes in.
 

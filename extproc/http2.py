@@ -12,16 +12,33 @@ The numbers of sections are those of RFC 9113, https://www.rfc-editor.org/rfc/rf
 from __future__ import annotations
 
 import enum
-import functools
-import re
-import struct
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from hpack import Decoder, HPACKError, OversizedHeaderListError
-
-PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+from rejoinder.extproc.frames import (
+    ACK,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADER,
+    LONG,
+    MAX_WINDOW,
+    PADDED,
+    PREFACE,
+    PRIORITY_FLAG,
+    BrokenConnectionError,
+    BrokenStreamError,
+    ErrorCode,
+    Frame,
+    ProtocolError,
+    Setting,
+    frame,
+    parse_settings,
+    settings,
+    unpadded,
+)
+from rejoinder.extproc.headers import MAX_BLOCK, MAX_LIST_SIZE, Blocks, HeaderError, Headers, HeadersTooLargeError, Kind
 
 MAX_FRAME_SIZE: Final = 1 << 14
 """Of a payload. This and the next are the protocol's defaults, so that they hold from the first byte on, and not only
@@ -32,12 +49,6 @@ CONNECTION_WINDOW: Final = 1 << 20
 """The same for a connection: hundreds of requests between two turns of the event loop."""
 MAX_CONCURRENT_STREAMS: Final = 4096
 """Each costs about 1 kB here. For more Envoy opens another connection."""
-MAX_HEADER_LIST_SIZE: Final = 1 << 14
-"""gRPC's own limit for metadata is 8 to 16 kB."""
-MAX_HEADER_BLOCK: Final = MAX_HEADER_LIST_SIZE
-"""Bytes of HEADERS and its CONTINUATIONs: encoding makes no list longer than it is."""
-MAX_REMEMBERED_BLOCK: Final = 1 << 10
-"""Longer header blocks are decoded anew each time, so that 1,024 of them are 1 MB."""
 MAX_USELESS: Final = 10_000
 """Frames between two calls of `forgive` that cost something and bring nothing: settings, pings, resets of what nobody
 has answered yet, empty frames. At up to 10 us each it is a tenth of a second. It must be large: when an Envoy's clients
@@ -46,41 +57,6 @@ SETTINGS_COST: Final = 100
 """In such frames: the windows of all streams may have to change."""
 EARNED: Final = 2
 """What a stream that has been served makes up for: with it may come a WINDOW_UPDATE or two."""
-MAX_WINDOW: Final = (1 << 31) - 1  # section 6.9.1
-
-
-class ErrorCode(enum.IntEnum):
-    """Section 7."""
-
-    NO_ERROR = 0
-    PROTOCOL_ERROR = 1
-    INTERNAL_ERROR = 2
-    FLOW_CONTROL_ERROR = 3
-    SETTINGS_TIMEOUT = 4
-    STREAM_CLOSED = 5
-    FRAME_SIZE_ERROR = 6
-    REFUSED_STREAM = 7
-    CANCEL = 8
-    COMPRESSION_ERROR = 9
-    ENHANCE_YOUR_CALM = 11
-
-
-class Frame(enum.IntEnum):
-    """Section 6."""
-
-    DATA = 0
-    HEADERS = 1
-    PRIORITY = 2
-    RST_STREAM = 3
-    SETTINGS = 4
-    PUSH_PROMISE = 5
-    PING = 6
-    GOAWAY = 7
-    WINDOW_UPDATE = 8
-    CONTINUATION = 9
-
-
-Headers = tuple[tuple[str, str], ...]
 
 
 class Request(NamedTuple):
@@ -117,20 +93,6 @@ class Pong(NamedTuple):
 Event = Request | Data | Reset | Pong
 
 
-class _Error(Exception):
-    def __init__(self, code: ErrorCode, why: str) -> None:
-        super().__init__(why)
-        self.code = code
-
-
-class _ConnectionError(_Error):
-    """Section 5.4.1."""
-
-
-class _StreamError(_Error):
-    """Section 5.4.2."""
-
-
 class _State(enum.Enum):
     """Of a stream, section 5.1. What we end is closed at once (`Connection._end`): there is no half-closed (local)."""
 
@@ -143,127 +105,21 @@ class _State(enum.Enum):
 
 # Section 5.1: which frame may not come in which state, and what follows. Frames for closed streams may have been under
 # way, and are let fall.
-_MISPLACED: Final[Mapping[tuple[_State, int], tuple[type[_Error], ErrorCode]]] = {
-    (_State.IDLE, Frame.HEADERS): (_ConnectionError, ErrorCode.PROTOCOL_ERROR),
-    (_State.IDLE, Frame.DATA): (_ConnectionError, ErrorCode.PROTOCOL_ERROR),
-    (_State.IDLE, Frame.RST_STREAM): (_ConnectionError, ErrorCode.PROTOCOL_ERROR),
-    (_State.IDLE, Frame.WINDOW_UPDATE): (_ConnectionError, ErrorCode.PROTOCOL_ERROR),
-    (_State.HALF_CLOSED, Frame.DATA): (_StreamError, ErrorCode.STREAM_CLOSED),
-    (_State.HALF_CLOSED, Frame.HEADERS): (_StreamError, ErrorCode.STREAM_CLOSED),
+_MISPLACED: Final[Mapping[tuple[_State, int], tuple[type[ProtocolError], ErrorCode]]] = {
+    (_State.IDLE, Frame.HEADERS): (BrokenConnectionError, ErrorCode.PROTOCOL_ERROR),
+    (_State.IDLE, Frame.DATA): (BrokenConnectionError, ErrorCode.PROTOCOL_ERROR),
+    (_State.IDLE, Frame.RST_STREAM): (BrokenConnectionError, ErrorCode.PROTOCOL_ERROR),
+    (_State.IDLE, Frame.WINDOW_UPDATE): (BrokenConnectionError, ErrorCode.PROTOCOL_ERROR),
+    (_State.HALF_CLOSED, Frame.DATA): (BrokenStreamError, ErrorCode.STREAM_CLOSED),
+    (_State.HALF_CLOSED, Frame.HEADERS): (BrokenStreamError, ErrorCode.STREAM_CLOSED),
 }
 
-# Section 6.5.2: the settings that matter to us, the values that each may have, and what another one is.
-ENABLE_PUSH: Final = 2
-INITIAL_WINDOW_SIZE: Final = 4
-PEER_MAX_FRAME_SIZE: Final = 5
-_SETTINGS: Final[Mapping[int, tuple[int, int, ErrorCode]]] = {
-    ENABLE_PUSH: (0, 1, ErrorCode.PROTOCOL_ERROR),
-    INITIAL_WINDOW_SIZE: (0, MAX_WINDOW, ErrorCode.FLOW_CONTROL_ERROR),
-    PEER_MAX_FRAME_SIZE: (1 << 14, (1 << 24) - 1, ErrorCode.PROTOCOL_ERROR),
+# Without a dynamic table, the header block of each stream of an Envoy's route is the same bytes: decoded once.
+_ANNOUNCED: Final = {
+    Setting.HEADER_TABLE_SIZE: 0,
+    Setting.MAX_CONCURRENT_STREAMS: MAX_CONCURRENT_STREAMS,
+    Setting.MAX_HEADER_LIST_SIZE: MAX_LIST_SIZE,
 }
-
-# HEADER_TABLE_SIZE, MAX_CONCURRENT_STREAMS, MAX_HEADER_LIST_SIZE. Without a dynamic table, the header block of each
-# stream of an Envoy's route is the same bytes, which are decoded once.
-_ANNOUNCED: Final = {1: 0, 3: MAX_CONCURRENT_STREAMS, 6: MAX_HEADER_LIST_SIZE}
-
-END_STREAM: Final = 0x1
-ACK: Final = 0x1
-END_HEADERS: Final = 0x4
-PADDED: Final = 0x8
-PRIORITY_FLAG: Final = 0x20
-
-# Section 4.1: the length in two parts, type, flags, stream.
-_FRAME_HEADER: Final = struct.Struct(">HBBBL")
-_SETTING: Final = struct.Struct(">HL")
-_LONG: Final = struct.Struct(">L")
-_GOAWAY: Final = struct.Struct(">LL")
-
-
-def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
-    """The bytes of a frame."""
-    size = len(payload)
-    return _FRAME_HEADER.pack(size >> 8, size & 0xFF, kind, flags, stream_id) + payload
-
-
-def encode_headers(headers: Iterable[tuple[str, str]]) -> bytes:
-    """A header block that changes no decoder: the same bytes serve all streams of all connections."""
-    # It begins with a dynamic table size update to 0 (RFC 7541, section 6.3): a client that has made its table smaller
-    # waits for one. What follows are literals without indexing (section 6.2.2).
-    block = bytearray(b"\x20")
-    for name, value in headers:
-        block += b"\x00"
-        for text in (name.encode(), value.encode()):
-            size = len(text)
-            if size < 127:
-                block.append(size)
-            else:  # an integer with a prefix of 7 bits, section 5.1
-                block.append(127)
-                size -= 127
-                while size >= 128:
-                    block.append(size & 127 | 128)
-                    size >>= 7
-                block.append(size)
-            block += text
-    return bytes(block)
-
-
-class _Kind(enum.Enum):
-    REQUEST = enum.auto()
-    TRAILERS = enum.auto()
-    MALFORMED = enum.auto()
-
-
-# Section 8.2: what names and values are made of; and of the pseudo headers (8.3.1) each request has these.
-_NAME: Final = re.compile(r":?[!#$%&'*+\-.^_`|~0-9a-z]+")
-_VALUE: Final = re.compile(r"(?![ \t])[^\0\r\n]*(?<![ \t])")
-_REQUIRED: Final = {":method", ":scheme", ":path"}
-_PSEUDO: Final = _REQUIRED | {":authority"}
-_CONNECTION_SPECIFIC: Final = {"connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"}
-
-# RFC 7541, section 4.2: two size updates are enough to say anything. (A block may be full of them.)
-_SIZE_UPDATES: Final = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f]){3}")
-
-
-def _decode(decoder: Decoder, block: bytes) -> tuple[_Kind, Headers]:
-    if _SIZE_UPDATES.match(block):
-        raise _ConnectionError(ErrorCode.COMPRESSION_ERROR, "a third dynamic table size update")
-    try:
-        raw = decoder.decode(block, raw=True)
-    except OversizedHeaderListError as error:
-        raise _ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, str(error)) from error
-    except HPACKError as error:
-        raise _ConnectionError(ErrorCode.COMPRESSION_ERROR, str(error)) from error
-    headers = tuple((_text(name), _text(value)) for name, value in raw)
-    return _kind(headers), headers
-
-
-def _text(data: bytes | str) -> str:
-    return data if isinstance(data, str) else bytes(data).decode("utf-8", "replace")
-
-
-def _kind(headers: Headers) -> _Kind:
-    pseudo = [name for name, _ in headers if name[:1] == ":"]
-    well_formed = (
-        all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in headers)
-        and all(name[:1] == ":" for name, _ in headers[: len(pseudo)])  # they come first
-        and len(set(pseudo)) == len(pseudo)
-        and (not pseudo or _REQUIRED <= set(pseudo) <= _PSEUDO)
-        and not any(name in _CONNECTION_SPECIFIC or (name == "te" and value != "trailers") for name, value in headers)
-    )
-    if not well_formed:
-        return _Kind.MALFORMED
-    return _Kind.REQUEST if pseudo else _Kind.TRAILERS
-
-
-def _stateless_decoder() -> Decoder:
-    decoder = Decoder(MAX_HEADER_LIST_SIZE)
-    decoder.max_allowed_table_size = decoder.header_table_size = 0
-    return decoder
-
-
-@functools.lru_cache(maxsize=1024)
-def _decode_remembered(block: bytes) -> tuple[_Kind, Headers]:
-    return _decode(_stateless_decoder(), block)
 
 
 class _Stream:
@@ -305,7 +161,7 @@ class Connection:
         self._preface_awaited = True
         self._block: tuple[int, int, bytearray] | None = None
         """Stream, flags and beginning of a header block that goes on."""
-        self._decoder = Decoder(MAX_HEADER_LIST_SIZE)
+        self._blocks = Blocks()
         self._events: list[Event] = []
         self._streams: dict[int, _Stream] = {}
         self._last_id = 0
@@ -315,7 +171,7 @@ class Connection:
         self._max_frame_size = MAX_FRAME_SIZE
         self._received = 0
         self._useless = 0
-        self._out = [frame(Frame.SETTINGS, 0, 0, b"".join(_SETTING.pack(*each) for each in _ANNOUNCED.items()))]
+        self._out = [frame(Frame.SETTINGS, 0, 0, settings(_ANNOUNCED))]
         self._open_window(0, CONNECTION_WINDOW - STREAM_WINDOW)
 
     @property
@@ -333,23 +189,23 @@ class Connection:
         try:
             if self._preface_awaited:
                 if not PREFACE.startswith(buffer[: len(PREFACE)]):
-                    raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "this is not HTTP/2")
+                    raise BrokenConnectionError(ErrorCode.PROTOCOL_ERROR, "this is not HTTP/2")
                 if end >= len(PREFACE):
                     self._preface_awaited, position = False, len(PREFACE)
             while end - position >= 9 and not self._preface_awaited:
-                high, low, kind, flags, stream_id = _FRAME_HEADER.unpack_from(buffer, position)
+                high, low, kind, flags, stream_id = HEADER.unpack_from(buffer, position)
                 start = position + 9
                 size = high << 8 | low
                 if size > MAX_FRAME_SIZE:
-                    raise _ConnectionError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {size} bytes")  # section 4.2
+                    raise BrokenConnectionError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {size} bytes")  # section 4.2
                 if start + size > end:
                     break
                 position = start + size
                 self._on_frame(kind, flags, stream_id & MAX_WINDOW, buffer[start:position])
-        except _ConnectionError as error:
+        except BrokenConnectionError as error:
             self.error = f"{error.code.name}: {error}"
             self.close(error.code)
-        self._buffer = buffer[position:]
+        self._buffer = b"" if self.closed else buffer[position:]
         return events
 
     def data_to_send(self) -> bytes:
@@ -380,7 +236,7 @@ class Connection:
         self._end(stream_id, stream)
 
     def send_headers(self, stream_id: int, headers: bytes) -> None:
-        """The headers of a response, from `encode_headers`."""
+        """The headers of a response, from `headers.encode`."""
         if stream_id in self._streams:
             self._out.append(frame(Frame.HEADERS, END_HEADERS, stream_id, headers))
 
@@ -402,7 +258,7 @@ class Connection:
     def reset(self, stream_id: int, code: ErrorCode) -> None:
         """Break a stream off."""
         if self._forget(stream_id) is not None:
-            self._out.append(frame(Frame.RST_STREAM, 0, stream_id, _LONG.pack(code)))
+            self._out.append(frame(Frame.RST_STREAM, 0, stream_id, LONG.pack(code)))
 
     def ping(self, data: bytes) -> None:
         """Ask for a `Pong` with these eight bytes."""
@@ -410,7 +266,7 @@ class Connection:
 
     def shut_down(self) -> None:
         """Have the client open no more streams. Those that are under way are served (section 6.8)."""
-        self._out.append(frame(Frame.GOAWAY, 0, 0, _GOAWAY.pack(MAX_WINDOW, ErrorCode.NO_ERROR)))
+        self._out.append(frame(Frame.GOAWAY, 0, 0, GOAWAY.pack(MAX_WINDOW, ErrorCode.NO_ERROR)))
 
     def close(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
         """End the connection and all its streams."""
@@ -419,7 +275,7 @@ class Connection:
             self._streams.clear()
             self._blocked.clear()
             self.waiting = 0
-            self._out.append(frame(Frame.GOAWAY, 0, 0, _GOAWAY.pack(self._last_id, code)))
+            self._out.append(frame(Frame.GOAWAY, 0, 0, GOAWAY.pack(self._last_id, code)))
 
     def forgive(self) -> None:
         """To be called once a second: what the client did that was of no use is in the past."""
@@ -458,35 +314,35 @@ class Connection:
         return stream
 
     def _open_window(self, stream_id: int, size: int) -> None:
-        self._out.append(frame(Frame.WINDOW_UPDATE, 0, stream_id, _LONG.pack(size)))
+        self._out.append(frame(Frame.WINDOW_UPDATE, 0, stream_id, LONG.pack(size)))
 
     # What is received: one method for each type of frame; `_FRAMES`, below, leads here.
 
     def _on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         if self._expected is not None and kind != self._expected:
-            raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, f"a frame of type {kind}, not {self._expected}")
+            raise BrokenConnectionError(ErrorCode.PROTOCOL_ERROR, f"a frame of type {kind}, not {self._expected}")
         rule = _FRAMES.get(kind)
         if rule is None:
             self._spend(1)  # section 4.1: unknown ones are ignored
             return
         step, about, size = rule
         if about is not None and about is not (stream_id > 0):
-            raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, f"a frame of type {kind} on stream {stream_id}")
+            raise BrokenConnectionError(ErrorCode.PROTOCOL_ERROR, f"a frame of type {kind} on stream {stream_id}")
         if size is not None and size != len(payload):
             # For PRIORITY a stream error would do (6.3), which may be taken for one of the connection (5.4.1).
-            raise _ConnectionError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of type {kind} of {len(payload)} bytes")
+            raise BrokenConnectionError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of type {kind} of {len(payload)} bytes")
         try:
             step(self, flags, stream_id, payload)
-        except _StreamError as error:
+        except BrokenStreamError as error:
             self._spend(1)
             if self._forget(stream_id) is not None:
                 self._events.append(Reset(stream_id, error.code))
-            self._out.append(frame(Frame.RST_STREAM, 0, stream_id, _LONG.pack(error.code)))
+            self._out.append(frame(Frame.RST_STREAM, 0, stream_id, LONG.pack(error.code)))
 
     def _spend(self, cost: int) -> None:
         self._useless = max(self._useless, 0) + cost
         if self._useless > MAX_USELESS:
-            raise _ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that are of no use")
+            raise BrokenConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that are of no use")
 
     # The stream that a frame may be about; None: it is closed, and what is said about it is let fall.
     def _stream(self, kind: Frame, stream_id: int) -> _Stream | None:
@@ -510,7 +366,7 @@ class Connection:
             self._open_window(0, self._received)
             self._received = 0
         if flags & PADDED:
-            payload = _unpadded(payload)
+            payload = unpadded(payload)
         stream = self._streams.get(stream_id)
         if stream is None or stream.state is not _State.OPEN:
             stream = self._stream(Frame.DATA, stream_id)
@@ -531,10 +387,10 @@ class Connection:
 
     def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
         if flags & PADDED:
-            payload = _unpadded(payload)
+            payload = unpadded(payload)
         if flags & PRIORITY_FLAG:
             if len(payload) < 5:
-                raise _ConnectionError(ErrorCode.FRAME_SIZE_ERROR, "HEADERS without room for a priority")
+                raise BrokenConnectionError(ErrorCode.FRAME_SIZE_ERROR, "HEADERS without room for a priority")
             payload = payload[5:]
         if flags & END_HEADERS:
             self._on_block(flags, stream_id, payload)
@@ -545,42 +401,40 @@ class Connection:
     def _on_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
         self._spend(1)
         if self._block is None or self._block[1] != stream_id:
-            raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of nothing")
+            raise BrokenConnectionError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of nothing")
         first_flags, _, block = self._block
         block += payload
-        if len(block) > MAX_HEADER_BLOCK:
-            raise _ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "a header block without an end")
+        if len(block) > MAX_BLOCK:
+            raise BrokenConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "a header block without an end")
         if flags & END_HEADERS:
             self._block = self._expected = None
             self._on_block(first_flags, stream_id, bytes(block))
 
     # The junction: what HEADERS and its CONTINUATIONs have brought.
     def _on_block(self, flags: int, stream_id: int, block: bytes) -> None:
-        # Once the client has acknowledged the setting, a block's meaning is in its bytes alone. The first one after
-        # that has to go to the old decoder, as it says that the table is empty now.
-        if self._decoder.header_table_size == 0 == self._decoder.max_allowed_table_size and (
-            len(block) <= MAX_REMEMBERED_BLOCK
-        ):
-            kind, headers = _decode_remembered(block)
-        else:
-            kind, headers = _decode(self._decoder, block)
+        try:
+            kind, headers = self._blocks.decode(block)
+        except HeadersTooLargeError as error:
+            raise BrokenConnectionError(ErrorCode.ENHANCE_YOUR_CALM, str(error)) from error
+        except HeaderError as error:
+            raise BrokenConnectionError(ErrorCode.COMPRESSION_ERROR, str(error)) from error
         end_stream = flags & END_STREAM > 0
         if stream_id > self._last_id and stream_id % 2:
             self._last_id = stream_id
             if len(self._streams) >= MAX_CONCURRENT_STREAMS:
-                raise _StreamError(ErrorCode.REFUSED_STREAM, "too many streams")  # section 5.1.2
-            if kind is not _Kind.REQUEST:
-                raise _StreamError(ErrorCode.PROTOCOL_ERROR, "malformed")  # section 8.1.1
+                raise BrokenStreamError(ErrorCode.REFUSED_STREAM, "too many streams")  # section 5.1.2
+            if kind is not Kind.REQUEST:
+                raise BrokenStreamError(ErrorCode.PROTOCOL_ERROR, "malformed")  # section 8.1.1
             state = _State.HALF_CLOSED if end_stream else _State.OPEN
             self._streams[stream_id] = _Stream(state, self._initial_window)
             self._events.append(Request(stream_id, headers, end_stream))
             return
-        if kind is _Kind.REQUEST and stream_id not in self._streams:
-            raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, f"{stream_id} is no new stream")  # section 5.1.1
+        if kind is Kind.REQUEST and stream_id not in self._streams:
+            raise BrokenConnectionError(ErrorCode.PROTOCOL_ERROR, f"{stream_id} is no new stream")  # section 5.1.1
         stream = self._stream(Frame.HEADERS, stream_id)
         if stream is not None:
-            if kind is not _Kind.TRAILERS or not end_stream:
-                raise _StreamError(ErrorCode.PROTOCOL_ERROR, "malformed")  # section 8.1
+            if kind is not Kind.TRAILERS or not end_stream:
+                raise BrokenStreamError(ErrorCode.PROTOCOL_ERROR, "malformed")  # section 8.1
             stream.state = _State.HALF_CLOSED
             self._events.append(Data(stream_id, b"", True))
 
@@ -591,34 +445,29 @@ class Connection:
         if self._stream(Frame.RST_STREAM, stream_id) is not None:
             self._spend(1)
             self._forget(stream_id)
-            self._events.append(Reset(stream_id, *_LONG.unpack(payload)))
+            self._events.append(Reset(stream_id, *LONG.unpack(payload)))
 
     def _on_settings(self, flags: int, _: int, payload: bytes) -> None:
         self._spend(SETTINGS_COST)
         if flags & ACK:
             if self._expected is not None:
-                raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "an acknowledgement instead of settings")
+                raise BrokenConnectionError(ErrorCode.PROTOCOL_ERROR, "an acknowledgement instead of settings")
             if payload:
-                raise _ConnectionError(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement with settings")
-            self._decoder.max_allowed_table_size = 0
+                raise BrokenConnectionError(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement with settings")
+            self._blocks.forbid_table()
             return
-        if len(payload) % _SETTING.size:
-            raise _ConnectionError(ErrorCode.FRAME_SIZE_ERROR, f"settings of {len(payload)} bytes")
-        for setting, value in _SETTING.iter_unpack(payload):
-            low, high, code = _SETTINGS.get(setting, (0, value, ErrorCode.NO_ERROR))
-            if not low <= value <= high:
-                raise _ConnectionError(code, f"setting {setting} is {value}")
-            if setting == PEER_MAX_FRAME_SIZE:
-                self._max_frame_size = value
-            elif setting == INITIAL_WINDOW_SIZE:
-                self._initial_window, change = value, value - self._initial_window
-                for stream_id, stream in list(self._streams.items()):  # section 6.9.2
-                    self._widen(stream_id, stream, change, _ConnectionError)
+        values = parse_settings(payload)
+        self._max_frame_size = values.get(Setting.MAX_FRAME_SIZE, self._max_frame_size)
+        change = values.get(Setting.INITIAL_WINDOW_SIZE, self._initial_window) - self._initial_window
+        if change:  # section 6.9.2
+            self._initial_window += change
+            for stream_id, stream in list(self._streams.items()):
+                self._widen(stream_id, stream, change, BrokenConnectionError)
         self._expected = None
         self._out.append(frame(Frame.SETTINGS, ACK, 0, b""))
 
     def _on_push_promise(self, _flags: int, _stream_id: int, _payload: bytes) -> None:
-        raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "a client cannot push")  # section 8.4
+        raise BrokenConnectionError(ErrorCode.PROTOCOL_ERROR, "a client cannot push")  # section 8.4
 
     def _on_ping(self, flags: int, _: int, payload: bytes) -> None:
         if flags & ACK:
@@ -628,19 +477,19 @@ class Connection:
         self._spend(1)
 
     def _on_goaway(self, _flags: int, _: int, payload: bytes) -> None:
-        if len(payload) < _GOAWAY.size:
-            raise _ConnectionError(ErrorCode.FRAME_SIZE_ERROR, f"GOAWAY of {len(payload)} bytes")
+        if len(payload) < GOAWAY.size:
+            raise BrokenConnectionError(ErrorCode.FRAME_SIZE_ERROR, f"GOAWAY of {len(payload)} bytes")
         self._spend(1)  # it will open no more streams, and hang up some time
 
     def _on_window_update(self, _flags: int, stream_id: int, payload: bytes) -> None:
         self._spend(1)
-        increment = _LONG.unpack(payload)[0] & MAX_WINDOW
-        wrong = _StreamError if stream_id else _ConnectionError
+        increment = LONG.unpack(payload)[0] & MAX_WINDOW
+        wrong = BrokenStreamError if stream_id else BrokenConnectionError
         stream = self._stream(Frame.WINDOW_UPDATE, stream_id) if stream_id else None
         if increment == 0:
             raise wrong(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by nothing")
         if stream is not None:
-            self._widen(stream_id, stream, increment, _StreamError)
+            self._widen(stream_id, stream, increment, BrokenStreamError)
         elif not stream_id:
             self._send_window += increment
             if self._send_window > MAX_WINDOW:
@@ -648,19 +497,11 @@ class Connection:
             while self._blocked and self._send_window > 0:
                 self._send(*self._blocked.popitem(last=False))
 
-    def _widen(self, stream_id: int, stream: _Stream, change: int, wrong: type[_Error]) -> None:
+    def _widen(self, stream_id: int, stream: _Stream, change: int, wrong: type[ProtocolError]) -> None:
         stream.send_window += change
         if stream.send_window > MAX_WINDOW:
             raise wrong(ErrorCode.FLOW_CONTROL_ERROR, "a stream's window is too large")
         self._send(stream_id, stream)
-
-
-def _unpadded(payload: bytes) -> bytes:
-    if not payload:
-        raise _ConnectionError(ErrorCode.FRAME_SIZE_ERROR, "padding without a length")
-    if payload[0] >= len(payload):
-        raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "padding longer than the frame")  # section 6.1
-    return payload[1 : len(payload) - payload[0]]
 
 
 # For each type of frame: what is done; whether it is about a stream (True), the connection (False) or either (None),

@@ -14,9 +14,9 @@ import pytest
 from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
 
 from rejoinder.extproc import Counters, Processor
-from rejoinder.extproc.server import GENERATIONS, SERVICE
-from rejoinder.rules.answers import TABLE_KEY, AnswerTable, answer_table
-from rejoinder.rules.model import Answer, Header, Rule, Ruleset, StatusPattern
+from rejoinder.extproc.server import SERVICE
+from rejoinder.rules.model import Answer, Header, Rule, StatusPattern
+from rejoinder.rules.program import compile_rules
 from rejoinder.xds.protobuf import message_class
 
 _ProcessingRequest: Final = message_class(ext_proc.ProcessingRequest)
@@ -25,10 +25,6 @@ _ProcessingResponse: Final = message_class(ext_proc.ProcessingResponse)
 
 def _rule(name: str, body: bytes = b"ours", headers: tuple[Header, ...] = ()) -> Rule:
     return Rule(name, (Answer(503, headers, body, (StatusPattern("503"),)),))
-
-
-def _table(*rules: Rule) -> AnswerTable:
-    return answer_table(rules)
 
 
 def _headers(kind: str, **headers: str) -> bytes:
@@ -48,12 +44,12 @@ class _Client:
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         self._method: Any = self.channel.stream_stream(f"/{SERVICE}/Process")
 
-    def open(self, table: AnswerTable | None = None) -> Any:
-        return self._method(metadata=None if table is None else ((TABLE_KEY, table.name),))
+    def open(self) -> Any:
+        return self._method()
 
-    async def exchange(self, table: AnswerTable | None, *messages: bytes) -> list[bytes]:
+    async def exchange(self, *messages: bytes) -> list[bytes]:
         """The bodies of the replies to some messages; empty where there is none. The stream must then end well."""
-        stream = self.open(table)
+        stream = self.open()
         bodies = []
         for message in messages:
             await stream.write(message)
@@ -69,7 +65,7 @@ class _Client:
 async def _serving(*rules: Rule) -> AsyncIterator[tuple[Processor, _Client]]:
     processor = Processor()
     client = _Client(await processor.start("127.0.0.1:0"))
-    processor.publish(Ruleset(rules=rules), [_table(*rules)] if rules else [])
+    processor.publish(compile_rules(rules))
     try:
         yield processor, client
     finally:
@@ -77,13 +73,17 @@ async def _serving(*rules: Rule) -> AsyncIterator[tuple[Processor, _Client]]:
         await processor.stop()
 
 
+# A handler, so that a stream which has begun with the request goes on to the response.
+_HANDLED: Final = Rule("handled", (Answer(enable_on_status=(StatusPattern("599"),), handler="m:f"),))
+
+
 def test_streams_of_both_kinds_are_answered_and_counted() -> None:
     async def main() -> None:
-        async with _serving(_rule("busy")) as (processor, client):
-            assert await client.exchange(_table(_rule("busy")), _UNAVAILABLE) == [b"ours"]
-            assert await client.exchange(None, _REQUEST, _UNAVAILABLE) == [b"", b"ours"]
-            assert await client.exchange(None, _REQUEST, _headers("response_headers", _status="500")) == [b""]
-            assert processor.counters() == Counters({"busy": 2}, passed=1, unknown_tables=0, failures=0)
+        async with _serving(_rule("busy"), _HANDLED) as (processor, client):
+            assert await client.exchange(_UNAVAILABLE) == [b"ours"]
+            assert await client.exchange(_REQUEST, _UNAVAILABLE) == [b"", b"ours"]
+            assert await client.exchange(_REQUEST, _headers("response_headers", _status="500")) == [b""]
+            assert processor.counters() == Counters({"busy": 2}, passed=1, failures=0)
 
     asyncio.run(main())
 
@@ -91,48 +91,22 @@ def test_streams_of_both_kinds_are_answered_and_counted() -> None:
 def test_before_anything_is_published_everything_passes() -> None:
     async def main() -> None:
         async with _serving() as (_, client):
-            assert await client.exchange(None, _REQUEST) == []
-
-    asyncio.run(main())
-
-
-def test_unknown_table_lets_responses_pass_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        async with _serving(_rule("busy")) as (processor, client):
-            for _ in range(3):
-                assert await client.exchange(_table(_rule("other")), _UNAVAILABLE) == []
-            assert processor.counters() == Counters({}, passed=3, unknown_tables=3, failures=0)
-
-    asyncio.run(main())
-    name = _table(_rule("other")).name
-    assert caplog.messages == [f"Envoy names an answer table that is not here, {name}: responses pass"]
-
-
-def test_tables_of_the_last_generations_stay() -> None:
-    async def main() -> None:
-        first = _table(_rule("first"))
-        async with _serving(_rule("first")) as (processor, client):
-            for number in range(1, GENERATIONS):
-                processor.publish(Ruleset(), [_table(_rule(f"rule-{number}"))])
-                processor.publish(Ruleset(), [_table(_rule(f"rule-{number}"))])  # changes no table, takes no place
-            assert await client.exchange(first, _UNAVAILABLE) == [b"ours"]
-            processor.publish(Ruleset(), [])
-            assert await client.exchange(first, _UNAVAILABLE) == []
-            assert await client.exchange(_table(_rule("rule-1")), _UNAVAILABLE) == [b"ours"]
+            assert await client.exchange(_REQUEST) == []
+            assert await client.exchange(_UNAVAILABLE) == []
 
     asyncio.run(main())
 
 
 def test_exchange_keeps_to_the_rules_of_its_request() -> None:
     async def main() -> None:
-        async with _serving(_rule("old", b"old")) as (processor, client):
+        async with _serving(_rule("old", b"old"), _HANDLED) as (processor, client):
             stream = client.open()
             await stream.write(_REQUEST)
             await stream.read()
-            processor.publish(Ruleset(rules=(_rule("new", b"new"),)), [])
+            processor.publish(compile_rules([_rule("new", b"new")]))
             await stream.write(_UNAVAILABLE)
             assert _ProcessingResponse.FromString(await stream.read()).immediate_response.body == b"old"
-            assert await client.exchange(None, _REQUEST, _UNAVAILABLE) == [b"", b"new"]
+            assert await client.exchange(_UNAVAILABLE) == [b"new"]
 
     asyncio.run(main())
 
@@ -143,7 +117,7 @@ def test_exchange_keeps_to_the_rules_of_its_request() -> None:
         pytest.param(b"\xff\xff", "an exchange passes untouched, because this went wrong", id="no-protobuf"),
         pytest.param(
             _ProcessingRequest(request_body={}).SerializeToString(),
-            "an exchange passes untouched: expected the headers of a request, got Other(kind='request_body')",
+            "an exchange passes untouched: expected headers (start), got Other()",
             id="unexpected",
         ),
     ],
@@ -153,9 +127,9 @@ def test_message_that_makes_no_sense_lets_the_exchange_pass(
 ) -> None:
     async def main() -> None:
         async with _serving(_rule("busy")) as (processor, client):
-            assert await client.exchange(None, message) == []
-            assert processor.counters() == Counters({}, passed=1, unknown_tables=0, failures=1)
-            assert await client.exchange(None, _REQUEST, _UNAVAILABLE) == [b"", b"ours"]
+            assert await client.exchange(message) == []
+            assert processor.counters() == Counters({}, passed=1, failures=1)
+            assert await client.exchange(_UNAVAILABLE) == [b"ours"]
 
     asyncio.run(main())
     assert caplog.messages == [expected]
@@ -165,7 +139,7 @@ def test_answer_that_cannot_be_sent_lets_the_response_pass(caplog: pytest.LogCap
     async def main() -> None:
         rule = _rule("broken", headers=(("x-text", "\udc80"),))  # no UTF-8 for that
         async with _serving(rule) as (processor, client):
-            assert await client.exchange(None, _REQUEST, _UNAVAILABLE) == [b""]
+            assert await client.exchange(_UNAVAILABLE) == []
             assert processor.counters().failures == 1
 
     asyncio.run(main())
@@ -174,7 +148,7 @@ def test_answer_that_cannot_be_sent_lets_the_response_pass(caplog: pytest.LogCap
 
 def test_many_streams_are_open_at_once() -> None:
     async def main() -> None:
-        async with _serving(_rule("busy")) as (processor, client):
+        async with _serving(_rule("busy"), _HANDLED) as (processor, client):
             streams = [client.open() for _ in range(200)]
             for stream in streams:
                 await stream.write(_REQUEST)
@@ -190,13 +164,13 @@ def test_many_streams_are_open_at_once() -> None:
 
 def test_client_that_goes_away_leaves_no_trace(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        async with _serving(_rule("busy")) as (processor, client):
+        async with _serving(_rule("busy"), _HANDLED) as (processor, client):
             stream = client.open()
             await stream.write(_REQUEST)
             await stream.read()
             stream.cancel()
-            assert await client.exchange(None, _REQUEST, _UNAVAILABLE) == [b"", b"ours"]
-            assert processor.counters() == Counters({"busy": 1}, passed=0, unknown_tables=0, failures=0)
+            assert await client.exchange(_UNAVAILABLE) == [b"ours"]
+            assert processor.counters() == Counters({"busy": 1}, passed=0, failures=0)
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(main())

@@ -15,26 +15,26 @@ from envoy_data_plane.envoy.service.ext_proc.v3 import ProcessingRequest
 
 from rejoinder.extproc import Workers
 from rejoinder.extproc.server import SERVICE
-from rejoinder.rules.answers import TABLE_KEY, AnswerTable, answer_table
-from rejoinder.rules.model import Answer, Rule, Ruleset, StatusPattern
+from rejoinder.rules.model import Answer, Rule, StatusPattern
+from rejoinder.rules.program import Program, compile_rules
 from rejoinder.xds.protobuf import message_class
 
 Request: Any = message_class(ProcessingRequest)
 SECONDS = 60
 
 
-def table(body: str) -> AnswerTable:
-    return answer_table([Rule("busy", (Answer(503, (), body.encode(), (StatusPattern("503"),)),))])
+def program(body: str) -> Program:
+    return compile_rules([Rule("busy", (Answer(503, (), body.encode(), (StatusPattern("503"),)),))])
 
 
-async def ask(port: int, used: AnswerTable) -> bytes:
+async def ask(port: int) -> bytes:
     """What a process sends for a 503; empty: the response passes."""
     request = Request()
     header = request.response_headers.headers.headers.add()
     header.key, header.raw_value = ":status", b"503"
     request.response_headers.end_of_stream = True
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        call: Any = channel.stream_stream(f"/{SERVICE}/Process")(metadata=((TABLE_KEY, used.name),))
+        call: Any = channel.stream_stream(f"/{SERVICE}/Process")()
         await call.write(request.SerializeToString())
         answer = await call.read()
         return b"" if answer is grpc.aio.EOF else bytes(answer)
@@ -47,18 +47,18 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 def test_every_process_answers_for_what_was_published_before_and_after_the_start() -> None:
     async def test() -> None:
         workers = Workers(2)
-        workers.publish(Ruleset(), [table("before")])
+        workers.publish(program("before"))
         first = await workers.start("127.0.0.1:0")
         try:
             assert first == workers.ports[0]
             for port in workers.ports:
-                assert b"before" in await ask(port, table("before"))
-            workers.publish(Ruleset(), [table("after")])
+                assert b"before" in await ask(port)
+            workers.publish(program("after"))
             for port in workers.ports:
-                assert b"after" in await ask(port, table("after"))
+                assert b"after" in await ask(port)
             counters = workers.counters()
             assert counters.replies == {"busy": 4}
-            assert counters.unknown_tables == 0
+            assert counters.passed == 0
         finally:
             await workers.stop()
 
@@ -70,12 +70,12 @@ def test_a_process_that_dies_is_replaced_on_its_port_with_the_rules() -> None:
         workers = Workers(2)
         await workers.start("127.0.0.1:0")
         try:
-            workers.publish(Ruleset(), [table("here")])
+            workers.publish(program("here"))
             ports = workers.ports
             os.kill(workers.pids[1] or 0, signal.SIGKILL)
             while workers.ports != ports or not await _answers(ports[1]):
                 await asyncio.sleep(0.05)
-            assert b"here" in await ask(ports[0], table("here"))
+            assert b"here" in await ask(ports[0])
         finally:
             await workers.stop()
 
@@ -84,7 +84,7 @@ def test_a_process_that_dies_is_replaced_on_its_port_with_the_rules() -> None:
 
 async def _answers(port: int) -> bool:
     try:
-        return b"here" in await ask(port, table("here"))
+        return b"here" in await ask(port)
     except grpc.aio.AioRpcError:
         return False
 

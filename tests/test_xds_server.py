@@ -26,6 +26,7 @@ import envoy_data_plane.google.protobuf as google
 import grpc.aio
 import pytest
 
+from rejoinder.envoy import xds_cluster
 from rejoinder.extproc.server import Processor
 from rejoinder.rules.model import Answer, Endpoint, PathKind, PathMatch, RequestMatch, Rule, Ruleset, Scope
 from rejoinder.xds.build import build
@@ -33,9 +34,9 @@ from rejoinder.xds.protobuf import message_class
 from rejoinder.xds.server import ADS, Connected, Disconnected, Event, InconsistentSnapshotError, Server
 from rejoinder.xds.session import Accepted, Nack
 from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, Resource, ResourceType, Snapshot
-from rejoinder.xds.translate import Settings
+from rejoinder.xds.translate import Placement, Settings
 from rejoinder.xds.translate.clusters import ext_proc_cluster
-from rejoinder.xds.translate.extensions import EXTENSION
+from rejoinder.xds.translate.extensions import foreign_discovery
 
 DiscoveryRequest = message_class(discovery.DiscoveryRequest)
 DiscoveryResponse = message_class(discovery.DiscoveryResponse)
@@ -591,25 +592,24 @@ async def answer(address: str) -> tuple[str, str | None]:
 
 
 def with_our_filter(xds_port: int, ext_proc_port: int) -> dict[str, Any]:
-    """An Envoy with a listener and routes of its own, as docs/xds.md has it."""
+    """An Envoy with a listener and routes of its own, as `rejoinder bootstrap ext_proc` has it."""
     config = bootstrap(xds_port, "DELTA_GRPC")
-    del config["dynamic_resources"]["cds_config"], config["dynamic_resources"]["lds_config"]
+    del config["dynamic_resources"]
     type_prefix = "type.googleapis.com/envoy.extensions.filters"
-    discovery_of_config = {
-        "config_source": {"ads": {}, "resource_api_version": "V3"},
-        "type_urls": [f"{type_prefix}.http.ext_proc.v3.ExternalProcessor"],
-    }
     route = {"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": "its own"}}}
     manager = {
         "@type": f"{type_prefix}.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "own",
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
         "http_filters": [
-            {"name": EXTENSION, "config_discovery": discovery_of_config},
+            *foreign_discovery(Placement.EXT_PROC),
             {"name": "router", "typed_config": {"@type": f"{type_prefix}.http.router.v3.Router"}},
         ],
     }
-    config["static_resources"]["clusters"].append(ext_proc_cluster(Endpoint("127.0.0.1", ext_proc_port)))
+    config["static_resources"]["clusters"] = [
+        xds_cluster(("127.0.0.1", xds_port)),
+        ext_proc_cluster(Endpoint("127.0.0.1", ext_proc_port)),
+    ]
     config["static_resources"]["listeners"] = [
         {
             "name": "own",
@@ -628,7 +628,7 @@ def test_an_envoy_with_routes_of_its_own_takes_our_filter(tmp_path: Path) -> Non
         port = await processor.start("127.0.0.1:0")
         async with running() as it:
             built = build(Ruleset(rules=(rule,)), Settings(Endpoint("127.0.0.1", port)))
-            processor.publish(built.ruleset, built.plan.tables())
+            processor.publish(built.program)
             it.server.publish(built.snapshot)
             with envoy(tmp_path, with_our_filter(it.port, port)) as admin_address:
                 await it.until(Connected)

@@ -24,7 +24,7 @@ PYTHON: Final = "librejoinder_python.so"
 """As in beside.h."""
 
 HERE: Final = Path(__file__).parent
-SOURCES: Final = ("program.c", "config.c", "grace.c", "beside.c", "filter.c")
+SOURCES: Final = ("reader.c", "index.c", "request.c", "program.c", "config.c", "grace.c", "beside.c", "filter.c")
 """Of the core."""
 
 _WARNINGS: Final = ("-Wall", "-Wextra")

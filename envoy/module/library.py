@@ -17,14 +17,17 @@ from typing import Final
 from rejoinder.envoy.binary import EnvoyNotFoundError, version
 
 LIBRARY: Final = Path(__file__).with_name("librejoinder.so")
-"""Where `pip install` puts it."""
+"""Where `pip install` puts the core; what it needs for regular expressions and handlers is beside it."""
+
+PYTHON: Final = "librejoinder_python.so"
+"""As in beside.h."""
 
 ABI_VERSION: Final = "v0.2.0"
 """As in abi.h."""
 
-ENVOY_VERSIONS: Final = ("1.40", "1.41")
-"""The Envoys that take a module with this ABI version: its own, and as Envoy promises, the one after it. (Envoy itself
-only warns of a version that it does not know, and then calls functions that may have changed.)
+ENVOY_VERSIONS: Final = ("1.38", "1.39", "1.40", "1.41")
+"""The Envoys that take the module: that of the ABI version and, as Envoy promises, the one after it; and two before it, which
+have all that is used of it (they warn of the version), as the tests see.
 https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/advanced/dynamic_modules"""
 
 
@@ -43,31 +46,51 @@ def find(binary: Path, library: Path = LIBRARY) -> Path:
         ModuleUnavailableError: say its text, and have answers come from ext_proc.
     """
     if not library.is_file():
-        raise ModuleUnavailableError(
-            "the module was not compiled when Rejoinder was installed: that needs a C compiler, Python's headers and "
-            "its shared library"
-        )
-    try:
-        # Without its symbols resolved, which only Envoy has: enough to see that it is for this machine and that the
-        # libpython that it needs is there.
-        ctypes.CDLL(str(library), mode=os.RTLD_LAZY | os.RTLD_LOCAL)
-    except OSError as error:
-        raise ModuleUnavailableError(f"the module cannot be loaded: {error}") from error
+        raise ModuleUnavailableError("the module was not compiled when Rejoinder was installed: that needs a C compiler")
+    if reason := _cannot_be_loaded(library):
+        raise ModuleUnavailableError(f"the module cannot be loaded: {reason}")
     try:
         found = version(binary)
     except EnvoyNotFoundError as error:
         raise ModuleUnavailableError(str(error)) from error
     if found.rsplit(".", 1)[0] not in ENVOY_VERSIONS:
         raise ModuleUnavailableError(
-            f"the module is made for Envoy {' and '.join(ENVOY_VERSIONS)} (ABI {ABI_VERSION}), this one is {found}"
+            f"the module is made for Envoy {ENVOY_VERSIONS[0]} to {ENVOY_VERSIONS[-1]} (ABI {ABI_VERSION}), "
+            f"this one is {found}"
         )
     return library
+
+
+def why_no_python(library: Path = LIBRARY) -> str:
+    """Why programs with regular expressions or handlers would be rejected; empty: they can be used.
+
+    Args:
+        library: what `find` returned.
+    """
+    beside = library.with_name(PYTHON)
+    if not beside.is_file():
+        return (
+            f"{PYTHON} was not compiled when Rejoinder was installed: that needs a C compiler, Python's headers and its "
+            "shared library"
+        )
+    return _cannot_be_loaded(beside)
+
+
+def _cannot_be_loaded(library: Path) -> str:
+    # Without its symbols resolved, which only Envoy has: enough to see that it is for this machine and that what it
+    # needs is there.
+    try:
+        ctypes.CDLL(str(library), mode=os.RTLD_LAZY | os.RTLD_LOCAL)
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def environment(
     library: Path = LIBRARY, handlers: Iterable[Path] = (), environ: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """The environment variables that Envoy needs beside those that it has.
+    """The environment variables that Envoy needs beside those that it has: the first to find the module, the others only for
+    programs with regular expressions or handlers.
 
     Args:
         library: what `find` returned.

@@ -1,0 +1,42 @@
+/* What every byte of a program comes through.
+ *
+ * A reader gives what stands at its place and moves on. Once something is not as it should be, that is noted, and from then
+ * on it gives zeros and empty texts: so it is enough to look at `failed` before something is done that lasts.
+ */
+#ifndef REJOINDER_READER_H
+#define REJOINDER_READER_H
+
+#include "program.h"
+
+typedef struct {
+  const char *at, *end, *start;
+  size_t offset; /* of `start` in the configuration, for messages */
+  size_t part;   /* which one of the program's, from 1 on; 0: none */
+  failure *why;
+  bool failed;
+} reader;
+
+/* A list of texts as it stands in the bytes, already checked. */
+typedef struct {
+  const char *at;
+  uint32_t count;
+} texts;
+
+/* Note that what was `expected` is not `fine`. True: all has been fine up to here. */
+bool expect(reader *in, bool fine, const char *expected);
+
+buffer read_bytes(reader *in, size_t length, const char *expected);
+uint32_t read_number(reader *in, size_t size, const char *expected);
+uint32_t read_choice(reader *in, uint32_t end, const char *expected); /* a byte below `end` */
+buffer read_text(reader *in);
+uint32_t read_list(reader *in, size_t least); /* how many entries follow, of so many bytes at least */
+texts read_texts(reader *in);
+
+/* Of what has been checked. */
+uint32_t number_at(const char *at, size_t size);
+buffer next_text(texts *in);
+bool contains(texts in, buffer wanted);
+
+bool same(buffer one, buffer other);
+
+#endif

@@ -1,0 +1,139 @@
+"""Header blocks: bytes to headers and back, and whether they can be those of a request or of trailers.
+
+The ways in are `Blocks.decode`, for what one client sends, and `encode`. `HeaderError` is raised for a block that
+cannot be decoded: it ends the connection, as the decoders of both sides do not agree any more.
+
+RFC 7541 is HPACK, https://www.rfc-editor.org/rfc/rfc7541; the other section numbers are those of RFC 9113.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from hpack import Decoder, HPACKError, OversizedHeaderListError
+
+MAX_LIST_SIZE: Final = 1 << 14
+"""Of decoded headers, with 32 bytes for each (section 6.5.2). gRPC's own limit for metadata is 8 to 16 kB."""
+MAX_BLOCK: Final = MAX_LIST_SIZE
+"""Bytes of a block: encoding makes no list longer than that."""
+MAX_REMEMBERED: Final = 1 << 10
+"""Bytes of a block that is decoded once: 1,024 of them are 1 MB."""
+
+Headers = tuple[tuple[str, str], ...]
+
+
+class Kind(enum.Enum):
+    """What headers can be."""
+
+    REQUEST = enum.auto()
+    TRAILERS = enum.auto()
+    MALFORMED = enum.auto()
+
+
+class HeaderError(Exception):
+    """A block that cannot be decoded."""
+
+
+class HeadersTooLargeError(HeaderError):
+    """A block of more than MAX_LIST_SIZE."""
+
+
+class Blocks:
+    """The header blocks of one client."""
+
+    def __init__(self) -> None:
+        self._decoder = Decoder(MAX_LIST_SIZE)
+
+    def forbid_table(self) -> None:
+        """The client has acknowledged that it may not use a dynamic table."""
+        self._decoder.max_allowed_table_size = 0
+
+    def decode(self, block: bytes) -> tuple[Kind, Headers]:
+        """What a block says.
+
+        Raises:
+            HeaderError: nothing. End the connection.
+        """
+        # Without a table a block's meaning is in its bytes alone. (The first block after the acknowledgement has to
+        # go to the old decoder: it says that the table is empty now.)
+        stateless = self._decoder.header_table_size == 0 == self._decoder.max_allowed_table_size
+        if stateless and len(block) <= MAX_REMEMBERED:
+            return _decode_alone(block)
+        return _decode(self._decoder, block)
+
+
+# For all clients: the streams of an Envoy's route have the same block.
+@functools.lru_cache(maxsize=1024)
+def _decode_alone(block: bytes) -> tuple[Kind, Headers]:
+    decoder = Decoder(MAX_LIST_SIZE)
+    decoder.max_allowed_table_size = decoder.header_table_size = 0
+    return _decode(decoder, block)
+
+
+# RFC 7541, section 4.2: with two size updates all is said; a block may be full of them.
+_SIZE_UPDATES: Final = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f]){3}")
+
+
+def _decode(decoder: Decoder, block: bytes) -> tuple[Kind, Headers]:
+    if _SIZE_UPDATES.match(block):
+        raise HeaderError("a third dynamic table size update")
+    try:
+        raw = decoder.decode(block, raw=True)
+    except OversizedHeaderListError as error:
+        raise HeadersTooLargeError(str(error)) from error
+    except HPACKError as error:
+        raise HeaderError(str(error)) from error
+    headers = tuple((_text(name), _text(value)) for name, value in raw)
+    return _kind(headers), headers
+
+
+# Any bytes may come; metadata that matters to us is UTF-8.
+def _text(data: str | bytes) -> str:
+    return data if isinstance(data, str) else data.decode("utf-8", "replace")
+
+
+# Section 8.2: what names and values are made of; 8.3.1: which pseudo headers a request has; 8.2.2: what means nothing.
+_NAME: Final = re.compile(r":?[!#$%&'*+\-.^_`|~0-9a-z]+")
+_VALUE: Final = re.compile(r"(?![ \t])[^\0\r\n]*(?<![ \t])")
+_REQUIRED: Final = {":method", ":scheme", ":path"}
+_PSEUDO: Final = _REQUIRED | {":authority"}
+_CONNECTION_SPECIFIC: Final = {"connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"}
+
+
+def _kind(headers: Headers) -> Kind:
+    pseudo = [name for name, _ in headers if name[:1] == ":"]
+    well_formed = (
+        all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in headers)
+        and all(name[:1] == ":" for name, _ in headers[: len(pseudo)])  # they come first
+        and len(set(pseudo)) == len(pseudo)
+        and (not pseudo or _REQUIRED <= set(pseudo) <= _PSEUDO)
+        and not any(name in _CONNECTION_SPECIFIC or (name == "te" and value != "trailers") for name, value in headers)
+    )
+    if not well_formed:
+        return Kind.MALFORMED
+    return Kind.REQUEST if pseudo else Kind.TRAILERS
+
+
+def encode(headers: Iterable[tuple[str, str]]) -> bytes:
+    """A block that changes no decoder: the same bytes serve all streams of all connections."""
+    # It begins with a dynamic table size update to 0 (RFC 7541, section 6.3): a client that has made its table smaller
+    # waits for one. What follows are literals without indexing (section 6.2.2).
+    return b"\x20" + b"".join(b"\x00" + _string(name) + _string(value) for name, value in headers)
+
+
+# RFC 7541, section 5.2, without Huffman's code; the length is an integer with a prefix of 7 bits (5.1).
+def _string(text: str) -> bytes:
+    data = text.encode()
+    size = len(data)
+    if size < 0x7F:
+        return bytes((size,)) + data
+    length, size = bytearray(b"\x7f"), size - 0x7F
+    while size >= 0x80:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    length.append(size)
+    return bytes(length) + data
