@@ -25,8 +25,8 @@ HOST_STATE: Final = "rejoinder.host"
 ORIGINAL_HOST: Final = f"filter_state['{HOST_STATE}']"
 
 FINAL_DETAILS: Final = frozenset({"direct_response", "path_normalization_failed"})
-"""The response code details of what no rule is asked about: a route that answers or redirects by itself, and a path that
-Envoy refuses (400) or sends the client to the plain form of (307)."""
+"""The response code details of what no rule is asked about: a route that answers or redirects by itself, and a path
+that Envoy refuses (400) or sends the client to the plain form of (307)."""
 
 _BEFORE_NAME, _BEHIND_NAME = HEADER.split("%s")
 

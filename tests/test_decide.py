@@ -76,7 +76,7 @@ ORDER: Final = rules("""
         pytest.param("h.test/a", 302, "passes", id="no rule has an answer"),
         pytest.param("h.test/a", 200, "passes", id="also not for what went well"),
         pytest.param("h.test/a/b", 503, "200 a", id="the first route that fits takes the request"),
-        pytest.param("h.test/a/mock", 503, "mock", id="an unconditional answer is sent at once, whatever stands before"),
+        pytest.param("h.test/a/mock", 503, "mock", id="an unconditional answer is sent at once"),
         pytest.param("h.test/own", 503, "own", id="a route's own answer is final"),
         pytest.param("h.test/own/mock", 200, "mocked", id="but an unconditional rule comes before it"),
         pytest.param("h.test/away/x?q", 503, "http://other.test/there/x?q", id="a redirect is final"),
@@ -131,7 +131,10 @@ FINAL: Final = rules("""
     rules:
       - {name: canary, match: {headers: {x-env: canary}}, final: true, enable_on_status: [500], body: canary}
       - {name: debug, match: {query: {debug: "1"}}, enable_on_status: [5xx], body: debug}
-      - {name: answers, match: {path: /both}, final: true, rules: [{enable_on_status: [404], body: found}, {body: else}]}
+      - name: answers
+        match: {path: /both}
+        final: true
+        rules: [{enable_on_status: [404], body: found}, {body: else}]
       - {name: mock, match: {path: /mock}, body: mock}
       - {name: last, match: {prefix: /a}, enable_on_status: [500, 404], body: last}
 """)

@@ -128,7 +128,9 @@ rules:
         pytest.param("/up", 502, "a.example.com", (502, b"tens"), id="more digits before fewer"),
         pytest.param("/up", 599, "a.example.com", (599, b"hundreds"), id="the pattern with one digit"),
         pytest.param("/up", 401, "a.example.com", (401, Upstream.BODY), id="no answer: it passes"),
-        pytest.param("/up", 418, "a.example.com", (418, b"teapot"), id="a rule without an answer keeps no later one away"),
+        pytest.param(
+            "/up", 418, "a.example.com", (418, b"teapot"), id="a rule without an answer keeps no later one away"
+        ),
         pytest.param("/up", 503, "example.com", (503, Upstream.BODY), id="*.example.com is not example.com"),
         pytest.param("/up", 503, "a.b.EXAMPLE.com:8080", (503, b"exact"), id="letter case and port do not matter"),
         pytest.param("/up/first", 500, "a.example.com", (200, b"from first"), id="the first rule that fits decides"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import stat
 import subprocess
 from pathlib import Path
@@ -366,7 +365,9 @@ def test_an_unknown_route_is_another_envoys_unless_it_is_a_slip(
             id="an answer for every other status in it",
         ),
         pytest.param("rules: [{name: r, rules: [{body: x}]}]", 200, id="a list without a status"),
-        pytest.param("rules: [{name: r, enable_on_status: [503], status_code: 200, body: x}]", 200, id="200 if it says"),
+        pytest.param(
+            "rules: [{name: r, enable_on_status: [503], status_code: 200, body: x}]", 200, id="200 if it says"
+        ),
         pytest.param("routes: [{name: r, respond: {body: x}}]", 200, id="a route"),
         pytest.param("{enable_on_status: [503], body: x}", 200, id="the plug-in: 200"),
         pytest.param("rules: [{enable_on_status: [503], body: x}]", 200, id="the plug-in's list"),
@@ -375,7 +376,7 @@ def test_an_unknown_route_is_another_envoys_unless_it_is_a_slip(
 )
 def test_status_code_left_out(text: str, status: int | None) -> None:
     ruleset = ruleset_of(text)
-    answers = [rule.answers[0] for rule in ruleset.rules] or [route.action for route in ruleset.routes]
+    answers = (*(rule.answers[0] for rule in ruleset.rules), *(route.action for route in ruleset.routes))
     assert [answer.status_code for answer in answers if isinstance(answer, Answer)] == [status]
 
 
