@@ -55,9 +55,10 @@ def _ext_proc(options: argparse.Namespace, program: Program) -> int:
     names |= {"host"} if not needs(program).hosts else set()
     print(
         f"{_FILTERS_GO} It fails open: when the service\n"
-        "# is slow, dead or restarting, requests and responses pass as if there were no rules. docs/ext_proc.md explains\n"
-        "# each field. Print it again when rules begin to look at another status or header, at paths, hosts, methods or\n"
-        "# routes, or to answer without an upstream; without rule files this command prints what follows by itself."
+        "# is slow, dead or restarting, requests and responses pass as if there were no rules. docs/ext_proc.md\n"
+        "# explains each field. Print it again when rules begin to look at another status or header, at paths, hosts,\n"
+        "# methods or routes, or to answer without an upstream; without rule files, this command prints what follows\n"
+        "# the rules by itself."
     )
     filters = foreign_filters(program, Placement.EXT_PROC)
     console.print_yaml([each for each in filters if each["name"].rpartition(".")[2] not in names])
@@ -84,7 +85,7 @@ def _module(options: argparse.Namespace, program: Program) -> int:
     except OSError as error:
         return console.fail(f"the module was not compiled when Rejoinder was installed: {error}")
     ((name, _),) = FOREIGN[Placement.MODULE].items()
-    console.print_yaml([{"name": name, "typed_config": module_filter(encode(program), source)}])
+    console.print_yaml([{"name": name, "typed_config": module_filter(name, encode(program), source)}])
     return 0
 
 

@@ -59,11 +59,13 @@ class Part:
         return self.id.hex()
 
 
+@functools.lru_cache(maxsize=4)  # the same program goes into several configurations
 def encode(program: Program) -> bytes:
     """The whole program as one configuration."""
     return _PROGRAM + _list(()) + b"".join(_records(program))
 
 
+@functools.lru_cache(maxsize=4)
 def cut(program: Program) -> tuple[bytes, tuple[Part, ...]]:
     """The program as a configuration that names parts, and these; a small one has none.
 

@@ -121,7 +121,9 @@ static part *add_part(buffer given, const engine *engine, failure *why) {
 /* --- complete programs --- */
 
 static complete *hold(complete *held) {
-  held->holders += held != NULL;
+  if (held) {
+    held->holders++;
+  }
   return held;
 }
 

@@ -97,7 +97,9 @@ def python_handle(envoy: Any, number: int, status: int, asked: Any, made: Any) -
     # As the client sent them, before the route rewrote them.
     original = {":method": asked.method, ":authority": asked.authority, ":path": asked.path}
     headers = [(name, value) for name, value in _headers(envoy, lib.REQUEST_HEADERS) if name not in _ROUTER_HEADERS]
-    request = request_of((*regular(headers), *((name, _text(value)) for name, value in original.items())), _text(asked.route))
+    request = request_of(
+        (*regular(headers), *((name, _text(value)) for name, value in original.items())), _text(asked.route)
+    )
     response = Response(status, regular(_headers(envoy, lib.RESPONSE_HEADERS)))
     try:
         reply = _handlers.call(_bound.name(number), request, response)

@@ -46,7 +46,9 @@ def find(binary: Path, library: Path = LIBRARY) -> Path:
         ModuleUnavailableError: say its text, and have answers come from ext_proc.
     """
     if not library.is_file():
-        raise ModuleUnavailableError("the module was not compiled when Rejoinder was installed: that needs a C compiler")
+        raise ModuleUnavailableError(
+            "the module was not compiled when Rejoinder was installed: that needs a C compiler"
+        )
     if reason := _cannot_be_loaded(library):
         raise ModuleUnavailableError(f"the module cannot be loaded: {reason}")
     try:

@@ -170,7 +170,7 @@ static uint32_t regex_number(program *of, reader *in, buffer pattern) {
 static uint32_t read_tests(program *of, reader *in, bool of_headers) {
   uint32_t count = read_list(in, 9);
   for (uint32_t i = 0; i < count && !in->failed; i++) {
-    test read = {.key = read_text(in)}; /* one after the other: within an initializer, any order would do */
+    test read = {.key = read_text(in)};
     read.kind = (uint8_t)read_choice(in, PRESENT + 1, "a kind of test: 0 to 5");
     read.value = read_text(in);
     expect(in, read.kind != PRESENT || !read.value.length, "an empty text, for a test of presence");
@@ -325,10 +325,10 @@ static void read_records(program *of, reader *in) {
 
 /* What was noted while arrays still moved and bodies were unknown. */
 static bool finish(program *of, bool whole, failure *why) {
-  header *headers = of->headers.items;
+  size_t headers = 0;
   for (size_t i = 0; i < of->replies.count; i++) {
     reply *each = &ITEMS(reply, of->replies)[i];
-    each->headers = headers;
+    each->headers = each->header_count ? &ITEMS(header, of->headers)[headers] : NULL;
     headers += each->header_count;
     if (each->body.length) {
       uint32_t at = index_find(&of->index, 0, BODY, each->body, hash_text(&of->index, each->body));
@@ -373,7 +373,7 @@ program *program_read(const piece *pieces, size_t count, bool whole, const engin
   }
   for (size_t i = 0; i < count && ready; i++) {
     const char *at = pieces[i].records.ptr;
-    reader in = {at, at + pieces[i].records.length, at, pieces[i].offset, pieces[i].is_part ? i + 1 : 0, why, false};
+    reader in = {at, at + pieces[i].records.length, at, pieces[i].offset, whole && pieces[i].is_part ? i + 1 : 0, why, false};
     read_records(made, &in);
     ready = !in.failed;
   }
@@ -478,11 +478,10 @@ static bool fits(const question *asked, const rule *rule) {
       (rule->tests_routes && !(asked->route.length && contains(rule->routes, asked->route)))) {
     return false;
   }
-  const test *tests = ITEMS(test, asked->program->tests) + rule->first_test;
   for (int regexes = 0; regexes < 2; regexes++) {
     for (uint32_t i = 0; i < rule->header_tests + rule->query_tests; i++) {
-      if ((tests[i].kind == REGEX) == regexes &&
-          !(i < rule->header_tests ? header_fits : parameter_fits)(asked, &tests[i])) {
+      const test *each = &ITEMS(test, asked->program->tests)[rule->first_test + i];
+      if ((each->kind == REGEX) == regexes && !(i < rule->header_tests ? header_fits : parameter_fits)(asked, each)) {
         return false;
       }
     }

@@ -1,28 +1,42 @@
-/* A host for the module's C, in place of Envoy: fake callbacks, so that sanitizers can watch the real code.
+/* A host for the module's core, in place of Envoy: fake callbacks, so that sanitizers can watch the real code.
  *
- *   host FILE ...            plays each scenario and checks what the client gets
- *   host -mutate N FILE ...  plays N random changes of the files each; only the sanitizers judge those
+ *   host < SCENARIO
  *
- * A scenario is lines of a letter and its text. First the table and the request and response:
- *   r STATUS BODY    a reply; status 0: the upstream's      h NAME VALUE    a header of that reply
- *   c FIRST LAST     it is for these statuses               o               it is for every other
- *   p OUTCOME BODY   it is a handler's: 0 pass, 1 BODY, 2 failure
- *   q METHOD         the request                            u NAME VALUE    a header of the upstream's response
+ * A scenario is lines of a letter and what belongs to it. First what there is:
+ *   c NAME HEX     a configuration comes: a program, or a part of one. `C` is one that must be rejected
+ *   d              the oldest one that is still there goes
+ *   x TEXT         the log has this text in it
+ *   ?              a stream begins, with the newest configuration (or with number N: `? N`)
+ *   q NAME VALUE   a header of the request                o NAME       its route
+ *   v PROTOCOL     the client's; HTTP/1.1 if nobody says
  * then what happens, in its order:
+ *   >              the request's headers
+ *   w NAME VALUE   the route rewrites a header of the request
+ *   u NAME VALUE   a header of the upstream's response
+ *   l DETAILS      Envoy is about to answer by itself, with these details
  *   n  headers   e  headers that end the response   b TEXT  some body   B TEXT  its last part
- *   t NAME  trailers, with one of that name          s  the scheduled event
+ *   t NAME  trailers, with one of that name
+ *   s              the time is over, and what has been scheduled is called
+ *   .              the stream ends
  * and what comes of it:
- *   = STATUS BODY    what the client has got when all is played
- *   + NAME VALUE     a header that it has got with it
+ *   = STATUS BODY  what the client has got, all of it; `-` in place of the body: none
+ *   + NAME VALUE   a header that it has got with it       ! NAME       one that it has not
+ *   k RULE COUNT   so often has the rule replied          f RULE COUNT so often has its handler failed
+ *   r REASON       how the upstream's stream ended: kept, reset
+ *   y DETAILS      of the local reply
  *
  * What Envoy hands out is good until the hook changes something: here every change moves all of it to new memory.
  */
 #include <assert.h>
 #include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
+#include "../../envoy/module/beside.h"
 #include "../../envoy/module/filter.c"
 
-enum { MANY = 64, MANY_HEADERS = 128 };
+enum { MANY = 64, MANY_HEADERS = 400, MANY_COUNTS = 64 };
 
 typedef struct {
   char *name, *value;
@@ -32,14 +46,14 @@ static struct {
   field fields[MANY_HEADERS];
   size_t count;
 } maps[4];
-static char method[MANY], received[1 << 16], sent[1 << 18];
+static char received[1 << 16], sent[1 << 21], details_sent[512], route[256], protocol[16], logged[1 << 14];
 static size_t received_length, sent_length;
-static bool in_body, local_reply, scheduled;
+static bool in_body, local_reply, scheduled, released, ended, reset;
 static uint32_t local_status;
-static table *route_table;
-static int handler_outcomes[MANY];
-static char *handler_bodies[MANY];
-static uint64_t increments;
+static struct {
+  char rule[64];
+  size_t id, count;
+} counts[MANY_COUNTS];
 
 static buffer text_of(const char *text) { return (buffer){text, strlen(text)}; }
 
@@ -48,6 +62,14 @@ static char *duplicate(const char *bytes, size_t length) {
   memcpy(copied, bytes, length);
   copied[length] = 0;
   return copied;
+}
+
+static void fail(const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  vfprintf(stderr, format, arguments);
+  fprintf(stderr, "\n");
+  exit(1);
 }
 
 /* --- Envoy's side --- */
@@ -67,11 +89,15 @@ static void drop_all(int type) {
   }
 }
 
+static bool is_named(field each, buffer name) {
+  return strlen(each.name) == name.length && memcmp(each.name, name.ptr, name.length) == 0;
+}
+
 static void erase(int type, buffer name) {
   size_t kept = 0;
   for (size_t i = 0; i < maps[type].count; i++) {
     field each = maps[type].fields[i];
-    if (strlen(each.name) == name.length && memcmp(each.name, name.ptr, name.length) == 0) {
+    if (is_named(each, name)) {
       free(each.name), free(each.value);
     } else {
       maps[type].fields[kept++] = each;
@@ -80,12 +106,18 @@ static void erase(int type, buffer name) {
   maps[type].count = kept;
 }
 
+static void add_field(int type, buffer name, buffer value) {
+  assert(maps[type].count < MANY_HEADERS);
+  maps[type].fields[maps[type].count++] = (field){duplicate(name.ptr, name.length), duplicate(value.ptr, value.length)};
+}
+
 bool CALLBACK(http_add_header)(void *envoy, int type, buffer name, buffer value) {
   (void)envoy;
-  if (!value.length || maps[type].count == MANY_HEADERS) {
+  assert(!released && !local_reply);
+  if (!value.length) {
     return false;
   }
-  maps[type].fields[maps[type].count++] = (field){duplicate(name.ptr, name.length), duplicate(value.ptr, value.length)};
+  add_field(type, name, value);
   move_all(type);
   return true;
 }
@@ -98,20 +130,18 @@ bool CALLBACK(http_set_header)(void *envoy, int type, buffer name, buffer value)
 }
 
 bool CALLBACK(http_get_header)(void *envoy, int type, buffer name, buffer *value, size_t index, size_t *count) {
-  (void)envoy, (void)count;
-  assert(index == 0);
-  if (type == REQUEST_HEADERS && name.length == 7 && memcmp(name.ptr, ":method", 7) == 0) {
-    *value = text_of(method);
-    return true;
-  }
+  (void)envoy;
+  size_t found = 0;
+  *value = (buffer){0};
   for (size_t i = 0; i < maps[type].count; i++) {
-    field each = maps[type].fields[i];
-    if (strlen(each.name) == name.length && memcmp(each.name, name.ptr, name.length) == 0) {
-      *value = text_of(each.value);
-      return true;
+    if (is_named(maps[type].fields[i], name) && found++ == index) {
+      *value = text_of(maps[type].fields[i].value);
     }
   }
-  return false;
+  if (count) {
+    *count = found;
+  }
+  return index < found;
 }
 
 size_t CALLBACK(http_get_headers_size)(void *envoy, int type) { return (void)envoy, maps[type].count; }
@@ -149,224 +179,334 @@ bool CALLBACK(http_append_body)(void *envoy, int type, buffer data) {
   return true;
 }
 
-void CALLBACK(http_send_response)(void *envoy, uint32_t status, header *headers, size_t count, buffer body,
-                                  buffer details) {
-  (void)envoy, (void)details;
-  assert(!local_reply);
-  local_reply = true;
-  local_status = status;
-  drop_all(RESPONSE_HEADERS);
-  for (size_t i = 0; i < count && i < MANY_HEADERS; i++) {
-    maps[RESPONSE_HEADERS].fields[maps[RESPONSE_HEADERS].count++] =
-        (field){duplicate(headers[i].name, headers[i].name_length), duplicate(headers[i].value, headers[i].value_length)};
-  }
-  sent_length = strcmp(method, "HEAD") ? body.length : 0;
-  memcpy(sent, body.ptr, sent_length);
+void CALLBACK(http_filter_continue_encoding)(void *envoy) {
+  (void)envoy;
+  assert(!released && !local_reply && !in_body);
+  released = true;
 }
 
-const void *CALLBACK(get_most_specific_route_config)(void *envoy) { return (void)envoy, route_table; }
+void CALLBACK(http_send_response_data)(void *envoy, buffer data, bool end_of_stream) {
+  (void)envoy;
+  assert(released && !end_of_stream); /* to end it from within a local reply is more than Envoy bears */
+  memcpy(sent + sent_length, data.ptr, data.length);
+  sent_length += data.length;
+}
+
+static const char *request_field(const char *name) {
+  for (size_t i = 0; i < maps[REQUEST_HEADERS].count; i++) {
+    if (!strcmp(maps[REQUEST_HEADERS].fields[i].name, name)) {
+      return maps[REQUEST_HEADERS].fields[i].value;
+    }
+  }
+  return "";
+}
+
+void CALLBACK(http_send_response)(void *envoy, uint32_t status, header *headers, size_t count, buffer body,
+                                  buffer details) {
+  (void)envoy;
+  assert(!local_reply && !released && !ended);
+  drop_all(RESPONSE_HEADERS);
+  for (size_t i = 0; i < count; i++) {
+    add_field(RESPONSE_HEADERS, (buffer){headers[i].name, headers[i].name_length},
+              (buffer){headers[i].value, headers[i].value_length});
+  }
+  local_reply = true;
+  reset = true;
+  local_status = status;
+  sent_length = strcmp(request_field(":method"), "HEAD") ? body.length : 0;
+  memcpy(sent, body.ptr, sent_length);
+  snprintf(details_sent, sizeof details_sent, "%.*s", (int)details.length, details.ptr);
+}
+
+bool CALLBACK(http_filter_get_attribute_string)(void *envoy, int attribute, buffer *value) {
+  (void)envoy;
+  assert(attribute == ROUTE_NAME || attribute == PROTOCOL);
+  *value = text_of(attribute == ROUTE_NAME ? route : protocol);
+  return value->length > 0;
+}
+
 void *CALLBACK(http_filter_scheduler_new)(void *envoy) { return (void)envoy, malloc(1); }
 void CALLBACK(http_filter_scheduler_commit)(void *scheduler, uint64_t event) {
-  (void)scheduler;
+  (void)scheduler, (void)event;
   scheduled = true;
-  local_status = (uint32_t)event;
 }
 void CALLBACK(http_filter_scheduler_delete)(void *scheduler) { free(scheduler); }
-void CALLBACK(log)(int level, buffer text) { (void)level, (void)text; }
+void CALLBACK(log)(int level, buffer text) {
+  (void)level;
+  snprintf(logged, sizeof logged, "%.*s", (int)text.length, text.ptr);
+}
 bool CALLBACK(http_set_dynamic_metadata_string)(void *envoy, buffer name_space, buffer key, buffer value) {
   return (void)envoy, (void)name_space, (void)key, (void)value, true;
 }
 int CALLBACK(http_filter_config_define_counter)(void *envoy_config, buffer name, buffer *labels, size_t count,
                                                 size_t *id) {
-  (void)envoy_config, (void)name, (void)labels, (void)count;
-  *id = 1;
+  (void)envoy_config, (void)labels, (void)count;
+  *id = name.length == 7 ? 'k' : 'f';
   return 0;
 }
 int CALLBACK(http_filter_increment_counter)(void *envoy, size_t id, buffer *labels, size_t count, uint64_t value) {
-  (void)envoy, (void)id, (void)labels, (void)count;
-  increments += value;
+  (void)envoy, (void)count;
+  for (size_t i = 0; i < MANY_COUNTS; i++) {
+    bool same_rule = strlen(counts[i].rule) == labels->length && !memcmp(counts[i].rule, labels->ptr, labels->length);
+    if (!counts[i].id || (counts[i].id == id && same_rule)) {
+      counts[i].id = id;
+      snprintf(counts[i].rule, sizeof counts[i].rule, "%.*s", (int)labels->length, labels->ptr);
+      counts[i].count += value;
+      break;
+    }
+  }
   return 0;
 }
 
-/* --- Python's side --- */
+/* --- Python's side: a regular expression fits what begins with it; what a handler does is its name --- */
 
-static bool rejoinder_started(void) { return true; }
-static const table *rejoinder_table(buffer config) { return (void)config, NULL; }
-static int rejoinder_handle(void *envoy, uint32_t handler, uint32_t status, table **made) {
-  (void)envoy;
-  assert(handler < MANY);
-  if (handler_outcomes[handler] == REPLY) {
-    *made = table_new(1);
-    table_reply(*made, 0, status, 0, TEXT(""), NULL, 0, text_of(handler_bodies[handler]));
+static char *patterns[MANY], *handlers[MANY];
+
+static uint32_t numbered(char **all, buffer name) {
+  uint32_t i = 0;
+  while (all[i] && (strlen(all[i]) != name.length || memcmp(all[i], name.ptr, name.length))) {
+    i++;
   }
-  return handler_outcomes[handler];
+  assert(i < MANY - 1);
+  all[i] = all[i] ? all[i] : duplicate(name.ptr, name.length);
+  return i;
+}
+
+static bool fake_regex(buffer pattern, uint32_t *number, failure *why) {
+  if (pattern.length && pattern.ptr[0] == '(') {
+    snprintf(why->text, sizeof why->text, "no such regular expression");
+    return false;
+  }
+  *number = numbered(patterns, pattern);
+  return true;
+}
+
+static bool fake_handler(buffer name, uint32_t *number, failure *why) {
+  (void)why;
+  *number = numbered(handlers, name);
+  return true;
+}
+
+static bool fake_fits(uint32_t regex, buffer text) {
+  size_t length = strlen(patterns[regex]);
+  return text.length >= length && !memcmp(text.ptr, patterns[regex], length);
+}
+
+const engine beside_engine = {fake_regex, fake_handler, fake_fits};
+
+int beside_handle(void *envoy, uint32_t handler, uint32_t status, const asked *request, reply **made) {
+  (void)envoy;
+  if (!strcmp(handlers[handler], "handlers:fails")) {
+    return FAILURE;
+  }
+  if (!strcmp(handlers[handler], "handlers:passes")) {
+    return PASS;
+  }
+  char text[1024];
+  size_t length = (size_t)snprintf(text, sizeof text, "%.*s %.*s %.*s %.*s %u", (int)request->method.length,
+                                   request->method.ptr, (int)request->authority.length, request->authority.ptr,
+                                   (int)request->path.length, request->path.ptr, (int)request->route.length,
+                                   request->route.ptr, status);
+  *made = malloc(sizeof **made + length);
+  **made = (reply){.status = 418, .body = {memcpy(*made + 1, text, length), length}};
+  return REPLY;
 }
 
 /* --- playing a scenario --- */
 
-typedef struct {
-  uint32_t status, handler, first[MANY], last[MANY];
-  size_t ranges, header_count;
-  bool otherwise;
-  char *body;
-  header headers[MANY];
-} plan;
+static const void *configs[MANY];
+static size_t config_count;
+static stream *self;
+static int result;
+static bool held;
 
-static void fail(const char *file, const char *format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  fprintf(stderr, "%s: ", file);
-  vfprintf(stderr, format, arguments);
-  fprintf(stderr, "\n");
-  va_end(arguments);
-  exit(1);
-}
-
-/* `text` is changed: its words become strings. */
-static void play(const char *file, char *text, bool judge) {
-  static plan plans[MANY];
-  size_t planned = 0;
-  memset(plans, 0, sizeof plans);
-  memset(handler_outcomes, 0, sizeof handler_outcomes);
-  strcpy(method, "GET");
-  received_length = sent_length = 0;
-  in_body = local_reply = scheduled = false;
-  route_table = NULL;
-  int result = CONTINUE;
-  bool started = false, ended = false, held = false, held_once = false;
-  config counters = {1, 2};
-  stream *self = (stream *)HOOK(new)(&counters, NULL);
-
-  for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
-    char letter = line[0], *rest = line[0] && line[1] ? line + 2 : line + strlen(line);
-    char *space = strchr(rest, ' '), *second = space ? space + 1 : rest + strlen(rest);
-    if (strchr("hqu+", letter) && space) {
-      *space = 0;
-    }
-    plan *last = planned ? &plans[planned - 1] : NULL;
-    bool ready = !started && letter && strchr("rpqu", letter);
-    if ((letter == 'r' || letter == 'p') && ready && planned < MANY - 1) {
-      last = &plans[planned++];
-      last->status = letter == 'r' ? (uint32_t)strtoul(rest, NULL, 10) : 0;
-      last->handler = letter == 'p' ? (uint32_t)planned : 0;
-      handler_outcomes[planned] = abs(atoi(rest)) % 3;
-      handler_bodies[planned] = last->body = second;
-    } else if (letter == 'h' && last && last->header_count < MANY) {
-      last->headers[last->header_count++] = (header){rest, strlen(rest), second, strlen(second)};
-    } else if (letter == 'c' && last && last->ranges < MANY) {
-      last->first[last->ranges] = (uint32_t)strtoul(rest, NULL, 10);
-      last->last[last->ranges++] = (uint32_t)strtoul(second, NULL, 10);
-    } else if (letter == 'o' && last) {
-      last->otherwise = true;
-    } else if (letter == 'q' && ready && strlen(rest) < sizeof method) {
-      strcpy(method, rest);
-    } else if (letter == 'u' && ready && *rest) {
-      CALLBACK(http_add_header)(NULL, RESPONSE_HEADERS, text_of(rest), text_of(second));
-    } else if ((letter == 'n' || letter == 'e') && !started) {
-      started = true;
-      route_table = table_new(planned);
-      for (size_t i = 0; i < planned; i++) {
-        plan *each = &plans[i];
-        table_reply(route_table, i, each->status, each->handler, TEXT("rule"), each->headers, each->header_count,
-                    text_of(each->body));
-        for (size_t range = 0; range < each->ranges; range++) {
-          table_claim(route_table, each->first[range], each->last[range], i);
-        }
-        if (each->otherwise) {
-          table_otherwise(route_table, i);
-        }
-      }
-      ended = letter == 'e';
-      result = HOOK(response_headers)(NULL, self, ended);
-      held_once = held = result == STOP;
-    } else if ((letter == 'b' || letter == 'B') && started && !ended && !local_reply) {
-      received_length = strlen(rest) < sizeof received / 2 ? strlen(rest) : 0;
-      memcpy(received, rest, received_length);
-      ended = letter == 'B';
-      in_body = true;
-      result = HOOK(response_body)(NULL, self, ended);
-      in_body = false;
-      held = held && result != CONTINUE;
-      if (result == CONTINUE && sent_length + received_length < sizeof sent) {
-        memcpy(sent + sent_length, received, received_length);
-        sent_length += received_length;
-      }
-    } else if (letter == 't' && started && !ended && !local_reply) {
-      ended = true;
-      CALLBACK(http_add_header)(NULL, RESPONSE_TRAILERS, text_of(rest), TEXT("1"));
-      result = HOOK(response_trailers)(NULL, self);
-      held = false;
-    } else if (letter == 's' && scheduled) {
-      scheduled = false;
-      HOOK(scheduled)(NULL, self, local_status);
-    } else if (letter == '+' && judge) {
-      bool there = false;
-      for (size_t i = 0; i < maps[RESPONSE_HEADERS].count; i++) {
-        field each = maps[RESPONSE_HEADERS].fields[i];
-        there = there || (strcmp(each.name, rest) == 0 && strcmp(each.value, second) == 0);
-      }
-      if (!there) {
-        fail(file, "expected the header %s with the value %s", rest, second);
-      }
-    } else if (letter == '=' && judge) {
-      buffer status = {0};
-      CALLBACK(http_get_header)(NULL, RESPONSE_HEADERS, TEXT(":status"), &status, 0, NULL);
-      uint32_t got = local_reply ? local_status : (uint32_t)number(status);
-      if (held && !local_reply && ended) {
-        fail(file, "the response is held for ever");
-      }
-      if (got != strtoul(rest, NULL, 10) || sent_length != strlen(second) || memcmp(sent, second, sent_length)) {
-        fail(file, "expected %s, got %u %.*s", rest, got, (int)sent_length, sent);
-      }
-      if (maps[RESPONSE_TRAILERS].count && held_once) {
-        fail(file, "trailers are left");
-      }
-    }
-  }
-  HOOK(destroy)(self);
-  HOOK(per_route_config_destroy)(route_table);
+static void begin(const char *number) {
+  const void *of = configs[*number ? (size_t)atoi(number) : config_count - 1];
+  assert(!self && of);
+  self = (stream *)HOOK(new)(of, NULL);
   for (int type = 0; type < 4; type++) {
     drop_all(type);
   }
+  received_length = sent_length = 0;
+  in_body = local_reply = scheduled = released = ended = held = reset = false;
+  *details_sent = *route = 0;
+  strcpy(protocol, "HTTP/1.1");
 }
 
-static char *read_file(const char *path) {
-  FILE *file = fopen(path, "rb");
-  if (!file) {
-    fail(path, "cannot be read");
+static void end(void) {
+  if (self) {
+    HOOK(destroy)(self);
   }
-  char *text = calloc(1, 1 << 16);
-  size_t length = fread(text, 1, (1 << 16) - 1, file);
-  (void)length;
-  fclose(file);
-  return text;
+  self = NULL;
 }
 
-static uint32_t chance(uint32_t below) {
-  static uint64_t state = 88172645463325252ull; /* xorshift: the same changes in every run */
-  state ^= state << 13, state ^= state >> 7, state ^= state << 17;
-  return (uint32_t)(state % below);
+static void configure(const char *name, const char *hex, bool rejected) {
+  size_t length = strlen(hex) / 2;
+  char *bytes = malloc(length);
+  for (size_t i = 0; i < length; i++) {
+    unsigned byte;
+    sscanf(hex + 2 * i, "%2x", &byte);
+    bytes[i] = (char)byte;
+  }
+  const void *made = HOOK(config_new)(NULL, text_of(name), (buffer){bytes, length});
+  free(bytes); /* it must not be needed any more */
+  if (rejected ? made != NULL : !made) {
+    fail("expected that it is %s: %s", rejected ? "rejected" : "accepted", logged);
+  }
+  if (made) {
+    configs[config_count++] = made;
+  }
 }
 
-int main(int count, char **arguments) {
-  bool mutate = count > 2 && strcmp(arguments[1], "-mutate") == 0;
-  long rounds = mutate ? atol(arguments[2]) : 0;
-  for (int i = mutate ? 3 : 1; i < count; i++) {
-    char *text = read_file(arguments[i]);
-    if (!mutate) {
-      play(arguments[i], text, true);
+static void body(const char *text, bool last) {
+  received_length = strlen(text);
+  memcpy(received, text, received_length);
+  ended = last;
+  in_body = true;
+  result = HOOK(response_body)(NULL, self, last);
+  in_body = false;
+  if (!local_reply && result == CONTINUE) {
+    held = false;
+    memcpy(sent + sent_length, received, received_length);
+    sent_length += received_length;
+  }
+}
+
+static void judge(const char *status_text, const char *wanted) {
+  buffer status = {0};
+  CALLBACK(http_get_header)(NULL, RESPONSE_HEADERS, TEXT(":status"), &status, 0, NULL);
+  uint32_t got = local_reply ? local_status : (uint32_t)number(status);
+  size_t length = strcmp(wanted, "-") ? strlen(wanted) : 0;
+  if (held && !local_reply && !released) {
+    fail("the response is held for ever");
+  }
+  if (got != strtoul(status_text, NULL, 10) || sent_length != length || memcmp(sent, wanted, length)) {
+    fail("expected %s %s, got %u %.*s", status_text, wanted, got, (int)sent_length, sent);
+  }
+}
+
+static size_t counted(char id, const char *rule) {
+  for (size_t i = 0; i < MANY_COUNTS; i++) {
+    if (counts[i].id == (size_t)id && !strcmp(counts[i].rule, rule)) {
+      return counts[i].count;
     }
-    for (long round = 0; round < rounds; round++) {
-      char *changed = duplicate(text, strlen(text));
-      for (uint32_t changes = 1 + chance(6), length = (uint32_t)strlen(changed); length && changes; changes--) {
-        static const char interesting[] = "\n\n 0159:-nebBtsucrpoqh=HEAD";
-        changed[chance(length)] =
-            chance(2) ? interesting[chance(sizeof interesting - 1)] : (char)(1 + chance(255));
+  }
+  return 0;
+}
+
+static void play(char *line) {
+  char *rest = line[0] && line[1] ? line + 2 : line + strlen(line);
+  char *space = strchr(rest, ' '), *second = space ? space + 1 : rest + strlen(rest);
+  if (strchr("cCqwu+kf=", line[0]) && space) {
+    *space = 0;
+  }
+  buffer found = {0};
+  switch (line[0]) {
+    case 'c': case 'C': configure(rest, second, line[0] == 'C'); break;
+    case 'd':
+      HOOK(config_destroy)(configs[0]);
+      memmove(configs, configs + 1, --config_count * sizeof *configs);
+      break;
+    case 'x':
+      if (!strstr(logged, rest)) {
+        fail("expected in the log: %s; it says: %s", rest, logged);
       }
-      play(arguments[i], changed, false);
-      free(changed);
-    }
-    free(text);
+      break;
+    case '?': begin(rest); break;
+    case 'q': add_field(REQUEST_HEADERS, text_of(rest), text_of(second)); break;
+    case 'w':
+      erase(REQUEST_HEADERS, text_of(rest));
+      add_field(REQUEST_HEADERS, text_of(rest), text_of(second));
+      break;
+    case 'o': snprintf(route, sizeof route, "%s", rest); break;
+    case 'v': snprintf(protocol, sizeof protocol, "%s", rest); break;
+    case '>':
+      result = HOOK(request_headers)(NULL, self, true);
+      assert(result == (local_reply ? STOP : CONTINUE));
+      move_all(REQUEST_HEADERS);
+      break;
+    case 'u': add_field(RESPONSE_HEADERS, text_of(rest), text_of(second)); break;
+    case 'l':
+      HOOK(local_reply)(NULL, self, 503, text_of(rest), false);
+      reset = true;
+      break;
+    case 'n': case 'e':
+      ended = line[0] == 'e';
+      result = HOOK(response_headers)(NULL, self, ended);
+      held = result == STOP;
+      break;
+    case 'b': case 'B': body(rest, line[0] == 'B'); break;
+    case 't':
+      ended = true;
+      add_field(RESPONSE_TRAILERS, text_of(rest), text_of("1"));
+      result = HOOK(response_trailers)(NULL, self);
+      if (held && maps[RESPONSE_TRAILERS].count) {
+        fail("trailers are left");
+      }
+      held = false;
+      break;
+    case 's':
+      /* Once more than the time that grace.c gives, if need be. */
+      for (int i = 0; i < 100 && !__atomic_load_n(&scheduled, __ATOMIC_SEQ_CST); i++) {
+        nanosleep(&(struct timespec){0, 5000000}, NULL);
+      }
+      if (!scheduled) {
+        fail("nothing is scheduled");
+      }
+      scheduled = false;
+      HOOK(scheduled)(NULL, self, 0);
+      break;
+    case '.': end(); break;
+    case '=': judge(rest, second); break;
+    case '+':
+      for (size_t i = 0; i < maps[RESPONSE_HEADERS].count; i++) {
+        field each = maps[RESPONSE_HEADERS].fields[i];
+        if (!strcmp(each.name, rest) && !strcmp(each.value, second)) {
+          return;
+        }
+      }
+      fail("expected the header %s with the value %s", rest, second);
+      break;
+    case '!':
+      if (CALLBACK(http_get_header)(NULL, RESPONSE_HEADERS, text_of(rest), &found, 0, NULL)) {
+        fail("the header %s is there, with the value %s", rest, found.ptr);
+      }
+      break;
+    case 'k': case 'f':
+      if (counted(line[0], rest) != strtoul(second, NULL, 10)) {
+        fail("expected a count of %s for %s, got %zu", second, rest, counted(line[0], rest));
+      }
+      break;
+    case 'r':
+      if (reset != !strcmp(rest, "reset")) {
+        fail("expected that the upstream's stream is %s", rest);
+      }
+      break;
+    case 'y':
+      if (strcmp(details_sent, rest)) {
+        fail("expected the details %s, got %s", rest, details_sent);
+      }
+      break;
+    default: fail("no such line: %s", line);
+  }
+}
+
+int main(void) {
+  static char scenario[1 << 23];
+  size_t length = fread(scenario, 1, sizeof scenario - 1, stdin);
+  scenario[length] = 0;
+  for (char *line = strtok(scenario, "\n"); line; line = strtok(NULL, "\n")) {
+    play(line);
+  }
+  end();
+  while (config_count) {
+    HOOK(config_destroy)(configs[--config_count]);
+  }
+  for (int type = 0; type < 4; type++) {
+    drop_all(type);
+  }
+  for (size_t i = 0; i < MANY; i++) {
+    free(patterns[i]), free(handlers[i]);
   }
   return 0;
 }

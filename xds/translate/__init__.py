@@ -18,8 +18,8 @@ from rejoinder.rules.program import Program, compile_rules
 from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.clusters import clusters
 from rejoinder.xds.translate.extensions import extensions
-from rejoinder.xds.translate.filters import answering, http_filters
-from rejoinder.xds.translate.listeners import listeners
+from rejoinder.xds.translate.filters import answering, http_filters, part_filters
+from rejoinder.xds.translate.listeners import listeners, parts_listener
 from rejoinder.xds.translate.route_configurations import (
     layouts,
     route_configurations,
@@ -60,8 +60,10 @@ def translate(ruleset: Ruleset, plan: Plan, settings: Settings) -> Configuration
     program = conditional_program(ruleset)
     filters = http_filters(plan, program, settings.conditional)
     off = answering(program, settings.conditional)
+    parts = part_filters(program) if settings.conditional is Placement.MODULE else []
+    carriers = (parts_listener(parts),) if parts else ()
     whole = Configuration(
-        listeners=tuple(listeners(ruleset, plan, filters)),
+        listeners=(*listeners(ruleset, plan, filters), *carriers),
         routes=tuple(route_configurations(plan, settings, off)),
         clusters=tuple(clusters(ruleset, program, settings)),
         extensions=tuple(extensions(program, compile_rules(ruleset.rules), settings.conditional)),
@@ -89,7 +91,7 @@ def _split(
     # The whole route configurations stay, for listeners that are draining and those of others.
     return replace(
         whole,
-        listeners=tuple(listeners(ruleset, plan, filters, by_group)),
+        listeners=(*listeners(ruleset, plan, filters, by_group), *whole.listeners[len(ruleset.listeners) :]),
         routes=(*whole.routes, *(head for head, _ in split)),
         virtual_hosts=tuple(host for _, hosts in split for host in hosts),
     )
@@ -113,7 +115,8 @@ def _complete(listener: Json, routes: dict[str, Json], extensions: dict[str, Jso
 
     def complete_filter(network_filter: Json) -> Json:
         manager = dict(network_filter["typed_config"])
-        manager["route_config"] = routes[manager.pop("rds")["route_config_name"]]
+        if "rds" in manager:
+            manager["route_config"] = routes[manager.pop("rds")["route_config_name"]]
         manager["http_filters"] = [
             extensions[each["name"]] if "config_discovery" in each else each for each in manager["http_filters"]
         ]

@@ -6,22 +6,29 @@ filters, under other names.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from rejoinder.rules.program import Program, compile_rules
-from rejoinder.rules.program_bytes import encode
+from rejoinder.rules.program_bytes import Part, cut, encode
+from rejoinder.xds.remember import REMEMBERED
 from rejoinder.xds.translate import filters
 from rejoinder.xds.translate.ext_proc import host_filter, request_filter, response_filter
-from rejoinder.xds.translate.filters import discovered
+from rejoinder.xds.translate.filters import discovered, part_name
 from rejoinder.xds.translate.module import module_filter
 from rejoinder.xds.translate.settings import XDS_CLUSTER, Json, Placement
 
 _Make = Callable[[Program], Json]
+_FOREIGN_MODULE: Final = "rejoinder.module"
 
 
-def _module(program: Program) -> Json:
-    return module_filter(encode(program))
+def _in_parts(program: Program) -> Json:
+    return module_filter(filters.RULES, cut(program)[0])
+
+
+def _whole(program: Program) -> Json:
+    return module_filter(_FOREIGN_MODULE, encode(program))
 
 
 _EXT_PROC: Final[Mapping[str, _Make]] = {
@@ -30,11 +37,11 @@ _EXT_PROC: Final[Mapping[str, _Make]] = {
     filters.REQUESTS: request_filter,
 }
 """In the order of the chain."""
-_MODULE: Final[Mapping[str, _Make]] = {filters.RULES: _module}
+_MODULE: Final[Mapping[str, _Make]] = {filters.RULES: _in_parts}
 
 FOREIGN: Final[Mapping[Placement, Mapping[str, _Make]]] = {
     Placement.EXT_PROC: {f"rejoinder.ext_proc.{name.rpartition('.')[2]}": make for name, make in _EXT_PROC.items()},
-    Placement.MODULE: {"rejoinder.module": _module},
+    Placement.MODULE: {_FOREIGN_MODULE: _whole},
 }
 """For Envoys with routes of their own: the filters, in the order of the chain."""
 
@@ -50,8 +57,16 @@ def extensions(program: Program, everything: Program, conditional: Placement) ->
     made = _MODULE if conditional is Placement.MODULE else _EXT_PROC
     for name in filters.answering(program, conditional):
         yield {"name": name, "typed_config": made[name](program)}
+    if conditional is Placement.MODULE:
+        yield from map(_part, cut(program)[1])
     for placement in Placement:
         yield from foreign_filters(everything, placement)
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _part(part: Part) -> Json:
+    name = part_name(part)
+    return {"name": name, "typed_config": module_filter(name, part.data)}
 
 
 def foreign_filters(program: Program, placement: Placement) -> Iterator[Json]:

@@ -12,6 +12,7 @@ from typing import Final
 
 from rejoinder.rules.model import RateLimit
 from rejoinder.rules.program import Program
+from rejoinder.rules.program_bytes import Part, cut
 from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate import ext_proc, module
 from rejoinder.xds.translate.ext_proc import METADATA
@@ -43,6 +44,18 @@ def http_filters(plan: Plan, program: Program, conditional: Placement) -> list[J
     if plan.rate_limits():
         made[RATE_LIMIT] = _rate_limit()
     return [{"name": name, **made[name]} for name in ORDER if name in made]
+
+
+def part_filters(program: Program) -> list[Json]:
+    """What brings the parts of a large program to the module, in a chain that no request takes; empty: it has none."""
+    parts = cut(program)[1]
+    filters = [{"name": part_name(part), **discovered(module.TYPE)} for part in parts]
+    return [*filters, {"name": ROUTER, **_router()}] if filters else []
+
+
+def part_name(part: Part) -> str:
+    """The filter's, and the extension configuration's."""
+    return f"rejoinder.part.{part.name}"
 
 
 TYPES: Final = {

@@ -43,6 +43,17 @@ def listeners(ruleset: Ruleset, plan: Plan, filters: list[Json], layouts: Mappin
         }
 
 
+def parts_listener(filters: list[Json]) -> Json:
+    """A listener that does not listen: Envoy has the filters in it, and so the parts of the program."""
+    manager = typed(_HCM, stat_prefix="rejoinder_parts", route_config={}, http_filters=filters)
+    return {
+        "name": "rejoinder.parts",
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
+        "bind_to_port": False,
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+    }
+
+
 def listener_name(listener: Listener) -> str:
     """How a listener is called in Envoy: by its address."""
     host = f"[{listener.address}]" if ":" in listener.address else listener.address

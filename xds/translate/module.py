@@ -16,10 +16,11 @@ NAME: Final = "rejoinder"
 TYPE: Final = "envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter"
 
 
-def module_filter(program: bytes, source: Json | None = None) -> Json:
+def module_filter(name: str, program: bytes, source: Json | None = None) -> Json:
     """The filter's configuration.
 
     Args:
+        name: of the filter. Until all parts of a program are there, the module goes on with the one of the same name.
         program: all of it, or what names its parts, or one of these.
         source: where Envoy has the module from (`envoy.config.core.v3.AsyncDataSource`); None: it finds it by its name.
     """
@@ -29,6 +30,6 @@ def module_filter(program: bytes, source: Json | None = None) -> Json:
         # The namespace stands before the names of counters. The module keeps what it must not forget between two
         # programs, and a Python that handlers are written in can be started only once.
         dynamic_module_config={**found, "metrics_namespace": NAME, "do_not_close": True},
-        filter_name=NAME,
+        filter_name=name,
         filter_config=typed("google.protobuf.BytesValue", value=base64.b64encode(program).decode()),
     )

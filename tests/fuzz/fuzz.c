@@ -1,0 +1,248 @@
+/* Fuzzes programs as bytes, and what is asked of them: libFuzzer's target, its mutator, and a small fuzzer of its own.
+ *
+ *   fuzz FILE ...             with libFuzzer (clang): its own options and folders
+ *   fuzz SECONDS SEED FILE... without it (any compiler): changes of the files by the mutator below, until the time is over
+ *
+ * An input is a question and behind it a configuration: lines with the method, authority, path, route, status and values of
+ * headers, up to an empty line, then the bytes. Beside the sanitizers, what is asked twice must be answered the same, a
+ * reply must be for a status that the program says it names, and what is accepted as a whole must be so as a part.
+ */
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "../../envoy/module/program.h"
+
+static bool any_regex(buffer pattern, uint32_t *number, failure *why) {
+  snprintf(why->text, sizeof why->text, "no such regular expression");
+  *number = (uint32_t)pattern.length;
+  return !pattern.length || pattern.ptr[0] != '(';
+}
+
+static bool any_handler(buffer name, uint32_t *number, failure *why) { return any_regex(name, number, why); }
+
+static bool any_fits(uint32_t regex, buffer text) { return text.length == regex; }
+
+static const engine fake = {any_regex, any_handler, any_fits};
+
+enum { METHOD, AUTHORITY, PATH, ROUTE, STATUS, QUESTION, HEADERS = 8 };
+
+static void touch(const reply *found) {
+  size_t sum = 0;
+  for (size_t i = 0; found && i < found->header_count; i++) {
+    for (size_t n = 0; n < found->headers[i].name_length; n++) {
+      sum += (unsigned char)found->headers[i].name[n];
+    }
+    for (size_t n = 0; n < found->headers[i].value_length; n++) {
+      sum += (unsigned char)found->headers[i].value[n];
+    }
+  }
+  for (size_t i = 0; found && i < found->body.length; i++) {
+    sum += (unsigned char)found->body.ptr[i];
+  }
+  static volatile size_t looked_at;
+  looked_at = looked_at + sum;
+}
+
+static void ask(const program *asked, const buffer *question, size_t count) {
+  line lines[HEADERS];
+  size_t named, line_count = 0;
+  const buffer *names = program_headers(asked, &named);
+  (void)names;
+  for (size_t i = 0; i + QUESTION < count && named; i++) {
+    lines[line_count++] = (line){(uint32_t)(i % named), question[QUESTION + i]};
+  }
+  uint32_t status = 0;
+  for (size_t i = 0; i < question[STATUS].length && i < 4; i++) {
+    status = status * 10 + (uint32_t)(question[STATUS].ptr[i] - '0') % 10;
+  }
+  request *taken = request_new(asked, question[METHOD], question[AUTHORITY], question[PATH], lines, line_count);
+  assert(taken && request_path(taken).length == question[PATH].length);
+  for (int round = 0; round < 2; round++) {
+    buffer route = round ? question[ROUTE] : (buffer){0};
+    const reply *at_once = program_on_request(asked, taken, route), *later = program_on_status(asked, taken, route, status);
+    touch(at_once), touch(later);
+    assert(at_once == program_on_request(asked, taken, route));
+    assert(later == program_on_status(asked, taken, route, status));
+    assert(!later || program_names(asked, status));
+    assert(!at_once || program_answers_requests(asked));
+    if (!program_needs_request(asked)) {
+      assert(later == program_on_status(asked, NULL, route, status));
+    }
+  }
+  free(taken);
+}
+
+static size_t split(const char *data, size_t size, buffer *question, size_t *count) {
+  size_t at = 0;
+  while (at < size && *count < QUESTION + HEADERS) {
+    const char *end = memchr(data + at, '\n', size - at);
+    size_t length = end ? (size_t)(end - data) - at : size - at;
+    at += length + (end != NULL);
+    if (!length && *count >= QUESTION) {
+      break;
+    }
+    question[(*count)++] = (buffer){data + at - length - (end != NULL), length};
+  }
+  return at;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  buffer question[QUESTION + HEADERS];
+  size_t count = 0, at = split((const char *)data, size, question, &count);
+  if (count < QUESTION) {
+    return 0;
+  }
+  /* A copy of just this size, so that every byte behind it is seen. */
+  size_t length = size - at;
+  char *bytes = malloc(length ? length : 1);
+  memcpy(bytes, data + at, length);
+  piece opened;
+  failure why;
+  if (program_open((buffer){bytes, length}, &opened, &why)) {
+    program *whole = program_read(&opened, 1, true, &fake, &why), *loose = program_read(&opened, 1, false, &fake, &why);
+    assert(!whole || loose);
+    if (whole) {
+      ask(whole, question, count);
+    }
+    if (loose) {
+      ask(loose, question, count);
+    }
+    program_free(whole), program_free(loose);
+    piece twice[] = {opened, opened};
+    program_free(program_read(twice, 2, false, &fake, &why));
+  } else {
+    assert(strlen(why.text));
+  }
+  free(bytes);
+  return 0;
+}
+
+/* --- a mutator that knows records: bytes alone seldom leave a program that is one --- */
+
+static uint64_t state;
+
+static uint32_t chance(uint32_t below) {
+  state ^= state << 13, state ^= state >> 7, state ^= state << 17; /* xorshift */
+  return below ? (uint32_t)(state % below) : 0;
+}
+
+static uint32_t length_at(const uint8_t *at) { return at[0] | at[1] << 8 | at[2] << 16 | (uint32_t)at[3] << 24; }
+
+/* The starts of up to `most` records, and the end of the last one. */
+static size_t records(const uint8_t *data, size_t size, size_t at, size_t *starts, size_t most) {
+  size_t count = 0;
+  while (count < most && at + 5 <= size && length_at(data + at + 1) <= size - at - 5) {
+    starts[count++] = at;
+    at += 5 + length_at(data + at + 1);
+  }
+  starts[count] = at;
+  return count;
+}
+
+static size_t insert(uint8_t *data, size_t size, size_t most, size_t at, const uint8_t *what, size_t length) {
+  if (size + length > most) {
+    return size;
+  }
+  uint8_t *kept = malloc(length + 1);
+  memcpy(kept, what, length);
+  memmove(data + at + length, data + at, size - at);
+  memcpy(data + at, kept, length);
+  free(kept);
+  return size + length;
+}
+
+static size_t cut(uint8_t *data, size_t size, size_t at, size_t length) {
+  memmove(data + at, data + at + length, size - at - length);
+  return size - length;
+}
+
+/* A byte, or a length, is something else. */
+static void change(uint8_t *data, size_t from, size_t to) {
+  static const uint32_t lengths[] = {0, 1, 2, 3, 5, 16, 255, 65535, 0x7fffffff, 0x80000000, 0xffffffff, 0xfffffffb};
+  if (to <= from) {
+    return;
+  }
+  size_t at = from + chance((uint32_t)(to - from));
+  if (chance(3) || at + 4 > to) {
+    data[at] = chance(2) ? (uint8_t)chance(256) : (uint8_t)(data[at] + chance(3) - 1);
+  } else {
+    uint32_t length = chance(2) ? lengths[chance(sizeof lengths / sizeof *lengths)] : length_at(data + at) + chance(5) - 2;
+    for (int i = 0; i < 4; i++) {
+      data[at + (size_t)i] = (uint8_t)(length >> 8 * i);
+    }
+  }
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t most, unsigned int seed) {
+  buffer question[QUESTION + HEADERS];
+  size_t count = 0, starts[65], begin = split((const char *)data, size, question, &count);
+  state = seed * 0x9e3779b97f4a7c15u + 1;
+  size_t found = begin + 12 <= size ? records(data, size, begin + (data[begin + 2] == 'P' ? 24 : 12), starts, 64) : 0;
+  for (uint32_t changes = 1 + chance(3); changes && size; changes--) {
+    size_t one = chance((uint32_t)found), other = chance((uint32_t)found);
+    switch (found ? chance(8) : chance(2)) {
+      case 0: change(data, 0, begin); return size; /* where its lines end may be other places now */
+      case 1: change(data, begin < size ? begin : 0, size); break;
+      case 2: case 3: change(data, starts[one] + 5, starts[one + 1]); break;
+      case 4: return cut(data, size, starts[one], starts[one + 1] - starts[one]);
+      case 5:
+        return insert(data, size, most, starts[other], data + starts[one], starts[one + 1] - starts[one]);
+      case 6: { /* a text is longer or shorter, and its record says so */
+        size_t at = starts[one] + 5 + chance((uint32_t)(starts[one + 1] - starts[one] - 4));
+        uint8_t more[] = "/a.b*\0\1\2";
+        bool grows = chance(2) || at >= starts[one + 1];
+        size_t before = size;
+        size = grows ? insert(data, size, most, at, more + chance(7), 1) : cut(data, size, at, 1);
+        uint32_t length = (uint32_t)(length_at(data + starts[one] + 1) + size - before);
+        for (int i = 0; i < 4; i++) {
+          data[starts[one] + 1 + (size_t)i] = (uint8_t)(length >> 8 * i);
+        }
+        return size;
+      }
+      default: return begin < size && !chance(20) ? begin + chance((uint32_t)(size - begin)) : size;
+    }
+  }
+  return size;
+}
+
+#ifndef LIBFUZZER
+static size_t read_file(const char *path, uint8_t *into, size_t most) {
+  FILE *file = fopen(path, "rb");
+  if (!file) {
+    perror(path);
+    exit(1);
+  }
+  size_t length = fread(into, 1, most, file);
+  fclose(file);
+  return length;
+}
+
+int main(int count, char **arguments) {
+  enum { MOST = 1 << 16 };
+  static uint8_t data[MOST], kept[MOST];
+  assert(count > 3);
+  double seconds = atof(arguments[1]);
+  unsigned seed = (unsigned)atoi(arguments[2]);
+  unsigned long rounds = 0;
+  clock_t end = clock() + (clock_t)(seconds * CLOCKS_PER_SEC);
+  for (int i = 3; i < count; i++) {
+    LLVMFuzzerTestOneInput(kept, read_file(arguments[i], kept, MOST));
+  }
+  for (int i = 3; clock() < end; i = i + 1 < count ? i + 1 : 3) {
+    size_t whole = read_file(arguments[i], kept, MOST);
+    for (int round = 0; round < 200; round++, rounds++) {
+      memcpy(data, kept, whole);
+      size_t size = whole;
+      for (uint32_t depth = 0; depth <= rounds % 8; depth++) {
+        size = LLVMFuzzerCustomMutator(data, size, MOST, ++seed);
+      }
+      LLVMFuzzerTestOneInput(data, size);
+    }
+  }
+  printf("%lu inputs\n", rounds);
+  return 0;
+}
+#endif

@@ -1,0 +1,101 @@
+"""Fuzzes the module's core: programs as bytes, and what is asked of them.
+
+    python tests/fuzz/run.py [SECONDS [FOLDER]]
+
+Compiles `fuzz.c` under AddressSanitizer and UBSan, with libFuzzer where there is clang (Debian: `clang`,
+`libclang-rt-14-dev`), else with a small mutator of its own, and runs it for SECONDS (default 60) on the corpus that is made here
+from rule files. FOLDER keeps what libFuzzer finds (default: it is forgotten). Fails with what the sanitizers say.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+HERE: Final = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+import core  # noqa: E402 - found beside this folder
+import handmade as h  # noqa: E402
+
+QUESTIONS: Final = (
+    b"GET\na.test:80\n/a/b?q=1&r\nroute0\n503\n1\nvalue\n\n",
+    b"POST\nb.a.test\n/\n\n404\n\n",
+    b"HEAD\n[::1]:8080\n/mock\nroute1\n200\n\n",
+)
+
+PROGRAMS: Final = (
+    h.program(h.rule("all", [h.reply([(500, 599)], 0, body=b"sorry")])),
+    h.program(
+        h.rule("mock", [h.reply(status=200, body=b"{}")], flags=h.UNCONDITIONAL, path=(h.PREFIX, "/mock")),
+        h.rule("exact", [h.reply([(404, 404)], 404, headers=[("x-a", "1"), ("x-b", "")])], path=(h.EXACT, "/")),
+        h.rule("final", [h.reply([(200, 599)], handler="a:b")], flags=h.FINAL, routes=["route0", "route1"]),
+    ),
+    h.program(
+        h.rule("hosts", [h.reply([(503, 503), (404, 404)])], domains=["a.test", "*.a.test", "*"], routes=["route0"]),
+        h.rule(
+            "tests",
+            [h.reply([(503, 503)], 502), h.reply(status=204)],
+            path=(h.REGEX, "/a.*"),
+            methods=["GET", "POST"],
+            headers=[h.test("x-a", kind, "1" if kind != 5 else "") for kind in range(6)],
+            query=[h.test("q", kind, "1" if kind != 5 else "") for kind in range(6)],
+        ),
+    ),
+    h.part(h.body(b"one"), h.rule("part", [h.reply([(503, 503)], body=b"one")]))[1],
+    h.program(h.rule("own", [h.reply()]), parts=[b"1" * 16, b"2" * 16]),
+)
+
+
+def corpus(folder: Path) -> list[Path]:
+    """Inputs that are as they should be."""
+    made = []
+    for number, program in enumerate(PROGRAMS):
+        for other, question in enumerate(QUESTIONS):
+            made.append(folder / f"{number}-{other}")
+            made[-1].write_bytes(question + program)
+    return made
+
+
+def compiled(folder: Path, compiler: str) -> Path:
+    sources = [HERE / "fuzz.c", *core.of_core(*core.PROGRAM)]
+    options = ["-DLIBFUZZER", "-fsanitize=fuzzer"] if compiler == "clang" else []
+    return core.compiled(folder / "fuzz", sources, *options, *core.SANITIZERS, compiler=compiler)
+
+
+def fuzz(compiler: str, seconds: int, found: Path, seed: int = 1) -> Sequence[str]:
+    """Raises:
+    subprocess.CalledProcessError: a sanitizer or an assertion has something to say; it is on stderr.
+    """
+    with tempfile.TemporaryDirectory(prefix="rejoinder-fuzz-") as scratch:
+        folder = Path(scratch)
+        inputs = folder / "corpus"
+        inputs.mkdir()
+        files = corpus(inputs)
+        binary = compiled(folder, compiler)
+        if compiler == "clang":
+            limits = [f"-max_total_time={seconds}", "-max_len=16384", "-timeout=5", f"-seed={seed}", f"-artifact_prefix={found}/"]
+            command = [binary, *limits, found, inputs]
+        else:
+            command = [binary, str(seconds), str(seed), *files]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return (done.stdout + done.stderr).splitlines()
+
+
+def main(seconds: int = 60, kept: str = "") -> None:
+    compiler = "clang" if shutil.which("clang") else "gcc"
+    with tempfile.TemporaryDirectory(prefix="rejoinder-fuzz-") as scratch:
+        try:
+            said = fuzz(compiler, seconds, Path(kept or scratch))
+        except subprocess.CalledProcessError as error:
+            sys.exit(f"{error.stdout}{error.stderr}")
+    print(f"{compiler}: {said[-1]}")
+
+
+if __name__ == "__main__":
+    main(*([int(sys.argv[1])] if len(sys.argv) > 1 else []), *sys.argv[2:])
