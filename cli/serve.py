@@ -29,6 +29,7 @@ async def _run(options: argparse.Namespace) -> int:
     settings = Settings(
         Endpoint(*(options.ext_proc_advertise or options.ext_proc)),
         Placement(options.conditional),
+        fallback=True,
         ext_proc_ports=options.workers,
         trusted_ca=options.trusted_ca,
     )

@@ -30,7 +30,9 @@ RULES = h.program(
     h.rule("path", [h.reply([(503, 503)], body=b"path")], path=(h.PREFIX, "/a"), methods=["GET", "HEAD"]),
     h.rule("host", [h.reply([(503, 503)], body=b"host")], domains=["*.a.test"]),
     h.rule("route", [h.reply([(503, 503)], body=b"route")], routes=["special"]),
-    h.rule("header", [h.reply([(503, 503)], body=b"header")], headers=[h.test("x-h", 1, "va"), h.test("host", 0, "X:80")]),
+    h.rule(
+        "header", [h.reply([(503, 503)], body=b"header")], headers=[h.test("x-h", 1, "va"), h.test("host", 0, "X:80")]
+    ),
     h.rule("query", [h.reply([(503, 503)], body=b"query")], query=[h.test("q", 0, "1")]),
     h.rule("regex", [h.reply([(503, 503)], body=b"regex")], path=(h.REGEX, "/re")),
     h.rule("never", [h.reply([(503, 503)], body=b"never")], routes=[]),
@@ -45,7 +47,13 @@ GET = ["q :method GET", "q :authority x.test", "q :path /"]
 
 
 def request(authority: str = "x.test", path: str = "/", method: str = "GET", headers: Sequence[str] = ()) -> list[str]:
-    return ["?", f"q :method {method}", f"q :authority {authority}", f"q :path {path}", *(f"q {each}" for each in headers)]
+    return [
+        "?",
+        f"q :method {method}",
+        f"q :authority {authority}",
+        f"q :path {path}",
+        *(f"q {each}" for each in headers),
+    ]
 
 
 def response(status: int, *headers: str) -> list[str]:
@@ -240,7 +248,9 @@ def test_programs_come_in_parts(host: Path, name: str) -> None:
     ("output", "message"),
     [
         pytest.param(
-            "envoy  version: 0a/1.37.0/Clean/RELEASE/BoringSSL", r"Envoy 1\.38 to 1\.41 .*this one is 1\.37\.0", id="old"
+            "envoy  version: 0a/1.37.0/Clean/RELEASE/BoringSSL",
+            r"Envoy 1\.38 to 1\.41 .*this one is 1\.37\.0",
+            id="old",
         ),
         pytest.param("hello", "expected an Envoy that tells its version", id="no-envoy"),
     ],
@@ -340,7 +350,11 @@ def test_the_core_is_built_without_what_the_other_library_needs(tmp_path: Path) 
     # -I: of this project and of cffi nothing is found; -S: nor anything else that is installed.
     build = str(core.SOURCES / "build.py")
     done = subprocess.run(
-        [sys.executable, "-I", "-S", build, tmp_path], capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"}
+        [sys.executable, "-I", "-S", build, tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "/usr/bin:/bin"},
     )
     assert [file.name for file in tmp_path.iterdir()] == ["librejoinder.so"]
     assert "without regular expressions and handlers" in done.stderr

@@ -79,7 +79,13 @@ def fuzz(compiler: str, seconds: int, found: Path, seed: int = 1) -> Sequence[st
         files = corpus(inputs)
         binary = compiled(folder, compiler)
         if compiler == "clang":
-            limits = [f"-max_total_time={seconds}", "-max_len=16384", "-timeout=5", f"-seed={seed}", f"-artifact_prefix={found}/"]
+            limits = [
+                f"-max_total_time={seconds}",
+                "-max_len=16384",
+                "-timeout=5",
+                f"-seed={seed}",
+                f"-artifact_prefix={found}/",
+            ]
             command = [binary, *limits, found, inputs]
         else:
             command = [binary, str(seconds), str(seed), *files]
