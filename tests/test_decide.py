@@ -95,23 +95,6 @@ def test_the_first_rule_that_fits_and_has_an_answer_decides(url: str, status: in
     assert ask(ORDER, url, status) == expected
 
 
-README: Final = rules("""
-    upstreams: {shop: builtin:echo}
-    routes: [{name: shop, upstream: shop}]
-    rules:
-      - {name: throttled, enable_on_status: [429], status_code: 302, headers: [Location=https://example.com]}
-      - {name: errors, enable_on_status: [5xx], body: '{"error":"upstream failed"}'}
-""")
-
-
-@pytest.mark.parametrize(
-    ("status", "expected"),
-    [(429, "302 "), (500, '500 {"error":"upstream failed"}'), (404, "passes"), (200, "passes")],
-)
-def test_a_rule_for_429_and_one_for_5xx_both_answer(status: int, expected: str) -> None:
-    assert ask(README, "h.test/", status) == expected
-
-
 @pytest.mark.parametrize(
     ("method", "expected"), [("GET", "200 a"), ("HEAD", "503 rest"), ("get", "503 rest"), ("POST", "503 rest")]
 )
