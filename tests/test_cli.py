@@ -142,6 +142,7 @@ def test_a_warning_is_printed_and_the_files_are_fine(run: Run) -> None:
         "takes all its requests\n"
     )
     assert err == "fine: 0 upstreams, 0 routes, 2 rules\n"
+    assert run("check", "rules.yaml", "--strict") == (1, out, "")
 
 
 MISTAKES: Final = [

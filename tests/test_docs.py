@@ -1,9 +1,10 @@
-"""Every YAML and every command that README and docs/ show, tried.
+"""Every YAML and every command that README and docs/ show, tried. What a block is, its first line says:
 
-```yaml                a rule file, which must load; one that begins with a comment `# http_filters` is a part of an Envoy
-                       configuration, which Envoy must take
-```console, ```sh      commands, run in the order of the page; behind `$ ` stands one, and what it prints below it. `...` stands
-                       for any lines. What runs for ever runs until the page ends, at any free port, and `curl` asks there
+```yaml     a rule file, which must load; behind `# http_filters`, a part of an Envoy configuration, which Envoy must take
+```sh       commands, which must end well
+```console  the same: behind `$ ` a command, and below it what it prints; `...` stands for any lines
+
+The commands of a page are run in its order. `rejoinder up` runs until the page ends, at a free port, and `curl` asks there.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def test_the_first_rule_file_of_all_answers_429_and_5xx(
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.kind == "python"], ids=str)
 def test_a_handler_can_be_called(block: Block) -> None:
     names: dict[str, Any] = {}
-    exec(compile(block.text, str(block), "exec"), names)  # noqa: S102 - our own page
+    exec(compile(block.text, str(block), "exec"), names)
     request = Request("GET", "a.test", "/", None, (), "")
     assert isinstance(names["page"](request, Response(503, ())), Reply)
 
