@@ -34,7 +34,7 @@ _LOG: Final = logging.getLogger("rejoinder.control")
 
 KEPT_BUILDS: Final = 4
 
-OLDEST: Final = (1, 37)
+OLDEST: Final = (1, 36)
 """The oldest Envoy that everything but the module is tested with (docs/deploy.md)."""
 
 

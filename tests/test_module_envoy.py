@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
-import os
 import re
 import socketserver
 import threading
@@ -14,13 +11,9 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-import yaml
-from gateway import Gateway, Response, ask, ruleset
+from gateway import Gateway, ruleset
 
-from rejoinder import envoy
-from rejoinder.cli import main
 from rejoinder.xds.translate import Placement
-from rejoinder.xds.translate.settings import typed
 
 ANSWER = b'{"busy": true}'
 
@@ -199,56 +192,3 @@ def test_each_rule_has_a_counter(module: Gateway) -> None:
     for _ in range(3):
         module.ask("GET", "a.test", "/length")
     assert counted() == before + 3
-
-
-@pytest.mark.parametrize("form", ["StringValue", "Struct"])
-def test_what_bootstrap_module_prints_works_in_a_hand_written_configuration(
-    upstream: RawUpstream, capsys: pytest.CaptureFixture[str], form: str
-) -> None:
-    assert main(["bootstrap", "module"]) == 0
-    printed = capsys.readouterr().out
-    chain, route_part = (yaml.safe_load(f"#{part}") for part in printed.split("\n# Into each route"))
-    (http_filter,) = chain
-    if form == "Struct":
-        (part,) = route_part["typed_per_filter_config"].values()
-        part["filter_config"] = typed("google.protobuf.Struct", value=json.loads(part["filter_config"]["value"]))
-    variables = dict(re.findall(r"^#   (\w+)=(.*)$", printed, re.MULTILINE))
-    router = {"name": "router", "typed_config": typed("envoy.extensions.filters.http.router.v3.Router")}
-    route = {"match": {"prefix": "/"}, "route": {"cluster": "upstream"}, **route_part}
-    manager = typed(
-        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        stat_prefix="hand_written",
-        http_filters=[http_filter, router],
-        route_config={"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
-    )
-    address = {"address": "127.0.0.1", "port_value": upstream.port}
-    config = {
-        "admin": envoy.bootstrap(admin=("127.0.0.1", 0))["admin"],
-        "static_resources": {
-            "listeners": [
-                {
-                    "name": "hand-written",
-                    "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
-                    "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
-                }
-            ],
-            "clusters": [
-                {
-                    "name": "upstream",
-                    "load_assignment": {
-                        "cluster_name": "upstream",
-                        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"socket_address": address}}}]}],
-                    },
-                }
-            ],
-        },
-    }
-
-    async def asked() -> Response:
-        environ = {"PATH": os.environ["PATH"], **variables}
-        async with envoy.running(envoy.find().path, config, concurrency=1, environ=environ) as running:
-            (bound,) = (await running.ready(["hand-written"]))["hand-written"]
-            return await asyncio.to_thread(ask, bound, "GET", "a.test", "/length")
-
-    answer = asyncio.run(asked())
-    assert (answer.status, answer.body, answer.values("retry-after")) == (503, b"We are busy.\n", ["30"])

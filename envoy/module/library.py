@@ -7,6 +7,7 @@ In: an Envoy binary, and what the installation left here. Out: the library's pat
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import sys
 import sysconfig
@@ -61,6 +62,15 @@ def find(binary: Path, library: Path = LIBRARY) -> Path:
             f"this one is {found}"
         )
     return library
+
+
+def sha256(library: Path = LIBRARY) -> str:
+    """The hash of the file, for Envoys that fetch it and compare.
+
+    Raises:
+        OSError: there is none.
+    """
+    return hashlib.sha256(library.read_bytes()).hexdigest()
 
 
 def why_no_python(library: Path = LIBRARY) -> str:
