@@ -1,10 +1,10 @@
 """Every YAML and every command that README and docs/ show, tried. What a block is, its first line says:
 
-```yaml     a rule file, which must load; behind `# http_filters`, a part of an Envoy configuration, which Envoy must take
+```yaml     a rule file, which must load; behind `# http_filters`, filters that Envoy must take
 ```sh       commands, which must end well
 ```console  the same: behind `$ ` a command, and below it what it prints; `...` stands for any lines
 
-The commands of a page are run in its order. `rejoinder up` runs until the page ends, at a free port, and `curl` asks there.
+The commands of a page run in its order. `rejoinder up` runs until the page ends, at a free port, and `curl` asks there.
 """
 
 from __future__ import annotations
