@@ -29,7 +29,7 @@ _EXAMPLES: Final = {
 """,
     "check": """examples:
   rejoinder check rules.yaml
-  rejoinder check rules/ --format json
+  rejoinder check rules/ --strict --format json
 """,
     "explain": """examples:
   rejoinder explain rules.yaml --url http://www.example.com/api/users -H 'accept: application/json'
@@ -103,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
 
     check = _command(commands, "check", "say what is wrong with rule files (exit code 0: nothing, 1: something)")
     _sources(check)
+    check.add_argument("--strict", action="store_true", help="warnings count as well (exit code 1)")
     _format(check)
 
     explain = _command(commands, "explain", "say which route and rule decide about a request, and what is sent")

@@ -54,6 +54,11 @@ ASKED: Final[dict[str, list[tuple[str, list[int]]]]] = {
         (f"curl -i {AT}/status/502 -H 'accept: application/json'", [502]),
         (f"curl -i {AT}/status/404", [404]),
     ],
+    "final.yaml": [
+        (f"curl -i {AT}/status/500", [500]),
+        (f"curl -i {AT}/status/500 -H 'accept: application/json'", [500]),
+        (f"curl -i {AT}/status/503 -H 'accept: application/json'", [503]),
+    ],
     "handler": [(f"curl -i {AT}/status/503", [503])],
     "maintenance.yaml": [(f"curl -i {AT}/", [503])],
     "moved.yaml": [
