@@ -132,6 +132,11 @@ def parser() -> argparse.ArgumentParser:
     _ext_proc_advertise(render)
     _workers(render, "with how many --workers `serve` runs (default 1)")
 
+    _bootstrap(commands)
+    return top
+
+
+def _bootstrap(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     bootstrap = _command(commands, "bootstrap", "print what to put into an Envoy that somebody else runs")
     bootstrap.add_argument(
         "kind",
@@ -156,7 +161,6 @@ def parser() -> argparse.ArgumentParser:
     bootstrap.add_argument(
         "--envoy-admin", type=_address, metavar="HOST:PORT", help="Envoy's own admin interface (default: none)"
     )
-    return top
 
 
 def _command(
