@@ -113,9 +113,7 @@ def broken(whole: bytes, at: int, by: bytes) -> bytes:
             h.program(h.body(b"x"), h.record(1, h.identity(b"x") + b"y")), "another body with this id", id="two-bodies"
         ),
         pytest.param(h.program(h.rule("r", [GOOD])) + b"\2", "the length of a record", id="behind-the-end"),
-        pytest.param(
-            broken(h.program(h.rule("r", [h.reply()])), 12 + 5 + 1 + 4, b"\xff"), "in UTF-8", id="no-text"
-        ),
+        pytest.param(broken(h.program(h.rule("r", [h.reply()])), 12 + 5 + 1 + 4, b"\xff"), "in UTF-8", id="no-text"),
     ],
 )
 def test_reject_a_program(loaded: ctypes.CDLL, data: bytes, message: str) -> None:
@@ -144,7 +142,9 @@ def test_each_byte_less_is_rejected(loaded: ctypes.CDLL) -> None:
                 Core(loaded, whole[:length])
 
 
-@pytest.mark.parametrize("text", [b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"\x80", b"\xf8\x88\x80\x80"])
+@pytest.mark.parametrize(
+    "text", [b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"\x80", b"\xf8\x88\x80\x80"]
+)
 def test_what_is_no_utf_8_is_rejected(loaded: ctypes.CDLL, text: bytes) -> None:
     good = h.program(h.rule("x" * len(text), [h.reply()]))
     with pytest.raises(RejectedError, match="UTF-8"):
@@ -170,7 +170,9 @@ LONG = 20_000
         pytest.param(
             h.rule("r", [h.reply()], domains=[f"{n}.test" for n in range(LONG)], path=(1, "/" * LONG)), id="domains"
         ),
-        pytest.param(h.rule("r", [h.reply()], routes=[str(n) for n in range(LONG)], path=(2, "/a" * LONG)), id="routes"),
+        pytest.param(
+            h.rule("r", [h.reply()], routes=[str(n) for n in range(LONG)], path=(2, "/a" * LONG)), id="routes"
+        ),
         pytest.param(h.rule("r", [h.reply()], domains=["*" + ".a" * LONG], path=(2, "/a" * LONG)), id="depth"),
         pytest.param(h.rule("r", [h.reply([(500, 599)] * LONG)]), id="ranges"),
         pytest.param(h.rule("r", [h.reply()]) * LONG, id="the same rule"),

@@ -17,8 +17,8 @@
 #include "beside.h"
 #include "config.h"
 #include "grace.h"
+#include "replace.h"
 
-#define TEXT(literal) ((buffer){literal, sizeof(literal) - 1})
 #define HOOK(name) ON(http_filter_##name)
 
 #pragma GCC visibility push(default) /* what Envoy looks for; all else in the library is hidden */
@@ -167,16 +167,16 @@ static request *take_request(void *envoy, const program *program) {
       lines[count++] = (line){name, value};
     }
   }
-  request *taken = request_new(program, request_header(envoy, TEXT(":method")), request_header(envoy, TEXT(":authority")),
-                               request_header(envoy, TEXT(":path")), lines, count);
+  buffer method = request_header(envoy, TEXT(":method")), path = request_header(envoy, TEXT(":path"));
+  request *taken = request_new(program, method, request_header(envoy, TEXT(":authority")), path, lines, count);
   if (lines != few) {
     free(lines);
   }
   return taken;
 }
 
-/* Once the headers of a response are out, and the upstream breaks off, Envoy resets the client's stream. HTTP/1 has all by
- * then, since the length is known; from HTTP/2 on, the end is still missing. */
+/* Once the headers of a response are out, and the upstream breaks off, Envoy resets the client's stream. HTTP/1 has all
+ * by then, since the length is known; from HTTP/2 on, the end is still missing. */
 static bool needs_the_end(void *envoy) {
   buffer protocol = {0};
   return !CALLBACK(http_filter_get_attribute_string)(envoy, PROTOCOL, &protocol) || protocol.length < 6 ||
@@ -191,68 +191,6 @@ static buffer route_of(void *envoy, const program *program) {
 }
 
 /* --- writing over it --- */
-
-/* Remove all headers, or trailers, but the pseudo headers. False: no memory, and nothing is removed. */
-static bool remove_all(void *envoy, int type) {
-  header few[64];
-  char short_names[2048];
-  size_t count = CALLBACK(http_get_headers_size)(envoy, type), length = 0;
-  header *all = count <= sizeof few / sizeof *few ? few : malloc(count * sizeof *all);
-  if (!all || !CALLBACK(http_get_headers)(envoy, type, all)) {
-    count = 0;
-  }
-  for (size_t i = 0; i < count; i++) {
-    length += all[i].name_length;
-  }
-  /* Removing one may invalidate what Envoy has told of the others. */
-  char *names = length <= sizeof short_names ? short_names : malloc(length), *end = names;
-  bool done = all && names;
-  for (size_t i = 0; names && i < count; i++) {
-    memcpy(end, all[i].name, all[i].name_length);
-    all[i].name = end;
-    end += all[i].name_length;
-  }
-  for (size_t i = 0; names && i < count; i++) {
-    if (all[i].name_length && all[i].name[0] != ':') {
-      CALLBACK(http_set_header)(envoy, type, (buffer){all[i].name, all[i].name_length}, (buffer){0});
-    }
-  }
-  if (names != short_names) {
-    free(names);
-  }
-  if (all != few) {
-    free(all);
-  }
-  return done;
-}
-
-/* RFC 9110, section 8.6: with a 204 there must be none, with a 304 it would speak of another response. */
-static void set_length(void *envoy, const stream *self, uint32_t status) {
-  char digits[24];
-  int length = snprintf(digits, sizeof digits, "%zu", self->reply->body.length);
-  if (status != 204 && status != 304) {
-    CALLBACK(http_set_header)(envoy, RESPONSE_HEADERS, TEXT("content-length"), (buffer){digits, (size_t)length});
-  }
-}
-
-static bool replace_headers(void *envoy, const stream *self) {
-  const reply *reply = self->reply;
-  if (!remove_all(envoy, RESPONSE_HEADERS)) {
-    return false;
-  }
-  if (reply->status) {
-    char digits[12];
-    int length = snprintf(digits, sizeof digits, "%u", (unsigned)reply->status);
-    CALLBACK(http_set_header)(envoy, RESPONSE_HEADERS, TEXT(":status"), (buffer){digits, (size_t)length});
-  }
-  for (size_t i = 0; i < reply->header_count; i++) {
-    const header *each = &reply->headers[i];
-    CALLBACK(http_add_header)(envoy, RESPONSE_HEADERS, (buffer){each->name, each->name_length},
-                              (buffer){each->value, each->value_length});
-  }
-  set_length(envoy, self, reply->status ? reply->status : self->status);
-  return true;
-}
 
 static void append(void *envoy, int type, const stream *self) {
   if (self->body.length) {
@@ -360,7 +298,7 @@ int HOOK(response_headers)(void *envoy, const void *module_filter, bool end_of_s
   }
   int64_t length = end_of_stream ? 0 : number_in_header(envoy, TEXT("content-length"));
   /* A long body is not waited for. And no other way leads to a header without a value. */
-  if (length > MAX_DRAINED || self->reply->empty_values || !replace_headers(envoy, self)) {
+  if (length > MAX_DRAINED || self->reply->empty_values || !replace_headers(envoy, self->reply, self->status)) {
     send_local_reply(envoy, self, found->rule);
     return STOP;
   }
@@ -421,9 +359,9 @@ int HOOK(response_trailers)(void *envoy, const void *module_filter) {
   return CONTINUE;
 }
 
-/* Envoy is about to answer by itself. What a route answers or redirects is final. And if the upstream has broken off in the
- * body that is being replaced, the client gets what was decided: once that is out, Envoy has no text of its own for it, and
- * ends the stream. */
+/* Envoy is about to answer by itself. What a route answers or redirects is final. And if the upstream has broken off in
+ * the body that is being replaced, the client gets what was decided: once that is out, Envoy has no text of its own for
+ * it, and ends the stream. */
 int HOOK(local_reply)(void *envoy, const void *module_filter, uint32_t status, buffer details, bool reset) {
   (void)status;
   /* A route answers or redirects by itself; a path is refused, or the client sent to its plain form. */
