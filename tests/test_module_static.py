@@ -388,7 +388,7 @@ BROKEN: dict[str, tuple[tuple[bytes, float], ...]] = {
 """What an upstream writes by path, with seconds behind each, until it closes the connection or resets it."""
 
 AT_THE_SAME_TIME = ("headers-close", "chunk-close", "no-chunk")
-"""Where the module is told of the headers, then of the end, and of nothing between: from HTTP/2 on, Envoy cannot be kept
+"""Where the module is told of headers, then of the end, and of nothing between: from HTTP/2 on, Envoy cannot be kept
 from a text of its own then (docs/module.md)."""
 
 
