@@ -1,7 +1,7 @@
-"""Rejoinder's own admin interface: HTTP, two pages.
+"""What Rejoinder itself serves over HTTP: its admin interface, and the module for Envoys that fetch it.
 
-`/status` says what goes on as JSON, `/metrics` the counters in Prometheus' text format. It is for a loopback or private
-address: it shows the names of rules and Envoys, and changes nothing.
+The admin interface has two pages: `/status` says what goes on as JSON, `/metrics` the counters in Prometheus' text
+format. It is for a loopback or private address: it shows the names of rules and Envoys, and changes nothing.
 """
 
 from __future__ import annotations
@@ -9,22 +9,38 @@ from __future__ import annotations
 import http.server
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from rejoinder.cli.arguments import Address
+from rejoinder.envoy.module import library
 
 Status = Callable[[], dict[str, Any]]
+Pages = Mapping[str, tuple[str, Callable[[], bytes]]]
+"""By path: the content type, and what makes the content."""
+
+
+def pages(status: Status) -> Pages:
+    """The admin interface; `status` is what `Control.status` returns, and called in a thread."""
+    return {
+        "/status": ("application/json", lambda: _json(status()).encode()),
+        "/metrics": ("text/plain; version=0.0.4", lambda: _metrics(status()).encode()),
+    }
+
+
+def module() -> Pages:
+    """The module, for `dynamic_module_config.module.remote`."""
+    return {f"/{library.LIBRARY.name}": ("application/octet-stream", library.LIBRARY.read_bytes)}
 
 
 @contextmanager
-def serving(address: Address, status: Status) -> Iterator[Address]:
-    """Serve the pages for as long as the block lasts; the address that is bound.
+def serving(address: Address, pages: Pages) -> Iterator[Address]:
+    """Serve pages for as long as the block lasts; the address that is bound.
 
     Args:
         address: port 0 takes any free one.
-        status: what `Control.status` returns; called in a thread.
+        pages: what there is.
 
     Raises:
         OSError: the address cannot be used.
@@ -32,12 +48,11 @@ def serving(address: Address, status: Status) -> Iterator[Address]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            pages = {"/status": ("application/json", _json), "/metrics": ("text/plain; version=0.0.4", _metrics)}
             if self.path not in pages:
-                self.send_error(404, "expected /status or /metrics")
+                self.send_error(404, f"expected {' or '.join(pages)}")
                 return
             content_type, page = pages[self.path]
-            body = page(status()).encode()
+            body = page()
             self.send_response(200)
             self.send_header("content-type", content_type)
             self.send_header("content-length", str(len(body)))

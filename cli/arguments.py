@@ -93,6 +93,12 @@ def parser() -> argparse.ArgumentParser:
     _ext_proc_advertise(serve)
     _workers(serve, "processes for the ext_proc service, on that port and those behind it (default 1)")
     _conditional(serve, "ext_proc")
+    serve.add_argument(
+        "--module",
+        type=_address,
+        metavar="HOST:PORT",
+        help="offer the dynamic module over HTTP, for Envoys that fetch it (bootstrap module --remote) (default: none)",
+    )
     _admin(serve)
 
     check = _command(commands, "check", "say what is wrong with rule files (exit code 0: nothing, 1: something)")
@@ -136,11 +142,14 @@ def parser() -> argparse.ArgumentParser:
     bootstrap.add_argument(
         "--remote",
         metavar="URL",
-        help="module: where Envoy (from 1.38) fetches the module, from the cluster rejoinder_module",
+        type=_url,
+        help="module: where Envoy (from 1.38) fetches the module, such as http://HOST:PORT/librejoinder.so of "
+        "`rejoinder serve --module HOST:PORT`",
     )
     bootstrap.add_argument(
         "--xds", type=_address, default=XDS, metavar="HOST:PORT", help="where `serve` is (default 127.0.0.1:18000)"
     )
+    _trusted_ca(bootstrap)
     _ext_proc_advertise(bootstrap)
     _workers(bootstrap, "with how many --workers `serve` runs (default 1)")
     bootstrap.add_argument(

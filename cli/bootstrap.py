@@ -5,22 +5,24 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import SplitResult
 
 from rejoinder import envoy
 from rejoinder.cli import arguments, console, placement
 from rejoinder.envoy.module import library
 from rejoinder.rules.load import load
-from rejoinder.rules.model import Endpoint, Ruleset
+from rejoinder.rules.model import Endpoint, Ruleset, Upstream
 from rejoinder.rules.program import Program, compile_rules, needs
 from rejoinder.rules.program_bytes import encode
 from rejoinder.xds.translate import Placement
-from rejoinder.xds.translate.clusters import ext_proc_cluster
+from rejoinder.xds.translate.clusters import ext_proc_cluster, upstream_cluster
 from rejoinder.xds.translate.ext_proc import sees_requests
 from rejoinder.xds.translate.extensions import FOREIGN, foreign_discovery, foreign_filters
 from rejoinder.xds.translate.module import module_filter
 
-_FILTERS_GO = "# Into http_filters of the http_connection_manager, before all others."
+_MODULE_CLUSTER: Final = "rejoinder_module"
+_FILTERS_GO: Final = "# Into http_filters of the http_connection_manager, before all others."
 
 
 def run(options: argparse.Namespace) -> int:
@@ -86,16 +88,18 @@ def _module(options: argparse.Namespace, program: Program) -> int:
         return console.fail(f"the module was not compiled when Rejoinder was installed: {error}")
     ((name, _),) = FOREIGN[Placement.MODULE].items()
     console.print_yaml([{"name": name, "typed_config": module_filter(name, encode(program), source)}])
+    if options.remote:
+        print("\n# Into the clusters: where Envoy fetches the module.")
+        default = 443 if options.remote.scheme == "https" else 80
+        endpoint = Endpoint(options.remote.hostname, options.remote.port or default)
+        tls = options.remote.scheme == "https"
+        console.print_yaml([upstream_cluster(Upstream(_MODULE_CLUSTER, (endpoint,), tls=tls), options.trusted_ca)])
     return 0
 
 
-def _remote(url: str) -> dict[str, Any]:
-    return {
-        "remote": {
-            "http_uri": {"uri": url, "cluster": "rejoinder_module", "timeout": "10s"},
-            "sha256": library.sha256(),
-        }
-    }
+def _remote(url: SplitResult) -> dict[str, Any]:
+    where = {"uri": url.geturl(), "cluster": _MODULE_CLUSTER, "timeout": "10s"}
+    return {"remote": {"http_uri": where, "sha256": library.sha256()}}
 
 
 def _print_environment(sources: Iterable[Path]) -> None:

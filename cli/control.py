@@ -27,12 +27,15 @@ from rejoinder.rules.watch import changes
 from rejoinder.xds.blame import blame
 from rejoinder.xds.build import Build, build
 from rejoinder.xds.server import Connected, Disconnected, Event, Server
-from rejoinder.xds.session import Accepted, Nack
-from rejoinder.xds.translate import Settings
+from rejoinder.xds.session import MODULE_SINCE, Accepted, Nack, Unable
+from rejoinder.xds.translate import Placement, Settings
 
 _LOG: Final = logging.getLogger("rejoinder.control")
 
 KEPT_BUILDS: Final = 4
+
+OLDEST: Final = (1, 36)
+"""The oldest Envoy that everything but the module is tested with (docs/deploy.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +162,27 @@ class Control:
                 self._accepted = self._builds.get(snapshot.version, self._accepted)
             case Nack():
                 self._on_nack(event)
-            case Connected(node, peer):
-                _LOG.info("%s (%s) has connected", node, peer)
+            case Connected(node, peer, envoy):
+                _LOG.info(
+                    "%s (%s%s) has connected", node, f"Envoy {'.'.join(map(str, envoy))}, " if envoy else "", peer
+                )
+                if envoy:
+                    self._warn_of_version(node, envoy)
+            case Unable(node, message):
+                console.say(f"{node} gets its answers from ext_proc, for it cannot use the module: {message}", "yellow")
             case Disconnected(node, peer):
                 _LOG.info("%s (%s) has gone", node, peer)
+
+    def _warn_of_version(self, node: str, envoy: tuple[int, int]) -> None:
+        version = ".".join(map(str, envoy))
+        if envoy < OLDEST:
+            oldest = ".".join(map(str, OLDEST))
+            console.say(f"{node} is Envoy {version}: Rejoinder is made for {oldest} and newer", "yellow")
+        elif envoy < MODULE_SINCE and self._settings.conditional is Placement.MODULE:
+            since = ".".join(map(str, MODULE_SINCE))
+            console.say(
+                f"{node} is Envoy {version}: the module needs {since}, so its answers come from ext_proc", "yellow"
+            )
 
     def _on_nack(self, nack: Nack) -> None:
         rejected = self._builds.get(nack.snapshot.version)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from rejoinder.cli import admin, console, placement
 from rejoinder.cli.arguments import Address
 from rejoinder.cli.control import Control, summary
+from rejoinder.envoy.module import library
 from rejoinder.extproc import Processor, Workers
 from rejoinder.rules.model import Endpoint
 from rejoinder.xds.translate import Placement, Settings
@@ -29,6 +30,7 @@ async def _run(options: argparse.Namespace) -> int:
     settings = Settings(
         Endpoint(*(options.ext_proc_advertise or options.ext_proc)),
         Placement(options.conditional),
+        fallback=True,
         ext_proc_ports=options.workers,
         trusted_ca=options.trusted_ca,
     )
@@ -44,7 +46,10 @@ async def _run(options: argparse.Namespace) -> int:
             await started(stack, control.processor, options.ext_proc)
             await started(stack, control.server, options.xds)
             if options.admin:
-                stack.enter_context(admin.serving(options.admin, control.status))
+                stack.enter_context(admin.serving(options.admin, admin.pages(control.status)))
+            if options.module:
+                host, port = stack.enter_context(admin.serving(options.module, admin.module()))
+                console.say(f"module at http://{shown((host, port))}/{library.LIBRARY.name}, sha256 {library.sha256()}")
         except OSError as error:
             return console.fail(str(error))
         where = f"xDS on {shown(options.xds)}, ext_proc on {shown(options.ext_proc)}"

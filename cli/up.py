@@ -53,7 +53,7 @@ async def _run(options: argparse.Namespace) -> int:
             control = Control(
                 options.sources,
                 options.upstream,
-                Settings(ext_proc, chosen.placement, trusted_ca=options.trusted_ca),
+                Settings(ext_proc, chosen.placement, fallback=True, trusted_ca=options.trusted_ca),
                 processor=processor,
                 adjust=_adjust(options.listen, stack),
                 on_rejected=rejected.put_nowait,
@@ -63,7 +63,7 @@ async def _run(options: argparse.Namespace) -> int:
                 return 1
             _check_free([*built.ruleset.listeners, Listener(*(options.envoy_admin or _ANY_PORT))])
             if options.admin:
-                stack.enter_context(admin.serving(options.admin, control.status))
+                stack.enter_context(admin.serving(options.admin, admin.pages(control.status)))
             xds = (_ANY_PORT[0], await started(stack, control.server, _ANY_PORT))
             gateway = await stack.enter_async_context(
                 envoy.running(

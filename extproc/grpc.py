@@ -33,6 +33,9 @@ MAX_MESSAGE: Final = 4 << 20
 """Of a client, in bytes: gRPC's usual limit."""
 MAX_PARTIAL: Final = 8 << 20
 """Bytes of a connection's messages that are not complete yet; at least MAX_MESSAGE, so that one alone always can be."""
+MAX_WAIT: Final = 0.5
+"""Seconds that a message may wait for its turn: half of the `message_timeout` of docs/ext_proc.md, after which Envoy
+would let the response pass anyway."""
 MAX_QUEUED: Final = 16 << 20
 """Bytes of messages that wait for an answer, each with MESSAGE_COST for what is around it: some 12,000 of Envoy's. It
 is divided among the connections that have some, so one cannot fill it."""
@@ -100,6 +103,8 @@ _OK: Final = encode((("grpc-status", "0"),))
 _NOT_GRPC: Final = encode(((":status", "415"),))
 _NOT_POST: Final = encode(((":status", "405"), ("allow", "POST")))
 _PREFIX: Final = struct.Struct(">BL")
+_ALIVE: Final = b"are you?"
+_SHUT_DOWN: Final = b"goodbye!"
 
 
 @functools.cache
@@ -123,7 +128,7 @@ class Server:
         methods: Mapping[str, Method],
         *,
         tls: ssl.SSLContext | None = None,
-        max_wait: float = 0.5,
+        max_wait: float = MAX_WAIT,
         max_queued: int = MAX_QUEUED,
         max_connections: int = MAX_CONNECTIONS,
         clock: Callable[[], float] = time.monotonic,
@@ -131,9 +136,7 @@ class Server:
         """Args:
         methods: by path; each makes an exchange of a stream's metadata, with its first message.
         tls: for TLS; it is made to offer `h2` by ALPN.
-        max_wait: seconds that a message may wait for its turn; then the exchange passes.
-        max_queued: in place of MAX_QUEUED.
-        max_connections: beyond them, new ones are hung up on.
+        max_wait, max_queued, max_connections: in place of the constants of these names.
         clock: in place of the time.
         """
         self.failures = 0
@@ -145,6 +148,8 @@ class Server:
         self.busy: collections.OrderedDict[Client, None] = collections.OrderedDict()
         """The connections with messages to answer, in turn."""
         self.tasks: set[asyncio.Task[None]] = set()
+        self.buffer = memoryview(bytearray(READ_BUFFER))
+        """For all connections: what asyncio reads into it, it hands over at once."""
         self._max_connections = max_connections
         self._tls = tls
         self._listening: asyncio.Server | None = None
@@ -176,7 +181,7 @@ class Server:
         try:
             # Without SO_REUSEPORT: a second server on the port is an error.
             self._listening = await loop.create_server(
-                lambda: Client(self), host.strip("[]"), int(port), ssl=self._tls, backlog=1024
+                lambda: Client(self), host.strip("[]"), int(port), ssl=self._tls, backlog=MAX_CONNECTIONS
             )
         except (OSError, OverflowError, ValueError) as error:
             raise OSError(f"cannot listen on {address}: it is in use, or not this machine's") from error
@@ -271,7 +276,11 @@ class _Call:
         self.working = False
         """A step is awaited."""
         self.held: list[bytes | None] = []
-        """What is to be done after that."""
+        """What is to be done after that. It counts as queued."""
+
+
+def _cost(message: bytes | None) -> int:
+    return MESSAGE_COST + len(message or b"")
 
 
 class _RefusedError(Exception):
@@ -314,7 +323,7 @@ class Client(asyncio.BufferedProtocol):
     def __init__(self, server: Server) -> None:
         self.http2 = http2.Connection()
         self.queued = 0
-        """The cost of what is in the queue."""
+        """The cost of what is in the queue, or held by a call."""
         self._server = server
         self._transport: asyncio.Transport | None = None
         self._calls: dict[int, _Call] = {}
@@ -322,10 +331,9 @@ class Client(asyncio.BufferedProtocol):
         """When it came, whose it is, and a message; None: the end."""
         self._partial = 0
         self._paused = False
-        self._buffer = memoryview(bytearray(READ_BUFFER))
         self._heard = self._unread_since = server.clock()
         self._pinged = False
-        self._shutting_down = self._drained = False
+        self._drained = False
 
     # What asyncio calls.
 
@@ -339,19 +347,19 @@ class Client(asyncio.BufferedProtocol):
         self.flush()
 
     def get_buffer(self, _sizehint: int) -> memoryview:
-        return self._buffer
+        return self._server.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         self._heard = now = self._server.clock()
-        for event in self.http2.receive_data(bytes(self._buffer[:nbytes])):
+        for event in self.http2.receive_data(bytes(self._server.buffer[:nbytes])):
             if isinstance(event, http2.Request):
                 self._on_request(event, now)
             elif isinstance(event, http2.Data):
                 self._on_data(event, now)
             elif isinstance(event, http2.Reset):
                 self._forget(event.stream_id)
-            elif self._shutting_down:
-                self._drained = True  # a Pong: it has heard that it is to open no more streams
+            elif event.data == _SHUT_DOWN:
+                self._drained = True  # it has heard that it is to open no more streams
         self.flush()
 
     def pause_writing(self) -> None:
@@ -382,13 +390,14 @@ class Client(asyncio.BufferedProtocol):
         done = 0
         while self._queue and done < turn and not self._paused:
             arrived, call, message = self._queue.popleft()
-            self.queued -= MESSAGE_COST + len(message or b"")
             done += 1
+            if call.working and self._calls.get(call.stream_id) is call:
+                call.held.append(message)
+                continue
+            self.queued -= _cost(message)
             if self._calls.get(call.stream_id) is not call:
                 continue  # it has been reset
-            if call.working:
-                call.held.append(message)
-            elif message is not None and (
+            if message is not None and (
                 self._server.clock() - arrived > self._server.max_wait or self.http2.waiting > MAX_WAITING
             ):
                 self._server.overloaded += 1
@@ -413,9 +422,8 @@ class Client(asyncio.BufferedProtocol):
 
     def shut_down(self) -> None:
         """Let no new streams in, and hang up when there are none any more."""
-        self._shutting_down = True
         self.http2.shut_down()
-        self.http2.ping(b"shutdown")
+        self.http2.ping(_SHUT_DOWN)
         self.flush()
 
     def close(self) -> None:
@@ -436,7 +444,7 @@ class Client(asyncio.BufferedProtocol):
         if unread > KEEPALIVE_TIMEOUT or silent > KEEPALIVE + KEEPALIVE_TIMEOUT:
             self.abort()
         elif silent > KEEPALIVE and not self._pinged:
-            self.http2.ping(b"are you?")
+            self.http2.ping(_ALIVE)
             self.flush()
         self._pinged = silent > KEEPALIVE
 
@@ -447,9 +455,10 @@ class Client(asyncio.BufferedProtocol):
             self._transport.close()
 
     def _drop(self) -> None:
-        self._calls.clear()
+        for stream_id in list(self._calls):
+            self._forget(stream_id)
         self._queue.clear()
-        self.queued = self._partial = 0
+        self.queued = 0
 
     # What comes in.
 
@@ -494,7 +503,7 @@ class Client(asyncio.BufferedProtocol):
             if not self._queue:
                 self._server.enqueue(self)
             self._queue.append((now, call, message))
-            self.queued += MESSAGE_COST + len(message or b"")
+            self.queued += _cost(message)
         elif self._calls.get(call.stream_id) is call:
             self._server.overloaded += 1
             self._finish(call, Status.OK)
@@ -527,8 +536,7 @@ class Client(asyncio.BufferedProtocol):
         except Exception:
             self._fail(call)
         call.working = False
-        held, call.held = call.held, []
-        for message in held:
+        for message in self._release(call):
             self._enqueue(call, message, self._server.clock())
         self.flush()
 
@@ -538,23 +546,21 @@ class Client(asyncio.BufferedProtocol):
         self._finish(call, Status.OK)
 
     def _send(self, call: _Call, step: Step) -> None:
-        if self._calls.get(call.stream_id) is not call:
-            return
         message, end = step
-        if message:
-            data = _PREFIX.pack(0, len(message)) + message
-            if end and not call.responding:
-                self.http2.respond(call.stream_id, _RESPONSE, data, _OK)
-                self._forget(call.stream_id)
-                if len(data) > LARGE:
-                    self.flush()
-                return
-            if not call.responding:
-                call.responding = True
-                self.http2.send_headers(call.stream_id, _RESPONSE)
-            self.http2.send_data(call.stream_id, data)
-        if end:
-            self._finish(call, Status.OK)
+        data = _PREFIX.pack(0, len(message)) + message if message else b""
+        if data and end and not call.responding:
+            self.http2.respond(call.stream_id, _RESPONSE, data, _OK)
+            self._forget(call.stream_id)
+        else:
+            if data:
+                if not call.responding:
+                    call.responding = True
+                    self.http2.send_headers(call.stream_id, _RESPONSE)
+                self.http2.send_data(call.stream_id, data)
+            if end:
+                self._finish(call, Status.OK)
+        if len(data) > LARGE:
+            self.flush()
 
     def _finish(self, call: _Call, status: Status, message: str = "") -> None:
         self.http2.send_trailers(call.stream_id, _trailers(status, message, alone=not call.responding))
@@ -564,3 +570,9 @@ class Client(asyncio.BufferedProtocol):
         call = self._calls.pop(stream_id, None)
         if call is not None:
             self._partial -= len(call.partial)
+            self._release(call)
+
+    def _release(self, call: _Call) -> list[bytes | None]:
+        held, call.held = call.held, []
+        self.queued -= sum(map(_cost, held))
+        return held

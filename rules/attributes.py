@@ -6,10 +6,11 @@ https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/advanced/attribu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
-from rejoinder.rules.request import Request, host_of
+from rejoinder.rules.request import JOINED_HEADERS, Request, host_of
 
 PATH: Final = "request.path"
 METHOD: Final = "request.method"
@@ -42,10 +43,23 @@ def request_of(attributes: Mapping[str, str]) -> Request:
         query=query if mark else None,
         headers=tuple(
             [
-                (expression[len(_BEFORE_NAME) : -len(_BEHIND_NAME)], value)
+                (name, line)
                 for expression, value in attributes.items()
                 if expression.startswith(_BEFORE_NAME)
+                for name in (expression[len(_BEFORE_NAME) : -len(_BEHIND_NAME)],)
+                for line in _lines(name, value)
             ]
         ),
         authority=authority,
     )
+
+
+def _lines(name: str, value: str) -> tuple[str, ...]:
+    """The lines in which a header may have been sent.
+
+    Envoy has joined them with commas, and whoever writes a list in one line mostly has a blank behind its commas. So
+    both are tried: the value as a whole, and what it may have been made of (RFC 9110, section 5.3).
+    """
+    if name in JOINED_HEADERS or "," not in value:
+        return (value,)
+    return (value, *re.split(r",(?! )", value))

@@ -26,6 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="compare Envoy with `decide` on N random rule files, instead of the few and fixed ones of CI",
     )
     parser.addoption(
+        "--envoys",
+        default=None,
+        metavar="FOLDER",
+        help="try everything with all versions of Envoy that are unpacked here (bench/versions.py), not just with ours",
+    )
+    parser.addoption(
         "--rewrite-golden",
         action="store_true",
         help="write tests/golden/out anew from what is made now, instead of comparing; look at the difference then",

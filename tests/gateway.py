@@ -201,8 +201,13 @@ class Gateway:
         concurrency: int = 1,
         conditional: Placement = Placement.EXT_PROC,
         handlers: Sequence[Path] = (),
+        binary: Path | None = None,
+        fallback: bool = False,
     ) -> None:
         self.conditional = conditional
+        self.fallback = fallback
+        """Whether an Envoy that cannot load the module gets the ext_proc filter."""
+        self._binary = binary
         self.trusted_ca = TRUSTED_CA
         self.long_list = 64
         """From how many routes on a list is cut into buckets."""
@@ -250,7 +255,7 @@ class Gateway:
         self._stack.push_async_callback(self.server.stop)
         self.envoy = await self._stack.enter_async_context(
             envoy.running(
-                envoy.find().path,
+                self._binary or envoy.find().path,
                 envoy.bootstrap(("127.0.0.1", xds), admin=("127.0.0.1", 0)),
                 concurrency=self._concurrency,
                 environ={**os.environ, **library.environment(handlers=self._handlers)},
@@ -272,6 +277,7 @@ class Gateway:
         settings = Settings(
             Endpoint("127.0.0.1", self.ext_proc_port),
             self.conditional,
+            self.fallback,
             long_list=self.long_list,
             many_routes=self.many_routes,
             trusted_ca=self.trusted_ca,

@@ -400,6 +400,8 @@ def test_client_gets_the_answer_and_nothing_of_the_upstream(
         pytest.param("/509", "GET", (), "a.test", b"theirs", id="another path"),
         pytest.param("/510", "POST", (), "a.test", b"method", id="method"),
         pytest.param("/510", "GET", ("x-a: 12",), "a.test", b"header", id="header"),
+        pytest.param("/510", "GET", ("x-a: 2", "x-a: 12"), "a.test", b"header", id="a line of a header"),
+        pytest.param("/510", "GET", ("x-a: 2, 12",), "a.test", b"theirs", id="a list in one line"),
         pytest.param("/510", "GET", ("x-a: \xff1",), "a.test", b"theirs", id="header that is no UTF-8"),
         pytest.param("/510?q=1", "GET", (), "a.test", b"query", id="query"),
         pytest.param("/510?q=2", "GET", (), "a.test", b"theirs", id="another query"),

@@ -199,6 +199,11 @@ def test_reply_is_encoded_once() -> None:
             Request("POST", "a.example", "/a//b", "x=1?y", (("accept", "a,b"),), authority="A.example:8443"),
             id="all",
         ),
+        pytest.param(
+            {attributes.HEADER % "x-a": "a,b, c", attributes.HEADER % "via": "a,b"},
+            Request("", "", "", headers=(("x-a", "a,b, c"), ("x-a", "a"), ("x-a", "b, c"), ("via", "a,b"))),
+            id="headers-in-several-lines",
+        ),
         pytest.param({attributes.PATH: "*"}, Request("", "", "*"), id="no-path"),
         pytest.param(
             {attributes.PATH: "/new", attributes.ORIGINAL_PATH: "/old?q"},

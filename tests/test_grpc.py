@@ -509,6 +509,58 @@ def test_messages_wait_for_the_step_before() -> None:
     run(main())
 
 
+def test_messages_that_wait_for_a_step_are_limited_like_the_others() -> None:
+    async def main() -> None:
+        bench = Bench(max_queued=3 * MESSAGE_COST)
+        wire = bench.wire()
+        (client,) = bench.server.connections
+        wire.bring(headers(1) + data(1, message(b"later") + message(b"one") + message(b"two")))
+        await asyncio.sleep(0)
+        assert client.queued == 2 * MESSAGE_COST + 6
+        wire.bring(data(1, message(b"three")))
+        wire.bring(data(1, message(b"four")))  # there is no room for it
+        await bench.served()
+        assert replies(wire.frames()) == {1: PASSED}
+        assert (client.queued, bench.server.overloaded) == (0, 1)
+
+    run(main())
+
+
+def test_exchange_of_a_stream_that_is_gone_is_not_made() -> None:
+    async def main() -> None:
+        made: list[Metadata] = []
+        bench = Bench(lambda metadata: made.append(metadata) or Echo(metadata))  # type: ignore[func-returns-value]
+        wire = bench.wire()
+        wire.bring(request(1, b"last", 0) + frame(Frame.RST_STREAM, 0, 1, b"\0\0\0\x08"))
+        await bench.served()
+        assert made == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("end", [True, False])
+def test_large_answers_are_written_one_by_one(end: bool) -> None:
+    class Large(Echo):
+        def on_message(self, data: bytes) -> Step:
+            return Step(data + bytes(1 << 17), end)
+
+    async def main() -> None:
+        bench = Bench(Large)
+        opening = OPENING + frame(Frame.SETTINGS, 0, 0, settings({Setting.INITIAL_WINDOW_SIZE: MAX_WINDOW}))
+        wire = bench.wire(opening + frame(Frame.WINDOW_UPDATE, 0, 0, b"\x7f\0\0\0"))
+        (client,) = bench.server.connections
+        wire.bring(b"".join(request(stream_id, b"last", 0) for stream_id in (1, 3)))
+        write = wire.write
+        wire.write = lambda data: (write(data), client.pause_writing())  # type: ignore[method-assign, func-returns-value, assignment]
+        await bench.served()
+        assert list(replies(wire.frames())) == [1]  # a slow client is noticed before there is more for it
+        client.resume_writing()
+        await bench.served()
+        assert list(replies(wire.frames())) == [3]
+
+    run(main())
+
+
 def test_step_of_a_stream_that_is_gone_goes_nowhere() -> None:
     async def main() -> None:
         bench = Bench()
@@ -518,11 +570,12 @@ def test_step_of_a_stream_that_is_gone_goes_nowhere() -> None:
         wire.bring(frame(Frame.RST_STREAM, 0, 1, b"\0\0\0\x08"))
         await bench.served()
         assert replies(wire.frames()) == {}
-        wire.bring(request(3, b"later", 0))
+        wire.bring(request(3, b"later", 0) + data(3, message(b"one")))
         await asyncio.sleep(0)
+        (client,) = bench.server.connections
         wire.abort()
         await bench.served()
-        assert bench.server.failures == 0
+        assert (bench.server.failures, client.queued) == (0, 0)
 
     run(main())
 
@@ -541,6 +594,18 @@ def test_exchange_that_has_waited_too_long_passes() -> None:
         await bench.served()
         assert replies(wire.frames()) == {1: PASSED, 3: answered(b"last")}
         assert bench.server.overloaded == 1
+
+    run(main())
+
+
+def test_exchange_that_has_waited_just_so_long_is_answered() -> None:
+    async def main() -> None:
+        bench = Bench(max_wait=0.5)
+        wire = bench.wire()
+        wire.bring(request(1, b"last", 0))
+        bench.now = 0.5
+        await bench.served()
+        assert replies(wire.frames()) == {1: answered(b"last")}
 
     run(main())
 
@@ -570,6 +635,20 @@ def test_full_queue_of_one_client_leaves_room_for_another() -> None:
         other.bring(request(1, b"last", 0))
         await bench.served()
         assert replies(other.frames()) == {1: answered(b"last")}
+
+    run(main())
+
+
+def test_queue_is_shared_by_those_that_wait() -> None:
+    async def main() -> None:
+        bench = Bench(max_queued=100 * MESSAGE_COST)
+        wires = [bench.wire() for _ in range(50)]
+        for wire in wires:
+            wire.bring(b"".join(request(stream_id, b"last", 0) for stream_id in range(1, 201, 2)))
+        waiting = [client.queued // MESSAGE_COST for client in bench.server.busy]
+        assert min(waiting) >= 2
+        assert sum(waiting) < 100 * (1 + 4)  # the sum of 1/n for 50 of them
+        await bench.served()
 
     run(main())
 
@@ -700,6 +779,38 @@ def test_stop_with_grace_over_the_wire() -> None:
         assert wire.closing
         wire.abort()
         await stopping
+
+    run(main())
+
+
+def test_stop_waits_for_what_waits_for_windows() -> None:
+    async def main() -> None:
+        bench = Bench()
+        wire = bench.wire(OPENING + frame(Frame.SETTINGS, 0, 0, settings({Setting.INITIAL_WINDOW_SIZE: 0})))
+        wire.bring(request(1, b"last", 0))
+        await bench.served()
+        stopping = asyncio.create_task(bench.server.stop(grace=SECONDS))
+        await asyncio.sleep(0)
+        *_, ping = wire.frames()
+        wire.bring(frame(Frame.PING, ACK, 0, ping.payload))
+        assert not wire.closing
+        wire.bring(frame(Frame.WINDOW_UPDATE, 0, 1, b"\0\0\1\0"))
+        assert replies(wire.frames()) == {1: answered(b"last")[1:]}
+        assert wire.closing
+        wire.abort()
+        await stopping
+
+    run(main())
+
+
+def test_useless_frames_are_forgiven_after_a_while() -> None:
+    async def main() -> None:
+        bench = Bench()
+        wire = bench.wire()
+        for _ in range(3):
+            wire.bring(frame(Frame.PING, 0, 0, b"anybody?") * 9_000)
+            bench.server.tick()
+        assert not wire.closing
 
     run(main())
 

@@ -14,7 +14,7 @@ import hpack
 import pytest
 from fuzz import http2 as fuzz
 from http2_bytes import BLOCK, OPENING, PING, REQUEST, TRAILERS, Seen, data, frames, headers
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rejoinder.extproc import http2
@@ -121,6 +121,11 @@ CASES: Final[dict[str, Case]] = {
     "data on an idle stream": Case("5.1", data(1, b"abc"), (PROTOCOL_ERROR,)),
     "data on a server's stream": Case("5.1", STREAM_1 + data(2, b"abc"), (OPEN_1, PROTOCOL_ERROR)),
     "data behind the end": Case("5.1", ENDED_1 + data(1, b"abc"), (HALF_CLOSED_1, *reset(1, ErrorCode.STREAM_CLOSED))),
+    "data behind trailers": Case(
+        "5.1",
+        STREAM_1 + headers(1, TRAILERS, END_HEADERS | END_STREAM) + data(1, b"abc"),
+        (OPEN_1, Data(1, b"", True), *reset(1, ErrorCode.STREAM_CLOSED)),
+    ),
     "data on a closed stream": Case("5.1", STREAM_1 + rst(1) + data(1, b"abc"), (OPEN_1, Reset(1, ErrorCode.CANCEL))),
     # HEADERS
     "headers": Case("6.2", STREAM_1, (OPEN_1,)),
@@ -150,6 +155,11 @@ CASES: Final[dict[str, Case]] = {
     "headers from a table that is not there": Case("4.3", headers(1, b"\xbe"), (GoAway(ErrorCode.COMPRESSION_ERROR),)),
     "headers that do not say that the table is gone": Case(
         "4.3.1", headers(1, BLOCK[1:]), (GoAway(ErrorCode.COMPRESSION_ERROR),)
+    ),
+    "headers that bring the table back": Case(
+        "4.3.1",
+        STREAM_1 + headers(3, b"\x3f\xe1\x1f" + BLOCK[1:]),  # 4,096
+        (OPEN_1, GoAway(ErrorCode.COMPRESSION_ERROR)),
     ),
     "headers, three size updates": Case("4.3", headers(1, b"\x20\x20" + BLOCK), (GoAway(ErrorCode.COMPRESSION_ERROR),)),
     "headers, too many": Case(
@@ -235,6 +245,7 @@ CASES: Final[dict[str, Case]] = {
     "reset, twice": Case("5.1", STREAM_1 + rst(1) * 2, (OPEN_1, Reset(1, ErrorCode.CANCEL))),
     "reset of the connection": Case("6.4", rst(0), (PROTOCOL_ERROR,)),
     "reset of an idle stream": Case("6.4", rst(1), (PROTOCOL_ERROR,)),
+    "reset of a server's stream": Case("6.4", headers(3) + rst(2), (opened(3), PROTOCOL_ERROR)),
     "reset, wrong length": Case("6.4", STREAM_1 + frame(Frame.RST_STREAM, 0, 1, b""), (OPEN_1, FRAME_SIZE_ERROR)),
     # SETTINGS
     "settings": Case("6.5", set_to(MAX_CONCURRENT_STREAMS=0, INITIAL_WINDOW_SIZE=9), (SETTINGS_ACK,)),
@@ -270,6 +281,7 @@ CASES: Final[dict[str, Case]] = {
     "goaway, wrong length": Case("6.8", frame(Frame.GOAWAY, 0, 0, b"\0" * 7), (FRAME_SIZE_ERROR,)),
     # WINDOW_UPDATE
     "window": Case("6.9", STREAM_1 + window(1, 1) + window(0, 1), (OPEN_1,)),
+    "window, reserved bit": Case("6.9", STREAM_1 + window(1, 1 << 31 | 1), (OPEN_1,)),
     "window by nothing": Case("6.9", STREAM_1 + window(1, 0), (OPEN_1, *reset(1, ErrorCode.PROTOCOL_ERROR))),
     "window of the connection by nothing": Case("6.9", window(0, 0), (PROTOCOL_ERROR,)),
     "window too large": Case(
@@ -392,6 +404,20 @@ def test_response_in_one_go_is_the_response_in_parts() -> None:
     assert one.open_streams == parts.open_streams == 0
 
 
+def test_response_in_one_go_keeps_to_windows_and_frames() -> None:
+    connection = started()
+    connection.receive_data(b"".join(map(headers, range(1, 11, 2))))
+    for stream_id in range(1, 9, 2):
+        connection.respond(stream_id, b"headers", b"d" * 16_000, b"trailers")
+    assert sizes(connection).count(16_000) == 4
+    connection.respond(9, b"headers", b"d" * 16_000, b"trailers")
+    assert connection.waiting == 5 * 16_000 - 65_535
+    connection.receive_data(window(0, 1 << 20) + headers(11))
+    connection.data_to_send()
+    connection.respond(11, b"headers", b"d" * 20_000, b"trailers")
+    assert [size for size in sizes(connection) if size != "end"] == [16_384, 20_000 - 16_384]
+
+
 def test_client_that_has_not_ended_its_stream_is_told_not_to_bother() -> None:
     connection = started()
     connection.receive_data(STREAM_1)
@@ -423,6 +449,16 @@ def test_reset_takes_back_what_waits() -> None:
     assert frames(connection.data_to_send())[-1] == Seen(Frame.RST_STREAM, 0, 1, long(ErrorCode.CANCEL))
 
 
+def test_stream_that_was_reset_while_it_waited_sends_nothing_more() -> None:
+    connection = started()
+    connection.receive_data(set_to(INITIAL_WINDOW_SIZE=1 << 20) + STREAM_1)
+    connection.send_data(1, b"d" * 100_000)
+    connection.data_to_send()
+    assert connection.receive_data(rst(1) + window(0, 1 << 20)) == [Reset(1, ErrorCode.CANCEL)]
+    assert connection.data_to_send() == b""
+    assert connection.waiting == 0
+
+
 def sizes(connection: Connection) -> list[int | str]:
     """The lengths of the DATA that is sent, and "end"."""
     return [len(each.payload) if each.kind == Frame.DATA else "end" for each in frames(connection.data_to_send())]
@@ -444,6 +480,14 @@ def test_large_body_waits_for_both_windows() -> None:
     connection.receive_data(window(0, 1 << 20))
     assert sizes(connection) == [34_455, "end"]
     assert connection.open_streams == connection.waiting == 0
+
+
+def test_last_of_several_values_of_a_setting_counts() -> None:
+    connection = started()
+    connection.receive_data(frame(Frame.SETTINGS, 0, 0, b"\0\4" + long(7) + b"\0\4" + long(9)) + ENDED_1)
+    connection.data_to_send()
+    connection.send_data(1, b"d" * 100)
+    assert sizes(connection) == [9]
 
 
 def test_window_may_become_negative() -> None:
@@ -520,6 +564,12 @@ def test_windows_are_opened_again() -> None:
     assert updates == [Seen(Frame.WINDOW_UPDATE, 0, 0, long(32 * 16_384))]
 
 
+def test_padding_counts_in_the_windows() -> None:
+    connection = started()
+    connection.receive_data(STREAM_1 + data(1, b"\xff" + b"d" + bytes(255), PADDED) * 128)
+    assert frames(connection.data_to_send()) == [Seen(Frame.WINDOW_UPDATE, 0, 1, long(128 * 257))]
+
+
 def test_window_of_the_connection_is_opened_for_closed_streams_too() -> None:
     connection = started()
     connection.receive_data(STREAM_1 + rst(1) + data(1, b"d" * 16_384) * 32)
@@ -594,6 +644,15 @@ def test_served_streams_make_up_for_resets() -> None:
     assert not connection.closed
 
 
+def test_that_is_not_saved_up() -> None:
+    connection = started()
+    for stream_id in range(1, 2000, 2):
+        connection.receive_data(headers(stream_id))
+        connection.send_trailers(stream_id, TRAILERS)
+    connection.receive_data(PING * (MAX_USELESS + 1))
+    assert connection.closed
+
+
 # Header blocks.
 
 
@@ -624,13 +683,19 @@ def test_table_of_a_client_that_has_not_acknowledged_is_kept() -> None:
 def test_long_block_is_decoded_as_well() -> None:
     long_block = block(x="v" * 2 * MAX_REMEMBERED)
     connection = started()
-    for stream_id in (1, 3):
+    seen = []
+    for stream_id in (1, 3, 5):
         (event,) = connection.receive_data(headers(stream_id, long_block))
         assert isinstance(event, Request)
         assert dict(event.headers)["x"] == "v" * 2 * MAX_REMEMBERED
+        seen.append(event.headers)
+    assert seen[1] is not seen[2]  # ... and not kept
 
 
 @given(st.lists(st.tuples(st.text(), st.text()), max_size=5), st.integers(0, 400))
+@example([], 126)
+@example([], 127)
+@example([], 127 + 128)
 def test_what_is_encoded_is_decoded(fields: list[tuple[str, str]], more: int) -> None:
     fields.append(("x", "v" * more))
     decoded = [(str(name), str(value)) for name, value in hpack.Decoder().decode(encode(fields))]

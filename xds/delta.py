@@ -54,7 +54,7 @@ class Incremental(Session):
             What is to be sent and to be known because of it, in order; empty also for a type that is not ours. What
             answers anything but the last response counts for its names only.
         """
-        asked = self._asked(request.type_url, request.node)
+        asked = self._asked(request.type_url, request.node, request.envoy)
         if asked is None:
             return []
         kind, stream = asked

@@ -20,7 +20,7 @@ import grpc.aio
 
 from rejoinder.xds.delta import Incremental
 from rejoinder.xds.listening import listen
-from rejoinder.xds.session import Accepted, Nack, Response
+from rejoinder.xds.session import Accepted, Nack, Response, Unable
 from rejoinder.xds.snapshot import CLUSTERS, ENDPOINTS, EXTENSIONS, LISTENERS, ROUTES, ResourceType, Snapshot
 from rejoinder.xds.sotw import StateOfTheWorld
 from rejoinder.xds.wire import decode_delta_request, decode_request, encode_delta_response, encode_response
@@ -69,6 +69,8 @@ class Connected:
     """The client's node id, as its bootstrap says."""
     peer: str
     """Its address, as gRPC writes it: `ipv4:127.0.0.1:40312`."""
+    envoy: tuple[int, int] | None = None
+    """Its version, if it is an Envoy and says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Disconnected:
     peer: str
 
 
-Event = Connected | Disconnected | Accepted | Nack
+Event = Connected | Disconnected | Accepted | Nack | Unable
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +241,7 @@ class Server:
                     reading = asyncio.ensure_future(context.read())
                     if client not in self._clients:
                         self._clients.add(client)
-                        self._on_event(Connected(client.session.node, client.peer))
+                        self._on_event(Connected(client.session.node, client.peer, client.session.envoy))
                 for output in outputs:
                     if isinstance(output, Response):
                         await context.write(output)
@@ -253,7 +255,7 @@ class Server:
                 self._take_back()
                 self._on_event(Disconnected(client.session.node, client.peer))
 
-    def _learn(self, client: _Client, news: Accepted | Nack) -> None:
+    def _learn(self, client: _Client, news: Accepted | Nack | Unable) -> None:
         match news:
             case Accepted(snapshot=snapshot):
                 # One type of it proves nothing about the whole; and what was taken back stays so.

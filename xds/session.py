@@ -31,6 +31,7 @@ from rejoinder.xds.remember import by_identity
 from rejoinder.xds.snapshot import (
     CLUSTERS,
     ENDPOINTS,
+    EXTENSIONS,
     LISTENERS,
     RESOURCE_TYPES,
     ROUTES,
@@ -49,6 +50,12 @@ _NOTHING: Final[Resources] = {}
 """One for all clients: see `_changed`."""
 
 _ROUTING: Final = (ROUTES, VIRTUAL_HOSTS)
+
+MODULE_SINCE: Final = (1, 38)
+"""From which version of Envoy on the module is loaded: an earlier one has another interface."""
+
+_NO_MODULE: Final = "dynamic module"
+"""In the words of an Envoy that cannot load it, or whose module rejects the program: it lacks a Python for it, say."""
 
 _PARENTS: Final = {ENDPOINTS: CLUSTERS, ROUTES: LISTENERS, VIRTUAL_HOSTS: ROUTES}
 """Envoy asks for the one because of what stands in the other."""
@@ -91,7 +98,16 @@ class Nack:
     """The client's words."""
 
 
-Output = Response | Accepted | Nack
+@dataclass(frozen=True, slots=True)
+class Unable:
+    """The client cannot load the module, or what a program needs in it, and gets the ext_proc filter instead."""
+
+    node: str
+    message: str
+    """Its words."""
+
+
+Output = Response | Accepted | Nack | Unable
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +240,12 @@ class Session(abc.ABC):
         self.accepted: Snapshot | None = None
         """The last snapshot that the client had in full."""
         self.only = only
+        self.envoy: tuple[int, int] | None = None
+        """Its version, if it is an Envoy and says so."""
         self._splits = False
         """Whether the client can take virtual hosts as resources of their own."""
+        self._without_module = False
+        """Whether it has been seen to be unable to load the module, or what a program needs in it."""
         self._rejected: Snapshot | None = None
         self._renewed: frozenset[str] = frozenset()
         """The names of the route configurations that were sent as new ones since virtual hosts were sent last. Envoy
@@ -237,7 +257,9 @@ class Session(abc.ABC):
 
     def _of(self, target: Snapshot) -> Snapshot:
         """What this client is sent to bring it to a snapshot."""
-        return target.split if self._splits and target.split else target
+        unable = self._without_module or (self.envoy is not None and self.envoy < MODULE_SINCE)
+        form = target.without_module if unable and target.without_module else target
+        return form.split if self._splits and form.split else form
 
     @abc.abstractmethod
     def _distrust(self, stream: Stream, response: Response) -> None:
@@ -247,9 +269,10 @@ class Session(abc.ABC):
         others.
         """
 
-    def _asked(self, type_url: str, node: str) -> tuple[ResourceType, Stream] | None:
+    def _asked(self, type_url: str, node: str, envoy: tuple[int, int] | None) -> tuple[ResourceType, Stream] | None:
         """What a request is about; None: nothing of ours. A service of one type need not be told the type."""
         self.node = self.node or node
+        self.envoy = self.envoy or envoy
         kind = self.only if self.only and not type_url else _TYPES_BY_URL.get(type_url)
         if kind is None or (self.only and kind is not self.only):
             return None
@@ -280,11 +303,14 @@ class Session(abc.ABC):
         self.target = snapshot
         return list(self._advance())
 
-    def _reject(self, stream: Stream, response: Response, message: str) -> Nack:
+    def _reject(self, stream: Stream, response: Response, message: str) -> Nack | Unable:
         snapshot = stream.snapshot
         assert snapshot is not None
         stream.under_way = None
         self._distrust(stream, response)
+        if stream.type is EXTENSIONS and _NO_MODULE in message and snapshot.without_module and not self._without_module:
+            self._without_module = True
+            return Unable(self.node, message)
         # If the target is another one by now, the client gets that next: it may well be the correction.
         if snapshot is self.target:
             self._rejected = snapshot

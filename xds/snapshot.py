@@ -102,6 +102,8 @@ class Snapshot:
     resources: tuple[Resource, ...] = field(compare=False)
     split: Snapshot | None = field(default=None, compare=False, repr=False)
     """The same, with virtual hosts as resources of their own, for clients that can take them; None: there is none."""
+    without_module: Snapshot | None = field(default=None, compare=False, repr=False)
+    """The same, with ext_proc in place of the module, for clients that cannot load it; None: there is none."""
     by_type: Mapping[ResourceType, Resources] = field(init=False, compare=False, repr=False)
     """Has every type. Of two resources with one name (see `check`) it knows one."""
     versions: Mapping[ResourceType, str] = field(init=False, compare=False, repr=False)
@@ -118,8 +120,8 @@ class Snapshot:
         versions = {kind: content_version(resources) for kind, resources in by_type.items()}
         object.__setattr__(self, "by_type", by_type)
         object.__setattr__(self, "versions", versions)
-        split = (self.split.version,) if self.split else ()
-        object.__setattr__(self, "version", _hash([*versions.values(), *split]))
+        forms = [form.version for form in (self.split, self.without_module) if form]
+        object.__setattr__(self, "version", _hash([*versions.values(), *forms]))
 
     def virtual_hosts(self, routes: frozenset[str]) -> Resources:
         """The virtual hosts of some route configurations, by the names of these: the same object for the same ones."""
@@ -144,8 +146,9 @@ class Snapshot:
             for resource in self.resources
             for kind, name in sorted(self._dangling(resource), key=lambda reference: (reference[0].name, reference[1]))
         )
-        # What is wrong with a cluster is so in both forms.
-        return tuple(dict.fromkeys((*twice, *dangling, *(self.split.check() if self.split else ()))))
+        forms = (form.check() for form in (self.split, self.without_module) if form)
+        # What is wrong with a cluster is so in all forms.
+        return tuple(dict.fromkeys((*twice, *dangling, *(problem for form in forms for problem in form))))
 
     def _dangling(self, resource: Resource) -> Iterator[Reference]:
         references = resource.references

@@ -27,6 +27,8 @@ class Request:
     """Why the client rejects that response; None: it does not."""
     node: str = ""
     """The client's id; only the stream's first request is sure to have it."""
+    envoy: tuple[int, int] | None = None
+    """The client's version, if it is an Envoy and says so; likewise."""
 
 
 class StateOfTheWorld(Session):
@@ -42,7 +44,7 @@ class StateOfTheWorld(Session):
             a request that was overtaken by a response (its nonce is not the last one): the client repeats what it
             wants when it answers that response.
         """
-        asked = self._asked(request.type_url, request.node)
+        asked = self._asked(request.type_url, request.node, request.envoy)
         if asked is None:
             return []
         kind, stream = asked
@@ -63,8 +65,9 @@ class StateOfTheWorld(Session):
         # version is the same set of resources, and nothing need be sent. For the others the specification warns: the
         # client may have forgotten a resource since, or may be waiting for it.
         # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#ack-nack-and-resource-type-instance-version
-        if self.target and subscription.wildcard and version == self.target.versions[kind]:
-            stream.sent = stream.accepted = self.target.by_type[kind]
+        ours = self._of(self.target) if self.target else None
+        if ours and subscription.wildcard and version == ours.versions[kind]:
+            stream.sent = stream.accepted = ours.by_type[kind]
         else:
             stream.owed = kind.whole
 

@@ -41,6 +41,7 @@ def decode_request(data: bytes) -> Request:
         nonce=message.response_nonce,
         error=_error(message),
         node=message.node.id,
+        envoy=_envoy(message.node),
     )
 
 

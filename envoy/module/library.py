@@ -64,6 +64,15 @@ def find(binary: Path, library: Path = LIBRARY) -> Path:
     return library
 
 
+def sha256(library: Path = LIBRARY) -> str:
+    """The hash of the file, for Envoys that fetch it and compare.
+
+    Raises:
+        OSError: there is none.
+    """
+    return hashlib.sha256(library.read_bytes()).hexdigest()
+
+
 def why_no_python(library: Path = LIBRARY) -> str:
     """Why programs with regular expressions or handlers would be rejected; empty: they can be used.
 
@@ -77,15 +86,6 @@ def why_no_python(library: Path = LIBRARY) -> str:
             "its shared library"
         )
     return _cannot_be_loaded(beside)
-
-
-def sha256(library: Path = LIBRARY) -> str:
-    """The library's checksum in hexadecimal digits, which an Envoy that fetches it wants to know.
-
-    Raises:
-        OSError: it cannot be read: it was not compiled.
-    """
-    return hashlib.sha256(library.read_bytes()).hexdigest()
 
 
 def _cannot_be_loaded(library: Path) -> str:

@@ -18,7 +18,7 @@ from rejoinder.rules.program import Program, compile_rules
 from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.clusters import clusters
 from rejoinder.xds.translate.extensions import extensions
-from rejoinder.xds.translate.filters import answering, http_filters, part_filters
+from rejoinder.xds.translate.filters import http_filters, part_filters, to_switch_off
 from rejoinder.xds.translate.listeners import listeners, parts_listener
 from rejoinder.xds.translate.route_configurations import (
     layouts,
@@ -46,6 +46,8 @@ class Configuration:
     """envoy.config.route.v3.VirtualHost: those of route configurations that have none in them, and say `vhds`."""
     split: Configuration | None = None
     """The same in smaller resources, for clients that can take virtual hosts; None: it would not be worth while."""
+    without_module: Configuration | None = None
+    """The same with ext_proc in place of the module, for clients that cannot load it; None: not wanted."""
 
 
 def translate(ruleset: Ruleset, plan: Plan, settings: Settings) -> Configuration:
@@ -58,8 +60,16 @@ def translate(ruleset: Ruleset, plan: Plan, settings: Settings) -> Configuration
             must come from.
     """
     program = conditional_program(ruleset)
+    found = _translate(ruleset, plan, program, settings)
+    if program and settings.conditional is Placement.MODULE and settings.fallback:
+        other = _translate(ruleset, plan, program, replace(settings, conditional=Placement.EXT_PROC))
+        return replace(found, without_module=other)
+    return found
+
+
+def _translate(ruleset: Ruleset, plan: Plan, program: Program, settings: Settings) -> Configuration:
     filters = http_filters(plan, program, settings.conditional)
-    off = answering(program, settings.conditional)
+    off = to_switch_off(program, settings.conditional)
     parts = part_filters(program) if settings.conditional is Placement.MODULE else []
     carriers = (parts_listener(parts),) if parts else ()
     whole = Configuration(

@@ -13,7 +13,7 @@ from rejoinder.xds.translate.settings import EXT_PROC_CLUSTER, Json, Placement, 
 def clusters(ruleset: Ruleset, program: Program, settings: Settings) -> Iterator[Json]:
     """The Clusters that routes refer to, used or not, and that of the ext_proc service if it is asked the program."""
     for upstream in ruleset.upstreams:
-        yield _upstream(upstream, settings)
+        yield upstream_cluster(upstream, settings.trusted_ca)
     if program and settings.conditional is Placement.EXT_PROC:
         yield ext_proc_cluster(settings.ext_proc, settings.ext_proc_ports)
 
@@ -40,10 +40,11 @@ def _http2(options: Json) -> Json:
     return {name: typed(name, explicit_http_config={"http2_protocol_options": options})}
 
 
-def _upstream(upstream: Upstream, settings: Settings) -> Json:
+def upstream_cluster(upstream: Upstream, trusted_ca: str) -> Json:
+    """The cluster of an upstream; `trusted_ca` as in `Settings`."""
     cluster = {**_cluster(upstream.name, upstream.endpoints), "connect_timeout": "5s"}
     if upstream.tls:
-        cluster["transport_socket"] = _upstream_tls(upstream, settings)
+        cluster["transport_socket"] = _upstream_tls(upstream, trusted_ca)
     if upstream.http2:
         cluster["typed_extension_protocol_options"] = _http2({})
     return cluster
@@ -69,7 +70,7 @@ def _endpoint(endpoint: Endpoint) -> Json:
     return {"endpoint": {"address": address, **named}}
 
 
-def _upstream_tls(upstream: Upstream, settings: Settings) -> Json:
+def _upstream_tls(upstream: Upstream, trusted_ca: str) -> Json:
     hosts = dict.fromkeys(endpoint.host for endpoint in upstream.endpoints)
     names = [{"san_type": "IP_ADDRESS" if _is_ip(host) else "DNS", "matcher": {"exact": host}} for host in hosts]
     return {
@@ -79,7 +80,7 @@ def _upstream_tls(upstream: Upstream, settings: Settings) -> Json:
             auto_host_sni=True,  # each endpoint is asked for by its own host name
             common_tls_context={
                 "validation_context": {
-                    "trusted_ca": {"filename": settings.trusted_ca},
+                    "trusted_ca": {"filename": trusted_ca},
                     "match_typed_subject_alt_names": names,
                 }
             },

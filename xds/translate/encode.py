@@ -83,6 +83,7 @@ _EXTENSIONS: Final[tuple[type[betterproto2.Message], ...]] = (
 def snapshot(configuration: Configuration) -> Snapshot:
     """The snapshot that an Envoy is told to have a configuration."""
     split = snapshot(configuration.split) if configuration.split else None
+    without_module = snapshot(configuration.without_module) if configuration.without_module else None
     by_type = (
         (CLUSTERS, configuration.clusters),
         (LISTENERS, configuration.listeners),
@@ -90,7 +91,9 @@ def snapshot(configuration: Configuration) -> Snapshot:
         (VIRTUAL_HOSTS, configuration.virtual_hosts),
         (EXTENSIONS, configuration.extensions),
     )
-    return Snapshot(tuple(_resource(kind, message) for kind, messages in by_type for message in messages), split)
+    return Snapshot(
+        tuple(_resource(kind, message) for kind, messages in by_type for message in messages), split, without_module
+    )
 
 
 @by_identity(REMEMBERED_BYTES, lambda resource: size(resource.encoded))

@@ -72,7 +72,7 @@ def answering(program: Program, conditional: Placement) -> tuple[str, ...]:
         return ()
     if conditional is Placement.MODULE:
         return (RULES,)
-    return (RULES, REQUESTS, HOST) if program.has_handlers else (RULES, HOST)
+    return (RULES, HOST, REQUESTS) if program.has_handlers else (RULES, HOST)
 
 
 _ADS: Final = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
@@ -84,9 +84,14 @@ def discovered(*types: str, source: Json = _ADS) -> Json:
     return {"config_discovery": {"config_source": source, "type_urls": urls}}
 
 
+def to_switch_off(program: Program, conditional: Placement) -> tuple[str, ...]:
+    """Those of them that a route switches off which answers by itself."""
+    return tuple(name for name in answering(program, conditional) if name != HOST)
+
+
 def switched_off(filters: tuple[str, ...]) -> Json:
-    """What a route that answers by itself says to these filters: `typed_per_filter_config`."""
-    return {name: typed("envoy.config.route.v3.FilterConfig", disabled=True) for name in filters if name != HOST}
+    """What such a route says to filters: `typed_per_filter_config`."""
+    return {name: typed("envoy.config.route.v3.FilterConfig", disabled=True) for name in filters}
 
 
 def _router() -> Json:

@@ -45,6 +45,8 @@ class Settings:
     """On how many ports it listens, from that one on."""
     conditional: Placement = Placement.EXT_PROC
     """Where the answers to an upstream's status are given."""
+    fallback: bool = False
+    """Whether Envoys that cannot load the module are told to ask the ext_proc service instead."""
     long_list: int = 64
     """From how many routes on the list of a domain is cut into buckets; see `buckets`."""
     many_routes: int = 1000
