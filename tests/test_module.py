@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import core
 import handmade as h
@@ -33,6 +34,9 @@ RULES = h.program(
     h.rule(
         "header", [h.reply([(503, 503)], body=b"header")], headers=[h.test("x-h", 1, "va"), h.test("host", 0, "X:80")]
     ),
+    h.rule("both", [h.reply([(503, 503)], body=b"both")], domains=["one.test", "[::1]"], routes=["there"]),
+    h.rule("nowhere", [h.reply([(503, 503)], body=b"nowhere")], domains=["one.test", "two.test"], routes=[""]),
+    h.rule("deep", [h.reply([(503, 503)], body=b"deep")], path=(h.PREFIX, "/d/e/f")),
     h.rule("query", [h.reply([(503, 503)], body=b"query")], query=[h.test("q", 0, "1")]),
     h.rule("regex", [h.reply([(503, 503)], body=b"regex")], path=(h.REGEX, "/re")),
     h.rule("never", [h.reply([(503, 503)], body=b"never")], routes=[]),
@@ -76,6 +80,13 @@ CASES: dict[str, list[str]] = {
     "host-too-short": [*request("a.test"), ">", *response(503), "e", "= 503 -"],
     "route": [*request(), "o special", ">", *response(503), "e", "= 503 route"],
     "route-other": [*request(), "o other", ">", *response(503), "e", "= 503 -"],
+    "route-and-host": [*request("one.test"), "o there", ">", *response(503), "e", "= 503 both"],
+    "route-and-address": [*request("[::1]:80"), "o there", ">", *response(503), "e", "= 503 both"],
+    "address-without-port": [*request("[::1]"), "o there", ">", *response(503), "e", "= 503 both"],
+    "host-and-another-route": [*request("one.test"), "o other", ">", *response(503), "e", "= 503 -"],
+    "no-route-is-no-name": [*request("two.test"), ">", *response(503), "e", "= 503 -"],
+    "deep-path": [*request(path="/d/e/f/g"), ">", *response(503), "e", "= 503 deep"],
+    "not-so-deep-path": [*request(path="/d/e"), ">", *response(503), "e", "= 503 -"],
     "header": [*request("X:80", headers=["x-h no", "x-h value"]), ">", *response(503), "e", "= 503 header"],
     "header-many": [
         *request("X:80", headers=["x-h no"] * 100 + ["x-h value"]),
@@ -112,6 +123,10 @@ CASES: dict[str, list[str]] = {
         "= 418 PUT H.test /p?q r 504",
         "k handled 1",
         "f handled 0",
+    ],
+    "handler-stalls": [
+        *(*request("a", "/p"), "o r", ">", *response(504), "n", "s"),
+        *("= 418 GET a /p r 504", "y rejoinder:handled"),
     ],
     "handler-fails": [*request(), ">", *response(505), "n", "B body", "= 505 body", "k fails 0", "f fails 1"],
     "handler-passes": [*request(), ">", *response(506), "e", "= 506 -", "k passes 0", "f passes 0"],
@@ -309,7 +324,10 @@ PARTS: dict[str, list[str]] = {
         "= 502 one",
         ".",
     ],
-    "parts-are-forgotten": [told(PART_1, "p"), "d", told(WHOLE), told(PART_2, "p"), *answer(502, "-")],
+    "parts-are-forgotten": [
+        *(told(PART_1, "p"), "d", told(WHOLE), told(PART_2, "p")),
+        *("? 0", *response(502), "e", "= 502 -", "."),
+    ],
     "a-program-keeps-its-parts": [
         told(PART_1, "p"),
         told(PART_2, "p"),
@@ -386,6 +404,34 @@ def test_how_a_response_is_replaced(host: Path, name: str, program: bytes) -> No
             h.rule("other", [BUSY], domains=["other.test"], path=(h.PREFIX, "/a")), h.rule("errors", [BUSY, PLAIN])
         )
     play(host, [told(program), *{**REPLACING, **BODILESS}[name]])
+
+
+@pytest.mark.parametrize(
+    ("scope", "fits", "not_fits"),
+    [
+        pytest.param({"path": (h.EXACT, "/a")}, request(path="/a?x"), request(path="/a/"), id="path"),
+        pytest.param({"path": (h.PREFIX, "/a")}, request(path="/a/"), request(path="/"), id="prefix"),
+        pytest.param({"path": (h.REGEX, "/a")}, request(path="/a/"), request(path="/"), id="regex"),
+        pytest.param({"methods": ["PUT"]}, request(method="PUT"), request(), id="method"),
+        pytest.param({"domains": ["a"]}, request("a"), request("b"), id="domain"),
+        pytest.param({"domains": ["*.a"]}, request("b.a"), request("a"), id="wildcard"),
+        pytest.param({"routes": ["a"]}, [*request(), "o a"], request(), id="route"),
+        pytest.param({"headers": [h.test("a", 5, "")]}, request(headers=["a 1"]), request(), id="header"),
+        pytest.param({"headers": [h.test("host", 0, "a:1")]}, request("a:1"), request("a"), id="authority"),
+        pytest.param({"query": [h.test("a", 2, "2")]}, request(path="/?a=12"), request(path="/?a=1"), id="query"),
+    ],
+)
+def test_what_a_single_rule_looks_at_is_known(host: Path, scope: Any, fits: list[str], not_fits: list[str]) -> None:
+    for answers_requests in (False, True):
+        rules = [h.rule("rule", [BUSY], **scope)]
+        if answers_requests:
+            rules = [h.rule("rule", [h.reply(status=418)], flags=h.UNCONDITIONAL, **scope)]
+        replied, status = ("418 -", 200) if answers_requests else ("502 busy", 503)
+        play(
+            host,
+            [told(h.program(*rules)), *fits, ">", *([] if answers_requests else [*response(503), "e"]), f"= {replied}"],
+        )
+        play(host, [told(h.program(*rules)), *not_fits, ">", *response(status), "e", f"= {status} -"])
 
 
 @pytest.mark.parametrize("name", PARTS)

@@ -203,14 +203,14 @@ static void count(void *envoy, size_t counter, buffer rule) {
 }
 
 /* A response of Envoy's own: the upstream's stream is reset. Afterwards there may be no `self`. */
-static void send_local_reply(void *envoy, stream *self, buffer rule) {
+static void send_local_reply(void *envoy, stream *self) {
+  const reply *reply = self->reply;
   char details[256] = "rejoinder:";
   size_t length = strlen(details);
-  for (size_t i = 0; i < rule.length && length < sizeof details; i++) {
-    unsigned char byte = (unsigned char)rule.ptr[i];
+  for (size_t i = 0; i < reply->rule.length && length < sizeof details; i++) {
+    unsigned char byte = (unsigned char)reply->rule.ptr[i];
     details[length++] = byte <= ' ' || byte == 0x7f ? '_' : (char)byte;
   }
-  const reply *reply = self->reply;
   self->held = false;
   grace_stop(&self->grace);
   CALLBACK(http_send_response)(envoy, reply->status ? reply->status : self->status, reply->headers, reply->header_count,
@@ -230,6 +230,7 @@ static bool take_up(void *envoy, stream *self, const reply *found, buffer route)
     if (outcome != REPLY) {
       return false;
     }
+    self->made->rule = found->rule;
     self->reply = self->made;
   }
   count(envoy, self->filter->replies, found->rule);
@@ -263,22 +264,22 @@ int HOOK(request_headers)(void *envoy, const void *module_filter, bool end_of_st
     return CONTINUE;
   }
   self->decided = true;
-  send_local_reply(envoy, self, found->rule);
+  send_local_reply(envoy, self);
   return STOP;
 }
 
 /* --- the response, on a worker --- */
 
-/* What is sent in place of the response; NULL: it passes. */
-static const reply *decide(void *envoy, stream *self) {
+/* Whether something is sent in place of the response. */
+static bool decide(void *envoy, stream *self) {
   /* A filter in front has answered, and the request's hook was not called. */
   if (program_needs_request(self->program) && !self->request &&
       !(self->request = take_request(envoy, self->program))) {
-    return NULL;
+    return false;
   }
   buffer route = route_of(envoy, self->program);
   const reply *found = program_on_status(self->program, self->request, route, self->status);
-  return found && take_up(envoy, self, found, route) ? found : NULL;
+  return found && take_up(envoy, self, found, route);
 }
 
 int HOOK(response_headers)(void *envoy, const void *module_filter, bool end_of_stream) {
@@ -292,14 +293,13 @@ int HOOK(response_headers)(void *envoy, const void *module_filter, bool end_of_s
   }
   self->status = (uint32_t)status;
   self->decided = true;
-  const reply *found = decide(envoy, self);
-  if (!found) {
+  if (!decide(envoy, self)) {
     return CONTINUE;
   }
   int64_t length = end_of_stream ? 0 : number_in_header(envoy, TEXT("content-length"));
   /* A long body is not waited for. And no other way leads to a header without a value. */
   if (length > MAX_DRAINED || self->reply->empty_values || !replace_headers(envoy, self->reply, self->status)) {
-    send_local_reply(envoy, self, found->rule);
+    send_local_reply(envoy, self);
     return STOP;
   }
   self->body = is_head(envoy) ? (buffer){0} : self->reply->body;
@@ -324,7 +324,7 @@ void HOOK(scheduled)(void *envoy, const void *module_filter, uint64_t event) {
   (void)event;
   stream *self = (stream *)module_filter;
   if (self->held) {
-    send_local_reply(envoy, self, self->reply->rule);
+    send_local_reply(envoy, self);
   }
 }
 
@@ -338,7 +338,7 @@ int HOOK(response_body)(void *envoy, const void *module_filter, bool end_of_stre
   self->drained += (int64_t)length;
   if (!end_of_stream) {
     if (self->drained > MAX_DRAINED || (self->at_once && self->drained < self->expected)) {
-      send_local_reply(envoy, self, self->reply->rule);
+      send_local_reply(envoy, self);
     }
     return STOP_NO_BUFFER;
   }
