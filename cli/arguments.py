@@ -101,10 +101,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _admin(serve)
 
-    check = _command(commands, "check", "say what is wrong with rule files (exit code 0: nothing, 1: something)")
-    _sources(check)
-    check.add_argument("--strict", action="store_true", help="warnings count as well (exit code 1)")
-    _format(check)
+    _check(commands)
 
     explain = _command(commands, "explain", "say which route and rule decide about a request, and what is sent")
     _sources(explain)
@@ -161,6 +158,13 @@ def _bootstrap(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     bootstrap.add_argument(
         "--envoy-admin", type=_address, metavar="HOST:PORT", help="Envoy's own admin interface (default: none)"
     )
+
+
+def _check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    check = _command(commands, "check", "say what is wrong with rule files (exit code 0: nothing, 1: something)")
+    _sources(check)
+    check.add_argument("--strict", action="store_true", help="warnings count as well (exit code 1)")
+    _format(check)
 
 
 def _command(
