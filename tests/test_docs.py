@@ -213,8 +213,9 @@ def mentioned(page: Path) -> Iterator[str]:
 def test_commands_in_the_text_name_what_there_is(page: Path) -> None:
     for command in mentioned(page):
         name, *rest = command.split()[1:]
+        known = help_of(name)
         for option in (word.strip("[]") for word in rest if word.startswith(("-", "[-"))):
-            assert re.search(rf"[ \[]{option}\b", help_of(name)), command
+            assert re.search(rf"[ \[]{option}\b", known), command
 
 
 @functools.lru_cache
