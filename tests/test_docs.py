@@ -1,6 +1,7 @@
 """Every YAML and every command that README and docs/ show, tried. What a block is, its first line says:
 
-```yaml     a rule file, which must load; behind `# http_filters`, filters that Envoy must take
+```yaml     a rule file, which must load; behind `# http_filters`, filters that Envoy must take; behind the name
+            of a message of Envoy's API, such a message
 ```sh       commands, which must end well
 ```console  the same: behind `$ ` a command, and below it what it prints; `...` stands for any lines
 
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import re
 import shlex
@@ -24,22 +24,27 @@ from typing import Any, Final
 
 import pytest
 import yaml
+from envoy_data_plane.envoy.extensions.filters.http.dynamic_modules.v3 import DynamicModuleFilter
 from test_cli import Command, hand_written
 
 from rejoinder import envoy
+from rejoinder.envoy.module import library
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.decide import decide
 from rejoinder.rules.handlers import Request, Response
 from rejoinder.rules.load import load
 from rejoinder.rules.problem import Severity
 from rejoinder.rules.request import parse
+from rejoinder.xds.json_mapping import encoder
+from rejoinder.xds.protobuf import message_class
 
 PROJECT: Final = Path(__file__).parents[1]
 PAGES: Final = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 
 FILTERS: Final = "# http_filters\n"
+MESSAGES: Final = {"# DynamicModuleFilter\n": DynamicModuleFilter}
 SHELL: Final = ("console", "sh")
-KINDS: Final = ("yaml", "json", "python", *SHELL)
+KINDS: Final = ("yaml", "python", *SHELL)
 """Of blocks: each is tried by a test of this file."""
 
 NOT_RUN: Final = {
@@ -72,7 +77,9 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 BLOCKS: Final = [block for page in PAGES for block in blocks(page)]
-RULE_FILES: Final = [block for block in BLOCKS if block.kind == "yaml" and not block.text.startswith(FILTERS)]
+RULE_FILES: Final = [
+    block for block in BLOCKS if block.kind == "yaml" and not block.text.startswith((FILTERS, *MESSAGES))
+]
 
 
 def test_every_block_is_of_a_kind_that_is_tried() -> None:
@@ -92,19 +99,21 @@ def test_a_rule_file_loads(block: Block, tmp_path: Path) -> None:
     assert [str(problem) for problem in loaded.problems if problem.severity is Severity.ERROR] == []
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if block.kind == "json"], ids=str)
-def test_json_is_json(block: Block) -> None:
-    assert json.loads(block.text)
-
-
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.text.startswith(FILTERS)], ids=str)
 def test_envoy_takes_filters(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = hand_written(1, ("127.0.0.1", 1), yaml.safe_load(block.text), [envoy.xds_cluster(("127.0.0.1", 1))])
     Path("envoy.yaml").write_text(yaml.safe_dump(config))
     command = [str(envoy.find().path), "-c", "envoy.yaml", "--mode", "validate", "--disable-hot-restart"]
-    validated = subprocess.run(command, capture_output=True, text=True, check=False)
+    environ = {"ENVOY_DYNAMIC_MODULES_SEARCH_PATH": str(library.LIBRARY.parent)}
+    validated = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert validated.returncode == 0, validated.stderr
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.text.startswith(tuple(MESSAGES))], ids=str)
+def test_a_message_is_one_of_envoys_api(block: Block) -> None:
+    message = next(message for name, message in MESSAGES.items() if block.text.startswith(name))
+    assert encoder(message_class(message).DESCRIPTOR)(yaml.safe_load(block.text))
 
 
 @pytest.mark.parametrize(
@@ -204,8 +213,9 @@ def mentioned(page: Path) -> Iterator[str]:
 def test_commands_in_the_text_name_what_there_is(page: Path) -> None:
     for command in mentioned(page):
         name, *rest = command.split()[1:]
+        known = help_of(name)
         for option in (word.strip("[]") for word in rest if word.startswith(("-", "[-"))):
-            assert re.search(rf"[ \[]{option}\b", help_of(name)), command
+            assert re.search(rf"[ \[]{option}\b", known), command
 
 
 @functools.lru_cache
