@@ -20,8 +20,11 @@ from rejoinder.rules.document import quoted
 from rejoinder.rules.load import load
 from rejoinder.rules.misfit import misfit
 from rejoinder.rules.model import STATUSES, Forward, Position, Route, Rule, Ruleset, Scope
+from rejoinder.rules.program import Program, compile_rules
 from rejoinder.rules.request import Request, RequestError, parse
 from rejoinder.xds.translate import Placement
+
+_SHOWN_RULES = 5
 
 _SHOWN_BODY = 200
 """How much of a body a terminal shows, in characters; JSON has all of it."""
@@ -117,7 +120,8 @@ def _explain(
         return _Explanation(request, decide(Ruleset(), request), (step,), "native", None, reply, ())
     decision = decide(ruleset, request, route_name=route_name)
     routes = _route_steps(ruleset, request, decision) if ours else _foreign_route(route_name)
-    steps = (*routes, *_rule_steps(ruleset, request, decision, status, route_name))
+    program, route = compile_rules(ruleset.rules), route_name or (decision.route.name if decision.route else None)
+    steps = (*routes, *_rule_steps(ruleset, request, decision, status, route), _program_step(program, request, route))
     if decision.reply:
         rule = decision.rule.name if decision.rule else None
         return _Explanation(request, decision, steps, "native" if ours else conditional, rule, decision.reply, ())
@@ -126,7 +130,7 @@ def _explain(
         status = NO_ROUTE_STATUS
     if status is None:
         return _Explanation(request, decision, steps, "upstream", None, None, tuple(_statuses(decision, conditional)))
-    choice = decision.choose(status)
+    choice = program.on_status(request, route, status)
     if choice and choice.answer.handler:
         return _Explanation(request, decision, steps, conditional, choice.rule, None, (), choice.answer.handler)
     if choice:
@@ -161,10 +165,18 @@ def _action(route: Route) -> str:
     return f"forward to upstream {' or '.join(map(quoted, route.action.upstreams))}"
 
 
+def _program_step(program: Program, request: Request, route: str | None) -> _Step:
+    """What the program makes of it, which is asked in place of all the rules."""
+    found = program.found(request, route)
+    names = f": {', '.join(rule.name for rule in found[:_SHOWN_RULES])}" if found else ""
+    more = ", ..." if len(found) > _SHOWN_RULES else ""
+    verdict = f"finds {len(found)} of {len(program.rules)} by domain, path and route{names}{more}"
+    return _Step("program", "rules", Position("", 0), verdict, False)
+
+
 def _rule_steps(
-    ruleset: Ruleset, request: Request, decision: Decision, status: int | None, route_name: str | None
+    ruleset: Ruleset, request: Request, decision: Decision, status: int | None, route: str | None
 ) -> Iterator[_Step]:
-    route = route_name or (decision.route.name if decision.route else None)
     choice = None if status is None else decision.choose(status)
     for rule in ruleset.rules:
         reason = misfit(rule.scope, request, route)

@@ -95,6 +95,10 @@ class Program:
                 return None
         return None
 
+    def found(self, request: Request, route: str | None) -> tuple[Rule, ...]:
+        """The rules that domain, path and route lead to, in order: those that are tried, at most. Args as above."""
+        return tuple(self.rules[number] for number in _merged(list(self._found(request.host, request.path, route))))
+
     def _fitting(self, request: Request, route: str | None) -> Iterator[_Compiled]:
         for number in _merged(list(self._found(request.host, request.path, route))):
             rule = self._compiled[number]

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "../../envoy/module/program.h"
+#include "../../envoy/module/config.h"
 
 static bool any_regex(buffer pattern, uint32_t *number, failure *why) {
   snprintf(why->text, sizeof why->text, "no such regular expression");
@@ -27,6 +27,8 @@ static bool any_handler(buffer name, uint32_t *number, failure *why) { return an
 static bool any_fits(uint32_t regex, buffer text) { return text.length == regex; }
 
 static const engine fake = {any_regex, any_handler, any_fits};
+
+void CALLBACK(log)(int level, buffer text) { (void)level, (void)text; }
 
 enum { METHOD, AUTHORITY, PATH, ROUTE, STATUS, QUESTION, HEADERS = 8 };
 
@@ -118,6 +120,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   } else {
     assert(strlen(why.text));
   }
+  /* As a filter's configuration, which may be JSON; and once more, beside itself. */
+  config *told = config_new((buffer){"name", 4}, (buffer){bytes, length}, &fake, &why);
+  config *again = config_new((buffer){"name", 4}, (buffer){bytes, length}, &fake, &why);
+  assert(!told == !again && (told || strlen(why.text)));
+  if (told && config_program(told)) {
+    ask(config_program(told), question, count);
+  }
+  config_free(told), config_free(again);
   free(bytes);
   return 0;
 }

@@ -9,6 +9,7 @@ made here. FOLDER keeps what libFuzzer finds (default: it is forgotten). Fails w
 
 from __future__ import annotations
 
+import base64
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,7 @@ PROGRAMS: Final = (
     ),
     h.part(h.body(b"one"), h.rule("part", [h.reply([(503, 503)], body=b"one")]))[1],
     h.program(h.rule("own", [h.reply()]), parts=[b"1" * 16, b"2" * 16]),
+    b'{ "program": "%s" }\n' % base64.b64encode(h.program(h.rule("json", [h.reply()]))),
 )
 
 
@@ -63,7 +65,7 @@ def corpus(folder: Path) -> list[Path]:
 
 
 def compiled(folder: Path, compiler: str) -> Path:
-    sources = [HERE / "fuzz.c", *core.of_core(*core.PROGRAM)]
+    sources = [HERE / "fuzz.c", *core.of_core(*core.PROGRAM, "config.c")]
     options = ["-DLIBFUZZER", "-fsanitize=fuzzer"] if compiler == "clang" else []
     return core.compiled(folder / "fuzz", sources, *options, *core.SANITIZERS, compiler=compiler)
 
