@@ -101,8 +101,7 @@ def load(
     manifests = kubernetes.read_manifests(objects, addresses_of, routes)
     problems += manifests.notes
     ruleset = _merged(parts, manifests, given, problems)
-    for source in read:
-        _check_mentions(source, ruleset, manifests.route_groups)
+    _check_mentions(read, ruleset, manifests.route_groups)
     problems += [problem for source in (*read, command_line) for problem in source.problems]
     usable = not any(problem.severity is Severity.ERROR for problem in problems)
     if usable and look_for_shadowed:
@@ -287,30 +286,37 @@ def _unique(kind: str, things: Iterable[N], problems: list[Problem]) -> dict[str
     return found
 
 
-def _check_mentions(source: Source, ruleset: Ruleset, route_groups: Mapping[str, object]) -> None:
+def _check_mentions(sources: Iterable[Source], ruleset: Ruleset, route_groups: Mapping[str, object]) -> None:
     upstreams = {upstream.name: None for upstream in ruleset.upstreams}  # in order, and quick to look up
     routes = dict.fromkeys([*(route.name for route in ruleset.routes), *route_groups])
-    for mention in source.upstreams:
-        if mention.name not in upstreams:
-            mention.place.error(_unknown("upstream", mention.name, upstreams))
-    for mention in source.routes:
-        if mention.name not in routes:
-            _about_unknown_route(mention, routes)
+    unknown: list[Mention] = []
+    for source in sources:
+        for mention in source.upstreams:
+            if mention.name not in upstreams:
+                mention.place.error(_unknown("upstream", mention.name, upstreams))
+        unknown += (mention for mention in source.routes if mention.name not in routes)
+    names = itertools.islice(dict.fromkeys(mention.name for mention in unknown), _COMPARED // max(len(routes), 1))
+    nearest = {name: similar_to(name, routes, cutoff=0) for name in names}
+    for mention in unknown:
+        _about_unknown_route(mention, routes, nearest.get(mention.name))
 
 
 _SLIP: Final = 0.75
 """How like a route's name another one must be to be taken for a slip of the pen."""
 
+_COMPARED: Final = 30_000
+"""How many pairs of names are compared for that. Thousands of unknown names among thousands of routes are no slips: they
+are routes of another Envoy, and an edit must not wait for minutes."""
 
-def _about_unknown_route(mention: Mention, routes: Collection[str]) -> None:
-    if similar_to(mention.name, routes, _SLIP):
+
+def _about_unknown_route(mention: Mention, routes: Collection[str], nearest: str | None) -> None:
+    if nearest and similar_to(mention.name, [nearest], _SLIP):
         mention.place.error(_unknown("route", mention.name, routes))
         return
-    nearest = similar_to(mention.name, routes, cutoff=0)
-    there = f"the closest one here is {quoted(nearest)}" if nearest else "there are no routes here"
+    there = "" if routes else " (there are no routes here)"
+    there = f" (the closest one here is {quoted(nearest)})" if nearest else there
     mention.place.warn(
-        f"no route here is called {quoted(mention.name)}: it is taken for one of an Envoy with routes of its own "
-        f"({there})"
+        f"no route here is called {quoted(mention.name)}: it is taken for one of an Envoy with routes of its own{there}"
     )
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import subprocess
+import time
 from pathlib import Path
 from typing import Final
 
@@ -348,6 +349,18 @@ def test_an_unknown_route_is_another_envoys_unless_it_is_a_slip(
         ],
     }
     assert [str(problem) for problem in loaded.problems] == told[severity]
+
+
+def test_thousands_of_unknown_routes_among_thousands_are_not_all_compared() -> None:
+    number = 2000
+    routes = ", ".join(f"{{name: ours-{n}, path: /{n}, respond: {{body: x}}}}" for n in range(number))
+    rules = ", ".join(f"{{match: {{routes: [their-{n}]}}, body: x}}" for n in range(number))
+    started = time.process_time()
+    loaded = load_text(f"routes: [{routes}]\nrules: [{rules}]\n")
+    assert time.process_time() - started < 20  # all of them: more than a minute
+    assert [problem.severity for problem in loaded.problems] == [Severity.WARNING] * number
+    named = [problem for problem in loaded.problems if "the closest one here is" in problem.message]
+    assert 0 < len(named) < number
 
 
 # --- what is left out ---
