@@ -1,4 +1,4 @@
-"""Which versions of Envoy do what: runs tests/test_versions.py with all of them, and writes the table of docs/deploy.md.
+"""Which versions of Envoy do what: tests/test_versions.py with all of them, and the table of docs/deploy.md from it.
 
     python bench/versions.py [--keep FOLDER]
 
