@@ -265,11 +265,11 @@ class Serve:
 
 
 @contextlib.asynccontextmanager
-async def serving(folder: Path, text: str) -> AsyncIterator[Serve]:
+async def serving(folder: Path, text: str, *words: str) -> AsyncIterator[Serve]:
     file, port = folder / "rules.yaml", free_port()
     file.write_text(text)
     command = [sys.executable, "-m", "rejoinder.cli", "serve", str(file)]
-    command += ["--xds", f"127.0.0.1:{port}", "--ext-proc", f"127.0.0.1:{free_port()}"]
+    command += ["--xds", f"127.0.0.1:{port}", "--ext-proc", f"127.0.0.1:{free_port()}", *words]
     with (folder / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
         try:
