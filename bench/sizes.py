@@ -155,9 +155,8 @@ async def _answered(port: int, path: str, body: bytes) -> None:
 
 
 def report(
-    colds: Mapping[str, Sequence[Cold]], pages: Mapping[str, Sequence[Loaded]], counts: tuple[int, int]
+    colds: Mapping[str, Sequence[Cold]], pages: Mapping[str, Sequence[Loaded]], count: int, routes: int
 ) -> Report:
-    count, routes = counts
     rows = []
     goals = []
     for of, each in colds.items():
