@@ -285,7 +285,7 @@ def conclusion(edits: dict[tuple[str, int, str], Spread]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="few rules, once")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--sample", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.sample:

@@ -210,4 +210,4 @@ def report(samples: Mapping[str, Sequence[Sample]], rounds: str) -> Report:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="once")
-    asyncio.run(main(1, 1 if parser.parse_args().short else 7))
+    asyncio.run(main(1, 1 if parser.parse_args().short else 5))

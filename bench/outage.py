@@ -111,4 +111,4 @@ if __name__ == "__main__":
     # Each connection is a file descriptor for wrk, and more for the Envoys.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    asyncio.run(main(*((2, 1) if parser.parse_args().short else (8, 3))))
+    asyncio.run(main(*((2, 1) if parser.parse_args().short else (8, 2))))

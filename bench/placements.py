@@ -7,7 +7,7 @@ Starts one Envoy with one worker, and another one as its upstream, and asks for 
 behind its gate, either with a Python handler, a plain ext_proc service as one would write it by hand, Envoy's
 `custom_response` filter, and its Lua filter. Prints CPU per request of the gateway (as the operating system counts it)
 and throughput, as ratios to plain proxying, and the upstream connections that it took. Needs wrk. SECONDS (default 1)
-is the length of a measurement; there are ROUNDS (default 5) of them for each row, interleaved.
+is the length of a measurement; there are ROUNDS (default 4) of them for each row, interleaved.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _variants() -> dict[str, Json]:
     }
 
 
-async def main(seconds: int = 1, rounds: int = 5) -> None:
+async def main(seconds: int = 1, rounds: int = 4) -> None:
     binary = find().path
     environ = {**os.environ, **library.environment(library.find(binary), [HANDLERS])}
     sys.path.append(str(HANDLERS))

@@ -201,7 +201,7 @@ def report(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="once")
-    rounds, loads = (1, 1) if parser.parse_args().short else (3, 7)
+    rounds, loads = (1, 1) if parser.parse_args().short else (2, 5)
     python: dict[tuple[str, int], list[Python]] = {(kind, count): [] for kind in KINDS for count in (FEW, MANY)}
     for number in range(rounds):
         for (kind, count), each in python.items():

@@ -1,6 +1,6 @@
 """How soon Envoy answers by an edited rule, whether a request fails meanwhile, and how many bytes travel for it.
 
-    python bench/reload.py [--short] [--rounds 5]
+    python bench/reload.py [--short] [--rounds 3]
 
 `rejoinder serve`, and an Envoy that starts with what `rejoinder bootstrap ads` prints: one worker thread, so that no
 other one may still have the rules of before. The rules answer by themselves, or for a status: then a second Envoy, the
@@ -467,7 +467,7 @@ def conclusion(samples: dict[Case, Sample]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="few rules, once")
-    parser.add_argument("--rounds", type=int, default=5, help="edits of each kind (default 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="edits of each kind (default 3)")
     options = parser.parse_args()
     rounds, cases = (1, SHORT) if options.short else (options.rounds, CASES)
     publish("reload", report({case: asyncio.run(sample(*case, rounds)) for case in cases}, rounds))

@@ -42,7 +42,7 @@ def _variant(name: str, service_ports: list[int]) -> tuple[Json, Json]:
     return {**listener, "name": name}, cluster
 
 
-async def main(seconds: int = 2, rounds: int = 5) -> None:
+async def main(seconds: int = 2, rounds: int = 3) -> None:
     services = {name: Workers(count) for name, count in COUNTS.items()}
     for service in services.values():
         await service.start("127.0.0.1:0")
