@@ -1,8 +1,8 @@
 """What pyproject.toml cannot say: that the installation compiles the dynamic module.
 
 Without a compiler, or without Python's headers or a shared libpython for what needs Python in Envoy, the installation
-succeeds all the same and says so (`pip -v` shows it); `rejoinder up` then says it again, and has the answers come from the
-ext_proc service.
+succeeds all the same and says so (`pip -v` shows it); `rejoinder up` then says it again, and has the answers come from
+the ext_proc service.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ def report(
         Goal.at_most(
             "... Envoy's memory above that without the page",
             20,
-            memories[FOR_ALL].median - memories[NO_PAGE].median,
+            more,
             "MB",
         ),
     ]

@@ -1,4 +1,4 @@
-"""Which versions of Envoy do what: tests/test_versions.py with all of them, and the table of docs/deploy.md from it.
+"""Which versions of Envoy do what: runs tests/test_versions.py with all of them, and writes docs/deploy.md's table.
 
     python bench/versions.py [--keep FOLDER]
 

@@ -29,7 +29,7 @@ _EXAMPLES: Final = {
 """,
     "check": """examples:
   rejoinder check rules.yaml
-  rejoinder check rules/ --format json
+  rejoinder check rules/ --strict --format json
 """,
     "explain": """examples:
   rejoinder explain rules.yaml --url http://www.example.com/api/users -H 'accept: application/json'
@@ -101,9 +101,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _admin(serve)
 
-    check = _command(commands, "check", "say what is wrong with rule files (exit code 0: nothing, 1: something)")
-    _sources(check)
-    _format(check)
+    _check(commands)
 
     explain = _command(commands, "explain", "say which route and rule decide about a request, and what is sent")
     _sources(explain)
@@ -131,6 +129,11 @@ def parser() -> argparse.ArgumentParser:
     _ext_proc_advertise(render)
     _workers(render, "with how many --workers `serve` runs (default 1)")
 
+    _bootstrap(commands)
+    return top
+
+
+def _bootstrap(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     bootstrap = _command(commands, "bootstrap", "print what to put into an Envoy that somebody else runs")
     bootstrap.add_argument(
         "kind",
@@ -155,7 +158,13 @@ def parser() -> argparse.ArgumentParser:
     bootstrap.add_argument(
         "--envoy-admin", type=_address, metavar="HOST:PORT", help="Envoy's own admin interface (default: none)"
     )
-    return top
+
+
+def _check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    check = _command(commands, "check", "say what is wrong with rule files (exit code 0: nothing, 1: something)")
+    _sources(check)
+    check.add_argument("--strict", action="store_true", help="warnings count as well (exit code 1)")
+    _format(check)
 
 
 def _command(

@@ -16,7 +16,8 @@ from rejoinder.rules.problem import Problem, Severity
 def run(options: argparse.Namespace) -> int:
     loaded = load(options.sources, upstreams=dict(options.upstream))
     problems = list(loaded.problems)
-    good = all(problem.severity is not Severity.ERROR for problem in problems)
+    bad = {Severity.ERROR, Severity.WARNING} if options.strict else {Severity.ERROR}
+    good = all(problem.severity not in bad for problem in problems)
     good = good and all(status.good for status in loaded.statuses)
     if options.format == "json":
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

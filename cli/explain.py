@@ -66,10 +66,7 @@ def run(options: argparse.Namespace) -> int:
         console.say(f"Envoy answers 400 before any rule is asked: {error}")
         return 0
     conditional = _placement(options.conditional).value
-    if options.route is None:
-        ruleset = _at_listener(loaded.ruleset, request, options.url)
-    else:
-        ruleset = dataclasses.replace(loaded.ruleset, routes=())
+    ruleset = loaded.ruleset if options.route is not None else _at_listener(loaded.ruleset, request, options.url)
     explanation = _explain(ruleset, request, options.status, conditional, options.route)
     if options.format == "json":
         console.print_json(_json(explanation))

@@ -283,30 +283,24 @@ def _cost(message: bytes | None) -> int:
     return MESSAGE_COST + len(message or b"")
 
 
-class _RefusedError(Exception):
-    """A message that a stream is ended for."""
-
-    def __init__(self, status: Status, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-def _messages(partial: bytearray, data: bytes) -> list[bytes]:
-    """The messages that are complete with some more data; what is left over is in `partial` then."""
+def _messages(partial: bytearray, data: bytes) -> tuple[list[bytes], tuple[Status, str] | None]:
+    """The messages that some more data completes, and why the stream is to be ended then, if it is. What is left
+    over is in `partial`."""
     buffer: bytes | bytearray = data
     if partial:
         partial += data
         buffer = partial
     messages: list[bytes] = []
+    refused: tuple[Status, str] | None = None
     position, end = 0, len(buffer)
     while end - position >= _PREFIX.size:
         compressed, size = _PREFIX.unpack_from(buffer, position)
         if compressed:
-            raise _RefusedError(Status.UNIMPLEMENTED, "messages may not be compressed")
-        if size > MAX_MESSAGE:
-            raise _RefusedError(Status.RESOURCE_EXHAUSTED, "the message is too large")
+            refused = Status.UNIMPLEMENTED, "messages may not be compressed"
+        elif size > MAX_MESSAGE:
+            refused = Status.RESOURCE_EXHAUSTED, "the message is too large"
         start = position + _PREFIX.size
-        if start + size > end:
+        if refused is not None or start + size > end:
             break
         position = start + size
         messages.append(bytes(buffer[start:position]))
@@ -314,7 +308,7 @@ def _messages(partial: bytearray, data: bytes) -> list[bytes]:
         del partial[:position]
     elif position < end:
         partial += data[position:]
-    return messages
+    return messages, refused
 
 
 class Client(asyncio.BufferedProtocol):
@@ -482,16 +476,14 @@ class Client(asyncio.BufferedProtocol):
         call = self._calls.get(stream_id)
         if call is None:
             return
-        begun = len(call.partial)
-        try:
-            messages = _messages(call.partial, data)
-        except _RefusedError as error:
-            self._finish(call, error.status, str(error))
-            return
+        self._partial -= len(call.partial)
+        messages, refused = _messages(call.partial, data)
+        self._partial += len(call.partial)
         for message in messages:
             self._enqueue(call, message, now)
-        self._partial += len(call.partial) - begun
-        if self._partial > MAX_PARTIAL:
+        if refused is not None:
+            self._finish(call, *refused)
+        elif self._partial > MAX_PARTIAL:
             self._finish(call, Status.RESOURCE_EXHAUSTED, "too many messages at once")
         elif end_stream and call.partial:
             self._finish(call, Status.INTERNAL, "the last message is not complete")

@@ -53,10 +53,14 @@ MAX_USELESS: Final = 10_000
 """Frames between two calls of `forgive` that cost something and bring nothing: settings, pings, resets of what nobody
 has answered yet, empty frames. At up to 10 us each it is a tenth of a second. It must be large: when an Envoy's clients
 give up all at once, it resets thousands of streams."""
+SMALL: Final = 64
+"""Bytes of DATA that are of little use: a message in pieces that small costs as many events as it has bytes. An answer
+makes up for the small message that it is to."""
 SETTINGS_COST: Final = 100
 """In such frames: the windows of all streams may have to change."""
 EARNED: Final = 2
-"""What a stream that has been served makes up for: with it may come a WINDOW_UPDATE or two."""
+"""What a stream that is served makes up for, and so does each part of its body: with it may come a WINDOW_UPDATE or
+two."""
 
 
 class Request(NamedTuple):
@@ -246,6 +250,7 @@ class Connection:
         if stream is not None:
             stream.waiting = memoryview(bytes(stream.waiting) + data if stream.waiting else data)
             self.waiting += len(data)
+            self._useless -= EARNED
             self._send(stream_id, stream)
 
     def send_trailers(self, stream_id: int, trailers: bytes) -> None:
@@ -380,8 +385,9 @@ class Connection:
             if stream.received >= STREAM_WINDOW // 2:
                 self._open_window(stream_id, stream.received)
                 stream.received = 0
-            if not payload:
+            if len(payload) < SMALL:
                 self._spend(1)
+            if not payload:
                 return
         self._events.append(Data(stream_id, payload, end_stream))
 

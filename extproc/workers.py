@@ -165,6 +165,9 @@ def _sum(counters: list[Counters]) -> Counters:
         replies=dict(replies),
         passed=sum(each.passed for each in counters),
         failures=sum(each.failures for each in counters),
+        overloaded=sum(each.overloaded for each in counters),
+        connections=sum(each.connections for each in counters),
+        streams=sum(each.streams for each in counters),
         handler_failures=dict(handler_failures),
     )
 

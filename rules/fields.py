@@ -220,9 +220,11 @@ class Fields:
             self.place.error(f"{name} is missing")
         return self.get(name, read, stand_in)
 
-    def without_empty(self) -> Fields:
-        """The same without the fields that have nothing behind them."""
-        return replace(self, given={name: place for name, place in self.given.items() if not place.empty})
+    def without_empty(self, *names: str) -> Fields:
+        """The same without those of these fields that have nothing behind them."""
+        return replace(
+            self, given={name: place for name, place in self.given.items() if not (name in names and place.empty)}
+        )
 
     def only_one(self, *names: str) -> str | None:
         """Which of these fields is given, None if none is; that more than one is given is noted as a mistake."""

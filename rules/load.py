@@ -188,9 +188,13 @@ class _Kind:
     """May raise FieldError."""
 
 
+_SECTIONS: Final = ("listen", "upstreams", "routes", "rules", "_rules_")
+
+
 def _read_rule_file(place: Place) -> Part:
-    # Whoever comments out the last rule is left with an empty section.
-    fields = place.fields("listen", "upstreams", "routes", "rules", *higress.TOP_LEVEL_FIELDS).without_empty()
+    # Whoever comments out the last rule is left with an empty section. Not so the fields of an answer: one without
+    # anything behind enable_on_status would be for every request.
+    fields = place.fields(*dict.fromkeys((*_SECTIONS, *higress.TOP_LEVEL_FIELDS))).without_empty(*_SECTIONS)
     return Part(
         listeners=fields.get("listen", addresses.listeners, ()),
         upstreams=fields.get("upstreams", addresses.upstreams, ()),

@@ -196,7 +196,7 @@ def host_test(first: Meet, domain: str) -> Meet:
 
 def quote(text: str) -> str:
     """A text as a regex (RE2) that fits just this text."""
-    return re.sub(r"([^A-Za-z0-9_/-])", r"\\\1", text)
+    return re.sub(r"(?a)([^\w/\x80-\U0010FFFF-])", r"\\\1", text)  # a backslash may stand before ASCII only
 
 
 def _meet_paths(paths: tuple[PathMatch, ...], new: PathMatch) -> tuple[PathMatch, ...] | None:

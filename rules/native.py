@@ -275,7 +275,7 @@ def _answers_of_one_scope(place: Place, plug_in: bool) -> tuple[Answer, ...]:
 
 
 def _checked(places: Sequence[Place], answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
-    unconditional = not any(each.enable_on_status for each in answers)
+    unconditional = not any(place.has("enable_on_status") for place in places)  # also where it is wrong
     claimed: dict[StatusPattern, int] = {}
     default: Place | None = None
     for place, each in zip(places, answers, strict=True):

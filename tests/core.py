@@ -7,14 +7,16 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
+
+from rejoinder.rules.matching import compile_regex
 
 HARNESS: Final = Path(__file__).parent / "harness"
 SOURCES: Final = Path(__file__).parent.parent / "envoy" / "module"
 
-PROGRAM: Final = ("reader.c", "index.c", "request.c", "program.c")
+PROGRAM: Final = ("reader.c", "index.c", "request.c", "program.c", "ask.c")
 """What neither Envoy nor Python is needed for."""
 
 SANITIZERS: Final = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -122,25 +124,19 @@ class RejectedError(Exception):
 class Core:
     """A program, as the core has it."""
 
-    def __init__(self, loaded: ctypes.CDLL, data: bytes, fits: dict[str, object] | None = None) -> None:
-        """Args:
-        fits: filled with the patterns that the program has; None: there are no regular expressions here.
-        """
-        import re2  # noqa: PLC0415 - what rejoinder.rules.matching rests on
-
+    def __init__(self, loaded: ctypes.CDLL, data: bytes) -> None:
         self._loaded = loaded
-        patterns: list[object] = []
+        patterns: list[Any] = []
 
-        def regex(pattern: _Text, number: object, why: object) -> bool:
-            del why
-            patterns.append(re2.compile(bytes(pattern).decode()))
-            number[0] = len(patterns) - 1  # type: ignore[index]
+        def regex(pattern: _Text, number: Any, _why: object) -> bool:
+            patterns.append(compile_regex(bytes(pattern).decode()))
+            number[0] = len(patterns) - 1
             return True
 
         def fits_whole(number: int, text: _Text) -> bool:
-            return patterns[number].fullmatch(bytes(text).decode()) is not None  # type: ignore[attr-defined]
+            return patterns[number].fullmatch(bytes(text).decode()) is not None
 
-        self._engine = _Engine(_MAKE(regex), _MAKE(lambda name, number, why: True), _FITS(fits_whole))
+        self._engine = _Engine(_MAKE(regex), _MAKE(lambda *_: True), _FITS(fits_whole))
         self._data = data
         self._failure = _Failure()
         piece = _Piece()

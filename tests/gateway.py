@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import copy
 import dataclasses
 import http.client
 import http.server
@@ -29,11 +30,27 @@ from rejoinder import envoy
 from rejoinder.envoy.module import library
 from rejoinder.extproc.server import Processor
 from rejoinder.rules.load import load
-from rejoinder.rules.model import Answer, Endpoint, Listener, PathKind, PathMatch, RequestMatch, Rule, Ruleset, Scope
+from rejoinder.rules.model import (
+    Answer,
+    Endpoint,
+    Listener,
+    PathKind,
+    PathMatch,
+    RequestMatch,
+    Route,
+    Rule,
+    Ruleset,
+    Scope,
+    StatusPattern,
+)
 from rejoinder.xds.build import Build, build
 from rejoinder.xds.server import Event, Server
 from rejoinder.xds.session import Accepted, Nack
-from rejoinder.xds.translate import Placement, Settings
+from rejoinder.xds.translate import Configuration, Placement, Settings
+from rejoinder.xds.translate.clusters import ext_proc_cluster
+from rejoinder.xds.translate.encode import snapshot
+from rejoinder.xds.translate.extensions import foreign_filters
+from rejoinder.xds.translate.filters import discovered
 from rejoinder.xds.translate.settings import TRUSTED_CA
 
 SECONDS = 30.0
@@ -41,6 +58,7 @@ SECONDS = 30.0
 
 MARKER_DOMAIN = "generation.invalid"
 MARKER_PATH = RequestMatch(PathMatch(PathKind.EXACT, "/generation.invalid"))
+ROUTES_MARKER_PATH = RequestMatch(PathMatch(PathKind.EXACT, "/routes.generation.invalid"))
 
 HANDLERS = Path(__file__).parent.parent / "examples" / "handler"
 """The example of a Python handler."""
@@ -193,6 +211,32 @@ def steadily(ask: Callable[[], Sequence[object]]) -> Iterator[None]:
     assert next(rounds) > 50
 
 
+def _with_routes_of_its_own(built: Build, settings: Settings) -> Build:
+    """The same for an Envoy whose routes know of no rule: all are answered by the filters for such Envoys."""
+    routes = build(dataclasses.replace(built.ruleset, rules=()), settings)
+    filters = [
+        {"name": each["name"], **discovered(each["typed_config"]["@type"].rpartition("/")[2])}
+        for each in foreign_filters(built.program, settings.conditional)
+    ]
+
+    def with_filters(form: Configuration) -> Configuration:
+        listeners = copy.deepcopy(form.listeners)
+        for listener in listeners:
+            manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+            manager["http_filters"][:0] = filters
+        clusters = {each["name"]: each for each in (*form.clusters, ext_proc_cluster(settings.ext_proc))}
+        return dataclasses.replace(
+            form,
+            listeners=listeners,
+            clusters=tuple(clusters.values()),
+            extensions=built.configuration.extensions,
+            split=with_filters(form.split) if form.split else None,
+        )
+
+    configuration = with_filters(routes.configuration)
+    return dataclasses.replace(built, configuration=configuration, snapshot=snapshot(configuration))
+
+
 class Gateway:
     """Envoy with our control plane and ext_proc service, run by an event loop in a thread."""
 
@@ -203,11 +247,14 @@ class Gateway:
         handlers: Sequence[Path] = (),
         binary: Path | None = None,
         fallback: bool = False,
+        foreign: bool = False,
     ) -> None:
         self.conditional = conditional
         self.fallback = fallback
         """Whether an Envoy that cannot load the module gets the ext_proc filter."""
         self._binary = binary
+        self.foreign = foreign
+        """Whether Envoy has routes of its own: those of the rule sets, but no rule in them."""
         self.trusted_ca = TRUSTED_CA
         self.long_list = 64
         """From how many routes on a list is cut into buckets."""
@@ -282,7 +329,9 @@ class Gateway:
             many_routes=self.many_routes,
             trusted_ca=self.trusted_ca,
         )
-        return build(dataclasses.replace(rules, upstreams=upstreams, listeners=listeners), settings)
+        ruleset = dataclasses.replace(rules, upstreams=upstreams, listeners=listeners)
+        built = build(ruleset, settings)
+        return _with_routes_of_its_own(built, settings) if self.foreign else built
 
     def publish(self, built: Build) -> Event:
         """Publish, and wait for what Envoy says to it."""
@@ -312,10 +361,19 @@ class Gateway:
         domains = [*(route.domains for route in rules.routes), *(rule.scope.domains for rule in rules.rules)]
         scope = Scope(domains=(MARKER_DOMAIN,)) if any(domains) else Scope(request=MARKER_PATH)
         marker = Rule("generation", (Answer(body=generation.encode()),), scope)
-        event = self.publish(self.build(dataclasses.replace(rules, rules=(marker, *rules.rules))))
+        routes = Route("generation", Answer(body=generation.encode()), scope.domains, ROUTES_MARKER_PATH)
+        marked = dataclasses.replace(rules, rules=(marker, *rules.rules))
+        if self.foreign:
+            marker = dataclasses.replace(marker, scope=dataclasses.replace(scope, request=MARKER_PATH))
+            # Keeps the others from answering in place of the route.
+            never = Answer(enable_on_status=(StatusPattern("599"),))
+            shield = Rule("shield", (never,), dataclasses.replace(scope, request=ROUTES_MARKER_PATH), final=True)
+            marked = dataclasses.replace(rules, rules=(marker, shield, *rules.rules), routes=(routes, *rules.routes))
+        event = self.publish(self.build(marked))
         assert isinstance(event, Accepted), event
         # Envoy says yes before its worker threads have heard of it.
-        self.wait_for(lambda: self.ask("GET", MARKER_DOMAIN, MARKER_PATH.path.value).body.decode() == generation)
+        for path in (MARKER_PATH, ROUTES_MARKER_PATH)[: 2 if self.foreign else 1]:
+            self.wait_for(lambda path=path: self.ask("GET", MARKER_DOMAIN, path.path.value).body.decode() == generation)
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         """Wait until something is so. A request that fails is asked again."""

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 EVERY, EXACT, PREFIX, REGEX = range(4)
 """Kinds of paths."""
@@ -98,3 +101,36 @@ def part(*records: bytes) -> tuple[bytes, bytes]:
     """A part's id, and the part."""
     data = b"".join(records)
     return identity(data), b"RJPRT\0\x01\0" + identity(data) + data
+
+
+class Reader:
+    """Reads bytes from front to back. Whatever is there must be there: these are no strangers' bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    @property
+    def done(self) -> bool:
+        return not self._data
+
+    def take(self, size: int) -> bytes:
+        assert size <= len(self._data)
+        taken, self._data = self._data[:size], self._data[size:]
+        return taken
+
+    def rest(self) -> bytes:
+        return self.take(len(self._data))
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "little")
+
+    def text(self) -> str:
+        return self.take(self.number(4)).decode()
+
+    def list(self, one: Callable[[], T]) -> list[T]:
+        return [one() for _ in range(self.number(4))]
+
+    def test(self) -> str:
+        """A test of a header or parameter, in words."""
+        name, kind = self.text(), ("exact", "prefix", "suffix", "contains", "regex", "present")[self.number(1)]
+        return f"{name} {kind} {self.text()}".rstrip()

@@ -1,14 +1,12 @@
-"""Replies and answer tables: what is sent for a status, and which answer it is."""
+"""Replies and claims: what is sent for a status, and which answer of a rule it is."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Final
 
 import pytest
 
-from rejoinder.rules.answers import AnswerTable, Choice, Reply, answer_table, reply
+from rejoinder.rules.answers import Choice, Reply, claims, reply
 from rejoinder.rules.model import STATUSES, Answer, Rule, StatusPattern
 
 JSON: Final = ("content-type", "application/json; charset=utf-8")
@@ -64,85 +62,45 @@ def on(*patterns: str, body: str = "") -> Answer:
     )
 
 
-def chosen(table: AnswerTable, status: int) -> str | None:
-    choice = table.choose(status)
-    return f"{choice.rule}: {choice.answer.body.decode()}" if choice else None
+def chosen(rule: Rule, status: int) -> str | None:
+    answer = claims(rule).answer(status)
+    return None if answer is None else answer.body.decode()
 
 
 @pytest.mark.parametrize(
     ("answers", "status", "expected"),
     [
-        pytest.param([on("5"), on("503")], 503, "r: 503", id="exact before pattern"),
-        pytest.param([on("5"), on("50")], 502, "r: 50", id="more digits before fewer"),
-        pytest.param([on("5"), on("50"), on("503")], 511, "r: 5", id="the pattern that is left"),
-        pytest.param([on("50", body="one"), on("50", body="two")], 500, "r: one", id="written order among equals"),
-        pytest.param([on("4", "503"), on("5", "404")], 404, "r: 5,404", id="each pattern counts for itself"),
-        pytest.param([on(body="default"), on("503")], 503, "r: 503", id="any pattern before the default"),
-        pytest.param([on(body="default"), on("503")], 200, "r: default", id="the default for every other status"),
-        pytest.param([on("503"), on(body="one"), on(body="two")], 200, "r: one", id="the first default"),
-        pytest.param([on("503")], 200, None, id="none: it passes"),
+        pytest.param([on("5"), on("503")], 503, "503", id="exact before pattern"),
+        pytest.param([on("5"), on("50")], 502, "50", id="more digits before fewer"),
+        pytest.param([on("5"), on("50"), on("503")], 511, "5", id="the pattern that is left"),
+        pytest.param([on("50", body="one"), on("50", body="two")], 500, "one", id="written order among equals"),
+        pytest.param([on("4", "503"), on("5", "404")], 404, "5,404", id="each pattern counts for itself"),
+        pytest.param([on(body="default"), on("503")], 503, "503", id="any pattern before the default"),
+        pytest.param([on(body="default"), on("503")], 200, "default", id="the default for every other status"),
+        pytest.param([on("503"), on(body="one"), on(body="two")], 200, "one", id="the first default"),
+        pytest.param([on("503")], 200, None, id="none: the rule has nothing to say"),
         pytest.param([on(body="default"), on("503")], 101, None, id="interim statuses always pass"),
-        pytest.param([on("2")], 299, "r: 2", id="the last status of a pattern"),
+        pytest.param([on("2")], 299, "2", id="the last status of a pattern"),
         pytest.param([on("2")], 300, None, id="and the one behind it"),
+        pytest.param([], 200, None, id="no answers at all"),
     ],
 )
 def test_a_status_is_given_the_most_specific_answer(answers: list[Answer], status: int, expected: str | None) -> None:
-    assert chosen(answer_table([Rule("r", tuple(answers))]), status) == expected
+    assert chosen(Rule("r", tuple(answers)), status) == expected
 
 
-FALLING: Final = Rule("falling", (on("503"), on("4")), fallthrough=True)
+def test_claims_are_sorted_by_status() -> None:
+    claimed = claims(Rule("r", (on("503"), on("20"), on("404"))))
+    assert list(claimed.by_status) == [*range(200, 210), 404, 503]
+    assert set(claimed.by_status) <= set(STATUSES)
 
 
-@pytest.mark.parametrize(
-    ("rules", "status", "expected"),
-    [
-        pytest.param([FALLING, Rule("next", (on("5"),))], 503, "falling: 503", id="the first rule has an answer"),
-        pytest.param([FALLING, Rule("next", (on("404"),))], 404, "falling: 4", id="its pattern before another's exact"),
-        pytest.param([FALLING, Rule("next", (on("5"),))], 500, "next: 5", id="the next rule is asked"),
-        pytest.param([FALLING, Rule("next", (on("500"),)), Rule("z", (on("5"),))], 502, None, id="which does not fall"),
-        pytest.param([FALLING, FALLING, Rule("z", (on("5"),))], 502, "z: 5", id="through two rules"),
-        pytest.param([FALLING, Rule("all", (on(body="x"),))], 200, "all: x", id="into an unconditional rule"),
-        pytest.param([FALLING], 200, None, id="into nothing"),
-        pytest.param(
-            [Rule("all", (on("5"), on(body="x")), fallthrough=True), Rule("z", (on("404"),))],
-            404,
-            "all: x",
-            id="a rule with a default never falls through",
-        ),
-    ],
-)
-def test_rules_that_fall_through_share_a_table(rules: list[Rule], status: int, expected: str | None) -> None:
-    assert chosen(answer_table(rules), status) == expected
+def test_answers_that_share_a_status_are_told_apart_by_content_not_by_the_name_of_their_rule() -> None:
+    # Two rules of one name never are in one set, but a rule is edited, and what was claimed before is remembered.
+    before, after = (Rule("r", (on("503", body=body),)) for body in ("before", "after"))
+    assert [chosen(before, 503), chosen(after, 503), chosen(before, 503)] == ["before", "after", "before"]
 
 
-def test_an_empty_table_is_false_and_one_with_anything_true() -> None:
-    assert not answer_table([])
-    assert not answer_table([Rule("r", (), fallthrough=True)])
-    assert answer_table([Rule("r", (on("503"),))])
-    assert answer_table([Rule("r", (on(),))])
-
-
-def test_a_table_is_sorted_by_status() -> None:
-    table = answer_table([Rule("r", (on("503"), on("20"), on("404")))])
-    statuses = [status for status, _ in table.by_status]
-    assert statuses == [*range(200, 210), 404, 503]
-    assert set(statuses) <= set(STATUSES)
-
-
-def test_tables_have_one_name_only_if_they_are_equal() -> None:
-    answers = [on("503"), on("504"), on(), Answer(None), Answer(201), Answer(200, (("a", "b"),)), on("503", body="x")]
-    tables = [answer_table([Rule(rule, (answer,))]) for answer in answers for rule in ("r", "s")]
-    tables.append(AnswerTable(((503, Choice("r", on("5"))),)))
-    assert len({table.name for table in tables}) == len(tables)
-    assert [answer_table([Rule("r", (answer,))]).name for answer in answers] == [table.name for table in tables[:-1:2]]
-
-
-def test_a_table_has_the_same_name_in_every_process() -> None:
-    # Envoy names to a restarted service the tables that the one before it made.
-    table = answer_table([Rule("r", (on("503"), on("4", body="ä"), on()))])
-    program = f"from rejoinder.rules.answers import *; from rejoinder.rules.model import *\nprint(({table!r}).name)"
-    for hash_seed in ("1", "2"):
-        printed = subprocess.run(
-            [sys.executable, "-c", program], env={"PYTHONHASHSEED": hash_seed}, capture_output=True, check=True
-        ).stdout
-        assert printed.decode().strip() == table.name
+def test_a_choice_makes_the_reply_of_its_answer() -> None:
+    choice = Choice("r", Answer(None, body=b"x"))
+    assert choice.reply(503) == Reply(503, (TEXT,), b"x")

@@ -87,15 +87,28 @@ def test_a_number_that_there_is_not_blames_nobody(builds: tuple[Build, Build], n
     assert blame(message, builds[1], None) == []
 
 
-def test_both_rules_of_a_route_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rule_within_a_route_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("rules.yaml").write_text(
-        "rules:\n"
-        "  - {name: x, match: {headers: {a: b}}, fallthrough: true, enable_on_status: [503], body: x}\n"
-        "  - {name: y, enable_on_status: [5xx], body: y}\n"
+        'upstreams: {u: "http://127.0.0.1:1"}\n'
+        "routes: [{name: r, upstream: u}]\n"
+        "rules: [{name: x, match: {routes: [r], path: /x}, body: x}]\n"
     )
     built = build(ruleset(Path("rules.yaml")), Settings(Endpoint("127.0.0.1", 18001)))
-    assert blame("'no-route/rule/x+y'", built, None) == ['rules.yaml:2: rule "x"', 'rules.yaml:3: rule "y"']
+    assert blame("'r/rule/x' is wrong", built, None) == ['rules.yaml:3: rule "x"']
+
+
+def test_a_filter_that_is_rejected_is_about_what_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    built = []
+    for status in (503, 504):
+        Path("rules.yaml").write_text(
+            f"rules:\n- {{name: a, enable_on_status: [500], body: x}}\n"
+            f"- {{name: b, enable_on_status: [{status}], body: x}}\n"
+        )
+        built.append(build(ruleset(Path("rules.yaml")), Settings(Endpoint("127.0.0.1", 18001))))
+    message = "Error adding/updating filter config rejoinder.rules: the program is cut short"
+    assert blame(message, built[1], built[0]) == ['rules.yaml:3: rule "b"']
 
 
 @pytest.mark.usefixtures("builds")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -23,6 +24,7 @@ from gateway import SECONDS, Response, Upstream, ask, free_port, taken_port
 
 from rejoinder import envoy
 from rejoinder.cli import main
+from rejoinder.envoy.module import library
 
 RULES: Final = """\
 upstreams: {echo: builtin:echo}
@@ -140,6 +142,7 @@ def test_a_warning_is_printed_and_the_files_are_fine(run: Run) -> None:
         "takes all its requests\n"
     )
     assert err == "fine: 0 upstreams, 0 routes, 2 rules\n"
+    assert run("check", "rules.yaml", "--strict") == (1, out, "")
 
 
 MISTAKES: Final = [
@@ -151,9 +154,9 @@ MISTAKES: Final = [
     pytest.param('rules:\n- name: a\n  headers: ["a=b\\r\\nc: d"]', 3, "headers", id="CR and LF in a header"),
     pytest.param('rules:\n- name: a\n  headers: ["a=b\\0"]', 3, "headers", id="NUL in a header"),
     pytest.param(
-        "routes: [{name: r, path: /r, respond: {body: r}}]\nrules:\n- {name: a, match: {routes: [q]}, body: x}",
+        "routes: [{name: shop, path: /r, respond: {body: r}}]\nrules:\n- {name: a, match: {routes: [shops]}, body: x}",
         3,
-        'unknown route "q"',
+        'unknown route "shops", did you mean "shop"?',
         id="unknown route",
     ),
     pytest.param("rules: [{name: a, status_code: 204, body: x}]", 1, "204", id="a body on 204"),
@@ -191,18 +194,6 @@ def test_a_mistake_is_one_clear_line(
     assert re.match(rf"{where}(:[0-9]+)?: error: .", printed), printed
     assert message in printed
     assert len(printed) < 500
-
-
-def test_rules_that_overlap_too_much_are_one_line(run: Run) -> None:
-    rules = [
-        f"- {{name: r{n}, match: {{headers: {{h{n}: a}}}}, fallthrough: true, enable_on_status: [503], body: x}}"
-        for n in range(14)
-    ]
-    Path("rules.yaml").write_text("\n".join(["rules:", *rules]))
-    for command in ("check", "render", "up", "serve"):
-        code, out, err = run(command, "rules.yaml")
-        assert code == 1
-        assert re.fullmatch(r'rules\.yaml:\d+: error: rule "r\d+": expected rules with fallthrough .*\n', out + err)
 
 
 def test_a_source_that_is_not_there_is_one_line(run: Run) -> None:
@@ -287,6 +278,86 @@ def test_explain_of_a_request_that_cannot_be_says_so(run: Run, url: str, said: s
     assert said in out + err
 
 
+FOREIGN: Final = """\
+routes: [{name: theirs, path: /ours, respond: {body: ours}}]
+rules:
+  - {name: theirs, match: {routes: [theirs]}, enable_on_status: [503], body: theirs}
+  - {name: shield, match: {prefix: /final}, final: true, enable_on_status: [500], body: shielded}
+  - {name: mock, match: {prefix: /mock}, body: mock}
+  - {name: errors, enable_on_status: [5xx], body: errors}
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "decided", "placement", "reply"),
+    [
+        pytest.param(["/x", "--status", "503"], "errors", "ext_proc", (503, "errors"), id="our routes: none fits"),
+        pytest.param(
+            ["/x", "--route", "theirs", "--status", "503"], "theirs", "ext_proc", (503, "theirs"), id="their route"
+        ),
+        pytest.param(
+            ["/ours", "--route", "", "--status", "503"], "errors", "ext_proc", (503, "errors"), id="no route there"
+        ),
+        pytest.param(["/ours", "--route", "x", "--status", "404"], None, "upstream", None, id="their 404"),
+        pytest.param(
+            ["/mock", "--route", "x"], "mock", "ext_proc", (200, "mock"), id="no route answers for a rule there"
+        ),
+        pytest.param(["/mock"], "mock", "native", (200, "mock"), id="and here one does"),
+        pytest.param(["/final/mock"], None, "native", (404, ""), id="a final rule, and no route"),
+    ],
+)
+def test_explain_beside_routes_of_somebody_elses(
+    run: Run, arguments: list[str], decided: str | None, placement: str, reply: tuple[int, str] | None
+) -> None:
+    Path("rules.yaml").write_text(FOREIGN)
+    url, *more = arguments
+    code, out, err = run("explain", "rules.yaml", "--url", url, *more, "--format", "json", "--conditional", "ext_proc")
+    assert (code, err) == (0, "")
+    said = json.loads(out)
+    assert (said["rule"], said["placement"]) == (decided, placement)
+    assert (said["reply"] and (said["reply"]["status"], said["reply"]["body"])) == reply
+
+
+@pytest.mark.parametrize(
+    ("arguments", "steps"),
+    [
+        pytest.param(
+            ["/final/mock", "--route", "x", "--status", "502"],
+            {
+                "theirs": 'does not fit: it is about the route "theirs", the request takes "x"',
+                "shield": "fits, but has no answer for 502; it is final: no later rule is asked",
+            },
+            id="final",
+        ),
+        pytest.param(
+            ["/x", "--route", "theirs", "--status", "502"],
+            {
+                "theirs": "fits, but has no answer for 502",
+                "errors": "fits, and has an answer for 502",
+            },
+            id="not asked",
+        ),
+        pytest.param(
+            ["/mock", "--route", "theirs"],
+            {
+                "theirs": "fits, but is about the upstream's status: the upstream is not asked",
+                "mock": "fits and answers at once",
+            },
+            id="at once",
+        ),
+    ],
+)
+def test_explain_says_of_each_rule_why_it_is_asked_or_not(
+    run: Run, arguments: list[str], steps: dict[str, str]
+) -> None:
+    Path("rules.yaml").write_text(FOREIGN)
+    url, *more = arguments
+    _, out, _ = run("explain", "rules.yaml", "--url", url, *more, "--format", "json", "--conditional", "ext_proc")
+    said = {step["name"]: step["verdict"] for step in json.loads(out)["steps"] if step["kind"] == "rule"}
+    assert {name: said.get(name) for name in steps} == steps
+    assert list(said)[-1] == list(steps)[-1], "no rule behind it is looked at"
+
+
 # --- render and bootstrap ---
 
 
@@ -298,11 +369,14 @@ def test_render_prints_a_bootstrap_and_notes_on_standard_error(run: Run) -> None
     assert [line.split(":")[0] for line in err.splitlines()] == ["warning", "note"]
 
 
-@pytest.mark.parametrize("placement", ["ext_proc", "module"])
-def test_render_prints_the_placement_that_is_asked_for(run: Run, placement: str) -> None:
+@pytest.mark.parametrize(
+    ("placement", "kind"), [("ext_proc", "ext_proc.v3.ExternalProcessor"), ("module", "DynamicModuleFilter")]
+)
+def test_render_prints_the_placement_that_is_asked_for(run: Run, placement: str, kind: str) -> None:
     code, out, _ = run("render", "rules.yaml", "--conditional", placement)
     assert code == 0
-    assert f"rejoinder.{placement}:" in out
+    assert kind in out
+    assert "config_discovery" not in out
 
 
 def test_bootstrap_ads_prints_a_whole_bootstrap(run: Run) -> None:
@@ -568,11 +642,15 @@ def test_an_upstream_can_be_given_on_the_command_line() -> None:
 
 
 @contextlib.contextmanager
-def foreign_envoy(config: Any) -> Iterator[None]:
-    """An Envoy that is not ours, with a configuration as its operator would write it."""
+def foreign_envoy(config: Any, environ: Mapping[str, str] = {}) -> Iterator[None]:
+    """An Envoy that is not ours, with a configuration as its operator would write it, and nothing but this in its
+    environment."""
     Path("envoy.yaml").write_text(yaml.safe_dump(config))
     command = [str(envoy.find().path), "--config-path", "envoy.yaml", "--disable-hot-restart", "--concurrency", "1"]
-    with open("envoy.log", "w", encoding="utf-8") as log, subprocess.Popen(command, stderr=log, stdout=log) as process:
+    with (
+        open("envoy.log", "w", encoding="utf-8") as log,
+        subprocess.Popen(command, stderr=log, stdout=log, env={**environ}) as process,
+    ):
         try:
             yield
         finally:
@@ -605,21 +683,19 @@ def test_an_envoy_with_the_printed_bootstrap_answers_as_serve_says(run: Run) -> 
 
 
 BESIDE: Final = """\
-body: not for these routes
-_rules_:
-  - _match_route_: [theirs]
-    rules: [{enable_on_status: [503], status_code: 503, body: scoped}]
-  - _match_domain_: [mock.test]
-    body: mock
-  - _match_domain_: ["*.test"]
-    rules: [{enable_on_status: [404], status_code: 404, body: every}]
+rules:
+  - {name: theirs, match: {routes: [theirs]}, final: true, enable_on_status: [503], body: scoped}
+  - {name: mock, match: {domains: [mock.test]}, body: mock}
+  - {name: busy, enable_on_status: [503], body: busy}
+  - {name: missing, match: {domains: ["*.test"]}, enable_on_status: [404], body: every}
 """
 
 
-def hand_written(listen: int, upstream: tuple[str, int], extension: Any, cluster: Any) -> Any:
-    """An operator's own Envoy configuration, with what `bootstrap ext_proc` prints pasted in."""
-    config = yaml.safe_load(
+def hand_written(listen: int, upstream: tuple[str, int], filters: Any, *clusters: Any) -> Any:
+    """An operator's own Envoy configuration, with what `bootstrap` prints pasted in."""
+    config: Any = yaml.safe_load(
         f"""
+        node: {{id: theirs, cluster: theirs}}
         static_resources:
           listeners:
           - name: theirs
@@ -651,30 +727,81 @@ def hand_written(listen: int, upstream: tuple[str, int], extension: Any, cluster
         """
     )
     resources = config["static_resources"]
-    resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"][:0] = extension
-    resources["clusters"] += cluster
+    resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"][:0] = filters
+    resources["clusters"] += itertools.chain(*clusters)
     return config
 
 
-def test_a_hand_written_envoy_with_the_printed_filter_answers_as_serve_says(run: Run) -> None:
-    ext_proc, listen = free_port(), free_port()
+@pytest.mark.parametrize(
+    "how", ["bootstrap ext_proc rules.yaml", "bootstrap ext_proc", "bootstrap module rules.yaml", "bootstrap module"]
+)
+def test_a_hand_written_envoy_with_the_printed_filters_answers_as_the_rules_say(run: Run, how: str) -> None:
+    xds, ext_proc, listen = free_port(), free_port(), free_port()
     upstream = Upstream()
     Path("rules.yaml").write_text(BESIDE)
-    lists = printed(run, "bootstrap", "ext_proc", "--ext-proc-advertise", f"127.0.0.1:{ext_proc}").split("\n\n")
-    config = hand_written(listen, upstream.address, *map(yaml.safe_load, lists))
-    ports = ("--xds", "127.0.0.1:0", "--ext-proc", f"127.0.0.1:{ext_proc}")
+    here = ["--xds", f"127.0.0.1:{xds}", "--ext-proc-advertise", f"127.0.0.1:{ext_proc}"]
+    code, out, _ = run(*how.split(), *here)  # a warning says that the route is somebody else's
+    assert code == 0
+    config = hand_written(listen, upstream.address, *map(yaml.safe_load, out.split("\n\n")))
+    ports = ("--xds", f"127.0.0.1:{xds}", "--ext-proc", f"127.0.0.1:{ext_proc}")
     address = ("127.0.0.1", listen)
+    environ = {"ENVOY_DYNAMIC_MODULES_SEARCH_PATH": str(library.LIBRARY.parent)}
 
     def said(host: str, path: str, status: int) -> tuple[int, bytes]:
         response = ask(address, "GET", host, path, [("x-status", str(status))])
         return response.status, response.body
 
-    with contextlib.closing(upstream), Command("serve", "rules.yaml", *ports), foreign_envoy(config):
+    with contextlib.closing(upstream), Command("serve", "rules.yaml", *ports), foreign_envoy(config, environ):
+        # Envoy takes each filter by itself.
         wait_for(lambda: said("mock.test", "/", 200) == (200, b"mock"))
+        wait_for(lambda: said("a.test", "/others", 503) == (503, b"busy"))
         before = len(upstream.requests)
         assert said("mock.test", "/x", 503) == (200, b"mock")
         assert len(upstream.requests) == before
         assert said("a.test", "/theirs", 503) == (503, b"scoped")
-        assert said("a.test", "/others", 503) == (503, Upstream.BODY)
+        assert said("a.test", "/others", 503) == (503, b"busy")
         assert said("a.test", "/others", 404) == (404, b"every")
         assert said("a.test", "/theirs", 404) == (404, Upstream.BODY)
+        assert said("a.example", "/others", 404) == (404, Upstream.BODY)
+        if "rules.yaml" not in how:  # it follows `serve`
+            Path("rules.yaml").write_text(BESIDE.replace("busy}", "edited}").replace("[404]", "[404, 410]"))
+            wait_for(lambda: said("a.test", "/others", 503) == (503, b"edited"))
+            wait_for(lambda: said("a.test", "/others", 410) == (410, b"every"))
+
+
+@pytest.mark.parametrize(
+    ("rules", "names"),
+    [
+        pytest.param("rules: [{name: r, enable_on_status: [503], body: x}]", ["rules"], id="statuses"),
+        pytest.param("rules: [{name: r, body: x}]", ["rules", "requests"], id="requests"),
+        pytest.param(
+            "rules: [{name: r, match: {domains: [a.test]}, enable_on_status: [503], body: x}]",
+            ["host", "rules"],
+            id="hosts",
+        ),
+        pytest.param("rules: [{name: r, enable_on_status: [503], handler: m:f}]", ["rules", "requests"], id="handlers"),
+    ],
+)
+def test_bootstrap_ext_proc_prints_the_filters_that_the_rules_need(run: Run, rules: str, names: list[str]) -> None:
+    Path("rules.yaml").write_text(rules)
+    filters = yaml.safe_load(printed(run, "bootstrap", "ext_proc", "rules.yaml").split("\n\n")[0])
+    assert [each["name"] for each in filters] == [f"rejoinder.ext_proc.{name}" for name in names]
+
+
+def test_bootstrap_says_that_routes_of_the_files_count_for_nothing_there(run: Run) -> None:
+    code, _, err = run("bootstrap", "ext_proc", "rules.yaml")
+    assert code == 0
+    assert "the routes of these files (own, all) count for nothing in an Envoy with routes of its own" in err
+
+
+def test_bootstrap_ads_takes_no_rules(run: Run) -> None:
+    code, out, err = run("bootstrap", "ads", "rules.yaml")
+    assert (code, out) == (1, "")
+    assert err == "rejoinder: bootstrap ads takes no rule files: `rejoinder serve` has them\n"
+
+
+def test_bootstrap_of_wrong_rules_prints_what_is_wrong(run: Run) -> None:
+    Path("rules.yaml").write_text("rules: [{name: r, boddy: x}]")
+    code, out, err = run("bootstrap", "ext_proc", "rules.yaml")
+    assert (code, out) == (1, "")
+    assert err.startswith("rules.yaml:1: error: ")

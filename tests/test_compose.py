@@ -26,6 +26,7 @@ import yaml
 
 from rejoinder.cli.echo import EchoServer
 from rejoinder.envoy import Admin, bootstrap, find
+from rejoinder.envoy.module import library
 
 TOP: Final = Path(__file__).parent.parent
 SERVICES: Final[dict[str, Any]] = yaml.safe_load((TOP / "docker-compose.yml").read_text())["services"]
@@ -93,6 +94,7 @@ def test_the_bootstrap_is_what_bootstrap_ads_prints() -> None:
 
 def test_every_mounted_path_exists_and_is_read_only() -> None:
     mounts = [mount.split(":") for service in SERVICES.values() for mount in service.get("volumes", ())]
+    mounts = [mount for mount in mounts if mount[0] != "module"]
     assert mounts
     assert [mount for mount in mounts if mount[2] != "ro" or not (TOP / mount[0]).exists()] == []
 
@@ -180,7 +182,14 @@ def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         file = rules / "rules.yaml"
         file.write_text("listen: 127.0.0.1:0\n" + _replaced(file.read_text(), {"http://httpbin:8080": upstream.url}))
         # Envoy first: it has to wait for its control plane.
-        envoy = subprocess.Popen([*_envoy_command(config), "--admin-address-path", str(admin_address)])
+        # Nothing else is in its environment: no Python, above all.
+        ((variable, _),) = SERVICES["envoy"]["environment"].items()
+        module = folder / "module"
+        module.mkdir()
+        assert SERVICES["module"]["entrypoint"][:2] == ["cp", "/librejoinder.so"]
+        shutil.copy(library.LIBRARY, module)
+        command = [*_envoy_command(config), "--admin-address-path", str(admin_address)]
+        envoy = subprocess.Popen(command, env={variable: str(module)})
         stack.callback(_end, envoy)
         control_plane = subprocess.Popen(serve)
         running = Stack(rules, serve, control_plane, ("", 0), ("", 0))
@@ -235,13 +244,17 @@ def test_the_example_answers_as_its_comments_say(stack: Stack) -> None:
 def test_an_edit_of_the_mounted_folder_is_live(stack: Stack) -> None:
     stack.edit('{"hello":"world"}', '{"hello":"edited"}')
     _eventually(lambda: stack.get("/hello")[2], lambda body: body == b'{"hello":"edited"}')
+    stack.edit('{"error":"busy"}', '{"error":"very busy"}')
+    _eventually(lambda: stack.get("/status/503")[2], lambda body: body == b'{"error":"very busy"}')
+    stack.edit('{"error":"very busy"}', '{"error":"busy"}')
+    _eventually(lambda: stack.get("/status/503")[2], lambda body: body == b'{"error":"busy"}')
 
 
-def test_without_its_control_plane_envoy_goes_on_and_upstream_errors_pass(stack: Stack) -> None:
+def test_without_its_control_plane_envoy_goes_on_and_answers(stack: Stack) -> None:
     stack.control_plane.kill()
     stack.control_plane.wait()
     assert stack.get("/hello")[2] == b'{"hello":"edited"}'
-    assert stack.get("/status/503")[::2] == (503, b'{\n  "status": 503\n}\n')
+    assert stack.get("/status/503")[::2] == (503, b'{"error":"busy"}')
 
 
 def test_a_control_plane_that_comes_back_is_found(stack: Stack) -> None:

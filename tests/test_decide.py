@@ -29,7 +29,7 @@ def rules(text: str) -> Ruleset:
 def outcome(decision: Decision, status: int) -> str:
     """What a client gets if the upstream says `status`, in a word: a body or a redirect's address, or `passes`."""
     if decision.reply is not None:
-        assert not decision.table, "what is sent at once is final"
+        assert decision.chain == (), "what is sent at once is final"
         return decision.reply.body.decode() or dict(decision.reply.headers)["location"]
     answered = decision.on_status(status)
     return "passes" if answered is None else f"{answered[1].status} {answered[1].body.decode()}"
@@ -50,25 +50,31 @@ ORDER: Final = rules("""
       - {name: shop, domains: ["*.shop.test"], upstream: up}
     rules:
       - {name: on-second, match: {routes: [second]}, body: never}
+      - {name: on-mock, match: {path: /a/mock}, enable_on_status: [503], body: never}
       - {name: mock, match: {path: /a/mock}, body: mock}
       - {name: mock-own, match: {path: /own/mock}, body: mocked}
       - {name: mock-away, match: {path: /away/mock}, body: mocked}
       - {name: nowhere, match: {path: /nowhere}, body: somewhere}
-      - {name: a-503, match: {prefix: /a, methods: [GET]}, enable_on_status: [503], body: a}
+      - {name: a-503, match: {prefix: /a, methods: [GET]}, enable_on_status: [503], status_code: 200, body: a}
       - name: for-shop
         match: {routes: [shop], domains: [x.shop.test, y.shop.test]}
         enable_on_status: [404]
+        status_code: 200
         body: gone
-      - {name: rest, enable_on_status: [5xx], status_code: original, body: rest}
-      - {name: missing, enable_on_status: [404], body: unasked}
+      - {name: rest, enable_on_status: [5xx], body: rest}
+      - {name: missing, enable_on_status: [404], status_code: 410, body: missing}
+      - {name: again, enable_on_status: [503, 4xx], body: never, match: {prefix: /none}}
 """)
 
 
 @pytest.mark.parametrize(
     ("url", "status", "expected"),
     [
-        pytest.param("h.test/a", 503, "200 a", id="the first rule that fits"),
-        pytest.param("h.test/a", 500, "passes", id="decides, also where it has no answer"),
+        pytest.param("h.test/a", 503, "200 a", id="the first rule that fits and has an answer"),
+        pytest.param("h.test/a", 500, "500 rest", id="one that has none is not asked"),
+        pytest.param("h.test/a", 404, "410 missing", id="nor is the next one that has none"),
+        pytest.param("h.test/a", 302, "passes", id="no rule has an answer"),
+        pytest.param("h.test/a", 200, "passes", id="also not for what went well"),
         pytest.param("h.test/a/b", 503, "200 a", id="the first route that fits takes the request"),
         pytest.param("h.test/a/mock", 503, "mock", id="an unconditional answer is sent at once"),
         pytest.param("h.test/own", 503, "own", id="a route's own answer is final"),
@@ -76,14 +82,16 @@ ORDER: Final = rules("""
         pytest.param("h.test/away/x?q", 503, "http://other.test/there/x?q", id="a redirect is final"),
         pytest.param("h.test/away/mock", 503, "mocked", id="an unconditional rule comes before it, too"),
         pytest.param("h.test/nowhere", 404, "somewhere", id="and before no route at all"),
-        pytest.param("h.test/none", 404, "passes", id="no route: rest decides, missing is not asked"),
-        pytest.param("h.test/none", 503, "503 rest", id="the original status"),
+        pytest.param("h.test/none", 404, "410 missing", id="no route: Envoy's 404 is asked about"),
+        pytest.param("h.test/none", 403, "403 never", id="the last rule, where all others have no answer"),
+        pytest.param("h.test/none", 503, "503 rest", id="status_code left out: the upstream's"),
         pytest.param("x.shop.test/", 404, "200 gone", id="domain and route fit"),
-        pytest.param("z.shop.test/", 404, "passes", id="the route fits, the domain does not"),
-        pytest.param("x.shop.test/a", 404, "passes", id="the domain fits, the route does not"),
+        pytest.param("z.shop.test/", 404, "410 missing", id="the route fits, the domain does not"),
+        pytest.param("x.shop.test/a", 404, "410 missing", id="the domain fits, the route does not"),
+        pytest.param("h.test/a", 103, "passes", id="interim statuses pass"),
     ],
 )
-def test_the_first_rule_that_fits_decides(url: str, status: int, expected: str) -> None:
+def test_the_first_rule_that_fits_and_has_an_answer_decides(url: str, status: int, expected: str) -> None:
     assert ask(ORDER, url, status) == expected
 
 
@@ -98,12 +106,18 @@ def test_a_head_request_is_decided_as_any_other() -> None:
     assert ask(ORDER, "h.test/a/mock", 200, "HEAD") == "mock"
 
 
-CHAIN: Final = rules("""
+FINAL: Final = rules("""
     upstreams: {up: builtin:echo}
-    routes: [{name: all, upstream: up}]
+    routes:
+      - {name: all, upstream: up, domains: [up.test]}
+      - {name: own, respond: {body: own}}
     rules:
-      - {name: canary, match: {headers: {x-env: canary}}, fallthrough: true, enable_on_status: [500], body: canary}
-      - {name: debug, match: {query: {debug: "1"}}, fallthrough: true, enable_on_status: [5xx], body: debug}
+      - {name: canary, match: {headers: {x-env: canary}}, final: true, enable_on_status: [500], body: canary}
+      - {name: debug, match: {query: {debug: "1"}}, enable_on_status: [5xx], body: debug}
+      - name: answers
+        match: {path: /both}
+        final: true
+        rules: [{enable_on_status: [404], body: found}, {body: else}]
       - {name: mock, match: {path: /mock}, body: mock}
       - {name: last, match: {prefix: /a}, enable_on_status: [500, 404], body: last}
 """)
@@ -113,33 +127,66 @@ CANARY: Final = ("X-Env", "canary")
 @pytest.mark.parametrize(
     ("url", "status", "headers", "expected"),
     [
-        pytest.param("h/a", 500, [CANARY], "200 canary", id="the first has an answer"),
-        pytest.param("h/a", 404, [CANARY], "200 last", id="the next that fits is asked"),
-        pytest.param("h/a?debug=1", 503, [CANARY], "200 debug", id="of three the second"),
-        pytest.param("h/a?debug=1", 500, [], "200 debug", id="the first does not fit"),
-        pytest.param("h/b", 404, [CANARY], "passes", id="nothing left to ask"),
-        pytest.param("h/mock", 500, [], "mock", id="unconditional, and nothing before it fits"),
-        pytest.param("h/mock", 500, [CANARY], "200 canary", id="behind a rule that falls, the upstream is asked"),
-        pytest.param("h/mock", 200, [CANARY], "200 mock", id="and then it answers every other status"),
+        pytest.param("up.test/a", 500, [CANARY], "500 canary", id="it has an answer"),
+        pytest.param("up.test/a", 404, [CANARY], "passes", id="it has none, and no later rule is asked"),
+        pytest.param("up.test/a", 404, [], "404 last", id="where it does not fit, they are"),
+        pytest.param("up.test/a?debug=1", 503, [CANARY], "passes", id="also not one that names the status"),
+        pytest.param("up.test/a?debug=1", 503, [], "503 debug", id="which else has an answer"),
+        pytest.param("up.test/a?debug=1", 404, [], "404 last", id="and else is not asked"),
+        pytest.param("up.test/mock", 200, [CANARY], "passes", id="it keeps unconditional ones away, too"),
+        pytest.param("up.test/mock", 500, [CANARY], "500 canary", id="and has its own answer there"),
+        pytest.param("up.test/mock", 500, [], "mock", id="where it does not fit, they answer at once"),
+        pytest.param("up.test/mock?debug=1", 503, [], "mock", id="one that is not final keeps none away"),
+        pytest.param("up.test/both", 404, [], "404 found", id="with an answer for the status"),
+        pytest.param("up.test/both", 200, [], "200 else", id="and with one for all others, which waits for a status"),
+        pytest.param("h/a", 404, [CANARY], "own", id="a route that answers by itself does so behind it"),
     ],
 )
-def test_a_rule_that_falls_through_asks_the_next(
+def test_no_rule_is_asked_behind_a_final_one_that_fits(
     url: str, status: int, headers: list[tuple[str, str]], expected: str
 ) -> None:
-    assert ask(CHAIN, url, status, "GET", *headers) == expected
+    assert ask(FINAL, url, status, "GET", *headers) == expected
+
+
+PLUG_IN: Final = rules("""
+    enable_on_status: [5xx]
+    body: top
+    _rules_:
+      - {_match_domain_: [a.test], enable_on_status: [404], body: a}
+      - {_match_domain_: ["*.test"], rules: [{enable_on_status: [500], body: b}, {body: rest}]}
+      - {_match_domain_: [mock.org], body: mock}
+      - {_match_domain_: ["*.org"], body: org}
+""")
+
+
+@pytest.mark.parametrize(
+    ("host", "status", "expected"),
+    [
+        pytest.param("a.test", 404, "200 a", id="its scope answers, with 200"),
+        pytest.param("a.test", 500, "passes", id="and nobody else is asked"),
+        pytest.param("b.test", 500, "200 b", id="the first entry that fits"),
+        pytest.param("b.test", 404, "200 rest", id="its answer for every other status"),
+        pytest.param("mock.org", 500, "mock", id="an unconditional entry"),
+        pytest.param("x.org", 200, "org", id="the next one"),
+        pytest.param("else", 500, "200 top", id="the top level where no entry fits"),
+        pytest.param("else", 404, "passes", id="which has nothing for that"),
+    ],
+)
+def test_a_configuration_of_the_plug_in_is_one_scope_for_a_request(host: str, status: int, expected: str) -> None:
+    assert ask(PLUG_IN, f"{host}/", status) == expected
 
 
 def test_a_decision_names_route_and_rule() -> None:
     decision = decide(ORDER, parse("GET", "h.test", "/a/mock"))
     assert decision.route is ORDER.routes[0]
-    assert decision.rule is ORDER.rules[1]
+    assert decision.rule is ORDER.rules[2]
     decision = decide(ORDER, parse("GET", "h.test", "/own"))
     assert decision.route is ORDER.routes[2]
     assert decision.rule is None
 
 
 def test_an_answer_to_a_status_names_its_rule() -> None:
-    answered = decide(CHAIN, parse("GET", "h", "/a", (CANARY,))).on_status(404)
+    answered = decide(FINAL, parse("GET", "up.test", "/a")).on_status(404)
     assert answered is not None
     assert answered[0] == "last"
 
@@ -148,12 +195,12 @@ def test_an_answer_to_a_status_names_its_rule() -> None:
     ("host", "expected"),
     [
         pytest.param("example.com", "passes", id="not the domain itself"),
-        pytest.param("a.example.com", "200 wild", id="one label"),
-        pytest.param("a.b.example.com", "200 wild", id="several labels"),
-        pytest.param("A.Example.COM:8080", "200 wild", id="letter case and port do not matter"),
-        pytest.param("test.com", "200 wild", id="a plain domain"),
+        pytest.param("a.example.com", "404 wild", id="one label"),
+        pytest.param("a.b.example.com", "404 wild", id="several labels"),
+        pytest.param("A.Example.COM:8080", "404 wild", id="letter case and port do not matter"),
+        pytest.param("test.com", "404 wild", id="a plain domain"),
         pytest.param("a.test.com", "passes", id="is no wildcard"),
-        pytest.param("[::1]:80", "200 six", id="an IPv6 address"),
+        pytest.param("[::1]:80", "404 six", id="an IPv6 address"),
     ],
 )
 def test_domains_fit_hosts(host: str, expected: str) -> None:
@@ -171,17 +218,21 @@ FOREIGN: Final = rules("""
     rules:
       - {name: known, match: {routes: [known]}, enable_on_status: [404], body: scoped}
       - {name: every, enable_on_status: [5xx], body: every}
+      - {name: at-once, match: {routes: [mock]}, body: mock}
 """)
 
 
 @pytest.mark.parametrize(
     ("path", "route_name", "status", "expected"),
     [
-        pytest.param("/x", "foreign", 503, "200 every", id="a route that the files do not have"),
-        pytest.param("/x", "foreign", 404, "passes", id="is not one that they name"),
-        pytest.param("/x", "known", 404, "known", id="a route that they have is taken, whatever its path"),
-        pytest.param("/known", "foreign", 404, "known", id="else the first that fits"),
-        pytest.param("/x", None, 404, "passes", id="no name"),
+        pytest.param("/x", "foreign", 503, "503 every", id="a route that the files do not have"),
+        pytest.param("/x", "foreign", 404, "passes", id="is not one that the rule names"),
+        pytest.param("/x", "known", 404, "404 scoped", id="one that it names, whatever the path"),
+        pytest.param("/known", "foreign", 404, "passes", id="the routes of the files count for nothing"),
+        pytest.param("/known", "", 404, "passes", id="also where no route fits there"),
+        pytest.param("/x", "", 503, "503 every", id="no route, and a rule for every one"),
+        pytest.param("/x", "mock", 503, "mock", id="a rule that answers at once"),
+        pytest.param("/known", None, 404, "known", id="without a name they are our routes"),
     ],
 )
 def test_a_foreign_envoys_route_name_scopes(path: str, route_name: str | None, status: int, expected: str) -> None:

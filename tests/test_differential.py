@@ -7,7 +7,7 @@ pytest tests/test_differential.py --differential 2000   so many rule files, each
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +23,7 @@ from rejoinder.rules.decide import NO_ROUTE_STATUS, decide
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Forward, Ruleset
 from rejoinder.rules.request import Request, parse
+from rejoinder.xds.translate import Placement
 
 REQUESTS = 10
 DEAD_STATUS = 503  # what Envoy says for an upstream that does not listen
@@ -276,6 +277,19 @@ def run(gateway: Gateway, folder: Path, document: Json, asked: list[Any], layout
         event("passes" if isinstance(wanted, int) else "answered")
         response = gateway.ask(request.method, request.authority, target, sent)
         check(response, wanted, request.method)
+
+
+@pytest.fixture(
+    scope="module",
+    name="gateway",
+    params=[(placement, foreign) for foreign in (False, True) for placement in Placement],
+    ids=lambda param: f"{param[0].value}{', beside' if param[1] else ''}",
+)
+def _gateway(request: pytest.FixtureRequest) -> Iterator[Gateway]:
+    """Each placement, in an Envoy of ours and in one with routes of its own."""
+    placement, foreign = request.param
+    with Gateway(conditional=placement, foreign=foreign) as running:
+        yield running
 
 
 def test_envoy_answers_as_decide_says(

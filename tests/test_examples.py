@@ -35,6 +35,9 @@ SOURCES: Final = sorted(
 OF_KUBERNETES: Final = ("higress", "kgateway")
 """Manifests, whose listeners and upstreams are a cluster's; they have tests of their own."""
 
+ACCEPTED: Final = ("text/html", "application/json")
+"""By browsers and by programs."""
+
 AT: Final = "http://127.0.0.1:10000"
 
 # What is asked, and the statuses that come; what an example's first comment has is all of it.
@@ -53,6 +56,11 @@ ASKED: Final[dict[str, list[tuple[str, list[int]]]]] = {
         (f"curl -i {AT}/status/503", [503]),
         (f"curl -i {AT}/status/502 -H 'accept: application/json'", [502]),
         (f"curl -i {AT}/status/404", [404]),
+    ],
+    "final.yaml": [
+        (f"curl -i {AT}/status/500", [500]),
+        (f"curl -i {AT}/status/500 -H 'accept: application/json'", [500]),
+        (f"curl -i {AT}/status/503 -H 'accept: application/json'", [503]),
     ],
     "handler": [(f"curl -i {AT}/status/503", [503])],
     "maintenance.yaml": [(f"curl -i {AT}/", [503])],
@@ -142,6 +150,12 @@ def test_an_example_answers_as_it_says(
     gateway.apply(rules_of(source, echo))
     for command, statuses in ASKED[source]:
         assert [curl(gateway, *asked) for asked in requests(command)] == statuses
+
+
+def test_behind_a_final_rule_the_upstreams_own_error_passes(gateway: Gateway, echo: EchoServer) -> None:
+    gateway.apply(rules_of("final.yaml", echo))
+    bodies = {accept: gateway.ask("GET", "a.test", "/status/500", [("accept", accept)]).body for accept in ACCEPTED}
+    assert [body.startswith(b"<!doctype html>") for body in bodies.values()] == [True, False]
 
 
 def requests(command: str) -> Iterator[tuple[str, list[str]]]:

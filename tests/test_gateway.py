@@ -55,7 +55,8 @@ routes:
   - {name: limited, prefix: /limited, upstream: up, rate_limit: {requests: 2, per: 60s}}
   - {name: all, upstream: up}
 rules:
-  - {name: other, match: {prefix: /limited/b}, enable_on_status: [418], body: teapot}
+  - {name: other, match: {prefix: /limited/b}, final: true, enable_on_status: [418], body: teapot}
+  - {name: mock, match: {headers: {x-mock: "1"}}, body: mock}
   - {name: throttled, enable_on_status: [429], status_code: 302, headers: [Location=https://example.com]}
 """
 
@@ -70,7 +71,7 @@ def assert_redirected(response: Response) -> None:
 
 def test_third_request_of_a_limited_route_is_redirected(apply: Apply) -> None:
     gateway = apply(THROTTLED)
-    # The rule on /limited/b makes two Envoy routes of the one in the file; they draw from one bucket.
+    # The final rule on /limited/b makes two Envoy routes of the one in the file; they draw from one bucket.
     assert [gateway.ask("GET", "a.test", path).status for path in ("/limited", "/limited/b")] == [200, 200]
     assert_redirected(gateway.ask("GET", "a.test", "/limited"))
     assert gateway.ask("GET", "a.test", "/limited/b").status == 429
@@ -104,11 +105,11 @@ routes:
   - {name: own, prefix: /own, respond: {status_code: 503, body: own}}
   - {name: up, prefix: /up, upstream: up}
 rules:
-  - name: first
-    match: {prefix: /up/first}
-    fallthrough: true
-    enable_on_status: [500]
-    body: from first
+  - {name: first, match: {prefix: /up/first}, enable_on_status: [500], status_code: 200, body: from first}
+  - {name: early, match: {path: /up/mock}, enable_on_status: [503], body: early}
+  - {name: mock, match: {path: /up/mock}, body: mock}
+  - {name: shield, match: {prefix: /up/final}, final: true, enable_on_status: [500], body: from shield}
+  - {name: mock-behind, match: {path: /up/final/mock}, body: mock}
   - name: errors
     match: {domains: ["*.example.com"]}
     rules:
@@ -116,6 +117,7 @@ rules:
       - {enable_on_status: [50x], status_code: original, body: tens}
       - {enable_on_status: [5xx], status_code: original, body: hundreds}
       - {enable_on_status: [404], status_code: 404, body: nothing here}
+  - {name: teapot, enable_on_status: [418, 503], body: teapot, match: {domains: [a.example.com]}}
 """
 
 
@@ -125,12 +127,19 @@ rules:
         pytest.param("/up", 503, "a.example.com", (503, b"exact"), id="exact before pattern"),
         pytest.param("/up", 502, "a.example.com", (502, b"tens"), id="more digits before fewer"),
         pytest.param("/up", 599, "a.example.com", (599, b"hundreds"), id="the pattern with one digit"),
-        pytest.param("/up", 418, "a.example.com", (418, Upstream.BODY), id="no answer: it passes"),
+        pytest.param("/up", 401, "a.example.com", (401, Upstream.BODY), id="no answer: it passes"),
+        pytest.param(
+            "/up", 418, "a.example.com", (418, b"teapot"), id="a rule without an answer keeps no later one away"
+        ),
         pytest.param("/up", 503, "example.com", (503, Upstream.BODY), id="*.example.com is not example.com"),
         pytest.param("/up", 503, "a.b.EXAMPLE.com:8080", (503, b"exact"), id="letter case and port do not matter"),
         pytest.param("/up/first", 500, "a.example.com", (200, b"from first"), id="the first rule that fits decides"),
-        pytest.param("/up/first", 503, "a.example.com", (503, b"exact"), id="and falls through where it has none"),
-        pytest.param("/up/first", 503, "b.test", (503, Upstream.BODY), id="to nothing, if nothing else fits"),
+        pytest.param("/up/first", 503, "a.example.com", (503, b"exact"), id="the next one where it has no answer"),
+        pytest.param("/up/first", 503, "b.test", (503, Upstream.BODY), id="nobody, if nothing else fits"),
+        pytest.param("/up/mock", 503, "b.test", (200, b"mock"), id="an unconditional rule behind one on a status"),
+        pytest.param("/up/final", 500, "a.example.com", (500, b"from shield"), id="a final rule's own answer"),
+        pytest.param("/up/final", 503, "a.example.com", (503, Upstream.BODY), id="and nobody's behind it"),
+        pytest.param("/up/final/mock", 200, "b.test", (200, Upstream.BODY), id="also not an unconditional one"),
         pytest.param("/dead", 200, "a.example.com", (503, b"exact"), id="503 of a dead upstream"),
         pytest.param("/nowhere", 200, "a.example.com", (404, b"nothing here"), id="404 of no route"),
         pytest.param("/nowhere", 200, "b.test", (404, b""), id="404 of no route, no rule"),
@@ -156,14 +165,15 @@ def test_large_bodies_and_body_files(apply: Apply) -> None:
           - {{name: native, prefix: /native, respond: {{body: "{body}"}}}}
           - {{name: all, upstream: up}}
         rules:
-          - {{name: page, enable_on_status: [503], body_file: page.html, headers: [Content-Type=text/html]}}
+          - {{name: page, enable_on_status: [503], body_file: page.html}}
         """,
         **{"page.html": f"<p>{body}</p>"},
     )
     assert gateway.ask("GET", "a.test", "/native").body.decode() == body
     page = gateway.ask("GET", "a.test", "/x", [("x-status", "503")])
     assert page.body.decode() == f"<p>{body}</p>"
-    assert page.values("content-type") == ["text/html"]
+    assert page.values("content-type") == ["text/html; charset=utf-8"]
+    assert page.status == 503
 
 
 def test_head_gets_the_headers_without_the_body(apply: Apply) -> None:

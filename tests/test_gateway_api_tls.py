@@ -15,7 +15,7 @@ from gateway import SECONDS, Gateway, free_port
 
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint
-from rejoinder.xds.plan import plan
+from rejoinder.rules.program import compile_rules
 from rejoinder.xds.session import Accepted
 from rejoinder.xds.translate import Settings
 from rejoinder.xds.translate.clusters import clusters
@@ -117,5 +117,5 @@ def test_a_service_is_found_by_its_name_in_the_cluster(
     assert ruleset is not None
     (upstream,) = ruleset.upstreams
     assert (upstream.endpoints, upstream.http2) == ((Endpoint(*expected),), http2)
-    (cluster,) = clusters(ruleset, plan(ruleset), Settings(Endpoint("127.0.0.1", 1)))
+    (cluster,) = clusters(ruleset, compile_rules(ruleset.rules), Settings(Endpoint("127.0.0.1", 1)))
     assert ("typed_extension_protocol_options" in cluster) is http2

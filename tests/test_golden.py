@@ -8,17 +8,19 @@ golden/out/<feature>.<kind>.yaml   what is made of it, one file for each of KIND
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
 from gateway import ruleset
+from handmade import FINAL, UNCONDITIONAL, Reader
 
-from rejoinder.rules.answers import AnswerTable, Choice, Reply
+from rejoinder.rules.answers import Reply
 from rejoinder.rules.matching import Meet
 from rejoinder.rules.model import EVERY_PATH, Endpoint, Forward, Redirect, Ruleset, StringMatch
 from rejoinder.xds.plan import Plan, PlannedRoute, plan
@@ -69,8 +71,6 @@ def readable(planned: Plan) -> dict[str, list[dict[str, Any]]]:
 
 def _route(route: PlannedRoute) -> dict[str, Any]:
     shown: dict[str, Any] = {"name": route.name, "match": _match(route.match), "action": _action(route)}
-    if route.table:
-        shown["table"] = _table(route.table)
     if route.rate_limit:
         shown["rate_limit"] = f"{route.rate_limit.requests} in {route.rate_limit.interval:g} s"
     return shown
@@ -107,26 +107,67 @@ def _body(body: bytes) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(body)} bytes)"
 
 
-def _table(table: AnswerTable) -> dict[str, str]:
-    groups: dict[str, list[int]] = {}
-    for status, choice in table.by_status:
-        groups.setdefault(_choice(choice), []).append(status)
-    shown = {_statuses(statuses): choice for choice, statuses in groups.items()}
-    return {**shown, "else": _choice(table.default)} if table.default else shown
+# --- filters as people read them ---
 
 
-def _choice(choice: Choice) -> str:
-    return f"{choice.rule} answers {choice.answer.status_code or 'original'} {_body(choice.answer.body)}".rstrip()
+def filters(configuration: Configuration) -> list[Any]:
+    return [_with_readable_program(extension) for extension in configuration.extensions]
 
 
-def _statuses(statuses: list[int]) -> str:
-    runs: list[list[int]] = []
-    for status in statuses:
-        if runs and runs[-1][-1] == status - 1:
-            runs[-1].append(status)
+def _with_readable_program(value: Any) -> Any:
+    """A message, with what its module is told as docs/program.md has it in place of bytes."""
+    if isinstance(value, list):
+        return [_with_readable_program(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("@type", "").endswith("google.protobuf.BytesValue"):
+        return {**value, "value": _program(base64.b64decode(value["value"]))}
+    return {name: _with_readable_program(each) for name, each in value.items()}
+
+
+def _program(data: bytes) -> list[str]:
+    reader = Reader(data)
+    assert (reader.take(6), reader.number(2)) == (b"RJNDR\0", 1)
+    assert reader.list(lambda: reader.take(16)) == [], "short programs have no parts"
+    return list(_records(reader))
+
+
+def _records(reader: Reader) -> Iterator[str]:
+    bodies: dict[bytes, bytes] = {}
+    while not reader.done:
+        kind, payload = reader.number(1), Reader(reader.take(reader.number(4)))
+        if kind == 1:
+            key = payload.take(16)
+            bodies[key] = payload.rest()
         else:
-            runs.append([status])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+            yield from _rule(payload, bodies)
+
+
+def _rule(rule: Reader, bodies: dict[bytes, bytes]) -> Iterator[str]:
+    flags, name = rule.number(1), rule.text()
+    domains = rule.list(rule.text)
+    routes = (rule.number(1), rule.list(rule.text))
+    path = (rule.number(1), rule.text())
+    methods, headers, query = (rule.list(read) for read in (rule.text, rule.test, rule.test))
+    about = {
+        "domains": domains,
+        "routes": routes[1] if routes[0] else [],
+        ("every", "path", "prefix", "regex")[path[0]]: [path[1]] if path[0] else [],
+        "methods": methods,
+        "headers": headers,
+        "query": query,
+    }
+    words = [*(("final",) if flags & FINAL else ()), *(("unconditional",) if flags & UNCONDITIONAL else ())]
+    words += [f"{kind} {' or '.join(values)}" for kind, values in about.items() if values]
+    yield f"rule {name}: {', '.join(words) or 'every request'}"
+    for _ in range(rule.number(4)):
+        ranges = rule.list(lambda: (rule.number(2), rule.number(2)))
+        statuses = ", ".join(f"{first}-{last}" if first < last else f"{first}" for first, last in ranges)
+        status, handler = rule.number(2), rule.text()
+        sent = [str(status) if status else "the same status", *rule.list(lambda: f"{rule.text()}: {rule.text()}")]
+        body = bodies[rule.take(16)] if rule.number(1) else b""
+        yield f"  {statuses or 'else'} -> {handler or ', '.join((*sent, _body(body))).removesuffix(', ')}"
+    assert rule.done
 
 
 # --- comparing ---
@@ -134,6 +175,7 @@ def _statuses(statuses: list[int]) -> str:
 KINDS: Final[dict[str, Callable[[Made], Any]]] = {
     "plan": lambda made: readable(made.plan),
     "listeners": lambda made: list(made.configuration.listeners),
+    "extensions": lambda made: filters(made.configuration),
     "routes": lambda made: list(made.configuration.routes),
     "clusters": lambda made: list(made.configuration.clusters),
 }

@@ -33,7 +33,17 @@ from rejoinder.extproc.frames import (
     settings,
 )
 from rejoinder.extproc.headers import MAX_LIST_SIZE, MAX_REMEMBERED, Blocks, HeaderError, Kind, encode
-from rejoinder.extproc.http2 import MAX_CONCURRENT_STREAMS, MAX_USELESS, Connection, Data, Event, Pong, Request, Reset
+from rejoinder.extproc.http2 import (
+    MAX_CONCURRENT_STREAMS,
+    MAX_USELESS,
+    SMALL,
+    Connection,
+    Data,
+    Event,
+    Pong,
+    Request,
+    Reset,
+)
 
 
 def long(number: int) -> bytes:
@@ -599,6 +609,7 @@ FLOODS: Final = {
     "rapid resets": rapid_resets,
     "malformed requests": lambda: (headers(each, b"\x20") for each in itertools.count(1, 2)),
     "empty data": lambda: itertools.chain((STREAM_1,), itertools.repeat(data(1, b""))),
+    "data in small pieces": lambda: itertools.chain((STREAM_1,), itertools.repeat(data(1, b"d" * (SMALL - 1)))),
     "data on closed streams": lambda: itertools.chain((STREAM_1, rst(1)), itertools.repeat(data(1, b"d"))),
     "priorities": lambda: itertools.repeat(frame(Frame.PRIORITY, 0, 1, b"\0" * 5)),
     "windows": lambda: itertools.repeat(window(0, 1)),
@@ -641,6 +652,15 @@ def test_served_streams_make_up_for_resets() -> None:
         connection.send_trailers(stream_id, TRAILERS)
         connection.receive_data(rst(stream_id))
         connection.data_to_send()
+    assert not connection.closed
+
+
+def test_answers_make_up_for_small_messages() -> None:
+    connection = started()
+    connection.receive_data(STREAM_1 + window(1, 1 << 20) + window(0, 1 << 20))
+    for _ in range(2 * MAX_USELESS):
+        connection.receive_data(data(1, b"d"))
+        connection.send_data(1, b"d")
     assert not connection.closed
 
 

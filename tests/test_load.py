@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import stat
 import subprocess
 from pathlib import Path
@@ -103,7 +102,7 @@ rules:
     headers: {Location: "https://example.com?a=b", Set-Cookie: [a=1, b=2]}
   - name: errors
     match: {prefix: /api}
-    fallthrough: true
+    final: true
     rules:
       - {enable_on_status: ["503", 40X], body_file: pages/busy.json, headers: [Retry-After = 30 , X-Empty=]}
       - {enable_on_status: [5xx], status_code: original, body: "{}"}
@@ -171,11 +170,20 @@ def test_every_field_becomes_what_it_says() -> None:
             Rule(
                 "errors",
                 (
-                    Answer(200, (("retry-after", "30"), ("x-empty", "")), b'{"busy":true}', on("503", "40")),
+                    Answer(
+                        None,
+                        (
+                            ("content-type", "application/json; charset=utf-8"),
+                            ("retry-after", "30"),
+                            ("x-empty", ""),
+                        ),
+                        b'{"busy":true}',
+                        on("503", "40"),
+                    ),
                     Answer(None, body=b"{}", enable_on_status=on("5")),
                 ),
                 Scope(request=RequestMatch(PathMatch(PathKind.PREFIX, "/api"))),
-                fallthrough=True,
+                final=True,
             ),
         ),
     )
@@ -220,13 +228,14 @@ def test_anchors_and_merge_keys_work() -> None:
                 Rule(
                     "rule-1",
                     (Answer(200, (("content-type", "application/json"), ("hello", "World")), b'{"hello":"world"}'),),
+                    final=True,
                 )
             ],
             id="an answer at the top level is for every request",
         ),
         pytest.param(
             "enable_on_status:\n- 429\nstatus_code: '302'\nheaders:\n- Location=https://example.com\n",
-            [Rule("rule-1", (Answer(302, (("location", "https://example.com"),), b"", on("429")),))],
+            [Rule("rule-1", (Answer(302, (("location", "https://example.com"),), b"", on("429")),), final=True)],
             id="a redirect on throttling",
         ),
         pytest.param(
@@ -239,6 +248,7 @@ def test_anchors_and_merge_keys_work() -> None:
                         Answer(body=b"b", enable_on_status=on("40")),
                         Answer(body=b"c"),
                     ),
+                    final=True,
                 )
             ],
             id="rules without any match are the answers of one scope",
@@ -254,13 +264,14 @@ def test_anchors_and_merge_keys_work() -> None:
               - {body: c, enable_on_status: [5xx]}
             """,
             [
-                Rule("rule-1", (Answer(body=b"a"),), Scope(routes=("route-a", "route-b"))),
+                Rule("rule-1", (Answer(body=b"a"),), Scope(routes=("route-a", "route-b")), final=True),
                 Rule(
                     "rule-2",
                     (Answer(body=b"b", enable_on_status=on("429")), Answer(body=b"c", enable_on_status=on("5"))),
                     Scope(domains=("*.example.com", "test.com")),
+                    final=True,
                 ),
-                Rule("rule-3", (Answer(body=b"everybody"),)),
+                Rule("rule-3", (Answer(body=b"everybody"),), final=True),
             ],
             id="a scope that fits replaces the top level",
         ),
@@ -273,12 +284,17 @@ def test_anchors_and_merge_keys_work() -> None:
             id="with one match they are rules",
         ),
         pytest.param(
-            "rules:\n- {name: a, enable_on_status: [500], body: a, fallthrough: true}\n- {body: b}\n",
+            "rules:\n- {name: a, enable_on_status: [500], body: a}\n- {body: b}\n",
+            [Rule("a", (Answer(None, body=b"a", enable_on_status=on("500")),)), Rule("rule-2", (Answer(body=b"b"),))],
+            id="with one name they are rules",
+        ),
+        pytest.param(
+            "rules:\n- {enable_on_status: [500], body: a, final: true}\n- {body: b}\n",
             [
-                Rule("a", (Answer(body=b"a", enable_on_status=on("500")),), fallthrough=True),
+                Rule("rule-1", (Answer(None, body=b"a", enable_on_status=on("500")),), final=True),
                 Rule("rule-2", (Answer(body=b"b"),)),
             ],
-            id="with one name they are rules",
+            id="or with one that is final",
         ),
     ],
 )
@@ -295,16 +311,106 @@ def test_a_plug_in_configuration_may_stand_beside_routes() -> None:
     assert ruleset.upstreams[0].endpoints == (Endpoint("a", 80),)
 
 
-def test_a_plug_ins_route_is_one_of_a_foreign_envoy_if_none_is_defined() -> None:
-    loaded = load_text("_rules_: [{_match_route_: [theirs], body: x}]\n")
-    assert loaded.ruleset is not None
-    assert warnings_of(loaded) == [
-        "rules.yaml:1: _rules_[0]._match_route_[0]: there are no routes here: "
-        '"theirs" must be one of the Envoy that asks'
-    ]
-    loaded = load_text("routes: [{name: ours, respond: {body: x}}]\n_rules_: [{_match_route_: [theirs], body: x}]\n")
+NO_ROUTES: Final = "there are no routes here"
+
+
+@pytest.mark.parametrize(
+    ("rules", "place"),
+    [
+        ("_rules_: [{_match_route_: [%s], body: x}]", "_rules_[0]._match_route_[0]"),
+        ("rules: [{match: {routes: [%s]}, body: x}]", 'rule "rule-1": match.routes[0]'),
+    ],
+    ids=["plug-in", "rule"],
+)
+@pytest.mark.parametrize(
+    ("routes", "name", "closest", "severity"),
+    [
+        pytest.param([], "theirs", NO_ROUTES, Severity.WARNING, id="no routes: all are another Envoy's"),
+        pytest.param(["checkout"], "theirs", 'the closest one here is "checkout"', Severity.WARNING, id="a far one"),
+        pytest.param(["a", "stock"], "shop", 'the closest one here is "stock"', Severity.WARNING, id="not so close"),
+        pytest.param(["checkout", "shop"], "chekout", 'did you mean "checkout"?', Severity.ERROR, id="a slip"),
+        pytest.param(["api-errors"], "api_errors", 'did you mean "api-errors"?', Severity.ERROR, id="another dash"),
+        pytest.param(["shop"], "shop", None, None, id="one that there is"),
+    ],
+)
+def test_an_unknown_route_is_another_envoys_unless_it_is_a_slip(
+    rules: str, place: str, routes: list[str], name: str, closest: str | None, severity: Severity | None
+) -> None:
+    defined = ", ".join(f"{{name: {each}, path: /{each}, respond: {{body: x}}}}" for each in routes)
+    loaded = load_text(f"routes: [{defined}]\n{rules % name}\n")
+    assert (loaded.ruleset is None) is (severity is Severity.ERROR)
+    told = {
+        None: [],
+        Severity.ERROR: [f'rules.yaml:2: {place}: unknown route "{name}", {closest}'],
+        Severity.WARNING: [
+            f'rules.yaml:2: {place}: no route here is called "{name}": it is taken for one of an Envoy with routes of '
+            f"its own ({closest})"
+        ],
+    }
+    assert [str(problem) for problem in loaded.problems] == told[severity]
+
+
+# --- what is left out ---
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        pytest.param("rules: [{name: r, body: x}]", 200, id="a rule: no status calls for it"),
+        pytest.param("rules: [{name: r, enable_on_status: [503], body: x}]", None, id="a rule on a status keeps it"),
+        pytest.param("rules: [{name: r, rules: [{enable_on_status: [503], body: x}]}]", None, id="a list of answers"),
+        pytest.param(
+            "rules: [{name: r, rules: [{body: x}, {enable_on_status: [503], body: y}]}]",
+            None,
+            id="an answer for every other status in it",
+        ),
+        pytest.param("rules: [{name: r, rules: [{body: x}]}]", 200, id="a list without a status"),
+        pytest.param(
+            "rules: [{name: r, enable_on_status: [503], status_code: 200, body: x}]", 200, id="200 if it says"
+        ),
+        pytest.param("routes: [{name: r, respond: {body: x}}]", 200, id="a route"),
+        pytest.param("{enable_on_status: [503], body: x}", 200, id="the plug-in: 200"),
+        pytest.param("rules: [{enable_on_status: [503], body: x}]", 200, id="the plug-in's list"),
+        pytest.param("_rules_: [{_match_domain_: [a], enable_on_status: [503], body: x}]", 200, id="its scopes"),
+    ],
+)
+def test_status_code_left_out(text: str, status: int | None) -> None:
+    ruleset = ruleset_of(text)
+    answers = (*(rule.answers[0] for rule in ruleset.rules), *(route.action for route in ruleset.routes))
+    assert [answer.status_code for answer in answers if isinstance(answer, Answer)] == [status]
+
+
+@pytest.mark.parametrize(
+    ("file", "more", "types"),
+    [
+        pytest.param("page.html", "", ["text/html; charset=utf-8"], id="a text"),
+        pytest.param("page.HTML", "", ["text/html; charset=utf-8"], id="letter case"),
+        pytest.param("robots.txt", "", ["text/plain; charset=utf-8"], id="plain"),
+        pytest.param("a.json", "", ["application/json; charset=utf-8"], id="JSON"),
+        pytest.param("a.svg", "", ["image/svg+xml; charset=utf-8"], id="a picture that is a text"),
+        pytest.param("a.png", "", ["image/png"], id="one that is none has no charset"),
+        pytest.param("page", "", [], id="no extension: what the body looks like"),
+        pytest.param("a.nothing", "", [], id="an unknown one"),
+        pytest.param("page.html", "headers: [Content-Type=text/x], ", ["text/x"], id="what the file says wins"),
+    ],
+)
+def test_content_type_left_out_comes_from_the_files_name(file: str, more: str, types: list[str]) -> None:
+    write({f"pages/{file}": "x"})
+    [answer] = ruleset_of(f"rules: [{{name: r, {more}body_file: pages/{file}}}]").rules[0].answers
+    assert [value for name, value in answer.headers if name == "content-type"] == types
+
+
+@pytest.mark.parametrize("section", ["listen", "upstreams", "routes", "rules", "_rules_"])
+def test_a_section_with_nothing_behind_it_is_as_if_it_were_not_there(section: str) -> None:
+    loaded = load_text(f"{section}:\n  # all is commented out\n")
+    assert (loaded.ruleset, loaded.problems) == (Ruleset(), ())
+
+
+def test_an_answer_without_its_statuses_is_not_one_for_every_request() -> None:
+    loaded = load_text("enable_on_status:\n  # - 503\nbody: x\n")
     assert errors_of(loaded) == [
-        'rules.yaml:2: _rules_[0]._match_route_[0]: unknown route "theirs", expected one of ours'
+        "rules.yaml:1: enable_on_status: expected a status from 200 to 599, or three characters such as 5xx or 40x, "
+        "got nothing"
     ]
 
 
@@ -376,7 +482,8 @@ WRONG_IN_A_RULE: Final = [
     ("headers: [Connection=close]", "headers[0]: the header connection is not an answer's to set: Envoy does"),
     ("headers: [content-type=a, Content-Type=b]", "headers: content-type is given twice"),
     (f"headers: [a={'b' * (MAX_HEADER_SIZE + 1)}]", "headers[0]: Envoy takes at most 16,384 bytes in a header's name or value"),
-    ("fallthrough: maybe, body: x", 'fallthrough: expected true or false, got "maybe"'),
+    ("final: maybe, body: x", 'final: expected true or false, got "maybe"'),
+    ("body: x, final: null", "final: expected true or false, got nothing"),
     ("rules: [{body: x}], body: y", "body: has no place beside rules: move it into one of them"),
     ("rules: []", "rules: expected at least one answer, got an empty list"),
     (
@@ -428,7 +535,7 @@ WRONG_IN_A_MATCH: Final = [
     ("domains: ['[::g]']", 'domains[0]: expected a domain such as "example.com" or "*.example.com", got "[::g]"'),
     ("domains: []", "domains: expected at least one entry, got an empty list"),
     ("routes: [rout-a]", 'routes[0]: unknown route "rout-a", did you mean "route-a"?'),
-    ("routes: other", 'routes: unknown route "other", expected one of route-a, x'),
+    ("routes: route-b", 'routes: unknown route "route-b", did you mean "route-a"?'),
 ]  # fmt: skip
 
 
@@ -558,12 +665,8 @@ def test_three_mistakes_are_three_lines_in_order() -> None:
             "rules:\n- {body: a}\n- {body: b}\n",
             "3: rules[1]: is never given: the answer without enable_on_status in line 2 comes first",
         ),
-        (
-            "rules: [{name: a, fallthrough: true, body: x}]",
-            '1: rule "a": fallthrough: has no effect: the answer without enable_on_status takes every status',
-        ),
     ],
-    ids=["content-length", "server", "two unconditional answers", "fallthrough"],
+    ids=["content-length", "server", "two unconditional answers"],
 )
 def test_what_has_no_effect_is_a_warning(text: str, message: str) -> None:
     loaded = load_text(text)
@@ -752,7 +855,7 @@ def test_what_is_no_pair_is_one_line(pair: tuple[str, str], message: str) -> Non
 NAMES: Final = (
     "listen upstreams routes rules _rules_ _match_route_ _match_domain_ name match domains path prefix regex "
     "methods headers query respond redirect upstream rate_limit requests per status_code body body_file "
-    "enable_on_status fallthrough scheme host port address certificate key present contains apiVersion kind <<"
+    "enable_on_status final scheme host port address certificate key present contains apiVersion kind <<"
 )
 WORDS: Final = (
     "/ /a /a/../b * *.a.b a original 5xx 4x GET a=b novalue http://a https://b:1 builtin:echo 1s 0.0.0.0:1 ( \r\n"
@@ -787,16 +890,3 @@ def assert_lines(loaded: Loaded) -> None:
 @given(st.one_of(DOCUMENTS.map(str.encode), st.binary(max_size=60)))
 def test_whatever_a_file_holds_is_loaded_or_refused_in_lines(data: bytes) -> None:
     assert_lines(load_text(data))
-
-
-# --- the page for users ---
-
-EXAMPLES: Final = re.findall(
-    r"```yaml\n(.*?)```", (Path(__file__).parents[1] / "docs" / "rule-format.md").read_text(), re.DOTALL
-)
-
-
-@pytest.mark.parametrize("example", EXAMPLES, ids=[example[:30] for example in EXAMPLES])
-def test_every_example_of_the_documentation_loads(example: str) -> None:
-    write({"pages/busy.json": "{}"})
-    assert errors_of(load_text(example)) == []

@@ -18,9 +18,11 @@ from rejoinder.rules.matching import (
     domain_covers,
     domains_cover,
     fits,
+    host_test,
     meet,
     path_covers,
     path_fits,
+    quote,
     value_fits,
     wider_domains,
 )
@@ -254,6 +256,37 @@ def test_what_nothing_fits_does_not_meet(one: RequestMatch, other: RequestMatch)
     met = meet(EVERYTHING, one)
     assert met is not None
     assert meet(met, other) is None
+
+
+hosts = st.one_of(
+    st.sampled_from(("a.test", "b.a.test", "c.b.a.test", "xa.test", "aXtest", ".a.test", "[::1]", "a", "127.0.0.1")),
+    st.text(alphabet="ab.-", min_size=1, max_size=8),
+)
+domains = st.sampled_from(("a.test", "*.a.test", "*.test", "[::1]", "127.0.0.1", "a-b.test"))
+
+
+@settings(max_examples=500, deadline=None)
+@given(domain=domains, host=hosts, port=st.sampled_from(("", ":80", ":")), upper=st.booleans())
+def test_a_test_of_the_host_fits_the_hosts_that_the_domain_covers(
+    domain: str, host: str, port: str, upper: bool
+) -> None:
+    authority = (host.upper() if upper else host) + port
+    tested = Request("GET", host.lower(), "/", authority=authority)
+    assert meet_fits(host_test(EVERYTHING, domain), tested) is domains_cover((domain,), host.lower())
+
+
+def test_a_test_of_the_host_comes_on_top_of_what_is_there() -> None:
+    met = meet(EVERYTHING, RequestMatch(prefix("/a"), headers=(("x-a", StringMatch(StringKind.PRESENT)),)))
+    assert met is not None
+    tested = host_test(met, "a.test")
+    assert (tested.paths, tested.headers[:-1]) == (met.paths, met.headers)
+
+
+@settings(max_examples=500, deadline=None)
+@given(text=st.text(alphabet=st.characters(codec="utf-8")), other=st.text(max_size=3))
+def test_a_quoted_text_fits_itself_and_nothing_else(text: str, other: str) -> None:
+    assert value_fits(StringMatch(StringKind.REGEX, quote(text)), text)
+    assert value_fits(StringMatch(StringKind.REGEX, quote(text)), other) is (text == other)
 
 
 @pytest.mark.parametrize(

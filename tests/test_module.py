@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import core
 import handmade as h
@@ -33,6 +34,9 @@ RULES = h.program(
     h.rule(
         "header", [h.reply([(503, 503)], body=b"header")], headers=[h.test("x-h", 1, "va"), h.test("host", 0, "X:80")]
     ),
+    h.rule("both", [h.reply([(503, 503)], body=b"both")], domains=["one.test", "[::1]"], routes=["there"]),
+    h.rule("nowhere", [h.reply([(503, 503)], body=b"nowhere")], domains=["one.test", "two.test"], routes=[""]),
+    h.rule("deep", [h.reply([(503, 503)], body=b"deep")], path=(h.PREFIX, "/d/e/f")),
     h.rule("query", [h.reply([(503, 503)], body=b"query")], query=[h.test("q", 0, "1")]),
     h.rule("regex", [h.reply([(503, 503)], body=b"regex")], path=(h.REGEX, "/re")),
     h.rule("never", [h.reply([(503, 503)], body=b"never")], routes=[]),
@@ -76,9 +80,20 @@ CASES: dict[str, list[str]] = {
     "host-too-short": [*request("a.test"), ">", *response(503), "e", "= 503 -"],
     "route": [*request(), "o special", ">", *response(503), "e", "= 503 route"],
     "route-other": [*request(), "o other", ">", *response(503), "e", "= 503 -"],
+    "route-and-host": [*request("one.test"), "o there", ">", *response(503), "e", "= 503 both"],
+    "route-and-address": [*request("[::1]:80"), "o there", ">", *response(503), "e", "= 503 both"],
+    "address-without-port": [*request("[::1]"), "o there", ">", *response(503), "e", "= 503 both"],
+    "host-and-another-route": [*request("one.test"), "o other", ">", *response(503), "e", "= 503 -"],
+    "no-route-is-no-name": [*request("two.test"), ">", *response(503), "e", "= 503 -"],
+    "deep-path": [*request(path="/d/e/f/g"), ">", *response(503), "e", "= 503 deep"],
+    "not-so-deep-path": [*request(path="/d/e"), ">", *response(503), "e", "= 503 -"],
     "header": [*request("X:80", headers=["x-h no", "x-h value"]), ">", *response(503), "e", "= 503 header"],
     "header-many": [
-        *request("X:80", headers=["x-h no"] * 100 + ["x-h value"]), ">", *response(503), "e", "= 503 header"
+        *request("X:80", headers=["x-h no"] * 100 + ["x-h value"]),
+        ">",
+        *response(503),
+        "e",
+        "= 503 header",
     ],
     "header-not-both": [*request("X:81", headers=["x-h value"]), ">", *response(503), "e", "= 503 -"],
     "query": [*request(path="/?a&q=1&q=2"), ">", *response(503), "e", "= 503 query"],
@@ -86,25 +101,51 @@ CASES: dict[str, list[str]] = {
     "regex": [*request(path="/regex"), ">", *response(503), "e", "= 503 regex"],
     # --- what the route does ---
     "as-it-was-before-the-route": [
-        *request("b.a.test", "/a"), ">", "w :path /other", "w :authority other", *response(503), "e", "= 503 path"
+        *request("b.a.test", "/a"),
+        ">",
+        "w :path /other",
+        "w :authority other",
+        *response(503),
+        "e",
+        "= 503 path",
     ],
     "a-filter-in-front-answers": [*request(path="/a"), "l rate_limited", *response(503), "e", "= 503 path"],
     "envoy-answers": [*request(path="/a"), ">", "l route_not_found", *response(503), "e", "= 503 path"],
     "the-route-answers": [*request(path="/a"), ">", "l direct_response", *response(503), "e", "= 503 -"],
     # --- handlers ---
     "handler": [
-        *request("H.test", "/p?q", "PUT"), "o r", ">", "w :path /other", *response(504), "e",
-        "= 418 PUT H.test /p?q r 504", "k handled 1", "f handled 0",
-    ],  # fmt: skip
+        *request("H.test", "/p?q", "PUT"),
+        "o r",
+        ">",
+        "w :path /other",
+        *response(504),
+        "e",
+        "= 418 PUT H.test /p?q r 504",
+        "k handled 1",
+        "f handled 0",
+    ],
+    "handler-stalls": [
+        *(*request("a", "/p"), "o r", ">", *response(504), "n", "s"),
+        *("= 418 GET a /p r 504", "y rejoinder:handled"),
+    ],
     "handler-fails": [*request(), ">", *response(505), "n", "B body", "= 505 body", "k fails 0", "f fails 1"],
     "handler-passes": [*request(), ">", *response(506), "e", "= 506 -", "k passes 0", "f passes 0"],
-}  # fmt: skip
+}
 
 # The same with the rules that look at no request.
 REPLACING: dict[str, list[str]] = {
     "ends-with-headers": [
-        *request(), ">", *response(503, "x-up 1", "content-length 0"), "e",
-        "= 502 busy", "+ content-length 4", "+ x-two 1", "+ x-two 2", "! x-up", "r kept", "k errors 1",
+        *request(),
+        ">",
+        *response(503, "x-up 1", "content-length 0"),
+        "e",
+        "= 502 busy",
+        "+ content-length 4",
+        "+ x-two 1",
+        "+ x-two 2",
+        "! x-up",
+        "r kept",
+        "k errors 1",
     ],
     "original-status": [*request(), ">", *response(504), "e", "= 504 plain"],
     "length": [*request(), ">", *response(503, "content-length 4"), "n", "b bo", "B dy", "= 502 busy", "r kept"],
@@ -116,37 +157,86 @@ REPLACING: dict[str, list[str]] = {
     "head-ends-late": [*request(method="HEAD"), ">", *response(503), "n", "B", "= 502 -", "+ content-length 4"],
     "many-headers": [*request(), ">", *response(503, *(f"x-{n} 1" for n in range(90))), "e", "= 502 busy", "! x-89"],
     "many-long-names": [
-        *request(), ">", *response(503, *(f"x-{'n' * 400}-{n} 1" for n in range(20))), "e", "= 502 busy"
+        *request(),
+        ">",
+        *response(503, *(f"x-{'n' * 400}-{n} 1" for n in range(20))),
+        "e",
+        "= 502 busy",
     ],
     "too-long": [*request(), ">", *response(503, "content-length 1048577"), "n", "= 502 busy", "r reset"],
     "much": [
-        *request(), ">", *response(503), "n", *(["b " + "x" * 60_000] * 18), "= 502 busy", "r reset",
+        *request(),
+        ">",
+        *response(503),
+        "n",
+        *(["b " + "x" * 60_000] * 18),
+        "= 502 busy",
+        "r reset",
         "y rejoinder:errors",
     ],
     "endless": [*request(), ">", *response(503), "n", "b x", "s", "= 502 busy", "r reset", "y rejoinder:errors"],
     "stalls": [*request(), ">", *response(503, "content-length 9"), "n", "b x", "s", "= 502 busy", "r reset"],
     "breaks-off": [
-        *request(), ">", *response(503, "content-length 9"), "n", "b x", "l upstream_reset", "= 502 busy",
-        "+ content-length 4", "k errors 1",
+        *request(),
+        ">",
+        *response(503, "content-length 9"),
+        "n",
+        "b x",
+        "l upstream_reset",
+        "= 502 busy",
+        "+ content-length 4",
+        "k errors 1",
     ],
     "breaks-off-head": [
-        *request(method="HEAD"), ">", *response(503), "n", "l upstream_reset", "= 502 -", "+ content-length 4"
+        *request(method="HEAD"),
+        ">",
+        *response(503),
+        "n",
+        "l upstream_reset",
+        "= 502 -",
+        "+ content-length 4",
     ],
     "breaks-off-after-the-end": [*request(), ">", *response(503), "n", "B x", "l upstream_reset", "= 502 busy"],
     "goes-away": [*request(), ">", *response(503), "n", "b x", "."],
     "twice-in-one-process": [
-        *request(), ">", *response(503), "n", "b x", ".", *request(), ">", *response(503), "n", "s", "= 502 busy"
+        *request(),
+        ">",
+        *response(503),
+        "n",
+        "b x",
+        ".",
+        *request(),
+        ">",
+        *response(503),
+        "n",
+        "s",
+        "= 502 busy",
     ],
     # From HTTP/2 on there must be an end, and so nothing is waited for that is not there.
     "http2-length": [
-        *request(), "v HTTP/2", ">", *response(503, "content-length 4"), "n", "b body", "B", "= 502 busy", "r kept"
+        *request(),
+        "v HTTP/2",
+        ">",
+        *response(503, "content-length 4"),
+        "n",
+        "b body",
+        "B",
+        "= 502 busy",
+        "r kept",
     ],
     "http2-part": [
-        *request(), "v HTTP/2", ">", *response(503, "content-length 4"), "n", "b bo", "= 502 busy", "r reset"
+        *request(),
+        "v HTTP/2",
+        ">",
+        *response(503, "content-length 4"),
+        "n",
+        "b bo",
+        "= 502 busy",
+        "r reset",
     ],
     "http2-chunked": [*request(), "v HTTP/2", ">", *response(503), "n", "b bo", "B dy", "= 502 busy", "r kept"],
     "http2-endless": [*request(), "v HTTP/2", ">", *response(503), "n", "b bo", "s", "= 502 busy", "r reset"],
-}  # fmt: skip
+}
 
 BODILESS: dict[str, list[str]] = {
     "empty-value": [*request(), ">", *response(507), "n", "= 507 body", "+ x-empty ", "r reset"],
@@ -171,49 +261,126 @@ def answer(status: int, text: str) -> list[str]:
 
 PARTS: dict[str, list[str]] = {
     "parts-first": [
-        told(PART_1, "p1"), told(PART_2, "p2"), told(WHOLE), *answer(501, "one"), *answer(502, "one"), *answer(503, "own")
+        told(PART_1, "p1"),
+        told(PART_2, "p2"),
+        told(WHOLE),
+        *answer(501, "one"),
+        *answer(502, "one"),
+        *answer(503, "own"),
     ],
     "a-part-does-nothing": [told(PART_1, "p1"), *answer(501, "-")],
     "parts-last": [
-        told(WHOLE), "? 0", *response(501), "e", "= 501 -", ".", told(PART_1), told(PART_2),
-        "? 0", *response(501), "e", "= 501 one", ".", "? 0", *response(502), "e", "= 502 one", ".",
+        told(WHOLE),
+        "? 0",
+        *response(501),
+        "e",
+        "= 501 -",
+        ".",
+        told(PART_1),
+        told(PART_2),
+        "? 0",
+        *response(501),
+        "e",
+        "= 501 one",
+        ".",
+        "? 0",
+        *response(502),
+        "e",
+        "= 502 one",
+        ".",
     ],
     "what-was-before-stays": [
-        told(OLD), told(WHOLE), *answer(501, "old"), told(PART_1, "p"), "? 1", *response(502), "e", "= 502 old", ".",
-        "d", told(PART_2, "p"), "? 0", *response(502), "e", "= 502 one", ".",
+        told(OLD),
+        told(WHOLE),
+        *answer(501, "old"),
+        told(PART_1, "p"),
+        "? 1",
+        *response(502),
+        "e",
+        "= 502 old",
+        ".",
+        "d",
+        told(PART_2, "p"),
+        "? 0",
+        *response(502),
+        "e",
+        "= 502 one",
+        ".",
     ],
     "by-another-name-nothing-was-before": [told(OLD, "other"), told(WHOLE), *answer(501, "-")],
     "a-stream-keeps-its-program": [
-        told(OLD), told(WHOLE), "? 1", told(PART_1, "p"), told(PART_2, "p"), *response(502), "e", "= 502 old", ".",
-        "? 1", *response(502), "e", "= 502 one", ".",
+        told(OLD),
+        told(WHOLE),
+        "? 1",
+        told(PART_1, "p"),
+        told(PART_2, "p"),
+        *response(502),
+        "e",
+        "= 502 old",
+        ".",
+        "? 1",
+        *response(502),
+        "e",
+        "= 502 one",
+        ".",
     ],
-    "parts-are-forgotten": [told(PART_1, "p"), "d", told(WHOLE), told(PART_2, "p"), *answer(502, "-")],
+    "parts-are-forgotten": [
+        *(told(PART_1, "p"), "d", told(WHOLE), told(PART_2, "p")),
+        *("? 0", *response(502), "e", "= 502 -", "."),
+    ],
     "a-program-keeps-its-parts": [
-        told(PART_1, "p"), told(PART_2, "p"), told(WHOLE), "d", "d", *answer(501, "one"), told(WHOLE), *answer(502, "one")
+        told(PART_1, "p"),
+        told(PART_2, "p"),
+        told(WHOLE),
+        "d",
+        "d",
+        *answer(501, "one"),
+        told(WHOLE),
+        *answer(502, "one"),
     ],
     "a-waiting-program-goes": [told(WHOLE), "d", told(PART_1, "p"), told(PART_2, "p")],
-    "the-same-part-twice": [told(PART_1, "p"), told(PART_1, "q"), "d", told(PART_2, "p"), told(WHOLE), *answer(501, "one")],
+    "the-same-part-twice": [
+        told(PART_1, "p"),
+        told(PART_1, "q"),
+        "d",
+        told(PART_2, "p"),
+        told(WHOLE),
+        *answer(501, "one"),
+    ],
     "a-part-named-twice": [
-        told(PART_1, "p"), told(h.program(parts=[ID_1, ID_1]), letter="C"), "x part 2: expected one that is not named"
+        told(PART_1, "p"),
+        told(h.program(parts=[ID_1, ID_1]), letter="C"),
+        "x part 2: expected one that is not named",
     ],
     "another-part-of-that-id": [
-        told(PART_1, "p"), told(PART_1[:24] + PART_2[24:], letter="C"), "x an id that no part with other bytes has"
+        told(PART_1, "p"),
+        told(PART_1[:24] + PART_2[24:], letter="C"),
+        "x an id that no part with other bytes has",
     ],
     "a-broken-part": [told(PART_1[:-1], letter="C"), "x expected a record of that length"],
     "a-body-that-does-not-come": [
-        told(OLD), told(h.program(parts=[ID_2])), *answer(502, "old"), told(PART_2, "p"),
-        "x rule two: the body of a reply is in no record", "? 1", *response(502), "e", "= 502 old", ".",
+        told(OLD),
+        told(h.program(parts=[ID_2])),
+        *answer(502, "old"),
+        told(PART_2, "p"),
+        "x rule two: the body of a reply is in no record",
+        "? 1",
+        *response(502),
+        "e",
+        "= 502 old",
+        ".",
     ],
     "no-regular-expression": [
-        told(h.program(h.rule("r", [PLAIN], path=(h.REGEX, "("))), letter="C"), "x no such regular expression"
+        told(h.program(h.rule("r", [PLAIN], path=(h.REGEX, "("))), letter="C"),
+        "x no such regular expression",
     ],
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The C code in a host of ours, built with AddressSanitizer and UBSan."""
-    sources = [core.HARNESS / "host.c", *core.of_core(*core.PROGRAM, "config.c", "grace.c")]
+    sources = [core.HARNESS / "host.c", *core.of_core(*core.PROGRAM, "config.c", "grace.c", "replace.c")]
     return core.compiled(tmp_path_factory.mktemp("host") / "host", sources, *core.SANITIZERS)
 
 
@@ -237,6 +404,34 @@ def test_how_a_response_is_replaced(host: Path, name: str, program: bytes) -> No
             h.rule("other", [BUSY], domains=["other.test"], path=(h.PREFIX, "/a")), h.rule("errors", [BUSY, PLAIN])
         )
     play(host, [told(program), *{**REPLACING, **BODILESS}[name]])
+
+
+@pytest.mark.parametrize(
+    ("scope", "fits", "not_fits"),
+    [
+        pytest.param({"path": (h.EXACT, "/a")}, request(path="/a?x"), request(path="/a/"), id="path"),
+        pytest.param({"path": (h.PREFIX, "/a")}, request(path="/a/"), request(path="/"), id="prefix"),
+        pytest.param({"path": (h.REGEX, "/a")}, request(path="/a/"), request(path="/"), id="regex"),
+        pytest.param({"methods": ["PUT"]}, request(method="PUT"), request(), id="method"),
+        pytest.param({"domains": ["a"]}, request("a"), request("b"), id="domain"),
+        pytest.param({"domains": ["*.a"]}, request("b.a"), request("a"), id="wildcard"),
+        pytest.param({"routes": ["a"]}, [*request(), "o a"], request(), id="route"),
+        pytest.param({"headers": [h.test("a", 5, "")]}, request(headers=["a 1"]), request(), id="header"),
+        pytest.param({"headers": [h.test("host", 0, "a:1")]}, request("a:1"), request("a"), id="authority"),
+        pytest.param({"query": [h.test("a", 2, "2")]}, request(path="/?a=12"), request(path="/?a=1"), id="query"),
+    ],
+)
+def test_what_a_single_rule_looks_at_is_known(host: Path, scope: Any, fits: list[str], not_fits: list[str]) -> None:
+    for answers_requests in (False, True):
+        rules = [h.rule("rule", [BUSY], **scope)]
+        if answers_requests:
+            rules = [h.rule("rule", [h.reply(status=418)], flags=h.UNCONDITIONAL, **scope)]
+        replied, status = ("418 -", 200) if answers_requests else ("502 busy", 503)
+        play(
+            host,
+            [told(h.program(*rules)), *fits, ">", *([] if answers_requests else [*response(503), "e"]), f"= {replied}"],
+        )
+        play(host, [told(h.program(*rules)), *not_fits, ">", *response(status), "e", f"= {status} -"])
 
 
 @pytest.mark.parametrize("name", PARTS)

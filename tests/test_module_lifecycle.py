@@ -10,14 +10,14 @@ from gateway import Gateway, ruleset
 from rejoinder.xds.session import Accepted, Nack
 from rejoinder.xds.translate import Placement
 
-SCOPES = 100
+SCOPES = 30  # a program in one piece: the listener that brings parts is kept by Envoy while it drains
 RELOADS = 1000
 WARM_UP = 100
 MEGABYTE = 1 << 20
 
 
 def rules(generation: int) -> str:
-    """Different answers in each scope: 1 kB each, so that reloads that leak leak a hundred megabytes in all."""
+    """Different answers in each scope: 1 kB each, so that reloads that leak leak thirty megabytes in all."""
     body = "x" * 1000
     lines = ["upstreams: {up: builtin:echo}", "routes:"]
     lines += [f"  - {{name: route-{n}, prefix: /{n}, upstream: up}}" for n in range(SCOPES)]
@@ -38,7 +38,7 @@ def resident(pid: int) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from /proc")
-def test_a_thousand_reloads_of_a_hundred_scopes_leak_nothing(tmp_path: Path) -> None:
+def test_a_thousand_reloads_leak_nothing(tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
     with Gateway(concurrency=2, conditional=Placement.MODULE) as gateway:
         builds = []
@@ -50,7 +50,8 @@ def test_a_thousand_reloads_of_a_hundred_scopes_leak_nothing(tmp_path: Path) -> 
             assert isinstance(gateway.publish(builds[reload % 2]), Accepted)
             if reload % WARM_UP == WARM_UP - 1:
                 # A worker drops what it has when it takes something new up.
-                assert gateway.ask("GET", "a.test", "/7/x", [("x-status", "503")]).status == 200
+                answer = gateway.ask("GET", "a.test", "/7/x", [("x-status", "503")])
+                assert answer.body.startswith(b"1-7-")
                 measured.append(resident(gateway.envoy.pid))
         assert max(measured) - measured[0] < 8 * MEGABYTE, [size // MEGABYTE for size in measured]
 

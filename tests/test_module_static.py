@@ -1,4 +1,4 @@
-"""The dynamic module in an Envoy with a configuration of its own: no control plane, and no Python but where a rule needs it.
+"""The dynamic module in an Envoy with a configuration of its own, and without Python but where a rule needs it.
 
 REJOINDER_TEST_ENVOYS names more Envoys (binaries, separated by `:`) that all of this is tried with.
 """
@@ -18,7 +18,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -372,27 +372,24 @@ def test_envoy_fetches_the_module_itself(binary: Path, upstream: Upstream, tmp_p
 
 HEAD = b"HTTP/1.1 503 Down\r\ncontent-type: text/html\r\n"
 
-BROKEN: dict[str, Callable[[socket.socket], None]] = {
-    "close": lambda peer: peer.sendall(HEAD + b"content-length: 100\r\n\r\nhello"),
-    "stall": lambda peer: (peer.sendall(HEAD + b"content-length: 100\r\n\r\nhello"), time.sleep(3))[0],
-    "reset": lambda peer: (
-        peer.sendall(HEAD + b"content-length: 100\r\n\r\nhello"),
-        time.sleep(0.5),
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)),
-    )[0],
-    "close-soon": lambda peer: (peer.sendall(HEAD + b"content-length: 100\r\n\r\nhello"), time.sleep(0.03))[0],
-    "chunk-close": lambda peer: peer.sendall(HEAD + b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"),
-    "chunks-endless": lambda peer: [
-        peer.sendall(b"5\r\nhello\r\n" if n else HEAD + b"transfer-encoding: chunked\r\n\r\n") or time.sleep(0.02)
-        for n in range(30)
-    ][0],
-    "headers-close": lambda peer: peer.sendall(HEAD + b"content-length: 100\r\n\r\n"),
-    "no-chunk": lambda peer: peer.sendall(HEAD + b"transfer-encoding: chunked\r\n\r\nno\r\n"),
+PART = HEAD + b"content-length: 100\r\n\r\nhello"
+CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+
+BROKEN: dict[str, tuple[tuple[bytes, float], ...]] = {
+    "close": ((PART, 0),),
+    "stall": ((PART, 3),),
+    "reset": ((PART, 0.5),),
+    "close-soon": ((PART, 0.03),),
+    "chunk-close": ((CHUNKED + b"5\r\nhello\r\n", 0),),
+    "chunks-endless": ((CHUNKED, 0), *((b"5\r\nhello\r\n", 0.02),) * 30),
+    "headers-close": ((HEAD + b"content-length: 100\r\n\r\n", 0),),
+    "no-chunk": ((CHUNKED + b"no\r\n", 0),),
 }
+"""What an upstream writes by path, with seconds behind each, until it closes the connection or resets it."""
 
 AT_THE_SAME_TIME = ("headers-close", "chunk-close", "no-chunk")
-"""What breaks off where the module is told of the headers and of the end, and of nothing between: from HTTP/2 on, Envoy cannot
-be kept from a text of its own then (docs/module.md)."""
+"""Where the module is told of headers, then of the end, and of nothing between: from HTTP/2 on, Envoy cannot be kept
+from a text of its own then (docs/module.md)."""
 
 
 @contextlib.contextmanager
@@ -401,9 +398,12 @@ def breaking() -> Iterator[int]:
 
     def serve(peer: socket.socket) -> None:
         with peer, contextlib.suppress(OSError):
-            while request := peer.recv(65536):
-                BROKEN[request.split(b" ")[1].decode().strip("/")](peer)
-                return
+            path = peer.recv(65536).split(b" ")[1].decode().strip("/")
+            for data, seconds in BROKEN[path]:
+                peer.sendall(data)
+                time.sleep(seconds)
+            if path == "reset":
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -418,7 +418,7 @@ def breaking() -> Iterator[int]:
 
 @contextlib.contextmanager
 def breaking_http2(at_once: bool) -> Iterator[int]:
-    """The same over HTTP/2: headers, a part of the body and a reset, at once or in a moment; or nothing more (`/stall`)."""
+    """The same over HTTP/2: headers, some of the body, and a reset, at once or soon; or nothing more (`/stall`)."""
 
     def serve(peer: socket.socket) -> None:
         connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))

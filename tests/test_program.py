@@ -1,4 +1,4 @@
-"""The program says what `decide` says, about any rules and requests, and its bytes are cut as docs/program.md has it."""
+"""The program says what `decide` says, about any rules and requests; its bytes are cut as docs/program.md has it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_differential import rule_files
 from test_differential import requests as requests_strategy
+from test_differential import rule_files
 
 from rejoinder.rules import native
 from rejoinder.rules.answers import Choice

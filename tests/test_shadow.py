@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import yaml
@@ -15,7 +15,7 @@ from test_plan import REQUESTS
 from rejoinder.rules.decide import decide
 from rejoinder.rules.load import load
 from rejoinder.rules.matching import covers
-from rejoinder.rules.model import Answer, PathKind, PathMatch, RequestMatch, Rule, Ruleset, Scope
+from rejoinder.rules.model import STATUSES, Answer, PathKind, PathMatch, RequestMatch, Rule, Ruleset, Scope
 from rejoinder.rules.shadow import shadowed
 
 
@@ -25,7 +25,7 @@ def warnings(folder: Path, text: str) -> list[str]:
     loaded = load([folder / "rules.yaml"])
     assert loaded.ruleset is not None, loaded.problems
     found = [re.findall(r'(?:rule|route) "([^"]+)"', problem.message) for problem in shadowed(loaded.ruleset)]
-    return [f"{later} < {earlier}" for later, earlier in found]
+    return [f"{later} < {' + '.join(earlier)}" for later, *earlier in found]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,6 @@ def warnings(folder: Path, text: str) -> list[str]:
             "match: {headers: {a: {contains: x}}}", "match: {headers: {A: yxz, b: z}}", True, id="a narrower header"
         ),
         pytest.param("match: {query: {a: x}}", "match: {query: {a: y}}", False, id="another parameter value"),
-        pytest.param("fallthrough: true", "", False, id="one that falls through hides nothing"),
     ],
 )
 def test_a_rule_that_an_earlier_one_hides_is_named(tmp_path: Path, earlier: str, later: str, hidden: bool) -> None:
@@ -73,13 +72,78 @@ rules:
     assert warnings(tmp_path, text) == (["later < earlier"] if hidden else [])
 
 
-def test_a_rule_with_fallthrough_and_a_default_hides_what_is_behind_it(tmp_path: Path) -> None:
-    text = """
-rules:
-  - {name: earlier, fallthrough: true, rules: [{enable_on_status: [503], body: x}, {body: y}]}
-  - {name: later, enable_on_status: [404], body: x}
-"""
-    assert warnings(tmp_path, text) == ["later < earlier"]
+A_503: Final = "{name: a-503, enable_on_status: [503], body: x}"
+A_5XX: Final = "{name: a-5xx, enable_on_status: [5xx], body: x}"
+A_4XX: Final = "{name: a-4xx, enable_on_status: [4xx], body: x}"
+PAGE: Final = "{name: page, body: x}"
+SHOP_FINAL: Final = "{name: shop, match: {prefix: /shop}, final: true, enable_on_status: [503], body: x}"
+PLUG_IN: Final = "{name: all, rules: [{enable_on_status: [503], body: x}, {body: y}]}"
+
+
+@pytest.mark.parametrize(
+    ("rules", "hidden"),
+    [
+        pytest.param([A_503, A_5XX], [], id="a narrower status in front leaves the rest"),
+        pytest.param([A_5XX, A_503], ["a-503 < a-5xx"], id="a wider one takes all"),
+        pytest.param([A_4XX, A_503], [], id="other statuses"),
+        pytest.param(
+            [A_5XX, A_4XX, "{name: both, enable_on_status: [404, 503], body: x}"],
+            ["both < a-5xx + a-4xx"],
+            id="two rules together take all",
+        ),
+        pytest.param(
+            [A_5XX, A_4XX, "{name: both, enable_on_status: [404, 503, 200], body: x}"], [], id="and leave one status"
+        ),
+        pytest.param(
+            [A_5XX, A_503, "{name: more, enable_on_status: [503, 504], body: x}"],
+            ["a-503 < a-5xx", "more < a-5xx"],
+            id="who is hidden hides nobody",
+        ),
+        pytest.param([A_5XX, PAGE], [], id="an unconditional rule answers before a status is known"),
+        pytest.param([PAGE, A_5XX], ["a-5xx < page"], id="and leaves no status to ask about"),
+        pytest.param([PLUG_IN, A_4XX], ["a-4xx < all"], id="an answer for every other status takes all of them"),
+        pytest.param([PLUG_IN, PAGE], [], id="but not what answers at once"),
+        pytest.param(
+            [SHOP_FINAL, "{name: mock, match: {path: /shop/mock}, body: x}"],
+            ["mock < shop"],
+            id="a final rule takes the requests that fit it",
+        ),
+        pytest.param([SHOP_FINAL, A_4XX], [], id="and no others"),
+    ],
+)
+def test_a_rule_is_hidden_if_nothing_is_left_to_it(tmp_path: Path, rules: list[str], hidden: list[str]) -> None:
+    assert warnings(tmp_path, "rules:\n" + "".join(f"  - {rule}\n" for rule in rules)) == hidden
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        pytest.param(
+            [A_5XX, A_503],
+            'rule "a-503": can never decide, because rule "a-5xx" (rules.yaml:2) stands before it and takes all its '
+            "statuses",
+            id="statuses of one",
+        ),
+        pytest.param(
+            [A_5XX, A_4XX, "{name: both, enable_on_status: [404, 503], body: x}"],
+            'rule "both": can never decide, because rule "a-5xx" (rules.yaml:2) and rule "a-4xx" (rules.yaml:3) stand '
+            "before it and take all its statuses",
+            id="statuses of two",
+        ),
+        pytest.param(
+            [PAGE, A_503],
+            'rule "a-503": can never decide, because rule "page" (rules.yaml:2) stands before it and takes all its '
+            "requests",
+            id="requests",
+        ),
+    ],
+)
+def test_a_warning_says_what_is_taken_and_by_whom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rules: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rules.yaml").write_text("rules:\n" + "".join(f"  - {rule}\n" for rule in rules), encoding="utf-8")
+    assert [problem.message for problem in load([Path("rules.yaml")]).problems] == [message]
 
 
 def test_routes_hide_each_other_too(tmp_path: Path) -> None:
@@ -105,7 +169,7 @@ def test_what_is_called_hidden_never_decides(
     hidden = {tuple(problem.message.split('"')[:2]) for problem in shadowed(rules)}
     for request in REQUESTS:
         decision = decide(rules, request)
-        choices = [choice for _, choice in decision.table.by_status] + [decision.table.default]
+        choices = [decision.choose(status) for status in STATUSES]
         deciding = {("rule ", choice.rule) for choice in choices if choice}
         deciding |= {("rule ", decision.rule.name)} if decision.rule else set()
         deciding |= {("route ", decision.route.name)} if decision.route else set()

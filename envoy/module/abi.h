@@ -1,8 +1,8 @@
 /* Envoy's dynamic module ABI: the part of it that this module uses, in our own words.
  *
  * Version v0.2.0, which is Envoy 1.40's. Hooks (`on_`) are functions of ours that Envoy calls, callbacks are functions
- * of Envoy's that we call: from within a hook, on its thread, with the pointer that the hook was given. What Envoy hands
- * out (a buffer's bytes) is its own and good until the hook returns or changes it.
+ * of Envoy's that we call: from within a hook, on its thread, with the pointer that the hook was given. What Envoy
+ * hands out (a buffer's bytes) is its own and good until the hook returns or changes it.
  * https://github.com/envoyproxy/envoy/blob/v1.40.0/source/extensions/dynamic_modules/abi/abi.h
  */
 #ifndef REJOINDER_ABI_H
@@ -18,6 +18,8 @@ typedef struct {
   const char *ptr;
   size_t length;
 } buffer;
+
+#define TEXT(literal) ((buffer){literal, sizeof(literal) - 1})
 
 typedef struct {
   const char *name;

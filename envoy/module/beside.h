@@ -1,7 +1,7 @@
 /* The Python beside the core: a library of its own, for what C cannot do (regular expressions, handlers).
  *
- * The core loads `librejoinder_python.so` with the first program that needs it, and calls it through the functions below.
- * Both are built of this file; what differs in version is not used.
+ * The core loads `librejoinder_python.so` with the first program that needs it, and calls it through the functions
+ * below. Both are built of this file; what differs in version is not used.
  */
 #ifndef REJOINDER_BESIDE_H
 #define REJOINDER_BESIDE_H

@@ -2,7 +2,7 @@
 
 In: a folder. Out: the libraries in it. The core needs a C compiler; the other one (cffi's embedding mode) also Python's
 headers and its shared library, for the very Python that runs this. Each is built without the other. Called by setup.py,
-and by hand as `python build.py FOLDER`. Imports nothing of this project: when it runs, the project is not installed yet.
+and by hand as `python build.py FOLDER`. Imports nothing of this project: it runs before that is installed.
 https://cffi.readthedocs.io/en/stable/embedding.html
 """
 
@@ -24,7 +24,10 @@ PYTHON: Final = "librejoinder_python.so"
 """As in beside.h."""
 
 HERE: Final = Path(__file__).parent
-SOURCES: Final = ("reader.c", "index.c", "request.c", "program.c", "config.c", "grace.c", "beside.c", "filter.c")
+PURE: Final = ("reader.c", "index.c", "request.c", "program.c", "ask.c")
+"""Of the core, what neither Envoy nor Python is needed for."""
+
+SOURCES: Final = (*PURE, "config.c", "grace.c", "replace.c", "beside.c", "filter.c")
 """Of the core."""
 
 _WARNINGS: Final = ("-Wall", "-Wextra")

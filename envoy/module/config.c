@@ -1,8 +1,9 @@
 /* Programs and their parts, by name and id, in one registry for the process: config.h has the contract.
  *
- * A part is kept while a configuration or a program holds it. A program whose parts are all there is read; one that waits
- * leaves the answers to the program of the same name that was in force before, and takes effect with its last part. All
- * of the registry is behind one mutex; workers only read `current`, which changes once at most in a configuration's life.
+ * A part is kept while a configuration or a program holds it. A program whose parts are all there is read; one that
+ * waits leaves the answers to the program of the same name that was in force before, and takes effect with its last
+ * part. All of the registry is behind one mutex; workers only read `current`, which changes once at most in a
+ * configuration's life.
  */
 #include "config.h"
 
@@ -200,7 +201,7 @@ static void look_after_waiting(void) {
     each->next = NULL;
     if (!fine || !take_effect(each, &why)) {
       char text[sizeof why.text + 100];
-      int length = snprintf(text, sizeof text, "rejoinder: a program is not used, now that its parts are there: %s", why.text);
+      int length = snprintf(text, sizeof text, "rejoinder: a program whose parts are there is not used: %s", why.text);
       CALLBACK(log)(LOG_ERROR, (buffer){text, (size_t)length});
     }
   }
@@ -275,7 +276,8 @@ static bool unwrap(buffer json, char *to, size_t *length, failure *why) {
   }
   if (*expected || *rest || at < end || count % 4 == 1 || (padding && (count + padding) % 4)) {
     snprintf(why->text, sizeof why->text,
-             "byte %zu: expected the bytes of a program, or them as {\"program\": \"BASE64\"}", (size_t)(at - json.ptr));
+             "byte %zu: expected the bytes of a program, or them as {\"program\": \"BASE64\"}",
+             (size_t)(at - json.ptr));
     return false;
   }
   return true;

@@ -1,7 +1,7 @@
 /* What filters are told: programs and parts of programs, and which program answers for a filter.
  *
- * `config_new` and `config_free` are for Envoy's hooks of that name: the first on the main thread, the second on whichever
- * thread lets go of it last. `config_program` is for workers, without a lock.
+ * `config_new` and `config_free` are for Envoy's hooks of that name: the first on the main thread, the second on
+ * whichever thread lets go of it last. `config_program` is for workers, without a lock.
  */
 #ifndef REJOINDER_CONFIG_H
 #define REJOINDER_CONFIG_H

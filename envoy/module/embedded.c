@@ -54,7 +54,7 @@ static bool start_python(failure *why) {
   PyStatus status = Py_InitializeFromConfig(&config);
   PyConfig_Clear(&config);
   if (PyStatus_Exception(status)) {
-    snprintf(why->text, sizeof why->text, "Python does not start: %s (are PYTHONHOME and PYTHONPATH as they should be?)",
+    snprintf(why->text, sizeof why->text, "Python does not start: %s (are PYTHONHOME and PYTHONPATH right?)",
              status.err_msg ? status.err_msg : "it says nothing");
     return false;
   }

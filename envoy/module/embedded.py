@@ -1,6 +1,6 @@
 """The Python inside Envoy: what the module's core cannot do, regular expressions and handlers.
 
-In: what the core asks through `beside.h`. Out: numbers, outcomes, replies that C owns from then on, and lines in Envoy's
+In: what the core asks through `beside.h`. Out: numbers, outcomes, replies that C owns from then on, lines in Envoy's
 log. Nothing is raised: no exception may cross into C, so each function below is a few lines around pure code and turns
 a failure into the outcome that C knows for it. Imported inside Envoy only: elsewhere there is no `_rejoinder`.
 

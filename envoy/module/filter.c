@@ -17,8 +17,8 @@
 #include "beside.h"
 #include "config.h"
 #include "grace.h"
+#include "replace.h"
 
-#define TEXT(literal) ((buffer){literal, sizeof(literal) - 1})
 #define HOOK(name) ON(http_filter_##name)
 
 #pragma GCC visibility push(default) /* what Envoy looks for; all else in the library is hidden */
@@ -167,16 +167,16 @@ static request *take_request(void *envoy, const program *program) {
       lines[count++] = (line){name, value};
     }
   }
-  request *taken = request_new(program, request_header(envoy, TEXT(":method")), request_header(envoy, TEXT(":authority")),
-                               request_header(envoy, TEXT(":path")), lines, count);
+  buffer method = request_header(envoy, TEXT(":method")), path = request_header(envoy, TEXT(":path"));
+  request *taken = request_new(program, method, request_header(envoy, TEXT(":authority")), path, lines, count);
   if (lines != few) {
     free(lines);
   }
   return taken;
 }
 
-/* Once the headers of a response are out, and the upstream breaks off, Envoy resets the client's stream. HTTP/1 has all by
- * then, since the length is known; from HTTP/2 on, the end is still missing. */
+/* Once the headers of a response are out, and the upstream breaks off, Envoy resets the client's stream. HTTP/1 has all
+ * by then, since the length is known; from HTTP/2 on, the end is still missing. */
 static bool needs_the_end(void *envoy) {
   buffer protocol = {0};
   return !CALLBACK(http_filter_get_attribute_string)(envoy, PROTOCOL, &protocol) || protocol.length < 6 ||
@@ -192,68 +192,6 @@ static buffer route_of(void *envoy, const program *program) {
 
 /* --- writing over it --- */
 
-/* Remove all headers, or trailers, but the pseudo headers. False: no memory, and nothing is removed. */
-static bool remove_all(void *envoy, int type) {
-  header few[64];
-  char short_names[2048];
-  size_t count = CALLBACK(http_get_headers_size)(envoy, type), length = 0;
-  header *all = count <= sizeof few / sizeof *few ? few : malloc(count * sizeof *all);
-  if (!all || !CALLBACK(http_get_headers)(envoy, type, all)) {
-    count = 0;
-  }
-  for (size_t i = 0; i < count; i++) {
-    length += all[i].name_length;
-  }
-  /* Removing one may invalidate what Envoy has told of the others. */
-  char *names = length <= sizeof short_names ? short_names : malloc(length), *end = names;
-  bool done = all && names;
-  for (size_t i = 0; names && i < count; i++) {
-    memcpy(end, all[i].name, all[i].name_length);
-    all[i].name = end;
-    end += all[i].name_length;
-  }
-  for (size_t i = 0; names && i < count; i++) {
-    if (all[i].name_length && all[i].name[0] != ':') {
-      CALLBACK(http_set_header)(envoy, type, (buffer){all[i].name, all[i].name_length}, (buffer){0});
-    }
-  }
-  if (names != short_names) {
-    free(names);
-  }
-  if (all != few) {
-    free(all);
-  }
-  return done;
-}
-
-/* RFC 9110, section 8.6: with a 204 there must be none, with a 304 it would speak of another response. */
-static void set_length(void *envoy, const stream *self, uint32_t status) {
-  char digits[24];
-  int length = snprintf(digits, sizeof digits, "%zu", self->reply->body.length);
-  if (status != 204 && status != 304) {
-    CALLBACK(http_set_header)(envoy, RESPONSE_HEADERS, TEXT("content-length"), (buffer){digits, (size_t)length});
-  }
-}
-
-static bool replace_headers(void *envoy, const stream *self) {
-  const reply *reply = self->reply;
-  if (!remove_all(envoy, RESPONSE_HEADERS)) {
-    return false;
-  }
-  if (reply->status) {
-    char digits[12];
-    int length = snprintf(digits, sizeof digits, "%u", (unsigned)reply->status);
-    CALLBACK(http_set_header)(envoy, RESPONSE_HEADERS, TEXT(":status"), (buffer){digits, (size_t)length});
-  }
-  for (size_t i = 0; i < reply->header_count; i++) {
-    const header *each = &reply->headers[i];
-    CALLBACK(http_add_header)(envoy, RESPONSE_HEADERS, (buffer){each->name, each->name_length},
-                              (buffer){each->value, each->value_length});
-  }
-  set_length(envoy, self, reply->status ? reply->status : self->status);
-  return true;
-}
-
 static void append(void *envoy, int type, const stream *self) {
   if (self->body.length) {
     CALLBACK(http_append_body)(envoy, type, self->body);
@@ -265,14 +203,14 @@ static void count(void *envoy, size_t counter, buffer rule) {
 }
 
 /* A response of Envoy's own: the upstream's stream is reset. Afterwards there may be no `self`. */
-static void send_local_reply(void *envoy, stream *self, buffer rule) {
+static void send_local_reply(void *envoy, stream *self) {
+  const reply *reply = self->reply;
   char details[256] = "rejoinder:";
   size_t length = strlen(details);
-  for (size_t i = 0; i < rule.length && length < sizeof details; i++) {
-    unsigned char byte = (unsigned char)rule.ptr[i];
+  for (size_t i = 0; i < reply->rule.length && length < sizeof details; i++) {
+    unsigned char byte = (unsigned char)reply->rule.ptr[i];
     details[length++] = byte <= ' ' || byte == 0x7f ? '_' : (char)byte;
   }
-  const reply *reply = self->reply;
   self->held = false;
   grace_stop(&self->grace);
   CALLBACK(http_send_response)(envoy, reply->status ? reply->status : self->status, reply->headers, reply->header_count,
@@ -292,6 +230,7 @@ static bool take_up(void *envoy, stream *self, const reply *found, buffer route)
     if (outcome != REPLY) {
       return false;
     }
+    self->made->rule = found->rule;
     self->reply = self->made;
   }
   count(envoy, self->filter->replies, found->rule);
@@ -325,22 +264,22 @@ int HOOK(request_headers)(void *envoy, const void *module_filter, bool end_of_st
     return CONTINUE;
   }
   self->decided = true;
-  send_local_reply(envoy, self, found->rule);
+  send_local_reply(envoy, self);
   return STOP;
 }
 
 /* --- the response, on a worker --- */
 
-/* What is sent in place of the response; NULL: it passes. */
-static const reply *decide(void *envoy, stream *self) {
+/* Whether something is sent in place of the response. */
+static bool decide(void *envoy, stream *self) {
   /* A filter in front has answered, and the request's hook was not called. */
   if (program_needs_request(self->program) && !self->request &&
       !(self->request = take_request(envoy, self->program))) {
-    return NULL;
+    return false;
   }
   buffer route = route_of(envoy, self->program);
   const reply *found = program_on_status(self->program, self->request, route, self->status);
-  return found && take_up(envoy, self, found, route) ? found : NULL;
+  return found && take_up(envoy, self, found, route);
 }
 
 int HOOK(response_headers)(void *envoy, const void *module_filter, bool end_of_stream) {
@@ -354,14 +293,13 @@ int HOOK(response_headers)(void *envoy, const void *module_filter, bool end_of_s
   }
   self->status = (uint32_t)status;
   self->decided = true;
-  const reply *found = decide(envoy, self);
-  if (!found) {
+  if (!decide(envoy, self)) {
     return CONTINUE;
   }
   int64_t length = end_of_stream ? 0 : number_in_header(envoy, TEXT("content-length"));
   /* A long body is not waited for. And no other way leads to a header without a value. */
-  if (length > MAX_DRAINED || self->reply->empty_values || !replace_headers(envoy, self)) {
-    send_local_reply(envoy, self, found->rule);
+  if (length > MAX_DRAINED || self->reply->empty_values || !replace_headers(envoy, self->reply, self->status)) {
+    send_local_reply(envoy, self);
     return STOP;
   }
   self->body = is_head(envoy) ? (buffer){0} : self->reply->body;
@@ -386,7 +324,7 @@ void HOOK(scheduled)(void *envoy, const void *module_filter, uint64_t event) {
   (void)event;
   stream *self = (stream *)module_filter;
   if (self->held) {
-    send_local_reply(envoy, self, self->reply->rule);
+    send_local_reply(envoy, self);
   }
 }
 
@@ -400,7 +338,7 @@ int HOOK(response_body)(void *envoy, const void *module_filter, bool end_of_stre
   self->drained += (int64_t)length;
   if (!end_of_stream) {
     if (self->drained > MAX_DRAINED || (self->at_once && self->drained < self->expected)) {
-      send_local_reply(envoy, self, self->reply->rule);
+      send_local_reply(envoy, self);
     }
     return STOP_NO_BUFFER;
   }
@@ -421,9 +359,9 @@ int HOOK(response_trailers)(void *envoy, const void *module_filter) {
   return CONTINUE;
 }
 
-/* Envoy is about to answer by itself. What a route answers or redirects is final. And if the upstream has broken off in the
- * body that is being replaced, the client gets what was decided: once that is out, Envoy has no text of its own for it, and
- * ends the stream. */
+/* Envoy is about to answer by itself. What a route answers or redirects is final. And if the upstream has broken off in
+ * the body that is being replaced, the client gets what was decided: once that is out, Envoy has no text of its own for
+ * it, and ends the stream. */
 int HOOK(local_reply)(void *envoy, const void *module_filter, uint32_t status, buffer details, bool reset) {
   (void)status;
   /* A route answers or redirects by itself; a path is refused, or the client sent to its plain form. */

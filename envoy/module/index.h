@@ -1,7 +1,7 @@
 /* An index: numbered nodes, each found by the node above it, a kind and a text. And arrays that grow.
  *
- * The hash of a text is a polynomial modulo a prime, so that it can be continued byte by byte: that of each prefix of a path
- * comes along the way to the whole path's. Its base is random: nobody can foresee which texts collide.
+ * The hash of a text is a polynomial modulo a prime, so that it can be continued byte by byte: that of each prefix of a
+ * path comes along the way to the whole path's. Its base is random: nobody can foresee which texts collide.
  */
 #ifndef REJOINDER_INDEX_H
 #define REJOINDER_INDEX_H

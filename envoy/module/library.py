@@ -27,8 +27,8 @@ ABI_VERSION: Final = "v0.2.0"
 """As in abi.h."""
 
 ENVOY_VERSIONS: Final = ("1.38", "1.39", "1.40", "1.41")
-"""The Envoys that take the module: that of the ABI version and, as Envoy promises, the one after it; and two before it, which
-have all that is used of it (they warn of the version), as the tests see.
+"""The Envoys that take the module: that of the ABI version and, as Envoy promises, the one after it; and two before it,
+which have all that is used of it, as the tests see (they warn of the version).
 https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/advanced/dynamic_modules"""
 
 
@@ -82,8 +82,8 @@ def why_no_python(library: Path = LIBRARY) -> str:
     beside = library.with_name(PYTHON)
     if not beside.is_file():
         return (
-            f"{PYTHON} was not compiled when Rejoinder was installed: that needs a C compiler, Python's headers and its "
-            "shared library"
+            f"{PYTHON} was not compiled when Rejoinder was installed: that needs a C compiler, Python's headers and "
+            "its shared library"
         )
     return _cannot_be_loaded(beside)
 
@@ -101,8 +101,8 @@ def _cannot_be_loaded(library: Path) -> str:
 def environment(
     library: Path = LIBRARY, handlers: Iterable[Path] = (), environ: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """The environment variables that Envoy needs beside those that it has: the first to find the module, the others only for
-    programs with regular expressions or handlers.
+    """The environment variables that Envoy needs beside those that it has: the first to find the module, the others
+    only for programs with regular expressions or handlers.
 
     Args:
         library: what `find` returned.

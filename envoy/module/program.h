@@ -1,13 +1,14 @@
 /* The decision program (docs/program.md) in C: read from bytes, and asked.
  *
  * `program_open` says what some bytes are, `program_read` makes a program of the records of one or more such pieces,
- * `request_new` takes what it needs of a request, and `program_on_request` and `program_on_status` ask it. Pure: neither
- * Envoy nor Python is called, so that it can be fuzzed alone; what needs them (regular expressions, handlers) is asked of
- * an `engine`.
+ * `request_new` takes what it needs of a request, and `program_on_request` and `program_on_status` ask it. Pure:
+ * neither Envoy nor Python is called, so that it can be fuzzed alone; what needs them (regular expressions, handlers)
+ * is asked of an `engine`.
  *
  * A program never changes once it is read, so that any number of threads ask it without a lock. Its texts and bodies
- * stand where they stood in the bytes, which must outlive it. Reading takes time and memory that are linear in the bytes;
- * asking does not depend on how many rules there are, but on how many share the domain, path and route of the request.
+ * stand where they stood in the bytes, which must outlive it. Reading takes time and memory that are linear in the
+ * bytes; asking does not depend on how many rules there are, but on how many share the domain, path and route of the
+ * request.
  */
 #ifndef REJOINDER_PROGRAM_H
 #define REJOINDER_PROGRAM_H
@@ -77,13 +78,14 @@ bool program_needs_routes(const program *asked);
 const buffer *program_headers(const program *asked, size_t *count); /* in lower case; `:authority` for `host` */
 
 /* A copy of what rules look at, in one block, to be freed with `free`. `path` is with its query. NULL: no memory. */
-request *request_new(const program *asked, buffer method, buffer authority, buffer path, const line *lines, size_t count);
+request *request_new(const program *asked, buffer method, buffer authority, buffer path, const line *lines,
+                     size_t count);
 buffer request_method(const request *of);
 buffer request_authority(const request *of);
 buffer request_path(const request *of);
 
-/* The answer to a request, before there is a response; NULL: none. `request` may be NULL where the program needs none; an
- * empty route is none. */
+/* The answer to a request, before there is a response; NULL: none. `request` may be NULL where the program needs none;
+ * an empty route is none. */
 const reply *program_on_request(const program *asked, const request *request, buffer route);
 /* The answer in place of a response with this status; NULL: it passes. */
 const reply *program_on_status(const program *asked, const request *request, buffer route, uint32_t status);

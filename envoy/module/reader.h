@@ -1,7 +1,7 @@
 /* What every byte of a program comes through.
  *
- * A reader gives what stands at its place and moves on. Once something is not as it should be, that is noted, and from then
- * on it gives zeros and empty texts: so it is enough to look at `failed` before something is done that lasts.
+ * A reader gives what stands at its place and moves on. Once something is not as it should be, that is noted, and from
+ * then on it gives zeros and empty texts: so it is enough to look at `failed` before something is done that lasts.
  */
 #ifndef REJOINDER_READER_H
 #define REJOINDER_READER_H

@@ -19,6 +19,7 @@ struct request {
 };
 
 /* As `request_new`, for the index that paths will be looked up in. */
-request *request_take(const text_index *index, buffer method, buffer authority, buffer path, const line *lines, size_t count);
+request *request_take(const text_index *index, buffer method, buffer authority, buffer path, const line *lines,
+                      size_t count);
 
 #endif

@@ -1,11 +1,12 @@
 /* Fuzzes programs as bytes, and what is asked of them: libFuzzer's target, its mutator, and a small fuzzer of its own.
  *
  *   fuzz FILE ...             with libFuzzer (clang): its own options and folders
- *   fuzz SECONDS SEED FILE... without it (any compiler): changes of the files by the mutator below, until the time is over
+ *   fuzz SECONDS SEED FILE... without it (any compiler): changes by the mutator below, until the time is over
  *
- * An input is a question and behind it a configuration: lines with the method, authority, path, route, status and values of
- * headers, up to an empty line, then the bytes. Beside the sanitizers, what is asked twice must be answered the same, a
- * reply must be for a status that the program says it names, and what is accepted as a whole must be so as a part.
+ * An input is a question and behind it a configuration: lines with the method, authority, path, route, status and
+ * values of headers, up to an empty line, then the bytes. Beside the sanitizers, what is asked twice must be answered
+ * the same, a reply must be for a status that the program says it names, and what is accepted as a whole must be so as
+ * a part.
  */
 #include <assert.h>
 #include <stdio.h>
@@ -62,7 +63,8 @@ static void ask(const program *asked, const buffer *question, size_t count) {
   assert(taken && request_path(taken).length == question[PATH].length);
   for (int round = 0; round < 2; round++) {
     buffer route = round ? question[ROUTE] : (buffer){0};
-    const reply *at_once = program_on_request(asked, taken, route), *later = program_on_status(asked, taken, route, status);
+    const reply *at_once = program_on_request(asked, taken, route);
+    const reply *later = program_on_status(asked, taken, route, status);
     touch(at_once), touch(later);
     assert(at_once == program_on_request(asked, taken, route));
     assert(later == program_on_status(asked, taken, route, status));
@@ -169,7 +171,8 @@ static void change(uint8_t *data, size_t from, size_t to) {
   if (chance(3) || at + 4 > to) {
     data[at] = chance(2) ? (uint8_t)chance(256) : (uint8_t)(data[at] + chance(3) - 1);
   } else {
-    uint32_t length = chance(2) ? lengths[chance(sizeof lengths / sizeof *lengths)] : length_at(data + at) + chance(5) - 2;
+    uint32_t length = lengths[chance(sizeof lengths / sizeof *lengths)];
+    length = chance(2) ? length : length_at(data + at) + chance(5) - 2;
     for (int i = 0; i < 4; i++) {
       data[at + (size_t)i] = (uint8_t)(length >> 8 * i);
     }

@@ -162,6 +162,8 @@ async def serve(pieces: list[bytes]) -> None:
     _LOG.disabled = False
     assert not problems, problems
     assert client.queued == 0, "the queue was counted wrongly"
+    parts = sum(len(call.partial) for call in client._calls.values())
+    assert client._partial == parts, "the parts of messages were counted wrongly"
     frames(wire.written)
     client.connection_lost(None)
     assert not server.connections

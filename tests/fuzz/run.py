@@ -3,8 +3,8 @@
     python tests/fuzz/run.py [SECONDS [FOLDER]]
 
 Compiles `fuzz.c` under AddressSanitizer and UBSan, with libFuzzer where there is clang (Debian: `clang`,
-`libclang-rt-14-dev`), else with a small mutator of its own, and runs it for SECONDS (default 60) on the corpus that is made here
-from rule files. FOLDER keeps what libFuzzer finds (default: it is forgotten). Fails with what the sanitizers say.
+`libclang-rt-14-dev`), else with a small mutator of its own, and runs it for SECONDS (default 60) on the corpus that is
+made here. FOLDER keeps what libFuzzer finds (default: it is forgotten). Fails with what the sanitizers say.
 """
 
 from __future__ import annotations
@@ -79,21 +79,15 @@ def fuzz(compiler: str, seconds: int, found: Path, seed: int = 1) -> Sequence[st
         files = corpus(inputs)
         binary = compiled(folder, compiler)
         if compiler == "clang":
-            limits = [
-                f"-max_total_time={seconds}",
-                "-max_len=16384",
-                "-timeout=5",
-                f"-seed={seed}",
-                f"-artifact_prefix={found}/",
-            ]
-            command = [binary, *limits, found, inputs]
+            options = ["-max_len=16384", "-timeout=5", f"-max_total_time={seconds}", f"-seed={seed}"]
+            command = [str(binary), *options, f"-artifact_prefix={found}/", str(found), str(inputs)]
         else:
-            command = [binary, str(seconds), str(seed), *files]
+            command = [str(binary), str(seconds), str(seed), *map(str, files)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     return (done.stdout + done.stderr).splitlines()
 
 
-def main(seconds: int = 60, kept: str = "") -> None:
+def main(seconds: int, kept: str = "") -> None:
     compiler = "clang" if shutil.which("clang") else "gcc"
     with tempfile.TemporaryDirectory(prefix="rejoinder-fuzz-") as scratch:
         try:
@@ -104,4 +98,4 @@ def main(seconds: int = 60, kept: str = "") -> None:
 
 
 if __name__ == "__main__":
-    main(*([int(sys.argv[1])] if len(sys.argv) > 1 else []), *sys.argv[2:])
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 60, *sys.argv[2:])

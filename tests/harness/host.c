@@ -214,7 +214,9 @@ void CALLBACK(http_send_response)(void *envoy, uint32_t status, header *headers,
   reset = true;
   local_status = status;
   sent_length = strcmp(request_field(":method"), "HEAD") ? body.length : 0;
-  memcpy(sent, body.ptr, sent_length);
+  if (sent_length) {
+    memcpy(sent, body.ptr, sent_length);
+  }
   snprintf(details_sent, sizeof details_sent, "%.*s", (int)details.length, details.ptr);
 }
 

@@ -1,5 +1,5 @@
-/* The core's threads, under ThreadSanitizer: workers whose streams wait, end and go away, while a main thread brings programs
- * and parts, and some worker lets go of them last.
+/* The core's threads, under ThreadSanitizer: workers whose streams wait, end and go away, while a main thread brings
+ * programs and parts, and some worker lets go of them last.
  *
  *   threads PROGRAM PART WHOLE     files; WHOLE names PART
  *

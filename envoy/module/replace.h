@@ -1,0 +1,13 @@
+/* Writes a reply's headers over a response's. */
+#ifndef REJOINDER_REPLACE_H
+#define REJOINDER_REPLACE_H
+
+#include "program.h"
+
+/* Remove all headers, or trailers, but the pseudo headers. False: no memory, and nothing is removed. */
+bool remove_all(void *envoy, int type);
+
+/* The headers of a response with this status become the reply's. False: no memory, and nothing is changed. */
+bool replace_headers(void *envoy, const reply *reply, uint32_t status);
+
+#endif

@@ -1,0 +1,213 @@
+"""Every YAML and every command that README and docs/ show, tried. What a block is, its first line says:
+
+```yaml     a rule file, which must load; behind `# http_filters`, filters that Envoy must take
+```sh       commands, which must end well
+```console  the same: behind `$ ` a command, and below it what it prints; `...` stands for any lines
+
+The commands of a page run in its order. `rejoinder up` runs until the page ends, at a free port, and `curl` asks there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+from test_cli import Command, hand_written
+
+from rejoinder import envoy
+from rejoinder.rules.answers import Reply
+from rejoinder.rules.decide import decide
+from rejoinder.rules.handlers import Request, Response
+from rejoinder.rules.load import load
+from rejoinder.rules.problem import Severity
+from rejoinder.rules.request import parse
+
+PROJECT: Final = Path(__file__).parents[1]
+PAGES: Final = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+
+FILTERS: Final = "# http_filters\n"
+SHELL: Final = ("console", "sh")
+KINDS: Final = ("yaml", "json", "python", *SHELL)
+"""Of blocks: each is tried by a test of this file."""
+
+NOT_RUN: Final = {
+    "python3 -m venv .venv": "whoever runs the tests has done it",
+    ".venv/bin/pip install -q .": "the same",
+    ".venv/bin/pip install -q -e '.[dev]'": "the same",
+    ".venv/bin/pytest -q": "this is it",
+    ".venv/bin/pytest -q tests/test_differential.py --differential 1000": "it takes long; CI runs a few",
+}
+EXECUTABLES: Final = (f"{Path(sys.executable).parent}", os.environ["PATH"])
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: Path
+    line: int
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        yield Block(page, text.count("\n", 0, found.start()) + 1, found[1], found[2])
+
+
+BLOCKS: Final = [block for page in PAGES for block in blocks(page)]
+RULE_FILES: Final = [block for block in BLOCKS if block.kind == "yaml" and not block.text.startswith(FILTERS)]
+
+
+def test_every_block_is_of_a_kind_that_is_tried() -> None:
+    assert [str(block) for block in BLOCKS if block.kind not in KINDS] == []
+
+
+# --- YAML ---
+
+
+@pytest.mark.parametrize("block", RULE_FILES, ids=str)
+def test_a_rule_file_loads(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "pages").mkdir()
+    for name in ("busy.json", "error.html"):  # those that the pages name
+        (tmp_path / "pages" / name).write_text("{}")
+    (tmp_path / "rules.yaml").write_text(block.text, encoding="utf-8")
+    loaded = load([tmp_path / "rules.yaml"])
+    assert [str(problem) for problem in loaded.problems if problem.severity is Severity.ERROR] == []
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.kind == "json"], ids=str)
+def test_json_is_json(block: Block) -> None:
+    assert json.loads(block.text)
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.text.startswith(FILTERS)], ids=str)
+def test_envoy_takes_filters(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = hand_written(1, ("127.0.0.1", 1), yaml.safe_load(block.text), [envoy.xds_cluster(("127.0.0.1", 1))])
+    Path("envoy.yaml").write_text(yaml.safe_dump(config))
+    command = [str(envoy.find().path), "-c", "envoy.yaml", "--mode", "validate", "--disable-hot-restart"]
+    validated = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert validated.returncode == 0, validated.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(429, (302, b"")), (500, (500, b'{"error":"upstream failed"}')), (503, (503, b'{"error":"upstream failed"}'))]
+    + [(status, None) for status in (200, 404)],
+)
+def test_the_first_rule_file_of_all_answers_429_and_5xx(
+    tmp_path: Path, status: int, expected: tuple[int, bytes] | None
+) -> None:
+    (tmp_path / "rules.yaml").write_text(RULE_FILES[0].text)
+    ruleset = load([tmp_path / "rules.yaml"]).ruleset
+    assert ruleset is not None
+    answered = decide(ruleset, parse("GET", "any.test", "/")).on_status(status)
+    assert (answered and (answered[1].status, answered[1].body)) == expected
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.kind == "python"], ids=str)
+def test_a_handler_can_be_called(block: Block) -> None:
+    names: dict[str, Any] = {}
+    exec(compile(block.text, str(block), "exec"), names)
+    request = Request("GET", "a.test", "/", None, (), "")
+    assert isinstance(names["page"](request, Response(503, ())), Reply)
+
+
+# --- commands ---
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A command, and what the page shows of its output."""
+
+    command: str
+    output: str
+
+
+def commands(page: Path) -> Iterator[Shown]:
+    for block in blocks(page):
+        if block.kind == "sh":
+            yield from (Shown(part, "") for line in block.text.splitlines() for part in line.split(" && "))
+        elif block.kind == "console":
+            for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+                command, _, output = part.partition("\n")
+                yield Shown(command, output)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(commands(page))], ids=lambda page: page.name)
+def test_commands_print_what_the_page_shows(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
+    with contextlib.ExitStack() as running:
+        asked = ""
+        for shown in commands(page):
+            command = shown.command.removeprefix(".venv/bin/")
+            if shown.command in NOT_RUN:
+                continue
+            if command.startswith("rejoinder up "):
+                started = running.enter_context(Command(*shlex.split(command)[1:], "--listen", "127.0.0.1:0"))
+                asked = "{}:{}".format(*started.addresses()[0])
+            else:
+                assert command.startswith("rejoinder ") or "curl " in command, f"nobody knows how to run {command!r}"
+                output = run(re.sub(r"(?<=[ /])(localhost|127\.0\.0\.1):(8080|10000)(?=/)", asked, command))
+                fits = re.fullmatch(pattern(shown.output), comparable(output)) is not None
+                assert fits, f"{command}\n{output}\n--- is not what the page shows:\n{shown.output}"
+
+
+def run(command: str) -> str:
+    environ = {**os.environ, "PATH": os.pathsep.join(EXECUTABLES)}
+    ended = subprocess.run(
+        ["bash", "-c", command], env=environ, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ended.returncode == 0, f"{command}\n{ended.stderr}"
+    return ended.stdout
+
+
+def comparable(output: str) -> str:
+    """What can be compared: no times."""
+    return re.sub(r"^date: .*", "date: ", output.replace("\r", ""), flags=re.MULTILINE).rstrip()
+
+
+def pattern(shown: str) -> str:
+    """What a page shows as an expression: lines of nothing but dots stand for any lines."""
+    lines = (r".*" if line.strip() == "..." else re.escape(line) for line in comparable(shown).split("\n"))
+    return "(?s)" + "\n".join(lines)
+
+
+# --- commands within the text ---
+
+
+def mentioned(page: Path) -> Iterator[str]:
+    """What stands in the text, or in indented lines, and begins with `rejoinder`."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    yield from (" ".join(found.split()) for found in re.findall(r"`(rejoinder [^`>]*)", text))
+    yield from re.findall(r"^ {4}(rejoinder [^#>\n]*)", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(mentioned(page))], ids=lambda page: page.name)
+def test_commands_in_the_text_name_what_there_is(page: Path) -> None:
+    for command in mentioned(page):
+        name, *rest = command.split()[1:]
+        for option in (word.strip("[]") for word in rest if word.startswith(("-", "[-"))):
+            assert re.search(rf"[ \[]{option}\b", help_of(name)), command
+
+
+@functools.lru_cache
+def help_of(name: str) -> str:
+    return run(f"rejoinder {name} --help")
