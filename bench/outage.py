@@ -45,7 +45,7 @@ class Sample:
     service_us: float
 
 
-async def main(seconds: int, rounds: int) -> None:
+async def main(clients: int, seconds: int, rounds: int) -> None:
     program = compile_rules((PAGE,))
     async with contextlib.AsyncExitStack() as stack:
         workers = Workers(1)
@@ -66,25 +66,25 @@ async def main(seconds: int, rounds: int) -> None:
 
         async def measure(name: str) -> Sample:
             before = cpu_seconds(envoy.pid), cpu_seconds(pid)
-            load = await wrk(bound[name][0][1], "/503", seconds=seconds, connections=CLIENTS)
+            load = await wrk(bound[name][0][1], "/503", seconds=seconds, connections=clients)
             used, served = cpu_seconds(envoy.pid) - before[0], cpu_seconds(pid) - before[1]
             per_response = 1e6 / load.requests
             return Sample(load.throughput, load.errors / load.requests, used * per_response, served * per_response)
 
         samples = await in_turns([PLAIN, ANSWERED], rounds, measure)
-    publish("outage", report(samples, rounds, seconds))
+    publish("outage", report(samples, clients, f"{rounds} interleaved rounds of {seconds} s"))
 
 
-def report(samples: Mapping[str, Sequence[Sample]], rounds: int, seconds: int) -> Report:
+def report(samples: Mapping[str, Sequence[Sample]], clients: int, rounds: str) -> Report:
     plain, ours = (samples[name] for name in (PLAIN, ANSWERED))
     answers = Spread.of_ratios([one.throughput * (1 - one.raw) for one in ours], [one.throughput for one in plain])
     raw = 100 * sum(one.raw for one in ours) / len(ours)
     return Report(
         title="An outage",
         text=(
-            f"All upstreams answer 503, and {CLIENTS:,} clients ask again and again for {seconds} s; one ext_proc "
+            f"All upstreams answer 503, and {clients:,} clients ask again and again; one ext_proc "
             "worker has a page for it. Responses per second, the share of them that are the raw 503, and CPU of Envoy "
-            f"(one worker) and of the service for one. Medians (and ranges) of {rounds} interleaved rounds; upstream "
+            f"(one worker) and of the service for one. Medians (and ranges) of {rounds}; upstream "
             f"and clients take their share of the {machine()['cores']} cores."
         ),
         columns=("", "responses per second", "raw (%)", "Envoy (us)", "service (us)"),
@@ -99,7 +99,7 @@ def report(samples: Mapping[str, Sequence[Sample]], rounds: int, seconds: int) -
             for name, each in samples.items()
         ),
         goals=(
-            Goal.at_most(f"outage, {CLIENTS:,} clients, ext_proc with one worker: raw 503s", 0.5, raw, "%"),
+            Goal.at_most(f"outage, {clients:,} clients, ext_proc with one worker: raw 503s", 0.5, raw, "%"),
             Goal.at_least("... answers per second against plain proxying", 0.5, answers.median),
         ),
     )
@@ -107,8 +107,8 @@ def report(samples: Mapping[str, Sequence[Sample]], rounds: int, seconds: int) -
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="for 2 s, once")
+    parser.add_argument("--short", action="store_true", help="a tenth of the clients for 2 s, once")
     # Each connection is a file descriptor for wrk, and more for the Envoys.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    asyncio.run(main(*((2, 1) if parser.parse_args().short else (8, 2))))
+    asyncio.run(main(*((CLIENTS // 10, 2, 1) if parser.parse_args().short else (CLIENTS, 8, 2))))
