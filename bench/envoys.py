@@ -13,8 +13,11 @@ from typing import Any, Final
 from rejoinder.envoy import bootstrap
 from rejoinder.rules.answers import Reply, reply
 from rejoinder.rules.model import Answer, Endpoint, Rule, StatusPattern
-from rejoinder.xds.translate import Json
+from rejoinder.rules.program import Program, needs
+from rejoinder.xds.translate import Json, Placement
 from rejoinder.xds.translate.clusters import ext_proc_cluster
+from rejoinder.xds.translate.ext_proc import sees_requests
+from rejoinder.xds.translate.extensions import foreign_filters
 from rejoinder.xds.translate.settings import typed
 
 STATUSES: Final = (200, 503)
@@ -152,6 +155,13 @@ def lua(sent: Reply) -> Json:
         "name": "lua",
         "typed_config": typed("envoy.extensions.filters.http.lua.v3.Lua", default_source_code={"inline_string": code}),
     }
+
+
+def printed_filters(program: Program) -> list[Json]:
+    """The filters that `rejoinder bootstrap ext_proc RULES` prints: those that these rules need."""
+    needless = {"requests": not sees_requests(program), "host": not needs(program).hosts}
+    filters = foreign_filters(program, Placement.EXT_PROC)
+    return [each for each in filters if not needless.get(each["name"].rpartition(".")[2])]
 
 
 def asked_elsewhere(made: Json, clusters: Mapping[str, str]) -> Json:

@@ -4,9 +4,9 @@
 
 Two Envoys with one worker each, both configured by hand: the second one is the upstream of the first. A status that no
 rule names (200), and one that is answered (503), with: nothing in the way; the filters that `rejoinder bootstrap
-ext_proc RULES` prints; the one of `bootstrap module RULES`; that of `bootstrap module`, which has its rules from a
-control plane; an ext_proc service as one would write it by hand, with grpc.aio and asked about everything; Envoy's
-`custom_response`. Services have processes of their own.
+ext_proc RULES` prints, and the one of `bootstrap module RULES`; those without RULES, which follow a control plane; an
+ext_proc service as one would write it by hand, with grpc.aio and asked about everything; Envoy's `custom_response`.
+Services have processes of their own.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from envoys import (
     SENT,
     UPSTREAM,
     ask_about_everything,
-    asked_elsewhere,
     cluster,
     config,
     custom_response,
     listener,
+    printed_filters,
     service,
     upstream,
 )
@@ -43,11 +43,12 @@ from rejoinder.rules.program import compile_rules
 from rejoinder.xds.build import build
 from rejoinder.xds.server import Server
 from rejoinder.xds.translate import Json, Placement, Settings
+from rejoinder.xds.translate.clusters import ext_proc_cluster
 from rejoinder.xds.translate.extensions import foreign_discovery, foreign_filters
-from rejoinder.xds.translate.settings import EXT_PROC_CLUSTER
 
 PLAIN: Final = "plain proxying"
 EXT_PROC: Final = "ext_proc"
+EXT_PROC_DISCOVERED: Final = "ext_proc, ECDS"
 STATIC: Final = "module"
 DISCOVERED: Final = "module, ECDS"
 BY_HAND: Final = "ext_proc by hand, grpc.aio"
@@ -75,9 +76,8 @@ def listeners() -> list[Json]:
     program = compile_rules((RULE,))
     filters = {
         PLAIN: [],
-        EXT_PROC: [
-            asked_elsewhere(each, {EXT_PROC_CLUSTER: EXT_PROC}) for each in foreign_filters(program, Placement.EXT_PROC)
-        ],
+        EXT_PROC: printed_filters(program),
+        EXT_PROC_DISCOVERED: foreign_discovery(Placement.EXT_PROC),
         STATIC: foreign_filters(program, Placement.MODULE),
         DISCOVERED: foreign_discovery(Placement.MODULE),
         BY_HAND: [ask_about_everything(BY_HAND)],
@@ -116,7 +116,7 @@ async def main(seconds: int, rounds: int) -> None:
         made = listeners()
         clusters = [
             cluster(UPSTREAM, address[1]),
-            service(EXT_PROC, workers.ports[0]),
+            ext_proc_cluster(Endpoint("127.0.0.1", workers.ports[0])),
             service(BY_HAND, int(port)),
             xds_cluster(("127.0.0.1", xds)),
         ]
@@ -130,7 +130,7 @@ async def main(seconds: int, rounds: int) -> None:
         for name in names:
             if name != PLAIN:
                 await answered(bound[name][0][1])
-        services = {EXT_PROC: pid, BY_HAND: other.pid}
+        services = {EXT_PROC: pid, EXT_PROC_DISCOVERED: pid, BY_HAND: other.pid}
 
         async def measure(name: str) -> Sample:
             variant, case = name.split(": ")
@@ -158,7 +158,7 @@ def report(samples: Mapping[str, Sequence[Sample]], rounds: str) -> Report:
         ratio = Spread.of_ratios([one.cpu_us for one in each], [one.cpu_us for one in plain])
         throughput = Spread.of_ratios([one.throughput for one in each], [one.throughput for one in plain])
         asked = Spread.of([one.streams for one in each]).median
-        used = str(Spread.of([one.service_us for one in each])) if variant in (EXT_PROC, BY_HAND) and asked else ""
+        used = str(Spread.of([one.service_us for one in each])) if asked else ""
         ratios[variant, case] = ratio
         rows.append((variant, case, str(ratio), str(throughput), f"{asked:.2g}", used))
     ours, by_hand = ([one.service_us for one in samples[f"{name}: {LISTED}"]] for name in (EXT_PROC, BY_HAND))

@@ -18,16 +18,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from envoys import UPSTREAM, cluster, config, listener, upstream
+from envoys import UPSTREAM, cluster, config, listener, printed_filters, upstream
 from harness import Goal, Report, Spread, cpu_seconds, in_turns, machine, publish, wrk
 
 from rejoinder.envoy import find, running
 from rejoinder.extproc import Workers
 from rejoinder.rules.model import Answer, Endpoint, Rule, StatusPattern
 from rejoinder.rules.program import compile_rules
-from rejoinder.xds.translate import Placement
 from rejoinder.xds.translate.clusters import ext_proc_cluster
-from rejoinder.xds.translate.extensions import foreign_filters
 
 CLIENTS: Final = 4_000
 PLAIN: Final = "plain proxying"
@@ -58,7 +56,7 @@ async def main(clients: int, seconds: int, rounds: int) -> None:
         behind = await stack.enter_async_context(running(binary, upstream(), concurrency=1, log_level="error"))
         (address,) = (await behind.ready([UPSTREAM]))[UPSTREAM]
         made = config(
-            [listener(PLAIN), listener(ANSWERED, foreign_filters(program, Placement.EXT_PROC))],
+            [listener(PLAIN), listener(ANSWERED, printed_filters(program))],
             [cluster(UPSTREAM, address[1]), ext_proc_cluster(Endpoint("127.0.0.1", port))],
         )
         envoy = await stack.enter_async_context(running(binary, made, concurrency=1, log_level="error"))
