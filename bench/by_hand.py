@@ -1,13 +1,15 @@
 """The ext_proc service that one would write by hand with grpc.aio: every response is asked about, and the generated
-message classes do the work. For `placements.py` to compare with."""
+message classes do the work. For others to compare with; by itself it prints its port and serves until it is killed."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
 from envoy_data_plane.envoy.service.ext_proc.v3 import ProcessingRequest, ProcessingResponse
+from envoys import SENT
 
 from rejoinder.extproc.server import SERVICE
 from rejoinder.rules.answers import Reply
@@ -43,3 +45,13 @@ async def serve(sent: Reply) -> tuple[grpc.aio.Server, int]:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     return server, port
+
+
+async def main() -> None:
+    server, port = await serve(SENT)
+    print(port, flush=True)
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -24,6 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from envoy_data_plane.envoy.config.listener.v3 import Listener
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
 from harness import Plot, Report, Series, Spread, publish
 
 from rejoinder.rules.load import load
@@ -31,9 +33,10 @@ from rejoinder.rules.model import Endpoint
 from rejoinder.rules.reload import Memory
 from rejoinder.xds.delta import SPLITS_SINCE, DeltaRequest, Incremental
 from rejoinder.xds.plan import plan
+from rejoinder.xds.protobuf import message_class
 from rejoinder.xds.session import Output, Response
-from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, VIRTUAL_HOSTS, Snapshot
-from rejoinder.xds.translate import Settings, translate
+from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, VIRTUAL_HOSTS, Snapshot
+from rejoinder.xds.translate import Placement, Settings, translate
 from rejoinder.xds.translate.encode import snapshot
 from rejoinder.xds.wire import encode_delta_response
 
@@ -43,16 +46,17 @@ EDITS: Final = 5
 START: Final = "start"
 TARGET: Final = 0.15
 """Seconds from an edit of one of the most rules to the bytes."""
-SETTINGS: Final = Settings(Endpoint("127.0.0.1", 18001))
+SETTINGS: Final = Settings(Endpoint("127.0.0.1", 18001), Placement.MODULE, fallback=True)
 """The same object for all that a process makes, as in `rejoinder serve`: much is remembered by identity."""
 
 MATCHES: Final[dict[str, Callable[[str], str]]] = {
     "paths": "{{path: /path/{}}}".format,
     "domains": "{{domains: [shop-{}.example.com]}}".format,
+    "paths, for a status": "{{path: /path/{}}}\n  enable_on_status: [5xx]".format,
 }
 """What tells the rules of a file apart."""
 
-CASES: Final = (("paths", 10), ("paths", 100), ("paths", 1_000), ("paths", 10_000), ("domains", 10_000))
+CASES: Final = (*(("paths", count) for count in (10, 100, 1_000, 10_000)), *((of, 10_000) for of in [*MATCHES][1:]))
 
 
 # ---- what is edited
@@ -98,6 +102,8 @@ class Envoy:
 
     def __init__(self) -> None:
         self._session = Incremental()
+        self._filters: dict[str, frozenset[str]] = {}
+        """The filters that it has by ECDS, by listener."""
 
     def connect(self, has: Snapshot) -> list[bytes]:
         """Ask; what travels."""
@@ -118,8 +124,32 @@ class Envoy:
         responses = [output for output in outputs if isinstance(output, Response)]
         sent = [encode_delta_response(response) for response in responses]
         for response in responses:
-            sent += self._accept(self._session.on_request(DeltaRequest(response.type.url, nonce=response.nonce)))
+            requests = [DeltaRequest(response.type.url, nonce=response.nonce)]
+            if response.type is LISTENERS:
+                requests.insert(0, self._ask_for_filters(response))  # before it answers, as Envoy does
+            for request in requests:
+                sent += self._accept(self._session.on_request(request))
         return sent
+
+    def _ask_for_filters(self, response: Response) -> DeltaRequest:
+        had = frozenset[str]().union(*self._filters.values())
+        self._filters.update((each.name, fetched_filters(each.body)) for each in response.resources)
+        for name in response.removed:
+            self._filters.pop(name, None)
+        has = frozenset[str]().union(*self._filters.values())
+        return DeltaRequest(EXTENSIONS.url, subscribe=tuple(has - had), unsubscribe=tuple(had - has))
+
+
+def fetched_filters(listener: bytes) -> frozenset[str]:
+    """The names of the filters that a listener has by ECDS."""
+    filters = (each for chain in _LISTENER.FromString(listener).filter_chains for each in chain.filters)
+    managers = (_MANAGER.FromString(each.typed_config.value) for each in filters)
+    http_filters = (each for manager in managers for each in manager.http_filters)
+    return frozenset(each.name for each in http_filters if each.HasField("config_discovery"))
+
+
+_LISTENER: Final = message_class(Listener)
+_MANAGER: Final = message_class(HttpConnectionManager)
 
 
 # ---- what is measured
@@ -255,7 +285,7 @@ def conclusion(edits: dict[tuple[str, int, str], Spread]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="few rules, once")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--sample", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.sample:
@@ -263,7 +293,7 @@ def main() -> None:
         print(json.dumps(asdict(sample(match, int(count)))))
         return
     rounds = 1 if options.short else options.rounds
-    cases = [(match, min(count, 1_000)) for match, count in (CASES[0], CASES[-1])] if options.short else CASES
+    cases = [(match, min(count, 1_000)) for match, count in (CASES[0], *CASES[-2:])] if options.short else CASES
     samples: dict[tuple[str, int], list[Sample]] = {case: [] for case in cases}
     for _ in range(rounds):
         for case in cases:

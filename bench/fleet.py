@@ -1,6 +1,6 @@
 """How long an edit takes to reach a fleet of Envoys, and what the fleet costs the control plane.
 
-    python bench/fleet.py [--short] [--rounds 5]
+    python bench/fleet.py [--short] [--rounds 3]
     python bench/fleet.py --only delta 10000 1000
 
 One `rejoinder serve`, and simulated Envoys in another process: each is a gRPC connection of its own that asks for
@@ -265,11 +265,11 @@ class Serve:
 
 
 @contextlib.asynccontextmanager
-async def serving(folder: Path, text: str) -> AsyncIterator[Serve]:
+async def serving(folder: Path, text: str, *words: str) -> AsyncIterator[Serve]:
     file, port = folder / "rules.yaml", free_port()
     file.write_text(text)
     command = [sys.executable, "-m", "rejoinder.cli", "serve", str(file)]
-    command += ["--xds", f"127.0.0.1:{port}", "--ext-proc", f"127.0.0.1:{free_port()}"]
+    command += ["--xds", f"127.0.0.1:{port}", "--ext-proc", f"127.0.0.1:{free_port()}", *words]
     with (folder / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
         try:
@@ -533,7 +533,7 @@ def report(results: dict[Setup, dict[str, list[Edit]]], rounds: int) -> Report:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="few clients, once")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--only", nargs=3, metavar=("VARIANT", "RULES", "CLIENTS"), help="one setup; variants: delta, sotw"
     )

@@ -168,4 +168,4 @@ if __name__ == "__main__":
     elif sys.argv[1:] == ["--short"]:
         asyncio.run(main(1, 1000))
     else:
-        asyncio.run(main(5, 40_000))
+        asyncio.run(main(3, 30_000))

@@ -7,16 +7,20 @@ time is the operating system's accounting (/proc), which a noisy machine disturb
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
 import platform
 import re
 import statistics
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
 
 RESULTS: Final = Path(os.environ.get("BENCH_RESULTS", Path(__file__).parent / "results"))
 """Where results are kept; a run that is not about the numbers says where else."""
@@ -28,6 +32,8 @@ class Load:
 
     requests: int
     seconds: float
+    errors: int = 0
+    """Of the requests, those that got a status from 400 on."""
 
     @property
     def throughput(self) -> float:
@@ -63,23 +69,31 @@ class Spread:
     def of(cls, values: Sequence[float]) -> Spread:
         return cls(statistics.median(values), min(values), max(values))
 
+    @classmethod
+    def of_ratios(cls, values: Sequence[float], bases: Sequence[float]) -> Spread:
+        """Each round's in relation to the same round's: what slows down a whole round does not count."""
+        return cls.of([value / base for value, base in zip(values, bases, strict=True)])
+
 
 async def wrk(port: int, path: str, *, seconds: float, connections: int = 32, headers: Mapping[str, str] = {}) -> Load:
     """Put a port of 127.0.0.1 under load with wrk (Debian package `wrk`), one thread.
 
     Raises:
-        RuntimeError: some request failed; the text is what wrk says. (Statuses from 400 on are no failures.)
+        RuntimeError: some request failed; the text is what wrk says. (Statuses from 400 on are no failures; they are
+            counted in `Load.errors`.)
     """
     options = [f"-H{name}: {value}" for name, value in headers.items()]
     process = await asyncio.create_subprocess_exec(
-        *("wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", *options, f"http://127.0.0.1:{port}{path}"),
+        *("wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout=10s"),
+        *(*options, f"http://127.0.0.1:{port}{path}"),
         stdout=asyncio.subprocess.PIPE,
     )
     text = (await process.communicate())[0].decode()
     found = re.search(r"(\d+) requests in ([\d.]+)s", text)
     if found is None or "Socket errors" in text:
         raise RuntimeError(f"wrk failed: {text}")
-    return Load(int(found[1]), float(found[2]))
+    errors = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+    return Load(int(found[1]), float(found[2]), int(errors[1]) if errors else 0)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -88,17 +102,22 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+async def in_turns(names: Sequence[str], rounds: int, measure: Callable[[str], Awaitable[T]]) -> dict[str, list[T]]:
+    """Measure each of these, round after round; by name."""
+    found: dict[str, list[T]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            found[name].append(await measure(name))
+    return found
+
+
 async def interleaved(
     names: Sequence[str], rounds: int, measure: Callable[[str], Awaitable[Cost]]
 ) -> dict[str, tuple[Spread, Spread]]:
     """Measure each of these in turns; CPU and throughput by name."""
-    costs: dict[str, list[Cost]] = {name: [] for name in names}
-    for _ in range(rounds):
-        for name in names:
-            costs[name].append(await measure(name))
     return {
         name: (Spread.of([cost.cpu_us for cost in each]), Spread.of([cost.throughput for cost in each]))
-        for name, each in costs.items()
+        for name, each in (await in_turns(names, rounds, measure)).items()
     }
 
 
@@ -107,6 +126,19 @@ async def gateway_cost(pid: int, load: Awaitable[Load]) -> Cost:
     before = cpu_seconds(pid)
     done = await load
     return Cost((cpu_seconds(pid) - before) / done.requests * 1e6, done.throughput)
+
+
+@contextlib.asynccontextmanager
+async def script(name: str, *words: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """Run one of the scripts beside this one, for as long as the block lasts; the process, and its first line."""
+    command = (sys.executable, str(Path(__file__).with_name(f"{name}.py")), *words)
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        yield process, (await process.stdout.readline()).decode().strip()
+    finally:
+        process.kill()
+        await process.wait()
 
 
 def machine() -> dict[str, Any]:
@@ -139,6 +171,29 @@ class Plot:
 
 
 @dataclass(frozen=True, slots=True)
+class Goal:
+    """A figure that is to be reached."""
+
+    what: str
+    wanted: str
+    measured: str
+    reached: bool
+
+    @classmethod
+    def at_most(cls, what: str, wanted: float, measured: float, unit: str = "") -> Goal:
+        return cls(what, f"<= {_said(wanted, unit)}", _said(measured, unit), measured <= wanted)
+
+    @classmethod
+    def at_least(cls, what: str, wanted: float, measured: float, unit: str = "") -> Goal:
+        return cls(what, f">= {_said(wanted, unit)}", _said(measured, unit), measured >= wanted)
+
+
+def _said(value: float, unit: str) -> str:
+    number = f"{value:,.0f}" if value >= 1_000 else f"{value:.3g}"
+    return f"{number}{'' if unit in ('', '%') else ' '}{unit}"
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a benchmark has found out."""
 
@@ -149,6 +204,7 @@ class Report:
     rows: tuple[tuple[str, ...], ...]
     plot: Plot | None = None
     conclusion: str = ""
+    goals: tuple[Goal, ...] = ()
 
 
 def publish(name: str, report: Report) -> None:
@@ -159,6 +215,8 @@ def publish(name: str, report: Report) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     if report.conclusion:
         print(f"\n{report.conclusion}")
+    for goal in report.goals:
+        print(f"{'   ' if goal.reached else 'NOT'} {goal.what}: {goal.measured} (wanted {goal.wanted})")
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps({"machine": machine(), **dataclasses.asdict(report)}, indent=2)
     (RESULTS / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")

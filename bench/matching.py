@@ -102,7 +102,7 @@ def _inline(split: Configuration | None) -> Configuration:
     return dataclasses.replace(split, routes=({**routes, "virtual_hosts": list(split.virtual_hosts)},))
 
 
-async def main(seconds: int = 1, rounds: int = 5) -> None:
+async def main(seconds: int = 1, rounds: int = 3) -> None:
     made = [
         *(_Case(number, regexes, each) for regexes in (0, REGEXES) for number in NUMBERS for each in STRUCTURES),
         *(_Case(number, 0, DOMAINS) for number in NUMBERS),

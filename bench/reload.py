@@ -1,9 +1,12 @@
 """How soon Envoy answers by an edited rule, whether a request fails meanwhile, and how many bytes travel for it.
 
-    python bench/reload.py [--short] [--rounds 10]
+    python bench/reload.py [--short] [--rounds 3]
 
 `rejoinder serve`, and an Envoy that starts with what `rejoinder bootstrap ads` prints: one worker thread, so that no
-other one may still have the rules of before. A steady load (RATE) asks for all rules at random, and every tenth time
+other one may still have the rules of before. The rules answer by themselves, or for a status: then a second Envoy, the
+upstream, gives that, and the module in the first one the answer.
+
+A steady load (RATE) asks for all rules at random, and every tenth time
 for the edited one. Three edits of one rule, in turns, each at another place of the file: its body is changed, a rule is
 added behind it, that rule is removed. From the save on, the edited path is asked for every POLL seconds, until the new
 answer is there; from then on the old one is wrong. Every request of load and poll counts: one fails if it gets another
@@ -18,6 +21,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import random
 import statistics
 import tempfile
@@ -28,13 +32,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from envoys import UPSTREAM, UPSTREAM_BODY, upstream
 from fleet import Serve, serving
-from harness import Plot, Report, Series, Spread, publish
+from harness import Goal, Plot, Report, Series, Spread, publish
 
 from rejoinder.envoy import EnvoyProcess, bootstrap, find, running
 from rejoinder.envoy.bootstrap import XDS_CLUSTER
+from rejoinder.envoy.module import library
 
-COUNTS: Final = (10, 100, 1_000, 10_000)
+Case = tuple[str, int]
+"""What the rules answer, and how many they are."""
+UNCONDITIONAL, CONDITIONAL = "without a status", "for a status"
+MOST: Final = 10_000
+WANTED: Final = {UNCONDITIONAL: (0.35, 1_700), CONDITIONAL: (0.5, 65_536)}
+"""Of that many: seconds, and bytes for one Envoy; without a status: what it was before there were decision programs."""
+CASES: Final[tuple[Case, ...]] = (
+    *((UNCONDITIONAL, count) for count in (10, 100, 1_000, MOST)),
+    *((CONDITIONAL, count) for count in (10, MOST)),
+)
+SHORT: Final[tuple[Case, ...]] = ((UNCONDITIONAL, 10), (UNCONDITIONAL, 100), (CONDITIONAL, 10))
 RATE: Final = 200
 """Requests in a second."""
 CONNECTIONS: Final = 4
@@ -65,6 +81,8 @@ class Reply:
 
 
 NOT_FOUND: Final = Reply(404, b"")
+UNANSWERED: Final = Reply(503, UPSTREAM_BODY.encode())
+"""As the upstream gave it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +97,27 @@ class Change:
 
 
 class Mocks:
-    """The rules of a file, and which answers are right."""
+    """The rules of a file, and which answers are right.
 
-    def __init__(self, count: int) -> None:
-        self._bodies = {f"/page/{number:05}": f"page {number}" for number in range(count)}
+    Args:
+        upstream: where every request is forwarded to, to get a 503, which the rules are then about; None: the rules
+            answer by themselves.
+    """
+
+    def __init__(self, count: int, upstream: int | None = None) -> None:
+        self._upstream = upstream
+        folder = "/page" if upstream is None else "/503/page"
+        self._bodies = {f"{folder}/{number:05}": f"page {number}" for number in range(count)}
         self.paths = list(self._bodies)
         self.edited = self.paths[0]
         self._before: Reply | None = None
         """What is still right for the edited path."""
 
     def right(self, path: str) -> frozenset[Reply]:
-        now = Reply(200, self._bodies[path].encode()) if path in self._bodies else NOT_FOUND
+        if path in self._bodies:
+            now = Reply(200 if self._upstream is None else 503, self._bodies[path].encode())
+        else:
+            now = NOT_FOUND if self._upstream is None else UNANSWERED
         return frozenset({now, self._before} if self._before and path == self.edited else {now})
 
     def change_body(self, place: int, number: int) -> Change:
@@ -116,8 +144,12 @@ class Mocks:
         return Change(path, answer, self.text())
 
     def text(self) -> str:
-        return f"listen: {LISTENER}\nrules:\n" + "".join(
-            f"- name: mock{path.replace('/', '-')}\n  match: {{path: {path}}}\n  body: {body}\n"
+        head, status = f"listen: {LISTENER}\n", ""
+        if self._upstream is not None:
+            head += f"upstreams: {{up: http://127.0.0.1:{self._upstream}}}\nroutes: [{{name: all, upstream: up}}]\n"
+            status = "  enable_on_status: [503]\n"
+        return f"{head}rules:\n" + "".join(
+            f"- name: mock{path.replace('/', '-')}\n  match: {{path: {path}}}\n{status}  body: {body}\n"
             for path, body in self._bodies.items()
         )
 
@@ -278,7 +310,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Of one number of rules."""
+    """Of one file."""
 
     start: Numbers
     end: Numbers
@@ -312,16 +344,37 @@ class Site:
         return Numbers(stats[RECEIVED], updates, self.visitors.requests, self.visitors.failures.total())
 
 
-async def sample(count: int, rounds: int) -> Sample:
-    mocks = Mocks(count)
+@contextlib.asynccontextmanager
+async def gateway(text: str) -> AsyncIterator[tuple[Serve, EnvoyProcess, int]]:
+    """`rejoinder serve` with one file, and an Envoy that has it all from there and uses the module; Envoy's port."""
     async with contextlib.AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        serve = await stack.enter_async_context(serving(Path(folder), mocks.text()))
+        serve = await stack.enter_async_context(serving(Path(folder), text, "--conditional", "module"))
         host, port = serve.address.split(":")
         config = bootstrap((host, int(port)), admin=("127.0.0.1", 0))
-        envoy = await stack.enter_async_context(running(find().path, config, concurrency=1))
+        binary = find().path
+        environ = {**os.environ, **library.environment(library.find(binary))}
+        envoy = await stack.enter_async_context(running(binary, config, concurrency=1, environ=environ))
         bound = await envoy.ready([LISTENER])
-        site = Site(serve, envoy, Visitors(mocks, bound[LISTENER][0][1]))
+        yield serve, envoy, bound[LISTENER][0][1]
+
+
+@contextlib.asynccontextmanager
+async def failing_upstream() -> AsyncIterator[int]:
+    """An Envoy that answers paths below /503 with that; its port."""
+    async with running(find().path, upstream(), concurrency=1, log_level="error") as envoy:
+        yield (await envoy.ready([UPSTREAM]))[UPSTREAM][0][1]
+
+
+async def sample(of: str, count: int, rounds: int) -> Sample:
+    async with contextlib.AsyncExitStack() as stack:
+        behind = await stack.enter_async_context(failing_upstream()) if of == CONDITIONAL else None
+        mocks = Mocks(count, behind)
+        serve, envoy, port = await stack.enter_async_context(gateway(mocks.text()))
+        last = mocks.paths[-1]
+        (answer,) = mocks.right(last)
+        await Visitors(mocks, port).until(last, answer)  # what comes before that is no failure
+        site = Site(serve, envoy, Visitors(mocks, port))
         await serve.quiet()
         start = await site.numbers()
         edits: dict[str, list[Edit]] = {kind: [] for kind in EDITS}
@@ -333,48 +386,70 @@ async def sample(count: int, rounds: int) -> Sample:
         return Sample(start, await site.numbers(), edits, site.visitors.failures)
 
 
-def report(samples: dict[int, Sample], rounds: int) -> Report:
+def report(samples: dict[Case, Sample], rounds: int) -> Report:
     seconds = {
-        (kind, count): Spread.of([edit.seconds for edit in edits])
-        for count, each in samples.items()
+        (kind, case): Spread.of([edit.seconds for edit in edits])
+        for case, each in samples.items()
         for kind, edits in each.edits.items()
     }
     return Report(
         title="An edit reaches an Envoy under load",
         text=(
             "One `rejoinder serve` and one Envoy with one worker; exact paths in one file, each with an answer of its "
-            "own. Seconds from the save of an edit of one rule until Envoy gives the new answer, asked for every "
-            f"{POLL * 1e3:g} ms; bytes that Envoy receives from the control plane for it, and at its start for "
-            f"everything. Medians (and ranges) of {rounds} edits. Meanwhile {RATE} requests/s on {CONNECTIONS} "
-            "connections ask for all rules. Failed is what gets another answer than the file's, none, or one that "
-            "closes the connection."
+            "own, or with one in place of the upstream's 503, which the module gives. Seconds from the save of an edit "
+            f"of one rule until Envoy gives the new answer, asked for every {POLL * 1e3:g} ms; bytes that Envoy "
+            "receives from the control plane for it, and at its start for everything. Medians (and ranges) of "
+            f"{rounds} edits. Meanwhile {RATE} requests/s on {CONNECTIONS} connections ask for all rules. Failed is "
+            "what gets another answer than the file's, none, or one that closes the connection."
         ),
-        columns=("rules", "edit", "seconds", "bytes", "bytes at start", "requests", "failed"),
+        columns=("rules", "answer", "edit", "seconds", "bytes", "bytes at start", "requests", "failed"),
         rows=tuple(
             (
-                f"{count:,}",
+                f"{case[1]:,}",
+                case[0],
                 kind,
-                str(seconds[kind, count]),
+                str(seconds[kind, case]),
                 f"{statistics.median(edit.received for edit in edits):,.0f}",
                 f"{each.start.received:,}",
                 f"{sum(edit.requests for edit in edits):,}",
                 str(sum(edit.failed for edit in edits)),
             )
-            for count, each in samples.items()
+            for case, each in samples.items()
             for kind, edits in each.edits.items()
         ),
         plot=Plot(
             "From a save to the new answer",
             "rules",
             "seconds",
-            tuple(Series(kind, tuple((count, seconds[kind, count]) for count in samples)) for kind in EDITS),
+            tuple(
+                Series(f"{kind}, {of}", tuple((case[1], seconds[kind, case]) for case in samples if case[0] == of))
+                for of in (UNCONDITIONAL, CONDITIONAL)
+                for kind in EDITS
+            ),
             logarithmic=True,
         ),
         conclusion=conclusion(samples),
+        goals=goals(samples, seconds),
     )
 
 
-def conclusion(samples: dict[int, Sample]) -> str:
+def goals(samples: dict[Case, Sample], seconds: dict[tuple[str, Case], Spread]) -> tuple[Goal, ...]:
+    """Of the slowest kind of edit, and the one with the most bytes, of the most rules."""
+    made = []
+    for of, (most_seconds, most_bytes) in WANTED.items():
+        case = (of, MOST)
+        if case not in samples:
+            continue
+        slowest = max(seconds[kind, case].median for kind in EDITS)
+        sent = max(statistics.median(edit.received for edit in edits) for edits in samples[case].edits.values())
+        made += [
+            Goal.at_most(f"an edit of one of {MOST:,} rules, answer {of}: live after", most_seconds, slowest, "s"),
+            Goal.at_most("... bytes for one Envoy", most_bytes, sent),
+        ]
+    return tuple(made)
+
+
+def conclusion(samples: dict[Case, Sample]) -> str:
     requests = sum(each.end.requests for each in samples.values())
     failures = sum((each.failures for each in samples.values()), Counter[str]())
     causes = f" ({'; '.join(f'{cause}: {times}' for cause, times in failures.items())})" if failures else ""
@@ -392,10 +467,10 @@ def conclusion(samples: dict[int, Sample]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="few rules, once")
-    parser.add_argument("--rounds", type=int, default=10, help="edits of each kind (default 10)")
+    parser.add_argument("--rounds", type=int, default=3, help="edits of each kind (default 3)")
     options = parser.parse_args()
-    rounds, counts = (1, COUNTS[:2]) if options.short else (options.rounds, COUNTS)
-    publish("reload", report({count: asyncio.run(sample(count, rounds)) for count in counts}, rounds))
+    rounds, cases = (1, SHORT) if options.short else (options.rounds, CASES)
+    publish("reload", report({case: asyncio.run(sample(*case, rounds)) for case in cases}, rounds))
 
 
 if __name__ == "__main__":

@@ -12,11 +12,13 @@ import asyncio
 import sys
 from typing import Final
 
+from envoys import asked_elsewhere
 from harness import Cost, Report, Spread, cpu_seconds, interleaved, machine, publish, wrk
 
 from rejoinder.envoy import bootstrap, find, running
 from rejoinder.extproc import Workers
 from rejoinder.rules.model import Answer, Endpoint, Listener, Rule, Ruleset, StatusPattern
+from rejoinder.rules.program import compile_rules
 from rejoinder.xds.plan import plan
 from rejoinder.xds.translate import Json, Settings, static_bootstrap, translate
 from rejoinder.xds.translate.settings import EXT_PROC_CLUSTER
@@ -32,10 +34,7 @@ def _variant(name: str, service_ports: list[int]) -> tuple[Json, Json]:
     settings = Settings(Endpoint("127.0.0.1", service_ports[0]))
     resources = static_bootstrap(translate(ruleset, plan(ruleset), settings))["static_resources"]
     (listener,), (cluster,) = resources["listeners"], resources["clusters"]
-    chain = listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
-    service = chain[0]["typed_config"]["extension_config"]["typed_config"]["grpc_service"]["envoy_grpc"]
-    assert service["cluster_name"] == EXT_PROC_CLUSTER
-    service["cluster_name"] = name
+    listener = asked_elsewhere(listener, {EXT_PROC_CLUSTER: name})
     # (Where every port is taken as it comes, they do not follow each other.)
     addresses = [{"socket_address": {"address": "127.0.0.1", "port_value": port}} for port in service_ports]
     endpoints = [{"lb_endpoints": [{"endpoint": {"address": address}} for address in addresses]}]
@@ -43,11 +42,11 @@ def _variant(name: str, service_ports: list[int]) -> tuple[Json, Json]:
     return {**listener, "name": name}, cluster
 
 
-async def main(seconds: int = 2, rounds: int = 5) -> None:
+async def main(seconds: int = 2, rounds: int = 3) -> None:
     services = {name: Workers(count) for name, count in COUNTS.items()}
     for service in services.values():
         await service.start("127.0.0.1:0")
-        service.publish(Ruleset(), plan(Ruleset(rules=(ANSWERED,))).tables())
+        service.publish(compile_rules((ANSWERED,)))
     variants = [_variant(name, service.ports) for name, service in services.items()]
     config = {
         "admin": bootstrap(admin=("127.0.0.1", 0))["admin"],

@@ -241,6 +241,7 @@ def test_explain_prints_plain_text_into_a_pipe(run: Run) -> None:
         route     own (rules.yaml:3): does not fit: it is about the path "/own", the path is "/mock"
         route     all (rules.yaml:4): takes the request: forward to upstream "echo"
         rule      mock (rules.yaml:6): fits and answers at once
+        program   rules: finds 2 of 2 by domain, path and route: mock, errors
         placement native
         sent      200, 4 bytes
                   content-type: text/plain; charset=utf-8
@@ -733,25 +734,37 @@ def hand_written(listen: int, upstream: tuple[str, int], filters: Any, *clusters
 
 
 @pytest.mark.parametrize(
-    "how", ["bootstrap ext_proc rules.yaml", "bootstrap ext_proc", "bootstrap module rules.yaml", "bootstrap module"]
+    "how",
+    [
+        "bootstrap ext_proc rules.yaml",
+        "bootstrap ext_proc",
+        "bootstrap module rules.yaml",
+        "bootstrap module rules.yaml --remote",
+        "bootstrap module",
+    ],
 )
 def test_a_hand_written_envoy_with_the_printed_filters_answers_as_the_rules_say(run: Run, how: str) -> None:
-    xds, ext_proc, listen = free_port(), free_port(), free_port()
+    xds, ext_proc, module, listen = free_port(), free_port(), free_port(), free_port()
     upstream = Upstream()
     Path("rules.yaml").write_text(BESIDE)
+    how += f" http://127.0.0.1:{module}/librejoinder.so" if how.endswith("--remote") else ""
     here = ["--xds", f"127.0.0.1:{xds}", "--ext-proc-advertise", f"127.0.0.1:{ext_proc}"]
     code, out, _ = run(*how.split(), *here)  # a warning says that the route is somebody else's
     assert code == 0
     config = hand_written(listen, upstream.address, *map(yaml.safe_load, out.split("\n\n")))
-    ports = ("--xds", f"127.0.0.1:{xds}", "--ext-proc", f"127.0.0.1:{ext_proc}")
+    ports = ("--xds", f"127.0.0.1:{xds}", "--ext-proc", f"127.0.0.1:{ext_proc}", "--module", f"127.0.0.1:{module}")
     address = ("127.0.0.1", listen)
-    environ = {"ENVOY_DYNAMIC_MODULES_SEARCH_PATH": str(library.LIBRARY.parent)}
+    environ = {} if "--remote" in how else {"ENVOY_DYNAMIC_MODULES_SEARCH_PATH": str(library.LIBRARY.parent)}
 
     def said(host: str, path: str, status: int) -> tuple[int, bytes]:
         response = ask(address, "GET", host, path, [("x-status", str(status))])
         return response.status, response.body
 
-    with contextlib.closing(upstream), Command("serve", "rules.yaml", *ports), foreign_envoy(config, environ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(upstream))
+        serve = stack.enter_context(Command("serve", "rules.yaml", *ports))
+        serve.wait_until_said("serving:")  # the module is fetched once
+        stack.enter_context(foreign_envoy(config, environ))
         # Envoy takes each filter by itself.
         wait_for(lambda: said("mock.test", "/", 200) == (200, b"mock"))
         wait_for(lambda: said("a.test", "/others", 503) == (503, b"busy"))
@@ -764,8 +777,17 @@ def test_a_hand_written_envoy_with_the_printed_filters_answers_as_the_rules_say(
         assert said("a.test", "/theirs", 404) == (404, Upstream.BODY)
         assert said("a.example", "/others", 404) == (404, Upstream.BODY)
         if "rules.yaml" not in how:  # it follows `serve`
+            kept = http.client.HTTPConnection(*address, timeout=SECONDS)
+            kept.request("GET", "/others", headers={"host": "a.test", "x-status": "503"})
+            assert kept.getresponse().read() == b"busy"
+            connection = kept.sock
             Path("rules.yaml").write_text(BESIDE.replace("busy}", "edited}").replace("[404]", "[404, 410]"))
             wait_for(lambda: said("a.test", "/others", 503) == (503, b"edited"))
+            # No listener was replaced: the connection of before lives on, and has the rules of now.
+            kept.request("GET", "/others", headers={"host": "a.test", "x-status": "503"})
+            assert kept.getresponse().read() == b"edited"
+            assert kept.sock is connection
+            kept.close()
             wait_for(lambda: said("a.test", "/others", 410) == (410, b"every"))
 
 
