@@ -305,8 +305,8 @@ _SLIP: Final = 0.75
 """How like a route's name another one must be to be taken for a slip of the pen."""
 
 _COMPARED: Final = 30_000
-"""How many pairs of names are compared for that. Thousands of unknown names among thousands of routes are no slips: they
-are routes of another Envoy, and an edit must not wait for minutes."""
+"""How many pairs of names are compared for that. Thousands of unknown names among thousands of routes are no slips:
+they are routes of another Envoy, and an edit must not wait for minutes."""
 
 
 def _about_unknown_route(mention: Mention, routes: Collection[str], nearest: str | None) -> None:
