@@ -194,6 +194,7 @@ def _read_rule_file(place: Place) -> Part:
     # Whoever comments out the last rule is left with an empty section. Not so the fields of an answer: one without
     # anything behind enable_on_status would be for every request.
     fields = place.fields(*dict.fromkeys((*_SECTIONS, *higress.TOP_LEVEL_FIELDS))).without_empty(*_SECTIONS)
+    beside = any(section in fields for section in ("listen", "upstreams", "routes"))
     return Part(
         listeners=fields.get("listen", addresses.listeners, ()),
         upstreams=fields.get("upstreams", addresses.upstreams, ()),
@@ -201,7 +202,7 @@ def _read_rule_file(place: Place) -> Part:
         rules=(
             *higress.scoped_rules(fields),
             *(
-                (higress.top_level_rule(fields),)
+                (higress.top_level_rule(fields, beside_sections=beside),)
                 if higress.has_top_level_rule(fields)
                 else fields.get("rules", native.rules, ())
             ),
