@@ -79,7 +79,7 @@ def _module(options: argparse.Namespace, program: Program) -> int:
     if options.remote:
         print("# Envoy fetches the module and checks its hash.")
     else:
-        print(f"# Start Envoy with ENVOY_DYNAMIC_MODULES_SEARCH_PATH={library.LIBRARY.parent}")
+        _print_search_path()
     if needs(program).regexes or program.has_handlers:
         _print_environment(options.sources)
     try:
@@ -102,6 +102,10 @@ def _remote(url: SplitResult) -> dict[str, Any]:
     return {"remote": {"http_uri": where, "sha256": library.sha256()}}
 
 
+def _print_search_path() -> None:
+    print(f"# Start Envoy with ENVOY_DYNAMIC_MODULES_SEARCH_PATH={library.LIBRARY.parent}")
+
+
 def _print_environment(sources: Iterable[Path]) -> None:
     print("# These rules need Python in Envoy, for handlers or regular expressions:")
     for name, value in library.environment(handlers=placement.handler_folders(sources)).items():
@@ -114,6 +118,8 @@ def _follow(options: argparse.Namespace) -> int:
         f"{_FILTERS_GO} Envoy has the rest, and every change of\n"
         "# it, from `rejoinder serve`; until that is there, everything passes."
     )
+    if kind is Placement.MODULE:
+        _print_search_path()
     console.print_yaml(list(foreign_discovery(kind)))
     print("\n# Into the clusters: where `rejoinder serve` tells.")
     console.print_yaml([envoy.xds_cluster(options.xds)])

@@ -47,8 +47,20 @@ def has_top_level_rule(fields: Fields) -> bool:
     return bool(entries) and not any(entry.has(*RULE_ONLY_FIELDS) for entry in entries)
 
 
-def top_level_rule(fields: Fields) -> Rule:
-    """The configuration of the top level: one rule, for every request."""
+def top_level_rule(fields: Fields, *, beside_sections: bool = False) -> Rule:
+    """The configuration of the top level: one rule, for every request.
+
+    Args:
+        fields: of the document.
+        beside_sections: it stands in a rule file of ours, whose author may not know that this is the plug-in's form.
+    """
+    if beside_sections:
+        for entry in fields["rules"].items() if "rules" in fields else [fields.place]:
+            if entry.has("enable_on_status") and not entry.has("status_code", "handler"):
+                entry.warn(
+                    "status_code is 200 where it is left out, for rules of which none has a name or a match are the "
+                    "plug-in's form: say original to keep the upstream's status, or give the rule a name"
+                )
     return _named(fields.place, Scope(), fields)
 
 

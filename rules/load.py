@@ -194,6 +194,7 @@ def _read_rule_file(place: Place) -> Part:
     # Whoever comments out the last rule is left with an empty section. Not so the fields of an answer: one without
     # anything behind enable_on_status would be for every request.
     fields = place.fields(*dict.fromkeys((*_SECTIONS, *higress.TOP_LEVEL_FIELDS))).without_empty(*_SECTIONS)
+    beside = any(section in fields for section in ("listen", "upstreams", "routes"))
     return Part(
         listeners=fields.get("listen", addresses.listeners, ()),
         upstreams=fields.get("upstreams", addresses.upstreams, ()),
@@ -201,7 +202,7 @@ def _read_rule_file(place: Place) -> Part:
         rules=(
             *higress.scoped_rules(fields),
             *(
-                (higress.top_level_rule(fields),)
+                (higress.top_level_rule(fields, beside_sections=beside),)
                 if higress.has_top_level_rule(fields)
                 else fields.get("rules", native.rules, ())
             ),
@@ -305,8 +306,8 @@ _SLIP: Final = 0.75
 """How like a route's name another one must be to be taken for a slip of the pen."""
 
 _COMPARED: Final = 30_000
-"""How many pairs of names are compared for that. Thousands of unknown names among thousands of routes are no slips: they
-are routes of another Envoy, and an edit must not wait for minutes."""
+"""How many pairs of names are compared for that. Thousands of unknown names among thousands of routes are no slips:
+they are routes of another Envoy, and an edit must not wait for minutes."""
 
 
 def _about_unknown_route(mention: Mention, routes: Collection[str], nearest: str | None) -> None:

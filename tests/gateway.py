@@ -12,6 +12,7 @@ import concurrent.futures
 import contextlib
 import copy
 import dataclasses
+import functools
 import http.client
 import http.server
 import itertools
@@ -373,7 +374,10 @@ class Gateway:
         assert isinstance(event, Accepted), event
         # Envoy says yes before its worker threads have heard of it.
         for path in (MARKER_PATH, ROUTES_MARKER_PATH)[: 2 if self.foreign else 1]:
-            self.wait_for(lambda path=path: self.ask("GET", MARKER_DOMAIN, path.path.value).body.decode() == generation)
+            self.wait_for(functools.partial(self._answers, MARKER_DOMAIN, path.path.value, generation))
+
+    def _answers(self, host: str, path: str, body: str) -> bool:
+        return self.ask("GET", host, path).body.decode() == body
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         """Wait until something is so. A request that fails is asked again."""

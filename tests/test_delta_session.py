@@ -26,7 +26,7 @@ from test_xds_session import (
 )
 
 from rejoinder.xds.delta import SPLITS_SINCE, DeltaRequest, Incremental
-from rejoinder.xds.session import Accepted, Nack, Output, Response
+from rejoinder.xds.session import Accepted, Nack, Output, Response, Unable
 from rejoinder.xds.snapshot import (
     CLUSTERS,
     ENDPOINTS,
@@ -86,7 +86,7 @@ class Client:
         """What its side of the protocol takes it to have."""
         self.sent: list[str] = []
         """What it was sent, as `describe` says."""
-        self.news: list[Accepted | Nack] = []
+        self.news: list[Accepted | Nack | Unable] = []
         self.unanswered: dict[ResourceType, Response] = {}
         self.names: dict[ResourceType, set[str]] = {}
         """What was asked for and not given up; no names at first: everything."""

@@ -313,8 +313,8 @@ class _Bench:
             writer.write("\r\n".join((*lines, "", "")).encode())
             async with asyncio.timeout(5):
                 head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-        lines = head.decode().split("\r\n")
-        sent = [(name, value) for name, _, value in (line.partition(": ") for line in lines[1:])]
+        status, *received = head.decode().split("\r\n")
+        sent = [(name, value) for name, _, value in (line.partition(": ") for line in received)]
         sent = [(name.rstrip(":"), value) for name, value in sent]
         framing = {"content-length": "length", "transfer-encoding": "chunked"}
         by_envoy = {"date", "server", "connection", *framing}
@@ -322,7 +322,7 @@ class _Bench:
         if kinds == ["chunked"] and method != "HEAD":
             body = _unchunked(body)
         return _Response(
-            int(lines[0].split(" ")[1]),
+            int(status.split(" ")[1]),
             tuple(header for header in sent if header[0] not in by_envoy),
             " ".join(kinds),
             body,

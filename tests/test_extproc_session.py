@@ -227,8 +227,8 @@ def _encoded(kind: str, headers: list[tuple[str, bytes]], told: dict[str, str] |
     part.end_of_stream = False
     for key, value in headers:
         part.headers.headers.add(key=key, raw_value=value)
-    for name, value in (told or {}).items():
-        message.attributes["a.filter"][name] = value
+    for name, said in (told or {}).items():
+        message.attributes["a.filter"][name] = said
     encoded: bytes = message.SerializeToString()
     return encoded
 

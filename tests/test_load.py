@@ -303,6 +303,22 @@ def test_the_plug_ins_configurations_are_read_as_rules(text: str, rules: list[Ru
     assert list(ruleset_of(text).rules) == rules
 
 
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        pytest.param("routes: []\nrules: [{enable_on_status: [5xx], body: x}]", True, id="beside a section"),
+        pytest.param("rules: [{enable_on_status: [5xx], body: x}]", False, id="the plug-in's own"),
+        pytest.param(
+            "routes: []\nrules: [{enable_on_status: [5xx], status_code: original, body: x}]", False, id="with a status"
+        ),
+        pytest.param("routes: []\nrules: [{name: a, enable_on_status: [5xx], body: x}]", False, id="with a name"),
+    ],
+)
+def test_the_plug_ins_default_status_in_a_rule_file_of_ours_is_a_warning(text: str, warned: bool) -> None:
+    found = [problem for problem in load_text(text).problems if "status_code is 200" in problem.message]
+    assert bool(found) is warned
+
+
 def test_a_plug_in_configuration_may_stand_beside_routes() -> None:
     ruleset = ruleset_of(
         "listen: 127.0.0.1:80\nupstreams: {a: http://a}\nroutes: [{name: a, upstream: a}]\n"

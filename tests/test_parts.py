@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -34,6 +35,10 @@ def body(gateway: Gateway, number: int) -> str:
     return gateway.ask("GET", f"d{number}.test", "/", [("x-status", "503")]).body.decode()
 
 
+def answers(gateway: Gateway, number: int, text: str) -> bool:
+    return body(gateway, number).startswith(f"{text} {number} ")
+
+
 def resources(gateway: Gateway, ruleset: Ruleset) -> dict[tuple[str, str], Resource]:
     return {(each.type.name, each.name): each for each in gateway.build(ruleset).snapshot.resources}
 
@@ -64,12 +69,12 @@ def test_edits_are_live_and_every_request_is_answered(module: Gateway) -> None:
         edits = [(1500, f"edit-{number}") for number in range(10)]
         for number, text in (*edits, (0, "first"), (COUNT - 1, "page")):
             module.apply(with_rule(number, rule(number, text)))
-            module.wait_for(lambda number=number, text=text: body(module, number).startswith(f"{text} {number} "))
+            module.wait_for(functools.partial(answers, module, number, text))
 
 
 def test_small_and_large_programs_follow_each_other(module: Gateway) -> None:
     few = replace(RULESET, rules=RULES[:3])
     for ruleset, last in ((few, 2), (RULESET, COUNT - 1), (few, 2)):
         module.apply(ruleset)
-        module.wait_for(lambda last=last: body(module, last).startswith(f"page {last} "))
+        module.wait_for(functools.partial(answers, module, last, "page"))
     assert body(module, COUNT - 1) == "<p>from upstream</p>"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rejoinder.xds.session import Accepted, Nack, Output, Response
+from rejoinder.xds.session import Accepted, Nack, Output, Response, Unable
 from rejoinder.xds.snapshot import (
     CLUSTERS,
     ENDPOINTS,
@@ -58,7 +58,7 @@ class Client:
 
     def __init__(self, snapshot: Snapshot | None = None) -> None:
         self.session = StateOfTheWorld(snapshot)
-        self.news: list[Accepted | Nack] = []
+        self.news: list[Accepted | Nack | Unable] = []
         self.unanswered: dict[ResourceType, Response] = {}
         self.names: dict[ResourceType, tuple[str, ...]] = {}
         self.has: dict[ResourceType, dict[str, Resource]] = {kind: {} for kind in RESOURCE_TYPES}

@@ -111,8 +111,10 @@ def _encoders() -> dict[ResourceType, Encoder]:
 
 
 def _references(message: object) -> Iterator[Reference]:
-    """What a message needs: all that it names as a cluster or a route configuration, at any depth."""
+    """What a message needs: all that it names as a cluster, a route configuration or a filter that is fetched."""
     if isinstance(message, dict):
+        if "config_discovery" in message:
+            yield EXTENSIONS, message["name"]
         for key, value in message.items():
             if key in ("cluster", "cluster_name") and isinstance(value, str):
                 if value != NO_UPSTREAM:
