@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from rejoinder.rules.model import STATUSES, Answer, Header, Rule
+from rejoinder.rules.model import STATUSES, Answer, Header, Rule, StatusPattern
 
 BODILESS: Final = (204, 304)
 """Final statuses that never have content (RFC 9110, sections 15.3.5 and 15.4.5)."""
@@ -76,8 +77,10 @@ def _refuse(constant: str) -> None:
 class Claims:
     """Which statuses the answers of one rule are for."""
 
-    by_status: dict[int, Answer]
-    """What the answers with `enable_on_status` name, for the answer that a status calls for; sorted."""
+    named: Mapping[int, int]
+    """The statuses that answers with `enable_on_status` name, sorted, each with the number of the answer that it calls
+    for: one object for all rules that name the same ones."""
+    answers: tuple[Answer, ...]
     otherwise: Answer | None
     """For every other final status; of an unconditional rule, what is answered at once."""
 
@@ -85,7 +88,8 @@ class Claims:
         """The answer that a status calls for; None: there is none. Interim statuses (1xx) call for none."""
         if status < STATUSES.start:
             return None
-        return self.by_status.get(status, self.otherwise)
+        number = self.named.get(status)
+        return self.otherwise if number is None else self.answers[number]
 
 
 @functools.lru_cache(maxsize=_REMEMBERED)
@@ -95,10 +99,16 @@ def claims(rule: Rule) -> Claims:
     An exact status comes before a pattern, a pattern with more digits before one with fewer, then the written order
     counts, and the answer without a status comes last.
     """
-    by_status: dict[int, Answer] = {}
-    named = [(pattern, answer) for answer in rule.answers for pattern in answer.enable_on_status]
-    for pattern, answer in sorted(named, key=lambda claim: -len(claim[0].digits)):  # stable: written order
-        for status in pattern.statuses():
-            by_status.setdefault(status, answer)
     otherwise = next((answer for answer in rule.answers if not answer.enable_on_status), None)
-    return Claims(dict(sorted(by_status.items())), otherwise)
+    return Claims(_named(tuple(answer.enable_on_status for answer in rule.answers)), rule.answers, otherwise)
+
+
+@functools.lru_cache(maxsize=1024)
+def _named(patterns: tuple[tuple[StatusPattern, ...], ...]) -> Mapping[int, int]:
+    """By status, which answer's patterns it is about."""
+    found: dict[int, int] = {}
+    claimed = [(pattern, number) for number, of_answer in enumerate(patterns) for pattern in of_answer]
+    for pattern, number in sorted(claimed, key=lambda claim: -len(claim[0].digits)):  # stable: written order
+        for status in pattern.statuses():
+            found.setdefault(status, number)
+    return dict(sorted(found.items()))

@@ -26,8 +26,10 @@ _NOTHING_MORE: Final = RequestMatch()
 class _Compiled(NamedTuple):
     """A rule as it is asked."""
 
-    by_status: Mapping[int, Choice]
-    """As in `Claims`, each answer with the rule's name: the same object for the same answer."""
+    named: Mapping[int, int]
+    """As in `Claims`."""
+    choices: tuple[Choice, ...]
+    """The rule's answers, by their numbers."""
     otherwise: Choice | None
     unconditional: bool
     final: bool
@@ -89,8 +91,11 @@ class Program:
         if status not in self.statuses:
             return None
         for rule in self._fitting(request, route):
-            if not rule.unconditional and (choice := rule.by_status.get(status, rule.otherwise)) is not None:
-                return choice
+            if not rule.unconditional:
+                number = rule.named.get(status)
+                choice = rule.otherwise if number is None else rule.choices[number]
+                if choice is not None:
+                    return choice
             if rule.final:
                 return None
         return None
@@ -163,11 +168,11 @@ def _compiled_rule(rule: Rule) -> tuple[_Compiled, Collection[int]]:
     if match.path.kind is not PathKind.REGEX:
         match = RequestMatch(EVERY_PATH, match.methods, match.headers, match.query)
     untested = rule.scope.routes is None or _is_found_by_routes(rule)
-    named = (*claimed.by_status.values(), *((claimed.otherwise,) if claimed.otherwise else ()))
-    choices = {id(answer): Choice(rule.name, answer) for answer in named}
+    choices = tuple(Choice(rule.name, answer) for answer in rule.answers)
     made = _Compiled(
-        by_status={status: choices[id(answer)] for status, answer in claimed.by_status.items()},
-        otherwise=None if claimed.otherwise is None else choices[id(claimed.otherwise)],
+        named=claimed.named,
+        choices=choices,
+        otherwise=None if claimed.otherwise is None else Choice(rule.name, claimed.otherwise),
         unconditional=rule.unconditional,
         final=rule.final,
         routes=None if untested else frozenset(rule.scope.routes or ()),
@@ -175,7 +180,7 @@ def _compiled_rule(rule: Rule) -> tuple[_Compiled, Collection[int]]:
     )
     if rule.unconditional:
         return made, ()
-    return made, STATUSES if claimed.otherwise else tuple(claimed.by_status)
+    return made, STATUSES if claimed.otherwise else claimed.named.keys()
 
 
 def _is_found_by_routes(rule: Rule) -> bool:

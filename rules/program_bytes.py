@@ -141,23 +141,23 @@ class _Reply:
 def _replies(rule: Rule) -> Iterator[_Reply]:
     claimed = claims(rule)
     if not rule.unconditional:
-        by_reply: dict[tuple[Answer, int | None], list[int]] = {}
-        for status, answer in claimed.by_status.items():
-            by_reply.setdefault(_same_reply(answer, status), []).append(status)
-        if claimed.otherwise and claimed.otherwise.status_code is None:
+        by_reply: dict[tuple[int, int | None], list[int]] = {}
+        for status, number in claimed.named.items():
+            by_reply.setdefault((number, _known(claimed.answers[number], status)), []).append(status)
+        for (number, known), statuses in by_reply.items():
+            yield _reply(claimed.answers[number], known, _ranges(statuses))
+        if claimed.otherwise:
             # `original` is a reply for each of these of its own, for they have no body.
             for status in BODILESS:
-                if status not in claimed.by_status:
-                    by_reply.setdefault(_same_reply(claimed.otherwise, status), []).append(status)
-        for (answer, known), statuses in by_reply.items():
-            yield _reply(answer, known, _ranges(statuses))
+                if status not in claimed.named and _known(claimed.otherwise, status):
+                    yield _reply(claimed.otherwise, status, _ranges([status]))
     if claimed.otherwise:
         yield _reply(claimed.otherwise, None, ())
 
 
-def _same_reply(answer: Answer, status: int) -> tuple[Answer, int | None]:
-    """Statuses with the same key get the same reply; in it, the status that the reply depends on."""
-    return answer, status if answer.status_code is None and status in BODILESS else None
+def _known(answer: Answer, status: int) -> int | None:
+    """The status, if the answer's reply depends on it."""
+    return status if answer.status_code is None and status in BODILESS else None
 
 
 def _reply(answer: Answer, known: int | None, ranges: Sequence[tuple[int, int]]) -> _Reply:

@@ -44,8 +44,8 @@ def shadowed(ruleset: Ruleset) -> list[Problem]:
 def _of_rule(rule: Rule) -> _Entry:
     if rule.unconditional:
         return _Entry(rule.name, rule.position, rule.scope, True)
-    named = claims(rule)
-    statuses = ALL_STATUSES if named.otherwise else frozenset(named.by_status)
+    claimed = claims(rule)
+    statuses = ALL_STATUSES if claimed.otherwise else frozenset(claimed.named)
     return _Entry(rule.name, rule.position, rule.scope, rule.final, statuses)
 
 

@@ -91,8 +91,8 @@ def test_a_status_is_given_the_most_specific_answer(answers: list[Answer], statu
 
 def test_claims_are_sorted_by_status() -> None:
     claimed = claims(Rule("r", (on("503"), on("20"), on("404"))))
-    assert list(claimed.by_status) == [*range(200, 210), 404, 503]
-    assert set(claimed.by_status) <= set(STATUSES)
+    assert list(claimed.named) == [*range(200, 210), 404, 503]
+    assert set(claimed.named) <= set(STATUSES)
 
 
 def test_answers_that_share_a_status_are_told_apart_by_content_not_by_the_name_of_their_rule() -> None:
