@@ -94,6 +94,7 @@ def domains_cover(patterns: tuple[str, ...], other: str) -> bool:
     return not patterns or any(domain_covers(pattern, other) for pattern in patterns)
 
 
+@functools.lru_cache(maxsize=1 << 15)
 def wider_domains(domain: str) -> tuple[str, ...]:
     """Every pattern that covers a domain, the narrowest first.
 

@@ -157,7 +157,7 @@ class _Asked(NamedTuple):
     """A rule as it stands in one domain's list."""
 
     place: int
-    """In the order of all rules."""
+    """In the order of the rules."""
     rule: Rule
     match: Meet
     """With a test of the host where the list is for more hosts than the rule."""
@@ -202,7 +202,9 @@ def _plan_group(group: str, routes: Sequence[Route], rules: Sequence[Rule]) -> I
             for place, rule in rules_by_domain.find((other,))
             if place not in asked
         )
-        its_rules = tuple(sorted((*asked.values(), *narrower), key=_place))
+        # Numbered anew, so that a rule more or less elsewhere leaves this list what it was.
+        in_order = sorted((*asked.values(), *narrower), key=_place)
+        its_rules = tuple(each._replace(place=place) for place, each in enumerate(in_order))
         its_routes = tuple(route for _, route in by_domain.find(wider))
         plan_domain = _plan_small_domain if len(its_routes) + len(its_rules) <= SMALL else _plan_domain
         yield plan_domain(domain, group, its_routes, its_rules)
