@@ -16,7 +16,7 @@ from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
 from envoy_data_plane.envoy.config.listener.v3 import Listener
 from envoy_data_plane.envoy.config.route.v3 import FilterConfig, RouteConfiguration, RouteList, VirtualHost
 from envoy_data_plane.envoy.extensions.common.matching.v3 import ExtensionWithMatcher
-from envoy_data_plane.envoy.extensions.filters.common.matcher.action.v3 import SkipFilter
+from envoy_data_plane.envoy.extensions.filters.http.composite.v3 import Composite, ExecuteFilterAction
 from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import Cors, CorsPolicy
 from envoy_data_plane.envoy.extensions.filters.http.dynamic_modules.v3 import (
     DynamicModuleFilter,
@@ -59,10 +59,12 @@ _MESSAGES: Final[dict[ResourceType, type[betterproto2.Message]]] = {
 
 # What stands in an Any somewhere: the parser must know it.
 _EXTENSIONS: Final[tuple[type[betterproto2.Message], ...]] = (
+    Composite,
     Cors,
     CorsPolicy,
     DownstreamTlsContext,
     DynamicModuleFilter,
+    ExecuteFilterAction,
     ExtensionWithMatcher,
     ExternalProcessor,
     FilterConfig,
@@ -75,7 +77,6 @@ _EXTENSIONS: Final[tuple[type[betterproto2.Message], ...]] = (
     RouteList,
     Router,
     SetFilterState,
-    SkipFilter,
     UpstreamTlsContext,
 )
 

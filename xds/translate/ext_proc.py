@@ -1,6 +1,6 @@
 """The ext_proc filter, as docs/ext_proc.md explains it: what it asks about, and what it tells. Pure.
 
-It stands in the chain once for responses, behind a gate that lets by all statuses but those that rules name; where
+It stands in the chain once for responses, behind a gate that it takes the statuses that rules name to open; where
 rules answer without an upstream, or by a handler that wants to see the request, once more for requests, behind a gate
 on what these rules are about; and where rules look at hosts, behind a filter that keeps the host as it came, for the
 router may rewrite it.
@@ -95,12 +95,15 @@ def _attributes(program: Program) -> list[str]:
     return [expression for expression, wanted in asked.items() if wanted]
 
 
-def _gated(filter_: Json, skipped: Json) -> Json:
-    skip = {"name": "skip", "typed_config": typed("envoy.extensions.filters.common.matcher.action.v3.SkipFilter")}
+def _gated(filter_: Json, wanted: Json) -> Json:
+    """A filter that is made only for what a predicate wants: one that has nothing to do costs its making, too."""
+    composite = "envoy.extensions.filters.http.composite.v3."
+    ask = typed(f"{composite}ExecuteFilterAction", typed_config={"name": "ext_proc", "typed_config": filter_})
+    matcher = {"predicate": wanted, "on_match": {"action": {"name": "ask", "typed_config": ask}}}
     return typed(
         GATE_TYPE,
-        extension_config={"name": "ext_proc", "typed_config": filter_},
-        xds_matcher={"matcher_list": {"matchers": [{"predicate": skipped, "on_match": {"action": skip}}]}},
+        extension_config={"name": "composite", "typed_config": typed(f"{composite}Composite")},
+        xds_matcher={"matcher_list": {"matchers": [matcher]}},
     )
 
 
@@ -109,8 +112,8 @@ def _gated(filter_: Json, skipped: Json) -> Json:
 
 def _statuses_gate(program: Program) -> Json:
     status = {"name": "status", "typed_config": typed("envoy.type.matcher.v3.HttpResponseStatusCodeMatchInput")}
-    named = {"input": status, "value_match": {"safe_regex": {"google_re2": {}, "regex": statuses(program.statuses)}}}
-    return {"not_matcher": {"single_predicate": named}}
+    test = {"safe_regex": {"google_re2": {}, "regex": statuses(program.statuses)}}
+    return {"single_predicate": {"input": status, "value_match": test}}
 
 
 def statuses(named: frozenset[int]) -> str:
@@ -139,10 +142,10 @@ def _requests_gate(program: Program) -> Json:
     about = [rule for rule in program.rules if rule.unconditional or any(answer.handler for answer in rule.answers)]
     predicates = [_about(rule) for rule in about[: MAX_GATED + 1]]
     if not predicates:
-        return _request_test(":method", {"safe_regex": {"google_re2": {}, "regex": ".*"}})  # all are skipped
+        return _request_test(":method", {"exact": ""})  # none
     if len(predicates) > MAX_GATED or None in predicates:
-        return _request_test(":method", {"exact": ""})  # none is
-    return {"not_matcher": _any([predicate for predicate in predicates if predicate is not None])}
+        return _request_test(":method", {"safe_regex": {"google_re2": {}, "regex": ".*"}})  # all
+    return _any([predicate for predicate in predicates if predicate is not None])
 
 
 def _about(rule: Rule) -> Json | None:
