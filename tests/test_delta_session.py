@@ -26,7 +26,7 @@ from test_xds_session import (
 )
 
 from rejoinder.xds.delta import SPLITS_SINCE, DeltaRequest, Incremental
-from rejoinder.xds.session import Accepted, Nack, Output, Response
+from rejoinder.xds.session import Accepted, Nack, Output, Response, Unable
 from rejoinder.xds.snapshot import (
     CLUSTERS,
     ENDPOINTS,
@@ -79,14 +79,19 @@ class Client:
         has: what it has from an earlier stream.
     """
 
-    def __init__(self, snapshot: Snapshot | None = None, has: Held | None = None) -> None:
-        self.session = Incremental(snapshot)
+    def __init__(
+        self,
+        snapshot: Snapshot | None = None,
+        has: Held | None = None,
+        proven: Mapping[ResourceType, Snapshot] | None = None,
+    ) -> None:
+        self.session = Incremental(snapshot, proven=proven or {})
         self.has: Held = has or {kind: {} for kind in RESOURCE_TYPES}
         self.recorded: Held = {kind: dict(resources) for kind, resources in self.has.items()}
         """What its side of the protocol takes it to have."""
         self.sent: list[str] = []
         """What it was sent, as `describe` says."""
-        self.news: list[Accepted | Nack] = []
+        self.news: list[Accepted | Nack | Unable] = []
         self.unanswered: dict[ResourceType, Response] = {}
         self.names: dict[ResourceType, set[str]] = {}
         """What was asked for and not given up; no names at first: everything."""
@@ -551,7 +556,7 @@ def test_a_client_that_rejects_goes_back_to_what_it_had_in_full() -> None:
     client.give(bad)
     client.ack(CLUSTERS)
     client.nack(LISTENERS, "cannot bind")
-    assert client.news == [Nack("envoy-1", LISTENERS, bad, "cannot bind")]
+    assert client.news == [Nack("envoy-1", LISTENERS, bad, "cannot bind", ONE, had=True)]
     # Envoy may have taken the one listener and not the other.
     assert client.ack_all() == ["listeners: l -m", "clusters: -b"]
     assert client.has == held(ONE)
@@ -596,6 +601,48 @@ def test_a_client_that_rejects_what_it_goes_back_to_is_left_alone() -> None:
     client.nack(LISTENERS)
     assert client.nack(LISTENERS) == []
     assert client.ack_all() == []
+
+
+def test_a_client_without_listeners_goes_back_to_what_it_had_of_all_that_it_asks_for() -> None:
+    client = Client(ONE)
+    client.subscribe(CLUSTERS)
+    client.ack_all()
+    client.subscribe(ROUTES, "r")
+    client.ack_all()
+    assert client.news == [Accepted("envoy-1", ONE)]
+    bad = snapshot(cluster("b"), listener("l", "r"), routes("r", "b"))
+    client.give(bad)
+    client.nack(CLUSTERS)
+    client.ack_all()
+    assert client.news[1:] == [Nack("envoy-1", CLUSTERS, bad, "no", ONE, had=True)]
+    assert (client.has[CLUSTERS], client.has[ROUTES]) == (ONE.by_type[CLUSTERS], ONE.by_type[ROUTES])
+
+
+def test_a_newcomer_that_rejects_gets_what_others_have_taken_of_the_type() -> None:
+    bad = snapshot(cluster("a"), listener("l", "r", body="bad"), routes("r", "a"))
+    client = Client(bad, proven={LISTENERS: ONE, CLUSTERS: bad})
+    client.subscribe(CLUSTERS)
+    client.ack_all()
+    client.subscribe(LISTENERS)
+    client.nack(LISTENERS)
+    client.subscribe(ROUTES, "r")
+    client.ack_all()
+    assert client.news == [Nack("envoy-1", LISTENERS, bad, "no", ONE), Accepted("envoy-1", ONE)]
+    assert client.has == {kind: dict(resources) for kind, resources in ONE.by_type.items()}
+
+
+def test_a_newcomer_that_rejects_everything_is_left_alone() -> None:
+    two = snapshot(cluster("a", "2"), listener("l", "r", body="2"), routes("r", "a"))
+    client = Client(two, proven={LISTENERS: ONE, CLUSTERS: two})
+    client.subscribe(CLUSTERS)
+    client.ack_all()
+    client.subscribe(LISTENERS)
+    client.nack(LISTENERS)
+    while client.unanswered:
+        client.nack(next(iter(client.unanswered)))
+    rejected = [(news.type, news.instead) for news in client.news if isinstance(news, Nack)]
+    assert rejected[0] == (LISTENERS, ONE)
+    assert rejected[1:] in ([(LISTENERS, None), (CLUSTERS, None)], [(CLUSTERS, None), (LISTENERS, None)])
 
 
 # ---- virtual hosts as resources of their own

@@ -1,8 +1,8 @@
 """The control plane: an xDS server that keeps every connected Envoy at the snapshot that was last published.
 
 In go snapshots (`Server.publish`), out come bytes to the Envoys and news to whoever listens. All that is decided about
-one client is decided in `session`; here is the loop around it, and what concerns the clients together: whether a
-rejected snapshot is taken back for everybody.
+one client is decided in `session`; here is the loop around it, and what concerns the clients together: which snapshots
+have been proven, and whether one that was rejected is still given to those who come.
 
 One event loop, one task for each client. A client that does not read holds up its own task and nothing else, and finds
 the newest snapshot when it reads again.
@@ -11,6 +11,7 @@ the newest snapshot when it reads again.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,7 +21,7 @@ import grpc.aio
 
 from rejoinder.xds.delta import Incremental
 from rejoinder.xds.listening import listen
-from rejoinder.xds.session import Accepted, Nack, Response, Unable
+from rejoinder.xds.session import Accepted, Nack, Response, Session, Unable
 from rejoinder.xds.snapshot import CLUSTERS, ENDPOINTS, EXTENSIONS, LISTENERS, ROUTES, ResourceType, Snapshot
 from rejoinder.xds.sotw import StateOfTheWorld
 from rejoinder.xds.wire import decode_delta_request, decode_request, encode_delta_response, encode_response
@@ -36,6 +37,9 @@ _SERVICES: Final[tuple[tuple[str, str, ResourceType | None], ...]] = (
     ("envoy.service.extension.v3.ExtensionConfigDiscoveryService", "ExtensionConfigs", EXTENSIONS),
 )
 """Each service with what its methods are named after (`StreamClusters`, `DeltaClusters`), and its one type."""
+
+_MOST_AWAY: Final = 10_000
+"""How many clients that have left are waited for. A client may call itself anything, each time anew."""
 
 _OPTIONS: Final = (
     # A second server on the port is an error. By default the kernel would deal the connections out to both.
@@ -142,9 +146,10 @@ class _Client:
 class Server:
     """The discovery services, for one event loop.
 
-    A client that rejects a snapshot goes back to its previous one. If another takes the snapshot in full, it cannot be
-    all wrong, and stays. If all have answered and none has taken it, it is taken back: who has not been brought to it
-    yet, and who connects from then on, gets the last snapshot that some client had in full.
+    A client that rejects a snapshot goes back to its previous one, and changes nothing for the others: whoever has
+    taken a snapshot, or is taking it, keeps it. Who connects gets it, too. Only when all who were there have rejected
+    it, nobody has taken it, and nobody is away who may come back and take it, it is taken back: who connects from then
+    on gets the last snapshot that was taken.
 
         server = Server(on_event=print)
         port = await server.start("127.0.0.1:18000")
@@ -157,8 +162,12 @@ class Server:
         """Args: on_event: is told what happens to clients, in the event loop; it must neither block nor raise."""
         self._on_event = on_event
         self._snapshot: Snapshot | None = None
-        self._proven: Snapshot | None = None
-        """The last snapshot that a client had in full."""
+        """The last one that was published."""
+        self._proven: dict[ResourceType, Snapshot] = {}
+        """For each type, the last snapshot that a client that asks for it had in full."""
+        self._taken_back = False
+        self._away: OrderedDict[str, None] = OrderedDict()
+        """The ids of clients that had a snapshot in full and left without rejecting the last one; the latest last."""
         self._nack: Nack | None = None
         self._clients: set[_Client] = set()
         self._changed = asyncio.Event()
@@ -207,15 +216,19 @@ class Server:
         """
         if problems := snapshot.check():
             raise InconsistentSnapshotError(problems)
-        self._set(snapshot)
+        self._snapshot = snapshot
+        self._taken_back = False
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def status(self) -> Status:
         clients = sorted((client.status() for client in self._clients), key=lambda status: (status.node, status.peer))
-        return Status(_version(self._snapshot), tuple(clients), self._nack)
+        return Status(_version(self._offered(None)), tuple(clients), self._nack)
 
     def _handler(self, variant: _Variant, only: ResourceType | None) -> Any:
         async def serve(_: object, context: Any) -> None:
-            await self._serve(_Client(context.peer(), variant.session(self._snapshot, only)), context)
+            session = variant.session(self._offered(only), only, self._proven)
+            await self._serve(_Client(context.peer(), session), context)
 
         return grpc.stream_stream_rpc_method_handler(
             serve, request_deserializer=variant.decode, response_serializer=variant.encode
@@ -241,6 +254,7 @@ class Server:
                     reading = asyncio.ensure_future(context.read())
                     if client not in self._clients:
                         self._clients.add(client)
+                        self._away.pop(client.session.node, None)
                         self._on_event(Connected(client.session.node, client.peer, client.session.envoy))
                 for output in outputs:
                     if isinstance(output, Response):
@@ -252,36 +266,40 @@ class Server:
             changed.cancel()
             if client in self._clients:
                 self._clients.remove(client)
+                self._miss(client.session)
                 self._take_back()
                 self._on_event(Disconnected(client.session.node, client.peer))
 
     def _learn(self, client: _Client, news: Accepted | Nack | Unable) -> None:
         match news:
             case Accepted(snapshot=snapshot):
-                # One type of it proves nothing about the whole; and what was taken back stays so.
-                taken_back = self._nack is not None and snapshot is self._nack.snapshot is not self._snapshot
-                if client.session.only is None and not taken_back:
-                    self._proven = snapshot
+                self._proven.update(dict.fromkeys(client.session.types, snapshot))
             case Nack():
                 self._nack = client.nack = news
                 self._take_back()
         self._on_event(news)
 
-    def _take_back(self) -> None:
-        """Return to what has been proven, if the snapshot has been rejected and nobody is left who may take it."""
-        snapshot = self._snapshot
-        rejected = self._nack is not None and self._nack.snapshot is snapshot
-        if not rejected or self._proven in {None, snapshot}:
-            return
-        sessions = [client.session for client in self._clients if client.session.only is None]
-        if not any(session.target is snapshot and session.accepted is not None for session in sessions):
-            assert self._proven is not None
-            self._set(self._proven)
+    def _miss(self, session: Session) -> None:
+        """Remember a client that has left, if it may come back and take the snapshot."""
+        if session.accepted is not None and not (self._snapshot and session.has_rejected(self._snapshot)):
+            self._away[session.node] = None
+            if len(self._away) > _MOST_AWAY:
+                self._away.popitem(last=False)
 
-    def _set(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self._changed.set()
-        self._changed = asyncio.Event()
+    def _take_back(self) -> None:
+        """Give the snapshot to nobody who comes, if it has been rejected and nobody has it or may yet take it."""
+        snapshot = self._snapshot
+        if snapshot is None or self._nack is None or self._nack.snapshot is not snapshot or self._away:
+            return
+        sessions = [client.session for client in self._clients]
+        if snapshot not in self._proven.values() and all(session.has_rejected(snapshot) for session in sessions):
+            self._taken_back = True
+
+    def _offered(self, only: ResourceType | None) -> Snapshot | None:
+        """What who comes to a service is brought to."""
+        if self._taken_back and self._nack is not None:
+            return self._proven.get(only or self._nack.type, self._snapshot)
+        return self._snapshot
 
 
 def _version(snapshot: Snapshot | None) -> str:
