@@ -374,6 +374,15 @@ Step = tuple[str, tuple[str, ...]]
             [("+", ("*", "x")), ("-", ("x",))], ["x y", "x"], id="what is given up beside the wildcard is said again"
         ),
         pytest.param(
+            [("+", ("*", "nowhere")), ("-", ("nowhere",))],
+            ["x y -nowhere", "-nowhere"],
+            id="also that it does not exist",
+        ),
+        pytest.param([("+", ("*",)), ("-", ("nowhere",))], ["x y", "-nowhere"], id="even if it was never asked for"),
+        pytest.param(
+            [("+", ("*", "nowhere")), ("-", ("nowhere", "*"))], ["x y -nowhere"], id="but not without the wildcard"
+        ),
+        pytest.param(
             [("+", ("*", "x")), ("-", ("*",)), ("+", ("y",))], ["x y", "y"], id="without the star, names stay"
         ),
         pytest.param([("+", ("nowhere",))], ["-nowhere"], id="what does not exist is removed"),
@@ -424,6 +433,25 @@ def test_names_count_while_a_response_is_under_way() -> None:
     assert client.subscribe(ROUTES, "z") == []
     assert client.unsubscribe(ROUTES, "y") == []
     assert client.ack_all() == ["routes: x y", "routes: z"]
+
+
+def test_a_name_that_is_given_up_while_a_response_is_under_way_is_answered_behind_it() -> None:
+    client = Client(snapshot(cluster("x")))
+    client.subscribe(CLUSTERS, "*", "nowhere")
+    assert client.unsubscribe(CLUSTERS, "nowhere") == []
+    assert client.ack_all() == ["clusters: x -nowhere", "clusters: -nowhere"]
+    assert client.give(snapshot(cluster("x"))) == []
+
+
+def test_names_that_were_given_up_are_forgotten() -> None:
+    client = Client(snapshot(cluster("x")))
+    for number in range(3):
+        client.subscribe(CLUSTERS, "*", f"nowhere{number}")
+        client.ack_all()
+        client.unsubscribe(CLUSTERS, f"nowhere{number}")
+        client.ack_all()
+    stream = client.session._streams[CLUSTERS]
+    assert (stream.absent, stream.given_up) == (frozenset(), frozenset())
 
 
 def test_an_answer_to_an_old_response_is_none() -> None:

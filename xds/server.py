@@ -18,13 +18,21 @@ from typing import Any, Final
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
-from rejoinder.xds.delta import Incremental
+from rejoinder.xds.delta import DeltaRequest, Incremental
 from rejoinder.xds.listening import listen
 from rejoinder.xds.session import Accepted, Nack, Response, Session, Unable
 from rejoinder.xds.snapshot import CLUSTERS, ENDPOINTS, EXTENSIONS, LISTENERS, ROUTES, ResourceType, Snapshot
-from rejoinder.xds.sotw import StateOfTheWorld
-from rejoinder.xds.wire import decode_delta_request, decode_request, encode_delta_response, encode_response
+from rejoinder.xds.sotw import Request, StateOfTheWorld
+from rejoinder.xds.wire import (
+    MAX_NAMES,
+    TooManyNamesError,
+    decode_delta_request,
+    decode_request,
+    encode_delta_response,
+    encode_response,
+)
 
 ADS: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 
@@ -38,6 +46,10 @@ _SERVICES: Final[tuple[tuple[str, str, ResourceType | None], ...]] = (
 )
 """Each service with what its methods are named after (`StreamClusters`, `DeltaClusters`), and its one type."""
 
+MAX_REQUEST: Final = 16 << 20
+"""In bytes. MAX_NAMES names of 130 bytes, each with its version; no other request is nearly as large. It is also how
+many characters the names on a stream may have together."""
+
 _MOST_AWAY: Final = 10_000
 """How many clients that have left are waited for. A client may call itself anything, each time anew."""
 
@@ -46,7 +58,9 @@ _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
     # A route configuration can have any size; gRPC's limit is 4 MB.
     ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_receive_message_length", MAX_REQUEST),
+    # An Envoy has one stream for ADS, or one for each type.
+    ("grpc.max_concurrent_streams", 100),
     # Streams live for weeks and are silent for most of that. Ask whether the client is still there, so that one that
     # vanished without a word leaves the list; and allow it to ask us every 10 s, while gRPC takes more than one ping in
     # 5 minutes for an attack.
@@ -122,7 +136,7 @@ class _Variant:
     """Of its methods' names."""
     session: type[StateOfTheWorld] | type[Incremental]
     decode: Callable[[bytes], Any]
-    """The session's requests."""
+    """The session's requests; see `wire` for what it raises."""
     encode: Callable[[Response], bytes]
 
 
@@ -228,13 +242,11 @@ class Server:
     def _handler(self, variant: _Variant, only: ResourceType | None) -> Any:
         async def serve(_: object, context: Any) -> None:
             session = variant.session(self._offered(only), only, self._proven)
-            await self._serve(_Client(context.peer(), session), context)
+            await self._serve(_Client(context.peer(), session), variant.decode, context)
 
-        return grpc.stream_stream_rpc_method_handler(
-            serve, request_deserializer=variant.decode, response_serializer=variant.encode
-        )
+        return grpc.stream_stream_rpc_method_handler(serve, response_serializer=variant.encode)
 
-    async def _serve(self, client: _Client, context: Any) -> None:
+    async def _serve(self, client: _Client, decode: Callable[[bytes], Any], context: Any) -> None:
         """One client's stream, from its beginning to its end."""
         reading = asyncio.ensure_future(context.read())
         changed = asyncio.ensure_future(self._changed.wait())
@@ -247,10 +259,13 @@ class Server:
                     assert self._snapshot is not None
                     outputs += client.session.on_snapshot(self._snapshot)
                 if reading.done():
-                    request = reading.result()
-                    if request is grpc.aio.EOF:
+                    data = reading.result()
+                    if data is grpc.aio.EOF:
                         return
+                    request = await _read(decode, data, client.session, context)
                     outputs += client.session.on_request(request)
+                    if _asks_too_much(client.session, request):
+                        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many names")
                     reading = asyncio.ensure_future(context.read())
                     if client not in self._clients:
                         self._clients.add(client)
@@ -300,6 +315,30 @@ class Server:
         if self._taken_back and self._nack is not None:
             return self._proven.get(only or self._nack.type, self._snapshot)
         return self._snapshot
+
+
+async def _read(decode: Callable[[bytes], Any], data: bytes, session: Session, context: Any) -> Any:
+    """A request; what is none ends the stream, and nothing else."""
+    try:
+        request = decode(data)
+    except DecodeError:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "this is no discovery request")
+    except TooManyNamesError as error:
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+    else:
+        if session.only is None and not request.type_url:
+            # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol: "it is required for ADS".
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a request on ADS must have a type_url")
+        return request
+
+
+def _asks_too_much(session: Session, request: Request | DeltaRequest) -> bool:
+    """Whether a stream's requests together have more names than one alone may have."""
+    # In the other variant a request has all names of a type, not some more.
+    if isinstance(request, Request) or not request.subscribe:
+        return False
+    lengths = [len(name) for name in session.names()]
+    return len(lengths) > MAX_NAMES or sum(lengths) > MAX_REQUEST
 
 
 def _version(snapshot: Snapshot | None) -> str:

@@ -155,7 +155,9 @@ class Stream:
     accepted: Resources = field(default_factory=lambda: _NOTHING)
     """What the client is known to have."""
     absent: frozenset[str] = frozenset()
-    """Incremental: names that the client has asked for and been told are not there."""
+    """Incremental: names that the client asks for and has been told are not there."""
+    given_up: frozenset[str] = frozenset()
+    """Incremental: names that the client no longer asks for, while it asks for all, and is still to be told about."""
     rejected: Snapshot | None = None
     """The client did not take its resources of this type, and there was nothing to go back to."""
     refused: frozenset[str] = frozenset()
@@ -171,7 +173,7 @@ class Stream:
         self.subscription = subscription
         self.sent = without(subscription.of(self.sent), repeated)
         self.accepted = without(subscription.of(self.accepted), repeated)
-        self.absent -= repeated
+        self.absent = (self.absent - repeated) & subscription.names
 
     def accept(self) -> None:
         self.under_way = None
@@ -331,6 +333,11 @@ class Session(abc.ABC):
         """What the client has asked for."""
         return tuple(kind for kind, stream in self._streams.items() if stream.subscription is not None)
 
+    def names(self) -> Iterator[str]:
+        """What the client has asked for by its name, whether it exists or not."""
+        for stream in self._streams.values():
+            yield from stream.subscription.names if stream.subscription else ()
+
     def _reject(self, stream: Stream, response: Response, message: str) -> Nack | Unable:
         snapshot = stream.snapshot
         assert snapshot is not None
@@ -453,8 +460,8 @@ class Session(abc.ABC):
             yield from (name for name in gone if routes_of(name) not in there)
         elif parent is None or self._settled(parent, target):
             yield from gone
-        if subscription.names:
-            yield from sorted(subscription.names - wanted.keys() - stream.sent.keys() - stream.absent)
+        if names := subscription.names | stream.given_up:
+            yield from sorted(names - wanted.keys() - stream.sent.keys() - stream.absent)
 
     def _left_over(self, stream: Stream, has: Resources, wanted: Resources, target: Snapshot) -> Sequence[str]:
         """The names of what the client has and must be told to drop."""
@@ -495,8 +502,9 @@ class Session(abc.ABC):
             stream.sent = wanted
         else:
             stream.sent = _sent(stream.sent, wanted, due.resources, due.removed)
-        if absent := stream.absent.union(due.removed):
-            stream.absent = absent - wanted.keys()
+        if stream.subscription and stream.subscription.names:
+            stream.absent = stream.absent.union(due.removed).intersection(stream.subscription.names) - wanted.keys()
+        stream.given_up = frozenset()
         stream.owed = False
         return response
 
