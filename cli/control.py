@@ -194,8 +194,8 @@ class Control:
         console.say(lines[0], "bold red")
         for line in lines[1:]:
             console.say(line)
-        if self._accepted:
-            console.say("going back to what it had before", "bold")
+        if nack.instead:
+            console.say("going back to what it had before" if nack.had else "it gets what others have taken", "bold")
         self._on_rejected(Rejected(lines))
 
 

@@ -137,10 +137,10 @@ class Session:
     def _handled(self, choice: Choice, message: ResponseHeaders) -> Output:
         if self._asked is None:
             return Output()  # this is the matter of the stream that has seen the request, if there is one
-        asked = handlers.request_of(self._asked.headers, self._asked.attributes.get(ROUTE_NAME, ""))
+        asked = handlers.request_of(_readable(self._asked.headers), self._asked.attributes.get(ROUTE_NAME, ""))
         try:
             made = self._rules.handlers.call(
-                choice.answer.handler, asked, handlers.Response(message.status, message.headers)
+                choice.answer.handler, asked, handlers.Response(message.status, _readable(message.headers))
             )
         except HandlerError:
             return Output(failed=choice.rule)
@@ -156,6 +156,11 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Message], Step]]] = {
     State.RESPONSE: {ResponseHeaders: Session._on_response},
     State.DONE: {},
 }
+
+
+def _readable(headers: tuple[Header, ...]) -> tuple[Header, ...]:
+    # Handlers get text that can be encoded again: a replacement character for what is no UTF-8.
+    return tuple((name, value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")) for name, value in headers)
 
 
 def _request(headers: tuple[Header, ...]) -> Request:

@@ -139,22 +139,21 @@ def decode(data: bytes) -> Message:
 
 
 def _headers(message: Any) -> tuple[Header, ...]:
-    # The value stands in `raw_value`, or in `value` from older Envoys. Any bytes may come; rules are UTF-8.
-    return tuple(
-        [
-            (header.key.decode("utf-8", "replace"), (header.raw_value or header.value).decode("utf-8", "replace"))
-            for header in message.headers.headers
-        ]
-    )
+    # The value stands in `raw_value`, or in `value` from older Envoys. Any bytes may come, and rules tell them apart.
+    return tuple([(_text(header.key), _text(header.raw_value or header.value)) for header in message.headers.headers])
 
 
 def _attributes(message: Any) -> dict[str, str]:
     # By the filter's name, which is the operator's choice.
     return {
-        entry.key.decode(): entry.value.string_value.decode("utf-8", "replace")
+        entry.key.decode(): _text(entry.value.string_value)
         for by_filter in message.attributes
         for entry in by_filter.value.fields
     }
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
 
 
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")

@@ -87,8 +87,17 @@ def quoted(text: str) -> str:
     >>> quoted("a\\nb")
     '"a\\\\nb"'
     """
-    shown = text if len(text) <= 80 else text[:77] + "..."
-    return '"' + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown) + '"'
+    return f'"{printable(text, 80)}"'
+
+
+def printable(text: str, most: int) -> str:
+    """A text that somebody else has written, for a terminal or a log: on one line, without control characters, and cut.
+
+    >>> printable("a\\nb\\x1b[2J", 80)
+    'a\\\\nb\\\\x1b[2J'
+    """
+    shown = text if len(text) <= most else text[: most - 3] + "..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
 
 
 def describe(node: Node) -> str:

@@ -3,6 +3,10 @@
 Pure functions over `model` values. `fits` is what `decide` asks; `covers` and `meet` are what planning and the warnings
 about rules that can never decide rest on. `covers` may say False where the truth is True (two regexes, say), `meet` may
 return a match that nothing fits; never the other way round.
+
+What a client sends is bytes. As text they are UTF-8 with whatever is none kept apart (`surrogateescape`), so that texts
+are equal, or begin with each other, exactly where bytes are. Regular expressions read the bytes themselves, as Envoy's
+do.
 """
 
 from __future__ import annotations
@@ -20,8 +24,11 @@ from rejoinder.rules.model import EVERY_PATH, PathKind, PathMatch, RequestMatch,
 if TYPE_CHECKING:
     from rejoinder.rules.request import Request
 
-_QUIET = re2.Options()
-_QUIET.log_errors = False  # re2 would write to stderr what it raises anyway
+_ENVOYS = re2.Options()
+# A byte is a character, in the expression and in what it is held against: so Envoy has it since 1.39.2. Outside ASCII,
+# `.` is a part of a character, and `[é]` is one of two bytes.
+_ENVOYS.encoding = re2.Options.Encoding.LATIN1
+_ENVOYS.log_errors = False  # re2 would write to stderr what it raises anyway
 
 
 class RegexError(ValueError):
@@ -30,16 +37,21 @@ class RegexError(ValueError):
 
 @functools.lru_cache(maxsize=4096)
 def compile_regex(pattern: str) -> Any:
-    """The regex as Envoy's own engine (RE2) sees it.
+    """The regex as Envoy's own engine (RE2) sees it. It is for bytes.
 
     Raises:
         RegexError: it is not RE2 syntax (look-around, back-references, unbalanced brackets ...).
     """
     try:
-        return re2.compile(pattern, _QUIET)
+        return re2.compile(pattern.encode(), _ENVOYS)
     except re2.error as error:
         reason = error.args[0] if error.args else "not a regular expression"
-        raise RegexError(reason.decode() if isinstance(reason, bytes) else str(reason)) from None
+        raise RegexError(reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)) from None
+
+
+def regex_fits(pattern: str, text: str) -> bool:
+    """Whether a text fits a regex as a whole."""
+    return compile_regex(pattern).fullmatch(text.encode("utf-8", "surrogateescape")) is not None
 
 
 def path_fits(match: PathMatch, path: str) -> bool:
@@ -47,7 +59,7 @@ def path_fits(match: PathMatch, path: str) -> bool:
     if match.kind is PathKind.EXACT:
         return path == match.value
     if match.kind is PathKind.REGEX:
-        return compile_regex(match.value).fullmatch(path) is not None
+        return regex_fits(match.value, path)
     return match == EVERY_PATH or path == match.value or path.startswith(match.value + "/")
 
 
@@ -63,7 +75,7 @@ def value_fits(match: StringMatch, value: str) -> bool:
         case StringKind.CONTAINS:
             return match.value in value
         case StringKind.REGEX:
-            return compile_regex(match.value).fullmatch(value) is not None
+            return regex_fits(match.value, value)
         case StringKind.PRESENT:
             return True
 

@@ -62,7 +62,7 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What rules and routes can match on."""
+    """What rules and routes can match on. Bytes that are no UTF-8 stand in the texts as `surrogateescape` has them."""
 
     method: str
     host: str

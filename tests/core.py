@@ -134,7 +134,7 @@ class Core:
             return True
 
         def fits_whole(number: int, text: _Text) -> bool:
-            return patterns[number].fullmatch(bytes(text).decode()) is not None
+            return patterns[number].fullmatch(bytes(text)) is not None
 
         self._engine = _Engine(_MAKE(regex), _MAKE(lambda *_: True), _FITS(fits_whole))
         self._data = data
@@ -159,7 +159,7 @@ class Core:
         count = ctypes.c_size_t()
         names = self._loaded.program_headers(program, ctypes.byref(count))
         lines = [
-            _Line(number, _buffer(value.encode()))
+            _Line(number, _buffer(value.encode("utf-8", "surrogateescape")))
             for number in range(count.value)
             for name, value in ((":authority", authority), *headers)
             if name.encode() == bytes(names[number])

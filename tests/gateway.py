@@ -115,7 +115,7 @@ def ask(
         connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
         connection.putheader("host", host)
         for name, value in headers:
-            connection.putheader(name, value)
+            connection.putheader(name, value.encode("utf-8", "surrogateescape"))
         connection.endheaders()
         response = connection.getresponse()
         return Response(

@@ -79,8 +79,13 @@ class Client:
         has: what it has from an earlier stream.
     """
 
-    def __init__(self, snapshot: Snapshot | None = None, has: Held | None = None) -> None:
-        self.session = Incremental(snapshot)
+    def __init__(
+        self,
+        snapshot: Snapshot | None = None,
+        has: Held | None = None,
+        proven: Mapping[ResourceType, Snapshot] | None = None,
+    ) -> None:
+        self.session = Incremental(snapshot, proven=proven or {})
         self.has: Held = has or {kind: {} for kind in RESOURCE_TYPES}
         self.recorded: Held = {kind: dict(resources) for kind, resources in self.has.items()}
         """What its side of the protocol takes it to have."""
@@ -369,6 +374,15 @@ Step = tuple[str, tuple[str, ...]]
             [("+", ("*", "x")), ("-", ("x",))], ["x y", "x"], id="what is given up beside the wildcard is said again"
         ),
         pytest.param(
+            [("+", ("*", "nowhere")), ("-", ("nowhere",))],
+            ["x y -nowhere", "-nowhere"],
+            id="also that it does not exist",
+        ),
+        pytest.param([("+", ("*",)), ("-", ("nowhere",))], ["x y", "-nowhere"], id="even if it was never asked for"),
+        pytest.param(
+            [("+", ("*", "nowhere")), ("-", ("nowhere", "*"))], ["x y -nowhere"], id="but not without the wildcard"
+        ),
+        pytest.param(
             [("+", ("*", "x")), ("-", ("*",)), ("+", ("y",))], ["x y", "y"], id="without the star, names stay"
         ),
         pytest.param([("+", ("nowhere",))], ["-nowhere"], id="what does not exist is removed"),
@@ -419,6 +433,25 @@ def test_names_count_while_a_response_is_under_way() -> None:
     assert client.subscribe(ROUTES, "z") == []
     assert client.unsubscribe(ROUTES, "y") == []
     assert client.ack_all() == ["routes: x y", "routes: z"]
+
+
+def test_a_name_that_is_given_up_while_a_response_is_under_way_is_answered_behind_it() -> None:
+    client = Client(snapshot(cluster("x")))
+    client.subscribe(CLUSTERS, "*", "nowhere")
+    assert client.unsubscribe(CLUSTERS, "nowhere") == []
+    assert client.ack_all() == ["clusters: x -nowhere", "clusters: -nowhere"]
+    assert client.give(snapshot(cluster("x"))) == []
+
+
+def test_names_that_were_given_up_are_forgotten() -> None:
+    client = Client(snapshot(cluster("x")))
+    for number in range(3):
+        client.subscribe(CLUSTERS, "*", f"nowhere{number}")
+        client.ack_all()
+        client.unsubscribe(CLUSTERS, f"nowhere{number}")
+        client.ack_all()
+    stream = client.session._streams[CLUSTERS]
+    assert (stream.absent, stream.given_up) == (frozenset(), frozenset())
 
 
 def test_an_answer_to_an_old_response_is_none() -> None:
@@ -551,7 +584,7 @@ def test_a_client_that_rejects_goes_back_to_what_it_had_in_full() -> None:
     client.give(bad)
     client.ack(CLUSTERS)
     client.nack(LISTENERS, "cannot bind")
-    assert client.news == [Nack("envoy-1", LISTENERS, bad, "cannot bind")]
+    assert client.news == [Nack("envoy-1", LISTENERS, bad, "cannot bind", ONE, had=True)]
     # Envoy may have taken the one listener and not the other.
     assert client.ack_all() == ["listeners: l -m", "clusters: -b"]
     assert client.has == held(ONE)
@@ -596,6 +629,48 @@ def test_a_client_that_rejects_what_it_goes_back_to_is_left_alone() -> None:
     client.nack(LISTENERS)
     assert client.nack(LISTENERS) == []
     assert client.ack_all() == []
+
+
+def test_a_client_without_listeners_goes_back_to_what_it_had_of_all_that_it_asks_for() -> None:
+    client = Client(ONE)
+    client.subscribe(CLUSTERS)
+    client.ack_all()
+    client.subscribe(ROUTES, "r")
+    client.ack_all()
+    assert client.news == [Accepted("envoy-1", ONE)]
+    bad = snapshot(cluster("b"), listener("l", "r"), routes("r", "b"))
+    client.give(bad)
+    client.nack(CLUSTERS)
+    client.ack_all()
+    assert client.news[1:] == [Nack("envoy-1", CLUSTERS, bad, "no", ONE, had=True)]
+    assert (client.has[CLUSTERS], client.has[ROUTES]) == (ONE.by_type[CLUSTERS], ONE.by_type[ROUTES])
+
+
+def test_a_newcomer_that_rejects_gets_what_others_have_taken_of_the_type() -> None:
+    bad = snapshot(cluster("a"), listener("l", "r", body="bad"), routes("r", "a"))
+    client = Client(bad, proven={LISTENERS: ONE, CLUSTERS: bad})
+    client.subscribe(CLUSTERS)
+    client.ack_all()
+    client.subscribe(LISTENERS)
+    client.nack(LISTENERS)
+    client.subscribe(ROUTES, "r")
+    client.ack_all()
+    assert client.news == [Nack("envoy-1", LISTENERS, bad, "no", ONE), Accepted("envoy-1", ONE)]
+    assert client.has == {kind: dict(resources) for kind, resources in ONE.by_type.items()}
+
+
+def test_a_newcomer_that_rejects_everything_is_left_alone() -> None:
+    two = snapshot(cluster("a", "2"), listener("l", "r", body="2"), routes("r", "a"))
+    client = Client(two, proven={LISTENERS: ONE, CLUSTERS: two})
+    client.subscribe(CLUSTERS)
+    client.ack_all()
+    client.subscribe(LISTENERS)
+    client.nack(LISTENERS)
+    while client.unanswered:
+        client.nack(next(iter(client.unanswered)))
+    rejected = [(news.type, news.instead) for news in client.news if isinstance(news, Nack)]
+    assert rejected[0] == (LISTENERS, ONE)
+    assert rejected[1:] in ([(LISTENERS, None), (CLUSTERS, None)], [(CLUSTERS, None), (LISTENERS, None)])
 
 
 # ---- virtual hosts as resources of their own

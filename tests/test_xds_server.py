@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import json
+import logging
 import socket
 import subprocess
 import urllib.request
@@ -21,6 +22,7 @@ import envoy_data_plane.envoy.config.route.v3 as route_v3
 import envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 as header_mutation
 import envoy_data_plane.envoy.extensions.filters.http.router.v3 as router
 import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 as http
+import envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 as tls
 import envoy_data_plane.envoy.service.discovery.v3 as discovery
 import envoy_data_plane.google.protobuf as google
 import grpc.aio
@@ -31,12 +33,13 @@ from rejoinder.extproc.server import Processor
 from rejoinder.rules.model import Answer, Endpoint, PathKind, PathMatch, RequestMatch, Rule, Ruleset, Scope
 from rejoinder.xds.build import build
 from rejoinder.xds.protobuf import message_class
-from rejoinder.xds.server import ADS, Connected, Disconnected, Event, InconsistentSnapshotError, Server
+from rejoinder.xds.server import ADS, MAX_REQUEST, Connected, Disconnected, Event, InconsistentSnapshotError, Server
 from rejoinder.xds.session import Accepted, Nack
 from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, Resource, ResourceType, Snapshot
 from rejoinder.xds.translate import Placement, Settings
 from rejoinder.xds.translate.clusters import ext_proc_cluster
 from rejoinder.xds.translate.extensions import foreign_discovery
+from rejoinder.xds.wire import MAX_NAMES
 
 DiscoveryRequest = message_class(discovery.DiscoveryRequest)
 DiscoveryResponse = message_class(discovery.DiscoveryResponse)
@@ -82,13 +85,13 @@ async def running() -> AsyncIterator[Running]:
 class Client:
     """A client that only does what it is told to."""
 
-    def __init__(self, address: str, node: str) -> None:
+    def __init__(self, address: str, node: str, method: str = f"{ADS}/StreamAggregatedResources") -> None:
         self.node = node
         # Each client has its connection, as each Envoy has.
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
         self._channel = grpc.aio.insecure_channel(address, options=options)
         call = self._channel.stream_stream(
-            f"/{ADS}/StreamAggregatedResources",
+            f"/{method}",
             request_serializer=DiscoveryRequest.SerializeToString,
             response_deserializer=DiscoveryResponse.FromString,
         )
@@ -221,7 +224,7 @@ def test_what_nobody_has_accepted_is_taken_back_for_everybody() -> None:
             assert values(await late.read()) == ["good"]
             status = it.server.status()
             assert status.version == good.version
-            assert status.nack == Nack("other", CLUSTERS, bad, "no such thing")
+            assert status.nack == Nack("other", CLUSTERS, bad, "no such thing", good, had=True)
             assert [(c.node, c.nack is not None) for c in status.clients] == [
                 ("late", False),
                 ("other", True),
@@ -233,8 +236,8 @@ def test_what_nobody_has_accepted_is_taken_back_for_everybody() -> None:
     run(test())
 
 
-@pytest.mark.parametrize("leaves", [False, True], ids=["accepts", "leaves"])
-def test_one_that_rejects_waits_for_what_the_others_say(leaves: bool) -> None:
+@pytest.mark.parametrize("says", ["yes", "no", "nothing"])
+def test_one_that_rejects_waits_for_what_the_others_say_even_if_they_have_to_come_back(says: str) -> None:
     async def test() -> None:
         async with running() as it:
             old, new = clusters("old"), clusters("new")
@@ -245,19 +248,115 @@ def test_one_that_rejects_waits_for_what_the_others_say(leaves: bool) -> None:
             await it.until(Accepted, 2)
 
             it.server.publish(new)
-            pending = await other.read()
+            await other.read()
             await picky.answer(await picky.read(), error="no")
-            await it.until(Nack)
-            assert it.server.status().version == new.version
-            if leaves:
-                await other.close()
-                await it.until(Disconnected)
-            else:
-                await other.answer(pending)
-                await it.until(Accepted, 3)
-            assert it.server.status().version == (old if leaves else new).version
             assert values(await picky.read()) == ["old"]
+            await other.close()
+            await it.until(Disconnected)
+            assert it.server.status().version == new.version
+            if says != "nothing":
+                other = Client(it.address, "other")
+                await other.ask(CLUSTERS)
+                await other.answer(await other.read(), error="no" if says == "no" else None)
+                await (it.until(Nack, 2) if says == "no" else it.until(Accepted, 3))
+            assert it.server.status().version == (old if says == "no" else new).version
             for client in (picky, other):
+                await client.close()
+
+    run(test())
+
+
+def test_a_stranger_that_rejects_while_the_only_client_restarts_changes_nothing_for_it() -> None:
+    async def test() -> None:
+        async with running() as it:
+            old, new = clusters("old"), clusters("new")
+            it.server.publish(old)
+            ours = Client(it.address, "ours")
+            await ours.bring_up()
+            await it.until(Accepted)
+            await ours.close()
+            await it.until(Disconnected)
+
+            it.server.publish(new)
+            stranger = Client(it.address, "stranger")
+            await stranger.ask(CLUSTERS)
+            await stranger.answer(await stranger.read(), error="no")
+            nack = await it.until(Nack)
+            assert (nack.instead, nack.had) == (old, False)
+            assert it.server.status().version == new.version
+            ours = Client(it.address, "ours")
+            await ours.ask(CLUSTERS)
+            assert values(await ours.read()) == ["new"]
+            for client in (stranger, ours):
+                await client.close()
+
+    run(test())
+
+
+FULL = tuple(
+    Snapshot((Resource(CLUSTERS, "c", body), Resource(LISTENERS, "l", body), Resource(ROUTES, "r", body)))
+    for body in (b"1", b"2")
+)
+"""Two snapshots with everything, so that one who has asked for clusters alone has not seen all."""
+
+
+@pytest.mark.parametrize("further", [False, True], ids=["clusters alone", "clusters and routes"])
+def test_a_client_without_listeners_keeps_what_it_has_taken_when_another_rejects(further: bool) -> None:
+    async def test() -> None:
+        async with running() as it:
+            it.server.publish(FULL[0])
+            picky = Client(it.address, "picky")
+            await picky.bring_up()
+            await it.until(Accepted)
+            it.server.publish(FULL[1])
+            pending = await picky.read()
+
+            taker = Client(it.address, "taker")  # half way, or all there
+            await taker.ask(CLUSTERS)
+            await taker.answer(await taker.read())
+            if further:
+                await taker.ask(ROUTES, "r")
+                await taker.answer(await taker.read(), names=("r",))
+                await it.until(Accepted, 2)
+            await picky.answer(pending, error="no")
+            assert values(await picky.read()) == ["1"]
+            assert {c.node: c.target for c in it.server.status().clients} == {
+                "picky": FULL[0].version,
+                "taker": FULL[1].version,
+            }
+            await taker.ask(LISTENERS)
+            assert values(await taker.read()) == ["2"]
+            for client in (picky, taker):
+                await client.close()
+
+    run(test())
+
+
+@pytest.mark.parametrize("kind", [CLUSTERS, ROUTES], ids=lambda kind: kind.name)
+def test_a_service_of_one_type_keeps_what_its_client_has_taken_when_another_rejects(kind: ResourceType) -> None:
+    method = {CLUSTERS: "cluster.v3.ClusterDiscoveryService/StreamClusters",
+              ROUTES: "route.v3.RouteDiscoveryService/StreamRoutes"}[kind]  # fmt: skip
+
+    async def test() -> None:
+        async with running() as it:
+            it.server.publish(FULL[0])
+            picky = Client(it.address, "picky")
+            taker = Client(it.address, "taker", f"envoy.service.{method}")
+            await picky.bring_up()
+            await taker.ask(kind, *FULL[0].by_type[kind])
+            await taker.answer(await taker.read(), names=tuple(FULL[0].by_type[kind]))
+            await it.until(Accepted, 2)
+
+            it.server.publish(FULL[1])
+            await taker.answer(await taker.read(), names=tuple(FULL[0].by_type[kind]))
+            await it.until(Accepted, 3)
+            await picky.answer(await picky.read(), error="no")
+            assert values(await picky.read()) == ["1"]
+            assert {c.node: c.target for c in it.server.status().clients} == {
+                "picky": FULL[0].version,
+                "taker": FULL[1].version,
+            }
+            for client in (picky, taker):
                 await client.close()
 
     run(test())
@@ -350,18 +449,147 @@ def test_a_port_in_use_is_an_error_that_names_the_address() -> None:
     run(test())
 
 
-def test_bytes_that_are_no_request_end_the_stream_and_nothing_else() -> None:
+VARIANTS = {
+    "StreamAggregatedResources": (DiscoveryRequest, "resource_names"),
+    "DeltaAggregatedResources": (DeltaDiscoveryRequest, "resource_names_subscribe"),
+}
+FIELDS = [
+    *((method, message, name) for method, (message, name) in VARIANTS.items()),
+    ("DeltaAggregatedResources", DeltaDiscoveryRequest, "resource_names_unsubscribe"),
+]
+
+
+def names(count: int, first: int = 0) -> list[str]:
+    return [f"n{number}" for number in range(first, first + count)]
+
+
+REFUSED = [
+    *(
+        pytest.param(method, [b"\xff\xff\xff"], "INVALID_ARGUMENT", "no discovery request", id=f"{method}: garbage")
+        for method in VARIANTS
+    ),
+    *(
+        pytest.param(method, [message().SerializeToString()], "INVALID_ARGUMENT", "type_url", id=f"{method}: no type")
+        for method, (message, _) in VARIANTS.items()
+    ),
+    *(
+        pytest.param(
+            method,
+            [message(type_url=ROUTES.url, **{name: names(MAX_NAMES + 1)}).SerializeToString()],
+            "RESOURCE_EXHAUSTED",
+            "names",
+            id=f"{method}: too many {name}",
+        )
+        for method, message, name in FIELDS
+    ),
+    *(
+        pytest.param(
+            method,
+            [message(type_url=ROUTES.url, **{name: ["x" * MAX_REQUEST]}).SerializeToString()],
+            "RESOURCE_EXHAUSTED",
+            "larger than max",
+            id=f"{method}: too large",
+        )
+        for method, (message, name) in VARIANTS.items()
+    ),
+    pytest.param(
+        "DeltaAggregatedResources",
+        [
+            DeltaDiscoveryRequest(
+                type_url=CLUSTERS.url, initial_resource_versions=dict.fromkeys(names(MAX_NAMES + 1), "1")
+            ).SerializeToString()
+        ],
+        "RESOURCE_EXHAUSTED",
+        "names",
+        id="too many versions",
+    ),
+    pytest.param(
+        "DeltaAggregatedResources",
+        [
+            DeltaDiscoveryRequest(
+                type_url=ROUTES.url, resource_names_subscribe=names(MAX_NAMES // 2, first)
+            ).SerializeToString()
+            for first in (0, MAX_NAMES // 2, MAX_NAMES)
+        ],
+        "RESOURCE_EXHAUSTED",
+        "names",
+        id="too many names by and by",
+    ),
+    pytest.param(
+        "DeltaAggregatedResources",
+        [
+            DeltaDiscoveryRequest(
+                type_url=ROUTES.url, resource_names_subscribe=[letter * (MAX_REQUEST // 2)]
+            ).SerializeToString()
+            for letter in "xyz"
+        ],
+        "RESOURCE_EXHAUSTED",
+        "names",
+        id="too long names by and by",
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "requests", "code", "details"), REFUSED)
+def test_what_no_envoy_sends_ends_the_stream_and_nothing_else(
+    method: str, requests: list[bytes], code: str, details: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def test() -> None:
         async with running() as it:
             it.server.publish(clusters("1"))
-            async with grpc.aio.insecure_channel(it.address) as channel:
-                stream: Any = channel.stream_stream(f"/{ADS}/StreamAggregatedResources")()
-                await stream.write(b"\xff\xff\xff")
-                with pytest.raises(grpc.aio.AioRpcError):
-                    await stream.read()
+            options = [("grpc.max_receive_message_length", -1)]
+            async with grpc.aio.insecure_channel(it.address, options) as channel:
+                stream: Any = channel.stream_stream(f"/{ADS}/{method}")()
+
+                async def write() -> None:
+                    for request in requests:
+                        await stream.write(request)
+
+                async def read() -> None:
+                    async with asyncio.timeout(TIMEOUT):
+                        while await stream.read():
+                            pass
+
+                writing = asyncio.ensure_future(write())
+                with pytest.raises(grpc.aio.AioRpcError, match=details) as refused:
+                    await read()
+                await asyncio.gather(writing, return_exceptions=True)
+                assert refused.value.code() is grpc.StatusCode[code]
             client = Client(it.address, "n")
             await client.ask(CLUSTERS)
             assert values(await client.read()) == ["1"]
+            await client.close()
+
+    run(test())
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_as_many_names_as_an_envoy_may_have_are_taken() -> None:
+    async def test() -> None:
+        async with running() as it:
+            it.server.publish(clusters("1"))
+            client = Client(it.address, "n")
+            await client.ask(CLUSTERS, "c0", *names(MAX_NAMES - 1))
+            assert values(await client.read()) == ["1"]
+            await client.close()
+
+    run(test())
+
+
+def test_what_a_client_says_is_fit_to_be_printed() -> None:
+    async def test() -> None:
+        async with running() as it:
+            it.server.publish(clusters("1"))
+            client = Client(it.address, "\x1b[2Jn\nrejoinder: all is well\u202e" + "x" * 1000)
+            await client.ask(CLUSTERS)
+            await client.answer(await client.read(), error="one\ntwo\x1b]0;\x07\x9b\n" + "x" * 100_000)
+            nack = await it.until(Nack)
+            said = [nack.node, nack.message, *(event.node for event in it.events if isinstance(event, Connected))]
+            assert all(text.isprintable() and len(text) <= 5000 for text in said)
+            assert nack.node.startswith(r"\x1b[2Jn\nrejoinder: all is well\u202ex")
+            assert nack.message.startswith(r"one two\x1b]0;\x07\x9b x")
+            (status,) = it.server.status().clients
+            assert (status.node, status.nack) == (nack.node, nack)
             await client.close()
 
     run(test())
@@ -475,7 +703,8 @@ def envoy(folder: Path, bootstrap_: dict[str, Any]) -> Iterator[Callable[[], str
     config, admin, log = folder / "envoy.json", folder / "admin", folder / "log"
     config.write_text(json.dumps(bootstrap_))
     paths = ["-c", str(config), "--admin-address-path", str(admin), "--log-path", str(log)]
-    process = subprocess.Popen([str(binary), *paths, "--concurrency", "1", "--use-dynamic-base-id", "-l", "warn"])
+    options = ["--concurrency", "1", "--use-dynamic-base-id", "-l", "warn"]
+    process = subprocess.Popen([str(binary), *paths, *options], cwd=folder)
     try:
         yield lambda: admin.read_text() if admin.exists() else ""
     finally:
@@ -541,6 +770,115 @@ def test_envoy_takes_snapshots_and_goes_back_from_one_that_it_cannot_use(tmp_pat
                     assert await cluster_names(admin) == {"b"}
                     assert len([event for event in it.events if isinstance(event, Nack)]) == 1
                 assert await it.until(Disconnected)
+
+    run(test())
+
+
+def with_a_listener_of_its_own(ads_port: int, api_type: str, node: str) -> dict[str, Any]:
+    """An Envoy that takes clusters and routes over ADS, and no listeners."""
+    config = bootstrap(ads_port, api_type)
+    config["node"]["id"] = node
+    del config["dynamic_resources"]["lds_config"]
+    type_prefix = "type.googleapis.com/envoy.extensions.filters"
+    source = {"ads": {}, "resource_api_version": "V3"}
+    manager = {
+        "@type": f"{type_prefix}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "own",
+        "rds": {"route_config_name": "routes", "config_source": source},
+        "http_filters": [{"name": "router", "typed_config": {"@type": f"{type_prefix}.http.router.v3.Router"}}],
+    }
+    config["static_resources"]["listeners"] = [
+        {
+            "name": "own",
+            "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
+            "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+        }
+    ]
+    return config
+
+
+def tls_cluster(name: str, ca: str) -> Resource:
+    """An upstream whose certificate is checked with the ones in a file, which Envoy reads itself."""
+    context = tls.UpstreamTlsContext(
+        common_tls_context=tls.CommonTlsContext(
+            validation_context=tls.CertificateValidationContext(trusted_ca=core.DataSource(filename=ca))
+        )
+    )
+    socket_ = core.TransportSocket(name="envoy.transport_sockets.tls", typed_config=typed(context))
+    kind = cluster_v3.ClusterDiscoveryType.STATIC
+    return Resource(CLUSTERS, name, bytes(cluster_v3.Cluster(name=name, type=kind, transport_socket=socket_)))
+
+
+async def own_address(admin: Callable[[], str]) -> str:
+    async with asyncio.timeout(TIMEOUT):
+        while not admin():
+            await asyncio.sleep(0.05)
+        return await listening_address(admin(), "own")
+
+
+async def until_it_says(address: str, say: str) -> None:
+    async with asyncio.timeout(TIMEOUT):
+        while True:
+            with contextlib.suppress(OSError):  # it does not listen yet, or has no routes
+                if await get(address, "/") == say:
+                    return
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("first", ["a newcomer", "one that has accepted"])
+@pytest.mark.parametrize("api_type", ["GRPC", "DELTA_GRPC"])
+def test_an_envoy_with_listeners_of_its_own_keeps_what_it_has_taken_when_another_rejects(
+    tmp_path: Path, api_type: str, first: str
+) -> None:
+    folders = {name: tmp_path / name for name in ("has", "lacks")}
+    for folder in folders.values():
+        folder.mkdir()
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=a -keyout key -out ca.pem"
+    subprocess.run(command.split(), cwd=folders["has"], check=True, capture_output=True)
+    one = Snapshot((cluster("a"), listener("l", 0), routes("one", "a")))
+    two, three = (
+        Snapshot((cluster("a"), tls_cluster("b", "ca.pem"), listener("l", 0), routes(say, "b")))
+        for say in ("two", "three")
+    )
+
+    async def test() -> None:
+        async with running() as it, contextlib.AsyncExitStack() as stack:
+            it.server.publish(one)
+            full = Client(it.address, "full")
+            await full.bring_up()
+            await full.ask(ROUTES, "routes")
+            await full.answer(await full.read(), names=("routes",))
+            await it.until(Accepted)
+
+            admins = {}
+            for name in ("has", "lacks") if first == "one that has accepted" else ("has",):
+                config = with_a_listener_of_its_own(it.port, api_type, name)
+                admins[name] = stack.enter_context(envoy(folders[name], config))
+            for admin in admins.values():
+                await until_it_says(await own_address(admin), "one")
+            if "lacks" in admins:
+                await it.until(Accepted, 3)
+            it.server.publish(two)
+            await until_it_says(await own_address(admins["has"]), "two")
+            await full.answer(await full.read(), error="it lacks the file, too")
+            assert values(await full.read()) != []
+            if "lacks" not in admins:
+                config = with_a_listener_of_its_own(it.port, api_type, "lacks")
+                admins["lacks"] = stack.enter_context(envoy(folders["lacks"], config))
+            await it.until(Nack, 2)
+            (nack,) = [event for event in it.events if isinstance(event, Nack) and event.node == "lacks"]
+            assert (nack.type, nack.had) == (CLUSTERS, first == "one that has accepted")
+            assert "ca.pem" in nack.message
+            if nack.had:
+                await until_it_says(await own_address(admins["lacks"]), "one")
+                assert await cluster_names(admins["lacks"]()) == {"a"}
+            assert await get(await own_address(admins["has"]), "/") == "two"
+            assert await cluster_names(admins["has"]()) == {"a", "b"}
+            assert {c.node: c.target for c in it.server.status().clients}["has"] == two.version
+            # Had it been sent anything else meanwhile, it would have that before this.
+            it.server.publish(three)
+            await until_it_says(await own_address(admins["has"]), "three")
+            await full.close()
 
     run(test())
 

@@ -113,4 +113,5 @@ def _resubscribe(kind: ResourceType, stream: Stream, before: Subscription, reque
     added, dropped = frozenset(request.subscribe), frozenset(request.unsubscribe)
     wildcard = ("*" in added or before.wildcard) and "*" not in dropped
     names = (before.names - dropped) | (added - {"*"})
+    stream.given_up = (stream.given_up | dropped) - names - {"*"} if kind.wildcard and wildcard else frozenset()
     stream.resubscribe(Subscription(kind.wildcard and wildcard, names), repeated=added | dropped)

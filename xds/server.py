@@ -1,8 +1,8 @@
 """The control plane: an xDS server that keeps every connected Envoy at the snapshot that was last published.
 
 In go snapshots (`Server.publish`), out come bytes to the Envoys and news to whoever listens. All that is decided about
-one client is decided in `session`; here is the loop around it, and what concerns the clients together: whether a
-rejected snapshot is taken back for everybody.
+one client is decided in `session`; here is the loop around it, and what concerns the clients together: which snapshots
+have been proven, and whether one that was rejected is still given to those who come.
 
 One event loop, one task for each client. A client that does not read holds up its own task and nothing else, and finds
 the newest snapshot when it reads again.
@@ -11,19 +11,28 @@ the newest snapshot when it reads again.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
-from rejoinder.xds.delta import Incremental
+from rejoinder.xds.delta import DeltaRequest, Incremental
 from rejoinder.xds.listening import listen
-from rejoinder.xds.session import Accepted, Nack, Response, Unable
+from rejoinder.xds.session import Accepted, Nack, Response, Session, Unable
 from rejoinder.xds.snapshot import CLUSTERS, ENDPOINTS, EXTENSIONS, LISTENERS, ROUTES, ResourceType, Snapshot
-from rejoinder.xds.sotw import StateOfTheWorld
-from rejoinder.xds.wire import decode_delta_request, decode_request, encode_delta_response, encode_response
+from rejoinder.xds.sotw import Request, StateOfTheWorld
+from rejoinder.xds.wire import (
+    MAX_NAMES,
+    TooManyNamesError,
+    decode_delta_request,
+    decode_request,
+    encode_delta_response,
+    encode_response,
+)
 
 ADS: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 
@@ -37,12 +46,21 @@ _SERVICES: Final[tuple[tuple[str, str, ResourceType | None], ...]] = (
 )
 """Each service with what its methods are named after (`StreamClusters`, `DeltaClusters`), and its one type."""
 
+MAX_REQUEST: Final = 16 << 20
+"""In bytes. MAX_NAMES names of 130 bytes, each with its version; no other request is nearly as large. It is also how
+many characters the names on a stream may have together."""
+
+_MOST_AWAY: Final = 10_000
+"""How many clients that have left are waited for. A client may call itself anything, each time anew."""
+
 _OPTIONS: Final = (
     # A second server on the port is an error. By default the kernel would deal the connections out to both.
     ("grpc.so_reuseport", 0),
     # A route configuration can have any size; gRPC's limit is 4 MB.
     ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_receive_message_length", MAX_REQUEST),
+    # An Envoy has one stream for ADS, or one for each type.
+    ("grpc.max_concurrent_streams", 100),
     # Streams live for weeks and are silent for most of that. Ask whether the client is still there, so that one that
     # vanished without a word leaves the list; and allow it to ask us every 10 s, while gRPC takes more than one ping in
     # 5 minutes for an attack.
@@ -118,7 +136,7 @@ class _Variant:
     """Of its methods' names."""
     session: type[StateOfTheWorld] | type[Incremental]
     decode: Callable[[bytes], Any]
-    """The session's requests."""
+    """The session's requests; see `wire` for what it raises."""
     encode: Callable[[Response], bytes]
 
 
@@ -142,9 +160,10 @@ class _Client:
 class Server:
     """The discovery services, for one event loop.
 
-    A client that rejects a snapshot goes back to its previous one. If another takes the snapshot in full, it cannot be
-    all wrong, and stays. If all have answered and none has taken it, it is taken back: who has not been brought to it
-    yet, and who connects from then on, gets the last snapshot that some client had in full.
+    A client that rejects a snapshot goes back to its previous one, and changes nothing for the others: whoever has
+    taken a snapshot, or is taking it, keeps it. Who connects gets it, too. Only when all who were there have rejected
+    it, nobody has taken it, and nobody is away who may come back and take it, it is taken back: who connects from then
+    on gets the last snapshot that was taken.
 
         server = Server(on_event=print)
         port = await server.start("127.0.0.1:18000")
@@ -157,8 +176,12 @@ class Server:
         """Args: on_event: is told what happens to clients, in the event loop; it must neither block nor raise."""
         self._on_event = on_event
         self._snapshot: Snapshot | None = None
-        self._proven: Snapshot | None = None
-        """The last snapshot that a client had in full."""
+        """The last one that was published."""
+        self._proven: dict[ResourceType, Snapshot] = {}
+        """For each type, the last snapshot that a client that asks for it had in full."""
+        self._taken_back = False
+        self._away: OrderedDict[str, None] = OrderedDict()
+        """The ids of clients that had a snapshot in full and left without rejecting the last one; the latest last."""
         self._nack: Nack | None = None
         self._clients: set[_Client] = set()
         self._changed = asyncio.Event()
@@ -207,21 +230,23 @@ class Server:
         """
         if problems := snapshot.check():
             raise InconsistentSnapshotError(problems)
-        self._set(snapshot)
+        self._snapshot = snapshot
+        self._taken_back = False
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def status(self) -> Status:
         clients = sorted((client.status() for client in self._clients), key=lambda status: (status.node, status.peer))
-        return Status(_version(self._snapshot), tuple(clients), self._nack)
+        return Status(_version(self._offered(None)), tuple(clients), self._nack)
 
     def _handler(self, variant: _Variant, only: ResourceType | None) -> Any:
         async def serve(_: object, context: Any) -> None:
-            await self._serve(_Client(context.peer(), variant.session(self._snapshot, only)), context)
+            session = variant.session(self._offered(only), only, self._proven)
+            await self._serve(_Client(context.peer(), session), variant.decode, context)
 
-        return grpc.stream_stream_rpc_method_handler(
-            serve, request_deserializer=variant.decode, response_serializer=variant.encode
-        )
+        return grpc.stream_stream_rpc_method_handler(serve, response_serializer=variant.encode)
 
-    async def _serve(self, client: _Client, context: Any) -> None:
+    async def _serve(self, client: _Client, decode: Callable[[bytes], Any], context: Any) -> None:
         """One client's stream, from its beginning to its end."""
         reading = asyncio.ensure_future(context.read())
         changed = asyncio.ensure_future(self._changed.wait())
@@ -234,13 +259,17 @@ class Server:
                     assert self._snapshot is not None
                     outputs += client.session.on_snapshot(self._snapshot)
                 if reading.done():
-                    request = reading.result()
-                    if request is grpc.aio.EOF:
+                    data = reading.result()
+                    if data is grpc.aio.EOF:
                         return
+                    request = await _read(decode, data, client.session, context)
                     outputs += client.session.on_request(request)
+                    if _asks_too_much(client.session, request):
+                        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many names")
                     reading = asyncio.ensure_future(context.read())
                     if client not in self._clients:
                         self._clients.add(client)
+                        self._away.pop(client.session.node, None)
                         self._on_event(Connected(client.session.node, client.peer, client.session.envoy))
                 for output in outputs:
                     if isinstance(output, Response):
@@ -252,36 +281,64 @@ class Server:
             changed.cancel()
             if client in self._clients:
                 self._clients.remove(client)
+                self._miss(client.session)
                 self._take_back()
                 self._on_event(Disconnected(client.session.node, client.peer))
 
     def _learn(self, client: _Client, news: Accepted | Nack | Unable) -> None:
         match news:
             case Accepted(snapshot=snapshot):
-                # One type of it proves nothing about the whole; and what was taken back stays so.
-                taken_back = self._nack is not None and snapshot is self._nack.snapshot is not self._snapshot
-                if client.session.only is None and not taken_back:
-                    self._proven = snapshot
+                self._proven.update(dict.fromkeys(client.session.types, snapshot))
             case Nack():
                 self._nack = client.nack = news
                 self._take_back()
         self._on_event(news)
 
-    def _take_back(self) -> None:
-        """Return to what has been proven, if the snapshot has been rejected and nobody is left who may take it."""
-        snapshot = self._snapshot
-        rejected = self._nack is not None and self._nack.snapshot is snapshot
-        if not rejected or self._proven in {None, snapshot}:
-            return
-        sessions = [client.session for client in self._clients if client.session.only is None]
-        if not any(session.target is snapshot and session.accepted is not None for session in sessions):
-            assert self._proven is not None
-            self._set(self._proven)
+    def _miss(self, session: Session) -> None:
+        """Remember a client that has left, if it may come back and take the snapshot."""
+        if session.accepted is not None and not (self._snapshot and session.has_rejected(self._snapshot)):
+            self._away[session.node] = None
+            if len(self._away) > _MOST_AWAY:
+                self._away.popitem(last=False)
 
-    def _set(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self._changed.set()
-        self._changed = asyncio.Event()
+    def _take_back(self) -> None:
+        """Give the snapshot to nobody who comes, if it has been rejected and nobody has it or may yet take it."""
+        snapshot = self._snapshot
+        if snapshot is None or self._nack is None or self._nack.snapshot is not snapshot or self._away:
+            return
+        sessions = [client.session for client in self._clients]
+        if snapshot not in self._proven.values() and all(session.has_rejected(snapshot) for session in sessions):
+            self._taken_back = True
+
+    def _offered(self, only: ResourceType | None) -> Snapshot | None:
+        """What who comes to a service is brought to."""
+        if self._taken_back and self._nack is not None:
+            return self._proven.get(only or self._nack.type, self._snapshot)
+        return self._snapshot
+
+
+async def _read(decode: Callable[[bytes], Any], data: bytes, session: Session, context: Any) -> Any:
+    """A request; what is none ends the stream, and nothing else."""
+    try:
+        request = decode(data)
+    except DecodeError:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "this is no discovery request")
+    except TooManyNamesError as error:
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+    else:
+        if session.only is None and not request.type_url:
+            # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol: "it is required for ADS".
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a request on ADS must have a type_url")
+        return request
+
+
+def _asks_too_much(session: Session, request: Request | DeltaRequest) -> bool:
+    """Whether a stream's requests together have more names than one alone may have."""
+    # In the other variant a request has all names of a type, not some more.
+    if isinstance(request, Request) or not request.subscribe:
+        return False
+    lengths = [len(name) for name in session.names()]
+    return len(lengths) > MAX_NAMES or sum(lengths) > MAX_REQUEST
 
 
 def _version(snapshot: Snapshot | None) -> str:

@@ -49,6 +49,8 @@ _TYPES_BY_URL: Final = {kind.url: kind for kind in RESOURCE_TYPES}
 _NOTHING: Final[Resources] = {}
 """One for all clients: see `_changed`."""
 
+_NOTHING_PROVEN: Final[Mapping[ResourceType, Snapshot]] = {}
+
 _ROUTING: Final = (ROUTES, VIRTUAL_HOSTS)
 
 MODULE_SINCE: Final = (1, 38)
@@ -80,7 +82,8 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The client has a snapshot in full; on a stream for one type: all that is in it of that type."""
+    """The client has a snapshot in full: all that it has asked for of it, and of a stream for all types more than the
+    clusters, which Envoy asks for first."""
 
     node: str
     snapshot: Snapshot
@@ -88,7 +91,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Nack:
-    """The client has rejected a part of a snapshot, and is on its way back to the last one that it had in full."""
+    """The client has rejected a part of a snapshot."""
 
     node: str
     type: ResourceType
@@ -96,6 +99,10 @@ class Nack:
     """The rejected one."""
     message: str
     """The client's words."""
+    instead: Snapshot | None = None
+    """What it is sent because of that; None: nothing. It keeps what it took, or a newer one than the rejected comes."""
+    had: bool = False
+    """Whether it goes back to what it had, rather than to what others have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +155,9 @@ class Stream:
     accepted: Resources = field(default_factory=lambda: _NOTHING)
     """What the client is known to have."""
     absent: frozenset[str] = frozenset()
-    """Incremental: names that the client has asked for and been told are not there."""
+    """Incremental: names that the client asks for and has been told are not there."""
+    given_up: frozenset[str] = frozenset()
+    """Incremental: names that the client no longer asks for, while it asks for all, and is still to be told about."""
     rejected: Snapshot | None = None
     """The client did not take its resources of this type, and there was nothing to go back to."""
     refused: frozenset[str] = frozenset()
@@ -164,7 +173,7 @@ class Stream:
         self.subscription = subscription
         self.sent = without(subscription.of(self.sent), repeated)
         self.accepted = without(subscription.of(self.accepted), repeated)
-        self.absent -= repeated
+        self.absent = (self.absent - repeated) & subscription.names
 
     def accept(self) -> None:
         self.under_way = None
@@ -219,34 +228,45 @@ def _gone(before: Resources, after: Resources) -> tuple[str, ...]:
 class Session(abc.ABC):
     """One client's stream. See the module's text for the order in which things are sent.
 
-    A client that rejects a snapshot goes back to the last one that it accepted in full; one that had none yet keeps
-    what it took of this one. Either waits for the next snapshot: the rejected one is not tried again, unless it comes
-    as another object, which means that somebody made it anew (perhaps the cause, such as a port in use, is gone).
+    A client that rejects a snapshot goes back to the last one of which it had all that it had asked for; one that had
+    none yet gets what others have taken of the type (`proven`), and if there is none, keeps what it took of this one.
+    Either waits for the next snapshot: the rejected one is not tried again, unless it comes as another object, which
+    means that somebody made it anew (perhaps the cause, such as a port in use, is gone).
     """
 
     incremental: ClassVar[bool]
     """The variant of the protocol."""
 
-    def __init__(self, snapshot: Snapshot | None = None, only: ResourceType | None = None) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot | None = None,
+        only: ResourceType | None = None,
+        proven: Mapping[ResourceType, Snapshot] = _NOTHING_PROVEN,
+    ) -> None:
         """
         Args:
             snapshot: what the client is to have; None: that is not known yet, `on_snapshot` will tell.
             only: the type that the stream is for, in a discovery service of one type; None: ADS.
+            proven: for each type, the last snapshot of which a client has taken it. It may change at any time.
         """
         self.node = ""
         """The client's id, from its first request."""
         self.target = snapshot
         """What the client is to have."""
         self.accepted: Snapshot | None = None
-        """The last snapshot that the client had in full."""
+        """The last snapshot that the client had in full (see `Accepted`)."""
         self.only = only
+        self._proven = proven
+        self._had: Snapshot | None = None
+        """The last snapshot of which the client had all that it had asked for by then."""
         self.envoy: tuple[int, int] | None = None
         """Its version, if it is an Envoy and says so."""
         self._splits = False
         """Whether the client can take virtual hosts as resources of their own."""
         self._without_module = False
         """Whether it has been seen to be unable to load the module, or what a program needs in it."""
-        self._rejected: Snapshot | None = None
+        self._rejected: tuple[Snapshot, ...] = ()
+        """Since the last one that came."""
         self._renewed: frozenset[str] = frozenset()
         """The names of the route configurations that were sent as new ones since virtual hosts were sent last. Envoy
         waits for the first virtual hosts of such a one, and takes them for all."""
@@ -298,10 +318,25 @@ class Session(abc.ABC):
             What is to be sent and to be known because of it, in order. What cannot be sent yet follows from
             `on_request`, as the client answers.
         """
-        if snapshot is self._rejected:
+        if self.has_rejected(snapshot):
             return []
+        self._rejected = ()
         self.target = snapshot
         return list(self._advance())
+
+    def has_rejected(self, snapshot: Snapshot) -> bool:
+        """Whether the client did not want the snapshot and is not to be brought to it again."""
+        return any(rejected is snapshot for rejected in self._rejected)
+
+    @property
+    def types(self) -> tuple[ResourceType, ...]:
+        """What the client has asked for."""
+        return tuple(kind for kind, stream in self._streams.items() if stream.subscription is not None)
+
+    def names(self) -> Iterator[str]:
+        """What the client has asked for by its name, whether it exists or not."""
+        for stream in self._streams.values():
+            yield from stream.subscription.names if stream.subscription else ()
 
     def _reject(self, stream: Stream, response: Response, message: str) -> Nack | Unable:
         snapshot = stream.snapshot
@@ -312,16 +347,20 @@ class Session(abc.ABC):
             self._without_module = True
             return Unable(self.node, message)
         # If the target is another one by now, the client gets that next: it may well be the correction.
-        if snapshot is self.target:
-            self._rejected = snapshot
-            if self.accepted not in {None, snapshot}:
-                self.target = self.accepted
-            else:
-                self.accepted = None
-                refused = stream.refused if stream.rejected is snapshot else frozenset()
-                stream.rejected = snapshot
-                stream.refused = refused | response.names
-        return Nack(self.node, response.type, snapshot, message)
+        if snapshot is not self.target:
+            return Nack(self.node, response.type, snapshot, message)
+        self._rejected = (*self._rejected, snapshot)
+        if self._had in self._rejected:
+            self._had = self.accepted = None
+        proven = self._proven.get(stream.type)
+        instead = self._had or (proven if proven not in self._rejected else None)
+        if instead is not None:
+            self.target = instead
+        else:
+            refused = stream.refused if stream.rejected is snapshot else frozenset()
+            stream.rejected = snapshot
+            stream.refused = refused | response.names
+        return Nack(self.node, response.type, snapshot, message, instead, had=self._had is not None)
 
     def _advance(self) -> Iterator[Output]:
         """Send all that may be sent now."""
@@ -338,8 +377,10 @@ class Session(abc.ABC):
                 yield self._respond(stream, wanted, due, target)
 
         if self.accepted != target and self._has_all(target):
-            self.accepted = target
-            yield Accepted(self.node, target)
+            self._had = target
+            if self._is_whole(target):
+                self.accepted = target
+                yield Accepted(self.node, target)
 
     def _wanted(self, stream: Stream, target: Snapshot) -> Resources:
         """What the client is to have of a type at this point of the change."""
@@ -419,8 +460,8 @@ class Session(abc.ABC):
             yield from (name for name in gone if routes_of(name) not in there)
         elif parent is None or self._settled(parent, target):
             yield from gone
-        if subscription.names:
-            yield from sorted(subscription.names - wanted.keys() - stream.sent.keys() - stream.absent)
+        if names := subscription.names | stream.given_up:
+            yield from sorted(names - wanted.keys() - stream.sent.keys() - stream.absent)
 
     def _left_over(self, stream: Stream, has: Resources, wanted: Resources, target: Snapshot) -> Sequence[str]:
         """The names of what the client has and must be told to drop."""
@@ -461,8 +502,9 @@ class Session(abc.ABC):
             stream.sent = wanted
         else:
             stream.sent = _sent(stream.sent, wanted, due.resources, due.removed)
-        if absent := stream.absent.union(due.removed):
-            stream.absent = absent - wanted.keys()
+        if stream.subscription and stream.subscription.names:
+            stream.absent = stream.absent.union(due.removed).intersection(stream.subscription.names) - wanted.keys()
+        stream.given_up = frozenset()
         stream.owed = False
         return response
 
@@ -512,9 +554,11 @@ class Session(abc.ABC):
             return False
         if self.only:
             return self._streams[self.only].subscription is not None and self._settled(self.only, target)
-        # Envoy asks for its listeners last, when the clusters are ready: until then it has not seen everything. (A
-        # client that has its listeners from elsewhere and never asks is never counted as having a snapshot in full.)
-        if self._streams[LISTENERS].subscription is None and self._of(target).by_type[LISTENERS]:
-            return False
-        asked = any(stream.subscription is not None for stream in self._streams.values())
-        return asked and all(self._settled(kind, target) for kind in RESOURCE_TYPES)
+        return bool(self.types) and all(self._settled(kind, target) for kind in RESOURCE_TYPES)
+
+    def _is_whole(self, target: Snapshot) -> bool:
+        """Whether the client has asked for all that it will, as far as one can tell."""
+        # Envoy asks for its clusters first, and for more when they are ready: listeners, or what its own listeners are
+        # to have. Of one that has asked for clusters alone nobody knows whether that is all.
+        asked = set(self.types) - {CLUSTERS, ENDPOINTS}
+        return bool(self.only or asked) or not self._of(target).by_type[LISTENERS]

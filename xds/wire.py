@@ -1,16 +1,18 @@
 """Requests and `Response`s as bytes on the wire, for either variant of the protocol.
 
-For gRPC, which wants a function for either direction. `decode_request` and `decode_delta_request` raise
-`google.protobuf.message.DecodeError` for bytes that are no such request, upon which gRPC ends the stream; the others
-raise nothing.
+`decode_request` and `decode_delta_request` raise `google.protobuf.message.DecodeError` for bytes that are no such
+request, and `TooManyNamesError`; the others raise nothing. What a client says of itself, and why it rejects something,
+is made fit to be printed here: everything behind may show it as it is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Any, Final
 
 from envoy_data_plane.envoy.service.discovery import v3 as discovery
 
+from rejoinder.rules.document import printable
 from rejoinder.xds.delta import DeltaRequest
 from rejoinder.xds.protobuf import message_class
 from rejoinder.xds.remember import by_identity
@@ -28,19 +30,34 @@ _DeltaDiscoveryResponse: Final = message_class(discovery.DeltaDiscoveryResponse)
 # https://protobuf.dev/programming-guides/encoding/#last-one-wins
 
 
+MAX_NAMES: Final = 100_000
+"""How many resources a client may name: an Envoy that comes back names each virtual host that it has, and there are
+some ten thousand in a large installation."""
+
+_MOST_OF_NODE: Final = 256
+"""How much of a client's id is kept, in characters: they are host names, or those of pods, which end after 253."""
+
+_MOST_OF_ERROR: Final = 4096
+"""How much of a client's reason for a rejection is kept. Envoy names what it rejects at the beginning of each."""
+
 _SHARED: Final = 8
 """How many bodies of responses are remembered: a thousand clients get the same ones."""
 
 
+class TooManyNamesError(ValueError):
+    """A client names more than MAX_NAMES resources. It is no Envoy of ours; end the stream."""
+
+
 def decode_request(data: bytes) -> Request:
     message = _DiscoveryRequest.FromString(data)
+    _limit(message.resource_names)
     return Request(
         type_url=message.type_url,
         names=tuple(message.resource_names),
         version=message.version_info,
         nonce=message.response_nonce,
         error=_error(message),
-        node=message.node.id,
+        node=_node(message),
         envoy=_envoy(message.node),
     )
 
@@ -54,6 +71,7 @@ def encode_response(response: Response) -> bytes:
 
 def decode_delta_request(data: bytes) -> DeltaRequest:
     message = _DeltaDiscoveryRequest.FromString(data)
+    _limit(message.resource_names_subscribe, message.resource_names_unsubscribe, message.initial_resource_versions)
     return DeltaRequest(
         type_url=message.type_url,
         subscribe=tuple(message.resource_names_subscribe),
@@ -61,7 +79,7 @@ def decode_delta_request(data: bytes) -> DeltaRequest:
         initial=dict(message.initial_resource_versions),
         nonce=message.response_nonce,
         error=_error(message),
-        node=message.node.id,
+        node=_node(message),
         envoy=_envoy(message.node),
     )
 
@@ -89,5 +107,18 @@ def _envoy(node: Any) -> tuple[int, int] | None:
     return version.major_number, version.minor_number
 
 
+def _limit(*names: Sized) -> None:
+    count = max(map(len, names))
+    if count > MAX_NAMES:
+        raise TooManyNamesError(f"expected no more than {MAX_NAMES} names, got {count}")
+
+
+def _node(message: Any) -> str:
+    return printable(message.node.id, _MOST_OF_NODE)
+
+
 def _error(message: Any) -> str | None:
-    return message.error_detail.message if message.HasField("error_detail") else None
+    if not message.HasField("error_detail"):
+        return None
+    # Envoy writes several lines where several resources are wrong.
+    return printable(" ".join(message.error_detail.message.split()), _MOST_OF_ERROR)

@@ -89,7 +89,7 @@ def python_handler(name: Any, number: Any, why: Any) -> bool:
 
 @ffi.def_extern(error=False)  # type: ignore[untyped-decorator]
 def python_fits(regex: int, text: Any) -> bool:
-    return _regexes[regex].fullmatch(_text(text)) is not None
+    return _regexes[regex].fullmatch(_bytes(text)) is not None
 
 
 @ffi.def_extern(error=lib.FAILURE)  # type: ignore[untyped-decorator]
@@ -146,7 +146,7 @@ def _bytes(buffer: Any) -> bytes:
 
 
 def _text(buffer: Any) -> str:
-    # What a client sends can be any bytes; handlers and regular expressions get text.
+    # What a client sends can be any bytes; handlers get text.
     return _bytes(buffer).decode("utf-8", "replace")
 
 
