@@ -610,6 +610,7 @@ WRONG_ELSEWHERE: Final = [
           ("{requests: 0, per: 1s}", ".requests: expected a number of requests from 1 to 4294967295, got the number 0"),
           ("{requests: 1, per: 1}", '.per: expected a duration such as "1s", "100ms", "1m" or "1h", got the number 1'),
           ("{requests: 1, per: 49ms}", '.per: expected a duration of at least 50ms, the shortest that Envoy takes, got "49ms"'),
+          ("{requests: 1, per: 87660001h}", '.per: expected a duration of at most 8760h, a year, got "87660001h"'),
       ]),
     ("routes:\n- {name: a, path: /1, respond: {body: x}}\n- {name: a, path: /2, respond: {body: x}}\n", '3: route "a": the name is taken already, at rules.yaml:2'),
     ("rules:\n- {name: a, match: {path: /1}, body: x}\n- {name: a, match: {path: /2}, body: x}\n", '3: rule "a": the name is taken already, at rules.yaml:2'),
