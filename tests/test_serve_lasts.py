@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import json
 import os
 import resource
@@ -15,8 +17,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
+import grpc
+import grpc.aio
 import pytest
+from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
 from gateway import SECONDS, ask, free_port
+
+from rejoinder.extproc.server import SERVICE
+from rejoinder.xds.protobuf import message_class
 
 FILES: Final = 80
 """File descriptors that `serve` may have."""
@@ -26,16 +34,25 @@ def rule(body: str) -> str:
     return f"rules: [{{name: only, body: {body}}}]\n"
 
 
+def _free_ports() -> tuple[int, int, int]:
+    """The one behind the last is free, too: two workers have both."""
+    while True:
+        one, two, three = (free_port() for _ in range(3))
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", three + 1)):
+            if len({one, two, three, three + 1}) == 4:
+                return one, two, three
+
+
 class Serve:
     """A `serve` with its admin page."""
 
-    def __init__(self, file: Path, **options: Any) -> None:
+    def __init__(self, file: Path, *arguments: str, **options: Any) -> None:
         self.file = file
-        self.xds, self.ext_proc, self.admin = (("127.0.0.1", free_port()) for _ in range(3))
+        self.xds, self.admin, self.ext_proc = (("127.0.0.1", port) for port in _free_ports())
         addresses = {"--xds": self.xds, "--ext-proc": self.ext_proc, "--admin": self.admin}
-        arguments = [text for name, (host, port) in addresses.items() for text in (name, f"{host}:{port}")]
+        given = [text for name, (host, port) in addresses.items() for text in (name, f"{host}:{port}")]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "rejoinder.cli", "serve", str(file), *arguments],
+            [sys.executable, "-m", "rejoinder.cli", "serve", str(file), *given, *arguments],
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
             **options,
         )
@@ -63,9 +80,9 @@ class Serve:
 
 
 @contextlib.contextmanager
-def serving(file: Path, **options: Any) -> Iterator[Serve]:
+def serving(file: Path, *arguments: str, **options: Any) -> Iterator[Serve]:
     file.write_text(rule("first"))
-    serve = Serve(file, **options)
+    serve = Serve(file, *arguments, **options)
     try:
         yield serve
         assert serve.process.poll() is None
@@ -75,6 +92,7 @@ def serving(file: Path, **options: Any) -> Iterator[Serve]:
             assert serve.process.wait(SECONDS) in {0, 120}  # 120: Python itself could not flush
         finally:
             serve.process.kill()
+            serve.process.wait()
 
 
 def _broken_pipe() -> IO[bytes]:
@@ -134,3 +152,84 @@ def test_without_file_descriptors_it_stays_and_follows_when_there_are_some(tmp_p
         before = serve.status()["version"]
         serve.follows("third")
         assert serve.status()["version"] != before
+
+
+HANGS: Final = """\
+import time
+
+def hangs(request, response):
+    time.sleep(3600)
+
+def ends(request, response):
+    raise SystemExit
+"""
+
+
+def _handled(name: str) -> str:
+    return f"rules: [{{name: {name}, enable_on_status: [503], handler: 'hanging:{name}'}}]\n"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_handlers_that_hang_or_end_hold_up_neither_edits_nor_the_end(tmp_path: Path, workers: str) -> None:
+    (tmp_path / "hanging.py").write_text(HANGS)
+    with serving(tmp_path / "rules.yaml", "--workers", workers, stderr=subprocess.DEVNULL) as serve:
+        for name in ("ends", "hangs"):
+            before = serve.status()["version"]
+            serve.file.write_text(_handled(name))
+            serve.wait_for(functools.partial(_is_another, serve, before))
+            assert asyncio.run(_exchanges(serve.ext_proc[1], 40)) == 40
+            assert serve.status()["ext_proc"]["handler_failures"][name] == 40
+        serve.follows("after")
+
+
+def _is_another(serve: Serve, version: str) -> bool:
+    return bool(serve.status()["version"] != version)
+
+
+async def _exchanges(port: int, number: int) -> int:
+    """Ask so many times at once about a 503; how many of the responses pass."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        method: Any = channel.stream_stream(f"/{SERVICE}/Process")
+
+        async def exchange() -> bool:
+            stream = method()
+            for kind, headers in _ASKED:
+                lines = [{"key": name, "raw_value": value} for name, value in headers.items()]
+                await stream.write(_ProcessingRequest(**{kind: {"headers": {"headers": lines}}}).SerializeToString())
+                passes = await stream.read() is grpc.aio.EOF
+            return passes
+
+        return sum(await asyncio.wait_for(asyncio.gather(*(exchange() for _ in range(number))), SECONDS))
+
+
+_ProcessingRequest: Final = message_class(ext_proc.ProcessingRequest)
+_ASKED: Final = (
+    ("request_headers", {":method": b"GET", ":authority": b"a.test", ":path": b"/"}),
+    ("response_headers", {":status": b"503"}),
+)
+
+
+def _children(parent: int) -> list[int]:
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True).stdout
+    lines = (line.split() for line in listed.splitlines())
+    return [int(pid) for pid, of, state in lines if int(of) == parent and state[0] != "Z"]
+
+
+def test_processes_die_with_their_parent_however_it_dies(tmp_path: Path) -> None:
+    (tmp_path / "hanging.py").write_text(HANGS)
+    file = tmp_path / "rules.yaml"
+    file.write_text(_handled("hangs"))
+    serve = Serve(file, "--workers", "2", stderr=subprocess.DEVNULL)
+    try:
+        asyncio.run(_exchanges(serve.ext_proc[1], 40))
+        children = _children(serve.process.pid)
+        assert len(children) >= 2
+        os.kill(children[-1], signal.SIGSTOP)
+        serve.process.kill()
+        serve.process.wait()
+        end = time.monotonic() + SECONDS
+        while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
+    finally:
+        serve.process.kill()
