@@ -7,6 +7,8 @@ import contextlib
 import functools
 import json
 import os
+import random
+import re
 import resource
 import signal
 import socket
@@ -20,6 +22,7 @@ from typing import IO, Any, Final
 import grpc
 import grpc.aio
 import pytest
+from edits import TEXT, edited
 from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
 from gateway import SECONDS, ask, free_port
 
@@ -131,6 +134,58 @@ def test_edits_that_cannot_be_built_end_nothing(tmp_path: Path) -> None:
             serve.file.write_text(text)
             serve.wait_for(lambda: bool(serve.status()["problems"]))
             serve.follows(f"after-{number}")
+
+
+def test_after_random_edits_it_is_alive_and_follows(tmp_path: Path) -> None:
+    chance = random.Random(10)
+    with serving(tmp_path / "rules.yaml", stderr=subprocess.DEVNULL) as serve:
+        (tmp_path / "page").write_text("sorry")
+        for number in range(5):
+            for _ in range(10):
+                serve.file.write_bytes(edited(TEXT.encode(), chance))
+                time.sleep(chance.random() * 0.1)
+            serve.follows(f"after-{number}")
+
+
+def test_up_stays_with_its_envoy(tmp_path: Path) -> None:
+    """Its output read no more, a name that is no text, an edit that cannot be built."""
+    file = tmp_path / "rules.yaml"
+    file.write_text(rule("first"))
+    with subprocess.Popen(
+        [sys.executable, "-m", "rejoinder.cli", "up", str(file), "--listen", "127.0.0.1:0", "--concurrency", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            said = re.fullmatch(r"listening on http://(.*):(\d+)\n", process.stdout.readline())
+            assert said
+            process.stdout.close()
+            process.stderr.close()
+            with open(os.path.join(os.fsencode(tmp_path), b"\xff"), "wb"):
+                pass
+            for body in ("second", "third"):
+                file.write_text(EDIT_THAT_IS_NOT_BUILT)
+                time.sleep(0.3)
+                file.write_text(rule(body))
+                end = time.monotonic() + SECONDS
+                while _body((said[1], int(said[2]))) != body and time.monotonic() < end:
+                    time.sleep(0.05)
+                assert _body((said[1], int(said[2]))) == body
+            process.terminate()
+            assert process.wait(SECONDS) in {0, 120}
+        finally:
+            process.kill()
+
+
+EDIT_THAT_IS_NOT_BUILT: Final = "routes: [{name: a, respond: {body: x}, rate_limit: {requests: 1, per: 87660001h}}]\n"
+
+
+def _body(address: tuple[str, int]) -> str:
+    return ask(address, "GET", "a.test", "/").body.decode()
 
 
 def test_without_file_descriptors_it_stays_and_follows_when_there_are_some(tmp_path: Path) -> None:
