@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import http.server
 import json
+import logging
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from rejoinder.cli.arguments import Address
 from rejoinder.envoy.module import library
+
+_LOG: Final = logging.getLogger("rejoinder.admin")
+
+MAX_CONNECTIONS: Final = 32
+"""Each has a thread. Whoever connects and says nothing must not have them all, nor many of our file descriptors."""
+IDLE_SECONDS: Final = 10.0
 
 Status = Callable[[], dict[str, Any]]
 Pages = Mapping[str, tuple[str, Callable[[], bytes]]]
@@ -47,6 +56,8 @@ def serving(address: Address, pages: Pages) -> Iterator[Address]:
     """
 
     class Handler(http.server.BaseHTTPRequestHandler):
+        timeout = IDLE_SECONDS
+
         def do_GET(self) -> None:
             if self.path not in pages:
                 self.send_error(404, f"expected {' or '.join(pages)}")
@@ -63,7 +74,7 @@ def serving(address: Address, pages: Pages) -> Iterator[Address]:
             pass
 
     try:
-        server = http.server.ThreadingHTTPServer(address, Handler)
+        server = _Server(address, Handler)
     except OSError as error:
         raise OSError(f"cannot listen on {address[0]}:{address[1]}: {error.strerror}") from error
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="admin", daemon=True)
@@ -74,6 +85,41 @@ def serving(address: Address, pages: Pages) -> Iterator[Address]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    """Hangs up on those that are too many."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._room = threading.BoundedSemaphore(MAX_CONNECTIONS)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - the base class's
+        return self._room.acquire(blocking=False)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def get_request(self) -> tuple[Any, Any]:
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(0.1)  # no file descriptors left: `serve_forever` would ask again at once, and for ever
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no threads left
+            self._room.release()
+            raise
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's
+        if not isinstance(sys.exception(), OSError):  # a client that has gone
+            _LOG.exception("a page could not be made")
 
 
 def _json(status: dict[str, Any]) -> str:
@@ -97,6 +143,8 @@ def _metrics(status: dict[str, Any]) -> str:
             f'rejoinder_handler_failures_total{{rule="{name}"}} {number}'
             for name, number in counters["handler_failures"].items()
         ),
+        "# TYPE rejoinder_reload_failures_total counter",
+        f"rejoinder_reload_failures_total {status['reload_failures']}",
         "# TYPE rejoinder_envoys gauge",
         f"rejoinder_envoys {len(status['envoys'])}",
     ]

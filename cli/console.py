@@ -5,9 +5,11 @@ What a command was asked for goes to standard output, everything else (problems,
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, TextIO, cast
 
 import yaml
 from rich.console import Console
@@ -18,9 +20,40 @@ from rejoinder.rules.problem import Problem, Severity
 
 _STYLES: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
 
+_GONE: Final = (OSError, ValueError, AttributeError)
+"""What is raised by a stream that is broken, or closed, or None."""
+
+
+class _Lasting:
+    """A standard stream, written to for as long as it can be: a reader that has gone, or a full disk, is no reason to
+    end."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(*_GONE):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(*_GONE):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    # Asked for each time: tests replace it, and so does whoever ends with a broken pipe.
+    @property
+    def _stream(self) -> TextIO:
+        stream: TextIO = getattr(sys, self._name)
+        return stream
+
+
 # soft_wrap everywhere: a line stays a line, so that it can be grepped and its file name clicked.
 out: Final = Console(highlight=False, soft_wrap=True)
-err: Final = Console(highlight=False, soft_wrap=True, stderr=True)
+err: Final = Console(highlight=False, soft_wrap=True, file=cast(TextIO, _Lasting("stderr")))
+_news: Final = Console(highlight=False, soft_wrap=True, file=cast(TextIO, _Lasting("stdout")))
 
 
 def print_problems(problems: Iterable[Problem], console: Console = err) -> None:
@@ -33,6 +66,11 @@ def print_problems(problems: Iterable[Problem], console: Console = err) -> None:
 def say(text: str, style: str = "") -> None:
     """A line about what is going on."""
     err.print(Text(text, style))
+
+
+def announce(text: str) -> None:
+    """A line on standard output by a command that goes on whether somebody reads it or not."""
+    _news.print(text)
 
 
 def fail(text: str) -> int:

@@ -1,7 +1,8 @@
 """The loop that `up` and `serve` share: load, build, publish, and again whenever the files change.
 
 In: rule files. Out: a snapshot for Envoys and the program for the ext_proc service, swapped in one step, and lines for
-the person who watches. A set with errors changes nothing; neither does one that Envoys reject. I/O happens here.
+the person who watches. A set with errors changes nothing; neither does one that Envoys reject, or one that cannot be
+loaded, built or published for a mistake of ours or for lack of memory: `follow` raises nothing. I/O happens here.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,10 @@ from typing import Any, Final
 from rejoinder.cli import console
 from rejoinder.cli.check import count
 from rejoinder.extproc import Processor, Workers
+from rejoinder.rules.files import Files, Fingerprint
 from rejoinder.rules.load import Loaded, load
-from rejoinder.rules.model import Ruleset
-from rejoinder.rules.problem import Problem
+from rejoinder.rules.model import Position, Ruleset
+from rejoinder.rules.problem import Problem, Severity
 from rejoinder.rules.reload import Memory
 from rejoinder.rules.shadow import shadowed
 from rejoinder.rules.watch import changes
@@ -36,6 +38,32 @@ KEPT_BUILDS: Final = 4
 
 OLDEST: Final = (1, 36)
 """The oldest Envoy that everything but the module is tested with (docs/deploy.md)."""
+
+
+MOST_PRINTED: Final = 100
+"""Problems that are printed after an edit: more than anybody reads, and less than holds up answers."""
+
+
+_UNKNOWN: Final[Fingerprint] = ""
+"""Fits nothing."""
+
+RETRY_SECONDS: Final = 5.0
+"""From a load that failed for lack of something (memory, file descriptors) to the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What has become of the files at one time."""
+
+    loaded: Loaded | None
+    """None: this could not be found out."""
+    built: Build | None
+    """None: there are errors."""
+    problems: tuple[Problem, ...]
+    fingerprints: Mapping[Path, Fingerprint]
+    """Of what was read; as in `Loaded`."""
+    again: bool = False
+    """The same files may well be usable in a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,30 +106,37 @@ class Control:
         self._builds: dict[str, Build] = {}
         """What was published lately, by snapshot version: what an Envoy may still say something about."""
         self._accepted: Build | None = None
-        self._loaded: Loaded | None = None
+        self._current: Build | None = None
+        """What was published last."""
+        self._made: _Made | None = None
         self._problems: tuple[Problem, ...] = ()
+        self._reload_failures = 0
 
     def start(self) -> Build | None:
         """Load and publish for the first time; None: there are errors, and they have been printed."""
         with _no_garbage_collection():
-            self._loaded = self._load()
-            built = self._take(self._build(self._loaded))
-            if self._loaded.ruleset and built:
-                self._warn(shadowed(self._loaded.ruleset))
+            self._made = made = self._make()
+            self._take(made)
+            if made.loaded and made.loaded.ruleset and made.built:
+                self._warn(shadowed(made.loaded.ruleset))
             gc.freeze()
-        return built
+        return made.built
 
     async def follow(self) -> None:
         """Publish every change of the files, for ever."""
-        assert self._loaded is not None, "start comes first"
-        async for loaded in changes(self._loaded, self._load):
-            # In a thread, as loading is: Envoys and their responses do not wait for it.
-            built = self._take(await asyncio.to_thread(self._build, loaded))
-            if loaded.ruleset and built:
-                console.say(f"reloaded: {summary(built)}")
-                self._warn(await asyncio.to_thread(shadowed, loaded.ruleset))
-            else:
-                console.say("not reloaded: what was there before stays", "bold")
+        assert self._made is not None, "start comes first"
+        # In a thread, as looking is: Envoys and their responses do not wait for it.
+        async for made in changes(self._made, self._make):
+            try:
+                self._take(made)
+                if made.loaded and made.loaded.ruleset and made.built:
+                    console.say(f"reloaded: {summary(made.built)}")
+                    self._warn(await asyncio.to_thread(shadowed, made.loaded.ruleset))
+                else:
+                    console.say("not reloaded: what was there before stays", "bold")
+                    await asyncio.sleep(RETRY_SECONDS if made.again else 0)
+            except Exception:
+                self._failed("what the files say cannot be published")
 
     def status(self) -> dict[str, Any]:
         """What goes on, for the admin interface."""
@@ -109,6 +144,7 @@ class Control:
         return {
             "version": status.version,
             "problems": [str(problem) for problem in self._problems],
+            "reload_failures": self._reload_failures,
             "envoys": [
                 {
                     "node": client.node,
@@ -128,34 +164,58 @@ class Control:
             },
         }
 
-    def _load(self) -> Loaded:
-        with _no_garbage_collection():
-            return load(self._sources, upstreams=self._upstreams, memory=self._memory, look_for_shadowed=False)
+    def _make(self) -> _Made:
+        """Load and build. Whatever is raised is our trouble, and not the rule author's: it is logged and counted."""
+        files = Files()
+        try:
+            with _no_garbage_collection():
+                loaded = load(
+                    self._sources, upstreams=self._upstreams, memory=self._memory, look_for_shadowed=False, files=files
+                )
+                built = build(self._adjust(loaded.ruleset), self._settings) if loaded.ruleset else None
+                return _Made(loaded, built, loaded.complaints, loaded.fingerprints)
+        except Exception as error:
+            self._failed("the files cannot be used")
+            self._memory = Memory()  # who knows how far it got
+            reason = f"this cannot be used, for a reason that is in the log: {type(error).__name__}: {error}"
+            problems = (Problem(Position(str(self._sources[0]), 0), reason),)
+            if isinstance(error, OSError | MemoryError):
+                return _Made(None, None, problems, dict.fromkeys(files.fingerprints(), _UNKNOWN), again=True)
+            return _Made(None, None, problems, files.fingerprints())
+
+    def _failed(self, what: str) -> None:
+        self._reload_failures += 1
+        _LOG.exception("%s; what was there before stays, and the next edit is followed", what)
 
     def _warn(self, warnings: Sequence[Problem]) -> None:
         self._problems = (*self._problems, *warnings)
-        console.print_problems(warnings)
+        _print(warnings)
 
-    def _build(self, loaded: Loaded) -> tuple[Build | None, tuple[Problem, ...]]:
-        if loaded.ruleset is None:
-            return None, loaded.complaints
-        with _no_garbage_collection():
-            return build(self._adjust(loaded.ruleset), self._settings), loaded.complaints
-
-    def _take(self, made: tuple[Build | None, tuple[Problem, ...]]) -> Build | None:
-        built, self._problems = made
-        console.print_problems(self._problems)
-        if built is None:
-            return None
-        version = built.snapshot.version
-        self._builds = {**self._builds, version: built}
+    def _take(self, made: _Made) -> None:
+        self._problems = made.problems
+        _print(made.problems)
+        if made.built is None:
+            return
+        version = made.built.snapshot.version
+        self._builds = {**self._builds, version: made.built}
         for old in list(self._builds)[:-KEPT_BUILDS]:
             del self._builds[old]
-        self.processor.publish(built.program)
-        self.server.publish(built.snapshot)
-        return built
+        try:
+            self.processor.publish(made.built.program)
+            self.server.publish(made.built.snapshot)
+        except Exception:
+            if self._current:
+                self.processor.publish(self._current.program)  # the two belong together
+            raise
+        self._current = made.built
 
     def _on_event(self, event: Event) -> None:
+        try:
+            self._tell(event)
+        except Exception:
+            _LOG.exception("about %s", type(event).__name__)
+
+    def _tell(self, event: Event) -> None:
         match event:
             case Accepted(node, snapshot):
                 _LOG.info("%s has %s", node, snapshot.version)
@@ -197,6 +257,15 @@ class Control:
         if nack.instead:
             console.say("going back to what it had before" if nack.had else "it gets what others have taken", "bold")
         self._on_rejected(Rejected(lines))
+
+
+def _print(problems: Sequence[Problem]) -> None:
+    if len(problems) > MOST_PRINTED:
+        shown = sorted(problems, key=lambda problem: problem.severity is not Severity.ERROR)[:MOST_PRINTED]
+        console.print_problems(shown)
+        console.say(f"... these are {MOST_PRINTED} of {len(problems)}; `rejoinder check` prints all", "bold")
+    else:
+        console.print_problems(problems)
 
 
 @contextmanager

@@ -21,7 +21,6 @@ from rejoinder.xds.translate import Placement, Settings
 
 def run(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # what has changed is for us to say
     return asyncio.run(_run(options))
 
 

@@ -101,7 +101,7 @@ async def _ready(gateway: envoy.EnvoyProcess, names: list[str], listeners: Itera
     for name, listener in zip(names, listeners, strict=True):
         scheme = "https" if listener.certificate else "http"
         for address in bound[name]:
-            console.out.print(f"listening on {scheme}://{shown(address)}")
+            console.announce(f"listening on {scheme}://{shown(address)}")
 
 
 def _adjust(listen: list[Address] | None, stack: contextlib.AsyncExitStack) -> Callable[[Ruleset], Ruleset]:

@@ -1,7 +1,7 @@
 """Envoy itself: find the binary, say how it starts, run it and ask it how it is.
 
 Reading order: `binary` (which Envoy), `bootstrap` (what it is told at its start), `process` (the running child, started
-through `launch`), `admin` (what it says about itself).
+through `launch`, its log through `pump`), `admin` (what it says about itself).
 """
 
 from rejoinder.envoy.admin import Admin

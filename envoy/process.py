@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from rejoinder.envoy import launch
+from rejoinder.envoy import pump as pump_program
 from rejoinder.envoy.admin import Address, Admin
 from rejoinder.envoy.bootstrap import Json
 
@@ -108,24 +109,47 @@ async def running(
         with tempfile.TemporaryDirectory(prefix="rejoinder-envoy-") as folder:
             config, admin_address = Path(folder, "bootstrap.json"), Path(folder, "admin")
             config.write_text(json.dumps(bootstrap), encoding="utf-8")
-            child = await asyncio.create_subprocess_exec(
+            command = (
                 *(sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(binary)),
                 *("--config-path", str(config), "--admin-address-path", str(admin_address)),
                 "--disable-hot-restart",  # nor the shared memory for it, which Envoys on one machine would fight for
                 *("--log-level", log_level, "--log-format", _LOG_FORMAT),
                 *("--drain-time-s", str(DRAIN_SECONDS), "--drain-strategy", "immediate"),
                 *(() if concurrency is None else ("--concurrency", str(concurrency))),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                limit=_LINE_LIMIT,
-                env=environ,
-                process_group=0,
             )
-            envoy = EnvoyProcess(child)
+            envoy = EnvoyProcess(*await _started(command, environ))
             stack.push_async_callback(envoy.stop)
             await envoy._find_admin(admin_address)
         yield envoy
+
+
+async def _started(
+    command: tuple[str, ...], environ: Mapping[str, str] | None
+) -> tuple[asyncio.subprocess.Process, asyncio.subprocess.Process]:
+    """Envoy, and what pumps its log to us."""
+    log, written = os.pipe()
+    # Both in process groups of their own: Ctrl-Z stops this program, and neither Envoy nor what keeps it from waiting.
+    try:
+        pump = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", pump_program.__file__),
+            stdin=log,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            limit=_LINE_LIMIT,
+            process_group=0,
+        )
+        child = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=written,
+            env=environ,
+            process_group=0,
+        )
+    finally:
+        os.close(log)
+        os.close(written)  # so that the log ends with Envoy
+    return child, pump
 
 
 class EnvoyProcess:
@@ -134,8 +158,9 @@ class EnvoyProcess:
     admin: Admin
     """Its admin interface."""
 
-    def __init__(self, child: asyncio.subprocess.Process) -> None:
+    def __init__(self, child: asyncio.subprocess.Process, pump: asyncio.subprocess.Process) -> None:
         self._child = child
+        self._pump = pump
         self._stopping = False
         self._last_lines: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
         self._ended = asyncio.create_task(self._follow())
@@ -178,7 +203,7 @@ class EnvoyProcess:
         Raises:
             EnvoyDiedError: it ended by itself.
         """
-        # Shielded: whoever gives up waiting must not stop the log from being read, or Envoy would block on it.
+        # Shielded: whoever gives up waiting must not stop the log from being read.
         status = await asyncio.shield(self._ended)
         if not self._stopping:
             raise EnvoyDiedError(status, tuple(self._last_lines))
@@ -217,14 +242,15 @@ class EnvoyProcess:
 
     # Reads the log until Envoy closes it by ending; the exit status.
     async def _follow(self) -> int:
-        assert self._child.stderr is not None
+        assert self._pump.stdout is not None
         level, component = logging.WARNING, "stderr"
         while True:
             try:
-                line = (await self._child.stderr.readline()).decode(errors="replace")
+                line = (await self._pump.stdout.readline()).decode(errors="replace")
             except ValueError:  # of StreamReader: over the limit, and dropped
                 line = f"(a line of more than {_LINE_LIMIT} bytes)\n"
             if not line:
+                await self._pump.wait()
                 return await self._child.wait()
             line = line.rstrip("\n")
             if found := _LOG_LINE.fullmatch(line):

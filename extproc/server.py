@@ -1,26 +1,27 @@
 """The ext_proc service: a gRPC server that answers for the rules that were last published.
 
 In go rules (`Processor.publish`), out come bytes to the Envoys, and counts. All that is decided about one stream is
-decided in `session`; here is the loop around it. One event loop, one task for each stream, which waits for Envoy and
-for nothing else.
+decided in `session`; here is the loop around it. One event loop; Python handlers, which take as long as they take, have
+threads of their own (`calls`).
 
 Whatever goes wrong here ends the stream and no more: Envoy then lets request and response pass.
 """
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from rejoinder.extproc import grpc
+from rejoinder.extproc.calls import Calls
 from rejoinder.extproc.grpc import Metadata, Step
-from rejoinder.extproc.session import Output, Rules, Session
+from rejoinder.extproc.session import Call, Output, Rules, Session
 from rejoinder.extproc.wire import decode
-from rejoinder.rules.handlers import Handlers
+from rejoinder.rules.answers import Reply
+from rejoinder.rules.handlers import HandlerError, Handlers
 from rejoinder.rules.program import Program
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")
@@ -61,8 +62,8 @@ class Processor:
     """
 
     def __init__(self) -> None:
-        self._handlers = Handlers(_LOG.error)
-        self._rules = Rules(handlers=self._handlers)
+        self._calls = Calls(Handlers(_LOG.error))
+        self._rules = Rules()
         self._replies: collections.Counter[str] = collections.Counter()
         self._handler_failures: collections.Counter[str] = collections.Counter()
         self._passed = self._failures = 0
@@ -88,7 +89,7 @@ class Processor:
 
     def publish(self, program: Program) -> None:
         """Answer for these rules from now on; an exchange whose request was seen before keeps to the rules of then."""
-        self._rules = Rules(program, self._handlers)
+        self._rules = Rules(program)
 
     def counters(self) -> Counters:
         return Counters(
@@ -110,6 +111,13 @@ class Processor:
             self._count(output)  # before it is sent: who has a reply finds it counted
         return Step(output.message, end)
 
+    async def _handled(self, session: Session, call: Call) -> Step:
+        try:
+            made: Reply | HandlerError | None = await self._calls.call(call.handler, call.request, call.response)
+        except HandlerError as error:
+            made = error
+        return self._step(session, self._attempt(lambda: session.on_reply(call, made)))
+
     def _count(self, output: Output) -> None:
         if output.failed is not None:
             self._handler_failures[output.failed] += 1
@@ -119,9 +127,9 @@ class Processor:
             self._replies[output.rule] += 1
 
     # Whatever happens, Envoy gets to go on.
-    def _take(self, session: Session, data: bytes) -> Output:
+    def _attempt(self, work: Callable[[], Output]) -> Output:
         try:
-            output = session.on_message(decode(data))
+            output = work()
         except Exception:
             self._failures += 1
             _LOG.exception("an exchange passes untouched, because this went wrong")
@@ -140,12 +148,9 @@ class _Exchange:
         self._session = session
 
     def on_message(self, data: bytes) -> Step | Awaitable[Step]:
-        if self._session.may_block:
-            return self._in_a_thread(data)
-        return self._processor._step(self._session, self._processor._take(self._session, data))
-
-    async def _in_a_thread(self, data: bytes) -> Step:
-        output = await asyncio.to_thread(self._processor._take, self._session, data)
+        output = self._processor._attempt(lambda: self._session.on_message(decode(data)))
+        if output.call is not None:
+            return self._processor._handled(self._session, output.call)
         return self._processor._step(self._session, output)
 
     def on_end(self) -> None:

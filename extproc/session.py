@@ -16,7 +16,6 @@ interest. https://www.envoyproxy.io/docs/envoy/latest/api-v3/service/ext_proc/v3
 from __future__ import annotations
 
 import enum
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -30,14 +29,12 @@ from rejoinder.extproc.wire import (
     immediate,
 )
 from rejoinder.rules import handlers
-from rejoinder.rules.answers import Choice
+from rejoinder.rules.answers import Choice, Reply
 from rejoinder.rules.attributes import CODE_DETAILS, FINAL_DETAILS, ROUTE_NAME, request_of
-from rejoinder.rules.handlers import HandlerError, Handlers
+from rejoinder.rules.handlers import HandlerError
 from rejoinder.rules.model import Header
 from rejoinder.rules.program import Program, compile_rules
 from rejoinder.rules.request import Request, host_of
-
-_LOG: Final = logging.getLogger("rejoinder.extproc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +42,6 @@ class Rules:
     """What is in force at one moment. A stream keeps to what it started with."""
 
     program: Program = field(default_factory=lambda: compile_rules(()))
-    handlers: Handlers = field(default_factory=lambda: Handlers(_LOG.error), compare=False, repr=False)
-    """The Python handlers of this process."""
     _ready: dict[tuple[int, int], bytes] = field(default_factory=dict, compare=False, repr=False)
 
     def ready(self, choice: Choice, status: int) -> bytes:
@@ -57,6 +52,16 @@ class Rules:
         if ready is None:
             ready = self._ready[key] = immediate(choice.reply(status), choice.rule)
         return ready
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A Python handler that is to be called."""
+
+    handler: str
+    request: handlers.Request
+    response: handlers.Response
+    rule: str
 
 
 @dataclass(slots=True)
@@ -71,6 +76,8 @@ class Output:
     """What was wrong with the message, for the log; None: nothing."""
     failed: str | None = None
     """The rule whose handler has failed; None: none has."""
+    call: Call | None = None
+    """What is to be called; then `Session.on_reply` says what that leads to."""
 
 
 class State(enum.Enum):
@@ -78,6 +85,8 @@ class State(enum.Enum):
     """The request is awaited, or the response."""
     RESPONSE = enum.auto()
     """The request is known, the response is awaited."""
+    HANDLER = enum.auto()
+    """A handler is awaited."""
     DONE = enum.auto()
     """All is said: the stream is to be ended."""
 
@@ -96,11 +105,6 @@ class Session:
         """All is said: end the stream, with gRPC's status OK."""
         return self._state is State.DONE
 
-    @property
-    def may_block(self) -> bool:
-        """The next message may be one for a handler, which takes as long as it takes."""
-        return self._state is State.RESPONSE
-
     def on_message(self, message: Message) -> Output:
         """What a message leads to. Send that, then see whether the session is `done`."""
         step = TRANSITIONS[self._state].get(type(message))
@@ -109,6 +113,13 @@ class Session:
             return Output(unexpected=f"expected headers ({state.name.lower()}), got {message}")
         self._state, output = step(self, message)
         return output
+
+    def on_reply(self, call: Call, made: Reply | HandlerError | None) -> Output:
+        """What the reply of a handler leads to, or its failure."""
+        self._state = State.DONE
+        if isinstance(made, HandlerError):
+            return Output(failed=call.rule)
+        return Output() if made is None else Output(immediate(made, call.rule), rule=call.rule)
 
     def _on_request(self, message: RequestHeaders) -> tuple[State, Output]:
         route = message.attributes.get(ROUTE_NAME) or None
@@ -130,21 +141,13 @@ class Session:
         choice = self._rules.program.on_status(request, route, message.status)
         if choice is None:
             return State.DONE, Output()
-        if choice.answer.handler:
-            return State.DONE, self._handled(choice, message)
-        return State.DONE, Output(self._rules.ready(choice, message.status), rule=choice.rule)
-
-    def _handled(self, choice: Choice, message: ResponseHeaders) -> Output:
-        if self._asked is None:
-            return Output()  # this is the matter of the stream that has seen the request, if there is one
-        asked = handlers.request_of(_readable(self._asked.headers), self._asked.attributes.get(ROUTE_NAME, ""))
-        try:
-            made = self._rules.handlers.call(
-                choice.answer.handler, asked, handlers.Response(message.status, _readable(message.headers))
-            )
-        except HandlerError:
-            return Output(failed=choice.rule)
-        return Output() if made is None else Output(immediate(made, choice.rule), rule=choice.rule)
+        if not choice.answer.handler:
+            return State.DONE, Output(self._rules.ready(choice, message.status), rule=choice.rule)
+        if asked is None:
+            return State.DONE, Output()  # the matter of the stream that has seen the request, if there is one
+        seen = handlers.request_of(_readable(asked.headers), asked.attributes.get(ROUTE_NAME, ""))
+        response = handlers.Response(message.status, _readable(message.headers))
+        return State.HANDLER, Output(call=Call(choice.answer.handler, seen, response, choice.rule))
 
 
 Step = Callable[[Session, Any], tuple[State, Output]]
@@ -154,6 +157,7 @@ Step = Callable[[Session, Any], tuple[State, Output]]
 TRANSITIONS: Final[Mapping[State, Mapping[type[Message], Step]]] = {
     State.START: {RequestHeaders: Session._on_request, ResponseHeaders: Session._on_response},
     State.RESPONSE: {ResponseHeaders: Session._on_response},
+    State.HANDLER: {},
     State.DONE: {},
 }
 

@@ -3,7 +3,8 @@
 They listen on consecutive ports, and Envoy's cluster has them all: so Envoy spreads the streams evenly. (One port for
 all, with SO_REUSEPORT, spreads connections, of which an Envoy has one for each of its threads: they may well all meet
 in one process.) A process is told the rules by a pipe, and says when it answers for them; the end of the pipe is its
-end. One that dies is replaced.
+end, and so is ours. One that dies is replaced. One that does not answer is waited for once, and then has the rules when
+it answers again: each has a thread here that talks to it, so that a pipe which nobody reads holds up nothing else.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import ctypes
 import logging
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.process
+import os
 import signal
+import sys
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,27 +31,110 @@ from rejoinder.rules.program import Program, compile_rules
 _LOG: Final = logging.getLogger("rejoinder.extproc")
 _SPAWN: Final = multiprocessing.get_context("spawn")  # a fork would take half of gRPC's threads along
 
+START_SECONDS: Final = 30.0
+"""That a process may take to say its port. It takes a second on a machine that is not busy."""
+STARTS: Final = 3
+"""How often one that dies while it starts is started, before the service is not started."""
+ANSWER_SECONDS: Final = 2.0
+"""That a process may take to answer, before the others are not made to wait for it. It takes milliseconds."""
+STOP_SECONDS: Final = 5.0
+"""From the end of its pipe to the end of a process; then it is killed."""
+LONGEST_BACKOFF: Final = 10.0
+"""Seconds between two attempts to replace a process, at most."""
+_PR_SET_PDEATHSIG: Final = 1
+
 Pipe = multiprocessing.connection.Connection
+
+
+class _DiedError(Exception):
+    """A process has ended, or said nothing, while it started."""
+
+
+class _Line:
+    """What is said to a process and what it answers, by a thread that may wait for it."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+        self._changed = threading.Condition()
+        self._program: Program | None = None
+        """What is to be told next."""
+        self._asked = self._closed = False
+        self._begun = self._answered = 0
+        """Rounds: one is a message and its answer."""
+        self._late = False
+        """Somebody has waited for nothing: until there is an answer nobody waits again."""
+        self.counters: Counters | None = None
+        """The last answer."""
+        threading.Thread(target=self._talk, name="ext_proc", daemon=True).start()
+
+    def say(self, program: Program | None) -> int:
+        """Tell a program, or ask for the counters only; the round that `wait` is to wait for."""
+        with self._changed:
+            self._program = program or self._program
+            self._asked = True
+            self._changed.notify_all()
+            return self._begun + 1
+
+    def wait(self, number: int, until: float) -> bool:
+        """Wait for the answer of a round; whether it has come."""
+        with self._changed:
+            if not self._late:
+                self._changed.wait_for(
+                    lambda: self._answered >= number or self._closed, max(until - time.monotonic(), 0)
+                )
+                self._late = self._answered < number and not self._closed
+                if self._late:
+                    _LOG.error("an ext_proc process does not answer; it has the rules when it does again")
+            return self._answered >= number
+
+    def close(self) -> None:
+        """End the pipe, and so the process, unless it does not listen."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _talk(self) -> None:
+        try:
+            # What is suppressed: it has died, and is about to be replaced.
+            with self._pipe, contextlib.suppress(EOFError, OSError):
+                while (message := self._next()) is not None:
+                    self._pipe.send(message[0])
+                    counters = self._pipe.recv()
+                    with self._changed:
+                        self.counters, self._answered, self._late = counters, self._begun, False
+                        self._changed.notify_all()
+        finally:
+            self.close()
+
+    def _next(self) -> tuple[Program | None] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._asked or self._closed)
+            program, self._program, self._asked = self._program, None, False
+            self._begun += 1
+            return None if self._closed else (program,)
 
 
 @dataclass(slots=True)
 class _Worker:
     process: multiprocessing.process.BaseProcess
-    pipe: Pipe
+    line: _Line
     port: int
 
 
 class Workers:
     """Several processes that answer for the same rules. What a `Processor` has, this has too."""
 
-    def __init__(self, count: int) -> None:
-        """Args: count: how many processes."""
+    def __init__(self, count: int, *, answer_seconds: float = ANSWER_SECONDS) -> None:
+        """Args:
+        count: how many processes.
+        answer_seconds: in place of the constant.
+        """
         self._count = count
+        self._answer_seconds = answer_seconds
         self._host = ""
         self._workers: list[_Worker] = []
         self._published = compile_rules(())
-        self._talking = threading.Lock()
-        """`counters` is called from other threads."""
+        self._replacing: set[asyncio.Task[None]] = set()
 
     @property
     def ports(self) -> list[int]:
@@ -74,7 +162,7 @@ class Workers:
         first = int(text)
         try:
             for number in range(self._count):
-                self._workers.append(await asyncio.to_thread(self._spawn, first + number if first else 0))
+                self._workers.append(await self._started(first + number if first else 0))
         except OSError:
             await self.stop()
             raise
@@ -85,72 +173,108 @@ class Workers:
 
     async def stop(self) -> None:
         """End all streams and processes."""
+        for task in self._replacing:
+            task.cancel()
+        await asyncio.gather(*self._replacing, return_exceptions=True)
         workers, self._workers = self._workers, []
         for worker in workers:
             asyncio.get_running_loop().remove_reader(worker.process.sentinel)
-            worker.pipe.close()
-        for worker in workers:
-            await asyncio.to_thread(worker.process.join)
+            worker.line.close()
+        await asyncio.gather(*(_ended(worker.process) for worker in workers))
 
     def publish(self, program: Program) -> None:
-        """As `Processor.publish`; when it returns, every process answers for these rules."""
+        """As `Processor.publish`; when it returns, every process answers for these rules that answers in time."""
         self._published = program
-        self._tell_all(self._published)
+        self._tell_all(program)
 
     def counters(self) -> Counters:
-        """The sums over all processes; what one had counted that died is lost."""
-        return _sum(self._tell_all(None))
+        """The sums over all processes, as far as is known; what one had counted that died is lost. May be called by any
+        thread."""
+        self._tell_all(None)
+        return _sum([worker.line.counters for worker in self._workers if worker.line.counters])
 
-    def _tell_all(self, message: Program | None) -> list[Counters]:
-        with self._talking:
-            # All at once, then wait: they take it in side by side.
-            told = [worker for worker in self._workers if _sent(worker.pipe, message)]
-            return [answer for worker in told if (answer := _received(worker.pipe)) is not None]
+    def _tell_all(self, program: Program | None) -> None:
+        # All at once, then wait: they take it in side by side.
+        told = [(worker.line, worker.line.say(program)) for worker in list(self._workers)]
+        until = time.monotonic() + self._answer_seconds
+        for line, number in told:
+            line.wait(number, until)
 
-    def _spawn(self, port: int) -> _Worker:
+    async def _started(self, port: int) -> _Worker:
+        for _ in range(STARTS - 1):
+            with contextlib.suppress(_DiedError):
+                return await self._spawn(port)
+        try:
+            return await self._spawn(port)
+        except _DiedError as error:
+            raise OSError(f"{error}, {STARTS} times") from None
+
+    async def _spawn(self, port: int) -> _Worker:
+        """Raises:
+        OSError: the address cannot be used.
+        _DiedError: it has ended.
+        """
         here, there = _SPAWN.Pipe()
-        process = _SPAWN.Process(target=_work, args=(there, f"{self._host}:{port}"), name="ext_proc", daemon=True)
+        arguments = there, f"{self._host}:{port}", os.getpid()
+        process = _SPAWN.Process(target=_work, args=arguments, name="ext_proc", daemon=True)
+        # Not in a thread: with the thread that started it, a process loses its parent.
         process.start()
         there.close()
-        answer = _received(here)
-        if not isinstance(answer, int):
-            process.join()
-            raise OSError(answer or f"a process for {self._host}:{port} did not start")
-        return _Worker(process, here, answer)
+        try:
+            answer = await asyncio.to_thread(_first, here)
+        except BaseException:
+            process.kill()
+            here.close()
+            raise
+        if isinstance(answer, int):
+            return _Worker(process, _Line(here), answer)
+        here.close()
+        process.kill()
+        await _ended(process)
+        if answer is not None:
+            raise OSError(answer)
+        raise _DiedError(f"a process for {self._host}:{port} did not start")
 
     def _watch(self, worker: _Worker) -> None:
         loop = asyncio.get_running_loop()
-        loop.add_reader(worker.process.sentinel, lambda: loop.create_task(self._replace(worker)))
+
+        def died() -> None:
+            loop.remove_reader(worker.process.sentinel)
+            task = loop.create_task(self._replace(worker))
+            self._replacing.add(task)
+            task.add_done_callback(self._replacing.discard)
+
+        loop.add_reader(worker.process.sentinel, died)
 
     async def _replace(self, worker: _Worker) -> None:
-        asyncio.get_running_loop().remove_reader(worker.process.sentinel)
-        if worker not in self._workers:
-            return
         _LOG.error("an ext_proc process has ended (exit code %s) and is replaced", worker.process.exitcode)
-        try:
-            replacement = await asyncio.to_thread(self._spawn, worker.port)
-        except OSError as error:
-            _LOG.error("it could not be replaced: %s", error)
-            return
-        with self._talking:
-            worker.pipe.close()
-            self._workers[self._workers.index(worker)] = replacement
-            if _sent(replacement.pipe, self._published):
-                _received(replacement.pipe)
+        worker.line.close()
+        backoff = 0.1
+        while True:
+            try:
+                replacement = await self._spawn(worker.port)
+                break
+            except Exception as error:  # no memory, no processes: later there may be
+                _LOG.error("it could not be replaced, and it is tried again in %g s: %s", backoff, error)
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, LONGEST_BACKOFF)
+        self._workers[self._workers.index(worker)] = replacement
+        replacement.line.say(self._published)
         self._watch(replacement)
 
 
-def _sent(pipe: Pipe, message: object) -> bool:
-    try:
-        pipe.send(message)
-    except OSError:
-        return False  # it has died, and is about to be replaced
-    return True
+async def _ended(process: multiprocessing.process.BaseProcess) -> None:
+    """Wait for the end of a process that is to end, and see to it."""
+    await asyncio.to_thread(process.join, STOP_SECONDS)
+    if process.is_alive():
+        process.kill()
+        await asyncio.to_thread(process.join, STOP_SECONDS)
 
 
-def _received(pipe: Pipe) -> Any:
+def _first(pipe: Pipe) -> Any:
+    """What a process says when it has started; None: nothing."""
     try:
-        return pipe.recv()
+        return pipe.recv() if pipe.poll(START_SECONDS) else None
     except (EOFError, OSError):
         return None
 
@@ -172,8 +296,13 @@ def _sum(counters: list[Counters]) -> Counters:
     )
 
 
-def _work(pipe: Pipe, address: str) -> None:
+def _work(pipe: Pipe, address: str, parent: int) -> None:
     """The process: says its port, or why it has none; then for each message its counters."""
+    if sys.platform == "linux":
+        # However the parent dies. (Elsewhere, the end of the pipe is noticed.)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != parent:
+        return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the pipe
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
 

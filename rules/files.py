@@ -2,22 +2,30 @@
 
 In: paths. Out: contents and folder listings, or `UnreadableError` with a reason that a rule author understands. What a
 path held is kept as a fingerprint, also for what is missing, so that `watch` can tell exactly whether anything that was
-read has changed since. This is the only file of the package that opens files (`ssl` opens certificates itself).
+read has changed since. This is the only file of the package that opens files.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import logging
 import os
 import ssl
 import stat
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
+_LOG: Final = logging.getLogger("rejoinder.files")
+
 MAX_FILE_SIZE: Final = 10_000_000
 """In bytes. Some 50,000 rules; what is larger is not a rule file but a mistake, and is refused before it is read."""
+
+_NOTHING_LEFT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 """The files of a folder that are rule files. Names that start with a dot are not: editors and mounted ConfigMaps keep
@@ -66,26 +74,31 @@ class Files:
         Raises:
             UnreadableError: one cannot be read, or they are not a pair in PEM; tell the rule author.
         """
-        for path in (certificate, key):
-            self.read(path)
-        try:
-            # The password keeps OpenSSL from asking at the terminal for that of an encrypted key.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
-        except (OSError, ValueError) as error:
-            reason = (isinstance(error, ssl.SSLError) and error.reason) or "no such PEM data"
-            raise UnreadableError(f"not a certificate and its key in PEM: {reason.lower().replace('_', ' ')}") from None
+        self.check_pem(self.read(certificate), self.read(key))
 
     def check_pem(self, certificate: bytes, key: bytes) -> None:
         """Check that two texts are a certificate chain and its private key.
 
+        Where there is nothing left to check them with, they pass: Envoy checks them, too.
+
         Raises:
             UnreadableError: they are not a pair in PEM; tell the author.
         """
-        with tempfile.TemporaryDirectory() as folder:  # `ssl` reads files only
-            paths = Path(folder, "tls.crt"), Path(folder, "tls.key")
-            for path, content in zip(paths, (certificate, key), strict=True):
-                path.write_bytes(content)
-            Files().check_pair(*paths)
+        with contextlib.ExitStack() as stack:
+            try:
+                chain, private = (stack.enter_context(_as_file(content)) for content in (certificate, key))
+            except OSError as error:
+                _LOG.warning("certificates are not checked: %s", error)
+                return
+            try:
+                # The password keeps OpenSSL from asking at the terminal for that of an encrypted key.
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain, private, password="")
+            except (OSError, ValueError) as error:
+                if getattr(error, "errno", 0) in _NOTHING_LEFT and not isinstance(error, ssl.SSLError):
+                    return
+                reason = (isinstance(error, ssl.SSLError) and error.reason) or "no such PEM data"
+                reason = reason.lower().replace("_", " ")
+                raise UnreadableError(f"not a certificate and its key in PEM: {reason}") from None
 
     def fingerprints(self) -> dict[Path, Fingerprint]:
         """Everything that was looked at, and would have to be looked at again."""
@@ -96,6 +109,24 @@ class Files:
         if place not in self.contents:
             self.contents[place] = _look(place)
         return self.contents[place]
+
+
+@contextlib.contextmanager
+def _as_file(content: bytes) -> Iterator[str]:
+    """A path to some bytes, for `ssl`, which reads files only. In memory where the system can: a key belongs on no
+    disk, and a disk may be full."""
+    if not os.path.isdir("/proc/self/fd"):
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            yield file.name
+        return
+    descriptor = os.memfd_create("rejoinder")
+    try:
+        os.write(descriptor, content)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def fingerprint(path: Path) -> Fingerprint:

@@ -144,8 +144,8 @@ class Handlers:
                 found: Any = importlib.import_module(module)
                 for attribute in attributes.split("."):
                     found = getattr(found, attribute)
-            except Exception as error:  # whatever the module's code raises
-                raise HandlerError(f"handler {name}: {type(error).__name__}: {error}") from error
+            except BaseException as error:  # whatever the module's code raises, also to end the process
+                raise HandlerError(f"handler {name}: {_said(error)}") from error
             if not callable(found):
                 raise HandlerError(f"handler {name}: expected a function, got {type(found).__name__}")
             self._found[name] = found
@@ -162,13 +162,14 @@ class Handlers:
         """
         try:
             return _checked(self.find(name)(request, response))
-        except Exception as error:  # whatever the user's code raises
-            if self._is_due(name):
-                self._log(
-                    f"handler {name} failed (the response passes; logged once a minute at most):\n"
-                    f"{''.join(traceback.format_exception(error))}"
-                )
-            raise HandlerError(f"handler {name}: {error}") from error
+        except BaseException as error:  # whatever the user's code raises, also to end the process
+            raise self.failed(name, "".join(traceback.format_exception(error)), _said(error)) from error
+
+    def failed(self, name: str, text: str, reason: str) -> HandlerError:
+        """Log a failure of a handler, once in LOG_SECONDS, in a text of several lines; what to raise."""
+        if self._is_due(name):
+            self._log(f"handler {name} failed (the response passes; logged once a minute at most):\n{text}")
+        return HandlerError(f"handler {name}: {reason}")
 
     def _is_due(self, name: str) -> bool:
         with self._logging:
@@ -177,6 +178,11 @@ class Handlers:
             if due:
                 self._logged[name] = now
             return due
+
+
+def _said(error: BaseException) -> str:
+    """Its type and text, in one line; the text is the user's code, too, and may fail."""
+    return traceback.format_exception_only(error)[-1].strip()
 
 
 def _checked(made: object) -> Reply | None:

@@ -71,6 +71,7 @@ def load(
     upstreams: Mapping[str, str] = {},
     memory: Memory | None = None,
     look_for_shadowed: bool = True,
+    files: Files | None = None,
 ) -> Loaded:
     """Read rule files and merge them in their order.
 
@@ -85,7 +86,7 @@ def load(
     Returns:
         The ruleset, if there is no error, and every problem. If there are errors, show them and keep the set before.
     """
-    files = Files()
+    files = Files() if files is None else files
     problems: list[Problem] = []
     named = _rule_files(sources, files, problems)
     prefixes = _prefixes(named)

@@ -186,6 +186,8 @@ def _interval(place: Place) -> float:
     seconds = float(duration[1]) * _SECONDS[duration[2]]
     if seconds < MIN_RATE_LIMIT_INTERVAL:
         raise place.expected("a duration of at least 50ms, the shortest that Envoy takes")
+    if seconds > 8760 * 3600:  # protobuf's own limit is 10,000 years
+        raise place.expected("a duration of at most 8760h, a year")
     return seconds
 
 

@@ -3,38 +3,54 @@
 In: what was loaded, and how to load it again. Out: what is loaded after each change. This is a loop and does I/O.
 Whether something has changed is decided by comparing what the files hold with what was read (`Loaded.fingerprints`),
 never by what the operating system reports. Its reports only say when to look: a change between load and watch is seen
-at once, and a touched file whose content is the same is no change.
+at once, and a touched file whose content is the same is no change. What it does not report (on some network file
+systems, or when nothing is left to watch with) is found by looking every now and then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
-from watchfiles import Change, awatch
+from rejoinder.rules.files import SUFFIXES, Fingerprint, fingerprint
+from rejoinder.rules.inotify import Wanted, reports
 
-from rejoinder.rules.files import fingerprint
-from rejoinder.rules.load import Loaded
+_LOG: Final = logging.getLogger("rejoinder.watch")
 
-QUIET_MS: Final = 50
+QUIET_SECONDS: Final = 0.05
 """How long nothing may happen until a burst of changes counts as one: editors and `kubectl` take several steps."""
 
-LONGEST_BURST_MS: Final = 500
-"""A burst that does not end is looked at after this time: a log file in the same folder must not hold a change back."""
+LONGEST_BURST_SECONDS: Final = 0.5
+"""A burst that does not end is looked at after this time: a file that is written all the time must not hold a change
+back."""
 
-RETRY_SECONDS: Final = 1.0
-"""How often to look where the operating system cannot watch (no inotify watches left)."""
+LOOK_SECONDS: Final = 5.0
+"""How often to look although nothing was reported."""
+
+UNWATCHED_SECONDS: Final = 1.0
+"""How often to look where the operating system cannot watch (no inotify instances or file descriptors left)."""
 
 MAX_LINKS: Final = 40
 """Symbolic links followed for one path, as many as Linux follows: a loop of them has no end."""
 
 
-async def changes(loaded: Loaded, reload: Callable[[], Loaded]) -> AsyncGenerator[Loaded, None]:
+class Read(Protocol):
+    """What was read: a `Loaded`, or what was made of one."""
+
+    @property
+    def fingerprints(self) -> Mapping[Path, Fingerprint]: ...
+
+
+R = TypeVar("R", bound=Read)
+
+
+async def changes(loaded: R, reload: Callable[[], R]) -> AsyncGenerator[R, None]:
     """Load again whenever the files that were read change, and yield what is loaded then, with or without errors.
 
         async for loaded in changes(loaded, lambda: load(sources)):
@@ -42,75 +58,105 @@ async def changes(loaded: Loaded, reload: Callable[[], Loaded]) -> AsyncGenerato
 
     Edits in place, renames over a file, swapped symbolic links, and files that appear or vanish are noticed, and so
     are changes made before this is called or while the caller is busy. To stop, leave the loop or cancel the task.
+    Trouble with watching is logged, and never ends it.
 
     Args:
         loaded: the load before; what it read is watched, and after a change what that load read, and so on.
-        reload: called in a thread.
+        reload: called in a thread; it must not raise.
     """
+    watch = _Watch()
     while True:
-        await _until_changed(loaded)
+        await watch.until_changed(loaded)
         loaded = await asyncio.to_thread(reload)
         yield loaded
 
 
-async def _until_changed(loaded: Loaded) -> None:
-    while True:
-        spots = await asyncio.to_thread(_spots, loaded.files)
-        try:
-            events = awatch(
-                *spots.folders(),
-                watch_filter=spots.concerned_by,
-                recursive=False,
-                debounce=LONGEST_BURST_MS,
-                step=QUIET_MS,
-            )
-            async with aclosing(events):
-                event = asyncio.ensure_future(anext(events))
-                try:
-                    await asyncio.sleep(0)  # runs `events` up to where it waits: from here on nothing is missed
-                    if await asyncio.to_thread(_differs, loaded):
-                        return
-                    await event
-                finally:
-                    event.cancel()
-                    await asyncio.gather(event, return_exceptions=True)
-        except OSError:
-            # A folder has just vanished, or the system has no watches left: look again in any case.
-            await asyncio.sleep(RETRY_SECONDS)
+class _Watch:
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+        """What was logged: each trouble once, for it comes every second."""
+
+    async def until_changed(self, loaded: Read) -> None:
+        while True:
+            try:
+                if await self._changed(loaded):
+                    return
+            except Exception as error:  # no threads left, a bug: whatever it is, the next look may be better
+                self._say(f"cannot look for changes: {type(error).__name__}: {error}", error)
+                await asyncio.sleep(UNWATCHED_SECONDS)
+
+    async def _changed(self, loaded: Read) -> bool:
+        """Whether something has changed, now or when something was reported or time has passed."""
+        reported, patience = asyncio.Event(), LOOK_SECONDS
+        with contextlib.ExitStack() as stack:
+            try:
+                folders = await asyncio.to_thread(_folders, loaded.fingerprints)
+                stack.enter_context(reports(folders, reported.set))
+            except OSError as error:
+                self._say(f"the files cannot be watched and are looked at every second: {error.strerror or error}")
+                patience = UNWATCHED_SECONDS
+            # From here on nothing is missed.
+            if await asyncio.to_thread(_differs, loaded):
+                return True
+            if await _happens(reported, patience):
+                await _quiet(reported)
+        return await asyncio.to_thread(_differs, loaded)
+
+    def _say(self, text: str, error: Exception | None = None) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            _LOG.warning("%s", text, exc_info=error)
 
 
-def _differs(loaded: Loaded) -> bool:
+async def _happens(event: asyncio.Event, within: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), within)
+    return event.is_set()
+
+
+async def _quiet(reported: asyncio.Event) -> None:
+    """Wait for the end of a burst."""
+    clock = asyncio.get_running_loop().time
+    end = clock() + LONGEST_BURST_SECONDS
+    while reported.is_set() and clock() < end:
+        reported.clear()
+        await _happens(reported, QUIET_SECONDS)
+
+
+def _differs(loaded: Read) -> bool:
     return any(fingerprint(path) != before for path, before in loaded.fingerprints.items())
 
 
 # Where a change can make a path lead to something else.
 @dataclass(slots=True)
-class _Spots:
-    entries: set[str] = field(default_factory=set)
-    """Each step on the way to one of the paths, by its real path: a folder of rules may be renamed, what is missing may
-    appear, and every link may be swapped."""
-    listed: set[str] = field(default_factory=set)
-    """Folders of rules: any entry counts."""
+class _Names:
+    """The names in a folder that count."""
 
-    def folders(self) -> list[str]:
-        around = self.listed | {os.path.dirname(entry) for entry in self.entries}
-        return sorted(folder for folder in around if os.path.isdir(folder) and os.access(folder, os.R_OK))
+    exact: set[bytes] = field(default_factory=set)
+    rule_files: bool = False
+    """So does everything that is called as a rule file is."""
 
-    def concerned_by(self, _: Change, path: str) -> bool:
-        return path in self.entries or os.path.dirname(path) in self.listed
+    def __call__(self, name: bytes) -> bool:
+        return name in self.exact or (self.rule_files and name.endswith(_SUFFIXES))
 
 
-def _spots(paths: Iterable[Path]) -> _Spots:
-    spots = _Spots()
+_SUFFIXES: Final = tuple(map(os.fsencode, SUFFIXES))
+
+
+def _folders(paths: Iterable[Path]) -> dict[str, Wanted | None]:
+    """What to watch. A folder on the way counts only as a whole: it can but be renamed or removed. A name in it counts
+    where that is a link, which may be swapped, or a file, or is missing and may appear."""
+    on_the_way: set[str] = set()
+    named: dict[str, _Names] = {}
     for path in paths:
-        end = _follow(path, spots.entries)
+        end = _follow(path, on_the_way, named)
         if os.path.isdir(end):
-            spots.listed.add(end)
-    return spots
+            named.setdefault(end, _Names()).rule_files = True
+    return {**dict.fromkeys(on_the_way), **named}
 
 
 # Notes every step from the root to where an absolute path leads in the end, which is returned.
-def _follow(path: Path, entries: set[str]) -> str:
+def _follow(path: Path, on_the_way: set[str], named: dict[str, _Names]) -> str:
     at, ahead, links = "/", list(reversed(path.parts[1:])), 0
     while ahead and links <= MAX_LINKS:
         part = ahead.pop()
@@ -118,14 +164,22 @@ def _follow(path: Path, entries: set[str]) -> str:
             at = os.path.dirname(at)
             continue
         step = os.path.join(at, part)
-        entries.add(step)
         try:
             target = os.readlink(step)
         except (OSError, ValueError):  # no link; or not there, or not even a path
+            if os.path.isdir(step):
+                on_the_way.add(step)
+            else:
+                _add(part, named.setdefault(at, _Names()))
             at = step
         else:
             links += 1
-            ahead.extend(
-                reversed(Path(target).parts)
-            )  # an absolute target starts with "/", which `join` starts anew from
+            _add(part, named.setdefault(at, _Names()))
+            # An absolute target starts with "/", which `join` starts anew from.
+            ahead.extend(reversed(Path(target).parts))
     return at
+
+
+def _add(name: str, names: _Names) -> None:
+    with contextlib.suppress(UnicodeEncodeError):  # no file has such a name
+        names.exact.add(os.fsencode(name))

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,11 +16,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
-from rejoinder.envoy import EnvoyDiedError, EnvoyNotReadyError, bootstrap, find, running, version
+from rejoinder.envoy import EnvoyDiedError, EnvoyNotReadyError, bootstrap, find, pump, running, version
 
 ENVOY = find().path
 ANY_PORT = ("127.0.0.1", 0)
@@ -202,6 +203,68 @@ def test_an_envoy_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
             return envoy.pid
 
     assert not _alive(asyncio.run(main()))
+
+
+CHATTERBOX: Final = f"""\
+#!{sys.executable}
+import pathlib, sys, time
+folder = pathlib.Path(__file__).parent
+pathlib.Path(sys.argv[sys.argv.index("--admin-address-path") + 1]).write_text("127.0.0.1:1")
+while not (folder / "go").exists():
+    time.sleep(0.01)
+for number in range(100_000):
+    sys.stderr.write(f"W|chatterbox|line {{number}} {{'x' * 100}}\\n")
+(folder / "done").touch()
+time.sleep(3600)
+"""
+
+
+def test_an_envoy_that_logs_does_not_wait_for_a_program_that_does_not_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    binary = tmp_path / "envoy"
+    binary.write_text(CHATTERBOX)
+    binary.chmod(0o755)
+
+    async def main() -> None:
+        async with running(binary, _static({})):
+            (tmp_path / "go").touch()
+            end = time.monotonic() + 20
+            while not (tmp_path / "done").exists() and time.monotonic() < end:
+                time.sleep(0.01)  # as if this program were stopped
+            assert (tmp_path / "done").exists()
+            while not caplog.messages or len(caplog.messages) < 5000:
+                await asyncio.sleep(0.01)
+
+    with caplog.at_level(logging.WARNING, "rejoinder.envoy"):
+        asyncio.run(asyncio.wait_for(main(), 60))
+    assert caplog.messages[0].startswith("chatterbox: line 0 ")
+    assert len(caplog.messages) < 50_000
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["late", "never"])
+def test_the_pump_takes_all_and_says_what_it_has_dropped(reads: bool) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", pump.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for number in range(40):
+            process.stdin.write(b"%d %s\n" % (number, b"x" * 100_000))
+        process.stdin.flush()
+        if reads:
+            lines = [process.stdout.readline() for _ in range(5)]
+            assert [int(line.split()[0]) for line in lines] == list(range(5))
+            process.stdin.write(b"last")
+            process.stdin.close()
+            *_, missing, last = process.stdout.readlines()
+            assert re.fullmatch(rb"\(\d+ lines of Envoy's log are missing: they were not read in time\)\n", missing)
+            assert last == b"last\n"
+        else:
+            process.stdout.close()
+            process.stdin.write(b"more\n" * 100_000)
+            process.stdin.close()
+        assert process.wait(20) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system kills the child of a killed parent")

@@ -7,10 +7,10 @@ from typing import Any, Final
 import pytest
 from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
 
-from rejoinder.extproc.session import Rules, Session
+from rejoinder.extproc.session import Output, Rules, Session
 from rejoinder.extproc.wire import Message, Other, RequestHeaders, ResponseHeaders, decode
 from rejoinder.rules import attributes
-from rejoinder.rules.handlers import Handlers, Reply
+from rejoinder.rules.handlers import HandlerError, Reply
 from rejoinder.rules.model import Answer, Header, PathKind, PathMatch, RequestMatch, Rule, Scope, StatusPattern
 from rejoinder.rules.program import compile_rules
 from rejoinder.rules.request import Request
@@ -44,14 +44,21 @@ def _pot(request: Any, response: Any) -> Reply | None:
     return Reply(response.status, (), f"{request.route} {request.path} {response.header('x-from')}".encode())
 
 
-def _handlers() -> Handlers:
-    handlers = Handlers(lambda _: None)
-    handlers._found["teapots:pot"] = _pot
-    return handlers
-
-
 _RULES: Final = Rules(compile_rules(_PLAIN))
-_WITH_HANDLERS: Final = Rules(compile_rules((*_PLAIN, _rule("pots", "/tea", _HANDLED))), _handlers())
+_WITH_HANDLERS: Final = Rules(compile_rules((*_PLAIN, _rule("pots", "/tea", _HANDLED))))
+
+
+def _told(session: Session, message: Message) -> Output:
+    """What a message leads to, with the handler called that it calls for."""
+    output = session.on_message(message)
+    if (call := output.call) is None:
+        return output
+    assert not session.done
+    try:
+        made: Reply | HandlerError | None = _pot(call.request, call.response)
+    except ValueError:
+        made = HandlerError()
+    return session.on_reply(call, made)
 
 
 def _request(path: str, route_name: str = "") -> RequestHeaders:
@@ -115,7 +122,7 @@ def test_stream_leads_to(rules: Rules, messages: list[Message], sent: list[str |
     outputs = []
     for message in messages:
         assert not session.done
-        outputs.append(session.on_message(message))
+        outputs.append(_told(session, message))
     assert session.done
     assert [_parsed(output.message).WhichOneof("response") for output in outputs] == sent
     assert [output.rule for output in outputs] == [None] * (len(messages) - 1) + [rule]
@@ -142,15 +149,14 @@ def test_message_that_makes_no_sense_ends_the_stream_without_a_word(messages: li
 def test_handler_sees_request_response_and_route() -> None:
     session = Session(_WITH_HANDLERS)
     session.on_message(_request("/tea/green?x", "tea-route"))
-    assert session.may_block
-    reply = _parsed(session.on_message(_response(418)).message).immediate_response
+    reply = _parsed(_told(session, _response(418)).message).immediate_response
     assert (reply.status.code, reply.body) == (418, b"tea-route /tea/green up")
 
 
 def test_handler_that_fails_lets_the_response_pass() -> None:
     session = Session(_WITH_HANDLERS)
     session.on_message(_request("/tea?fail"))
-    output = session.on_message(_response(418))
+    output = _told(session, _response(418))
     assert (output.message, output.rule, output.failed) == (b"", None, "pots")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 from collections.abc import Coroutine
@@ -15,6 +16,7 @@ from envoy_data_plane.envoy.service.ext_proc.v3 import ProcessingRequest
 
 from rejoinder.extproc import Workers
 from rejoinder.extproc.server import SERVICE
+from rejoinder.extproc.workers import STARTS
 from rejoinder.rules.model import Answer, Rule, StatusPattern
 from rejoinder.rules.program import Program, compile_rules
 from rejoinder.xds.protobuf import message_class
@@ -76,6 +78,64 @@ def test_a_process_that_dies_is_replaced_on_its_port_with_the_rules() -> None:
             while workers.ports != ports or not await _answers(ports[1]):
                 await asyncio.sleep(0.05)
             assert b"here" in await ask(ports[0])
+        finally:
+            await workers.stop()
+
+    run(test())
+
+
+def test_a_process_that_is_stopped_holds_up_nothing_and_has_the_rules_when_it_goes_on() -> None:
+    async def test() -> None:
+        workers = Workers(2, answer_seconds=0.2)
+        await workers.start("127.0.0.1:0")
+        try:
+            workers.publish(program("before"))
+            os.kill(workers.pids[0] or 0, signal.SIGSTOP)
+            large = program("x" * 1_000_000)  # more than a pipe takes that nobody reads
+            for _ in range(3):
+                workers.publish(large)
+                workers.counters()
+            workers.publish(program("here"))
+            assert b"here" in await ask(workers.ports[1])
+            assert workers.counters().replies == {"busy": 1}
+            os.kill(workers.pids[0] or 0, signal.SIGCONT)
+            while not await _answers(workers.ports[0]):
+                await asyncio.sleep(0.05)
+            os.kill(workers.pids[1] or 0, signal.SIGSTOP)
+        finally:
+            await workers.stop()
+
+    run(test())
+
+
+def test_a_process_that_dies_while_it_starts_is_replaced() -> None:
+    async def test() -> None:
+        workers = Workers(1)
+        killed: list[int | None] = []
+
+        async def kill_those_that_start(number: int) -> None:
+            seen = set(workers.pids)
+            while number:
+                for process in multiprocessing.active_children():
+                    if process.name == "ext_proc" and process.pid not in seen and number:
+                        seen.add(process.pid)
+                        killed.append(process.pid)
+                        process.kill()
+                        number -= 1
+                await asyncio.sleep(0.001)
+
+        killing = asyncio.create_task(kill_those_that_start(STARTS - 1))
+        await workers.start("127.0.0.1:0")
+        try:
+            await killing
+            workers.publish(program("here"))
+            port = workers.ports[0]
+            killing = asyncio.create_task(kill_those_that_start(2))
+            os.kill(workers.pids[0] or 0, signal.SIGKILL)
+            await killing
+            while not await _answers(port):
+                await asyncio.sleep(0.05)
+            assert len(killed) == STARTS + 1
         finally:
             await workers.stop()
 

@@ -73,6 +73,33 @@ def test_a_handler_that_is_not_there_is_an_error(name: str, message: str) -> Non
         Handlers(print).find(name)
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+def test_what_would_end_the_process_is_a_failure(
+    module: ModuleType, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(*_: object) -> None:
+        raise error
+
+    with pytest.raises(HandlerError, match=type(error).__name__):
+        calling(module, ends)
+    (tmp_path / "ends_at_import.py").write_text(f"raise {error!r}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(HandlerError, match=type(error).__name__):
+        Handlers(print).call("ends_at_import:page", REQUEST, RESPONSE)
+
+
+def test_an_error_whose_text_fails_is_a_failure(module: ModuleType) -> None:
+    class OddError(Exception):
+        def __str__(self) -> str:
+            raise SystemExit
+
+    def odd(*_: object) -> None:
+        raise OddError
+
+    with pytest.raises(HandlerError, match="OddError"):
+        calling(module, odd)
+
+
 def test_failures_are_logged_once_a_minute_for_each_handler(module: ModuleType) -> None:
     def broken(request: Request, _: Response) -> Reply | None:
         raise ZeroDivisionError(f"on {request.path}")

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import stat
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Final
@@ -16,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rejoinder.rules.document import MAX_DEPTH, MAX_WEIGHT
-from rejoinder.rules.files import MAX_FILE_SIZE
+from rejoinder.rules.files import MAX_FILE_SIZE, Files, UnreadableError
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import (
     DEFAULT_LISTENER,
@@ -624,6 +626,7 @@ WRONG_ELSEWHERE: Final = [
           ("{requests: 0, per: 1s}", ".requests: expected a number of requests from 1 to 4294967295, got the number 0"),
           ("{requests: 1, per: 1}", '.per: expected a duration such as "1s", "100ms", "1m" or "1h", got the number 1'),
           ("{requests: 1, per: 49ms}", '.per: expected a duration of at least 50ms, the shortest that Envoy takes, got "49ms"'),
+          ("{requests: 1, per: 87660001h}", '.per: expected a duration of at most 8760h, a year, got "87660001h"'),
       ]),
     ("routes:\n- {name: a, path: /1, respond: {body: x}}\n- {name: a, path: /2, respond: {body: x}}\n", '3: route "a": the name is taken already, at rules.yaml:2'),
     ("rules:\n- {name: a, match: {path: /1}, body: x}\n- {name: a, match: {path: /2}, body: x}\n", '3: rule "a": the name is taken already, at rules.yaml:2'),
@@ -877,6 +880,29 @@ def test_a_certificate_and_its_key_are_read() -> None:
 )
 def test_what_is_no_pair_is_one_line(pair: tuple[str, str], message: str) -> None:
     assert errors_of(listen_with(*pair)) == [f"rules.yaml:1: {message}"]
+
+
+@pytest.mark.usefixtures("certificate")
+def test_certificates_are_checked_without_a_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    files = Files()
+    files.check_pem(Path("a.crt").read_bytes(), Path("a.key").read_bytes())
+    with pytest.raises(UnreadableError, match="key values mismatch"):
+        files.check_pem(Path("a.crt").read_bytes(), Path("other.key").read_bytes())
+
+
+@pytest.mark.usefixtures("certificate")
+@pytest.mark.parametrize("left", range(5))
+def test_without_file_descriptors_a_pair_that_was_read_is_taken_for_good(left: int) -> None:
+    pair = Path("a.crt").read_bytes(), Path("a.key").read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + left, before[1]))
+    try:
+        Files().check_pem(*pair)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 # --- whatever comes ---

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
@@ -11,6 +14,7 @@ from typing import Any, Final
 
 import pytest
 
+from rejoinder.rules import watch
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.watch import changes
 
@@ -259,4 +263,76 @@ def test_a_loop_of_links_is_a_problem_until_it_is_gone(tmp_path: Path) -> None:
         rename_over(file, rule("v1"))
         assert body_of(await task) == "v1"
 
+    watching(file, scenario)
+
+
+@pytest.mark.parametrize("where", ["beside", "above"])
+def test_names_that_are_no_text_change_nothing(tmp_path: Path, where: str) -> None:
+    file = tmp_path / "rules" / "rules.yaml"
+    file.parent.mkdir()
+    file.write_text(rule("v0"))
+    odd = os.path.join(os.fsencode(file.parent if where == "beside" else tmp_path), b"\xff\xfe.yaml")
+
+    async def scenario(stream: Watching) -> None:
+        task = await waiting(stream)
+        with open(odd, "wb"):
+            pass
+        await asyncio.sleep(0.2)
+        os.unlink(odd)
+        await asyncio.sleep(0.2)
+        assert not task.done()
+        file.write_text(rule("v1"))
+        assert body_of(await task) == "v1"
+
+    watching(file, scenario)
+
+
+def test_a_path_that_cannot_be_is_no_obstacle(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(rule("v0"))
+
+    async def scenario(stream: Watching) -> None:
+        for odd in ("\\0", "\\ud800"):
+            task = await waiting(stream)
+            file.write_text(f'rules: [{{name: only, body_file: "a{odd}b"}}]\n')
+            assert (await task).ruleset is None
+            task = await waiting(stream)
+            file.write_text(rule("v1"))
+            assert body_of(await task) == "v1"
+
+    watching(file, scenario)
+
+
+def test_where_nothing_can_be_watched_it_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(rule("v0"))
+
+    def none_left(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def scenario(stream: Watching) -> None:
+        for version in ("v1", "v2"):
+            task = await waiting(stream)
+            file.write_text(rule(version))
+            assert body_of(await task) == version
+
+    monkeypatch.setattr(watch, "reports", none_left)
+    with caplog.at_level(logging.WARNING):
+        watching(file, scenario)
+    assert caplog.messages == ["the files cannot be watched and are looked at every second: Too many open files"]
+
+
+def test_what_is_not_reported_is_found_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a network file system."""
+    file = tmp_path / "rules.yaml"
+    file.write_text(rule("v0"))
+
+    async def scenario(stream: Watching) -> None:
+        task = await waiting(stream)
+        file.write_text(rule("v1"))
+        assert body_of(await task) == "v1"
+
+    monkeypatch.setattr(watch, "reports", lambda *_: contextlib.nullcontext())
     watching(file, scenario)

@@ -1,0 +1,145 @@
+"""Python handlers of the ext_proc service: called in threads of their own, for a limited time.
+
+In: a handler's name, a request and a response. Out: its reply. Raised: `HandlerError`, also when it takes too long.
+A thread cannot be ended from outside: a handler that hangs keeps one for each of its calls, up to THREADS_EACH, and is
+not called again until one of them is done. Other handlers, loading, and the end of the process do not wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Final
+
+from rejoinder.rules.answers import Reply
+from rejoinder.rules.handlers import HandlerError, Handlers, Request, Response
+
+SECONDS: Final = 0.9
+"""That a call may take, with its wait for its turn: Envoy waits for a second (`message_timeout`, docs/ext_proc.md)."""
+THREADS_EACH: Final = 8
+"""For each handler. Python runs one at a time; the others wait for a file or a database."""
+THREADS: Final = 64
+"""For all together, so that as many handlers may hang as fit in."""
+
+Work = Callable[[], None]
+
+
+class Calls:
+    """For one event loop."""
+
+    def __init__(
+        self,
+        handlers: Handlers,
+        *,
+        seconds: float = SECONDS,
+        threads_each: int = THREADS_EACH,
+        threads: int = THREADS,
+    ) -> None:
+        """Args:
+        handlers: what is called.
+        seconds, threads_each, threads: in place of the constants of these names.
+        """
+        self._handlers = handlers
+        self._seconds = seconds
+        self._each = threads_each
+        self._room = threads
+        """Threads that may still be started."""
+        self._idle = 0
+        self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._turns: dict[str, asyncio.Semaphore] = {}
+        """By handler: the calls that it may have at once."""
+        self._late: dict[str, int] = {}
+        """By handler: its calls that nobody waits for any more."""
+
+    async def call(self, name: str, request: Request, response: Response) -> Reply | None:
+        """As `Handlers.call`, and no longer than the limit.
+
+        Raises:
+            HandlerError: it failed, or takes too long; count that and let the response pass. It has been logged.
+        """
+        if self._late.get(name, 0) >= self._each:
+            text = f"{self._each} calls of it do not end: it is not called until one of them does\n"
+            raise self._handlers.failed(name, text, "its calls do not end")
+        turns = self._turns.setdefault(name, asyncio.Semaphore(self._each))
+        running: _Running | None = None
+        try:
+            async with asyncio.timeout(self._seconds):
+                await turns.acquire()
+                running = _Running(functools.partial(self._handlers.call, name, request, response), turns.release)
+                self._start(running)
+                return await asyncio.shield(running.result)
+        except TimeoutError:
+            text = f"no reply within {self._seconds:g} s\n" + (running.where() if running else "")
+            if running and not running.result.done():
+                self._late[name] = self._late.get(name, 0) + 1
+                running.result.add_done_callback(lambda _: self._caught_up(name))
+            raise self._handlers.failed(name, text, "takes too long") from None
+        except RuntimeError as error:  # no threads left
+            turns.release()
+            raise self._handlers.failed(name, f"{error}\n", str(error)) from error
+
+    def _caught_up(self, name: str) -> None:
+        self._late[name] -= 1
+
+    def _start(self, running: _Running) -> None:
+        if not self._idle:
+            if not self._room:
+                raise RuntimeError("all threads for handlers are taken")
+            # A daemon, so that the process ends whatever it does.
+            threading.Thread(target=self._run, name="handler", daemon=True).start()
+            self._room -= 1
+            self._idle += 1
+        self._idle -= 1
+        running.result.add_done_callback(self._done)
+        self._work.put(running.run)
+
+    def _done(self, _: object) -> None:
+        self._idle += 1
+
+    def _run(self) -> None:
+        while True:
+            self._work.get()()
+
+
+class _Running:
+    """One call, on its way."""
+
+    def __init__(self, call: Callable[[], Reply | None], release: Callable[[], None]) -> None:
+        self._call = call
+        self._release = release
+        self._loop = asyncio.get_running_loop()
+        self._thread: int | None = None
+        self.result: asyncio.Future[Reply | None] = self._loop.create_future()
+
+    def run(self) -> None:
+        self._thread = threading.get_ident()
+        reply: Reply | None = None
+        failure: HandlerError | None = None
+        try:
+            reply = self._call()
+        except HandlerError as error:
+            failure = error
+        except BaseException as error:  # of logging, at most
+            failure = HandlerError(str(error))
+        self._thread = None
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._end, reply, failure)
+
+    def _end(self, reply: Reply | None, failure: HandlerError | None) -> None:
+        self._release()
+        if failure is None:
+            self.result.set_result(reply)
+        else:
+            self.result.set_exception(failure)
+            self.result.exception()  # it may be that nobody asks
+
+    def where(self) -> str:
+        """What it is doing, as a traceback."""
+        frame = sys._current_frames().get(self._thread or 0)
+        return "".join(traceback.format_stack(frame)) if frame else ""

@@ -1,0 +1,97 @@
+"""Python handlers under ext_proc: what one that hangs costs the others. Nothing here measures time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from rejoinder.extproc.calls import Calls
+from rejoinder.rules.handlers import HandlerError, Handlers, Reply, Request, Response
+
+REQUEST = Request("GET", "a.test", "/x", None, (), "")
+RESPONSE = Response(503, ())
+SECONDS = 30
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """What the handler `made:hangs` waits for."""
+    gate, made = threading.Event(), ModuleType("made")
+
+    def hangs(*_: object) -> None:
+        gate.wait(SECONDS)
+
+    made.__dict__.update(hangs=hangs, other=hangs, good=lambda *_: Reply(200, (), b"good"))
+    monkeypatch.setitem(sys.modules, "made", made)
+    yield gate
+    gate.set()
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, SECONDS))
+
+
+async def call(calls: Calls, name: str) -> bytes | str:
+    try:
+        reply = await calls.call(f"made:{name}", REQUEST, RESPONSE)
+    except HandlerError as error:
+        return str(error)
+    return reply.body if reply else b""
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+def test_a_handler_that_hangs_takes_its_own_threads_and_nobody_elses(gate: threading.Event) -> None:
+    log: list[str] = []
+
+    async def main() -> None:
+        calls = Calls(Handlers(log.append), seconds=0.2, threads_each=2)
+        late = await asyncio.gather(*(call(calls, "hangs") for _ in range(6)))
+        assert set(late) == {"handler made:hangs: takes too long"}
+        assert await call(calls, "hangs") == "handler made:hangs: its calls do not end"
+        assert await call(calls, "good") == b"good"
+        gate.set()
+        with contextlib.suppress(HandlerError):
+            await until(lambda: not calls._late["made:hangs"])
+        assert await call(calls, "hangs") == b""
+
+    run(main())
+    assert len(log) == 1
+    assert "no reply within 0.2 s" in log[0]
+    assert "gate.wait(SECONDS)" in log[0]
+
+
+def test_more_calls_than_threads_wait_for_their_turn(gate: threading.Event) -> None:
+    async def main() -> None:
+        calls = Calls(Handlers(print), seconds=SECONDS, threads_each=2, threads=3)
+        before = threading.active_count()
+        several = [asyncio.create_task(call(calls, "hangs")) for _ in range(20)]
+        await until(lambda: threading.active_count() == before + 2)
+        assert await call(calls, "good") == b"good"
+        gate.set()
+        assert set(await asyncio.gather(*several)) == {b""}
+        assert set(await asyncio.gather(*(call(calls, "good") for _ in range(20)))) == {b"good"}
+        assert threading.active_count() == before + 3
+
+    run(main())
+
+
+@pytest.mark.usefixtures("gate")
+def test_where_all_threads_hang_it_is_a_failure_at_once() -> None:
+    async def main() -> None:
+        calls = Calls(Handlers(print), seconds=0.1, threads_each=2, threads=2)
+        await asyncio.gather(*(call(calls, "hangs") for _ in range(2)))
+        for _ in range(5):
+            assert await call(calls, "good") == "handler made:good: all threads for handlers are taken"
+
+    run(main())
