@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 from typing import Final
 
-from rejoinder.rules.document import quoted
+from rejoinder.rules.document import Map, quoted
 from rejoinder.rules.fields import Place, content_beside
 from rejoinder.rules.files import UnreadableError
 from rejoinder.rules.model import Endpoint, Listener, Upstream
@@ -106,9 +106,9 @@ def _ip_address(text: str) -> str | None:
 
 
 def _listener(place: Place) -> Listener:
-    if not place.has("address", "certificate", "key"):
+    if not isinstance(place.node, Map):
         return _address(place)
-    fields = place.fields("address", "certificate", "key")
+    fields = place.fields("address", "certificate", "key", "client_ca")
     listener = fields.require("address", _address, Listener("", 0))
     certificate = fields.require("certificate", _pem_file, b"")
     key = fields.require("key", _pem_file, b"")
@@ -118,7 +118,17 @@ def _listener(place: Place) -> Listener:
             place.source.files.check_pair(*paths)
         except UnreadableError as reason:
             fields["certificate"].error(str(reason))
-    return replace(listener, certificate=certificate, key=key, position=place.position)
+    client_ca = fields.get("client_ca", _authorities, None)
+    return replace(listener, certificate=certificate, key=key, client_ca=client_ca, position=place.position)
+
+
+def _authorities(place: Place) -> bytes:
+    content = _pem_file(place)
+    try:
+        place.source.files.check_authorities(content)
+    except UnreadableError as reason:
+        raise place.mistake(str(reason)) from None
+    return content
 
 
 def _pem_file(place: Place) -> bytes:

@@ -61,6 +61,8 @@ class Source:
     upstreams: list[Mention] = field(default_factory=list)
     rules: int = 0
     """How many rules were met so far."""
+    lenient: bool = False
+    """What this is written for ignores fields that it does not know, so they are warnings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +168,23 @@ class Place:
         """
         if not isinstance(self.node, Map):
             raise self.expected(f"a mapping with {_one_of(known)}")
-        unknown = [(name, entry) for name, entry in self.node.entries.items() if name not in known]
-        for name, entry in unknown:
-            key = replace(self, node=Scalar(entry.line, name, ScalarKind.STRING, 1))
-            key.error(f"unknown field {quoted(name)}, {closest(name, known)}")
-        return Fields(self, {name: self.field(name) for name in self.node.entries if name in known}, bool(unknown))
+        unknown = [name for name in self.node.entries if name not in known]
+        for name in unknown:
+            if self.source.lenient:
+                self.key(name).warn(f"the field {quoted(name)} is ignored, {closest(name, known)}")
+            else:
+                self.unknown(name, known)
+        given = {name: self.field(name) for name in self.node.entries if name in known}
+        return Fields(self, given, bool(unknown) and not self.source.lenient)
+
+    def unknown(self, name: str, known: Iterable[str]) -> None:
+        """Note that one of the fields that are given is not among those that there are."""
+        self.key(name).error(f"unknown field {quoted(name)}, {closest(name, known)}")
+
+    def key(self, name: str) -> Place:
+        """Where the name of a field stands that is given."""
+        assert isinstance(self.node, Map)
+        return replace(self, node=Scalar(self.node.entries[name].line, name, ScalarKind.STRING, 1))
 
     @property
     def empty(self) -> bool:

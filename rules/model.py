@@ -329,6 +329,8 @@ class Listener:
     """PEM; given when `certificate` is."""
     more_certificates: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
     """Further chains with their keys; a client gets the one that fits the name it asks for (SNI)."""
+    client_ca: bytes | None = None
+    """PEM: who has no certificate of one of these authorities is refused; None: nobody is asked for one."""
     group: str = RULE_FILES
     """Which routes it has: those of the same group."""
     position: Position = field(default=Position("", 0), compare=False)

@@ -13,6 +13,7 @@ from typing import Final
 
 from rejoinder.rules.document import Scalar, ScalarKind
 from rejoinder.rules.fields import Place
+from rejoinder.rules.kubernetes.known import NAMESPACE, REFERENCE_GRANT, SERVICE, check, spec_of
 from rejoinder.rules.kubernetes.objects import Key, Object, alone, open_fields, port
 from rejoinder.rules.kubernetes.status import ACCEPTED, Fault
 from rejoinder.rules.model import Endpoint, Upstream
@@ -157,6 +158,8 @@ def make_cluster(objects: Iterable[Object], addresses: Mapping[str, Upstream]) -
         found, problems = alone(each.spec(), functools.partial(_grants, each.key.namespace), ())
         grants += () if problems else found
         faults[each] = invalid(problems)
+    for each in by_kind.get("Namespace", {}).values():
+        faults[each] = invalid(alone(each.spec(), lambda it: check(it, spec_of(NAMESPACE)), None)[1])
     return Cluster(by_kind, addresses, services, tuple(grants), faults)
 
 
@@ -166,6 +169,7 @@ def invalid(problems: Iterable[Problem]) -> tuple[Fault, ...]:
 
 
 def _service(spec: Place) -> Service:
+    check(spec, spec_of(SERVICE))
     fields = open_fields(spec)
     return Service(
         ports=fields.get("ports", lambda it: it.each(_service_port), ()),
@@ -190,6 +194,7 @@ def _number_or_name(place: Place) -> int | None:
 
 
 def _grants(namespace: str, spec: Place) -> tuple[Grant, ...]:
+    check(spec, spec_of(REFERENCE_GRANT))
     fields = open_fields(spec)
     sources = fields.require("from", lambda it: it.each(_grant_from), ())
     targets = fields.require("to", lambda it: it.each(_grant_to), ())

@@ -10,6 +10,7 @@ from typing import Final
 from rejoinder.rules.document import Scalar, ScalarKind
 from rejoinder.rules.fields import Place
 from rejoinder.rules.kubernetes.cluster import invalid
+from rejoinder.rules.kubernetes.known import DIRECT_RESPONSE, check, spec_of
 from rejoinder.rules.kubernetes.objects import Object, alone, member, open_fields
 from rejoinder.rules.kubernetes.status import ACCEPTED, Fault, Status, condition
 from rejoinder.rules.model import STATUSES, Answer
@@ -40,6 +41,7 @@ def read_filter(place: Place) -> Answer:
 
 
 def _answer(spec: Place) -> Answer:
+    check(spec, spec_of(DIRECT_RESPONSE))
     fields = open_fields(spec)
     return _made(fields.require("status", _status, 200), fields.get("body", _body, b""))
 

@@ -18,7 +18,7 @@ from rejoinder.rules.kubernetes.direct_response import KIND as DIRECT_RESPONSE
 from rejoinder.rules.kubernetes.direct_response import direct_response_status, read_direct_response
 from rejoinder.rules.kubernetes.gateway import Gateway, GatewayListener, read_gateway
 from rejoinder.rules.kubernetes.http_route import HttpRoute, Match, ParentRef, read_http_route
-from rejoinder.rules.kubernetes.objects import Key
+from rejoinder.rules.kubernetes.objects import Key, annotations_without_effect
 from rejoinder.rules.kubernetes.status import (
     ACCEPTED,
     PARTIALLY_INVALID,
@@ -93,7 +93,10 @@ def read_gateway_api(cluster: Cluster) -> Part:
             *statuses,
             *(direct_response_status(each, faults) for each, (_, faults) in answers.items()),
         ),
-        notes=tuple(note for route in routes for note in route.notes),
+        notes=(
+            *(note for route in routes for note in route.notes),
+            *(note for each in cluster.of_kind("Gateway") for note in annotations_without_effect(each)),
+        ),
     )
 
 

@@ -12,19 +12,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from rejoinder.rules.document import Map
 from rejoinder.rules.fields import Place
 from rejoinder.rules.kubernetes.cluster import Cluster, upstream_name
-from rejoinder.rules.kubernetes.objects import Key, Object, alone, items, member, one_of, open_fields, port
+from rejoinder.rules.kubernetes.known import INGRESS, INGRESS_HTTP, INGRESS_PATH, INGRESS_RULE, check, spec_of, without
+from rejoinder.rules.kubernetes.objects import (
+    Key,
+    Object,
+    alone,
+    annotations_without_effect,
+    items,
+    member,
+    one_of,
+    open_fields,
+    port,
+)
 from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault, Status, condition
 from rejoinder.rules.model import EVERY_PATH, Answer, Forward, PathKind, PathMatch, RequestMatch, Route
 from rejoinder.rules.native import PATHS, domains
 from rejoinder.rules.problem import Problem, Severity
 
 _PATH_TYPES: Final = {"Exact": "path", "Prefix": "prefix", "ImplementationSpecific": "prefix"}
-
-# Controllers have hundreds of annotations that change what an Ingress does.
-_ANNOTATIONS: Final = ("higress.io/", "nginx.ingress.kubernetes.io/", "mse.ingress.kubernetes.io/")
 
 
 @dataclass(slots=True)
@@ -51,13 +58,7 @@ def read_ingresses(cluster: Cluster) -> Ingresses:
 
 
 def _without_effect(each: Object) -> Iterator[Problem]:
-    annotations = member(member(each.place, "metadata"), "annotations").node
-    names = (
-        [name for name in annotations.entries if name.startswith(_ANNOTATIONS)] if isinstance(annotations, Map) else []
-    )
-    if names:
-        text = f"{each.title}: annotations have no effect here: {', '.join(names)}"
-        yield Problem(each.position, text, Severity.WARNING)
+    yield from annotations_without_effect(each)
     if each.spec().has("tls"):
         text = f"{each.title}: spec.tls has no effect: say listen with a certificate in a rule file, or use a Gateway"
         yield Problem(each.spec().field("tls").position, text, Severity.WARNING)
@@ -74,12 +75,14 @@ class _Reader:
     def entries(self) -> Iterator[tuple[Any, Route]]:
         """Its routes, each behind its place in the order of all."""
         spec = self._object.spec()
+        _, unknown = alone(spec, lambda it: check(it, without(spec_of(INGRESS), "rules")), None)
         rules, problems = alone(member(spec, "rules"), items, [])
-        self._invalid(problems)
+        self._invalid((*unknown, *problems))
         for number, rule in enumerate(rules):
             found, problems = alone(rule, _host_and_paths, ("*", []))
             self._invalid(problems)
-            domain, paths = found
+            # What hosts it is about is not known, and without them it would take the requests of others.
+            domain, paths = found if not problems else ("*", [])
             for at, place in enumerate(paths):
                 path, problems = alone(place, _path, EVERY_PATH)
                 self._invalid(problems)
@@ -140,12 +143,15 @@ class _Reader:
 
 
 def _host_and_paths(rule: Place) -> tuple[str, list[Place]]:
+    check(rule, without(INGRESS_RULE, "http"))
+    check(member(rule, "http"), without(INGRESS_HTTP, "paths"))
     fields = open_fields(rule)
     host = fields.get("host", domains, ())
     return host[0] if host else "*", items(member(member(rule, "http"), "paths"))
 
 
 def _path(place: Place) -> PathMatch:
+    check(place, INGRESS_PATH)
     fields = open_fields(place)
     kind = fields.require("pathType", one_of(*_PATH_TYPES), "Prefix")
     return fields.get("path", PATHS[_PATH_TYPES[kind]], EVERY_PATH)

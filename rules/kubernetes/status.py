@@ -73,8 +73,14 @@ def condition(kind: str, faults: Iterable[Fault], good: str | None = None, messa
     found = [fault for fault in faults if fault.condition == kind]
     if not found:
         return Condition(kind, kind not in _NEGATIVE, good or kind, message)
-    texts = dict.fromkeys(fault.message for fault in found if fault.reason == found[0].reason)
-    others = dict.fromkeys(f"{fault.reason}: {fault.message}" for fault in found if fault.reason != found[0].reason)
+    first = found[0]
+
+    def told(fault: Fault) -> str:
+        elsewhere = fault.position.line != first.position.line
+        return f"{fault.message} (line {fault.position.line})" if elsewhere else fault.message
+
+    texts = dict.fromkeys(told(fault) for fault in found if fault.reason == first.reason)
+    others = dict.fromkeys(f"{fault.reason}: {told(fault)}" for fault in found if fault.reason != first.reason)
     return Condition(kind, kind in _NEGATIVE, found[0].reason, "; ".join((*texts, *others)), found[0].position)
 
 

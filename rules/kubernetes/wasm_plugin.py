@@ -3,7 +3,8 @@
 In: `WasmPlugin` objects, and the routes that there are. Out: `Rule`s, and a status for each plug-in. Pure.
 
 The plug-in has one configuration for a request: that of the first of `matchRules` that fits, else `defaultConfig`; so
-its rules are `final`. A mistake in it turns off the whole plug-in, as it does in Higress.
+its rules are `final`. A mistake in it turns off the whole plug-in, as it does in Higress; a field of its configuration
+that the plug-in does not know is a warning, as it never looks at it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from rejoinder.rules import higress
-from rejoinder.rules.document import quoted
-from rejoinder.rules.fields import Place
+from rejoinder.rules.document import List, quoted
+from rejoinder.rules.fields import Fields, Place
 from rejoinder.rules.kubernetes.cluster import Cluster, invalid
+from rejoinder.rules.kubernetes.known import WASM_PLUGIN, check, spec_of
 from rejoinder.rules.kubernetes.objects import Key, Object, alone, items, member, open_fields
 from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault, Status, condition
 from rejoinder.rules.model import Forward, Route, Rule, Scope
@@ -78,6 +80,19 @@ def _header(spec: Place) -> tuple[str, int]:
     return alone(spec, read, ("", 0))[0]
 
 
+_CONDITIONS: Final = ("domain", "ingress", "service")
+
+
+def _conditions(fields: Fields) -> Fields:
+    """The fields of a match rule without empty lists, which are no conditions: clients write every field."""
+    empty = [
+        name
+        for name in _CONDITIONS
+        if name in fields and isinstance(node := fields[name].node, List) and not node.items
+    ]
+    return replace(fields, given={name: place for name, place in fields.given.items() if name not in empty})
+
+
 class _Reader:
     """Reads one plug-in."""
 
@@ -87,7 +102,16 @@ class _Reader:
         self.faults: list[Fault] = []
 
     def read(self, spec: Place) -> tuple[Rule, ...]:
+        spec.source.lenient = True
+        check(spec, spec_of(WASM_PLUGIN))
         fields = open_fields(spec)
+        if "pluginConfig" in fields and open_fields(fields["pluginConfig"]).given:
+            # Istio's field, which Higress then passes on in place of all others (ingress_config.go,
+            # convertIstioWasmPlugin).
+            for name in ("defaultConfig", "matchRules"):
+                if name in fields:
+                    fields[name].warn("has no effect beside pluginConfig")
+            return fields["pluginConfig"].attempt(self._default, ())
         rules: list[Rule] = []
         for number, place in enumerate(items(member(spec, "matchRules"))):
             rules += place.attempt(functools.partial(self._match, number), ())
@@ -104,16 +128,16 @@ class _Reader:
         fields = place.fields("rules", *higress.TOP_LEVEL_FIELDS)
         scoped = higress.scoped_rules(fields)
         rules = [replace(rule, name=self._name(f"rules/{number}")) for number, rule in enumerate(scoped)]
-        if higress.has_top_level_rule(fields):
+        if fields.given.keys() - {"_rules_"}:
             rules.append(replace(higress.top_level_rule(fields), name=self._name("default")))
         return tuple(rules)
 
     def _match(self, number: int, place: Place) -> tuple[Rule, ...]:
-        fields = open_fields(place)
+        fields = _conditions(open_fields(place))
         if fields.get("configDisable", Place.boolean, False):
             return ()
-        if not any(each in fields for each in ("domain", "ingress", "service")):
-            raise place.mistake("expected one of domain, ingress, service")
+        if not any(each in fields for each in _CONDITIONS):
+            raise place.mistake(f"expected one of {', '.join(_CONDITIONS)}")
         names: list[set[str]] = []
         if "ingress" in fields:
             names.append(self._named(fields["ingress"], self._of_ingress, "Ingress, HTTPRoute or route"))

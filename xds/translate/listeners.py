@@ -34,7 +34,7 @@ def listeners(ruleset: Ruleset, plan: Plan, filters: list[Json], layouts: Mappin
         chain: Json = {"filters": [{"name": "http", "typed_config": managers[listener.group]}]}
         if listener.certificate is not None and listener.key is not None:
             pairs = ((listener.certificate, listener.key), *listener.more_certificates)
-            chain["transport_socket"] = _downstream_tls(pairs)
+            chain["transport_socket"] = _downstream_tls(pairs, listener.client_ca)
         yield {
             "name": listener_name(listener),
             "address": {"socket_address": {"address": listener.address, "port_value": listener.port}},
@@ -102,16 +102,16 @@ def _connection_manager(group: str, plan: Plan, filters: list[Json], layout: Lay
     return manager
 
 
-def _downstream_tls(pairs: Iterable[tuple[bytes, bytes]]) -> Json:
+def _downstream_tls(pairs: Iterable[tuple[bytes, bytes]], client_ca: bytes | None) -> Json:
     # The files' content, not their names: the Envoy may run on another machine, and a renewed certificate is a change.
     certificates = [{"certificate_chain": _inline(chain), "private_key": _inline(key)} for chain, key in pairs]
-    return {
-        "name": "tls",
-        "typed_config": typed(
-            "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-            common_tls_context={"tls_certificates": certificates, "alpn_protocols": ["h2", "http/1.1"]},
-        ),
-    }
+    common: Json = {"tls_certificates": certificates, "alpn_protocols": ["h2", "http/1.1"]}
+    required: Json = {}
+    if client_ca is not None:
+        common["validation_context"] = {"trusted_ca": _inline(client_ca)}
+        required = {"require_client_certificate": True}
+    name = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
+    return {"name": "tls", "typed_config": typed(name, common_tls_context=common, **required)}
 
 
 def _inline(content: bytes) -> Json:

@@ -1,0 +1,176 @@
+"""Manifests and rule files on which something was once lost in silence, each by the name of its case: what is right.
+
+Manifests are written short: `GATEWAY` and `APP` stand beside each.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rejoinder.cli import main
+from rejoinder.rules.load import Loaded, load
+from rejoinder.rules.model import Answer, Redirect, Route
+
+GATEWAY = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: demo}
+spec:
+  gatewayClassName: any
+  listeners: [{name: http, protocol: HTTP, port: 8080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: app, namespace: demo}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: gateway.kgateway.dev/v1alpha1
+kind: DirectResponse
+metadata: {name: closed, namespace: demo}
+spec: {status: 503, body: "closed"}
+---
+"""
+
+CLOSED = "{type: ExtensionRef, extensionRef: {group: gateway.kgateway.dev, kind: DirectResponse, name: closed}}"
+
+
+def http_route(spec: str, metadata: str = "name: r, namespace: demo") -> str:
+    return f"""
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{{metadata}}}
+spec:
+  parentRefs: [{{name: edge}}]
+{spec}
+"""
+
+
+def loaded(tmp_path: Path, text: str, **upstreams: str) -> Loaded:
+    path = tmp_path / "case.yaml"
+    path.write_text(text)
+    return load([path], upstreams=upstreams)
+
+
+def complaints(found: Loaded) -> list[str]:
+    return [str(each).partition("case.yaml:")[2] for each in found.complaints]
+
+
+def routes(found: Loaded) -> list[Route]:
+    assert found.ruleset is not None, found.problems
+    return list(found.ruleset.routes)
+
+
+def wasm_plugin(spec: str) -> str:
+    return f"""
+apiVersion: extensions.higress.io/v1alpha1
+kind: WasmPlugin
+metadata: {{name: custom-response, namespace: higress-system}}
+spec:
+  url: oci://higress-registry.cn-hangzhou.cr.aliyuncs.com/plugins/custom-response:1.0.0
+{spec}
+"""
+
+
+def test_f01_an_answer_whose_body_is_not_read_is_not_given(tmp_path: Path) -> None:
+    text = GATEWAY.replace('body: "closed"', 'bodyFormat: {text: "asked for %REQ(:path)%"}')
+    found = loaded(tmp_path, text + http_route(f"  rules: [{{filters: [{CLOSED}]}}]"))
+    assert any("Accepted=False (Invalid): spec: bodyFormat is not supported" in each for each in complaints(found))
+    (route,) = routes(found)
+    assert isinstance(route.action, Answer)
+    assert route.action.status_code == 500
+
+
+UNKNOWN = [
+    pytest.param(
+        f"  rules: [{{filter: [{CLOSED}], backendRefs: [{{name: app, port: 80}}]}}]", "filter", 500, id="rule"
+    ),
+    pytest.param(f"  rules: [{{match: [{{path: {{value: /a}}}}], filters: [{CLOSED}]}}]", "match", 500, id="match"),
+    pytest.param(f"  hostname: shop.test\n  rules: [{{filters: [{CLOSED}]}}]", "hostname", None, id="hosts"),
+    pytest.param(
+        f"  rules: [{{matches: [{{path: {{value: /a, caseSensitive: false}}}}], filters: [{CLOSED}]}}]",
+        "caseSensitive",
+        500,
+        id="a field that no API has",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "field", "status"), UNKNOWN)
+def test_f02_a_field_that_is_not_known_is_named(tmp_path: Path, spec: str, field: str, status: int | None) -> None:
+    """What the rule would do without it is not done: it answers 500; without its hosts, a route has no requests."""
+    found = loaded(tmp_path, GATEWAY + http_route(spec))
+    assert any(f'unknown field "{field}"' in each for each in complaints(found))
+    answers = [route.action for route in routes(found)]
+    assert [each.status_code for each in answers if isinstance(each, Answer)] == ([] if status is None else [status])
+    assert main(["check", str(tmp_path)]) == 1
+
+
+@pytest.mark.parametrize("beside", [CLOSED, "{type: RequestRedirect, requestRedirect: {hostname: other.test}}"])
+def test_f08_cors_beside_an_answer_is_refused(tmp_path: Path, beside: str) -> None:
+    cors = '{type: CORS, cors: {allowOrigins: ["https://app.test"]}}'
+    found = loaded(tmp_path, GATEWAY + http_route(f"  rules: [{{filters: [{cors}, {beside}]}}]"))
+    assert "CORS has no effect where the gateway answers or redirects by itself" in complaints(found)[0]
+
+
+REDIRECT = "  rules: [{filters: [{type: RequestRedirect, requestRedirect: {hostname: other.test}}]}]"
+
+
+def test_f10_an_annotation_says_the_status_of_redirects(tmp_path: Path) -> None:
+    metadata = 'name: r, namespace: demo, annotations: {kgateway.dev/http-redirect-status-code: "307"}'
+    found = loaded(tmp_path, GATEWAY + http_route(REDIRECT, metadata))
+    (route,) = routes(found)
+    assert isinstance(route.action, Redirect)
+    assert route.action.status_code == 307
+    assert complaints(found) == []
+
+
+@pytest.mark.parametrize("name", ["kgateway.dev/something", "nginx.ingress.kubernetes.io/rewrite-target"])
+def test_f10_an_annotation_that_is_not_read_is_named(tmp_path: Path, name: str) -> None:
+    metadata = f'name: r, namespace: demo, annotations: {{{name}: "x"}}'
+    found = loaded(tmp_path, GATEWAY + http_route(REDIRECT, metadata))
+    assert any(f"HTTPRoute demo/r: annotations have no effect here: {name}" in it for it in complaints(found))
+
+
+def test_h02_a_key_that_the_plug_in_does_not_know_is_ignored(tmp_path: Path) -> None:
+    spec = "  matchRules: [{domain: [a.test], config: {status_code: 503, body: closed, note: why}}]"
+    found = loaded(tmp_path, wasm_plugin(spec))
+    (complaint,) = complaints(found)
+    assert 'WasmPlugin higress-system/custom-response: spec.matchRules[0].config: the field "note"' in complaint
+    assert found.ruleset is not None
+    assert [rule.answers[0].body for rule in found.ruleset.rules] == [b"closed"]
+
+
+def test_h02_within_the_answers_of_a_list_too(tmp_path: Path) -> None:
+    spec = "  defaultConfig: {rules: [{enable_on_status: [503], body: busy, bodi: x}]}"
+    found = loaded(tmp_path, wasm_plugin(spec))
+    assert 'the field "bodi" is ignored, did you mean "body"?' in complaints(found)[0]
+    assert found.ruleset is not None
+    assert len(found.ruleset.rules) == 1
+
+
+def test_h09_the_configuration_in_pluginconfig_is_the_one(tmp_path: Path) -> None:
+    spec = """  pluginConfig: {status_code: 503, body: closed, _rules_: [{_match_domain_: [foo.test], body: foo}]}
+  defaultConfig: {body: other}"""
+    found = loaded(tmp_path, wasm_plugin(spec))
+    assert found.ruleset is not None
+    assert [rule.answers[0].body for rule in found.ruleset.rules] == [b"foo", b"closed"]
+    assert "spec.defaultConfig: has no effect beside pluginConfig" in complaints(found)[0]
+
+
+@pytest.mark.parametrize("rules", ["{enable_on_status: [503], body: busy}", "[{name: a, body: busy, match: {}}]", "7"])
+@pytest.mark.parametrize("field", ["defaultConfig", "pluginConfig"])
+def test_h10_rules_that_are_no_answers_are_no_configuration(tmp_path: Path, field: str, rules: str) -> None:
+    found = loaded(tmp_path, wasm_plugin(f"  {field}: {{rules: {rules}}}"))
+    assert found.ruleset is not None
+    assert complaints(found) if "name" in rules else "expected a list" in complaints(found)[0]
+
+
+def test_h18_an_empty_list_is_no_condition(tmp_path: Path) -> None:
+    spec = "  matchRules: [{domain: [a.test], ingress: [], service: [], config: {status_code: 503, body: closed}}]"
+    found = loaded(tmp_path, wasm_plugin(spec))
+    assert found.ruleset is not None
+    (rule,) = found.ruleset.rules
+    assert (rule.scope.domains, rule.scope.routes) == (("a.test",), None)
+    assert complaints(found) == []
