@@ -14,7 +14,7 @@ from typing import Final
 from rejoinder.rules.document import Map, quoted
 from rejoinder.rules.fields import Place, content_beside
 from rejoinder.rules.files import UnreadableError
-from rejoinder.rules.model import Endpoint, Listener, Upstream
+from rejoinder.rules.model import Endpoint, Listener, Upstream, numbered
 
 ECHO: Final = "builtin:echo"
 """The upstream URL that stands for the small server in `rejoinder up`."""
@@ -42,7 +42,7 @@ def listeners(place: Place) -> tuple[Listener, ...]:
         lines[address] = item.node.line
         return found
 
-    return place.one_or_more(another)
+    return numbered(place.one_or_more(another))
 
 
 def upstreams(place: Place) -> tuple[Upstream, ...]:

@@ -95,11 +95,16 @@ def load(
     overrides = tuple(_override(command_line, name, url) for name, url in upstreams.items())
 
     given = {each.name: each for each in overrides}
-    objects = (each for part in parts for each in part.objects)
+    objects = [each for part in parts for each in part.objects]
     addresses_of = {each.name: each for part in parts for each in part.upstreams} | given
     routes = [each for part in parts for each in part.routes]
     manifests = kubernetes.read_manifests(objects, addresses_of, routes)
     problems += manifests.notes
+    if objects and all(part == Part(objects=part.objects) for part in parts):
+        skipped = [note for note in manifests.notes if note.severity is Severity.NOTE]
+        if len(skipped) == len(objects):
+            text = "nothing was loaded: no object here is of a kind that is read"
+            problems.append(Problem(objects[0].position._replace(line=0), text))
     ruleset = _merged(parts, manifests, given, problems)
     _check_mentions(read, ruleset, manifests.route_groups)
     problems += [problem for source in (*read, command_line) for problem in source.problems]

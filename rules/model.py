@@ -7,6 +7,8 @@ Everything here is frozen and compares by content; nothing here reads files, kno
 from __future__ import annotations
 
 import enum
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
@@ -331,9 +333,21 @@ class Listener:
     """Further chains with their keys; a client gets the one that fits the name it asks for (SNI)."""
     client_ca: bytes | None = None
     """PEM: who has no certificate of one of these authorities is refused; None: nobody is asked for one."""
+    number: int = 1
+    """Which one it is of several with this address, as port 0 may be given many times."""
     group: str = RULE_FILES
     """Which routes it has: those of the same group."""
     position: Position = field(default=Position("", 0), compare=False)
+
+
+def numbered(listeners: Iterable[Listener]) -> tuple[Listener, ...]:
+    """Listeners with those told apart that have the same address."""
+    count: Counter[tuple[str, int]] = Counter()
+    result: list[Listener] = []
+    for each in listeners:
+        count[each.address, each.port] += 1
+        result.append(replace(each, number=count[each.address, each.port]))
+    return tuple(result)
 
 
 DEFAULT_LISTENER: Final = Listener("0.0.0.0", 10000)

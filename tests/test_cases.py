@@ -174,3 +174,26 @@ def test_h18_an_empty_list_is_no_condition(tmp_path: Path) -> None:
     (rule,) = found.ruleset.rules
     assert (rule.scope.domains, rule.scope.routes) == (("a.test",), None)
     assert complaints(found) == []
+
+
+SKIPPED = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: r, namespace: demo}
+---
+apiVersion: extensions.higress.io/v1alpha1
+kind: WasmPlugin
+metadata: {name: cors, namespace: demo}
+spec: {url: "oci://example.com/cors:1"}
+"""
+
+
+def test_a_file_of_kinds_that_are_not_read_is_not_fine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = loaded(tmp_path, SKIPPED)
+    assert found.ruleset is None
+    assert main(["check", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "nothing was loaded: no object here is of a kind that is read" in said.out
+    assert "fine" not in said.err
+    (tmp_path / "rules.yaml").write_text("rules: [{name: a, body: x}]")
+    assert main(["check", str(tmp_path)]) == 0, "beside something to read, they are notes"

@@ -191,7 +191,9 @@ def test_one_wrong_field_is_named_with_its_line(seed: int, tmp_path: Path, capsy
     dice = random.Random(seed)
     objects = copy.deepcopy(OBJECTS)
     each = objects[seed % len(objects)]
-    table = {**TABLES[each["kind"]], "metadata": METADATA}
+    table: Table = {**TABLES[each["kind"]], "metadata": METADATA}
+    where: dict[str, Any]
+    fields: Table
     if each["kind"] == "WasmPlugin" and seed % 2:
         where, fields = each["spec"]["matchRules"][0]["config"], dict.fromkeys(("body", "enable_on_status"), Use.READ)
     else:

@@ -55,9 +55,9 @@ def parts_listener(filters: list[Json]) -> Json:
 
 
 def listener_name(listener: Listener) -> str:
-    """How a listener is called in Envoy: by its address."""
+    """How a listener is called in Envoy: by its address, with a number behind all but the first one that has it."""
     host = f"[{listener.address}]" if ":" in listener.address else listener.address
-    return f"{host}:{listener.port}"
+    return f"{host}:{listener.port}" + (f"#{listener.number}" if listener.number > 1 else "")
 
 
 def _connection_manager(group: str, plan: Plan, filters: list[Json], layout: Layout) -> Json:
