@@ -27,6 +27,11 @@ from rejoinder.rules.problem import Problem, Severity
 _SHOWN_NAMES: Final = 20
 """How many names a message lists: all fields of a mapping, but not ten thousand routes."""
 
+_DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST: Final = 8760 * 3600.0
+"""A year; protobuf's own durations end after 10,000."""
+
 T = TypeVar("T")
 D = TypeVar("D")
 
@@ -130,6 +135,19 @@ class Place:
         ):
             return int(self.node.text)
         raise self.expected(f"{what} from {allowed.start} to {allowed.stop - 1}")
+
+    def duration(self, least: float = 0.0, why: str = "") -> float:
+        """A duration in seconds, such as `100ms`, from `least` on; `why` is what a message says about shorter ones."""
+        text = self.node.text if isinstance(self.node, Scalar) else ""
+        found = _DURATION.fullmatch(text)
+        if found is None:
+            raise self.expected('a duration such as "1s", "100ms", "1m" or "1h"')
+        seconds = float(found[1]) * _SECONDS[found[2]]
+        if seconds < least:
+            raise self.expected(f"a duration of at least {why}")
+        if seconds > _LONGEST:
+            raise self.expected("a duration of at most 8760h")
+        return seconds
 
     def boolean(self) -> bool:
         if isinstance(self.node, Scalar) and self.node.kind is ScalarKind.BOOLEAN:

@@ -232,6 +232,20 @@ class Cors:
     """In seconds."""
 
 
+WEBSOCKET: Final = ("websocket",)
+"""The upgrades that a route has if it does not say any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """When a request is sent to the upstream once more."""
+
+    attempts: int
+    """Beside the first one."""
+    on: tuple[str, ...]
+    """Statuses and patterns as in `StatusPattern`, `connect-failure`, `refused-stream`, `reset`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Forward:
     """A route's action: ask an upstream."""
@@ -244,9 +258,12 @@ class Forward:
     mirrors: tuple[tuple[str, float], ...] = ()
     """Upstreams that get a copy of a percentage of the requests; what they say is thrown away."""
     cors: Cors | None = None
-    timeout: float | None = None
-    """In seconds; 0: none. None: Envoy's own, 15 seconds."""
-    upgrades: tuple[str, ...] = ()
+    timeout: float = 0.0
+    """In seconds, for the whole response; 0: none."""
+    idle_timeout: float | None = None
+    """In seconds, while nothing is sent either way; 0: none. None: the listener's."""
+    retries: Retries | None = None
+    upgrades: tuple[str, ...] = WEBSOCKET
     """Protocols that a client may ask to switch to, such as `websocket`."""
 
     @property
@@ -302,6 +319,30 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class UpstreamTls:
+    """How a TLS upstream is told from others, and what it is shown."""
+
+    ca: bytes | None = None
+    """PEM, whom to trust; None: as for all upstreams."""
+    sni: str | None = None
+    """The name to ask for, and to find in the certificate; None: the endpoint's own."""
+    certificate: bytes | None = None
+    """PEM, the chain that Envoy shows; None: it has none to show."""
+    key: bytes | None = field(default=None, repr=False)
+    """PEM; given when `certificate` is."""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """A request that is sent to each endpoint from time to time; one that fails gets no others."""
+
+    path: str
+    interval: float = 10.0
+    timeout: float = 2.0
+    """Both in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
 class Upstream:
     """A named backend; requests are spread over its addresses in turn."""
 
@@ -313,7 +354,13 @@ class Upstream:
     echo: bool = False
     """`builtin:echo`: the small server that `rejoinder up` runs itself."""
     http2: bool = False
-    """HTTP/2 without TLS (h2c)."""
+    """HTTP/2, without negotiation (h2c where there is no TLS)."""
+    host: str | None = None
+    """The Host that it gets, if a route says no other; None: the request's."""
+    tls_options: UpstreamTls = UpstreamTls()
+    connect_timeout: float = 5.0
+    """In seconds."""
+    health_check: HealthCheck | None = None
     position: Position = field(default=Position("", 0), compare=False)
 
 

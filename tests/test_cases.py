@@ -197,3 +197,30 @@ def test_a_file_of_kinds_that_are_not_read_is_not_fine(tmp_path: Path, capsys: p
     assert "fine" not in said.err
     (tmp_path / "rules.yaml").write_text("rules: [{name: a, body: x}]")
     assert main(["check", str(tmp_path)]) == 0, "beside something to read, they are notes"
+
+
+ROUTE = "upstreams: {{app: 'http://127.0.0.1:1'}}\nroutes: [{{name: a, {0}}}]"
+UPSTREAM = "upstreams: {{app: {{urls: 'http://127.0.0.1:1', {0}}}}}"
+MISTAKES = [
+    (ROUTE, "upstream: app, timeout: 15", "timeout: expected a duration"),
+    (ROUTE, "upstream: app, timeout: 87660001h", "timeout: expected a duration of at most 8760h"),
+    (ROUTE, "respond: {body: a}, timeout: 1s", "timeout: only a route with an upstream can have timeout"),
+    (ROUTE, "upstream: app, retries: {attempts: 0}", "retries.attempts: expected a number of attempts from 1 to 10"),
+    (ROUTE, "upstream: app, retries: {attempts: 1, on: [never]}", "retries.on[0]: expected a status, a pattern"),
+    (ROUTE, "upstream: app, upgrades: [CONNECT]", "upgrades[0]: expected a protocol such as websocket"),
+    (ROUTE, "upstream: app, path: /a, rewrite: {prefix: /b}", "the route's prefix, and it has none: write path"),
+    (ROUTE, "upstream: app, rewrite: {path: /b?c=d}", "expected a path without a query"),
+    (UPSTREAM, "tls: {sni: a.test}", "tls: only https:// upstreams have TLS"),
+    (UPSTREAM, "connect_timeout: 0s", "connect_timeout: expected a duration of at least 1ms"),
+    (UPSTREAM, "health_check: {}", "health_check: path is missing"),
+    (UPSTREAM, "host: 'http://a'", 'host: expected a host such as "example.com"'),
+]
+
+
+@pytest.mark.parametrize(("form", "fields", "message"), MISTAKES, ids=[fields for _, fields, _ in MISTAKES])
+def test_a_field_of_a_route_or_upstream_that_cannot_be_used_is_an_error(
+    tmp_path: Path, form: str, fields: str, message: str
+) -> None:
+    found = loaded(tmp_path, form.format(fields))
+    (complaint,) = complaints(found)
+    assert message in complaint

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from rejoinder.rules.document import Scalar, ScalarKind
@@ -119,7 +119,7 @@ class Cluster:
         found = self.service_port(key, number)
         http2 = found is not None and found.protocol == "kubernetes.io/h2c"
         if given := self.addresses.get(name):
-            return Upstream(name, given.endpoints, given.tls, given.echo, http2, given.position)
+            return replace(given, http2=http2 or given.http2)
         service = self.services[key]
         target = found.target if found and service.headless else None
         host = f"{key.name}.{key.namespace}.svc.cluster.local"

@@ -257,7 +257,7 @@ class _RuleReader:
         matches = self._part(member(place, "matches"), self._matches, (Match(whole=False),)) or (Match(whole=whole),)
         filters = self._part(member(place, "filters"), self._filters, _Filters())
         backends = self._part(member(place, "backendRefs"), self._backends, ())
-        timeout = self._part(place, _timeout, None)
+        timeout = self._part(place, _timeout, 0.0)
         if filters.redirect and backends:
             self._exclude(place, "RequestRedirect", "backendRefs")
         if len(backends) == 1:
@@ -308,7 +308,7 @@ class _RuleReader:
         place: Place,
         filters: _Filters,
         backends: Sequence[_BackendRef],
-        timeout: float | None,
+        timeout: float,
         matches: Sequence[Match],
     ) -> Answer | Redirect | Forward:
         by_prefix = all(each.request.path.kind is PathKind.PREFIX for each in matches)
@@ -335,7 +335,7 @@ class _RuleReader:
     def _exclude(self, place: Place, one: str, other: str) -> None:
         self._fault(place, INCOMPATIBLE_FILTERS, f"{one} and {other} exclude each other: remove one of them")
 
-    def _forward(self, filters: _Filters, backends: Sequence[Backend], timeout: float | None) -> Answer | Forward:
+    def _forward(self, filters: _Filters, backends: Sequence[Backend], timeout: float) -> Answer | Forward:
         usable = [each for each in backends if each.weight and each.upstream is not None]
         if not usable:
             if not backends:
@@ -348,7 +348,7 @@ class _RuleReader:
             text = "; ".join([reason, *(fault.message for fault in self._faults)])
             return Answer(500, (("content-type", "text/plain"),), f"{self._route.title}: {text}\n".encode())
         rewrite = filters.rewrite or Rewrite()
-        forward = Forward("", tuple(backends), rewrite, filters.mirrors, filters.cors, timeout, upgrades=("websocket",))
+        forward = Forward("", tuple(backends), rewrite, filters.mirrors, filters.cors, timeout)
         # Its host is in the rewrite then.
         alone_and_plain = len(backends) == 1 and not (backends[0].request_headers or backends[0].response_headers)
         return replace(forward, upstream=usable[0].upstream or "", backends=()) if alone_and_plain else forward
@@ -431,7 +431,10 @@ class _RuleReader:
 
     def _rewrite(self, found: _Filters, place: Place, backend: bool) -> None:  # noqa: ARG002
         fields = open_fields(place)
-        found.rewrite = Rewrite(fields.get("hostname", redirect_host, None), *_path_modifier(fields))
+        path, prefix = _path_modifier(fields)
+        if path and "?" in path:
+            fields["path"].error("replaceFullPath: expected a path without a query: that of the request is kept")
+        found.rewrite = Rewrite(fields.get("hostname", redirect_host, None), path, prefix)
 
     def _mirror(self, found: _Filters, place: Place, backend: bool) -> None:  # noqa: ARG002
         fields = open_fields(place)
@@ -631,7 +634,7 @@ def _origin(place: Place) -> str:
     return text
 
 
-def _timeout(place: Place) -> float | None:
+def _timeout(place: Place) -> float:
     fields = open_fields(member(place, "timeouts"))
     request = fields.get("request", _duration, None)
     backend = fields.get("backendRequest", _duration, None)
@@ -639,7 +642,7 @@ def _timeout(place: Place) -> float | None:
         fields["backendRequest"].error("is longer than the timeout of the whole request")
     given = [each for each in (request, backend) if each is not None]
     # Nothing is retried, so the one attempt at a backend and the request are the same. 0: no timeout.
-    return min((each for each in given if each), default=0.0) if given else None
+    return min((each for each in given if each), default=0.0)
 
 
 def _duration(place: Place) -> float:

@@ -119,7 +119,7 @@ class _Reader:
         if upstream is None or reasons:
             text = f"{self._object.title}: {'; '.join(reasons)}\n"
             return Answer(500, (("content-type", "text/plain"),), text.encode())
-        return Forward(upstream, upgrades=("websocket",))
+        return Forward(upstream)
 
     def _upstream(self, backend: Place) -> str | None:
         service = open_fields(member(backend, "service"))
