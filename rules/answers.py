@@ -97,7 +97,7 @@ def claims(rule: Rule) -> Claims:
     """
     by_status: dict[int, Answer] = {}
     named = [(pattern, answer) for answer in rule.answers for pattern in answer.enable_on_status]
-    for pattern, answer in sorted(named, key=lambda claim: -len(claim[0].digits)):  # stable: written order
+    for pattern, answer in sorted(named, key=lambda claim: -claim[0].exactness):  # stable: written order
         for status in pattern.statuses():
             by_status.setdefault(status, answer)
     otherwise = next((answer for answer in rule.answers if not answer.enable_on_status), None)

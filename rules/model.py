@@ -101,12 +101,21 @@ class StatusPattern:
     """Upstream statuses, as `enable_on_status` names them: `503`, `50x`, `5xx`."""
 
     digits: str
-    """One to three digits; the missing ones fit every digit. Three digits are one exact status."""
+    """Up to three digits; `x`, and what is missing at the end, fits every digit. Three digits are one exact status."""
 
-    def statuses(self) -> range:
-        """The statuses that it stands for."""
-        missing = 10 ** (3 - len(self.digits))
-        return range(int(self.digits) * missing, (int(self.digits) + 1) * missing)
+    def statuses(self) -> tuple[int, ...]:
+        """The statuses that it stands for, of those that an upstream's response may have."""
+        wanted = str(self)
+        return tuple(
+            status
+            for status in STATUSES
+            if all(digit in ("x", given) for digit, given in zip(wanted, str(status), strict=True))
+        )
+
+    @property
+    def exactness(self) -> int:
+        """How many digits it names."""
+        return sum(digit.isdigit() for digit in self.digits)
 
     def __str__(self) -> str:
         return self.digits.ljust(3, "x")

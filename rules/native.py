@@ -66,7 +66,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9._/-]+")  # becomes part of Envoy resource
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _VALUE_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # a tab is allowed, RFC 9110, section 5.5
-_STATUS_PATTERN: Final = re.compile(r"[2-5]([0-9][0-9x]|xx)", re.IGNORECASE)
+_STATUS_PATTERN: Final = re.compile(r"[2-5][0-9]{2}|(?=.*x)[1-5x][0-9x]{2}", re.IGNORECASE)
 _PATH_SAFE: Final = "/%:@!$&'()*+,;=-._~"  # pchar, RFC 3986, section 3.3
 
 _CONNECTION_HEADERS: Final = frozenset(
@@ -441,7 +441,10 @@ def _status_pattern(place: Place) -> StatusPattern:
     text = place.node.text if isinstance(place.node, Scalar) else ""
     if not _STATUS_PATTERN.fullmatch(text):
         raise place.expected("a status from 200 to 599, or three characters such as 5xx or 40x")
-    return StatusPattern(text.lower().rstrip("x"))
+    found = StatusPattern(text.lower().rstrip("x"))
+    if not found.statuses():
+        place.warn(f"no response has a status such as {text}: they are 200 to 599")
+    return found
 
 
 def _body(place: Place) -> bytes:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from rejoinder.cli import main
+from rejoinder.rules.answers import claims
 from rejoinder.rules.load import Loaded, load
-from rejoinder.rules.model import Answer, Redirect, Route
+from rejoinder.rules.model import Answer, Forward, Redirect, Route
 
 GATEWAY = """
 apiVersion: gateway.networking.k8s.io/v1
@@ -224,3 +225,131 @@ def test_a_field_of_a_route_or_upstream_that_cannot_be_used_is_an_error(
     found = loaded(tmp_path, form.format(fields))
     (complaint,) = complaints(found)
     assert message in complaint
+
+
+def ingress(name: str, *, host: str, backend: str, annotations: str = "", path: str = "/") -> str:
+    namespace, short = name.split("/")
+    return f"""
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {{name: {short}, namespace: {namespace}, annotations: {{{annotations}}}}}
+spec: {{rules: [{{host: {host}, http: {{paths: [{{path: "{path}", pathType: Prefix, backend: {backend}}}]}}}}]}}
+"""
+
+
+def service(name: str) -> str:
+    return f"{{service: {{name: {name}, port: {{number: 80}}}}}}"
+
+
+BRIDGE = "{resource: {apiGroup: networking.higress.io, kind: McpBridge, name: default}}"
+
+
+@pytest.mark.parametrize(
+    ("destination", "upstreams"),
+    [
+        ("web.shop.svc.cluster.local:8080", ("shop/web:8080",)),
+        ("legacy.static:80", ("legacy",)),
+        ("100% legacy.static:80 v1", ("legacy",)),
+        ("80% web.shop.svc.cluster.local:8080\\n20% legacy.static:80", ("shop/web:8080", "legacy")),
+    ],
+)
+def test_h01_a_route_of_the_console_goes_to_its_destination(
+    tmp_path: Path, destination: str, upstreams: tuple[str, ...]
+) -> None:
+    text = ingress(
+        "higress-system/r", host="a.test", backend=BRIDGE, annotations=f'higress.io/destination: "{destination}"'
+    )
+    given = {"shop/web:8080": "http://127.0.0.1:1", "legacy": "http://127.0.0.1:2"}
+    found = loaded(tmp_path, text, **given)
+    assert complaints(found) == []
+    (route,) = routes(found)
+    assert isinstance(route.action, Forward)
+    assert route.action.upstreams == upstreams
+    missing = loaded(tmp_path, text)
+    assert "ResolvedRefs=False (BackendNotFound)" in complaints(missing)[0]
+    assert isinstance(routes(missing)[0].action, Answer)
+
+
+@pytest.mark.parametrize(
+    ("named", "scope"),
+    [
+        ("web", ["ingress/higress-system/web/rule/0/path/0"]),
+        ("team-a/web", ["ingress/team-a/web/rule/0/path/0"]),
+        ("other", None),
+    ],
+)
+def test_h07_a_name_without_namespace_is_in_that_of_the_plug_in(
+    tmp_path: Path, named: str, scope: list[str] | None
+) -> None:
+    text = "".join(
+        ingress(name, host=f"{at}.test", backend=service("web"))
+        for at, name in enumerate(("team-a/web", "higress-system/web", "team-a/other"))
+    )
+    plugin = wasm_plugin(f"  matchRules: [{{ingress: [{named}], config: {{status_code: 503, body: maintenance}}}}]")
+    given = {f"{namespace}/web:80": "http://127.0.0.1:1" for namespace in ("team-a", "higress-system")}
+    found = loaded(tmp_path, f"{text}---{plugin}", **given)
+    assert found.ruleset is not None
+    assert [list(rule.scope.routes or ()) for rule in found.ruleset.rules] == ([] if scope is None else [scope])
+    if scope is None:
+        assert 'called "other": did you mean "team-a/other"?' in complaints(found)[0]
+
+
+@pytest.mark.parametrize("prefix", ["nginx.ingress.kubernetes.io", "higress.io", "mse.ingress.kubernetes.io"])
+def test_h08_a_canary_is_left_out(tmp_path: Path, prefix: str) -> None:
+    canary = f'{prefix}/canary: "true", {prefix}/canary-weight: "0"'
+    text = ingress("default/a-canary", host="a.test", backend=service("canary"), annotations=canary)
+    text += ingress("default/main", host="a.test", backend=service("stable"))
+    given = {f"default/{name}:80": "http://127.0.0.1:1" for name in ("canary", "stable")}
+    found = loaded(tmp_path, text, **given)
+    assert [route.action for route in routes(found)] == [Forward("default/stable:80")]
+    assert f"Ingress default/a-canary is left out: {prefix}/canary is not supported" in complaints(found)[0]
+
+
+@pytest.mark.parametrize("path", ["/foo/[A-Z0-9]{3}", "/api/.*"])
+def test_h14_a_regular_expression_is_no_path(tmp_path: Path, path: str) -> None:
+    regex = 'nginx.ingress.kubernetes.io/use-regex: "true"'
+    text = ingress("default/a", host="a.test", backend=service("web"), annotations=regex, path=path)
+    found = loaded(tmp_path, text, **{"default/web:80": "http://127.0.0.1:1"})
+    assert "a regular expression (nginx.ingress.kubernetes.io/use-regex) is not supported" in complaints(found)[0]
+    assert isinstance(routes(found)[0].action, Answer)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "statuses"),
+    [
+        ("4x4", [404, 414, 424, 434, 444, 454, 464, 474, 484, 494]),
+        ("x23", [223, 323, 423, 523]),
+        ("xx9", [status for status in range(200, 600) if status % 10 == 9]),
+        ("50X", list(range(500, 510))),
+    ],
+)
+def test_a_pattern_has_an_x_at_any_place(tmp_path: Path, pattern: str, statuses: list[int]) -> None:
+    found = loaded(tmp_path, f"rules: [{{enable_on_status: [{pattern}], body: a}}]")
+    assert found.ruleset is not None
+    assert list(claims(found.ruleset.rules[0]).by_status) == statuses
+
+
+def test_an_exact_status_comes_before_two_digits_and_those_before_one(tmp_path: Path) -> None:
+    answers = ", ".join(f"{{enable_on_status: [{each}], body: '{each}'}}" for each in ("xx4", "4x4", "404"))
+    found = loaded(tmp_path, f"rules: [{{name: a, rules: [{answers}]}}]")
+    assert found.ruleset is not None
+    by_status = claims(found.ruleset.rules[0]).by_status
+    assert [by_status[status].body for status in (404, 414, 504)] == [b"404", b"4x4", b"xx4"]
+
+
+def test_a_pattern_of_interim_statuses_is_never_asked_for(tmp_path: Path) -> None:
+    found = loaded(tmp_path, "rules: [{enable_on_status: [1x4], body: a}]")
+    assert found.ruleset is not None
+    assert "no response has a status such as 1x4" in complaints(found)[0]
+
+
+def test_the_older_name_of_directresponse_is_read(tmp_path: Path) -> None:
+    text = (GATEWAY + http_route(f"  rules: [{{filters: [{CLOSED}]}}]")).replace(
+        "gateway.kgateway.dev", "gateway.gloo.solo.io"
+    )
+    found = loaded(tmp_path, text)
+    assert complaints(found) == []
+    (route,) = routes(found)
+    assert isinstance(route.action, Answer)
+    assert (route.action.status_code, route.action.body) == (503, b"closed")

@@ -115,6 +115,8 @@ class Cluster:
 
     def upstream(self, name: str) -> Upstream:
         """The upstream that a Service's port is, by the name that `upstream_name` gave it."""
+        if ":" not in name:
+            return self.addresses[name]
         key, number = _service_of(name)
         found = self.service_port(key, number)
         http2 = found is not None and found.protocol == "kubernetes.io/h2c"
@@ -124,6 +126,27 @@ class Cluster:
         target = found.target if found and service.headless else None
         host = f"{key.name}.{key.namespace}.svc.cluster.local"
         return Upstream(name, (Endpoint(host, target or number),), http2=http2)
+
+
+_CLUSTER_DOMAIN: Final = ".svc.cluster.local"
+_REGISTRIES: Final = (".static", ".dns", ".nacos")
+"""How Higress ends the names of services that are not Kubernetes'."""
+
+
+def named_by_higress(name: str) -> str:
+    """What an upstream is called here that Higress calls so; without a port, that of all ports of a Service.
+
+    >>> named_by_higress("web.shop.svc.cluster.local:8080"), named_by_higress("legacy.static:80")
+    ('shop/web:8080', 'legacy')
+    """
+    host, _, number = name.partition(":")
+    if host.endswith(_CLUSTER_DOMAIN):
+        service, _, namespace = host.removesuffix(_CLUSTER_DOMAIN).partition(".")
+        return f"{namespace}/{service}:{number}" if number else f"{namespace}/{service}"
+    for ending in _REGISTRIES:
+        if host.endswith(ending):
+            return host.removesuffix(ending)
+    return name
 
 
 def upstream_name(service: Key, number: int) -> str:

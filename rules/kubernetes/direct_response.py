@@ -16,6 +16,8 @@ from rejoinder.rules.kubernetes.status import ACCEPTED, Fault, Status, condition
 from rejoinder.rules.model import STATUSES, Answer
 
 GROUP: Final = "gateway.kgateway.dev"
+GROUPS: Final = (GROUP, "gateway.gloo.solo.io")
+"""The second is how it was called before kgateway."""
 KIND: Final = "DirectResponse"
 
 MAX_BODY_SIZE: Final = 4096

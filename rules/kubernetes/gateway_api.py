@@ -31,7 +31,17 @@ from rejoinder.rules.kubernetes.status import (
     condition,
 )
 from rejoinder.rules.matching import domain_covers
-from rejoinder.rules.model import UNCHANGED, Answer, Listener, PathKind, PathMatch, Redirect, Route
+from rejoinder.rules.model import (
+    UNCHANGED,
+    Answer,
+    Listener,
+    PathKind,
+    PathMatch,
+    Redirect,
+    Route,
+    StringKind,
+    StringMatch,
+)
 from rejoinder.rules.problem import Problem
 
 WELL_KNOWN_PORTS: Final = {"http": 80, "https": 443}
@@ -232,9 +242,10 @@ def _entries(route: HttpRoute, at: _Attachment) -> Iterator[tuple[Any, Route]]:
     for number, rule in enumerate(route.rules):
         for place, match in enumerate(rule.matches):
             for domain in domains:
+                action = _at_listener(rule.action, at.listener, domain)
                 found = Route(
                     name=f"httproute/{route.object.key}/rule/{number}/match/{place}",
-                    action=_at_listener(rule.action, at.listener),
+                    action=action,
                     domains=(domain,),
                     request=match.request,
                     request_headers=rule.request_headers,
@@ -245,7 +256,11 @@ def _entries(route: HttpRoute, at: _Attachment) -> Iterator[tuple[Any, Route]]:
                 )
                 if isinstance(rule.action, Answer):
                     found = replace(found, request_headers=UNCHANGED, response_headers=UNCHANGED)
-                yield (*_precedence(route, match, domain), number, place), found
+                key = (*_precedence(route, match, domain), number, place)
+                if isinstance(action, Redirect) and _keeps_port(action):
+                    with_port = replace(match.request, headers=(*match.request.headers, _WITH_PORT))
+                    yield key, replace(found, request=with_port, action=replace(action, port=_well_known(action)))
+                yield key, found
 
 
 def _narrower(gateway: Gateway, listener: GatewayListener) -> list[GatewayListener]:
@@ -315,14 +330,30 @@ def _path_precedence(path: PathMatch) -> tuple[int, int]:
     return _KIND_ORDER.index(path.kind), -len(path.value)
 
 
-def _at_listener(action: Any, listener: GatewayListener) -> Any:
+# Of a request whose Host has a port.
+_WITH_PORT: Final = ("host", StringMatch(StringKind.REGEX, r".*:[0-9]+"))
+
+
+def _keeps_port(redirect: Redirect) -> bool:
+    """Whether Envoy would lead to the scheme that is given, at the port of the request's Host."""
+    return redirect.scheme is not None and redirect.host is None and redirect.port is None
+
+
+def _well_known(redirect: Redirect) -> int:
+    assert redirect.scheme is not None
+    return WELL_KNOWN_PORTS[redirect.scheme]
+
+
+def _at_listener(action: Any, listener: GatewayListener, domain: str) -> Any:
     """A redirect that does not say a port leads to that of its scheme, or of the listener."""
-    if not isinstance(action, Redirect) or not listener.port:
+    if not isinstance(action, Redirect) or not (listener.port or action.scheme):
         return action
     scheme = action.scheme or listener.scheme
     wanted = action.port or (WELL_KNOWN_PORTS[scheme] if action.scheme else listener.port)
     if wanted != WELL_KNOWN_PORTS[scheme]:
         return replace(action, port=wanted)
     # The well-known port is left out. Envoy keeps the port of Host unless it is told another, or the host is replaced.
-    kept = action.host is None and listener.port != WELL_KNOWN_PORTS[listener.scheme]
+    if action.scheme and action.host is None and "*" not in domain:
+        return replace(action, host=domain, port=None)
+    kept = not action.scheme and action.host is None and listener.port != WELL_KNOWN_PORTS[listener.scheme]
     return replace(action, port=wanted if kept else None)

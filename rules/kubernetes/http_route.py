@@ -448,7 +448,7 @@ class _RuleReader:
         fields = open_fields(place)
         group, kind = fields.get("group", Place.string, ""), fields.require("kind", Place.string, "")
         key = Key(self._route.key.namespace, fields.require("name", Place.string, ""))
-        if (group, kind) != (direct_response.GROUP, direct_response.KIND):
+        if group not in direct_response.GROUPS or kind != direct_response.KIND:
             message = f"{group}/{kind} is not supported: expected {direct_response.GROUP}/{direct_response.KIND}"
             self._fault(place, "InvalidKind", message, RESOLVED_REFS)
             self._fault(place, UNSUPPORTED_VALUE, message)

@@ -342,6 +342,7 @@ KINDS: Final[Mapping[tuple[str, str], Table]] = {
     ("gateway.networking.k8s.io", "HTTPRoute"): HTTP_ROUTE,
     ("gateway.networking.k8s.io", "ReferenceGrant"): REFERENCE_GRANT,
     ("gateway.kgateway.dev", "DirectResponse"): DIRECT_RESPONSE,
+    ("gateway.gloo.solo.io", "DirectResponse"): DIRECT_RESPONSE,  # as it was called before kgateway
     ("networking.k8s.io", "Ingress"): INGRESS,
     ("extensions.higress.io", "WasmPlugin"): WASM_PLUGIN,
     ("", "Service"): SERVICE,
@@ -349,7 +350,7 @@ KINDS: Final[Mapping[tuple[str, str], Table]] = {
     ("", "Secret"): SECRET,
     ("", "ConfigMap"): CONFIG_MAP,
 }
-"""Every kind that is read. Kinds are told apart by their name from here on: no two here share one."""
+"""Every kind that is read. Kinds are told apart by their name from here on: those here that share one are the same."""
 
 
 def spec_of(table: Table) -> Table:

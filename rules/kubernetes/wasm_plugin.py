@@ -17,7 +17,7 @@ from typing import Final
 from rejoinder.rules import higress
 from rejoinder.rules.document import List, quoted
 from rejoinder.rules.fields import Fields, Place
-from rejoinder.rules.kubernetes.cluster import Cluster, invalid
+from rejoinder.rules.kubernetes.cluster import Cluster, invalid, named_by_higress
 from rejoinder.rules.kubernetes.known import WASM_PLUGIN, check, spec_of
 from rejoinder.rules.kubernetes.objects import Key, Object, alone, items, member, open_fields
 from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault, Status, condition
@@ -26,10 +26,6 @@ from rejoinder.rules.native import ANSWER_FIELDS, domains, scope_answers
 from rejoinder.rules.problem import Problem, Severity
 
 PLUGIN: Final = "custom-response"
-
-_CLUSTER_DOMAIN: Final = ".svc.cluster.local"
-_REGISTRIES: Final = (".static", ".dns", ".nacos")
-"""How Higress ends the names of services that are not Kubernetes'."""
 
 
 @dataclass(slots=True)
@@ -160,31 +156,33 @@ class _Reader:
             # Beside an Envoy with routes of its own, it is that one's routes that are named.
             names = set(find(name)) if self._routes else {name}
             if not names:
-                message = f"{item.path}: there is no {what} called {quoted(name)}"
+                elsewhere = [each for each in self._called(name) if each != name]
+                hint = f": did you mean {quoted(elsewhere[0])}?" if elsewhere else ""
+                message = f"{item.path}: there is no {what} called {quoted(name)}{hint}"
                 self.faults.append(Fault(RESOLVED_REFS, "NotFound", message, item.position))
             found |= names
         return found
 
+    def _called(self, short: str) -> Iterable[str]:
+        """Objects of that name in any namespace, with it."""
+        parts = (route.name.split("/") for route in self._routes if route.title)
+        return dict.fromkeys(f"{each[1]}/{each[2]}" for each in parts if each[2] == short)
+
     def _of_ingress(self, name: str) -> Iterable[str]:
         for route in self._routes:
-            # A route of a manifest is called `ingress/NAMESPACE/NAME/...`; the namespace may be left out.
+            # A route of a manifest is called `ingress/NAMESPACE/NAME/...`. Higress leaves out its own namespace, where
+            # its plug-ins are, and only that (pkg/ingress/kube/common/tool.go, GenerateUniqueRouteName).
             names = [route.name]
             if route.title:
                 _, namespace, short, *_ = route.name.split("/")
-                names = [short, f"{namespace}/{short}"]
+                names = [f"{namespace}/{short}", *([short] if namespace == self._object.key.namespace else [])]
             if name in names:
                 yield route.name
 
     def _of_service(self, name: str) -> Iterable[str]:
-        host, _, number = name.partition(":")
-        if host.endswith(_CLUSTER_DOMAIN):
-            service, _, namespace = host.removesuffix(_CLUSTER_DOMAIN).partition(".")
-            host = f"{namespace}/{service}"
-        for ending in _REGISTRIES:
-            host = host.removesuffix(ending)
+        wanted = named_by_higress(name)
         for route in self._routes:
             if isinstance(route.action, Forward) and any(
-                upstream == f"{host}:{number}" if number else upstream.partition(":")[0] == host
-                for upstream in route.action.upstreams
+                wanted in (upstream, upstream.partition(":")[0]) for upstream in route.action.upstreams
             ):
                 yield route.name
