@@ -128,7 +128,7 @@ def _elsewhere(ruleset: Ruleset, listen: list[Address]) -> tuple[Listener, ...]:
     left over. A kind is a port of a Gateway, or those of the rule files that have the same certificate, or none.
     """
     kinds: dict[tuple[object, ...], Listener] = {}
-    for each in ruleset.listeners:
+    for each in (*ruleset.listeners, *ruleset.homeless):
         kinds.setdefault(_kind(each), each)
     models = list(kinds.values())
     moved = [

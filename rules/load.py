@@ -266,6 +266,7 @@ def _merged(
         upstreams=tuple(upstreams.values()),
         routes=all_routes,
         rules=_with_route_groups(rules.values(), manifests.route_groups),
+        homeless=manifests.homeless,
     )
 
 

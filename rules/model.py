@@ -419,6 +419,8 @@ class Ruleset:
     """In the order in which they are tried."""
     rules: tuple[Rule, ...] = ()
     """In the order in which they are tried."""
+    homeless: tuple[Listener, ...] = ()
+    """Listeners whose address belongs to another Gateway: nobody listens there until they are moved."""
 
     @property
     def groups(self) -> tuple[str, ...]:

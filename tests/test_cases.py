@@ -5,11 +5,13 @@ Manifests are written short: `GATEWAY` and `APP` stand beside each.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rejoinder.cli import main
+from rejoinder.cli.up import _elsewhere
 from rejoinder.rules.answers import claims
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Answer, Forward, Redirect, Route
@@ -353,3 +355,73 @@ def test_the_older_name_of_directresponse_is_read(tmp_path: Path) -> None:
     (route,) = routes(found)
     assert isinstance(route.action, Answer)
     assert (route.action.status_code, route.action.body) == (503, b"closed")
+
+
+TWO = "".join(
+    f"""
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: {name}, namespace: demo}}
+spec: {{listeners: [{{name: http, protocol: HTTP, port: 80}}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: {name}, namespace: demo}}
+spec:
+  parentRefs: [{{name: {name}}}]
+  rules: [{{filters: [{{type: RequestRedirect, requestRedirect: {{hostname: {name}.test}}}}]}}]
+---
+"""
+    for name in ("external", "internal")
+)
+
+
+def test_f06_the_second_gateway_is_where_listen_puts_it(tmp_path: Path) -> None:
+    found = loaded(tmp_path, TWO)
+    assert "Programmed=False (AddressNotUsable)" in complaints(found)[0]
+    assert found.ruleset is not None
+    assert [each.group for each in found.ruleset.listeners] == ["gateway/demo/external/80"]
+    moved = _elsewhere(found.ruleset, [("127.0.0.1", 1), ("127.0.0.2", 1)])
+    assert [(each.address, each.group) for each in moved] == [
+        ("127.0.0.1", "gateway/demo/external/80"),
+        ("127.0.0.2", "gateway/demo/internal/80"),
+    ]
+    (route,) = replace(found.ruleset, listeners=moved).of_group("gateway/demo/internal/80").routes
+    assert isinstance(route.action, Redirect)
+    assert route.action.host == "internal.test"
+    assert _elsewhere(found.ruleset, [("127.0.0.1", 1)])[1:] == (), "nobody listens at an address of another"
+
+
+def test_f12_what_answers_500_or_has_no_effect_is_said(tmp_path: Path) -> None:
+    remove = "{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [content-type]}}"
+    spec = f"  rules: [{{matches: [{{path: {{value: /nothing}}}}]}}, {{filters: [{remove}, {CLOSED}]}}]"
+    nothing, removed = complaints(loaded(tmp_path, GATEWAY + http_route(spec)))
+    assert "it has no backendRefs: there is nothing to forward to; it answers 500" in nothing
+    assert "content-type is not removed" in removed
+
+
+def test_f12_a_rewrite_has_no_query(tmp_path: Path) -> None:
+    rewrite = "{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: '/new?x=1'}}}"
+    spec = f"  rules: [{{filters: [{rewrite}], backendRefs: [{{name: app, port: 80}}]}}]"
+    assert "expected a path without a query" in complaints(loaded(tmp_path, GATEWAY + http_route(spec)))[0]
+
+
+def test_f12_a_parent_that_is_no_gateway_is_called_what_it_is(tmp_path: Path) -> None:
+    text = http_route("  rules: []").replace("{name: edge}", "{group: '', kind: Service, name: app, port: 80}")
+    (complaint,) = complaints(loaded(tmp_path, GATEWAY + text))
+    assert "HTTPRoute demo/r: Service demo/app port 80: Accepted=False" in complaint
+    assert "Service demo/app is no Gateway" in complaint
+
+
+def test_f13_explain_says_what_becomes_of_the_headers_of_a_route(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = "{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: a, value: b}]}}"
+    text = GATEWAY + http_route(f"  rules: [{{filters: [{changes}], backendRefs: [{{name: app, port: 80}}]}}]")
+    (tmp_path / "manifests.yaml").write_text(text)
+    (tmp_path / "rules.yaml").write_text("rules: [{enable_on_status: [5xx], body: busy}]")
+    said = {}
+    for status in ("404", "503"):
+        assert main(["explain", str(tmp_path), "--url", "http://a.test:8080/", "--status", status]) == 0
+        said[status] = "which this answer replaces" in capsys.readouterr().out
+    assert said == {"404": False, "503": True}

@@ -31,6 +31,8 @@ class Manifests:
     """What all manifests say together."""
 
     listeners: tuple[Listener, ...] = ()
+    homeless: tuple[Listener, ...] = ()
+    """As in `Ruleset`."""
     upstreams: tuple[Upstream, ...] = ()
     routes: tuple[Route, ...] = ()
     """In the order in which they are tried within their group."""
@@ -80,6 +82,7 @@ def read_manifests(
     )
     return Manifests(
         listeners=part.listeners,
+        homeless=part.homeless,
         upstreams=tuple(map(found.upstream, names)),
         routes=routes,
         rules=plugins.rules,

@@ -38,6 +38,8 @@ from rejoinder.rules.native import domains
 INVALID_ROUTE_KINDS: Final = "InvalidRouteKinds"
 """The reason where a listener lets in kinds that there are not: it goes on with those that there are."""
 
+ADDRESS_NOT_USABLE: Final = "AddressNotUsable"
+
 ANY_ADDRESS: Final = "0.0.0.0"
 
 _PROTOCOLS: Final = {"HTTP": "http", "HTTPS": "https"}
@@ -120,13 +122,23 @@ class Gateway:
     listeners: tuple[GatewayListener, ...]
     faults: tuple[Fault, ...] = ()
 
+    @property
+    def usable(self) -> bool:
+        """Whether routes can be attached; requests come in if it has its addresses for itself, too."""
+        return all(fault.reason == ADDRESS_NOT_USABLE for fault in self.faults)
+
+    @property
+    def homeless(self) -> bool:
+        """Whether another Gateway has one of its addresses."""
+        return any(fault.reason == ADDRESS_NOT_USABLE for fault in self.faults)
+
     def group(self, number: int) -> str:
         """How the group of listeners is called that one port of this Gateway is."""
         return RULE_FILES if self.object is None else f"gateway/{self.key}/{number}"
 
     def sockets(self) -> Iterator[Listener]:
         """What Envoy is to listen on."""
-        if self.object is None or self.faults:
+        if self.object is None or not self.usable:
             return
         usable = [each for each in self.listeners if each.usable]
         for number in dict.fromkeys(each.port for each in usable):

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from rejoinder.rules.kubernetes.cluster import Cluster
+from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster
 from rejoinder.rules.kubernetes.direct_response import KIND as DIRECT_RESPONSE
 from rejoinder.rules.kubernetes.direct_response import direct_response_status, read_direct_response
-from rejoinder.rules.kubernetes.gateway import Gateway, GatewayListener, read_gateway
+from rejoinder.rules.kubernetes.gateway import ADDRESS_NOT_USABLE, Gateway, GatewayListener, read_gateway
 from rejoinder.rules.kubernetes.http_route import HttpRoute, Match, ParentRef, read_http_route
 from rejoinder.rules.kubernetes.objects import Key, annotations_without_effect
 from rejoinder.rules.kubernetes.status import (
@@ -52,6 +52,7 @@ class Part:
     """What a format says."""
 
     listeners: tuple[Listener, ...] = ()
+    homeless: tuple[Listener, ...] = ()
     routes: tuple[Route, ...] = ()
     statuses: tuple[Status, ...] = ()
     notes: tuple[Problem, ...] = ()
@@ -93,7 +94,8 @@ def read_gateway_api(cluster: Cluster) -> Part:
     entries += (entry for gateway in gateways for entry in _fences(gateway))
     entries.sort(key=lambda entry: entry[0])
     return Part(
-        listeners=tuple(socket for gateway in gateways for socket in gateway.sockets()),
+        listeners=tuple(socket for gateway in gateways if not gateway.homeless for socket in gateway.sockets()),
+        homeless=tuple(socket for gateway in gateways if gateway.homeless for socket in gateway.sockets()),
         routes=tuple(dict.fromkeys(route for _, route in entries)),
         statuses=(
             *(
@@ -121,10 +123,10 @@ def _on_their_own(gateways: Iterable[Gateway]) -> list[Gateway]:
             address, number = clash
             message = (
                 f"{address} port {number} belongs to Gateway {taken[clash].key} already: "
-                "give one of them an address of its own in spec.addresses"
+                "give one of them an address of its own in spec.addresses, or with up --listen"
             )
             assert gateway.object is not None, "only objects have sockets"
-            fault = Fault(PROGRAMMED, "AddressNotUsable", message, gateway.object.position)
+            fault = Fault(PROGRAMMED, ADDRESS_NOT_USABLE, message, gateway.object.position)
             result.append(replace(gateway, faults=(*gateway.faults, fault)))
         else:
             taken.update(dict.fromkeys(sockets, gateway))
@@ -143,8 +145,8 @@ def _attach(
     def none(reason: str, message: str) -> tuple[list[_Attachment], Fault]:
         return [], Fault(ACCEPTED, reason, message, ref.position)
 
-    if not ref.is_gateway:
-        return none("NoMatchingParent", "this parent is no Gateway, and no other kind is supported")
+    if (ref.group, ref.kind) != (GATEWAY_API, "Gateway"):
+        return none("NoMatchingParent", f"{ref.kind} {ref.key} is no Gateway, and no other parent is supported")
     gateway = gateways.get(ref.key) if gateways else _rule_files(ref.key)
     if gateway is None:
         return none("NoMatchingParent", f"there is no Gateway {ref.key}: add it to the files")
@@ -162,7 +164,7 @@ def _attach(
             f"no listener of Gateway {ref.key} lets in HTTPRoutes of {route.object.key.namespace}: see allowedRoutes"
         )
         return none("NotAllowedByListeners", message)
-    usable = [each for each in allowed if each.usable and not gateway.faults]
+    usable = [each for each in allowed if each.usable and gateway.usable]
     if not usable:
         return none("NoMatchingParent", f"Gateway {ref.key} cannot be used: see its own conditions")
     met = [
@@ -216,7 +218,7 @@ def _parent_status(
         conditions.append(
             Condition(PARTIALLY_INVALID, True, "UnsupportedValue", f"rule {numbers} answers 500, the others work")
         )
-    return ParentStatus(ref.key, ref.section, ref.port, tuple(conditions))
+    return ParentStatus(ref.key, ref.section, ref.port, tuple(conditions), ref.group, ref.kind)
 
 
 def _faults(route: HttpRoute) -> tuple[Fault, ...]:

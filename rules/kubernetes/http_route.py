@@ -89,7 +89,8 @@ class ParentRef:
     key: Key
     section: str = ""
     port: int | None = None
-    is_gateway: bool = True
+    group: str = GATEWAY_API
+    kind: str = "Gateway"
     position: Position = field(default=Position("", 0), compare=False)
 
 
@@ -181,7 +182,8 @@ def _parent(place: Place, each: Object) -> ParentRef:
         Key(namespace, fields.require("name", Place.string, "")),
         section=fields.get("sectionName", Place.string, ""),
         port=fields.get("port", port, None),
-        is_gateway=(group, kind) == (GATEWAY_API, "Gateway"),
+        group=group,
+        kind=kind,
         position=place.position,
     )
 
@@ -327,15 +329,20 @@ class _RuleReader:
             message = "CORS has no effect where the gateway answers or redirects by itself: remove one of them"
             self._fault(place, UNSUPPORTED_VALUE, message)
         if filters.responses:
+            if "content-type" in filters.response_headers.remove:
+                note = f"{self._route.title}: {place.path}: content-type is not removed: an answer with a body has one"
+                self.notes.append(Problem(place.position, note, Severity.WARNING))
             return _with_headers(filters.responses[0], filters.response_headers)
         if filters.redirect:
             return filters.redirect
-        return self._forward(filters, [each.backend for each in backends], timeout)
+        return self._forward(place, filters, [each.backend for each in backends], timeout)
 
     def _exclude(self, place: Place, one: str, other: str) -> None:
         self._fault(place, INCOMPATIBLE_FILTERS, f"{one} and {other} exclude each other: remove one of them")
 
-    def _forward(self, filters: _Filters, backends: Sequence[Backend], timeout: float) -> Answer | Forward:
+    def _forward(
+        self, place: Place, filters: _Filters, backends: Sequence[Backend], timeout: float
+    ) -> Answer | Forward:
         usable = [each for each in backends if each.weight and each.upstream is not None]
         if not usable:
             if not backends:
@@ -345,6 +352,9 @@ class _RuleReader:
             else:
                 reason = "none of its backendRefs can be used"
             # A rule without backends is no mistake for the specification, but it says 500.
+            if not backends and not self._faults and place.path.endswith("]"):  # a rule that is written
+                note = f"{self._route.title}: {place.path}: {reason}; it answers 500"
+                self.notes.append(Problem(place.position, note, Severity.WARNING))
             text = "; ".join([reason, *(fault.message for fault in self._faults)])
             return Answer(500, (("content-type", "text/plain"),), f"{self._route.title}: {text}\n".encode())
         rewrite = filters.rewrite or Rewrite()

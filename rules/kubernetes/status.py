@@ -92,6 +92,8 @@ class ParentStatus:
     section: str = ""
     port: int | None = None
     conditions: tuple[Condition, ...] = ()
+    group: str = "gateway.networking.k8s.io"
+    kind: str = "Gateway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ class Status:
         for listener in self.listeners:
             yield from ((f"listener {listener.name}", each) for each in listener.conditions)
         for parent in self.parents:
-            where = f"Gateway {parent.parent}" + (f" listener {parent.section}" if parent.section else "")
+            where = f"{parent.kind} {parent.parent}" + (f" listener {parent.section}" if parent.section else "")
             where += f" port {parent.port}" if parent.port else ""
             yield from ((where, each) for each in parent.conditions)
 
@@ -195,8 +197,8 @@ class Status:
 
 def _parent_ref(parent: ParentStatus) -> dict[str, Any]:
     return {
-        "group": "gateway.networking.k8s.io",
-        "kind": "Gateway",
+        "group": parent.group,
+        "kind": parent.kind,
         "namespace": parent.parent.namespace,
         "name": parent.parent.name,
         **({"sectionName": parent.section} if parent.section else {}),
