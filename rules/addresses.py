@@ -11,10 +11,10 @@ import re
 from dataclasses import replace
 from typing import Final
 
-from rejoinder.rules.document import quoted
-from rejoinder.rules.fields import Place, content_beside
+from rejoinder.rules.document import Map, quoted
+from rejoinder.rules.fields import Fields, Place, content_beside
 from rejoinder.rules.files import UnreadableError
-from rejoinder.rules.model import Endpoint, Listener, Upstream
+from rejoinder.rules.model import Endpoint, HealthCheck, Listener, Upstream, UpstreamTls, numbered
 
 ECHO: Final = "builtin:echo"
 """The upstream URL that stands for the small server in `rejoinder up`."""
@@ -42,7 +42,7 @@ def listeners(place: Place) -> tuple[Listener, ...]:
         lines[address] = item.node.line
         return found
 
-    return place.one_or_more(another)
+    return numbered(place.one_or_more(another))
 
 
 def upstreams(place: Place) -> tuple[Upstream, ...]:
@@ -52,10 +52,28 @@ def upstreams(place: Place) -> tuple[Upstream, ...]:
 
 
 def upstream(name: str, place: Place) -> Upstream:
-    """One upstream: a URL or a list of them."""
+    """One upstream: a URL or a list of them, or a mapping that has these and says more."""
     place = place.about(f"upstream {quoted(name)}")
     if not re.fullmatch(r"[A-Za-z0-9._/:-]+", name):
         raise place.mistake("expected a name of letters, digits and . _ / -")
+    if not isinstance(place.node, Map):
+        return _at_urls(name, place)
+    fields = place.fields("urls", "http2", "host", "tls", "connect_timeout", "health_check")
+    found = fields.require("urls", functools.partial(_at_urls, name), Upstream(name, ()))
+    if "tls" in fields and not found.tls and found.endpoints:
+        fields["tls"].error("only https:// upstreams have TLS")
+    return replace(
+        found,
+        http2=fields.get("http2", Place.boolean, False),
+        host=fields.get("host", _host_header, None),
+        tls_options=fields.get("tls", _upstream_tls, UpstreamTls()),
+        connect_timeout=fields.get("connect_timeout", lambda it: it.duration(0.001, "1ms"), found.connect_timeout),
+        health_check=fields.get("health_check", _health_check, None),
+        position=place.position,
+    )
+
+
+def _at_urls(name: str, place: Place) -> Upstream:
     urls = place.one_or_more(_url)
     schemes = {scheme for scheme, _ in urls}
     if len(schemes) > 1 or (ECHO in schemes and len(urls) > 1):
@@ -67,6 +85,53 @@ def upstream(name: str, place: Place) -> Upstream:
         echo=ECHO in schemes,
         position=place.position,
     )
+
+
+def _host_header(place: Place) -> str:
+    text = place.string()
+    name, _, number = text.rpartition(":") if re.search(r":[0-9]{1,5}$", text) else (text, "", "80")
+    if _host(name) is None or int(number) not in PORTS:
+        raise place.expected('a host such as "example.com", maybe with a port')
+    return text
+
+
+def _upstream_tls(place: Place) -> UpstreamTls:
+    fields = place.fields("ca", "sni", "certificate", "key")
+    if ("certificate" in fields) != ("key" in fields):
+        place.error("certificate and key are given together")
+    certificate, key = _pair(fields)
+    return UpstreamTls(
+        ca=fields.get("ca", _authorities, None),
+        sni=fields.get("sni", _sni, None),
+        certificate=certificate or None,
+        key=key or None,
+    )
+
+
+def _sni(place: Place) -> str:
+    text = place.string()
+    if not HOST_NAME.fullmatch(text):
+        raise place.expected("a host name")
+    return text
+
+
+_DEFAULT_CHECK: Final = HealthCheck("/")
+
+
+def _health_check(place: Place) -> HealthCheck:
+    fields = place.fields("path", "interval", "timeout")
+    return HealthCheck(
+        path=fields.require("path", _check_path, "/"),
+        interval=fields.get("interval", lambda it: it.duration(0.1, "100ms"), _DEFAULT_CHECK.interval),
+        timeout=fields.get("timeout", lambda it: it.duration(0.01, "10ms"), _DEFAULT_CHECK.timeout),
+    )
+
+
+def _check_path(place: Place) -> str:
+    text = place.string()
+    if not re.fullmatch(r"/[!-~]*", text):
+        raise place.expected('a path starting with "/", without spaces')
+    return text
 
 
 def _url(place: Place) -> tuple[str, Endpoint | None]:
@@ -106,19 +171,37 @@ def _ip_address(text: str) -> str | None:
 
 
 def _listener(place: Place) -> Listener:
-    if not place.has("address", "certificate", "key"):
+    if not isinstance(place.node, Map):
         return _address(place)
-    fields = place.fields("address", "certificate", "key")
+    fields = place.fields("address", "certificate", "key", "client_ca")
     listener = fields.require("address", _address, Listener("", 0))
-    certificate = fields.require("certificate", _pem_file, b"")
-    key = fields.require("key", _pem_file, b"")
+    for name in ("certificate", "key"):
+        fields.require(name, lambda _: None, None)
+    certificate, key = _pair(fields)
+    client_ca = fields.get("client_ca", _authorities, None)
+    return replace(listener, certificate=certificate, key=key, client_ca=client_ca, position=place.position)
+
+
+def _pair(fields: Fields) -> tuple[bytes, bytes]:
+    """A certificate chain and its key; what is not given is empty."""
+    certificate = fields.get("certificate", _pem_file, b"")
+    key = fields.get("key", _pem_file, b"")
     if certificate and key:
         paths = (fields[name].beside(fields[name].string()) for name in ("certificate", "key"))
         try:
-            place.source.files.check_pair(*paths)
+            fields.place.source.files.check_pair(*paths)
         except UnreadableError as reason:
             fields["certificate"].error(str(reason))
-    return replace(listener, certificate=certificate, key=key, position=place.position)
+    return certificate, key
+
+
+def _authorities(place: Place) -> bytes:
+    content = _pem_file(place)
+    try:
+        place.source.files.check_authorities(content)
+    except UnreadableError as reason:
+        raise place.mistake(str(reason)) from None
+    return content
 
 
 def _pem_file(place: Place) -> bytes:

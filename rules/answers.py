@@ -108,7 +108,7 @@ def _named(patterns: tuple[tuple[StatusPattern, ...], ...]) -> Mapping[int, int]
     """By status, which answer's patterns it is about."""
     found: dict[int, int] = {}
     claimed = [(pattern, number) for number, of_answer in enumerate(patterns) for pattern in of_answer]
-    for pattern, number in sorted(claimed, key=lambda claim: -len(claim[0].digits)):  # stable: written order
+    for pattern, number in sorted(claimed, key=lambda claim: -claim[0].exactness):  # stable: written order
         for status in pattern.statuses():
             found.setdefault(status, number)
     return dict(sorted(found.items()))

@@ -230,7 +230,7 @@ class _OpenMap:
             self.report(key.line, f"expected a name as key, got {describe(key)}")
         elif key is _MERGE_KEY:
             self._merge(node)
-        elif key.kind is not ScalarKind.STRING:
+        elif key.kind is not ScalarKind.STRING and key.text.lower() not in _WORDS:
             self.report(key.line, f"expected a name as key, got {describe(key)} - put it in quotes")
         elif (first := self.entries.get(key.text)) is not None:
             self.report(key.line, f"the key {quoted(key.text)} is given twice, first in line {first.line}")
@@ -253,6 +253,9 @@ class _OpenMap:
                 self.entries.setdefault(name, entry)
         return Map(self.line, self.entries, self.weight)
 
+
+# YAML 1.1 takes them for booleans, which no key is here; YAML 1.2 does not.
+_WORDS: Final = ("on", "off", "yes", "no")
 
 _MERGE_KEY: Final = Scalar(0, "<<", ScalarKind.STRING, 1)
 

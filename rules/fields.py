@@ -27,6 +27,11 @@ from rejoinder.rules.problem import Problem, Severity
 _SHOWN_NAMES: Final = 20
 """How many names a message lists: all fields of a mapping, but not ten thousand routes."""
 
+_DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST: Final = 8760 * 3600.0
+"""A year; protobuf's own durations end after 10,000."""
+
 T = TypeVar("T")
 D = TypeVar("D")
 
@@ -61,6 +66,8 @@ class Source:
     upstreams: list[Mention] = field(default_factory=list)
     rules: int = 0
     """How many rules were met so far."""
+    lenient: bool = False
+    """What this is written for ignores fields that it does not know, so they are warnings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +136,19 @@ class Place:
             return int(self.node.text)
         raise self.expected(f"{what} from {allowed.start} to {allowed.stop - 1}")
 
+    def duration(self, least: float = 0.0, why: str = "") -> float:
+        """A duration in seconds, such as `100ms`, from `least` on; `why` is what a message says about shorter ones."""
+        text = self.node.text if isinstance(self.node, Scalar) else ""
+        found = _DURATION.fullmatch(text)
+        if found is None:
+            raise self.expected('a duration such as "1s", "100ms", "1m" or "1h"')
+        seconds = float(found[1]) * _SECONDS[found[2]]
+        if seconds < least:
+            raise self.expected(f"a duration of at least {why}")
+        if seconds > _LONGEST:
+            raise self.expected("a duration of at most 8760h")
+        return seconds
+
     def boolean(self) -> bool:
         if isinstance(self.node, Scalar) and self.node.kind is ScalarKind.BOOLEAN:
             return self.node.text.lower() in ("true", "yes", "on")
@@ -166,11 +186,23 @@ class Place:
         """
         if not isinstance(self.node, Map):
             raise self.expected(f"a mapping with {_one_of(known)}")
-        unknown = [(name, entry) for name, entry in self.node.entries.items() if name not in known]
-        for name, entry in unknown:
-            key = replace(self, node=Scalar(entry.line, name, ScalarKind.STRING, 1))
-            key.error(f"unknown field {quoted(name)}, {closest(name, known)}")
-        return Fields(self, {name: self.field(name) for name in self.node.entries if name in known}, bool(unknown))
+        unknown = [name for name in self.node.entries if name not in known]
+        for name in unknown:
+            if self.source.lenient:
+                self.key(name).warn(f"the field {quoted(name)} is ignored, {closest(name, known)}")
+            else:
+                self.unknown(name, known)
+        given = {name: self.field(name) for name in self.node.entries if name in known}
+        return Fields(self, given, bool(unknown) and not self.source.lenient)
+
+    def unknown(self, name: str, known: Iterable[str]) -> None:
+        """Note that one of the fields that are given is not among those that there are."""
+        self.key(name).error(f"unknown field {quoted(name)}, {closest(name, known)}")
+
+    def key(self, name: str) -> Place:
+        """Where the name of a field stands that is given."""
+        assert isinstance(self.node, Map)
+        return replace(self, node=Scalar(self.node.entries[name].line, name, ScalarKind.STRING, 1))
 
     @property
     def empty(self) -> bool:

@@ -100,6 +100,17 @@ class Files:
                 reason = reason.lower().replace("_", " ")
                 raise UnreadableError(f"not a certificate and its key in PEM: {reason}") from None
 
+    def check_authorities(self, certificates: bytes) -> None:
+        """Check that a text is certificates of authorities.
+
+        Raises:
+            UnreadableError: it is not, in PEM; tell the author.
+        """
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=certificates.decode("ascii"))
+        except (OSError, ValueError):
+            raise UnreadableError("not certificates in PEM") from None
+
     def fingerprints(self) -> dict[Path, Fingerprint]:
         """Everything that was looked at, and would have to be looked at again."""
         return {path: _fingerprint(content) for path, content in self.contents.items()}

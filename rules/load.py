@@ -22,7 +22,17 @@ from rejoinder.rules.document import Scalar, ScalarKind, quoted
 from rejoinder.rules.fields import Mention, Place, Source, closest, similar_to
 from rejoinder.rules.files import SUFFIXES, Files, Fingerprint, UnreadableError
 from rejoinder.rules.kubernetes import Status
-from rejoinder.rules.model import DEFAULT_LISTENER, RULE_FILES, Listener, Position, Route, Rule, Ruleset, Upstream
+from rejoinder.rules.model import (
+    DEFAULT_LISTENER,
+    RULE_FILES,
+    Forward,
+    Listener,
+    Position,
+    Route,
+    Rule,
+    Ruleset,
+    Upstream,
+)
 from rejoinder.rules.problem import Problem, Severity
 from rejoinder.rules.reload import Memory
 from rejoinder.rules.shadow import shadowed
@@ -96,11 +106,16 @@ def load(
     overrides = tuple(_override(command_line, name, url) for name, url in upstreams.items())
 
     given = {each.name: each for each in overrides}
-    objects = (each for part in parts for each in part.objects)
+    objects = [each for part in parts for each in part.objects]
     addresses_of = {each.name: each for part in parts for each in part.upstreams} | given
     routes = [each for part in parts for each in part.routes]
     manifests = kubernetes.read_manifests(objects, addresses_of, routes)
     problems += manifests.notes
+    if objects and all(part == Part(objects=part.objects) for part in parts):
+        skipped = [note for note in manifests.notes if note.severity is Severity.NOTE]
+        if len(skipped) == len(objects):
+            text = "nothing was loaded: no object here is of a kind that is read"
+            problems.append(Problem(objects[0].position._replace(line=0), text))
     ruleset = _merged(parts, manifests, given, problems)
     _check_mentions(read, ruleset, manifests.route_groups)
     problems += [problem for source in (*read, command_line) for problem in source.problems]
@@ -238,7 +253,7 @@ def _merged(
     upstreams |= {each.name: each for each in manifests.upstreams}
     routes = _unique("route", (each for part in parts for each in part.routes), problems)
     rules = _unique("rule", (*(each for part in parts for each in part.rules), *manifests.rules), problems)
-    all_routes = (*routes.values(), *manifests.routes)
+    all_routes = _with_hosts((*routes.values(), *manifests.routes), upstreams)
     # Where Gateways listen, the address of rule files is needed only if something is to be found there.
     needed = not manifests.listeners or any(route.group == RULE_FILES for route in all_routes)
     listeners = given[0] if given else (DEFAULT_LISTENER,) if needed else ()
@@ -253,7 +268,23 @@ def _merged(
         upstreams=tuple(upstreams.values()),
         routes=all_routes,
         rules=_with_route_groups(rules.values(), manifests.route_groups),
+        homeless=manifests.homeless,
     )
+
+
+def _with_hosts(routes: tuple[Route, ...], upstreams: Mapping[str, Upstream]) -> tuple[Route, ...]:
+    """Routes with the Host that their upstreams want, where they say no other."""
+    wanted = {name: each.host for name, each in upstreams.items() if each.host is not None}
+
+    def resolved(route: Route) -> Route:
+        action = route.action
+        if not isinstance(action, Forward) or action.rewrite.host or wanted.keys().isdisjoint(action.upstreams):
+            return route
+        backends = tuple(replace(each, host=each.host or wanted.get(each.upstream or "")) for each in action.backends)
+        rewrite = replace(action.rewrite, host=wanted.get(action.upstream))
+        return replace(route, action=replace(action, backends=backends, rewrite=rewrite))
+
+    return tuple(map(resolved, routes)) if wanted else routes
 
 
 def _with_route_groups(rules: Iterable[Rule], groups: Mapping[str, tuple[str, ...]]) -> tuple[Rule, ...]:

@@ -7,6 +7,8 @@ Everything here is frozen and compares by content; nothing here reads files, kno
 from __future__ import annotations
 
 import enum
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
@@ -99,12 +101,21 @@ class StatusPattern:
     """Upstream statuses, as `enable_on_status` names them: `503`, `50x`, `5xx`."""
 
     digits: str
-    """One to three digits; the missing ones fit every digit. Three digits are one exact status."""
+    """Up to three digits; `x`, and what is missing at the end, fits every digit. Three digits are one exact status."""
 
-    def statuses(self) -> range:
-        """The statuses that it stands for."""
-        missing = 10 ** (3 - len(self.digits))
-        return range(int(self.digits) * missing, (int(self.digits) + 1) * missing)
+    def statuses(self) -> tuple[int, ...]:
+        """The statuses that it stands for, of those that an upstream's response may have."""
+        wanted = str(self)
+        return tuple(
+            status
+            for status in STATUSES
+            if all(digit in ("x", given) for digit, given in zip(wanted, str(status), strict=True))
+        )
+
+    @property
+    def exactness(self) -> int:
+        """How many digits it names."""
+        return sum(digit.isdigit() for digit in self.digits)
 
     def __str__(self) -> str:
         return self.digits.ljust(3, "x")
@@ -230,6 +241,20 @@ class Cors:
     """In seconds."""
 
 
+WEBSOCKET: Final = ("websocket",)
+"""The upgrades that a route has if it does not say any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """When a request is sent to the upstream once more."""
+
+    attempts: int
+    """Beside the first one."""
+    on: tuple[str, ...]
+    """Statuses and patterns as in `StatusPattern`, `connect-failure`, `refused-stream`, `reset`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Forward:
     """A route's action: ask an upstream."""
@@ -242,9 +267,12 @@ class Forward:
     mirrors: tuple[tuple[str, float], ...] = ()
     """Upstreams that get a copy of a percentage of the requests; what they say is thrown away."""
     cors: Cors | None = None
-    timeout: float | None = None
-    """In seconds; 0: none. None: Envoy's own, 15 seconds."""
-    upgrades: tuple[str, ...] = ()
+    timeout: float = 0.0
+    """In seconds, for the whole response; 0: none."""
+    idle_timeout: float | None = None
+    """In seconds, while nothing is sent either way; 0: none. None: the listener's."""
+    retries: Retries | None = None
+    upgrades: tuple[str, ...] = WEBSOCKET
     """Protocols that a client may ask to switch to, such as `websocket`."""
 
     @property
@@ -300,6 +328,30 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class UpstreamTls:
+    """How a TLS upstream is told from others, and what it is shown."""
+
+    ca: bytes | None = None
+    """PEM, whom to trust; None: as for all upstreams."""
+    sni: str | None = None
+    """The name to ask for, and to find in the certificate; None: the endpoint's own."""
+    certificate: bytes | None = None
+    """PEM, the chain that Envoy shows; None: it has none to show."""
+    key: bytes | None = field(default=None, repr=False)
+    """PEM; given when `certificate` is."""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """A request that is sent to each endpoint from time to time; one that fails gets no others."""
+
+    path: str
+    interval: float = 10.0
+    timeout: float = 2.0
+    """Both in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
 class Upstream:
     """A named backend; requests are spread over its addresses in turn."""
 
@@ -311,7 +363,13 @@ class Upstream:
     echo: bool = False
     """`builtin:echo`: the small server that `rejoinder up` runs itself."""
     http2: bool = False
-    """HTTP/2 without TLS (h2c)."""
+    """HTTP/2, without negotiation (h2c where there is no TLS)."""
+    host: str | None = None
+    """The Host that it gets, if a route says no other; None: the request's."""
+    tls_options: UpstreamTls = UpstreamTls()
+    connect_timeout: float = 5.0
+    """In seconds."""
+    health_check: HealthCheck | None = None
     position: Position = field(default=Position("", 0), compare=False)
 
 
@@ -329,9 +387,23 @@ class Listener:
     """PEM; given when `certificate` is."""
     more_certificates: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
     """Further chains with their keys; a client gets the one that fits the name it asks for (SNI)."""
+    client_ca: bytes | None = None
+    """PEM: who has no certificate of one of these authorities is refused; None: nobody is asked for one."""
+    number: int = 1
+    """Which one it is of several with this address, as port 0 may be given many times."""
     group: str = RULE_FILES
     """Which routes it has: those of the same group."""
     position: Position = field(default=Position("", 0), compare=False)
+
+
+def numbered(listeners: Iterable[Listener]) -> tuple[Listener, ...]:
+    """Listeners with those told apart that have the same address."""
+    count: Counter[tuple[str, int]] = Counter()
+    result: list[Listener] = []
+    for each in listeners:
+        count[each.address, each.port] += 1
+        result.append(replace(each, number=count[each.address, each.port]))
+    return tuple(result)
 
 
 DEFAULT_LISTENER: Final = Listener("0.0.0.0", 10000)
@@ -347,6 +419,8 @@ class Ruleset:
     """In the order in which they are tried."""
     rules: tuple[Rule, ...] = ()
     """In the order in which they are tried."""
+    homeless: tuple[Listener, ...] = ()
+    """Listeners whose address belongs to another Gateway: nobody listens there until they are moved."""
 
     @property
     def groups(self) -> tuple[str, ...]:

@@ -11,18 +11,20 @@ import functools
 import mimetypes
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 from urllib.parse import quote
 
 from rejoinder.rules.addresses import HOST_NAME, PORTS, is_ipv6
 from rejoinder.rules.answers import BODILESS
 from rejoinder.rules.document import List, Map, Scalar, ScalarKind, quoted
-from rejoinder.rules.fields import Fields, Mention, Place, content_beside
+from rejoinder.rules.fields import FieldError, Fields, Mention, Place, content_beside
 from rejoinder.rules.handlers import HANDLER_NAME
 from rejoinder.rules.matching import RegexError, compile_regex
 from rejoinder.rules.model import (
     EVERY_PATH,
     STATUSES,
+    WEBSOCKET,
     Answer,
     Forward,
     Header,
@@ -31,6 +33,8 @@ from rejoinder.rules.model import (
     RateLimit,
     Redirect,
     RequestMatch,
+    Retries,
+    Rewrite,
     Route,
     Rule,
     Scope,
@@ -62,10 +66,8 @@ _NAME: Final = re.compile(r"[A-Za-z0-9._/-]+")  # becomes part of Envoy resource
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _VALUE_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # a tab is allowed, RFC 9110, section 5.5
-_STATUS_PATTERN: Final = re.compile(r"[2-5]([0-9][0-9x]|xx)", re.IGNORECASE)
+_STATUS_PATTERN: Final = re.compile(r"[2-5][0-9]{2}|(?=.*x)[1-5x][0-9x]{2}", re.IGNORECASE)
 _PATH_SAFE: Final = "/%:@!$&'()*+,;=-._~"  # pchar, RFC 3986, section 3.3
-_DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
-_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 _CONNECTION_HEADERS: Final = frozenset(
     ("connection", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
@@ -85,18 +87,21 @@ def routes(place: Place) -> tuple[Route, ...]:
 def _route(place: Place) -> Route:
     place = _about(place, "route", "")
     fields = place.fields(
-        "name", "domains", *REQUEST_FIELDS, "upstream", "respond", "redirect", "rate_limit"
+        "name", "domains", *REQUEST_FIELDS, "upstream", "respond", "redirect", "rate_limit", *_FORWARD_FIELDS
     )  # fmt: skip
     action = fields.only_one("upstream", "respond", "redirect")
     if action is None and not fields.unknown:
         place.error("expected one of upstream, respond, redirect")
-    if "rate_limit" in fields and action != "upstream":
-        fields["rate_limit"].error("only a route with an upstream can have a rate limit")
+    for each in ("rate_limit", *_FORWARD_FIELDS):
+        if each in fields and action not in ("upstream", None):
+            fields[each].error(f"only a route with an upstream can have {each}")
+    request = _request(fields)
+    found = fields.get(action or "", _ACTIONS[action or "upstream"], Answer())
     return Route(
         name=fields.require("name", name, ""),
-        action=fields.get(action or "", _ACTIONS[action or "upstream"], Answer()),
+        action=_forwarding(fields, found, request) if isinstance(found, Forward) else found,
         domains=fields.get("domains", domains, ()),
-        request=_request(fields),
+        request=request,
         rate_limit=fields.get("rate_limit", _rate_limit, None),
         position=place.position,
     )
@@ -106,6 +111,73 @@ def _forward(place: Place) -> Forward:
     upstream = name(place)
     place.source.upstreams.append(Mention(place, upstream))
     return Forward(upstream)
+
+
+_FORWARD_FIELDS: Final = ("timeout", "idle_timeout", "retries", "upgrades", "rewrite")
+
+
+def _forwarding(fields: Fields, forward: Forward, request: RequestMatch) -> Forward:
+    return replace(
+        forward,
+        rewrite=fields.get("rewrite", functools.partial(_rewrite, request=request), Rewrite()),
+        timeout=fields.get("timeout", Place.duration, forward.timeout),
+        idle_timeout=fields.get("idle_timeout", Place.duration, None),
+        retries=fields.get("retries", _retries, None),
+        upgrades=fields.get("upgrades", lambda it: it.each(_upgrade), WEBSOCKET),
+    )
+
+
+def _rewrite(place: Place, request: RequestMatch) -> Rewrite:
+    fields = place.fields("host", "path", "prefix")
+    if not fields.given and not fields.unknown:
+        raise place.expected("at least one of host, path, prefix")
+    fields.only_one("path", "prefix")
+    if "prefix" in fields and request.path.kind is not PathKind.PREFIX:
+        fields["prefix"].error("takes the place of the route's prefix, and it has none: write path")
+    return Rewrite(
+        host=fields.get("host", redirect_host, None),
+        path=fields.get("path", rewrite_path, None),
+        prefix=fields.get("prefix", _prefix, None),
+    )
+
+
+def rewrite_path(place: Place) -> str:
+    """A path to ask an upstream for. The request's query is kept, so it has none."""
+    text = redirect_path(place)
+    if "?" in text:
+        raise place.mistake(f"expected a path without a query, got {quoted(text)}: that of the request is kept")
+    return text
+
+
+def _retries(place: Place) -> Retries:
+    fields = place.fields("attempts", "on")
+    return Retries(
+        attempts=fields.require("attempts", lambda it: it.integer(range(1, 11), "a number of attempts"), 1),
+        on=fields.get("on", lambda it: _distinct(it.one_or_more(_retry_reason)), DEFAULT_RETRIES),
+    )
+
+
+RETRY_REASONS: Final = ("connect-failure", "refused-stream", "reset")
+"""What retries may be made on beside statuses, in Envoy's words."""
+DEFAULT_RETRIES: Final = RETRY_REASONS[:2]
+"""Those where the upstream has not seen the request."""
+
+
+def _retry_reason(place: Place) -> str:
+    node = place.node
+    if isinstance(node, Scalar) and node.text in RETRY_REASONS:
+        return node.text
+    try:
+        return str(_status_pattern(place))
+    except FieldError:
+        raise place.expected(f"a status, a pattern such as 5xx, or one of {', '.join(RETRY_REASONS)}") from None
+
+
+def _upgrade(place: Place) -> str:
+    text = place.string()
+    if not _TOKEN.fullmatch(text) or text.lower() in ("connect", "connect-udp", "h2c"):
+        raise place.expected("a protocol such as websocket")
+    return text.lower()
 
 
 def _respond(place: Place) -> Answer:
@@ -178,17 +250,7 @@ def _rate_limit(place: Place) -> RateLimit:
 
 
 def _interval(place: Place) -> float:
-    wanted = 'a duration such as "1s", "100ms", "1m" or "1h"'
-    text = place.node.text if isinstance(place.node, Scalar) else ""
-    duration = _DURATION.fullmatch(text)
-    if duration is None:
-        raise place.expected(wanted)
-    seconds = float(duration[1]) * _SECONDS[duration[2]]
-    if seconds < MIN_RATE_LIMIT_INTERVAL:
-        raise place.expected("a duration of at least 50ms, the shortest that Envoy takes")
-    if seconds > 8760 * 3600:  # protobuf's own limit is 10,000 years
-        raise place.expected("a duration of at most 8760h, a year")
-    return seconds
+    return place.duration(MIN_RATE_LIMIT_INTERVAL, "50ms, the shortest that Envoy takes")
 
 
 # --- rules ---
@@ -379,7 +441,10 @@ def _status_pattern(place: Place) -> StatusPattern:
     text = place.node.text if isinstance(place.node, Scalar) else ""
     if not _STATUS_PATTERN.fullmatch(text):
         raise place.expected("a status from 200 to 599, or three characters such as 5xx or 40x")
-    return StatusPattern(text.lower().rstrip("x"))
+    found = StatusPattern(text.lower().rstrip("x"))
+    if not found.statuses():
+        place.warn(f"no response has a status such as {text}: they are 200 to 599")
+    return found
 
 
 def _body(place: Place) -> bytes:

@@ -352,7 +352,7 @@ def test_the_most_specific_match_takes_the_request(
     ("path", "port", "location"),
     [
         pytest.param("/scheme", 80, "https://redirect.test/scheme", id="the well-known port of a new scheme"),
-        pytest.param("/scheme", 8081, "https://redirect.test:443/scheme", id="and not the listener's"),
+        pytest.param("/scheme", 8081, "https://redirect.test/scheme", id="and not the listener's"),
         pytest.param("/host", 80, "http://new.test/host", id="a new host"),
         pytest.param("/host", 8081, "http://new.test:8081/host", id="a new host at the listener's port"),
         pytest.param("/port", 80, "http://redirect.test:8443/port", id="a new port"),
@@ -430,3 +430,30 @@ def test_the_routes_stand_in_the_order_that_decide_takes_them(tmp_path: Path) ->
     assert decision.route is not None
     assert decision.route.title == "HTTPRoute shop/order rule 5 match 0"
     assert decision.route.name == "httproute/shop/order/rule/5/match/0"
+
+
+@pytest.mark.parametrize("listener", [80, 8080])
+@pytest.mark.parametrize("hostnames", ["", "hostnames: [shop.test], ", "hostnames: ['*.test'], "])
+def test_f07_a_new_scheme_has_its_own_port(gateway: Gateway, tmp_path: Path, listener: int, hostnames: str) -> None:
+    path = tmp_path / "manifests.yaml"
+    path.write_text(
+        f"""
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: edge, namespace: demo}}
+spec: {{listeners: [{{name: http, protocol: HTTP, port: {listener}}}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: r, namespace: demo}}
+spec:
+  {{parentRefs: [{{name: edge}}], {hostnames}rules: [{{filters: [
+    {{type: RequestRedirect, requestRedirect: {{scheme: https, statusCode: 301}}}}]}}]}}
+"""
+    )
+    ruleset = load([path]).ruleset
+    assert ruleset is not None
+    place = publish(gateway, ruleset)[f"gateway/demo/edge/{listener}"]
+    assert ask(place, "GET", "shop.test", "/x").values("location") == ["https://shop.test/x"]
+    (location,) = ask(place, "GET", "shop.test:8080", "/x").values("location")
+    assert location in ("https://shop.test/x", "https://shop.test:443/x")

@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from gateway import SECONDS, Gateway, free_port
 
 from rejoinder.rules.load import load
@@ -77,8 +78,10 @@ def test_each_host_gets_its_certificate(gateway: Gateway, tmp_path: Path) -> Non
         assert location(port, name, tmp_path / name, "/plain") == f"http://{name}/plain"
 
 
-def location(port: int, host: str, trusted: Path, path: str) -> str | None:
+def location(port: int, host: str, trusted: Path, path: str, client: tuple[Path, Path] | None = None) -> str | None:
     context = ssl.create_default_context(cafile=str(trusted))
+    if client:
+        context.load_cert_chain(*client)
     with (
         socket.create_connection(("127.0.0.1", port), SECONDS) as plain,
         context.wrap_socket(plain, server_hostname=host) as secured,
@@ -87,6 +90,106 @@ def location(port: int, host: str, trusted: Path, path: str) -> str | None:
         response = http.client.HTTPResponse(secured)
         response.begin()
         return response.headers["location"]
+
+
+def test_f14_a_certificate_may_stand_in_stringdata(tmp_path: Path) -> None:
+    plain = yaml.safe_load(secret(tmp_path, "a.test").removeprefix("\n---\n"))
+    plain["stringData"] = {name: base64.b64decode(value).decode() for name, value in plain.pop("data").items()}
+    only_a = yaml.safe_dump_all([plain, *yaml.safe_load_all(GATEWAY)])
+    (tmp_path / "manifests.yaml").write_text(only_a)
+    loaded = load([tmp_path / "manifests.yaml"])
+    assert not any("listener a:" in str(each) for each in loaded.complaints)
+
+
+AUTHORITIES = "caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]"
+DEMANDS = [
+    pytest.param("", f"frontendValidation: {{{AUTHORITIES}}}", id="of the listener"),
+    pytest.param(f"frontend: {{default: {{validation: {{{AUTHORITIES}}}}}}}", "", id="of the Gateway"),
+    pytest.param(
+        f"frontend: {{perPort: [{{port: 443, tls: {{validation: {{{AUTHORITIES}}}}}}}]}}", "", id="of the port"
+    ),
+]
+
+
+def demanding(folder: Path, gateway: str, listener: str) -> Path:
+    """A Gateway with one listener, and what they demand of clients' certificates."""
+    path = folder / "manifests.yaml"
+    path.write_text(
+        f"""
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: main, namespace: shop}}
+spec:
+  tls: {{{gateway}}}
+  listeners: [{{name: a, port: 443, protocol: HTTPS, tls: {{certificateRefs: [{{name: a.test}}], {listener}}}}}]
+{GATEWAY[GATEWAY.index("---") :]}{secret(folder, "a.test")}"""
+    )
+    return path
+
+
+@pytest.mark.parametrize(("of_gateway", "of_listener"), DEMANDS)
+def test_f03_who_has_no_client_certificate_is_refused(
+    gateway: Gateway, tmp_path: Path, of_gateway: str, of_listener: str
+) -> None:
+    path = demanding(tmp_path, of_gateway, of_listener)
+    secret(tmp_path, "client.test")
+    authority = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "ca", "namespace": "shop"}}
+    data = {"data": {"ca.crt": (tmp_path / "crt").read_text()}}
+    path.write_text(f"{path.read_text()}\n---\n{yaml.safe_dump({**authority, **data})}")
+    loaded = load([path])
+    assert loaded.complaints == ()
+    assert loaded.ruleset is not None
+    (listener,) = loaded.ruleset.listeners
+    port = free_port()
+    event = gateway.publish(
+        gateway.build(loaded.ruleset, (dataclasses.replace(listener, address="127.0.0.1", port=port),))
+    )
+    assert isinstance(event, Accepted), event
+    client = (tmp_path / "crt", tmp_path / "key")
+    assert location(port, "a.test", tmp_path / "a.test", "/x", client) == "https://a.test/new"
+    with pytest.raises((ssl.SSLError, ConnectionError), match=r"(?i)certificate.required|EOF occurred|reset|closed"):
+        location(port, "a.test", tmp_path / "a.test", "/x")
+
+
+@pytest.mark.parametrize(
+    "config_map",
+    [
+        pytest.param("", id="none"),
+        pytest.param("data: {ca.crt: nothing}", id="no certificates"),
+        pytest.param("data: {ca.key: x}", id="no such key"),
+    ],
+)
+@pytest.mark.parametrize(("of_gateway", "of_listener"), DEMANDS)
+def test_f03_without_authorities_nobody_gets_in(
+    tmp_path: Path, of_gateway: str, of_listener: str, config_map: str
+) -> None:
+    path = demanding(tmp_path, of_gateway, of_listener)
+    if config_map:
+        text = f"---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: ca, namespace: shop}}\n{config_map}\n"
+        path.write_text(path.read_text() + "\n" + text)
+    loaded = load([path])
+    assert any("listener a: ResolvedRefs=False (InvalidCACertificateRef)" in str(each) for each in loaded.complaints)
+    assert loaded.ruleset is not None
+    assert not any(each.group.startswith("gateway/") for each in loaded.ruleset.listeners)
+
+
+MISTAKES = [
+    pytest.param("frontend: {perPort: {port: 443}}", "", id="no list"),
+    pytest.param("frontend: {perPort: [{port: '443', tls: {validation: {}}}]}", "", id="a port in quotes"),
+    pytest.param("frontend: {default: {validation: 7}}", "", id="no mapping"),
+    pytest.param("fronted: {}", "", id="misspelt"),
+    pytest.param("", "options: {gateway.istio.io/tls-terminate-mode: MUTUAL}", id="an option"),
+    pytest.param("", f"frontendValidation: {{mode: AllowInsecureFallback, {AUTHORITIES}}}", id="another mode"),
+    pytest.param("", "frontendValidation: {caCertificateRefs: []}", id="no authorities"),
+]
+
+
+@pytest.mark.parametrize(("of_gateway", "of_listener"), MISTAKES)
+def test_f03_a_mistake_lets_nobody_in(tmp_path: Path, of_gateway: str, of_listener: str) -> None:
+    loaded = load([demanding(tmp_path, of_gateway, of_listener)])
+    assert loaded.complaints
+    assert loaded.ruleset is not None
+    assert not any(each.group.startswith("gateway/") for each in loaded.ruleset.listeners)
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,8 @@ def test_a_plugin_with_something_superfluous_goes_on(tmp_path: Path) -> None:
 
 def test_another_plugin_is_skipped_with_a_note(tmp_path: Path) -> None:
     found = loaded(tmp_path, PLUGIN.replace("custom-response:1", "key-auth:1") + "  defaultConfig: {body: a}")
-    (note,) = found.problems
+    nothing, note = found.problems
+    assert "nothing was loaded" in str(nothing)
     assert "note" in note.severity.value
     assert "is skipped: its url does not name the custom-response plug-in" in str(note)
 

@@ -486,10 +486,6 @@ WRONG_IN_A_RULE: Final = [
         )
         for wrong, shown in [
             ("4x", '"4x"'),
-            ("x5x", '"x5x"'),
-            ("5x3", '"5x3"'),
-            ("xxx", '"xxx"'),
-            ("1xx", '"1xx"'),
             ("99", "the number 99"),
             ("600", "the number 600"),
             ("5.5", "the decimal number 5.5"),
@@ -618,7 +614,7 @@ WRONG_ELSEWHERE: Final = [
     ("routes: [{name: a, redirect: {port: 0}}]\n", '1: route "a": redirect.port: expected a port from 1 to 65535, got the number 0'),
     ("routes: [{name: a, redirect: {path: /b, status_code: 304}}]\n", '1: route "a": redirect.status_code: expected one of 301, 302, 303, 307, 308, got the number 304'),
     ("routes: [{name: a, redirect: {scheme: ftp}}]\n", '1: route "a": redirect.scheme: expected http or https, got "ftp"'),
-    ("routes: [{name: a, respond: {body: x}, rate_limit: {requests: 1, per: 1s}}]\n", '1: route "a": rate_limit: only a route with an upstream can have a rate limit'),
+    ("routes: [{name: a, respond: {body: x}, rate_limit: {requests: 1, per: 1s}}]\n", '1: route "a": rate_limit: only a route with an upstream can have rate_limit'),
     *((f"upstreams: {{b: http://b}}\nroutes: [{{name: a, upstream: b, rate_limit: {wrong}}}]\n", f'2: route "a": rate_limit{message}')
       for wrong, message in [
           ("{per: 1s}", ": requests is missing"),

@@ -3,20 +3,20 @@
 In: `Object`s from the files, and the upstreams that the command line gives. Out: `Manifests`, with a status for every
 object. Pure; nothing is raised: what is wrong with an object is in its status and costs no other object anything.
 
-Reading order: `objects` (how fields are read), `cluster` (all objects together), `status` (what becomes of them), then
-a file for each kind: `gateway`, `http_route`, `direct_response`, `gateway_api` (which puts these together), `ingress`,
-`wasm_plugin`.
+Reading order: `known` (which fields there are), `objects` (how they are read), `cluster` (all objects together),
+`status` (what becomes of them), then a file for each kind: `gateway`, `http_route`, `direct_response`, `gateway_api`
+(which puts these together), `ingress`, `wasm_plugin`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
-from rejoinder.rules.kubernetes.cluster import GATEWAY_API, invalid, make_cluster
+from rejoinder.rules.kubernetes.cluster import invalid, make_cluster
 from rejoinder.rules.kubernetes.gateway_api import read_gateway_api
 from rejoinder.rules.kubernetes.ingress import read_ingresses
+from rejoinder.rules.kubernetes.known import KINDS
 from rejoinder.rules.kubernetes.objects import Object, is_object, read_objects
 from rejoinder.rules.kubernetes.status import ACCEPTED, Fault, Status, condition
 from rejoinder.rules.kubernetes.wasm_plugin import read_wasm_plugins
@@ -25,25 +25,14 @@ from rejoinder.rules.problem import Problem, Severity
 
 __all__ = ["Manifests", "Object", "Status", "is_object", "read_manifests", "read_objects"]
 
-# API group and kind: other projects have a Gateway, too.
-_KINDS: Final = (
-    (GATEWAY_API, "Gateway"),
-    (GATEWAY_API, "HTTPRoute"),
-    (GATEWAY_API, "ReferenceGrant"),
-    ("gateway.kgateway.dev", "DirectResponse"),
-    ("networking.k8s.io", "Ingress"),
-    ("extensions.higress.io", "WasmPlugin"),
-    ("", "Service"),
-    ("", "Namespace"),
-    ("", "Secret"),
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Manifests:
     """What all manifests say together."""
 
     listeners: tuple[Listener, ...] = ()
+    homeless: tuple[Listener, ...] = ()
+    """As in `Ruleset`."""
     upstreams: tuple[Upstream, ...] = ()
     routes: tuple[Route, ...] = ()
     """In the order in which they are tried within their group."""
@@ -69,7 +58,7 @@ def read_manifests(
     statuses: list[Status] = []
     notes: list[Problem] = []
     for each in objects:
-        if each.kind and (each.group, each.kind) not in _KINDS:
+        if each.kind and (each.group, each.kind) not in KINDS:
             text = f"{each.title} is skipped: nothing here reads {each.api_version} {each.kind}"
             notes.append(Problem(each.position, text, Severity.NOTE))
         elif each.problems:
@@ -93,6 +82,7 @@ def read_manifests(
     )
     return Manifests(
         listeners=part.listeners,
+        homeless=part.homeless,
         upstreams=tuple(map(found.upstream, names)),
         routes=routes,
         rules=plugins.rules,

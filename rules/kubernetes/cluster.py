@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from rejoinder.rules.document import Scalar, ScalarKind
 from rejoinder.rules.fields import Place
+from rejoinder.rules.kubernetes.known import NAMESPACE, REFERENCE_GRANT, SERVICE, check, spec_of
 from rejoinder.rules.kubernetes.objects import Key, Object, alone, open_fields, port
 from rejoinder.rules.kubernetes.status import ACCEPTED, Fault
 from rejoinder.rules.model import Endpoint, Upstream
@@ -114,15 +115,38 @@ class Cluster:
 
     def upstream(self, name: str) -> Upstream:
         """The upstream that a Service's port is, by the name that `upstream_name` gave it."""
+        if ":" not in name:
+            return self.addresses[name]
         key, number = _service_of(name)
         found = self.service_port(key, number)
         http2 = found is not None and found.protocol == "kubernetes.io/h2c"
         if given := self.addresses.get(name):
-            return Upstream(name, given.endpoints, given.tls, given.echo, http2, given.position)
+            return replace(given, http2=http2 or given.http2)
         service = self.services[key]
         target = found.target if found and service.headless else None
         host = f"{key.name}.{key.namespace}.svc.cluster.local"
         return Upstream(name, (Endpoint(host, target or number),), http2=http2)
+
+
+_CLUSTER_DOMAIN: Final = ".svc.cluster.local"
+_REGISTRIES: Final = (".static", ".dns", ".nacos")
+"""How Higress ends the names of services that are not Kubernetes'."""
+
+
+def named_by_higress(name: str) -> str:
+    """What an upstream is called here that Higress calls so; without a port, that of all ports of a Service.
+
+    >>> named_by_higress("web.shop.svc.cluster.local:8080"), named_by_higress("legacy.static:80")
+    ('shop/web:8080', 'legacy')
+    """
+    host, _, number = name.partition(":")
+    if host.endswith(_CLUSTER_DOMAIN):
+        service, _, namespace = host.removesuffix(_CLUSTER_DOMAIN).partition(".")
+        return f"{namespace}/{service}:{number}" if number else f"{namespace}/{service}"
+    for ending in _REGISTRIES:
+        if host.endswith(ending):
+            return host.removesuffix(ending)
+    return name
 
 
 def upstream_name(service: Key, number: int) -> str:
@@ -157,6 +181,8 @@ def make_cluster(objects: Iterable[Object], addresses: Mapping[str, Upstream]) -
         found, problems = alone(each.spec(), functools.partial(_grants, each.key.namespace), ())
         grants += () if problems else found
         faults[each] = invalid(problems)
+    for each in by_kind.get("Namespace", {}).values():
+        faults[each] = invalid(alone(each.spec(), lambda it: check(it, spec_of(NAMESPACE)), None)[1])
     return Cluster(by_kind, addresses, services, tuple(grants), faults)
 
 
@@ -166,6 +192,7 @@ def invalid(problems: Iterable[Problem]) -> tuple[Fault, ...]:
 
 
 def _service(spec: Place) -> Service:
+    check(spec, spec_of(SERVICE))
     fields = open_fields(spec)
     return Service(
         ports=fields.get("ports", lambda it: it.each(_service_port), ()),
@@ -190,6 +217,7 @@ def _number_or_name(place: Place) -> int | None:
 
 
 def _grants(namespace: str, spec: Place) -> tuple[Grant, ...]:
+    check(spec, spec_of(REFERENCE_GRANT))
     fields = open_fields(spec)
     sources = fields.require("from", lambda it: it.each(_grant_from), ())
     targets = fields.require("to", lambda it: it.each(_grant_to), ())

@@ -10,11 +10,14 @@ from typing import Final
 from rejoinder.rules.document import Scalar, ScalarKind
 from rejoinder.rules.fields import Place
 from rejoinder.rules.kubernetes.cluster import invalid
+from rejoinder.rules.kubernetes.known import DIRECT_RESPONSE, check, spec_of
 from rejoinder.rules.kubernetes.objects import Object, alone, member, open_fields
 from rejoinder.rules.kubernetes.status import ACCEPTED, Fault, Status, condition
 from rejoinder.rules.model import STATUSES, Answer
 
 GROUP: Final = "gateway.kgateway.dev"
+GROUPS: Final = (GROUP, "gateway.gloo.solo.io")
+"""The second is how it was called before kgateway."""
 KIND: Final = "DirectResponse"
 
 MAX_BODY_SIZE: Final = 4096
@@ -40,6 +43,7 @@ def read_filter(place: Place) -> Answer:
 
 
 def _answer(spec: Place) -> Answer:
+    check(spec, spec_of(DIRECT_RESPONSE))
     fields = open_fields(spec)
     return _made(fields.require("status", _status, 200), fields.get("body", _body, b""))
 

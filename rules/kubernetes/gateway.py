@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from rejoinder.rules.document import quoted
-from rejoinder.rules.fields import Place
-from rejoinder.rules.files import UnreadableError
+from rejoinder.rules.document import Map, quoted
+from rejoinder.rules.fields import Fields, Place, Reader, Source
+from rejoinder.rules.files import Files, UnreadableError
 from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster
+from rejoinder.rules.kubernetes.known import GATEWAY, LISTENER, check, spec_of, without
 from rejoinder.rules.kubernetes.objects import Key, Object, alone, items, member, one_of, open_fields, port, string_map
 from rejoinder.rules.kubernetes.status import (
     ACCEPTED,
@@ -36,6 +37,8 @@ from rejoinder.rules.native import domains
 
 INVALID_ROUTE_KINDS: Final = "InvalidRouteKinds"
 """The reason where a listener lets in kinds that there are not: it goes on with those that there are."""
+
+ADDRESS_NOT_USABLE: Final = "AddressNotUsable"
 
 ANY_ADDRESS: Final = "0.0.0.0"
 
@@ -80,6 +83,8 @@ class GatewayListener:
     """Group and kind of the routes that it lets in; None: those that its protocol has."""
     certificates: tuple[tuple[bytes, bytes], ...] = ()
     """Chains and keys."""
+    client_ca: bytes | None = None
+    """As in `Listener`."""
     faults: tuple[Fault, ...] = ()
     position: Position = field(default=Position("", 0), compare=False)
 
@@ -117,13 +122,23 @@ class Gateway:
     listeners: tuple[GatewayListener, ...]
     faults: tuple[Fault, ...] = ()
 
+    @property
+    def usable(self) -> bool:
+        """Whether routes can be attached; requests come in if it has its addresses for itself, too."""
+        return all(fault.reason == ADDRESS_NOT_USABLE for fault in self.faults)
+
+    @property
+    def homeless(self) -> bool:
+        """Whether another Gateway has one of its addresses."""
+        return any(fault.reason == ADDRESS_NOT_USABLE for fault in self.faults)
+
     def group(self, number: int) -> str:
         """How the group of listeners is called that one port of this Gateway is."""
         return RULE_FILES if self.object is None else f"gateway/{self.key}/{number}"
 
     def sockets(self) -> Iterator[Listener]:
         """What Envoy is to listen on."""
-        if self.object is None or self.faults:
+        if self.object is None or not self.usable:
             return
         usable = [each for each in self.listeners if each.usable]
         for number in dict.fromkeys(each.port for each in usable):
@@ -132,7 +147,9 @@ class Gateway:
             for address in self.addresses:
                 socket = Listener(address, number, group=self.group(number), position=here[0].position)
                 if pairs:
-                    socket = replace(socket, certificate=pairs[0][0], key=pairs[0][1], more_certificates=pairs[1:])
+                    certificate, key = pairs[0]
+                    socket = replace(socket, certificate=certificate, key=key, more_certificates=pairs[1:])
+                    socket = replace(socket, client_ca=here[0].client_ca)
                 yield socket
 
     def status(self, attached: Mapping[str, int]) -> Status:
@@ -186,8 +203,7 @@ _HTTP_ROUTE: Final = ((GATEWAY_API, "HTTPRoute"),)
 
 def read_gateway(each: Object, cluster: Cluster) -> Gateway:
     """A Gateway; what is wrong stays with it, or with the listener that it is about."""
-    fields, problems = alone(each.spec(), open_fields, None)
-    assert fields is not None or problems, "a mapping has fields"
+    frontend, problems = alone(each.spec(), _known_fields, {})
     addresses, address_problems = alone(member(each.spec(), "addresses"), _addresses, (ANY_ADDRESS,))
     places, listener_problems = alone(member(each.spec(), "listeners"), items, [])
     faults = [
@@ -196,8 +212,13 @@ def read_gateway(each: Object, cluster: Cluster) -> Gateway:
     ]
     if not places and not faults:
         faults.append(Fault(ACCEPTED, "Invalid", "spec.listeners is missing: it listens nowhere", each.position))
-    listeners = [_listener(place, each, cluster) for place in places]
+    listeners = [_listener(place, each, cluster, frontend) for place in places]
     return Gateway(each.key, each, addresses or (ANY_ADDRESS,), _told_apart(listeners), tuple(faults))
+
+
+def _known_fields(spec: Place) -> dict[int | None, Place | None]:
+    check(spec, without(spec_of(GATEWAY), "listeners"))
+    return _frontend(spec)
 
 
 def _addresses(place: Place) -> tuple[str, ...]:
@@ -216,7 +237,9 @@ def _address(place: Place) -> str:
         raise fields["value"].expected("an IP address") from None
 
 
-def _listener(place: Place, gateway: Object, cluster: Cluster) -> GatewayListener:
+def _listener(
+    place: Place, gateway: Object, cluster: Cluster, frontend: Mapping[int | None, Place | None]
+) -> GatewayListener:
     found, problems = alone(place, _read_listener, GatewayListener("", 0, ""))
     faults = [Fault(ACCEPTED, "Invalid", problem.message, problem.position) for problem in problems]
     if found.protocol not in _PROTOCOLS and not faults:
@@ -228,16 +251,21 @@ def _listener(place: Place, gateway: Object, cluster: Cluster) -> GatewayListene
                 message = f"allowedRoutes.kinds: {kind} is not supported, HTTPRoute is"
                 faults.append(Fault(RESOLVED_REFS, INVALID_ROUTE_KINDS, message, place.position))
     pairs: tuple[tuple[bytes, bytes], ...] = ()
+    client_ca: bytes | None = None
     if found.protocol == "HTTPS":
         pairs, secret_faults = _certificates(member(place, "tls"), gateway, cluster)
         faults += secret_faults
         if not pairs and not secret_faults:
             message = "HTTPS needs tls.certificateRefs with a Secret"
             faults.append(Fault(ACCEPTED, "Invalid", message, place.position))
-    return replace(found, certificates=pairs, faults=tuple(faults), position=place.position)
+        own = alone(member(place, "tls"), open_fields, _NO_FIELDS)[0].given.get("frontendValidation")
+        client_ca, ca_faults = _client_ca(own or frontend.get(found.port, frontend.get(None)), gateway, cluster)
+        faults += ca_faults
+    return replace(found, certificates=pairs, client_ca=client_ca, faults=tuple(faults), position=place.position)
 
 
 def _read_listener(place: Place) -> GatewayListener:
+    check(place, LISTENER)
     fields = open_fields(place)
     allowed = open_fields(member(place, "allowedRoutes"))
     namespaces = open_fields(member(allowed.place, "namespaces"))
@@ -281,11 +309,16 @@ def _told_apart(listeners: list[GatewayListener]) -> tuple[GatewayListener, ...]
     hosts = Counter((each.port, each.hostname) for each in listeners)
     names = Counter(each.name for each in listeners)
 
+    authorities = {number: {each.client_ca for each in listeners if each.port == number} for number in protocols}
+
     def conflict(each: GatewayListener) -> tuple[str, str] | None:
         if names[each.name] > 1:
             return "HostnameConflict", f"several listeners are called {quoted(each.name)}"
         if len(protocols[each.port]) > 1:
             return "ProtocolConflict", f"port {each.port} is given to {' and '.join(sorted(protocols[each.port]))}"
+        if len(authorities[each.port]) > 1:
+            # Envoy asks for a client's certificate before it knows which host the request is for.
+            return "ProtocolConflict", f"the listeners of port {each.port} demand different client certificates"
         if hosts[each.port, each.hostname] > 1:
             host = quoted(each.hostname) if each.hostname else "every host"
             return "HostnameConflict", f"port {each.port} has several listeners for {host}"
@@ -331,6 +364,65 @@ def _certificates(tls: Place, gateway: Object, cluster: Cluster) -> tuple[tuple[
     return tuple(pairs), faults
 
 
+def _frontend(spec: Place) -> dict[int | None, Place | None]:
+    """What is demanded of clients' certificates at each port; None: at the others."""
+    found: dict[int | None, Place | None] = {}
+    frontend = open_fields(spec).get("tls", open_fields, _NO_FIELDS).get("frontend", open_fields, _NO_FIELDS)
+    found[None] = frontend.get("default", open_fields, _NO_FIELDS).given.get("validation")
+    for entry in frontend.get("perPort", Place.items, []):
+        fields = open_fields(entry)
+        number = fields.require("port", port, 0)
+        found[number] = fields.get("tls", open_fields, _NO_FIELDS).given.get("validation")
+    return found
+
+
+_NO_FIELDS: Final = Fields(Place(Map(0, {}, 0), Source("", Files())), {})
+
+
+def _client_ca(place: Place | None, gateway: Object, cluster: Cluster) -> tuple[bytes | None, list[Fault]]:
+    """The authorities of clients' certificates. What cannot be used is a fault, so that nobody gets in without one."""
+    if place is None:
+        return None, []
+    references, problems = alone(place, _authority_refs, ())
+    faults = [Fault(ACCEPTED, "Invalid", problem.message, problem.position) for problem in problems]
+    found: list[bytes] = []
+    for at, group, kind, key in references:
+        target = replace_namespace(key, gateway.key.namespace)
+        reason, message = "InvalidCACertificateRef", ""
+        if (group, kind) != ("", "ConfigMap"):
+            message = f"{kind} is no place for client authorities: expected a ConfigMap"
+        elif not cluster.granted(gateway, "", "ConfigMap", target):
+            reason = "RefNotPermitted"
+            message = f"ConfigMap {target} is in another namespace, which has no ReferenceGrant for it"
+        elif (config_map := cluster.find("ConfigMap", target)) is None:
+            message = f"there is no ConfigMap {target}, which clients' certificates are to be verified with"
+        else:
+            content, problems = alone(config_map.place, _authorities, b"")
+            found.append(content)
+            message = f"ConfigMap {target} cannot be used: {problems[0].message}" if problems else ""
+        if message:
+            faults.append(Fault(RESOLVED_REFS, reason, message, at.position))
+    return b"\n".join(found), faults
+
+
+def _authority_refs(place: Place) -> tuple[tuple[Place, str, str, Key], ...]:
+    fields = open_fields(place)
+    fields.get("mode", one_of("AllowValidOnly"), "")
+    references = fields.require("caCertificateRefs", Place.items, [])
+    if not references and "caCertificateRefs" in fields:
+        raise fields["caCertificateRefs"].expected("at least one entry")
+    return tuple(_certificate_ref(each) for each in references)
+
+
+def _authorities(config_map: Place) -> bytes:
+    content = open_fields(member(config_map, "data")).require("ca.crt", lambda it: it.string().encode(), b"")
+    try:
+        config_map.source.files.check_authorities(content)
+    except UnreadableError as reason:
+        raise config_map.mistake(f"data.ca.crt: {reason}") from None
+    return content
+
+
 def replace_namespace(key: Key, default: str) -> Key:
     """A reference's target; without a namespace it is in that of the object that refers to it."""
     return key if key.namespace else Key(default, key.name)
@@ -349,9 +441,8 @@ def _certificate_ref(place: Place) -> tuple[Place, str, str, Key]:
 
 
 def _pair(secret: Place) -> tuple[bytes, bytes] | None:
-    data = open_fields(member(secret, "data"))
-    certificate = data.require("tls.crt", _base64, b"")
-    key = data.require("tls.key", _base64, b"")
+    certificate = _content(secret, "tls.crt", "data", _base64)
+    key = _content(secret, "tls.key", "data", _base64)
     if not (certificate and key):
         return None
     try:
@@ -359,6 +450,14 @@ def _pair(secret: Place) -> tuple[bytes, bytes] | None:
     except UnreadableError as reason:
         raise secret.mistake(str(reason)) from None
     return certificate, key
+
+
+def _content(each: Place, name: str, encoded: str, decode: Reader[bytes]) -> bytes:
+    """An entry of a Secret; the API server takes what stands in `stringData` for `data`."""
+    plain = open_fields(member(each, "stringData"))
+    if name in plain:
+        return plain.get(name, lambda it: it.string().encode(), b"")
+    return open_fields(member(each, encoded)).require(name, decode, b"")
 
 
 def _base64(place: Place) -> bytes:

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from rejoinder.rules.kubernetes.cluster import Cluster
+from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster
 from rejoinder.rules.kubernetes.direct_response import KIND as DIRECT_RESPONSE
 from rejoinder.rules.kubernetes.direct_response import direct_response_status, read_direct_response
-from rejoinder.rules.kubernetes.gateway import Gateway, GatewayListener, read_gateway
+from rejoinder.rules.kubernetes.gateway import ADDRESS_NOT_USABLE, Gateway, GatewayListener, read_gateway
 from rejoinder.rules.kubernetes.http_route import HttpRoute, Match, ParentRef, read_http_route
-from rejoinder.rules.kubernetes.objects import Key
+from rejoinder.rules.kubernetes.objects import Key, annotations_without_effect
 from rejoinder.rules.kubernetes.status import (
     ACCEPTED,
     PARTIALLY_INVALID,
@@ -31,7 +31,17 @@ from rejoinder.rules.kubernetes.status import (
     condition,
 )
 from rejoinder.rules.matching import domain_covers
-from rejoinder.rules.model import UNCHANGED, Answer, Listener, PathKind, PathMatch, Redirect, Route
+from rejoinder.rules.model import (
+    UNCHANGED,
+    Answer,
+    Listener,
+    PathKind,
+    PathMatch,
+    Redirect,
+    Route,
+    StringKind,
+    StringMatch,
+)
 from rejoinder.rules.problem import Problem
 
 WELL_KNOWN_PORTS: Final = {"http": 80, "https": 443}
@@ -42,6 +52,7 @@ class Part:
     """What a format says."""
 
     listeners: tuple[Listener, ...] = ()
+    homeless: tuple[Listener, ...] = ()
     routes: tuple[Route, ...] = ()
     statuses: tuple[Status, ...] = ()
     notes: tuple[Problem, ...] = ()
@@ -83,7 +94,8 @@ def read_gateway_api(cluster: Cluster) -> Part:
     entries += (entry for gateway in gateways for entry in _fences(gateway))
     entries.sort(key=lambda entry: entry[0])
     return Part(
-        listeners=tuple(socket for gateway in gateways for socket in gateway.sockets()),
+        listeners=tuple(socket for gateway in gateways if not gateway.homeless for socket in gateway.sockets()),
+        homeless=tuple(socket for gateway in gateways if gateway.homeless for socket in gateway.sockets()),
         routes=tuple(dict.fromkeys(route for _, route in entries)),
         statuses=(
             *(
@@ -93,7 +105,10 @@ def read_gateway_api(cluster: Cluster) -> Part:
             *statuses,
             *(direct_response_status(each, faults) for each, (_, faults) in answers.items()),
         ),
-        notes=tuple(note for route in routes for note in route.notes),
+        notes=(
+            *(note for route in routes for note in route.notes),
+            *(note for each in cluster.of_kind("Gateway") for note in annotations_without_effect(each)),
+        ),
     )
 
 
@@ -108,10 +123,10 @@ def _on_their_own(gateways: Iterable[Gateway]) -> list[Gateway]:
             address, number = clash
             message = (
                 f"{address} port {number} belongs to Gateway {taken[clash].key} already: "
-                "give one of them an address of its own in spec.addresses"
+                "give one of them an address of its own in spec.addresses, or with up --listen"
             )
             assert gateway.object is not None, "only objects have sockets"
-            fault = Fault(PROGRAMMED, "AddressNotUsable", message, gateway.object.position)
+            fault = Fault(PROGRAMMED, ADDRESS_NOT_USABLE, message, gateway.object.position)
             result.append(replace(gateway, faults=(*gateway.faults, fault)))
         else:
             taken.update(dict.fromkeys(sockets, gateway))
@@ -130,8 +145,8 @@ def _attach(
     def none(reason: str, message: str) -> tuple[list[_Attachment], Fault]:
         return [], Fault(ACCEPTED, reason, message, ref.position)
 
-    if not ref.is_gateway:
-        return none("NoMatchingParent", "this parent is no Gateway, and no other kind is supported")
+    if (ref.group, ref.kind) != (GATEWAY_API, "Gateway"):
+        return none("NoMatchingParent", f"{ref.kind} {ref.key} is no Gateway, and no other parent is supported")
     gateway = gateways.get(ref.key) if gateways else _rule_files(ref.key)
     if gateway is None:
         return none("NoMatchingParent", f"there is no Gateway {ref.key}: add it to the files")
@@ -149,7 +164,7 @@ def _attach(
             f"no listener of Gateway {ref.key} lets in HTTPRoutes of {route.object.key.namespace}: see allowedRoutes"
         )
         return none("NotAllowedByListeners", message)
-    usable = [each for each in allowed if each.usable and not gateway.faults]
+    usable = [each for each in allowed if each.usable and gateway.usable]
     if not usable:
         return none("NoMatchingParent", f"Gateway {ref.key} cannot be used: see its own conditions")
     met = [
@@ -203,7 +218,7 @@ def _parent_status(
         conditions.append(
             Condition(PARTIALLY_INVALID, True, "UnsupportedValue", f"rule {numbers} answers 500, the others work")
         )
-    return ParentStatus(ref.key, ref.section, ref.port, tuple(conditions))
+    return ParentStatus(ref.key, ref.section, ref.port, tuple(conditions), ref.group, ref.kind)
 
 
 def _faults(route: HttpRoute) -> tuple[Fault, ...]:
@@ -229,9 +244,10 @@ def _entries(route: HttpRoute, at: _Attachment) -> Iterator[tuple[Any, Route]]:
     for number, rule in enumerate(route.rules):
         for place, match in enumerate(rule.matches):
             for domain in domains:
+                action = _at_listener(rule.action, at.listener, domain)
                 found = Route(
                     name=f"httproute/{route.object.key}/rule/{number}/match/{place}",
-                    action=_at_listener(rule.action, at.listener),
+                    action=action,
                     domains=(domain,),
                     request=match.request,
                     request_headers=rule.request_headers,
@@ -242,7 +258,11 @@ def _entries(route: HttpRoute, at: _Attachment) -> Iterator[tuple[Any, Route]]:
                 )
                 if isinstance(rule.action, Answer):
                     found = replace(found, request_headers=UNCHANGED, response_headers=UNCHANGED)
-                yield (*_precedence(route, match, domain), number, place), found
+                key = (*_precedence(route, match, domain), number, place)
+                if isinstance(action, Redirect) and _keeps_port(action):
+                    with_port = replace(match.request, headers=(*match.request.headers, _WITH_PORT))
+                    yield key, replace(found, request=with_port, action=replace(action, port=_well_known(action)))
+                yield key, found
 
 
 def _narrower(gateway: Gateway, listener: GatewayListener) -> list[GatewayListener]:
@@ -312,14 +332,30 @@ def _path_precedence(path: PathMatch) -> tuple[int, int]:
     return _KIND_ORDER.index(path.kind), -len(path.value)
 
 
-def _at_listener(action: Any, listener: GatewayListener) -> Any:
+# Of a request whose Host has a port.
+_WITH_PORT: Final = ("host", StringMatch(StringKind.REGEX, r".*:[0-9]+"))
+
+
+def _keeps_port(redirect: Redirect) -> bool:
+    """Whether Envoy would lead to the scheme that is given, at the port of the request's Host."""
+    return redirect.scheme is not None and redirect.host is None and redirect.port is None
+
+
+def _well_known(redirect: Redirect) -> int:
+    assert redirect.scheme is not None
+    return WELL_KNOWN_PORTS[redirect.scheme]
+
+
+def _at_listener(action: Any, listener: GatewayListener, domain: str) -> Any:
     """A redirect that does not say a port leads to that of its scheme, or of the listener."""
-    if not isinstance(action, Redirect) or not listener.port:
+    if not isinstance(action, Redirect) or not (listener.port or action.scheme):
         return action
     scheme = action.scheme or listener.scheme
     wanted = action.port or (WELL_KNOWN_PORTS[scheme] if action.scheme else listener.port)
     if wanted != WELL_KNOWN_PORTS[scheme]:
         return replace(action, port=wanted)
     # The well-known port is left out. Envoy keeps the port of Host unless it is told another, or the host is replaced.
-    kept = action.host is None and listener.port != WELL_KNOWN_PORTS[listener.scheme]
+    if action.scheme and action.host is None and "*" not in domain:
+        return replace(action, host=domain, port=None)
+    kept = not action.scheme and action.host is None and listener.port != WELL_KNOWN_PORTS[listener.scheme]
     return replace(action, port=wanted if kept else None)

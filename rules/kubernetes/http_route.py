@@ -14,15 +14,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
-from rejoinder.rules.document import quoted
+from rejoinder.rules.document import Scalar, quoted
 from rejoinder.rules.fields import Fields, Place
 from rejoinder.rules.kubernetes import direct_response
 from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster, upstream_name
-from rejoinder.rules.kubernetes.objects import Key, Object, alone, items, member, one_of, open_fields, port
+from rejoinder.rules.kubernetes.known import HTTP_MATCH, HTTP_ROUTE, HTTP_RULE, check, spec_of, without
+from rejoinder.rules.kubernetes.objects import (
+    Key,
+    Object,
+    alone,
+    annotations_of,
+    annotations_without_effect,
+    items,
+    member,
+    one_of,
+    open_fields,
+    port,
+)
 from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault
 from rejoinder.rules.model import (
     EVERY_PATH,
     EVERY_REQUEST,
+    STATUSES,
     UNCHANGED,
     Answer,
     Backend,
@@ -56,11 +69,13 @@ INCOMPATIBLE_FILTERS: Final = "IncompatibleFilters"
 MAX_WEIGHT: Final = 1_000_000
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
-_REDIRECT_STATUSES: Final = range(301, 309)
+REDIRECT_STATUSES: Final = (301, 302, 303, 307, 308)
+REDIRECT_ANNOTATION: Final = "kgateway.dev/http-redirect-status-code"
+"""kgateway's: the status of all redirects of the route, as the Gateway API had 301 and 302 only."""
 _DURATION: Final = re.compile(r"([0-9]{1,5}(h|m|s|ms)){1,4}")  # https://gateway-api.sigs.k8s.io/geps/gep-2257/
 _SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _VALUE_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_RULE: Final = re.compile(r"^spec\.rules\[\d+\]\.?")  # where a rule stands, which is said otherwise
+_RULE: Final = re.compile(r"^spec\.rules\[\d+\](\.|: )?")  # where a rule stands, which is said otherwise
 _ORIGIN: Final = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+", re.IGNORECASE)
 
 T = TypeVar("T")
@@ -74,7 +89,8 @@ class ParentRef:
     key: Key
     section: str = ""
     port: int | None = None
-    is_gateway: bool = True
+    group: str = GATEWAY_API
+    kind: str = "Gateway"
     position: Position = field(default=Position("", 0), compare=False)
 
 
@@ -121,16 +137,37 @@ def read_http_route(each: Object, cluster: Cluster, answers: Mapping[Key, Answer
         answers: the DirectResponses; None: one that cannot be used.
     """
     spec = each.spec()
+    _, unknown = alone(spec, lambda it: check(it, without(spec_of(HTTP_ROUTE), "rules")), None)
     parents, parent_problems = alone(spec, lambda it: _parents(it, each), ())
     hostnames, host_problems = alone(spec, _hostnames, ())
     places, rule_problems = alone(spec, _rules, [])
     reader = _RuleReader(each, cluster, answers)
     rules = tuple(reader.read(place, number) for number, place in enumerate(places))
-    if rule_problems or (host_problems and not hostnames):
+    status, status_problems = alone(spec, lambda _: _redirect_annotation(each), None)
+    if status is not None:
+        rules = tuple(
+            replace(rule, action=replace(rule.action, status_code=status))
+            if isinstance(rule.action, Redirect)
+            else rule
+            for rule in rules
+        )
+    notes = (*reader.notes, *annotations_without_effect(each, REDIRECT_ANNOTATION))
+    if unknown or rule_problems or (host_problems and not hostnames):
         rules = ()  # what they are about is not known, and without its hosts it would take those of others
-    problems = (*parent_problems, *host_problems, *rule_problems)
+    problems = (*unknown, *status_problems, *parent_problems, *host_problems, *rule_problems)
     faults = tuple(Fault(ACCEPTED, UNSUPPORTED_VALUE, problem.message, problem.position) for problem in problems)
-    return HttpRoute(each, parents, hostnames, rules, faults, tuple(reader.notes))
+    return HttpRoute(each, parents, hostnames, rules, faults, notes)
+
+
+def _redirect_annotation(each: Object) -> int | None:
+    place = annotations_of(each).get(REDIRECT_ANNOTATION)
+    if place is None:
+        return None
+    node = place.node
+    statuses = [str(status) for status in REDIRECT_STATUSES]
+    if not (isinstance(node, Scalar) and node.text in statuses):
+        raise place.expected(f"one of {', '.join(statuses)}")
+    return int(node.text)
 
 
 def _parents(spec: Place, each: Object) -> tuple[ParentRef, ...]:
@@ -145,13 +182,19 @@ def _parent(place: Place, each: Object) -> ParentRef:
         Key(namespace, fields.require("name", Place.string, "")),
         section=fields.get("sectionName", Place.string, ""),
         port=fields.get("port", port, None),
-        is_gateway=(group, kind) == (GATEWAY_API, "Gateway"),
+        group=group,
+        kind=kind,
         position=place.position,
     )
 
 
 def _hostnames(spec: Place) -> tuple[str, ...]:
     return open_fields(spec).get("hostnames", lambda it: domains(it) if it.items() else (), ())
+
+
+def _known_fields(rule: Place) -> Fields:
+    check(rule, without(HTTP_RULE, "matches"))
+    return open_fields(rule)
 
 
 def _rules(spec: Place) -> list[Place]:
@@ -210,20 +253,19 @@ class _RuleReader:
 
     def read(self, place: Place, number: int) -> RouteRule:
         self._faults = []
-        is_rule = self._part(place, open_fields, None) is not None
-        matches = self._part(member(place, "matches"), self._matches, (Match(whole=False),)) or (Match(whole=is_rule),)
+        rule = self._part(place, _known_fields, None)
+        # What has no matches fits every request, unless they may just be misspelled.
+        whole = rule is not None and rule.given.keys() <= HTTP_RULE.keys()
+        matches = self._part(member(place, "matches"), self._matches, (Match(whole=False),)) or (Match(whole=whole),)
         filters = self._part(member(place, "filters"), self._filters, _Filters())
         backends = self._part(member(place, "backendRefs"), self._backends, ())
-        timeout = self._part(place, _timeout, None)
+        timeout = self._part(place, _timeout, 0.0)
         if filters.redirect and backends:
             self._exclude(place, "RequestRedirect", "backendRefs")
         if len(backends) == 1:
             filters = _with_only_backend(filters, backends[0].filters)
         else:
             self._check_backend_filters(backends)
-        for name in ("retry", "sessionPersistence"):
-            if place.has(name):
-                self._fault(place.field(name), UNSUPPORTED_VALUE, "is not supported")
         action = self._action(place, filters, backends, timeout, matches)
         stopped = [each for each in self._faults if not isinstance(action, Forward) or each.condition == ACCEPTED]
         if stopped:
@@ -268,7 +310,7 @@ class _RuleReader:
         place: Place,
         filters: _Filters,
         backends: Sequence[_BackendRef],
-        timeout: float | None,
+        timeout: float,
         matches: Sequence[Match],
     ) -> Answer | Redirect | Forward:
         by_prefix = all(each.request.path.kind is PathKind.PREFIX for each in matches)
@@ -283,16 +325,24 @@ class _RuleReader:
         ):
             if given and beside:
                 self._exclude(place, name, other)
+        if filters.cors and (filters.responses or filters.redirect):
+            message = "CORS has no effect where the gateway answers or redirects by itself: remove one of them"
+            self._fault(place, UNSUPPORTED_VALUE, message)
         if filters.responses:
+            if "content-type" in filters.response_headers.remove:
+                note = f"{self._route.title}: {place.path}: content-type is not removed: an answer with a body has one"
+                self.notes.append(Problem(place.position, note, Severity.WARNING))
             return _with_headers(filters.responses[0], filters.response_headers)
         if filters.redirect:
             return filters.redirect
-        return self._forward(filters, [each.backend for each in backends], timeout)
+        return self._forward(place, filters, [each.backend for each in backends], timeout)
 
     def _exclude(self, place: Place, one: str, other: str) -> None:
         self._fault(place, INCOMPATIBLE_FILTERS, f"{one} and {other} exclude each other: remove one of them")
 
-    def _forward(self, filters: _Filters, backends: Sequence[Backend], timeout: float | None) -> Answer | Forward:
+    def _forward(
+        self, place: Place, filters: _Filters, backends: Sequence[Backend], timeout: float
+    ) -> Answer | Forward:
         usable = [each for each in backends if each.weight and each.upstream is not None]
         if not usable:
             if not backends:
@@ -302,10 +352,13 @@ class _RuleReader:
             else:
                 reason = "none of its backendRefs can be used"
             # A rule without backends is no mistake for the specification, but it says 500.
+            if not backends and not self._faults and place.path.endswith("]"):  # a rule that is written
+                note = f"{self._route.title}: {place.path}: {reason}; it answers 500"
+                self.notes.append(Problem(place.position, note, Severity.WARNING))
             text = "; ".join([reason, *(fault.message for fault in self._faults)])
             return Answer(500, (("content-type", "text/plain"),), f"{self._route.title}: {text}\n".encode())
         rewrite = filters.rewrite or Rewrite()
-        forward = Forward("", tuple(backends), rewrite, filters.mirrors, filters.cors, timeout, upgrades=("websocket",))
+        forward = Forward("", tuple(backends), rewrite, filters.mirrors, filters.cors, timeout)
         # Its host is in the rewrite then.
         alone_and_plain = len(backends) == 1 and not (backends[0].request_headers or backends[0].response_headers)
         return replace(forward, upstream=usable[0].upstream or "", backends=()) if alone_and_plain else forward
@@ -372,6 +425,8 @@ class _RuleReader:
             name, reader = read
             if name not in fields:
                 raise item.mistake(f"{name} is missing")
+            for other in fields.given.keys() & (_FIELDS_OF_FILTERS - {name}):
+                self._fault(fields[other], UNSUPPORTED_VALUE, f"is not for a filter of the type {kind}")
             reader(self, found, fields[name], backend)
         return found
 
@@ -386,7 +441,10 @@ class _RuleReader:
 
     def _rewrite(self, found: _Filters, place: Place, backend: bool) -> None:  # noqa: ARG002
         fields = open_fields(place)
-        found.rewrite = Rewrite(fields.get("hostname", redirect_host, None), *_path_modifier(fields))
+        path, prefix = _path_modifier(fields)
+        if path and "?" in path:
+            fields["path"].error("replaceFullPath: expected a path without a query: that of the request is kept")
+        found.rewrite = Rewrite(fields.get("hostname", redirect_host, None), path, prefix)
 
     def _mirror(self, found: _Filters, place: Place, backend: bool) -> None:  # noqa: ARG002
         fields = open_fields(place)
@@ -400,7 +458,7 @@ class _RuleReader:
         fields = open_fields(place)
         group, kind = fields.get("group", Place.string, ""), fields.require("kind", Place.string, "")
         key = Key(self._route.key.namespace, fields.require("name", Place.string, ""))
-        if (group, kind) != (direct_response.GROUP, direct_response.KIND):
+        if group not in direct_response.GROUPS or kind != direct_response.KIND:
             message = f"{group}/{kind} is not supported: expected {direct_response.GROUP}/{direct_response.KIND}"
             self._fault(place, "InvalidKind", message, RESOLVED_REFS)
             self._fault(place, UNSUPPORTED_VALUE, message)
@@ -445,6 +503,7 @@ _FILTERS: Final[dict[str, tuple[str, _FilterReader]]] = {
     "CORS": ("cors", _RuleReader._cors),
     "DirectResponse": ("directResponse", _RuleReader._direct_response),
 }
+_FIELDS_OF_FILTERS: Final = frozenset(name for name, _ in _FILTERS.values())
 
 
 # --- matches ---
@@ -453,6 +512,7 @@ _PATH_TYPES: Final = {"Exact": "path", "PathPrefix": "prefix", "RegularExpressio
 
 
 def _read_match(place: Place) -> RequestMatch:
+    check(place, HTTP_MATCH)
     fields = open_fields(place)
     method = fields.get("method", one_of(*_METHODS), "")
     return RequestMatch(
@@ -535,9 +595,9 @@ def _read_redirect(place: Place) -> Redirect:
 
 
 def _redirect_status(place: Place) -> int:
-    status = place.integer(_REDIRECT_STATUSES, "a status")
-    if status not in (301, 302, 303, 307, 308):
-        raise place.expected("one of 301, 302, 303, 307, 308")
+    status = place.integer(STATUSES, "a status")
+    if status not in REDIRECT_STATUSES:
+        raise place.expected(f"one of {', '.join(map(str, REDIRECT_STATUSES))}")
     return status
 
 
@@ -584,7 +644,7 @@ def _origin(place: Place) -> str:
     return text
 
 
-def _timeout(place: Place) -> float | None:
+def _timeout(place: Place) -> float:
     fields = open_fields(member(place, "timeouts"))
     request = fields.get("request", _duration, None)
     backend = fields.get("backendRequest", _duration, None)
@@ -592,7 +652,7 @@ def _timeout(place: Place) -> float | None:
         fields["backendRequest"].error("is longer than the timeout of the whole request")
     given = [each for each in (request, backend) if each is not None]
     # Nothing is retried, so the one attempt at a backend and the request are the same. 0: no timeout.
-    return min((each for each in given if each), default=0.0) if given else None
+    return min((each for each in given if each), default=0.0)
 
 
 def _duration(place: Place) -> float:

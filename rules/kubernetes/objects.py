@@ -1,23 +1,24 @@
 """Kubernetes objects as they stand in files: what all of them have, and how their fields are read.
 
-In: places of a document. Out: `Object`s, and readers for their parts. Kubernetes is more lenient than a rule file: a
-field that nobody here reads is let pass, and one that is null is as if it were not given. What is wrong within one
-object must not take others down, so it is read on its own (`alone`), and what is noted stays with it.
+In: places of a document. Out: `Object`s, and readers for their parts. Which fields there are is in `known`; one that is
+null is as if it were not given. What is wrong within one object must not take others down, so it is read on its own
+(`alone`), and what is noted stays with it.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from rejoinder.rules.document import Map, Scalar, ScalarKind
 from rejoinder.rules.fields import Fields, Place, Source
 from rejoinder.rules.files import Files
+from rejoinder.rules.kubernetes.known import KINDS, METADATA, check, without
 from rejoinder.rules.model import Position
-from rejoinder.rules.problem import Problem
+from rejoinder.rules.problem import Problem, Severity
 
 DEFAULT_NAMESPACE: Final = "default"
 
@@ -75,6 +76,46 @@ class Object:
         return member(self.place, "spec")
 
 
+_DECIDING: Final = (
+    "higress.io/",
+    "mse.ingress.kubernetes.io/",
+    "nginx.ingress.kubernetes.io/",
+    "nginx.org/",
+    "traefik.ingress.kubernetes.io/",
+    "haproxy.org/",
+    "konghq.com/",
+    "kgateway.dev/",
+    "gateway.kgateway.dev/",
+    "gateway.istio.io/",
+)
+"""What controllers' annotations start with. They have hundreds, which change what an object does."""
+
+
+def annotations_of(each: Object) -> dict[str, Place]:
+    """An object's annotations."""
+    place = member(member(each.place, "metadata"), "annotations")
+    return dict(place.members()) if isinstance(place.node, Map) else {}
+
+
+def _switched_off(annotation: Place) -> bool:
+    return isinstance(annotation.node, Scalar) and annotation.node.text == "false"
+
+
+def annotations_without_effect(each: Object, *read: str) -> Iterator[Problem]:
+    """A warning that names those annotations that would mean something to a controller, but for those that are read
+    and those that say `false`, which switch nothing on."""
+    names = [
+        name
+        for name, value in annotations_of(each).items()
+        if name.startswith(_DECIDING)
+        and name not in read
+        and not (isinstance(value.node, Scalar) and value.node.text == "false")
+    ]
+    if names:
+        text = f"{each.title}: annotations have no effect here: {', '.join(names)}"
+        yield Problem(annotations_of(each)[names[0]].position, text, Severity.WARNING)
+
+
 def is_object(place: Place) -> bool:
     """Whether a document is meant to be a Kubernetes object."""
     return place.has("apiVersion", "kind")
@@ -100,10 +141,13 @@ def _object(place: Place) -> Object:
     )
     if found.kind.endswith("List"):
         return found
+    if (table := KINDS.get((found.group, found.kind))) is not None:
+        check(place, without(table, "spec"))
     return member(place, "metadata").attempt(functools.partial(_metadata, found), found)
 
 
 def _metadata(found: Object, place: Place) -> Object:
+    check(place, METADATA)
     fields = open_fields(place)
     name = fields.require("name", _name, "")
     return replace(

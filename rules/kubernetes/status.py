@@ -73,8 +73,14 @@ def condition(kind: str, faults: Iterable[Fault], good: str | None = None, messa
     found = [fault for fault in faults if fault.condition == kind]
     if not found:
         return Condition(kind, kind not in _NEGATIVE, good or kind, message)
-    texts = dict.fromkeys(fault.message for fault in found if fault.reason == found[0].reason)
-    others = dict.fromkeys(f"{fault.reason}: {fault.message}" for fault in found if fault.reason != found[0].reason)
+    first = found[0]
+
+    def told(fault: Fault) -> str:
+        elsewhere = fault.position.line != first.position.line
+        return f"{fault.message} (line {fault.position.line})" if elsewhere else fault.message
+
+    texts = dict.fromkeys(told(fault) for fault in found if fault.reason == first.reason)
+    others = dict.fromkeys(f"{fault.reason}: {told(fault)}" for fault in found if fault.reason != first.reason)
     return Condition(kind, kind in _NEGATIVE, found[0].reason, "; ".join((*texts, *others)), found[0].position)
 
 
@@ -86,6 +92,8 @@ class ParentStatus:
     section: str = ""
     port: int | None = None
     conditions: tuple[Condition, ...] = ()
+    group: str = "gateway.networking.k8s.io"
+    kind: str = "Gateway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +125,7 @@ class Status:
         for listener in self.listeners:
             yield from ((f"listener {listener.name}", each) for each in listener.conditions)
         for parent in self.parents:
-            where = f"Gateway {parent.parent}" + (f" listener {parent.section}" if parent.section else "")
+            where = f"{parent.kind} {parent.parent}" + (f" listener {parent.section}" if parent.section else "")
             where += f" port {parent.port}" if parent.port else ""
             yield from ((where, each) for each in parent.conditions)
 
@@ -189,8 +197,8 @@ class Status:
 
 def _parent_ref(parent: ParentStatus) -> dict[str, Any]:
     return {
-        "group": "gateway.networking.k8s.io",
-        "kind": "Gateway",
+        "group": parent.group,
+        "kind": parent.kind,
         "namespace": parent.parent.namespace,
         "name": parent.parent.name,
         **({"sectionName": parent.section} if parent.section else {}),

@@ -3,7 +3,8 @@
 In: `WasmPlugin` objects, and the routes that there are. Out: `Rule`s, and a status for each plug-in. Pure.
 
 The plug-in has one configuration for a request: that of the first of `matchRules` that fits, else `defaultConfig`; so
-its rules are `final`. A mistake in it turns off the whole plug-in, as it does in Higress.
+its rules are `final`. A mistake in it turns off the whole plug-in, as it does in Higress; a field of its configuration
+that the plug-in does not know is a warning, as it never looks at it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from rejoinder.rules import higress
-from rejoinder.rules.document import quoted
-from rejoinder.rules.fields import Place
-from rejoinder.rules.kubernetes.cluster import Cluster, invalid
+from rejoinder.rules.document import List, quoted
+from rejoinder.rules.fields import Fields, Place
+from rejoinder.rules.kubernetes.cluster import Cluster, invalid, named_by_higress
+from rejoinder.rules.kubernetes.known import WASM_PLUGIN, check, spec_of
 from rejoinder.rules.kubernetes.objects import Key, Object, alone, items, member, open_fields
 from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault, Status, condition
 from rejoinder.rules.model import Forward, Route, Rule, Scope
@@ -24,10 +26,6 @@ from rejoinder.rules.native import ANSWER_FIELDS, domains, scope_answers
 from rejoinder.rules.problem import Problem, Severity
 
 PLUGIN: Final = "custom-response"
-
-_CLUSTER_DOMAIN: Final = ".svc.cluster.local"
-_REGISTRIES: Final = (".static", ".dns", ".nacos")
-"""How Higress ends the names of services that are not Kubernetes'."""
 
 
 @dataclass(slots=True)
@@ -78,6 +76,19 @@ def _header(spec: Place) -> tuple[str, int]:
     return alone(spec, read, ("", 0))[0]
 
 
+_CONDITIONS: Final = ("domain", "ingress", "service")
+
+
+def _conditions(fields: Fields) -> Fields:
+    """The fields of a match rule without empty lists, which are no conditions: clients write every field."""
+    empty = [
+        name
+        for name in _CONDITIONS
+        if name in fields and isinstance(node := fields[name].node, List) and not node.items
+    ]
+    return replace(fields, given={name: place for name, place in fields.given.items() if name not in empty})
+
+
 class _Reader:
     """Reads one plug-in."""
 
@@ -87,7 +98,16 @@ class _Reader:
         self.faults: list[Fault] = []
 
     def read(self, spec: Place) -> tuple[Rule, ...]:
+        spec.source.lenient = True
+        check(spec, spec_of(WASM_PLUGIN))
         fields = open_fields(spec)
+        if "pluginConfig" in fields and open_fields(fields["pluginConfig"]).given:
+            # Istio's field, which Higress then passes on in place of all others (ingress_config.go,
+            # convertIstioWasmPlugin).
+            for name in ("defaultConfig", "matchRules"):
+                if name in fields:
+                    fields[name].warn("has no effect beside pluginConfig")
+            return fields["pluginConfig"].attempt(self._default, ())
         rules: list[Rule] = []
         for number, place in enumerate(items(member(spec, "matchRules"))):
             rules += place.attempt(functools.partial(self._match, number), ())
@@ -104,16 +124,16 @@ class _Reader:
         fields = place.fields("rules", *higress.TOP_LEVEL_FIELDS)
         scoped = higress.scoped_rules(fields)
         rules = [replace(rule, name=self._name(f"rules/{number}")) for number, rule in enumerate(scoped)]
-        if higress.has_top_level_rule(fields):
+        if fields.given.keys() - {"_rules_"}:
             rules.append(replace(higress.top_level_rule(fields), name=self._name("default")))
         return tuple(rules)
 
     def _match(self, number: int, place: Place) -> tuple[Rule, ...]:
-        fields = open_fields(place)
+        fields = _conditions(open_fields(place))
         if fields.get("configDisable", Place.boolean, False):
             return ()
-        if not any(each in fields for each in ("domain", "ingress", "service")):
-            raise place.mistake("expected one of domain, ingress, service")
+        if not any(each in fields for each in _CONDITIONS):
+            raise place.mistake(f"expected one of {', '.join(_CONDITIONS)}")
         names: list[set[str]] = []
         if "ingress" in fields:
             names.append(self._named(fields["ingress"], self._of_ingress, "Ingress, HTTPRoute or route"))
@@ -136,31 +156,33 @@ class _Reader:
             # Beside an Envoy with routes of its own, it is that one's routes that are named.
             names = set(find(name)) if self._routes else {name}
             if not names:
-                message = f"{item.path}: there is no {what} called {quoted(name)}"
+                elsewhere = [each for each in self._called(name) if each != name]
+                hint = f": did you mean {quoted(elsewhere[0])}?" if elsewhere else ""
+                message = f"{item.path}: there is no {what} called {quoted(name)}{hint}"
                 self.faults.append(Fault(RESOLVED_REFS, "NotFound", message, item.position))
             found |= names
         return found
 
+    def _called(self, short: str) -> Iterable[str]:
+        """Objects of that name in any namespace, with it."""
+        parts = (route.name.split("/") for route in self._routes if route.title)
+        return dict.fromkeys(f"{each[1]}/{each[2]}" for each in parts if each[2] == short)
+
     def _of_ingress(self, name: str) -> Iterable[str]:
         for route in self._routes:
-            # A route of a manifest is called `ingress/NAMESPACE/NAME/...`; the namespace may be left out.
+            # A route of a manifest is called `ingress/NAMESPACE/NAME/...`. Higress leaves out its own namespace, where
+            # its plug-ins are, and only that (pkg/ingress/kube/common/tool.go, GenerateUniqueRouteName).
             names = [route.name]
             if route.title:
                 _, namespace, short, *_ = route.name.split("/")
-                names = [short, f"{namespace}/{short}"]
+                names = [f"{namespace}/{short}", *([short] if namespace == self._object.key.namespace else [])]
             if name in names:
                 yield route.name
 
     def _of_service(self, name: str) -> Iterable[str]:
-        host, _, number = name.partition(":")
-        if host.endswith(_CLUSTER_DOMAIN):
-            service, _, namespace = host.removesuffix(_CLUSTER_DOMAIN).partition(".")
-            host = f"{namespace}/{service}"
-        for ending in _REGISTRIES:
-            host = host.removesuffix(ending)
+        wanted = named_by_higress(name)
         for route in self._routes:
             if isinstance(route.action, Forward) and any(
-                upstream == f"{host}:{number}" if number else upstream.partition(":")[0] == host
-                for upstream in route.action.upstreams
+                wanted in (upstream, upstream.partition(":")[0]) for upstream in route.action.upstreams
             ):
                 yield route.name

@@ -6,9 +6,10 @@ import ipaddress
 from collections.abc import Iterator
 from typing import Final
 
-from rejoinder.rules.model import Endpoint, Ruleset, Upstream
+from rejoinder.rules.model import Endpoint, HealthCheck, Ruleset, Upstream
 from rejoinder.rules.program import Program
-from rejoinder.xds.translate.settings import EXT_PROC_CLUSTER, Json, Placement, Settings, typed
+from rejoinder.xds.translate.forwarding import duration
+from rejoinder.xds.translate.settings import EXT_PROC_CLUSTER, Json, Placement, Settings, inline, typed
 
 EXT_PROC_BUFFER: Final = 16 << 20
 """Bytes that wait on Envoy's connection to the service. Thousands of streams share it: with the little that an
@@ -49,12 +50,28 @@ def _http2(options: Json) -> Json:
 
 def upstream_cluster(upstream: Upstream, trusted_ca: str) -> Json:
     """The cluster of an upstream; `trusted_ca` as in `Settings`."""
-    cluster = {**_cluster(upstream.name, upstream.endpoints), "connect_timeout": "5s"}
+    cluster = {**_cluster(upstream.name, upstream.endpoints), "connect_timeout": duration(upstream.connect_timeout)}
     if upstream.tls:
         cluster["transport_socket"] = _upstream_tls(upstream, trusted_ca)
     if upstream.http2:
         cluster["typed_extension_protocol_options"] = _http2({})
+    if upstream.health_check:
+        cluster["health_checks"] = [_health_check(upstream, upstream.health_check)]
     return cluster
+
+
+def _health_check(upstream: Upstream, check: HealthCheck) -> Json:
+    host = {} if upstream.host is None else {"host": upstream.host}
+    protocol = {"codec_client_type": "HTTP2"} if upstream.http2 else {}
+    interval = duration(check.interval)
+    return {
+        "timeout": duration(check.timeout),
+        "interval": interval,
+        "no_traffic_interval": interval,  # Envoy's own is a minute, in which the first requests may fail
+        "unhealthy_threshold": 3,
+        "healthy_threshold": 2,
+        "http_health_check": {"path": check.path, **host, **protocol},
+    }
 
 
 def _cluster(name: str, endpoints: tuple[Endpoint, ...]) -> Json:
@@ -78,21 +95,22 @@ def _endpoint(endpoint: Endpoint) -> Json:
 
 
 def _upstream_tls(upstream: Upstream, trusted_ca: str) -> Json:
-    hosts = dict.fromkeys(endpoint.host for endpoint in upstream.endpoints)
+    options = upstream.tls_options
+    hosts = (options.sni,) if options.sni else dict.fromkeys(endpoint.host for endpoint in upstream.endpoints)
     names = [{"san_type": "IP_ADDRESS" if _is_ip(host) else "DNS", "matcher": {"exact": host}} for host in hosts]
-    return {
-        "name": "tls",
-        "typed_config": typed(
-            "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-            auto_host_sni=True,  # each endpoint is asked for by its own host name
-            common_tls_context={
-                "validation_context": {
-                    "trusted_ca": {"filename": trusted_ca},
-                    "match_typed_subject_alt_names": names,
-                }
-            },
-        ),
+    common: Json = {
+        "validation_context": {
+            "trusted_ca": inline(options.ca) if options.ca else {"filename": trusted_ca},
+            "match_typed_subject_alt_names": names,
+        }
     }
+    if options.certificate and options.key:
+        pair = {"certificate_chain": inline(options.certificate), "private_key": inline(options.key)}
+        common["tls_certificates"] = [pair]
+    # Without a name of its own, each endpoint is asked for by its host name.
+    sni: Json = {"sni": options.sni} if options.sni else {"auto_host_sni": True}
+    name = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+    return {"name": "tls", "typed_config": typed(name, **sni, common_tls_context=common)}
 
 
 def _is_ip(host: str) -> bool:

@@ -9,7 +9,19 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from rejoinder.rules.matching import quote
-from rejoinder.rules.model import EVERY_PATH, Backend, Cors, Forward, Header, HeaderChanges, PathMatch, Route
+from rejoinder.rules.model import (
+    EVERY_PATH,
+    WEBSOCKET,
+    Backend,
+    Cors,
+    Forward,
+    Header,
+    HeaderChanges,
+    PathMatch,
+    Retries,
+    Route,
+    StatusPattern,
+)
 from rejoinder.xds.translate.settings import Json, typed
 
 NO_UPSTREAM: Final = "rejoinder_none"
@@ -27,11 +39,29 @@ def route_action(forward: Forward, route: Route) -> Json:
     action.update(_rewrite(forward, route.request.path))
     if forward.mirrors:
         action["request_mirror_policies"] = [_mirror(*mirror) for mirror in forward.mirrors]
-    if forward.timeout is not None:
-        action["timeout"] = duration(forward.timeout)
-    if forward.upgrades:
-        action["upgrade_configs"] = [{"upgrade_type": upgrade} for upgrade in forward.upgrades]
+    action["timeout"] = duration(forward.timeout)  # Envoy's own is 15 s, within which no stream of events ends
+    if forward.idle_timeout is not None:
+        action["idle_timeout"] = duration(forward.idle_timeout)
+    if forward.retries:
+        action["retry_policy"] = _retry_policy(forward.retries)
+    # Listeners let handshakes pass, so that what answers can answer them.
+    refused = [upgrade for upgrade in WEBSOCKET if upgrade not in forward.upgrades]
+    action["upgrade_configs"] = [
+        *({"upgrade_type": upgrade} for upgrade in forward.upgrades),
+        *({"upgrade_type": upgrade, "enabled": False} for upgrade in refused),
+    ]
     return action
+
+
+def _retry_policy(retries: Retries) -> Json:
+    patterns = [each for each in retries.on if each[0].isdigit()]
+    words = [each for each in retries.on if each not in patterns]
+    policy: Json = {"num_retries": retries.attempts}
+    if patterns:
+        words.append("retriable-status-codes")
+        statuses = (status for each in patterns for status in StatusPattern(each.rstrip("x")).statuses())
+        policy["retriable_status_codes"] = sorted(set(statuses))
+    return {**policy, "retry_on": ",".join(words)}
 
 
 def leads_nowhere(forward: Forward) -> bool:

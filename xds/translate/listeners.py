@@ -8,13 +8,15 @@ mock has to answer whatever its clients send.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Iterator, Mapping
 
-from rejoinder.rules.model import Listener, Ruleset
+from rejoinder.rules.model import WEBSOCKET, Listener, Ruleset
 from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.route_configurations import Layout, needs_path_header, routes_name
-from rejoinder.xds.translate.settings import PATH_HEADER, Json, typed
+from rejoinder.xds.translate.settings import PATH_HEADER, Json, inline, typed
+
+HTTP_10_HOST = "localhost"
+"""The host of a request in HTTP/1.0 that names none."""
 
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
@@ -34,7 +36,7 @@ def listeners(ruleset: Ruleset, plan: Plan, filters: list[Json], layouts: Mappin
         chain: Json = {"filters": [{"name": "http", "typed_config": managers[listener.group]}]}
         if listener.certificate is not None and listener.key is not None:
             pairs = ((listener.certificate, listener.key), *listener.more_certificates)
-            chain["transport_socket"] = _downstream_tls(pairs)
+            chain["transport_socket"] = _downstream_tls(pairs, listener.client_ca)
         yield {
             "name": listener_name(listener),
             "address": {"socket_address": {"address": listener.address, "port_value": listener.port}},
@@ -55,9 +57,9 @@ def parts_listener(filters: list[Json]) -> Json:
 
 
 def listener_name(listener: Listener) -> str:
-    """How a listener is called in Envoy: by its address."""
+    """How a listener is called in Envoy: by its address, with a number behind all but the first one that has it."""
     host = f"[{listener.address}]" if ":" in listener.address else listener.address
-    return f"{host}:{listener.port}"
+    return f"{host}:{listener.port}" + (f"#{listener.number}" if listener.number > 1 else "")
 
 
 def _connection_manager(group: str, plan: Plan, filters: list[Json], layout: Layout) -> Json:
@@ -74,6 +76,10 @@ def _connection_manager(group: str, plan: Plan, filters: list[Json], layout: Lay
         merge_slashes=True,
         path_with_escaped_slashes_action="UNESCAPE_AND_REDIRECT",
         common_http_protocol_options={"idle_timeout": "3600s"},
+        # A handshake that meets an answer gets that; routes that forward say themselves what they let pass.
+        upgrade_configs=[{"upgrade_type": upgrade} for upgrade in WEBSOCKET],
+        # nginx speaks HTTP/1.0 to its upstreams unless it is told otherwise; others do not even send a Host.
+        http_protocol_options={"accept_http_10": True, "default_host_for_http_10": HTTP_10_HOST},
         http2_protocol_options={
             "max_concurrent_streams": 100,
             "initial_stream_window_size": 65536,
@@ -102,17 +108,13 @@ def _connection_manager(group: str, plan: Plan, filters: list[Json], layout: Lay
     return manager
 
 
-def _downstream_tls(pairs: Iterable[tuple[bytes, bytes]]) -> Json:
+def _downstream_tls(pairs: Iterable[tuple[bytes, bytes]], client_ca: bytes | None) -> Json:
     # The files' content, not their names: the Envoy may run on another machine, and a renewed certificate is a change.
-    certificates = [{"certificate_chain": _inline(chain), "private_key": _inline(key)} for chain, key in pairs]
-    return {
-        "name": "tls",
-        "typed_config": typed(
-            "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-            common_tls_context={"tls_certificates": certificates, "alpn_protocols": ["h2", "http/1.1"]},
-        ),
-    }
-
-
-def _inline(content: bytes) -> Json:
-    return {"inline_bytes": base64.b64encode(content).decode()}
+    certificates = [{"certificate_chain": inline(chain), "private_key": inline(key)} for chain, key in pairs]
+    common: Json = {"tls_certificates": certificates, "alpn_protocols": ["h2", "http/1.1"]}
+    required: Json = {}
+    if client_ca is not None:
+        common["validation_context"] = {"trusted_ca": inline(client_ca)}
+        required = {"require_client_certificate": True}
+    name = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
+    return {"name": "tls", "typed_config": typed(name, common_tls_context=common, **required)}
