@@ -146,7 +146,7 @@ class Place:
         if seconds < least:
             raise self.expected(f"a duration of at least {why}")
         if seconds > _LONGEST:
-            raise self.expected("a duration of at most 8760h")
+            raise self.expected("a duration of at most 8760h, a year")
         return seconds
 
     def boolean(self) -> bool:

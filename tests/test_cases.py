@@ -329,15 +329,15 @@ def test_h14_a_regular_expression_is_no_path(tmp_path: Path, path: str) -> None:
 def test_a_pattern_has_an_x_at_any_place(tmp_path: Path, pattern: str, statuses: list[int]) -> None:
     found = loaded(tmp_path, f"rules: [{{enable_on_status: [{pattern}], body: a}}]")
     assert found.ruleset is not None
-    assert list(claims(found.ruleset.rules[0]).by_status) == statuses
+    assert list(claims(found.ruleset.rules[0]).named) == statuses
 
 
 def test_an_exact_status_comes_before_two_digits_and_those_before_one(tmp_path: Path) -> None:
     answers = ", ".join(f"{{enable_on_status: [{each}], body: '{each}'}}" for each in ("xx4", "4x4", "404"))
     found = loaded(tmp_path, f"rules: [{{name: a, rules: [{answers}]}}]")
     assert found.ruleset is not None
-    by_status = claims(found.ruleset.rules[0]).by_status
-    assert [by_status[status].body for status in (404, 414, 504)] == [b"404", b"4x4", b"xx4"]
+    called = [claims(found.ruleset.rules[0]).answer(status) for status in (404, 414, 504)]
+    assert [answer and answer.body for answer in called] == [b"404", b"4x4", b"xx4"]
 
 
 def test_a_pattern_of_interim_statuses_is_never_asked_for(tmp_path: Path) -> None:
