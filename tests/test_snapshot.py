@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from envoy_data_plane.envoy.service.discovery.v3 import DeltaDiscoveryResponse, DiscoveryResponse
 
@@ -147,3 +149,13 @@ def test_virtual_hosts_are_the_same_object_for_the_same_routes() -> None:
     made = Snapshot((A, R, GROUP, X, Y))
     assert made.virtual_hosts(frozenset({"r"})) is made.virtual_hosts(frozenset({"r", "nowhere"}))
     assert made.virtual_hosts(frozenset({"r", "r/group"})) is made.by_type[VIRTUAL_HOSTS]
+
+
+def test_virtual_hosts_of_whatever_is_asked_for_are_not_all_remembered() -> None:
+    names = [f"r{number}" for number in range(8)]
+    made = Snapshot(tuple(Resource(kind, name, b"") for name in names for kind in (ROUTES, VIRTUAL_HOSTS)))
+    for size in range(len(names)):
+        for some in itertools.combinations(names, size):
+            made.virtual_hosts(frozenset(some))
+    assert len(made._hosts) <= 32
+    assert made.virtual_hosts(frozenset({"r1"})) is made.virtual_hosts(frozenset({"r1"}))

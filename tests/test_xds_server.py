@@ -293,6 +293,31 @@ def test_a_stranger_that_rejects_while_the_only_client_restarts_changes_nothing_
     run(test())
 
 
+def test_a_stranger_that_leaves_half_way_is_not_waited_for() -> None:
+    async def test() -> None:
+        async with running() as it:
+            old, new = clusters("old"), clusters("new")
+            it.server.publish(old)
+            picky = Client(it.address, "picky")
+            await picky.bring_up()
+            await it.until(Accepted)
+
+            it.server.publish(new)
+            stranger = Client(it.address, "stranger")
+            await stranger.ask(CLUSTERS)
+            await stranger.read()
+            for count in (1, 2):  # the old one, too, when it goes back to that
+                await picky.answer(await picky.read(), error="no")
+                await it.until(Nack, count)
+            assert it.server.status().version == new.version
+            await stranger.close()
+            await it.until(Disconnected)
+            assert it.server.status().version == old.version
+            await picky.close()
+
+    run(test())
+
+
 FULL = tuple(
     Snapshot((Resource(CLUSTERS, "c", body), Resource(LISTENERS, "l", body), Resource(ROUTES, "r", body)))
     for body in (b"1", b"2")
@@ -388,7 +413,9 @@ def test_what_others_have_accepted_is_taken_back_for_one_client_alone() -> None:
     run(test())
 
 
-def test_a_client_that_leaves_in_the_middle_of_a_response_is_gone() -> None:
+def test_a_client_that_leaves_in_the_middle_of_a_response_is_gone_without_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def test() -> None:
         async with running() as it:
             it.server.publish(clusters("x" * 30_000_000))
@@ -400,6 +427,7 @@ def test_a_client_that_leaves_in_the_middle_of_a_response_is_gone() -> None:
             assert it.server.status().clients == ()
 
     run(test())
+    assert caplog.records == []
 
 
 def test_a_snapshot_that_does_not_hang_together_is_refused() -> None:

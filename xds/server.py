@@ -179,7 +179,10 @@ class Server:
         """The last one that was published."""
         self._proven: dict[ResourceType, Snapshot] = {}
         """For each type, the last snapshot that a client that asks for it had in full."""
+        self._refused: ResourceType | None = None
+        """The type that was rejected of the last one; None: nobody has rejected it."""
         self._taken_back = False
+        """Whether nobody is offered the last one any more."""
         self._away: OrderedDict[str, None] = OrderedDict()
         """The ids of clients that had a snapshot in full and left without rejecting the last one; the latest last."""
         self._nack: Nack | None = None
@@ -231,7 +234,7 @@ class Server:
         if problems := snapshot.check():
             raise InconsistentSnapshotError(problems)
         self._snapshot = snapshot
-        self._taken_back = False
+        self._refused, self._taken_back = None, False
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -276,6 +279,9 @@ class Server:
                         await context.write(output)
                     else:
                         self._learn(client, output)
+        except grpc.aio.InternalError:
+            # The client has left while it was written to. Where gRPC sees that first, it cancels this task.
+            raise asyncio.CancelledError from None
         finally:
             reading.cancel()
             changed.cancel()
@@ -289,8 +295,10 @@ class Server:
         match news:
             case Accepted(snapshot=snapshot):
                 self._proven.update(dict.fromkeys(client.session.types, snapshot))
-            case Nack():
+            case Nack(type=kind, snapshot=snapshot):
                 self._nack = client.nack = news
+                if snapshot is self._snapshot:
+                    self._refused = kind
                 self._take_back()
         self._on_event(news)
 
@@ -304,7 +312,7 @@ class Server:
     def _take_back(self) -> None:
         """Give the snapshot to nobody who comes, if it has been rejected and nobody has it or may yet take it."""
         snapshot = self._snapshot
-        if snapshot is None or self._nack is None or self._nack.snapshot is not snapshot or self._away:
+        if snapshot is None or self._refused is None or self._away:
             return
         sessions = [client.session for client in self._clients]
         if snapshot not in self._proven.values() and all(session.has_rejected(snapshot) for session in sessions):
@@ -312,8 +320,8 @@ class Server:
 
     def _offered(self, only: ResourceType | None) -> Snapshot | None:
         """What who comes to a service is brought to."""
-        if self._taken_back and self._nack is not None:
-            return self._proven.get(only or self._nack.type, self._snapshot)
+        if self._taken_back and self._refused:
+            return self._proven.get(only or self._refused, self._snapshot)
         return self._snapshot
 
 

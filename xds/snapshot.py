@@ -55,6 +55,10 @@ RESOURCE_TYPES: Final = (
     EXTENSIONS := ResourceType("extensions", "envoy.config.core.v3.TypedExtensionConfig", whole=False, wildcard=False),
 )
 
+_MOST_SUBSETS: Final = 32
+"""Of how many sets of route configurations the virtual hosts are remembered. Envoys mostly ask for the same ones; a
+client may ask for any."""
+
 Reference = tuple[ResourceType, str]
 """A resource, by type and name."""
 
@@ -128,6 +132,8 @@ class Snapshot:
         # A client may have asked for names that are not ours; let them not make one more to remember.
         routes = routes.intersection(self.by_type[ROUTES])
         if routes not in self._hosts:
+            if len(self._hosts) >= _MOST_SUBSETS:
+                self._hosts.clear()
             ours = self.by_type[VIRTUAL_HOSTS]
             found = {name: host for name, host in ours.items() if routes_of(name) in routes}
             self._hosts[routes] = ours if len(found) == len(ours) else found
