@@ -24,8 +24,9 @@ import grpc.aio
 import pytest
 from edits import TEXT, edited
 from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
-from gateway import SECONDS, ask, free_port
+from gateway import SECONDS, Upstream, ask, free_port
 
+from rejoinder.envoy.module import library
 from rejoinder.extproc.server import SERVICE
 from rejoinder.xds.protobuf import message_class
 
@@ -186,6 +187,47 @@ EDIT_THAT_IS_NOT_BUILT: Final = "routes: [{name: a, respond: {body: x}, rate_lim
 
 def _body(address: tuple[str, int]) -> str:
     return ask(address, "GET", "a.test", "/").body.decode()
+
+
+@pytest.mark.skipif(not library.LIBRARY.is_file(), reason="the module was not compiled")
+def test_envoy_answers_while_up_is_stopped_and_handlers_log(tmp_path: Path) -> None:
+    file, upstream = tmp_path / "rules.yaml", Upstream()
+    (tmp_path / "chatty.py").write_text(
+        "import sys\n"
+        "from rejoinder.rules.handlers import Reply\n"
+        "def page(request, response):\n"
+        "    print('x' * 1000, file=sys.stderr, flush=True)\n"
+        "    return Reply(503, (), b'ours')\n"
+    )
+    file.write_text(
+        f"upstreams: {{up: 'http://{upstream.address[0]}:{upstream.address[1]}'}}\n"
+        "routes: [{name: all, upstream: up}]\n"
+        "rules: [{name: page, enable_on_status: [503], handler: 'chatty:page'}]\n"
+    )
+    arguments = ("--listen", "127.0.0.1:0", "--concurrency", "1", "--conditional", "module")
+    with (
+        contextlib.closing(upstream),
+        subprocess.Popen(
+            [sys.executable, "-m", "rejoinder.cli", "up", str(file), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            said = re.fullmatch(r"listening on http://(.*):(\d+)\n", process.stdout.readline())
+            assert said
+            process.send_signal(signal.SIGSTOP)
+            address = said[1], int(said[2])
+            for _ in range(500):  # half a megabyte: more than pipes hold
+                assert ask(address, "GET", "a.test", "/", [("x-status", "503")]).body == b"ours"
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+            assert process.wait(SECONDS) == 0
+        finally:
+            process.kill()
 
 
 def test_without_file_descriptors_it_stays_and_follows_when_there_are_some(tmp_path: Path) -> None:
