@@ -90,6 +90,8 @@ def serving(address: Address, pages: Pages) -> Iterator[Address]:
 class _Server(http.server.ThreadingHTTPServer):
     """Hangs up on those that are too many."""
 
+    request_queue_size = MAX_CONNECTIONS
+
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._room = threading.BoundedSemaphore(MAX_CONNECTIONS)

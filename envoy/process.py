@@ -32,6 +32,8 @@ START_SECONDS: Final = 30.0
 """Until Envoy has read its bootstrap, and until it is ready: it takes half a second on a machine that is not busy."""
 STOP_SECONDS: Final = 5.0
 """From SIGTERM to SIGKILL. Envoy ends within milliseconds of the first, unless it hangs."""
+LOG_SECONDS: Final = 2.0
+"""From the end of Envoy to the end of its log."""
 DRAIN_SECONDS: Final = 30
 """How long requests on a listener that was replaced may take to end. Envoy's default, 600 s, would let idle clients
 keep their connections, and with them the old configuration, for ten minutes after an edit."""
@@ -240,8 +242,20 @@ class EnvoyProcess:
         if self._child.returncode is not None:
             await self.wait()
 
-    # Reads the log until Envoy closes it by ending; the exit status.
+    # Reads the log until Envoy ends; the exit status.
     async def _follow(self) -> int:
+        reading = asyncio.create_task(self._read_log())
+        status = await self._child.wait()
+        # What Envoy has started (by a handler, say) may live on, with the log as its own.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(reading, LOG_SECONDS)
+        if self._pump.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._pump.kill()
+            await self._pump.wait()
+        return status
+
+    async def _read_log(self) -> None:
         assert self._pump.stdout is not None
         level, component = logging.WARNING, "stderr"
         while True:
@@ -250,8 +264,7 @@ class EnvoyProcess:
             except ValueError:  # of StreamReader: over the limit, and dropped
                 line = f"(a line of more than {_LINE_LIMIT} bytes)\n"
             if not line:
-                await self._pump.wait()
-                return await self._child.wait()
+                return
             line = line.rstrip("\n")
             if found := _LOG_LINE.fullmatch(line):
                 level, component, line = _LOG_LEVELS[found["level"]], found["component"], found["text"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import collections
 import os
 import select
+import signal
 from typing import Final
 
 MAX_WAITING: Final = 1 << 20
@@ -19,6 +20,8 @@ _CHUNK: Final = 1 << 16
 
 
 def main(log: int = 0, reader: int = 1) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # whoever ends everything at once wants the last lines, too
     os.set_blocking(reader, False)
     waiting: collections.deque[bytes] = collections.deque()
     size = dropped = 0

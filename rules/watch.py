@@ -62,13 +62,17 @@ async def changes(loaded: R, reload: Callable[[], R]) -> AsyncGenerator[R, None]
 
     Args:
         loaded: the load before; what it read is watched, and after a change what that load read, and so on.
-        reload: called in a thread; it must not raise.
+        reload: called in a thread, and again a second later if it raises.
     """
     watch = _Watch()
     while True:
         await watch.until_changed(loaded)
-        loaded = await asyncio.to_thread(reload)
-        yield loaded
+        try:
+            loaded = await asyncio.to_thread(reload)
+        except Exception as error:  # no threads left, or what `reload` has not thought of
+            await watch.trouble("cannot load again", error)
+        else:
+            yield loaded
 
 
 class _Watch:
@@ -82,8 +86,11 @@ class _Watch:
                 if await self._changed(loaded):
                     return
             except Exception as error:  # no threads left, a bug: whatever it is, the next look may be better
-                self._say(f"cannot look for changes: {type(error).__name__}: {error}", error)
-                await asyncio.sleep(UNWATCHED_SECONDS)
+                await self.trouble("cannot look for changes", error)
+
+    async def trouble(self, what: str, error: Exception) -> None:
+        self._say(f"{what}: {type(error).__name__}: {error}", error)
+        await asyncio.sleep(UNWATCHED_SECONDS)
 
     async def _changed(self, loaded: Read) -> bool:
         """Whether something has changed, now or when something was reported or time has passed."""

@@ -242,6 +242,26 @@ def test_an_envoy_that_logs_does_not_wait_for_a_program_that_does_not_read(
     assert len(caplog.messages) < 50_000
 
 
+def test_what_an_envoy_leaves_behind_does_not_hold_up_its_end(tmp_path: Path) -> None:
+    binary = tmp_path / "envoy"
+    binary.write_text(
+        f"#!{sys.executable}\n"
+        "import pathlib, subprocess, sys\n"
+        "left = subprocess.Popen(['sleep', '100'])\n"
+        "(pathlib.Path(__file__).parent / 'left').write_text(str(left.pid))\n"
+        "pathlib.Path(sys.argv[sys.argv.index('--admin-address-path') + 1]).write_text('127.0.0.1:1')\n"
+        "left.wait()\n"
+    )
+    binary.chmod(0o755)
+
+    async def main() -> None:
+        async with running(binary, _static({})):
+            pass
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    os.kill(int((tmp_path / "left").read_text()), signal.SIGKILL)  # it is there
+
+
 @pytest.mark.parametrize("reads", [True, False], ids=["late", "never"])
 def test_the_pump_takes_all_and_says_what_it_has_dropped(reads: bool) -> None:
     with subprocess.Popen(

@@ -24,8 +24,9 @@ import grpc.aio
 import pytest
 from edits import TEXT, edited
 from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
-from gateway import SECONDS, ask, free_port
+from gateway import SECONDS, Upstream, ask, free_port
 
+from rejoinder.envoy.module import library
 from rejoinder.extproc.server import SERVICE
 from rejoinder.xds.protobuf import message_class
 
@@ -35,6 +36,12 @@ FILES: Final = 80
 
 def rule(body: str) -> str:
     return f"rules: [{{name: only, body: {body}}}]\n"
+
+
+def limited(per: str) -> str:
+    """Intervals that could be read, but not be encoded."""
+    route = f"{{name: all, upstream: up, rate_limit: {{requests: 1, {per}}}}}"
+    return f"upstreams: {{up: 'http://127.0.0.1:1'}}\nroutes: [{route}]\n"
 
 
 def _free_ports() -> tuple[int, int, int]:
@@ -130,8 +137,7 @@ def test_a_name_that_is_no_text_beside_the_rules_or_above_ends_nothing(tmp_path:
 def test_edits_that_cannot_be_built_end_nothing(tmp_path: Path) -> None:
     with serving(tmp_path / "rules.yaml", stderr=subprocess.DEVNULL) as serve:
         for number, edit in enumerate(("per: 87660001h", "per: 9e400s", "per: 1" + "0" * 400 + "h")):
-            text = f"routes: [{{name: all, respond: {{body: x}}, rate_limit: {{requests: 1, {edit}}}}}]\n"
-            serve.file.write_text(text)
+            serve.file.write_text(limited(edit))
             serve.wait_for(lambda: bool(serve.status()["problems"]))
             serve.follows(f"after-{number}")
 
@@ -168,7 +174,7 @@ def test_up_stays_with_its_envoy(tmp_path: Path) -> None:
             with open(os.path.join(os.fsencode(tmp_path), b"\xff"), "wb"):
                 pass
             for body in ("second", "third"):
-                file.write_text(EDIT_THAT_IS_NOT_BUILT)
+                file.write_text(limited("per: 87660001h"))
                 time.sleep(0.3)
                 file.write_text(rule(body))
                 end = time.monotonic() + SECONDS
@@ -181,11 +187,49 @@ def test_up_stays_with_its_envoy(tmp_path: Path) -> None:
             process.kill()
 
 
-EDIT_THAT_IS_NOT_BUILT: Final = "routes: [{name: a, respond: {body: x}, rate_limit: {requests: 1, per: 87660001h}}]\n"
-
-
 def _body(address: tuple[str, int]) -> str:
     return ask(address, "GET", "a.test", "/").body.decode()
+
+
+@pytest.mark.skipif(not library.LIBRARY.is_file(), reason="the module was not compiled")
+def test_envoy_answers_while_up_is_stopped_and_handlers_log(tmp_path: Path) -> None:
+    file, upstream = tmp_path / "rules.yaml", Upstream()
+    (tmp_path / "chatty.py").write_text(
+        "import sys\n"
+        "from rejoinder.rules.handlers import Reply\n"
+        "def page(request, response):\n"
+        "    print('x' * 1000, file=sys.stderr, flush=True)\n"
+        "    return Reply(503, (), b'ours')\n"
+    )
+    file.write_text(
+        f"upstreams: {{up: 'http://{upstream.address[0]}:{upstream.address[1]}'}}\n"
+        "routes: [{name: all, upstream: up}]\n"
+        "rules: [{name: page, enable_on_status: [503], handler: 'chatty:page'}]\n"
+    )
+    arguments = ("--listen", "127.0.0.1:0", "--concurrency", "1", "--conditional", "module")
+    with (
+        contextlib.closing(upstream),
+        subprocess.Popen(
+            [sys.executable, "-m", "rejoinder.cli", "up", str(file), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            said = re.fullmatch(r"listening on http://(.*):(\d+)\n", process.stdout.readline())
+            assert said
+            process.send_signal(signal.SIGSTOP)
+            address = said[1], int(said[2])
+            for _ in range(500):  # half a megabyte: more than pipes hold
+                assert ask(address, "GET", "a.test", "/", [("x-status", "503")]).body == b"ours"
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+            assert process.wait(SECONDS) == 0
+        finally:
+            process.kill()
 
 
 def test_without_file_descriptors_it_stays_and_follows_when_there_are_some(tmp_path: Path) -> None:
@@ -201,7 +245,7 @@ def test_without_file_descriptors_it_stays_and_follows_when_there_are_some(tmp_p
                     with contextlib.suppress(TimeoutError):  # nobody accepts it, and the queue is full
                         stack.enter_context(socket.create_connection(address, timeout=0.1))
             descriptors = Path(f"/proc/{serve.process.pid}/fd")
-            serve.wait_for(lambda: len(list(descriptors.iterdir())) >= FILES - 2)
+            serve.wait_for(lambda: len(list(descriptors.iterdir())) == FILES)
             serve.file.write_text(rule("second"))
             time.sleep(3)  # it tries, and cannot
         before = serve.status()["version"]

@@ -324,6 +324,28 @@ def test_where_nothing_can_be_watched_it_is_looked_at(
     assert caplog.messages == ["the files cannot be watched and are looked at every second: Too many open files"]
 
 
+def test_what_fails_without_a_word_of_warning_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(rule("v0"))
+    to_thread, failures = asyncio.to_thread, iter([True, False, True, False, False, True])
+
+    async def no_threads(function: Callable[..., Any], *arguments: Any) -> Any:
+        if next(failures, False):
+            raise RuntimeError("can't start new thread")
+        return await to_thread(function, *arguments)
+
+    async def scenario(stream: Watching) -> None:
+        file.write_text(rule("v1"))
+        assert body_of(await anext(stream)) == "v1"
+
+    monkeypatch.setattr(asyncio, "to_thread", no_threads)
+    watching(file, scenario)
+    assert all(message.endswith("RuntimeError: can't start new thread") for message in caplog.messages)
+    assert {message.split(":")[0] for message in caplog.messages} == {"cannot look for changes", "cannot load again"}
+
+
 def test_what_is_not_reported_is_found_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a network file system."""
     file = tmp_path / "rules.yaml"
