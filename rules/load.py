@@ -81,6 +81,7 @@ def load(
     upstreams: Mapping[str, str] = {},
     memory: Memory | None = None,
     look_for_shadowed: bool = True,
+    contents: Mapping[Path, bytes] = {},
 ) -> Loaded:
     """Read rule files and merge them in their order.
 
@@ -91,11 +92,12 @@ def load(
         memory: of the last load, to be quicker when little has changed; None: there was none.
         look_for_shadowed: warn of rules that can never decide. After a small edit of a large file that takes longer
             than all the rest, so it may be left for later (`shadow.shadowed`).
+        contents: of paths that are no files, such as standard input.
 
     Returns:
         The ruleset, if there is no error, and every problem. If there are errors, show them and keep the set before.
     """
-    files = Files()
+    files = Files({path.absolute(): content for path, content in contents.items()})
     problems: list[Problem] = []
     named = _rule_files(sources, files, problems)
     prefixes = _prefixes(named)
