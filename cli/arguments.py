@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import os
+import sys
 import urllib.parse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from rejoinder.rules.files import Files
 from rejoinder.xds.translate.settings import TRUSTED_CA
 
 Address = tuple[str, int]
@@ -30,6 +33,8 @@ _EXAMPLES: Final = {
     "check": """examples:
   rejoinder check rules.yaml
   rejoinder check rules/ --strict --format json
+  rejoinder check --each examples/               rule sets that have nothing to do with each other
+  kustomize build . | rejoinder check -          standard input (explain and render, too)
 """,
     "explain": """examples:
   rejoinder explain rules.yaml --url http://www.example.com/api/users -H 'accept: application/json'
@@ -165,6 +170,9 @@ def _check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     check = _command(commands, "check", "say what is wrong with rule files (exit code 0: nothing, 1: something)")
     _sources(check)
     check.add_argument("--strict", action="store_true", help="warnings count as well (exit code 1)")
+    check.add_argument(
+        "--each", action="store_true", help="each file or folder, and each folder below one, is a rule set of its own"
+    )
     _format(check)
 
 
@@ -180,6 +188,14 @@ def _command(
         epilog=_EXAMPLES[name],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+STANDARD_INPUT: Final = Path("-")
+
+
+def opened(sources: Iterable[Path]) -> Files:
+    """What reads the sources: `-` is standard input."""
+    return Files({STANDARD_INPUT.absolute(): sys.stdin.buffer.read()} if STANDARD_INPUT in sources else {})
 
 
 def _sources(command: argparse.ArgumentParser, nargs: str = "+") -> None:

@@ -4,17 +4,41 @@ from __future__ import annotations
 
 import argparse
 import datetime
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from rich.text import Text
 
 from rejoinder.cli import console
+from rejoinder.cli.arguments import opened
+from rejoinder.rules.files import SUFFIXES
 from rejoinder.rules.kubernetes import Status
 from rejoinder.rules.load import load
 from rejoinder.rules.problem import Problem, Severity
 
 
 def run(options: argparse.Namespace) -> int:
-    loaded = load(options.sources, upstreams=dict(options.upstream))
+    if not options.each:
+        return _check(options, options.sources)
+    codes = [_check(options, [each], f"{each}: ") for source in options.sources for each in _apart(source)]
+    return max(codes, default=1)
+
+
+def _apart(source: Path) -> Iterator[Path]:
+    """A file; a folder, if it has rule files itself, and each folder below it."""
+    if not source.is_dir():
+        yield source
+        return
+    below = sorted(each for each in source.iterdir() if not each.name.startswith("."))
+    if any(each.suffix in SUFFIXES and each.is_file() for each in below):
+        yield source
+    for each in below:
+        if each.is_dir():
+            yield from _apart(each)
+
+
+def _check(options: argparse.Namespace, sources: Sequence[Path], label: str = "") -> int:
+    loaded = load(sources, upstreams=dict(options.upstream), files=opened(sources))
     problems = list(loaded.problems)
     bad = {Severity.ERROR, Severity.WARNING} if options.strict else {Severity.ERROR}
     good = all(problem.severity not in bad for problem in problems)
@@ -30,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
         if loaded.ruleset and good:
             ruleset = loaded.ruleset
             counts = (("upstream", ruleset.upstreams), ("route", ruleset.routes), ("rule", ruleset.rules))
-            console.say(f"fine: {', '.join(count(len(things), name) for name, things in counts)}", "green")
+            console.say(f"{label}fine: {', '.join(count(len(things), name) for name, things in counts)}", "green")
     return 0 if good else 1
 
 

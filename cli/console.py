@@ -83,17 +83,14 @@ def print_json(value: Any) -> None:
     out.out(json.dumps(value, indent=2, ensure_ascii=False), highlight=False)
 
 
-class _BlockDumper(yaml.SafeDumper):
-    """YAML as people write it: long texts as blocks, lists indented, no anchors."""
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002 - the base class's
-        super().increase_indent(flow, False)
+class _BlockDumper(yaml.CSafeDumper):
+    """YAML as people write it: long texts as blocks, no anchors. In C: it may be megabytes."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the base class's
         return True
 
 
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+def _text(dumper: yaml.CSafeDumper, value: str) -> yaml.Node:
     style = "|" if "\n" in value else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style)
 
@@ -102,9 +99,8 @@ _BlockDumper.add_representer(str, _text)
 
 
 def print_yaml(value: Any) -> None:
-    out.out(
-        yaml.dump(value, Dumper=_BlockDumper, sort_keys=False, allow_unicode=True, width=120), end="", highlight=False
-    )
+    # Not by way of rich, which looks at every line of it.
+    yaml.dump(value, out.file, Dumper=_BlockDumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def warn_of_echo(ruleset: Ruleset) -> None:

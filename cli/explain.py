@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rejoinder import envoy
-from rejoinder.cli import console, placement
+from rejoinder.cli import arguments, console, placement
 from rejoinder.rules.answers import Choice, Reply
 from rejoinder.rules.decide import NO_ROUTE_STATUS, Decision, decide
 from rejoinder.rules.document import quoted
@@ -59,7 +59,8 @@ class _Explanation:
 
 
 def run(options: argparse.Namespace) -> int:
-    loaded = load(options.sources, upstreams=dict(options.upstream))
+    files = arguments.opened(options.sources)
+    loaded = load(options.sources, upstreams=dict(options.upstream), files=files)
     console.print_problems(problem for problem in loaded.problems if loaded.ruleset is None)
     if loaded.ruleset is None:
         return 1

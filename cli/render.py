@@ -13,7 +13,8 @@ from rejoinder.xds.translate import Json, Placement, Settings, conditional_progr
 
 
 def run(options: argparse.Namespace) -> int:
-    loaded = load(options.sources, upstreams=dict(options.upstream))
+    files = arguments.opened(options.sources)
+    loaded = load(options.sources, upstreams=dict(options.upstream), files=files)
     console.print_problems(loaded.complaints)
     if loaded.ruleset is None:
         return 1

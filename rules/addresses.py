@@ -47,8 +47,10 @@ def listeners(place: Place) -> tuple[Listener, ...]:
 
 def upstreams(place: Place) -> tuple[Upstream, ...]:
     """`upstreams`: URLs by name."""
-    found = (member.attempt(functools.partial(upstream, name), None) for name, member in place.members())
-    return tuple(each for each in found if each is not None)
+    # One that cannot be used is there all the same: that routes name it is no second mistake.
+    return tuple(
+        member.attempt(functools.partial(upstream, name), Upstream(name, ())) for name, member in place.members()
+    )
 
 
 def upstream(name: str, place: Place) -> Upstream:

@@ -347,6 +347,10 @@ def _events(text: str) -> Iterator[yaml.Event]:
             raise _TextError(line, _TOO_DEEP) from None
         if mark and text[mark.index : mark.index + 1] == "\t":
             raise _TextError(line, "not YAML: a tab cannot indent, use spaces") from None
+        if "alias" in str(error.context):
+            raise _TextError(line, 'not YAML: what starts with * stands in quotes, such as "*.example.com"') from None
+        if "mapping values are not allowed" in str(error.problem):
+            raise _TextError(line, f"not YAML: {error.problem}: put a text with a colon in quotes") from None
         within = f" ({error.context} from line {error.context_mark.line + 1})" if error.context_mark else ""
         raise _TextError(line, f"not YAML: {error.problem}{within}") from None
     except yaml.YAMLError as error:

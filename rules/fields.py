@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
@@ -178,8 +178,12 @@ class Place:
             raise self.expected("a mapping")
         return [(name, self.field(name)) for name in self.node.entries]
 
-    def fields(self, *known: str) -> Fields:
+    def fields(self, *known: str, hints: Mapping[str, str] = {}) -> Fields:
         """The fields of a mapping; unknown ones are noted as mistakes.
+
+        Args:
+            known: the fields that there are.
+            hints: what to say of fields that are likely to be written here and belong elsewhere.
 
         Raises:
             FieldError: it is not a mapping.
@@ -191,13 +195,13 @@ class Place:
             if self.source.lenient:
                 self.key(name).warn(f"the field {quoted(name)} is ignored, {closest(name, known)}")
             else:
-                self.unknown(name, known)
+                self.unknown(name, known, hints.get(name))
         given = {name: self.field(name) for name in self.node.entries if name in known}
         return Fields(self, given, bool(unknown) and not self.source.lenient)
 
-    def unknown(self, name: str, known: Iterable[str]) -> None:
+    def unknown(self, name: str, known: Iterable[str], hint: str | None = None) -> None:
         """Note that one of the fields that are given is not among those that there are."""
-        self.key(name).error(f"unknown field {quoted(name)}, {closest(name, known)}")
+        self.key(name).error(f"unknown field {quoted(name)}, {hint or closest(name, known)}")
 
     def key(self, name: str) -> Place:
         """Where the name of a field stands that is given."""

@@ -92,6 +92,7 @@ def load(
         memory: of the last load, to be quicker when little has changed; None: there was none.
         look_for_shadowed: warn of rules that can never decide. After a small edit of a large file that takes longer
             than all the rest, so it may be left for later (`shadow.shadowed`).
+        files: what reads them; None: a new one.
 
     Returns:
         The ruleset, if there is no error, and every problem. If there are errors, show them and keep the set before.

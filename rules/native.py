@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from rejoinder.rules.addresses import HOST_NAME, PORTS, is_ipv6
 from rejoinder.rules.answers import BODILESS
-from rejoinder.rules.document import List, Map, Scalar, ScalarKind, quoted
+from rejoinder.rules.document import List, Map, Scalar, ScalarKind, describe, quoted
 from rejoinder.rules.fields import FieldError, Fields, Mention, Place, content_beside
 from rejoinder.rules.handlers import HANDLER_NAME
 from rejoinder.rules.matching import RegexError, compile_regex
@@ -81,7 +81,13 @@ _OVERWRITTEN_HEADERS: Final = frozenset({"date", "server"})
 
 def routes(place: Place) -> tuple[Route, ...]:
     """`routes`: a list of named request matches with one action each."""
-    return place.each(_route)
+    return _listed(place).each(_route)
+
+
+def _listed(place: Place) -> Place:
+    if isinstance(place.node, Map) and place.node.entries:
+        raise place.mistake('expected a list, got a mapping: begin each entry with "- "')
+    return place
 
 
 def _route(place: Place) -> Route:
@@ -258,13 +264,13 @@ def _interval(place: Place) -> float:
 
 def rules(place: Place) -> tuple[Rule, ...]:
     """`rules`: a list of scopes, each with one or more answers."""
-    return place.each(_rule)
+    return _listed(place).each(_rule)
 
 
 def _rule(place: Place) -> Rule:
     default_name = next_rule_name(place)
     place = _about(place, "rule", default_name)
-    fields = place.fields(*RULE_ONLY_FIELDS, *ANSWER_FIELDS)
+    fields = place.fields(*RULE_ONLY_FIELDS, *ANSWER_FIELDS, hints=_ELSEWHERE)
     return Rule(
         name=fields.get("name", name, default_name),
         answers=scope_answers(fields),
@@ -272,6 +278,18 @@ def _rule(place: Place) -> Rule:
         final=fields.get("final", Place.boolean, False),
         position=place.position,
     )
+
+
+_ELSEWHERE: Final = {
+    "location": 'it is a header: write headers: ["Location=https://example.com"]',
+    "redirect": 'routes have it: in a rule, write status_code: 302 and headers: ["Location=https://example.com"]',
+    "respond": "routes have it: what stands in it are the fields of a rule itself",
+    "upstream": "routes have it",
+    "path": "it belongs into match",
+    "prefix": "it belongs into match",
+    "domains": "it belongs into match",
+}
+"""What is written in a rule, and where it belongs."""
 
 
 def next_rule_name(place: Place) -> str:
@@ -385,6 +403,8 @@ def _answer(fields: Fields, default: int | None) -> Answer:
         given = fields.given.get("body") or fields["body_file"]
         given.error(f"a response with status {bodiless[0]} cannot have a body")
     given_headers = fields.get("headers", headers, ())
+    if status in (301, 302, 303, 307, 308) and "headers" not in fields:
+        fields["status_code"].warn("a redirect without a Location header leads nowhere")
     if "body_file" in fields and not any(each == "content-type" for each, _ in given_headers):
         given_headers = (*_type_of_file(fields["body_file"]), *given_headers)
     return Answer(status, given_headers, body, patterns)
@@ -448,6 +468,12 @@ def _status_pattern(place: Place) -> StatusPattern:
 
 
 def _body(place: Place) -> bytes:
+    if isinstance(place.node, Map | List):
+        raise place.mistake(
+            f"expected a string, got {describe(place.node)}: put the text in quotes, as in body: '{{\"a\": 1}}'"
+        )
+    if (odd := re.search(r"\{\{|%[A-Z_]+\(", place.string())) is not None:
+        place.warn(f"{quoted(odd[0])} is sent as it stands: bodies have no variables")
     return _limited(place, place.string().encode())
 
 
@@ -478,10 +504,22 @@ def headers(place: Place) -> tuple[Header, ...]:
 
 # A list of values is a header that is sent several times.
 def _header_values(name: str, place: Place) -> Sequence[Header | None]:
-    return place.attempt(lambda it: it.one_or_more(lambda item: _header(item, name, item.string())), ())
+    return place.attempt(lambda it: it.one_or_more(lambda item: _header(item, name, _value_text(item))), ())
+
+
+def _value_text(place: Place) -> str:
+    # Nobody quotes `Retry-After: 30`, and no two ways to write a number are meant to be the same here.
+    node = place.node
+    if isinstance(node, Scalar) and node.kind in (ScalarKind.INTEGER, ScalarKind.FLOAT):
+        return node.text
+    return place.string()
 
 
 def _header_pair(place: Place) -> Header | None:
+    if isinstance(place.node, Map) and len(place.node.entries) == 1:
+        (entry,) = place.node.entries.items()
+        value = entry[1].value.text if isinstance(entry[1].value, Scalar) else "..."
+        raise place.mistake(f"expected name=value, got a mapping: write {quoted(f'{entry[0]}={value}')}")
     name, equals, value = place.string().partition("=")
     if not equals:
         raise place.expected("name=value")
@@ -550,7 +588,10 @@ def _path_prefix(place: Place) -> PathMatch:
 
 
 def _path_regex(place: Place) -> PathMatch:
-    return PathMatch(PathKind.REGEX, regex_text(place))
+    text = regex_text(place)
+    if re.match(r"\^?[A-Za-z0-9_-](?![*?{|])[^|]*$", text):
+        place.warn(f"{quoted(text)} never fits: paths start with /, and it must fit the whole path")
+    return PathMatch(PathKind.REGEX, text)
 
 
 PATHS: Final = {"path": _exact, "prefix": _path_prefix, "regex": _path_regex}
@@ -558,6 +599,8 @@ PATHS: Final = {"path": _exact, "prefix": _path_prefix, "regex": _path_regex}
 
 
 def _prefix(place: Place) -> str:
+    if place.string().endswith("*"):
+        place.warn(f"the * in {quoted(place.string())} is compared as it stands: a prefix is about all paths below it")
     return _path(place).rstrip("/") or "/"
 
 
@@ -617,10 +660,16 @@ def _string_matches(place: Place, read_name: Callable[[Place, str], str]) -> tup
 
 def _string_match(place: Place) -> StringMatch:
     if not isinstance(place.node, Map):
-        return StringMatch(StringKind.EXACT, place.string())
+        text = place.string()
+        if re.fullmatch(r"/.+/|\*(?!/\*).+", text):
+            wanted = "write a mapping with regex, prefix, suffix or contains"
+            place.warn(f"{quoted(text)} is compared as it stands: {wanted}")
+        return StringMatch(StringKind.EXACT, text)
     kinds = [kind.value for kind in StringKind]
     fields = place.fields(*kinds)
     given = fields.only_one(*kinds)
+    if given is None and fields.unknown:
+        return StringMatch(StringKind.PRESENT)
     if given is None:
         raise place.expected(f"a string or a mapping with one of {', '.join(kinds)}")
     kind = StringKind(given)

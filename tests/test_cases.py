@@ -5,6 +5,8 @@ Manifests are written short: `GATEWAY` and `APP` stand beside each.
 
 from __future__ import annotations
 
+import io
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -425,3 +427,59 @@ def test_f13_explain_says_what_becomes_of_the_headers_of_a_route(
         assert main(["explain", str(tmp_path), "--url", "http://a.test:8080/", "--status", status]) == 0
         said[status] = "which this answer replaces" in capsys.readouterr().out
     assert said == {"404": False, "503": True}
+
+
+MESSAGES = [
+    ("rules: [{match: {domains: *.example.com}, body: a}]", 'starts with * stands in quotes, such as "*.example.com"'),
+    ("rules:\n  - body: a\n    headers: [{Location: /x}]", 'write "Location=/x"'),
+    ("rules:\n  - body: a\n    headers:\n      - Location: /x", 'write "Location=/x"'),
+    ("rules:\n  - body: error: x", "put a text with a colon in quotes"),
+    ("rules:\n  - body: {a: 1}", "put the text in quotes, as in body: '{\"a\": 1}'"),
+    ("rules:\n  - {name: a, location: /x}", 'unknown field "location", it is a header'),
+    ("rules:\n  - {name: a, body: x, redirect: {host: a}}", 'unknown field "redirect", routes have it'),
+    ("rules:\n  - {name: a, respond: {body: x}}", 'unknown field "respond", routes have it'),
+    ("upstreams: {a: 'localhost:80'}\nroutes: [{name: a, upstream: a}]", "expected a URL such as"),
+    ("rules: {name: a, body: x}", 'got a mapping: begin each entry with "- "'),
+    ("rules: [{body: a, match: {headers: {x: {not: v}}}}]", 'unknown field "not"'),
+    # And what has no effect, or none that anybody wants: warnings.
+    ("rules: [{body: a, match: {prefix: '/api/*'}}]", 'the * in "/api/*" is compared as it stands'),
+    ("rules: [{status_code: 302}]", "a redirect without a Location header leads nowhere"),
+    ("rules: [{body: a, match: {headers: {accept: '*/json'}}}]", '"*/json" is compared as it stands'),
+    ("rules: [{body: a, match: {headers: {accept: /json/}}}]", '"/json/" is compared as it stands'),
+    ("rules: [{body: 'hi {{name}}'}]", '"{{" is sent as it stands'),
+    ("rules: [{body: 'hi %REQ(x)%'}]", '"%REQ(" is sent as it stands'),
+    ("rules: [{body: a, match: {regex: 'api/.*'}}]", '"api/.*" never fits'),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), MESSAGES, ids=[text for text, _ in MESSAGES])
+def test_a_message_says_what_to_write(tmp_path: Path, text: str, message: str) -> None:
+    (complaint,) = complaints(loaded(tmp_path, text))
+    assert message in complaint
+
+
+def test_numbers_are_header_values(tmp_path: Path) -> None:
+    found = loaded(tmp_path, "rules: [{status_code: 503, headers: {Retry-After: 30, X: [1.50, a]}}]")
+    assert found.ruleset is not None
+    assert found.ruleset.rules[0].answers[0].headers == (("retry-after", "30"), ("x", "1.50"), ("x", "a"))
+
+
+@pytest.mark.parametrize("text", ["api|/x", "(?i)/x", "a*/x", "[/]x", "/x", ".*x"])
+def test_a_regex_that_may_fit_is_no_warning(tmp_path: Path, text: str) -> None:
+    assert complaints(loaded(tmp_path, f"rules: [{{body: a, match: {{regex: '{text}'}}}}]")) == []
+
+
+def test_check_reads_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"rules: [{body: a}]\nroutes: 7\n")))
+    assert main(["check", "-"]) == 1
+    assert "-:2: error: routes: expected a list" in capsys.readouterr().out
+
+
+def test_check_each_takes_folders_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("a", "a/b", "c"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "rules.yaml").write_text("rules: [{name: same, body: x}]")
+    assert main(["check", str(tmp_path), "--each"]) == 0
+    assert capsys.readouterr().err.count("fine: 0 upstreams, 0 routes, 1 rule") == 3
+    (tmp_path / "a" / "b" / "rules.yaml").write_text("rules: 7")
+    assert main(["check", str(tmp_path), "--each"]) == 1
