@@ -283,6 +283,7 @@ def test_a_stranger_that_rejects_while_the_only_client_restarts_changes_nothing_
             await stranger.answer(await stranger.read(), error="no")
             nack = await it.until(Nack)
             assert (nack.instead, nack.had) == (old, False)
+            assert values(await stranger.read()) == ["old"]
             assert it.server.status().version == new.version
             ours = Client(it.address, "ours")
             await ours.ask(CLUSTERS)
