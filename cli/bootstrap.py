@@ -103,7 +103,10 @@ def _remote(url: SplitResult) -> dict[str, Any]:
 
 
 def _print_search_path() -> None:
-    print(f"# Start Envoy with ENVOY_DYNAMIC_MODULES_SEARCH_PATH={library.LIBRARY.parent}")
+    print(
+        f"# Start Envoy with ENVOY_DYNAMIC_MODULES_SEARCH_PATH={library.LIBRARY.parent}\n"
+        "# (and, for rules with regular expressions or handlers, with what docs/module.md says of Python)"
+    )
 
 
 def _print_environment(sources: Iterable[Path]) -> None:
@@ -116,7 +119,8 @@ def _follow(options: argparse.Namespace) -> int:
     kind = Placement(options.kind)
     print(
         f"{_FILTERS_GO} Envoy has the rest, and every change of\n"
-        "# it, from `rejoinder serve`; until that is there, everything passes."
+        "# it, from `rejoinder serve`; until that is there, everything passes. Envoy needs a `node` with an id, by\n"
+        "# which `serve` calls it, and a cluster."
     )
     if kind is Placement.MODULE:
         _print_search_path()

@@ -23,18 +23,22 @@ from rejoinder.rules.files import Files, Fingerprint
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Position, Ruleset
 from rejoinder.rules.problem import Problem, Severity
+from rejoinder.rules.program import needs_python
 from rejoinder.rules.reload import Memory
 from rejoinder.rules.shadow import shadowed
 from rejoinder.rules.watch import changes
 from rejoinder.xds.blame import blame
 from rejoinder.xds.build import Build, build
 from rejoinder.xds.server import Connected, Disconnected, Event, Server
-from rejoinder.xds.session import MODULE_SINCE, Accepted, Nack, Unable
+from rejoinder.xds.session import MODULE_SINCE, NO_MODULE, Accepted, Nack, Unable
 from rejoinder.xds.translate import Placement, Settings
 
 _LOG: Final = logging.getLogger("rejoinder.control")
 
 KEPT_BUILDS: Final = 4
+
+MOST_NAMED: Final = 3
+"""How many rules are named that an Envoy without Python cannot use."""
 
 OLDEST: Final = (1, 36)
 """The oldest Envoy that everything but the module is tested with (docs/deploy.md)."""
@@ -250,6 +254,7 @@ class Control:
         lines = (
             f"{nack.node} rejects the {nack.type.name}: {nack.message}",
             *(f"  about {place}" for place in places),
+            *(_python_needed(rejected) if rejected and NO_MODULE in nack.message else ()),
         )
         console.say(lines[0], "bold red")
         for line in lines[1:]:
@@ -257,6 +262,15 @@ class Control:
         if nack.instead:
             console.say("going back to what it had before" if nack.had else "it gets what others have taken", "bold")
         self._on_rejected(Rejected(lines))
+
+
+def _python_needed(rejected: Build) -> Iterator[str]:
+    """Why a module may reject a program: Envoy does not pass its words on."""
+    wanting = [rule for rule in rejected.program.rules if needs_python(rule)]
+    for rule in wanting[:MOST_NAMED]:
+        yield f'  {rule.position}: rule "{rule.name}" needs Python in that Envoy, for a regular expression or a handler'
+    if wanting:
+        yield "  docs/module.md says which variables it has to be started with; or let it ask ext_proc"
 
 
 def _print(problems: Sequence[Problem]) -> None:

@@ -85,8 +85,8 @@ class Claims:
     """For every other final status; of an unconditional rule, what is answered at once."""
 
     def answer(self, status: int) -> Answer | None:
-        """The answer that a status calls for; None: there is none. Interim statuses (1xx) call for none."""
-        if status < STATUSES.start:
+        """The answer that a status calls for; None: there is none. Only STATUSES call for any."""
+        if status not in STATUSES:
             return None
         number = self.named.get(status)
         return self.otherwise if number is None else self.answers[number]

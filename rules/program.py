@@ -250,6 +250,14 @@ class Needs:
     """Whether there are regular expressions, which only RE2 can tell."""
 
 
+def needs_python(rule: Rule) -> bool:
+    """Whether the module asks Python about a rule: for a regular expression, or a handler."""
+    match = rule.scope.request
+    tests = (*match.headers, *match.query)
+    regexes = match.path.kind is PathKind.REGEX or any(test.kind is StringKind.REGEX for _, test in tests)
+    return regexes or any(answer.handler for answer in rule.answers)
+
+
 def needs(program: Program) -> Needs:
     """What a program needs to know."""
     matches = [rule.scope.request for rule in program.rules]

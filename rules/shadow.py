@@ -6,7 +6,7 @@ A ruleset goes in, warnings come out. Only what is certain is said: no warning d
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -38,7 +38,26 @@ def shadowed(ruleset: Ruleset) -> list[Problem]:
         for route in ruleset.routes
         if not route.title  # others stand in the order of a specification, which hides what is meant to be hidden
     )
-    return [*_warnings("route", routes), *_warnings("rule", map(_of_rule, ruleset.rules))]
+    rules = [_of_rule(rule) for rule in ruleset.rules]
+    return [*_warnings("route", routes), *_warnings("rule", rules), *_answered_before(rules)]
+
+
+def _answered_before(rules: Sequence[_Entry]) -> Iterator[Problem]:
+    """A warning for each rule about statuses whose requests are all answered by a later rule, before there is one."""
+    later = _Earlier()
+    for entry in reversed(rules):
+        if entry.takes_all:
+            # What it fits, no later rule answers; if it is unconditional, it does so itself.
+            later = _Earlier() if entry.statuses else later
+        if not entry.statuses:
+            later.add(entry)
+            continue
+        if answering := later.first(entry.scope):
+            message = (
+                f'rule "{entry.name}": can never decide about an upstream\'s status, because rule "{answering.name}" '
+                f"({answering.position}) answers all its requests without asking one"
+            )
+            yield Problem(entry.position, message, Severity.WARNING)
 
 
 def _of_rule(rule: Rule) -> _Entry:
@@ -87,6 +106,10 @@ class _Earlier:
                 left -= other.statuses
                 taking.append(other)
         return taking if entry.statuses and not left else []
+
+    def first(self, scope: Scope) -> _Entry | None:
+        """Some entry that takes all that is in a scope; None: there is none."""
+        return next(self._wider(scope), None)
 
     def _wider(self, scope: Scope) -> Iterator[_Entry]:
         # One route and one domain of the scope are enough to find every entry that may cover it; _takes_all tells.

@@ -190,4 +190,4 @@ def test_reading_and_asking_take_time_that_is_linear(loaded: ctypes.CDLL, record
 def test_a_status_that_has_no_name_is_every_other_one(loaded: ctypes.CDLL) -> None:
     with reads(loaded, h.program(h.rule("r", [h.reply([(599, 599)], 418), h.reply()]))) as program:
         found = {status: program.ask("GET", "a", "/", (), "", status) for status in (101, 200, 598, 599, 700)}
-    assert found == {101: None, **dict.fromkeys((200, 598, 700), ("r", 0, (), b"")), 599: ("r", 418, (), b"")}
+    assert found == {101: None, **dict.fromkeys((200, 598), ("r", 0, (), b"")), 700: None, 599: ("r", 418, (), b"")}

@@ -99,10 +99,10 @@ PLUG_IN: Final = "{name: all, rules: [{enable_on_status: [503], body: x}, {body:
             ["a-503 < a-5xx", "more < a-5xx"],
             id="who is hidden hides nobody",
         ),
-        pytest.param([A_5XX, PAGE], [], id="an unconditional rule answers before a status is known"),
+        pytest.param([A_5XX, PAGE], ["a-5xx < page"], id="an unconditional rule answers before a status is known"),
         pytest.param([PAGE, A_5XX], ["a-5xx < page"], id="and leaves no status to ask about"),
         pytest.param([PLUG_IN, A_4XX], ["a-4xx < all"], id="an answer for every other status takes all of them"),
-        pytest.param([PLUG_IN, PAGE], [], id="but not what answers at once"),
+        pytest.param([PLUG_IN, PAGE], ["all < page"], id="but not what answers at once"),
         pytest.param(
             [SHOP_FINAL, "{name: mock, match: {path: /shop/mock}, body: x}"],
             ["mock < shop"],
@@ -144,6 +144,27 @@ def test_a_warning_says_what_is_taken_and_by_whom(
     monkeypatch.chdir(tmp_path)
     Path("rules.yaml").write_text("rules:\n" + "".join(f"  - {rule}\n" for rule in rules), encoding="utf-8")
     assert [problem.message for problem in load([Path("rules.yaml")]).problems] == [message]
+
+
+@pytest.mark.parametrize(
+    ("rules", "hidden"),
+    [
+        pytest.param(["{name: a, enable_on_status: [5xx], body: x}", "{name: all, body: x}"], ["a"], id="all"),
+        pytest.param(
+            ["{name: a, final: true, enable_on_status: [5xx], body: x}", "{name: all, body: x}"], [], id="final"
+        ),
+        pytest.param(
+            ["{name: a, enable_on_status: [5xx], body: x}", "{name: some, match: {path: /}, body: x}"], [], id="some"
+        ),
+    ],
+)
+def test_a_rule_whose_requests_a_later_one_answers_is_named(
+    tmp_path: Path, rules: list[str], hidden: list[str]
+) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text("rules:\n" + "".join(f"  - {rule}\n" for rule in rules), encoding="utf-8")
+    found = [problem.message for problem in load([file]).problems if "about an upstream" in problem.message]
+    assert [message.split('"')[1] for message in found] == hidden
 
 
 def test_routes_hide_each_other_too(tmp_path: Path) -> None:

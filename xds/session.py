@@ -56,7 +56,7 @@ _ROUTING: Final = (ROUTES, VIRTUAL_HOSTS)
 MODULE_SINCE: Final = (1, 38)
 """From which version of Envoy on the module is loaded: an earlier one has another interface."""
 
-_NO_MODULE: Final = "dynamic module"
+NO_MODULE: Final = "dynamic module"
 """In the words of an Envoy that cannot load it, or whose module rejects the program: it lacks a Python for it, say."""
 
 _PARENTS: Final = {ENDPOINTS: CLUSTERS, ROUTES: LISTENERS, VIRTUAL_HOSTS: ROUTES}
@@ -264,7 +264,9 @@ class Session(abc.ABC):
         self._splits = False
         """Whether the client can take virtual hosts as resources of their own."""
         self._without_module = False
-        """Whether it has been seen to be unable to load the module, or what a program needs in it."""
+        """Whether it has been seen to be unable to load the module."""
+        self._refused_by_module: Snapshot | None = None
+        """The module of this client does not take its program: it lacks a Python, say."""
         self._rejected: tuple[Snapshot, ...] = ()
         """Since the last one that came."""
         self._renewed: frozenset[str] = frozenset()
@@ -277,7 +279,8 @@ class Session(abc.ABC):
 
     def _of(self, target: Snapshot) -> Snapshot:
         """What this client is sent to bring it to a snapshot."""
-        unable = self._without_module or (self.envoy is not None and self.envoy < MODULE_SINCE)
+        old = self.envoy is not None and self.envoy < MODULE_SINCE
+        unable = self._without_module or old or target is self._refused_by_module
         form = target.without_module if unable and target.without_module else target
         return form.split if self._splits and form.split else form
 
@@ -343,8 +346,10 @@ class Session(abc.ABC):
         assert snapshot is not None
         stream.under_way = None
         self._distrust(stream, response)
-        if stream.type is EXTENSIONS and _NO_MODULE in message and snapshot.without_module and not self._without_module:
-            self._without_module = True
+        has_it = not self._without_module and snapshot is not self._refused_by_module
+        if stream.type is EXTENSIONS and NO_MODULE in message and snapshot.without_module and has_it:
+            self._without_module = f"load {NO_MODULE}" in message  # else its next program may be one that it takes
+            self._refused_by_module = snapshot
             return Unable(self.node, message)
         # If the target is another one by now, the client gets that next: it may well be the correction.
         if snapshot is not self.target:

@@ -6,10 +6,7 @@
 #include "request.h"
 
 bool program_names(const program *asked, uint32_t status) {
-  if (!is_status(status)) {
-    return status > LAST_STATUS && asked->otherwise;
-  }
-  return asked->statuses[(status - FIRST_STATUS) / 64] >> (status - FIRST_STATUS) % 64 & 1;
+  return is_status(status) && asked->statuses[(status - FIRST_STATUS) / 64] >> (status - FIRST_STATUS) % 64 & 1;
 }
 
 bool program_answers_requests(const program *asked) { return asked->answers_requests; }

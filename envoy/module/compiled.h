@@ -39,7 +39,7 @@ struct program {
   text_index index;
   array rules, replies, headers, tests, entries, names;
   uint32_t labels;   /* how many the longest wildcard has */
-  bool answers_requests, needs_request, needs_routes, otherwise;
+  bool answers_requests, needs_request, needs_routes;
   uint64_t statuses[(LAST_STATUS - FIRST_STATUS) / 64 + 1];
 };
 

@@ -288,7 +288,7 @@ int HOOK(response_headers)(void *envoy, const void *module_filter, bool end_of_s
     return CONTINUE;
   }
   int64_t status = number_in_header(envoy, TEXT(":status"));
-  if (status < FIRST_STATUS || status > 999 || !program_names(self->program, (uint32_t)status)) {
+  if (status < FIRST_STATUS || status > LAST_STATUS || !program_names(self->program, (uint32_t)status)) {
     return CONTINUE;
   }
   self->status = (uint32_t)status;

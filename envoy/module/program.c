@@ -194,7 +194,6 @@ static void read_ranges(program *of, reader *in, reply *into, const rule *rule) 
   }
   if (!into->range_count && !rule->unconditional && !in->failed) {
     memset(of->statuses, 0xff, sizeof of->statuses);
-    of->otherwise = true;
   }
 }
 

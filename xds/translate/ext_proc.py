@@ -22,6 +22,9 @@ METADATA: Final = "rejoinder"
 GATE_TYPE: Final = "envoy.extensions.common.matching.v3.ExtensionWithMatcher"
 HOST_TYPE: Final = "envoy.extensions.filters.http.set_filter_state.v3.Config"
 
+REFUSALS: Final = frozenset({400, 408, 413, 414, 426, 431, 501, 505})
+"""The statuses with which Envoy refuses a request before any filter has seen it."""
+
 MAX_GATED: Final = 64
 """How many rules a gate on requests tells apart, for Envoy tries one after the other; beyond that it is open."""
 
@@ -39,10 +42,11 @@ def response_filter(program: Program) -> Json:
 
 def request_filter(program: Program) -> Json:
     """The filter for requests, and for the responses to these where a handler makes them."""
+    more: Json = {"request_attributes": [attributes.ROUTE_NAME]}
+    if program.has_handlers:
+        more["response_attributes"] = [attributes.CODE_DETAILS]
     response = "SEND" if program.has_handlers else "SKIP"
-    filter_ = _filter(
-        {"request_header_mode": "SEND", "response_header_mode": response}, request_attributes=[attributes.ROUTE_NAME]
-    )
+    filter_ = _filter({"request_header_mode": "SEND", "response_header_mode": response}, **more)
     return _gated(filter_, _requests_gate(program))
 
 
@@ -111,8 +115,19 @@ def _gated(filter_: Json, wanted: Json) -> Json:
 
 
 def _statuses_gate(program: Program) -> Json:
+    if program.statuses.isdisjoint(REFUSALS):
+        return _status_test(program.statuses)
+    # With a request that it refuses, Envoy hangs up: that response must not be held to be asked about. It has accepted
+    # a request when it has set this header, which the gate sees if the request has come so far.
+    accepted = _request_test("x-forwarded-proto", {"safe_regex": {"google_re2": {}, "regex": ".+"}})
+    others = program.statuses - REFUSALS
+    refused = {"and_matcher": {"predicate": [_status_test(program.statuses & REFUSALS), accepted]}}
+    return _any([*([_status_test(others)] if others else []), refused])
+
+
+def _status_test(named: frozenset[int]) -> Json:
     status = {"name": "status", "typed_config": typed("envoy.type.matcher.v3.HttpResponseStatusCodeMatchInput")}
-    test = {"safe_regex": {"google_re2": {}, "regex": statuses(program.statuses)}}
+    test = {"safe_regex": {"google_re2": {}, "regex": statuses(named)}}
     return {"single_predicate": {"input": status, "value_match": test}}
 
 
