@@ -43,10 +43,8 @@ MOST_NAMED: Final = 3
 OLDEST: Final = (1, 36)
 """The oldest Envoy that everything but the module is tested with (docs/deploy.md)."""
 
-
 MOST_PRINTED: Final = 100
 """Problems that are printed after an edit: more than anybody reads, and less than holds up answers."""
-
 
 _UNKNOWN: Final[Fingerprint] = ""
 """Fits nothing."""
@@ -183,9 +181,11 @@ class Control:
             self._memory = Memory()  # who knows how far it got
             reason = f"this cannot be used, for a reason that is in the log: {type(error).__name__}: {error}"
             problems = (Problem(Position(str(self._sources[0]), 0), reason),)
-            if isinstance(error, OSError | MemoryError):
-                return _Made(None, None, problems, dict.fromkeys(files.fingerprints(), _UNKNOWN), again=True)
-            return _Made(None, None, problems, files.fingerprints())
+            read = files.fingerprints()
+            if read and not isinstance(error, OSError | MemoryError):
+                return _Made(None, None, problems, read)
+            unknown = dict.fromkeys((*read, *(source.absolute() for source in self._sources)), _UNKNOWN)
+            return _Made(None, None, problems, unknown, again=True)
 
     def _failed(self, what: str) -> None:
         self._reload_failures += 1

@@ -9,7 +9,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from edits import TEXT, edited
@@ -18,6 +18,7 @@ from gateway import SECONDS
 from rejoinder.cli import admin, control
 from rejoinder.cli.control import MOST_PRINTED, Control
 from rejoinder.extproc import Processor
+from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Endpoint, Ruleset
 from rejoinder.rules.program import Program
 from rejoinder.xds.translate import Settings
@@ -106,10 +107,9 @@ def test_what_is_raised_while_files_are_read_is_of_the_same_kind(
     """A mistake of ours in the loader, which only a broken loader shows."""
     file = tmp_path / "rules.yaml"
     file.write_text(rule("before"))
-    load = control.load  # type: ignore[attr-defined]
 
-    def broken(*arguments: object, **options: object) -> object:
-        loaded = load(*arguments, **options)  # type: ignore[arg-type]
+    def broken(*arguments: Any, **options: Any) -> Loaded:
+        loaded = load(*arguments, **options)
         if "odd" in file.read_text():
             raise RecursionError
         return loaded
@@ -125,6 +125,30 @@ def test_what_is_raised_while_files_are_read_is_of_the_same_kind(
                 file.write_text(rule(f"v{number}"))
                 await until(lambda: not followed.status()["problems"])
                 assert _has(followed, f"v{number}")
+
+    asyncio.run(main())
+
+
+def test_a_load_that_fails_before_it_has_read_anything_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(rule("before"))
+    failures = iter([False, True, True])
+
+    def broken(*arguments: Any, **options: Any) -> Loaded:
+        if next(failures, False):
+            raise RecursionError
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(control, "load", broken)
+    monkeypatch.setattr(control, "RETRY_SECONDS", 0.05)
+
+    async def main() -> None:
+        async with following(file) as followed:
+            file.write_text(rule("after"))
+            await until(lambda: _has(followed, "after"))
+            assert followed.status()["reload_failures"] == 2
 
     asyncio.run(main())
 
