@@ -7,6 +7,7 @@ Everything here is frozen and compares by content; nothing here reads files, kno
 from __future__ import annotations
 
 import enum
+import functools
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -96,6 +97,15 @@ class RequestMatch:
 EVERY_REQUEST: Final = RequestMatch()
 
 
+@functools.lru_cache(maxsize=4096)  # there are some thousand patterns, and ten thousand rules that say 5xx
+def _statuses(pattern: str) -> tuple[int, ...]:
+    return tuple(
+        status
+        for status in STATUSES
+        if all(digit in ("x", given) for digit, given in zip(pattern, str(status), strict=True))
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class StatusPattern:
     """Upstream statuses, as `enable_on_status` names them: `503`, `50x`, `5xx`."""
@@ -105,12 +115,7 @@ class StatusPattern:
 
     def statuses(self) -> tuple[int, ...]:
         """The statuses that it stands for, of those that an upstream's response may have."""
-        wanted = str(self)
-        return tuple(
-            status
-            for status in STATUSES
-            if all(digit in ("x", given) for digit, given in zip(wanted, str(status), strict=True))
-        )
+        return _statuses(str(self))
 
     @property
     def exactness(self) -> int:
