@@ -142,7 +142,9 @@ _ERRORS: Final = Rule(
         _answer("503", 503, _BODY, *_PAGE),
         _answer("204", 200, b"was empty"),
         _answer("304", 200, b"was empty"),
+        _answer("400", 200, b"never said"),
         _answer("404", 404, b"not here"),
+        _answer("431", 200, b"never said"),
         _answer("429", 302, b"", ("location", "https://example.com/")),
         _answer("500", 204),
         _answer("501", 304, b"", ("etag", "ours")),
@@ -413,6 +415,27 @@ def test_rules_are_asked_about_the_request_as_it_came(
     bench: _Bench, path: str, method: str, headers: tuple[str, ...], host: str, body: bytes
 ) -> None:
     assert bench.run(bench.get(path, method, *headers, host=host)).body == body
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        pytest.param(b"GET / HTTP/1.1\r\nhost: a b\r\n\r\n", b"400", id="an invalid host"),
+        pytest.param(b"GET a HTTP/1.1\r\nhost: a.test\r\n\r\n", b"400", id="no path"),
+        pytest.param(b"no request\r\n\r\n", b"400", id="no HTTP"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: a.test\r\nx: " + b"x" * 100_000 + b"\r\n\r\n", b"431", id="too large"),
+    ],
+)
+def test_what_envoy_refuses_before_any_filter_is_not_held(bench: _Bench, request_: bytes, status: bytes) -> None:
+    async def main() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", bench.port)
+        with contextlib.closing(writer):
+            writer.write(request_)
+            async with asyncio.timeout(5):
+                line = await reader.readline()
+        assert line.split(b" ")[1] == status
+
+    bench.run(main())
 
 
 def test_what_a_route_answers_by_itself_is_final(bench: _Bench) -> None:

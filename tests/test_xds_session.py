@@ -16,6 +16,7 @@ from rejoinder.xds.session import Accepted, Nack, Output, Response, Unable
 from rejoinder.xds.snapshot import (
     CLUSTERS,
     ENDPOINTS,
+    EXTENSIONS,
     LISTENERS,
     RESOURCE_TYPES,
     ROUTES,
@@ -678,3 +679,48 @@ def test_an_envoy_that_rejects_ends_with_the_newest_or_the_last_that_it_had(
         assert envoy.session.accepted == newest
     elif envoy.session.accepted:
         assert has_all_of(envoy, envoy.session.accepted)
+
+
+# --- clients that cannot use the module ---
+
+FILTER = "rejoinder.rules"
+
+
+def with_module(body: str) -> Snapshot:
+    instead = snapshot(resource(EXTENSIONS, FILTER, body=f"ext_proc {body}"))
+    return Snapshot((resource(EXTENSIONS, FILTER, body=f"module {body}"),), without_module=instead)
+
+
+@pytest.mark.parametrize(
+    ("words", "lasts"),
+    [
+        pytest.param("Failed to load dynamic module: no such file", True, id="the file is missing"),
+        pytest.param("Failed to initialize dynamic module", False, id="this program is none for it"),
+    ],
+)
+def test_a_client_that_cannot_use_the_module_gets_ext_proc(words: str, lasts: bool) -> None:
+    session = StateOfTheWorld(with_module("1"))
+
+    def ask(nonce: str = "", error: str | None = None) -> list[Output]:
+        return session.on_request(Request(EXTENSIONS.url, (FILTER,), nonce=nonce, error=error, node="envoy-1"))
+
+    def bodies(outputs: Iterable[Output]) -> list[bytes]:
+        return [each.body for output in outputs if isinstance(output, Response) for each in output.resources]
+
+    (first,) = ask()
+    assert isinstance(first, Response)
+    refused = ask(first.nonce, words)
+    assert [output.message for output in refused if isinstance(output, Unable)] == [words]
+    assert not any(isinstance(output, Nack) for output in refused)
+    assert bodies(refused) == [b"ext_proc 1"]
+    (second,) = [output for output in refused if isinstance(output, Response)]
+    assert [type(output) for output in ask(second.nonce)] == [Accepted]
+    assert bodies(session.on_snapshot(with_module("2"))) == [b"ext_proc 2" if lasts else b"module 2"]
+
+
+def test_a_client_that_is_too_old_for_the_module_gets_ext_proc_at_once() -> None:
+    for version, expected in (((1, 37), b"ext_proc 1"), ((1, 38), b"module 1"), (None, b"module 1")):
+        session = StateOfTheWorld(with_module("1"))
+        (response,) = session.on_request(Request(EXTENSIONS.url, (FILTER,), node="envoy-1", envoy=version))
+        assert isinstance(response, Response)
+        assert [each.body for each in response.resources] == [expected]
