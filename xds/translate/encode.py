@@ -16,7 +16,7 @@ from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
 from envoy_data_plane.envoy.config.listener.v3 import Listener
 from envoy_data_plane.envoy.config.route.v3 import FilterConfig, RouteConfiguration, RouteList, VirtualHost
 from envoy_data_plane.envoy.extensions.common.matching.v3 import ExtensionWithMatcher
-from envoy_data_plane.envoy.extensions.filters.http.composite.v3 import Composite, ExecuteFilterAction
+from envoy_data_plane.envoy.extensions.filters.common.matcher.action.v3 import SkipFilter
 from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import Cors, CorsPolicy
 from envoy_data_plane.envoy.extensions.filters.http.dynamic_modules.v3 import (
     DynamicModuleFilter,
@@ -29,7 +29,11 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import HeaderMutation
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import DownstreamTlsContext, UpstreamTlsContext
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptions
-from envoy_data_plane.envoy.type.matcher.v3 import HttpRequestHeaderMatchInput, HttpResponseStatusCodeMatchInput
+from envoy_data_plane.envoy.type.matcher.v3 import (
+    HttpRequestHeaderMatchInput,
+    HttpResponseHeaderMatchInput,
+    HttpResponseStatusCodeMatchInput,
+)
 
 from rejoinder.xds.json_mapping import Encoder, encoder
 from rejoinder.xds.protobuf import message_class
@@ -59,12 +63,10 @@ _MESSAGES: Final[dict[ResourceType, type[betterproto2.Message]]] = {
 
 # What stands in an Any somewhere: the parser must know it.
 _EXTENSIONS: Final[tuple[type[betterproto2.Message], ...]] = (
-    Composite,
     Cors,
     CorsPolicy,
     DownstreamTlsContext,
     DynamicModuleFilter,
-    ExecuteFilterAction,
     ExtensionWithMatcher,
     ExternalProcessor,
     FilterConfig,
@@ -72,11 +74,13 @@ _EXTENSIONS: Final[tuple[type[betterproto2.Message], ...]] = (
     HttpConnectionManager,
     HttpProtocolOptions,
     HttpRequestHeaderMatchInput,
+    HttpResponseHeaderMatchInput,
     HttpResponseStatusCodeMatchInput,
     LocalRateLimit,
     RouteList,
     Router,
     SetFilterState,
+    SkipFilter,
     UpstreamTlsContext,
 )
 
