@@ -106,6 +106,20 @@ def taken_port() -> Iterator[int]:
         yield port
 
 
+@contextlib.contextmanager
+def accepting(serve: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A port of 127.0.0.1 on which each connection is served by a thread of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield int(server.getsockname()[1])
+
+
 def ask(
     address: tuple[str, int], method: str, host: str, target: str, headers: Sequence[tuple[str, str]] = ()
 ) -> Response:

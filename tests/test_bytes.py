@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +13,6 @@ from gateway import SECONDS, Gateway, ruleset
 from rejoinder.rules.decide import decide
 from rejoinder.rules.model import Ruleset
 from rejoinder.rules.request import RequestError, parse
-from rejoinder.xds.translate import Placement
 
 CASES: Final = [
     ({"exact": "é"}, "é", True),
@@ -69,18 +67,6 @@ def test_decide_compares_texts_as_their_bytes(rules: Ruleset) -> None:
         if [at_once.reply is not None, later.on_status(503) is not None] != [fits, fits]:
             wrong.append((test, sent))
     assert wrong == []
-
-
-@pytest.fixture(
-    scope="module",
-    name="each",
-    params=[(placement, foreign) for foreign in (False, True) for placement in Placement],
-    ids=lambda param: f"{param[0].value}{', beside' if param[1] else ''}",
-)
-def _each(request: pytest.FixtureRequest) -> Iterator[Gateway]:
-    placement, foreign = request.param
-    with Gateway(conditional=placement, foreign=foreign) as running:
-        yield running
 
 
 def test_every_placement_does_as_decide_does(each: Gateway, rules: Ruleset) -> None:

@@ -7,7 +7,7 @@ pytest tests/test_differential.py --differential 2000   so many rule files, each
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,6 @@ from rejoinder.rules.decide import NO_ROUTE_STATUS, decide
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Forward, Ruleset
 from rejoinder.rules.request import Request, parse
-from rejoinder.xds.translate import Placement
 
 REQUESTS = 10
 DEAD_STATUS = 503  # what Envoy says for an upstream that does not listen
@@ -285,21 +284,8 @@ def run(gateway: Gateway, folder: Path, document: Json, asked: list[Any], layout
         check(response, wanted, request.method)
 
 
-@pytest.fixture(
-    scope="module",
-    name="gateway",
-    params=[(placement, foreign) for foreign in (False, True) for placement in Placement],
-    ids=lambda param: f"{param[0].value}{', beside' if param[1] else ''}",
-)
-def _gateway(request: pytest.FixtureRequest) -> Iterator[Gateway]:
-    """Each placement, in an Envoy of ours and in one with routes of its own."""
-    placement, foreign = request.param
-    with Gateway(conditional=placement, foreign=foreign) as running:
-        yield running
-
-
 def test_envoy_answers_as_decide_says(
-    gateway: Gateway, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+    each: Gateway, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 ) -> None:
     folder = tmp_path_factory.mktemp("rules")
     examples = int(pytestconfig.getoption("differential"))
@@ -317,6 +303,6 @@ def test_envoy_answers_as_decide_says(
         layout=st.sampled_from(sorted(LAYOUTS)),
     )
     def compare(document: Json, asked: list[Any], layout: str) -> None:
-        run(gateway, folder, document, asked, layout)
+        run(each, folder, document, asked, layout)
 
     (compare if examples else seed(20261121)(compare))()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from gateway import SECONDS, Gateway, free_port, ruleset
+from gateway import SECONDS, Gateway, accepting, free_port, ruleset
 
 HANDSHAKE = "GET {path} HTTP/1.1\r\nhost: a.test\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n"
 
@@ -18,21 +16,12 @@ HANDSHAKE = "GET {path} HTTP/1.1\r\nhost: a.test\r\nconnection: Upgrade\r\nupgra
 class RawUpstream:
     """Keeps what it is asked for. `/chat` is a handshake, `/fails` fails once, `/slow` takes a second."""
 
+    url: str
+
     def __init__(self) -> None:
         self.requests: list[tuple[str, str]] = []
-        self._server = socket.create_server(("127.0.0.1", 0))
-        threading.Thread(target=self._serve, daemon=True).start()
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.getsockname()[1]}"
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                threading.Thread(target=self._answer, args=(self._server.accept()[0],), daemon=True).start()
-
-    def _answer(self, peer: socket.socket) -> None:
+    def answer(self, peer: socket.socket) -> None:
         with peer:
             head = b""
             while not head.endswith(b"\r\n\r\n"):
@@ -52,15 +41,13 @@ class RawUpstream:
                     time.sleep(1)
                 peer.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok")
 
-    def close(self) -> None:
-        self._server.close()
-
 
 @pytest.fixture
 def upstream() -> Iterator[RawUpstream]:
     made = RawUpstream()
-    yield made
-    made.close()
+    with accepting(made.answer) as port:
+        made.url = f"http://127.0.0.1:{port}"
+        yield made
 
 
 Apply = Callable[[str], Gateway]

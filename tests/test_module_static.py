@@ -19,6 +19,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ import h2.events
 import handmade as h
 import httpx
 import pytest
-from gateway import HANDLERS, Response, Upstream, ask
+from gateway import HANDLERS, Response, Upstream, accepting, ask
 
 from rejoinder import envoy
 from rejoinder.envoy.module import library
@@ -392,8 +393,7 @@ AT_THE_SAME_TIME = ("headers-close", "chunk-close", "no-chunk")
 from a text of its own then (docs/module.md)."""
 
 
-@contextlib.contextmanager
-def breaking() -> Iterator[int]:
+def breaking() -> AbstractContextManager[int]:
     """An upstream that breaks its responses off, by path."""
 
     def serve(peer: socket.socket) -> None:
@@ -405,19 +405,10 @@ def breaking() -> Iterator[int]:
             if path == "reset":
                 peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def accept() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield int(server.getsockname()[1])
+    return accepting(serve)
 
 
-@contextlib.contextmanager
-def breaking_http2(at_once: bool) -> Iterator[int]:
+def breaking_http2(at_once: bool) -> AbstractContextManager[int]:
     """The same over HTTP/2: headers, some of the body, and a reset, at once or soon; or nothing more (`/stall`)."""
 
     def serve(peer: socket.socket) -> None:
@@ -441,15 +432,7 @@ def breaking_http2(at_once: bool) -> Iterator[int]:
             time.sleep(0.03)
         connection.reset_stream(event.stream_id, 2)
 
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def accept() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield int(server.getsockname()[1])
+    return accepting(serve)
 
 
 def fetched(bound: Address, path: str, http2: bool) -> tuple[int, bytes, float]:

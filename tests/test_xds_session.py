@@ -554,62 +554,6 @@ def test_a_client_that_rejects_what_it_goes_back_to_is_left_alone() -> None:
     assert client.news[-1] == Accepted("envoy-1", good)
 
 
-def test_a_client_without_listeners_goes_back_to_what_it_had_of_all_that_it_asks_for() -> None:
-    client = Client(ONE)
-    client.subscribe(CLUSTERS)
-    client.ack_all()
-    client.subscribe(ROUTES, "r")
-    client.ack_all()
-    assert client.news == [Accepted("envoy-1", ONE)]
-    bad = snapshot(cluster("b"), listener("l", "r"), routes("r", "b"))
-    client.give(bad)
-    client.nack(CLUSTERS)
-    client.ack_all()
-    assert client.news[1:] == [Nack("envoy-1", CLUSTERS, bad, "no", ONE, had=True)]
-    assert (client.has[CLUSTERS], client.has[ROUTES]) == (ONE.by_type[CLUSTERS], ONE.by_type[ROUTES])
-
-
-def test_a_client_with_clusters_only_goes_back_to_those_that_it_had() -> None:
-    client = Client(ONE)
-    client.subscribe(CLUSTERS)
-    client.ack_all()
-    bad = snapshot(cluster("a", "bad"), listener("l", "r"), routes("r", "a"))
-    client.give(bad)
-    client.nack(CLUSTERS)
-    client.ack_all()
-    assert client.news == [Nack("envoy-1", CLUSTERS, bad, "no", ONE, had=True)]
-    assert client.has[CLUSTERS] == ONE.by_type[CLUSTERS]
-
-
-def test_a_newcomer_that_rejects_gets_what_others_have_taken_of_the_type() -> None:
-    bad = snapshot(cluster("a"), listener("l", "r", body="bad"), routes("r", "a"))
-    client = Client(bad, proven={LISTENERS: ONE, CLUSTERS: bad})
-    client.subscribe(CLUSTERS)
-    client.ack_all()
-    client.subscribe(LISTENERS)
-    client.nack(LISTENERS)
-    client.subscribe(ROUTES, "r")
-    client.ack_all()
-    assert client.news == [Nack("envoy-1", LISTENERS, bad, "no", ONE), Accepted("envoy-1", ONE)]
-    assert client.has == {kind: dict(resources) for kind, resources in ONE.by_type.items()}
-
-
-def test_a_newcomer_that_rejects_everything_is_left_alone() -> None:
-    two = snapshot(cluster("a", "2"), listener("l", "r", body="2"), routes("r", "a"))
-    client = Client(two, proven={LISTENERS: ONE, CLUSTERS: two})
-    client.subscribe(CLUSTERS)
-    client.ack_all()
-    client.subscribe(LISTENERS)
-    client.nack(LISTENERS)
-    for _ in range(10):
-        for kind in list(client.unanswered)[:1]:
-            client.nack(kind)
-    assert client.unanswered == {}
-    rejected = [(news.type, news.instead) for news in client.news if isinstance(news, Nack)]
-    assert rejected[0] == (LISTENERS, ONE)
-    assert rejected[1:] in ([(LISTENERS, None), (CLUSTERS, None)], [(CLUSTERS, None), (LISTENERS, None)])
-
-
 # ---- any sequence of changes, at any pace
 
 

@@ -1,0 +1,79 @@
+"""What a client that rejects goes back to, in both variants of the protocol: by calls, no sockets, no time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import test_delta_session as delta
+import test_xds_session as state_of_the_world
+from test_xds_session import ONE, cluster, listener, routes, snapshot
+
+from rejoinder.xds.session import Accepted, Nack
+from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES
+
+Connect = Callable[..., delta.Client | state_of_the_world.Client]
+
+
+@pytest.fixture(
+    name="connect", params=[state_of_the_world.Client, delta.Client], ids=["state of the world", "incremental"]
+)
+def _connect(request: pytest.FixtureRequest) -> Connect:
+    connect: Connect = request.param
+    return connect
+
+
+def test_a_client_without_listeners_goes_back_to_what_it_had_of_all_that_it_asks_for(connect: Connect) -> None:
+    client = connect(ONE)
+    client.subscribe(CLUSTERS)
+    client.ack_all()
+    client.subscribe(ROUTES, "r")
+    client.ack_all()
+    assert client.news == [Accepted("envoy-1", ONE)]
+    bad = snapshot(cluster("b"), listener("l", "r"), routes("r", "b"))
+    client.give(bad)
+    client.nack(CLUSTERS)
+    client.ack_all()
+    assert client.news[1:] == [Nack("envoy-1", CLUSTERS, bad, "no", ONE, had=True)]
+    assert (client.has[CLUSTERS], client.has[ROUTES]) == (ONE.by_type[CLUSTERS], ONE.by_type[ROUTES])
+
+
+def test_a_client_with_clusters_only_goes_back_to_those_that_it_had(connect: Connect) -> None:
+    client = connect(ONE)
+    client.subscribe(CLUSTERS)
+    client.ack_all()
+    bad = snapshot(cluster("a", "bad"), listener("l", "r"), routes("r", "a"))
+    client.give(bad)
+    client.nack(CLUSTERS)
+    client.ack_all()
+    assert client.news == [Nack("envoy-1", CLUSTERS, bad, "no", ONE, had=True)]
+    assert client.has[CLUSTERS] == ONE.by_type[CLUSTERS]
+
+
+def test_a_newcomer_that_rejects_gets_what_others_have_taken_of_the_type(connect: Connect) -> None:
+    bad = snapshot(cluster("a"), listener("l", "r", body="bad"), routes("r", "a"))
+    client = connect(bad, proven={LISTENERS: ONE, CLUSTERS: bad})
+    client.subscribe(CLUSTERS)
+    client.ack_all()
+    client.subscribe(LISTENERS)
+    client.nack(LISTENERS)
+    client.subscribe(ROUTES, "r")
+    client.ack_all()
+    assert client.news == [Nack("envoy-1", LISTENERS, bad, "no", ONE), Accepted("envoy-1", ONE)]
+    assert client.has == {kind: dict(resources) for kind, resources in ONE.by_type.items()}
+
+
+def test_a_newcomer_that_rejects_everything_is_left_alone(connect: Connect) -> None:
+    two = snapshot(cluster("a", "2"), listener("l", "r", body="2"), routes("r", "a"))
+    client = connect(two, proven={LISTENERS: ONE, CLUSTERS: two})
+    client.subscribe(CLUSTERS)
+    client.ack_all()
+    client.subscribe(LISTENERS)
+    client.nack(LISTENERS)
+    for _ in range(10):
+        for kind in list(client.unanswered)[:1]:
+            client.nack(kind)
+    assert client.unanswered == {}
+    rejected = [(news.type, news.instead) for news in client.news if isinstance(news, Nack)]
+    assert rejected[0] == (LISTENERS, ONE)
+    assert rejected[1:] in ([(LISTENERS, None), (CLUSTERS, None)], [(CLUSTERS, None), (LISTENERS, None)])
