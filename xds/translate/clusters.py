@@ -39,7 +39,15 @@ def ext_proc_cluster(service: Endpoint, ports: int = 1) -> Json:
         "per_connection_buffer_limit_bytes": EXT_PROC_BUFFER,
         # A stream lasts as long as its response; beyond Envoy's 1,024, responses would pass without being asked about.
         "circuit_breakers": {"thresholds": [{"max_requests": 1_000_000, "max_pending_requests": 1_000_000}]},
-        "typed_extension_protocol_options": _http2({"connection_keepalive": {"interval": "10s", "timeout": "5s"}}),
+        "typed_extension_protocol_options": _http2(
+            {
+                "connection_keepalive": {"interval": "10s", "timeout": "5s"},
+                # Envoy resets each stream that was answered. Beyond 1,000 resets that wait for a busy service it would
+                # close the connection, and all streams' responses would pass: the defaults are for strangers.
+                "max_outbound_control_frames": 1_000_000,
+                "max_outbound_frames": 1_000_000,
+            }
+        ),
     }
 
 
