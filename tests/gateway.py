@@ -50,7 +50,7 @@ from rejoinder.xds.session import Accepted, Nack
 from rejoinder.xds.translate import Configuration, Placement, Settings
 from rejoinder.xds.translate.clusters import ext_proc_cluster
 from rejoinder.xds.translate.encode import snapshot
-from rejoinder.xds.translate.extensions import foreign_filters
+from rejoinder.xds.translate.extensions import FOREIGN_TYPES, foreign_filters
 from rejoinder.xds.translate.filters import discovered
 from rejoinder.xds.translate.settings import TRUSTED_CA
 
@@ -230,7 +230,7 @@ def _with_routes_of_its_own(built: Build, settings: Settings) -> Build:
     """The same for an Envoy whose routes know of no rule: all are answered by the filters for such Envoys."""
     routes = build(dataclasses.replace(built.ruleset, rules=()), settings)
     filters = [
-        {"name": each["name"], **discovered(each["typed_config"]["@type"].rpartition("/")[2])}
+        {"name": each["name"], **discovered(*FOREIGN_TYPES[settings.conditional])}
         for each in foreign_filters(built.program, settings.conditional)
     ]
 

@@ -19,8 +19,13 @@ from rejoinder.xds.translate.settings import EXT_PROC_CLUSTER, Json, typed
 METADATA: Final = "rejoinder"
 """The name of this project's part of metadata, a route's and a request's."""
 
-GATE_TYPE: Final = "envoy.extensions.common.matching.v3.ExtensionWithMatcher"
-HOST_TYPE: Final = "envoy.extensions.filters.http.set_filter_state.v3.Config"
+_GATE: Final = "envoy.extensions.common.matching.v3.ExtensionWithMatcher"
+_KEEP: Final = "envoy.extensions.filters.http.set_filter_state.v3.Config"
+TYPES: Final = (_GATE, _KEEP)
+"""What the configuration of one of these filters can be."""
+
+IDLE: Final = typed(_KEEP)
+"""Where nothing is to be asked: a filter that does nothing, for less than a closed gate costs."""
 
 REFUSALS: Final = frozenset({400, 408, 413, 414, 426, 431, 501, 505})
 """The statuses with which Envoy refuses a request before any filter has seen it: asked about for an upstream alone."""
@@ -31,6 +36,8 @@ MAX_GATED: Final = 64
 
 def response_filter(program: Program) -> Json:
     """The filter for responses."""
+    if not program.statuses:
+        return IDLE
     filter_ = _filter(
         {"request_header_mode": "SKIP", "response_header_mode": "SEND"},
         response_attributes=_attributes(program),
@@ -42,6 +49,8 @@ def response_filter(program: Program) -> Json:
 
 def request_filter(program: Program) -> Json:
     """The filter for requests, and for the responses to these where a handler makes them."""
+    if not sees_requests(program):
+        return IDLE
     more: Json = {"request_attributes": [attributes.ROUTE_NAME]}
     if program.has_handlers:
         more["response_attributes"] = [attributes.CODE_DETAILS]
@@ -52,8 +61,10 @@ def request_filter(program: Program) -> Json:
 
 def host_filter(program: Program) -> Json:
     """What keeps the host as it came, if that matters."""
-    keep = typed(
-        HOST_TYPE,
+    if not needs(program).hosts:
+        return IDLE
+    return typed(
+        _KEEP,
         on_request_headers=[
             {
                 "object_key": attributes.HOST_STATE,
@@ -62,7 +73,6 @@ def host_filter(program: Program) -> Json:
             }
         ],
     )
-    return keep if needs(program).hosts else typed(HOST_TYPE)
 
 
 def sees_requests(program: Program) -> bool:
@@ -108,7 +118,7 @@ def _gated(filter_: Json, wanted: Json) -> Json:
     skip = {"name": "skip", "typed_config": typed("envoy.extensions.filters.common.matcher.action.v3.SkipFilter")}
     matcher = {"predicate": {"not_matcher": wanted}, "on_match": {"action": skip}}
     return typed(
-        GATE_TYPE,
+        _GATE,
         extension_config={"name": "ext_proc", "typed_config": filter_},
         xds_matcher={"matcher_list": {"matchers": [matcher]}},
     )
@@ -161,8 +171,6 @@ def _digits(named: frozenset[int], start: int, size: int) -> Iterator[str]:
 def _requests_gate(program: Program) -> Json:
     about = [rule for rule in program.rules if rule.unconditional or any(answer.handler for answer in rule.answers)]
     predicates = [_about(rule) for rule in about[: MAX_GATED + 1]]
-    if not predicates:
-        return _request_test(":method", {"exact": ""})  # none
     if len(predicates) > MAX_GATED or None in predicates:
         return _request_test(":method", {"safe_regex": {"google_re2": {}, "regex": ".*"}})  # all
     return _any([predicate for predicate in predicates if predicate is not None])

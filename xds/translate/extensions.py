@@ -13,10 +13,8 @@ from typing import Final
 from rejoinder.rules.program import Program, compile_rules
 from rejoinder.rules.program_bytes import Part, cut, encode
 from rejoinder.xds.remember import REMEMBERED
-from rejoinder.xds.translate import filters
-from rejoinder.xds.translate.ext_proc import host_filter, request_filter, response_filter
+from rejoinder.xds.translate import ext_proc, filters, module
 from rejoinder.xds.translate.filters import discovered, part_name
-from rejoinder.xds.translate.module import module_filter
 from rejoinder.xds.translate.settings import XDS_CLUSTER, Json, Placement
 
 _Make = Callable[[Program], Json]
@@ -24,17 +22,17 @@ _FOREIGN_MODULE: Final = "rejoinder.module"
 
 
 def _in_parts(program: Program) -> Json:
-    return module_filter(filters.RULES, cut(program)[0])
+    return module.module_filter(filters.RULES, cut(program)[0])
 
 
 def _whole(program: Program) -> Json:
-    return module_filter(_FOREIGN_MODULE, encode(program))
+    return module.module_filter(_FOREIGN_MODULE, encode(program))
 
 
 _EXT_PROC: Final[Mapping[str, _Make]] = {
-    filters.HOST: host_filter,
-    filters.RULES: response_filter,
-    filters.REQUESTS: request_filter,
+    filters.HOST: ext_proc.host_filter,
+    filters.RULES: ext_proc.response_filter,
+    filters.REQUESTS: ext_proc.request_filter,
 }
 """In the order of the chain."""
 _MODULE: Final[Mapping[str, _Make]] = {filters.RULES: _in_parts}
@@ -44,6 +42,8 @@ FOREIGN: Final[Mapping[Placement, Mapping[str, _Make]]] = {
     Placement.MODULE: {_FOREIGN_MODULE: _whole},
 }
 """For Envoys with routes of their own: the filters, in the order of the chain."""
+FOREIGN_TYPES: Final = {Placement.EXT_PROC: ext_proc.TYPES, Placement.MODULE: (module.TYPE,)}
+"""What the configurations of these filters can be."""
 
 
 def extensions(program: Program, everything: Program, conditional: Placement) -> Iterator[Json]:
@@ -66,7 +66,7 @@ def extensions(program: Program, everything: Program, conditional: Placement) ->
 @functools.lru_cache(maxsize=REMEMBERED)
 def _part(part: Part) -> Json:
     name = part_name(part)
-    return {"name": name, "typed_config": module_filter(name, part.data)}
+    return {"name": name, "typed_config": module.module_filter(name, part.data)}
 
 
 def foreign_filters(program: Program, placement: Placement) -> Iterator[Json]:
@@ -87,7 +87,7 @@ def foreign_discovery(placement: Placement) -> Iterator[Json]:
         "resource_api_version": "V3",
     }
     for each in foreign_filters(compile_rules(()), placement):
-        nothing = each["typed_config"]
-        found = discovered(nothing["@type"].rpartition("/")[2], source=source)
-        found["config_discovery"] |= {"default_config": nothing, "apply_default_config_without_warming": True}
+        found = discovered(*FOREIGN_TYPES[placement], source=source)
+        nothing = {"default_config": each["typed_config"], "apply_default_config_without_warming": True}
+        found["config_discovery"] |= nothing
         yield {"name": each["name"], **found}

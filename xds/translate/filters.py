@@ -59,9 +59,9 @@ def part_name(part: Part) -> str:
 
 
 TYPES: Final = {
-    RULES: (module.TYPE, ext_proc.GATE_TYPE),
-    REQUESTS: (ext_proc.GATE_TYPE,),
-    HOST: (ext_proc.HOST_TYPE,),
+    RULES: (module.TYPE, *ext_proc.TYPES),
+    REQUESTS: ext_proc.TYPES,
+    HOST: ext_proc.TYPES,
 }
 """The messages that may be a filter's configuration."""
 
