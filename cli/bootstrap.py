@@ -13,7 +13,7 @@ from rejoinder.cli import arguments, console, placement
 from rejoinder.envoy.module import library
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint, Ruleset, Upstream
-from rejoinder.rules.program import Program, compile_rules, needs
+from rejoinder.rules.program import Program, compile_rules, needs, needs_python
 from rejoinder.rules.program_bytes import encode
 from rejoinder.xds.translate import Placement
 from rejoinder.xds.translate.clusters import ext_proc_cluster, upstream_cluster
@@ -80,7 +80,7 @@ def _module(options: argparse.Namespace, program: Program) -> int:
         print("# Envoy fetches the module and checks its hash.")
     else:
         _print_search_path()
-    if needs(program).regexes or program.has_handlers:
+    if any(map(needs_python, program.rules)):
         _print_environment(options.sources)
     try:
         source = _remote(options.remote) if options.remote else None

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from rejoinder.extproc.wire import (
@@ -29,12 +30,17 @@ from rejoinder.extproc.wire import (
     immediate,
 )
 from rejoinder.rules import handlers
-from rejoinder.rules.answers import Choice, Reply
-from rejoinder.rules.attributes import CODE_DETAILS, FINAL_DETAILS, ROUTE_NAME, request_of
+from rejoinder.rules.answers import Asked, Choice, Reply
+from rejoinder.rules.attributes import CODE_DETAILS, FINAL_DETAILS, ROUTE_NAME, VIA_UPSTREAM, client_of, request_of
 from rejoinder.rules.handlers import HandlerError
 from rejoinder.rules.model import Header
 from rejoinder.rules.program import Program, compile_rules
-from rejoinder.rules.request import Request, host_of
+from rejoinder.rules.request import LOCAL, UPSTREAM, Request, Response, host_of
+
+
+def now() -> str:
+    """The time as RFC 3339 has it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +48,14 @@ class Rules:
     """What is in force at one moment. A stream keeps to what it started with."""
 
     program: Program = field(default_factory=lambda: compile_rules(()))
+    clock: Callable[[], str] = field(default=now, compare=False)
+    """The time as RFC 3339 has it."""
     _ready: dict[tuple[int, int], bytes] = field(default_factory=dict, compare=False, repr=False)
 
-    def ready(self, choice: Choice, status: int) -> bytes:
+    def ready(self, choice: Choice, status: int, asked: Asked) -> bytes:
         """The encoded reply that an answer of this program makes to an upstream's status."""
+        if not choice.answer.fixed:
+            return immediate(choice.reply(status, replace(asked, time=self.clock())), choice.rule)
         # The program keeps its choices. Most make the same reply whatever the upstream's status.
         key = (id(choice), status if choice.answer.status_code is None else 0)
         ready = self._ready.get(key)
@@ -122,10 +132,10 @@ class Session:
         return Output() if made is None else Output(immediate(made, call.rule), rule=call.rule)
 
     def _on_request(self, message: RequestHeaders) -> tuple[State, Output]:
-        route = message.attributes.get(ROUTE_NAME) or None
-        choice = self._rules.program.on_request(_request(message.headers), route)
+        asked = Asked(_request(message), message.attributes.get(ROUTE_NAME) or None)
+        choice = self._rules.program.on_request(asked.request, asked.route)
         if choice is not None:
-            return State.DONE, Output(self._rules.ready(choice, 0), rule=choice.rule)
+            return State.DONE, Output(self._rules.ready(choice, 0, asked), rule=choice.rule)
         if not self._rules.program.has_handlers:
             return State.DONE, Output()
         self._asked = message
@@ -136,13 +146,15 @@ class Session:
         if details in FINAL_DETAILS or details.startswith(DETAILS):
             return State.DONE, Output()  # the last: a rule has answered it already
         asked = self._asked
-        request = request_of(message.attributes) if asked is None else _request(asked.headers)
+        request = request_of(message.attributes) if asked is None else _request(asked)
         route = (message if asked is None else asked).attributes.get(ROUTE_NAME) or None
-        choice = self._rules.program.on_status(request, route, message.status)
+        came = Response(message.status, message.headers, UPSTREAM if details == VIA_UPSTREAM else LOCAL)
+        choice = self._rules.program.on_status(request, route, came)
         if choice is None:
             return State.DONE, Output()
         if not choice.answer.handler:
-            return State.DONE, Output(self._rules.ready(choice, message.status), rule=choice.rule)
+            reply = self._rules.ready(choice, message.status, Asked(request, route, came))
+            return State.DONE, Output(reply, rule=choice.rule)
         if asked is None:
             return State.DONE, Output()  # the matter of the stream that has seen the request, if there is one
         seen = handlers.request_of(_readable(asked.headers), asked.attributes.get(ROUTE_NAME, ""))
@@ -167,8 +179,9 @@ def _readable(headers: tuple[Header, ...]) -> tuple[Header, ...]:
     return tuple((name, value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")) for name, value in headers)
 
 
-def _request(headers: tuple[Header, ...]) -> Request:
+def _request(message: RequestHeaders) -> Request:
     """The request of its headers. The path is what this Envoy makes of it: nothing is normalized here."""
+    headers = message.headers
     pseudo = dict(header for header in headers if header[0][:1] == ":")
     authority = pseudo.get(":authority", "")
     path, mark, query = pseudo.get(":path", "").partition("?")
@@ -180,4 +193,5 @@ def _request(headers: tuple[Header, ...]) -> Request:
         headers=handlers.regular(headers),
         scheme=pseudo.get(":scheme", "http"),
         authority=authority,
+        client=client_of(message.attributes),
     )

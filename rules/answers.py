@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from rejoinder.rules.model import STATUSES, Answer, Header, Rule, StatusPattern
+from rejoinder.rules.accept import Offer, best
+from rejoinder.rules.model import STATUSES, Answer, Header, Rule, StatusPattern, Variant
+from rejoinder.rules.request import LOCAL, Request, Response
+from rejoinder.rules.template import (
+    Escape,
+    Name,
+    Template,
+    Variable,
+    default_escape,
+    fill,
+    parse,
+    parse_header,
+    reason,
+)
 
 BODILESS: Final = (204, 304)
 """Final statuses that never have content (RFC 9110, sections 15.3.5 and 15.4.5)."""
@@ -27,6 +41,22 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What a reply may depend on."""
+
+    request: Request
+    route: str | None = None
+    """The name of the route that the request takes; None: none."""
+    response: Response | None = None
+    """What is replaced; None: no upstream is asked."""
+    time: str = ""
+    """Now, as RFC 3339 has it."""
+
+
+NOBODY: Final = Asked(Request("", "", ""))
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """An answer and the rule that it comes from."""
 
@@ -34,26 +64,156 @@ class Choice:
     """The rule's name."""
     answer: Answer
 
-    def reply(self, status: int) -> Reply:
-        """The reply to an upstream's status. Not for an answer with a handler."""
-        return reply(self.answer, status)
+    def reply(self, status: int, asked: Asked = NOBODY) -> Reply:
+        """The reply to an upstream's status. Not for an answer with a handler. Args as for `reply`."""
+        return reply(self.answer, status, asked, self.rule)
 
 
-def reply(answer: Answer, status: int) -> Reply:
+class Content(NamedTuple):
+    """Headers and body, as they are before anybody asks."""
+
+    offer: Offer
+    headers: tuple[tuple[str, str | Template], ...]
+    body: bytes | Template
+
+
+def reply(answer: Answer, status: int, asked: Asked = NOBODY, rule: str = "") -> Reply:
     """The reply that an answer makes.
 
     Args:
         answer: from a rule or a route.
         status: the upstream's, for `status_code: original`; an unconditional answer ignores it.
+        asked: what else it depends on, unless it is `fixed`.
+        rule: the name of the rule that the answer is from.
     """
     code = status if answer.status_code is None else answer.status_code
-    body = b"" if code in BODILESS else answer.body
+    offers = contents(answer, code in BODILESS)
+    chosen = offers[0]
+    if len(offers) > 1:
+        accept, language = (_joined(asked.request, name) for name in ("accept", "accept-language"))
+        chosen = offers[best([content.offer for content in offers], accept, language)]
+
+    def value(variable: Variable) -> str:
+        return _value(variable, asked, code, rule)
+
+    headers = tuple(
+        (name, given if isinstance(given, str) else fill(given, value).decode()) for name, given in chosen.headers
+    )
+    body = chosen.body if isinstance(chosen.body, bytes) else fill(chosen.body, value)
+    return Reply(code, (*headers, *_kept(answer, headers, asked.response)), body)
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def contents(answer: Answer, bodiless: bool) -> tuple[Content, ...]:
+    """What an answer has to offer, in order: at least one.
+
+    Args:
+        bodiless: its status is one that has no body.
+    """
+    if not answer.variants:
+        return (_content(answer, Variant(body=answer.body, template=answer.template), "", bodiless),)
+    axes = (any(each.content_type for each in answer.variants), any(each.language for each in answer.variants))
+    vary = ", ".join(itertools.compress(("accept", "accept-language"), axes)) if len(answer.variants) > 1 else ""
+    return tuple(_content(answer, each, vary, bodiless) for each in answer.variants)
+
+
+def _content(answer: Answer, variant: Variant, vary: str, bodiless: bool) -> Content:
+    body = b"" if bodiless else variant.body
     headers = answer.headers
-    if not body:  # there is nothing that could have a type, and Envoy would not send one
+    given = variant.content_type or next((value for name, value in headers if name == "content-type"), "")
+    content_type = (given or _guessed_type(body)) if body else ""  # without a body, Envoy would not send one
+    if variant.content_type or not content_type:
         headers = tuple((name, value) for name, value in headers if name != "content-type")
-    elif not any(name == "content-type" for name, _ in headers):
-        headers = (("content-type", _guessed_type(body)), *headers)
-    return Reply(code, headers, body)
+    if content_type and (variant.content_type or not given):
+        headers = (("content-type", _with_charset(content_type)), *headers)
+    if variant.language and body:
+        headers = (*headers, ("content-language", variant.language))
+    if vary:
+        headers = (*headers, ("vary", vary))
+    made = tuple((name, _header_template(name, value) if answer.template else value) for name, value in headers)
+    template = body and (variant.template or answer.template)
+    return Content(
+        Offer(variant.content_type, variant.language),
+        made,
+        parse(body.decode(), default_escape(content_type)) if template else body,
+    )
+
+
+def variables(answer: Answer) -> Iterator[Variable]:
+    """What the templates of an answer look at."""
+    for content in contents(answer, False):
+        for given in (*(value for _, value in content.headers), content.body):
+            if isinstance(given, Template):
+                yield from (piece for piece in given.pieces if isinstance(piece, Variable))
+
+
+def _with_charset(content_type: str) -> str:
+    is_bare_text = content_type.startswith("text/") and ";" not in content_type
+    return f"{content_type}; charset=utf-8" if is_bare_text else content_type
+
+
+def _header_template(name: str, value: str) -> str | Template:
+    made = parse_header(value, Escape.URL if name == "location" else Escape.HEADER)
+    return made if any(isinstance(piece, Variable) for piece in made.pieces) else value
+
+
+def _kept(answer: Answer, headers: tuple[Header, ...], response: Response | None) -> Iterator[Header]:
+    """The response's headers that stay; ours of the same name win."""
+    ours = {name for name, _ in headers}
+    for name, value in response.headers if response and answer.keep_headers else ():
+        if name not in ours and name not in NEVER_KEPT and keeps(answer.keep_headers, name):
+            yield name, value
+
+
+NEVER_KEPT: Final = frozenset({"content-length", "content-encoding", "content-type", "transfer-encoding"})
+"""They are about the body that is replaced."""
+
+
+def keeps(patterns: tuple[str, ...], name: str) -> bool:
+    """Whether a header stays, by `Answer.keep_headers`."""
+    return any(name.startswith(each[:-1]) if each.endswith("*") else name == each for each in patterns)
+
+
+def _joined(request: Request, name: str) -> str | None:
+    values = request.header(name)
+    return ", ".join(values) if values else None
+
+
+def _value(variable: Variable, asked: Asked, code: int, rule: str) -> str:
+    request, response = asked.request, asked.response
+    match variable.name:
+        case Name.REQUEST_ID:
+            return _joined(request, "x-request-id") or ""
+        case Name.REQUEST_METHOD:
+            return request.method
+        case Name.REQUEST_SCHEME:
+            return request.scheme
+        case Name.REQUEST_HOST:
+            return request.host
+        case Name.REQUEST_PATH:
+            return request.path
+        case Name.REQUEST_URL:
+            return f"{request.scheme}://{request.authority}{request.target}"
+        case Name.REQUEST_QUERY:
+            return next(iter(request.parameter(variable.argument)), "")
+        case Name.REQUEST_HEADER:
+            return _joined(request, variable.argument) or ""
+        case Name.STATUS:
+            return str(code)
+        case Name.STATUS_REASON:
+            return reason(code)
+        case Name.ORIGINAL_STATUS:
+            return str(response.status) if response else ""
+        case Name.SOURCE:
+            return response.source if response else LOCAL
+        case Name.ROUTE:
+            return asked.route or ""
+        case Name.RULE:
+            return rule
+        case Name.TIME:
+            return asked.time
+        case Name.CLIENT:
+            return request.client
 
 
 @functools.lru_cache(maxsize=_REMEMBERED)

@@ -16,6 +16,9 @@ PATH: Final = "request.path"
 METHOD: Final = "request.method"
 HOST: Final = "request.host"
 ROUTE_NAME: Final = "xds.route_name"
+CLIENT: Final = "source.address"
+"""With its port."""
+SCHEME: Final = "request.scheme"
 CODE_DETAILS: Final = "response.code_details"
 HEADER: Final = "request.headers['%s']"
 """The attribute with the value of a header, in lower case; several lines are joined with commas."""
@@ -28,6 +31,9 @@ ORIGINAL_HOST: Final = f"filter_state['{HOST_STATE}']"
 FINAL_DETAILS: Final = frozenset({"direct_response", "path_normalization_failed"})
 """The response code details of what no rule is asked about: a route that answers or redirects by itself, and a path
 that Envoy refuses (400) or sends the client to the plain form of (307)."""
+
+VIA_UPSTREAM: Final = "via_upstream"
+"""The response code details of an upstream's response."""
 
 _BEFORE_NAME, _BEHIND_NAME = HEADER.split("%s")
 
@@ -50,8 +56,15 @@ def request_of(attributes: Mapping[str, str]) -> Request:
                 for line in _lines(name, value)
             ]
         ),
+        scheme=attributes.get(SCHEME, ""),
         authority=authority,
+        client=client_of(attributes),
     )
+
+
+def client_of(attributes: Mapping[str, str]) -> str:
+    """The client's IP address; empty: it is not told."""
+    return attributes.get(CLIENT, "").rpartition(":")[0].strip("[]")
 
 
 def _lines(name: str, value: str) -> tuple[str, ...]:

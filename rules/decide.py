@@ -3,24 +3,24 @@
     route    = the first route, in order, that fits the request (none: Envoy's own 404)
     request:   the first rule, in order, that fits it and answers without a status -> its answer, no upstream is asked
     else       the route's own action; what answers or redirects by itself is final
-    response:  the first rule, in order, that fits the request and has an answer for the status -> that answer
+    response:  the first rule, in order, that fits and has an answer for the status -> that answer
     none    -> the response passes untouched
 
-A rule that fits and is `final` ends the search in both phases: no rule behind it is asked.
+A rule that fits and is `final` ends the search in both phases: no rule behind it is asked. So does an answer that
+passes, for its statuses. A rule that is about something of the response does not fit before there is one.
 
 `decide` is the way in. It is asked once, when the request is known; the `Decision` it returns is asked again by
-`Decision.on_status` when a status is.
+`Decision.choose` when a response is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rejoinder.rules.answers import Choice, Reply, claims, reply
-from rejoinder.rules.matching import domains_cover, fits
-from rejoinder.rules.model import Answer, PathKind, Redirect, Route, Rule, Ruleset, Scope
-from rejoinder.rules.request import Request
+from rejoinder.rules.answers import Asked, Choice, Reply, claims, reply
+from rejoinder.rules.matching import domains_cover, fits, rule_fits
+from rejoinder.rules.model import Answer, PathKind, Redirect, Route, Rule, Ruleset
+from rejoinder.rules.request import Request, Response
 
 NO_ROUTE_STATUS = 404
 """What Envoy answers where no route fits."""
@@ -37,23 +37,36 @@ class Decision:
     reply: Reply | None
     """What is sent at once; None: the upstream is asked, or, with no route, Envoy answers NO_ROUTE_STATUS."""
     chain: tuple[Rule, ...]
-    """The rules that are asked in turn about the status that then comes; empty where there is a `reply`, which is
+    """The rules that are asked in turn about the response that then comes; empty where there is a `reply`, which is
     final."""
 
-    def choose(self, status: int) -> Choice | None:
-        """The answer that a status calls for; None: the response passes untouched.
+    request: Request
+    route_name: str | None
+    """Of the route that it takes; None: none."""
+
+    def choose(self, response: Response | int) -> Choice | None:
+        """The answer that a response calls for; None: it passes untouched.
 
         Args:
-            status: the upstream's, or Envoy's own.
+            response: an upstream's, or Envoy's own; a number: one with this status, of which nothing else is known.
         """
-        answers = ((rule, claims(rule).answer(status)) for rule in self.chain)
-        return next((Choice(rule.name, answer) for rule, answer in answers if answer is not None), None)
+        response = Response(response) if isinstance(response, int) else response
+        for rule in self.chain:
+            if rule_fits(rule, self.request, self.route_name, response):
+                answer = claims(rule).answer(response.status)
+                if answer is not None:
+                    return None if answer.passes else Choice(rule.name, answer)
+                if rule.final:
+                    break
+        return None
 
-    def on_status(self, status: int) -> tuple[str, Reply] | None:
-        """What is sent in place of a response with this status, behind the name of the rule that says so; None: the
-        response passes untouched. Not where a handler is to be asked."""
-        choice = self.choose(status)
-        return None if choice is None else (choice.rule, choice.reply(status))
+    def on_status(self, response: Response | int) -> tuple[str, Reply] | None:
+        """What is sent in place of a response, behind the name of the rule that says so; None: it passes untouched. Not
+        where a handler is to be asked."""
+        response = Response(response) if isinstance(response, int) else response
+        choice = self.choose(response)
+        asked = Asked(self.request, self.route_name, response)
+        return None if choice is None else (choice.rule, choice.reply(response.status, asked))
 
 
 def decide(ruleset: Ruleset, request: Request, *, route_name: str | None = None) -> Decision:
@@ -66,33 +79,24 @@ def decide(ruleset: Ruleset, request: Request, *, route_name: str | None = None)
             or none fits. The routes of the rule set then count for nothing.
     """
     route = _route(ruleset, request) if route_name is None else None
-    chain = tuple(_asked(ruleset, request, route_name or (route.name if route else None)))
-    rule = next((rule for rule in chain if rule.unconditional), None)
-    if rule is not None:
-        return Decision(route, rule, reply(rule.answers[0], NO_ROUTE_STATUS), ())
-    if route is not None and isinstance(route.action, Answer):
-        return Decision(route, None, reply(route.action, NO_ROUTE_STATUS), ())
-    if route is not None and isinstance(route.action, Redirect):
-        return Decision(route, None, redirect(route, route.action, request), ())
-    return Decision(route, None, None, chain)
-
-
-def _asked(ruleset: Ruleset, request: Request, route: str | None) -> Iterator[Rule]:
-    """The rules that fit, in order, up to the first final one."""
+    named = route_name or (route.name if route else None)
+    asked = Asked(request, named)
+    chain: list[Rule] = []
     for rule in ruleset.rules:
-        if scope_fits(rule.scope, request, route):
-            yield rule
+        if rule_fits(rule, request, named, None):
+            if rule.unconditional:
+                made = reply(rule.answers[0], NO_ROUTE_STATUS, asked, rule.name)
+                return Decision(route, rule, made, (), request, named)
+            chain.append(rule)
             if rule.final:
-                return
-
-
-def scope_fits(scope: Scope, request: Request, route: str | None) -> bool:
-    """Whether a request that takes the named route (None: none) is one that a scope is about."""
-    return (
-        (scope.routes is None or route in scope.routes)
-        and domains_cover(scope.domains, request.host)
-        and fits(scope.request, request)
-    )
+                break
+        elif rule.sees_responses:
+            chain.append(rule)  # who knows
+    if route is not None and isinstance(route.action, Answer):
+        return Decision(route, None, reply(route.action, NO_ROUTE_STATUS, asked), (), request, named)
+    if route is not None and isinstance(route.action, Redirect):
+        return Decision(route, None, redirect(route, route.action, request), (), request, named)
+    return Decision(route, None, None, tuple(chain), request, named)
 
 
 def _route(ruleset: Ruleset, request: Request) -> Route | None:

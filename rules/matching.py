@@ -12,6 +12,7 @@ do.
 from __future__ import annotations
 
 import functools
+import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -19,10 +20,19 @@ from typing import TYPE_CHECKING, Any
 
 import re2
 
-from rejoinder.rules.model import EVERY_PATH, PathKind, PathMatch, RequestMatch, StringKind, StringMatch
+from rejoinder.rules.model import (
+    EVERY_PATH,
+    PathKind,
+    PathMatch,
+    RequestMatch,
+    Rule,
+    Scope,
+    StringKind,
+    StringMatch,
+)
 
 if TYPE_CHECKING:
-    from rejoinder.rules.request import Request
+    from rejoinder.rules.request import Request, Response
 
 _ENVOYS = re2.Options()
 # A byte is a character, in the expression and in what it is held against: so Envoy has it since 1.39.2. Outside ASCII,
@@ -88,6 +98,58 @@ def fits(match: RequestMatch, request: Request) -> bool:
         and all(any(value_fits(test, value) for value in request.header(name)) for name, test in match.headers)
         and all(any(value_fits(test, value) for value in request.parameter(name)) for name, test in match.query)
     )
+
+
+def scope_fits(scope: Scope, request: Request, route: str | None, response: Response | None) -> bool:
+    """Whether a scope is about a request, and its response.
+
+    Args:
+        route: the name of the route that the request takes; None: none.
+        response: None: there is none yet.
+    """
+    return (
+        (scope.routes is None or route in scope.routes)
+        and domains_cover(scope.domains, request.host)
+        and fits(scope.request, request)
+        and (not scope.clients or client_fits(scope.clients, request.client))
+        and _response_fits(scope.response_headers, response)
+    )
+
+
+def rule_fits(rule: Rule, request: Request, route: str | None, response: Response | None) -> bool:
+    """Whether a rule is about a request, and its response. Args as for `scope_fits`."""
+    if response is None and rule.sees_responses:
+        return False
+    return (
+        scope_fits(rule.scope, request, route, response)
+        and (rule.unless is None or not scope_fits(rule.unless, request, route, response))
+        and (not rule.source or (response is not None and response.source == rule.source))
+    )
+
+
+def _response_fits(tests: Iterable[tuple[str, StringMatch]], response: Response | None) -> bool:
+    return all(
+        response is not None and any(value_fits(test, value) for value in response.header(name)) for name, test in tests
+    )
+
+
+def client_fits(networks: tuple[str, ...], client: str) -> bool:
+    """Whether an IP address is in one of the networks; an IPv4 address in IPv6 form counts as what it is."""
+    try:
+        address = ipaddress.ip_address(client)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return any(address in network(each) for each in networks)
+
+
+@functools.lru_cache(maxsize=4096)
+def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Raises:
+    ValueError: it is no network in CIDR notation, or has bits behind its prefix; the text says which.
+    """
+    return ipaddress.ip_network(text)
 
 
 def domain_covers(pattern: str, other: str) -> bool:

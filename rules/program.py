@@ -15,10 +15,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from rejoinder.rules.answers import Choice, claims
-from rejoinder.rules.matching import fits
-from rejoinder.rules.model import EVERY_PATH, STATUSES, PathKind, RequestMatch, Rule, StringKind, StringMatch
-from rejoinder.rules.request import Request
+from rejoinder.rules.answers import Choice, claims, variables
+from rejoinder.rules.matching import fits, rule_fits
+from rejoinder.rules.model import EVERY_PATH, STATUSES, PathKind, RequestMatch, Rule, Scope, StringKind, StringMatch
+from rejoinder.rules.request import Request, Response
+from rejoinder.rules.template import Name
 
 _NOTHING_MORE: Final = RequestMatch()
 
@@ -37,6 +38,8 @@ class _Compiled(NamedTuple):
     """The names of the routes that it is about; None: that is no question any more once the rule is found."""
     match: RequestMatch | None
     """What is still to be tested of the request; None: nothing."""
+    whole: Rule | None
+    """What is to be tested as a whole, for there is more to it; None: nothing."""
 
 
 @dataclass(slots=True)
@@ -76,26 +79,26 @@ class Program:
         """
         if not self.asks_requests:
             return None
-        for rule in self._fitting(request, route):
+        for rule in self._fitting(request, route, None):
             if rule.unconditional:
                 return rule.otherwise
             if rule.final:
                 return None
         return None
 
-    def on_status(self, request: Request, route: str | None, status: int) -> Choice | None:
-        """The answer in place of a response with this status, an upstream's or Envoy's own; None: the response passes.
+    def on_status(self, request: Request, route: str | None, response: Response) -> Choice | None:
+        """The answer in place of a response, an upstream's or Envoy's own; None: the response passes.
 
         Args: as for `on_request`.
         """
-        if status not in self.statuses:
+        if response.status not in self.statuses:
             return None
-        for rule in self._fitting(request, route):
+        for rule in self._fitting(request, route, response):
             if not rule.unconditional:
-                number = rule.named.get(status)
+                number = rule.named.get(response.status)
                 choice = rule.otherwise if number is None else rule.choices[number]
                 if choice is not None:
-                    return choice
+                    return None if choice.answer.passes else choice
             if rule.final:
                 return None
         return None
@@ -104,10 +107,14 @@ class Program:
         """The rules that domain, path and route lead to, in order: those that are tried, at most. Args as above."""
         return tuple(self.rules[number] for number in _merged(list(self._found(request.host, request.path, route))))
 
-    def _fitting(self, request: Request, route: str | None) -> Iterator[_Compiled]:
+    def _fitting(self, request: Request, route: str | None, response: Response | None) -> Iterator[_Compiled]:
         for number in _merged(list(self._found(request.host, request.path, route))):
             rule = self._compiled[number]
-            if (rule.routes is None or route in rule.routes) and (rule.match is None or fits(rule.match, request)):
+            if (
+                (rule.routes is None or route in rule.routes)
+                and (rule.match is None or fits(rule.match, request))
+                and (rule.whole is None or rule_fits(rule.whole, request, route, response))
+            ):
                 yield rule
 
     def _found(self, host: str, path: str, route: str | None) -> Iterator[list[int]]:
@@ -177,8 +184,9 @@ def _compiled_rule(rule: Rule) -> tuple[_Compiled, Collection[int]]:
         final=rule.final,
         routes=None if untested else frozenset(rule.scope.routes or ()),
         match=None if match == _NOTHING_MORE else match,
+        whole=rule if rule.unless or rule.scope.clients or rule.sees_responses else None,
     )
-    if rule.unconditional:
+    if rule.unconditional or not rule.answers:
         return made, ()
     return made, STATUSES if claimed.otherwise else claimed.named.keys()
 
@@ -235,40 +243,68 @@ def _merged(lists: list[list[int]]) -> Iterable[int]:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What must be known of a request for a program to be asked."""
+    """What must be known for a program to be asked, and its answers to be made."""
 
     headers: tuple[str, ...]
-    """The names of the headers that rules look at, sorted."""
+    """The names of the request's headers that are looked at, sorted."""
+    response_headers: tuple[str, ...]
+    """... of the response's; `a*`: all whose names begin like this."""
     routes: bool
-    """Whether rules look at the name of the route."""
+    """Whether the name of the route is looked at."""
     hosts: bool
-    """... at the host."""
+    """... the host."""
     paths: bool
-    """... at the path or the query."""
+    """... the path or the query."""
     methods: bool
-    regexes: bool
-    """Whether there are regular expressions, which only RE2 can tell."""
+    clients: bool
+    """... the client's address."""
+    schemes: bool
+
+
+def _tests(rule: Rule) -> Iterator[tuple[str, StringMatch]]:
+    for scope in _scopes(rule):
+        yield from (*scope.request.headers, *scope.request.query, *scope.response_headers)
+
+
+def _scopes(rule: Rule) -> tuple[Scope, ...]:
+    return (rule.scope,) if rule.unless is None else (rule.scope, rule.unless)
 
 
 def needs_python(rule: Rule) -> bool:
     """Whether the module asks Python about a rule: for a regular expression, or a handler."""
-    match = rule.scope.request
-    tests = (*match.headers, *match.query)
-    regexes = match.path.kind is PathKind.REGEX or any(test.kind is StringKind.REGEX for _, test in tests)
-    return regexes or any(answer.handler for answer in rule.answers)
+    return (
+        any(scope.request.path.kind is PathKind.REGEX for scope in _scopes(rule))
+        or any(test.kind is StringKind.REGEX for _, test in _tests(rule))
+        or any(answer.handler for answer in rule.answers)
+    )
 
 
+@functools.lru_cache(maxsize=4)
 def needs(program: Program) -> Needs:
     """What a program needs to know."""
-    matches = [rule.scope.request for rule in program.rules]
-    tests: list[tuple[str, StringMatch]] = [test for match in matches for test in (*match.headers, *match.query)]
-    names = {name for match in matches for name, _ in match.headers}
+    scopes = [scope for rule in program.rules for scope in _scopes(rule)]
+    answers = [answer for rule in program.rules for answer in rule.answers if not answer.fixed]
+    used = {variable for answer in answers for variable in variables(answer)}
+    names = {variable.name for variable in used}
+    headers = {name for scope in scopes for name, _ in scope.request.headers}
+    headers.update(variable.argument for variable in used if variable.name is Name.REQUEST_HEADER)
+    headers.update(name for answer in answers if answer.variants for name in ("accept", "accept-language"))
+    headers.update(["x-request-id"] if Name.REQUEST_ID in names else [])
     return Needs(
-        headers=tuple(sorted(names - {"host"})),  # which is the authority
-        routes=any(rule.scope.routes is not None for rule in program.rules),
-        hosts=any(set(rule.scope.domains) - {"*"} for rule in program.rules) or "host" in names,
-        paths=any(match.path != EVERY_PATH or match.query for match in matches),
-        methods=any(match.methods for match in matches),
-        regexes=any(match.path.kind is PathKind.REGEX for match in matches)
-        or any(test.kind is StringKind.REGEX for _, test in tests),
+        headers=tuple(sorted(headers - {"host"})),  # which is the authority
+        response_headers=tuple(
+            sorted(
+                {name for scope in scopes for name, _ in scope.response_headers}
+                | {name for answer in answers for name in answer.keep_headers}
+            )
+        ),
+        routes=any(scope.routes is not None for scope in scopes) or Name.ROUTE in names,
+        hosts=any(set(scope.domains) - {"*"} for scope in scopes)
+        or "host" in headers
+        or not names.isdisjoint((Name.REQUEST_HOST, Name.REQUEST_URL)),
+        paths=any(scope.request.path != EVERY_PATH or scope.request.query for scope in scopes)
+        or not names.isdisjoint((Name.REQUEST_PATH, Name.REQUEST_URL, Name.REQUEST_QUERY)),
+        methods=any(scope.request.methods for scope in scopes) or Name.REQUEST_METHOD in names,
+        clients=any(scope.clients for scope in scopes) or Name.CLIENT in names,
+        schemes=not names.isdisjoint((Name.REQUEST_SCHEME, Name.REQUEST_URL)),
     )

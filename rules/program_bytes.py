@@ -1,8 +1,8 @@
 """A program as the bytes that the module's core reads (docs/program.md).
 
 A `Program` goes in, bytes come out: `encode` writes all of it into one configuration; `cut` writes a large one as parts
-and what names them, so that an edit of one of ten thousand rules changes one part. Pure; nothing is raised. Replies are
-made by the same function as everywhere (`answers.reply`).
+and what names them, so that an edit of one of ten thousand rules changes one part. Pure; nothing is raised.
+Replies are made of the same contents as everywhere (`answers.contents`).
 """
 
 from __future__ import annotations
@@ -16,15 +16,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from rejoinder.rules.answers import BODILESS, claims, reply
-from rejoinder.rules.model import EVERY_PATH, STATUSES, Answer, PathKind, Rule, StringKind, StringMatch
+from rejoinder.rules import template
+from rejoinder.rules.answers import BODILESS, Content, claims, contents
+from rejoinder.rules.matching import network
+from rejoinder.rules.model import EVERY_PATH, Answer, PathKind, Rule, Scope, StringKind, StringMatch
 from rejoinder.rules.program import Program
+from rejoinder.rules.request import LOCAL, UPSTREAM
+from rejoinder.rules.template import Template
 
-VERSION: Final = 1
+VERSION: Final = 2
 _PROGRAM: Final = b"RJNDR\0" + struct.pack("<H", VERSION)
 _PART: Final = b"RJPRT\0" + struct.pack("<H", VERSION)
-_BODY, _RULE = 1, 2
-_FINAL, _UNCONDITIONAL = 1, 2
+_BODY, _RULE, _TEMPLATE = 1, 2, 3
+_FINAL, _UNCONDITIONAL, _UNLESS = 1, 2, 4
+_PASSES = 1
 
 _PATH_KINDS: Final = {PathKind.EXACT: 1, PathKind.PREFIX: 2, PathKind.REGEX: 3}
 _TEST_KINDS: Final = {
@@ -105,37 +110,62 @@ def _records(program: Program) -> Iterator[bytes]:
         for body in bodies:
             if body not in seen:
                 seen.add(body)
-                yield _record(_BODY, _body_id(body) + body)
+                yield body
         yield record
 
 
 # After an edit, nearly all rules are the same as before.
 @functools.lru_cache(maxsize=_REMEMBERED)
 def _rule(rule: Rule) -> tuple[bytes, tuple[bytes, ...]]:
-    """A rule's record, and the bodies of its replies."""
-    scope, match = rule.scope, rule.scope.request
+    """A rule's record, and those of the bodies of its replies."""
     replies = tuple(_replies(rule))
-    every = match.path == EVERY_PATH
+    flags = (rule.final and _FINAL) | (rule.unconditional and _UNCONDITIONAL) | (rule.unless is not None and _UNLESS)
     payload = (
-        _u8((rule.final and _FINAL) | (rule.unconditional and _UNCONDITIONAL)),
+        _u8(flags),
         _text(rule.name),
-        _list(map(_text, scope.domains)),
-        _u8(scope.routes is not None),
-        _list(map(_text, scope.routes or ())),
-        _u8(0 if every else _PATH_KINDS[match.path.kind]),
-        _text("" if every else match.path.value),
-        _list(map(_text, match.methods)),
-        _list(itertools.starmap(_test, match.headers)),
-        _list(itertools.starmap(_test, match.query)),
+        _u8(SOURCES.index(rule.source)),
+        _scope(rule.scope),
+        *([_scope(rule.unless)] if rule.unless is not None else ()),
         _list(each.data for each in replies),
     )
-    return _record(_RULE, b"".join(payload)), tuple(each.body for each in replies if each.body)
+    return _record(_RULE, b"".join(payload)), tuple(body for each in replies for body in each.bodies)
+
+
+SOURCES: Final = ("", UPSTREAM, LOCAL)
+"""By their numbers."""
+
+
+def _scope(scope: Scope) -> bytes:
+    match = scope.request
+    every = match.path == EVERY_PATH
+    return b"".join(
+        (
+            _list(map(_text, scope.domains)),
+            _u8(scope.routes is not None),
+            _list(map(_text, scope.routes or ())),
+            _u8(0 if every else _PATH_KINDS[match.path.kind]),
+            _text("" if every else match.path.value),
+            _list(map(_text, match.methods)),
+            _list(itertools.starmap(_test, match.headers)),
+            _list(itertools.starmap(_test, match.query)),
+            _list(map(_network, scope.clients)),
+            _list(itertools.starmap(_test, scope.response_headers)),
+        )
+    )
+
+
+def _network(text: str) -> bytes:
+    """An IPv4 network is written as the part of IPv6 that it is mapped to (RFC 4291, section 2.5.5.2)."""
+    found = network(text)
+    mapped = b"" if found.version == 6 else bytes(10) + b"\xff\xff"
+    return _u8(found.prefixlen + 8 * len(mapped)) + mapped + found.network_address.packed
 
 
 @dataclass(frozen=True, slots=True)
 class _Reply:
     data: bytes
-    body: bytes
+    bodies: tuple[bytes, ...]
+    """Their records."""
 
 
 def _replies(rule: Rule) -> Iterator[_Reply]:
@@ -161,16 +191,39 @@ def _known(answer: Answer, status: int) -> int | None:
 
 
 def _reply(answer: Answer, known: int | None, ranges: Sequence[tuple[int, int]]) -> _Reply:
-    original = answer.status_code is None and known is None
-    made = reply(answer, STATUSES.start if known is None else known)
+    code = known if answer.status_code is None else answer.status_code
+    offers = contents(answer, code in BODILESS)
     data = (
         _list(struct.pack("<HH", first, last) for first, last in ranges),
-        struct.pack("<H", 0 if original else made.status),
+        _u8(answer.passes and _PASSES),
+        struct.pack("<H", code or 0),
         _text(answer.handler),
-        _list(itertools.starmap(_header, made.headers)),
-        b"\x01" + _body_id(made.body) if made.body else b"\x00",
+        _list(map(_text, answer.keep_headers)),
+        _list(map(_offer, offers)),
     )
-    return _Reply(b"".join(data), made.body)
+    return _Reply(b"".join(data), tuple(_body(content.body) for content in offers if content.body))
+
+
+def _offer(content: Content) -> bytes:
+    plain = [(name, value) for name, value in content.headers if isinstance(value, str)]
+    filled = [(name, value) for name, value in content.headers if isinstance(value, Template)]
+    return b"".join(
+        (
+            _text(content.offer.content_type),
+            _text(content.offer.language),
+            _list(_text(name) + _text(value) for name, value in plain),
+            _list(_text(name) + template.encode(value) for name, value in filled),
+            _body(content.body)[:1] + _body(content.body)[5:21] if content.body else b"\x00",
+        )
+    )
+
+
+# One error page of 100 kB may be ten thousand rules' own.
+@functools.lru_cache(maxsize=1024)
+def _body(body: bytes | Template) -> bytes:
+    """The record of a body."""
+    data = template.encode(body) if isinstance(body, Template) else body
+    return _record(_TEMPLATE if isinstance(body, Template) else _BODY, _id(data) + data)
 
 
 def _ranges(statuses: Iterable[int]) -> list[tuple[int, int]]:
@@ -187,22 +240,12 @@ def _test(name: str, match: StringMatch) -> bytes:
     return _text(name) + _u8(_TEST_KINDS[match.kind]) + _text(match.value)
 
 
-def _header(name: str, value: str) -> bytes:
-    return _text(name) + _text(value)
-
-
 def _record(kind: int, payload: bytes) -> bytes:
     return struct.pack("<BI", kind, len(payload)) + payload
 
 
 def _id(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()[:16]
-
-
-# One error page of 100 kB may be ten thousand rules' own.
-@functools.lru_cache(maxsize=1024)
-def _body_id(body: bytes) -> bytes:
-    return _id(body)
 
 
 def _list(entries: Iterable[bytes]) -> bytes:

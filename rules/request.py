@@ -78,6 +78,8 @@ class Request:
     """The Host header (`:authority`) as it was sent."""
     moved: bool = False
     """The path had escaped slashes: Envoy redirects to the normalized path (307) before any rule is asked."""
+    client: str = ""
+    """The client's IP address, as Envoy knows it; empty: nobody has said."""
 
     def header(self, name: str) -> list[str]:
         """The values of a header by its name in lower case."""
@@ -97,6 +99,25 @@ class Request:
     def target(self) -> str:
         """Path and query."""
         return self.path if self.query is None else f"{self.path}?{self.query}"
+
+
+UPSTREAM: Final = "upstream"
+LOCAL: Final = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What rules can match on of a response."""
+
+    status: int
+    headers: tuple[Header, ...] = ()
+    """As in `Request`; each line is a value of its own."""
+    source: str = UPSTREAM
+    """Who made it: UPSTREAM, or Envoy itself, LOCAL."""
+
+    def header(self, name: str) -> list[str]:
+        """The values of a header by its name in lower case."""
+        return [value for other, value in self.headers if other == name]
 
 
 def parse(

@@ -38,11 +38,12 @@ def response_filter(program: Program) -> Json:
     """The filter for responses."""
     if not program.statuses:
         return IDLE
+    looked_at = needs(program).response_headers
     filter_ = _filter(
         {"request_header_mode": "SKIP", "response_header_mode": "SEND"},
         response_attributes=_attributes(program),
         # Nothing else of the response matters: that saves Envoy and the service most of the message.
-        forward_rules={"allowed_headers": {"patterns": [{"exact": ":status"}]}},
+        forward_rules={"allowed_headers": {"patterns": [_pattern(name) for name in (":status", *looked_at)]}},
     )
     return _gated(filter_, _statuses_gate(program))
 
@@ -51,7 +52,8 @@ def request_filter(program: Program) -> Json:
     """The filter for requests, and for the responses to these where a handler makes them."""
     if not sees_requests(program):
         return IDLE
-    more: Json = {"request_attributes": [attributes.ROUTE_NAME]}
+    clients = [attributes.CLIENT] if needs(program).clients else []
+    more: Json = {"request_attributes": [attributes.ROUTE_NAME, *clients]}
     if program.has_handlers:
         more["response_attributes"] = [attributes.CODE_DETAILS]
     response = "SEND" if program.has_handlers else "SKIP"
@@ -93,6 +95,10 @@ def _filter(mode: Json, **more: object) -> Json:
     )
 
 
+def _pattern(name: str) -> Json:
+    return {"prefix": name[:-1]} if name.endswith("*") else {"exact": name}
+
+
 def _attributes(program: Program) -> list[str]:
     """What rules need to know of the request, and who made the response."""
     known = needs(program)
@@ -103,6 +109,8 @@ def _attributes(program: Program) -> list[str]:
         attributes.HOST: known.hosts,
         attributes.ORIGINAL_HOST: known.hosts,
         attributes.ROUTE_NAME: known.routes,
+        attributes.CLIENT: known.clients,
+        attributes.SCHEME: known.schemes,
         **{attributes.HEADER % name: True for name in known.headers},
         attributes.CODE_DETAILS: True,
     }
