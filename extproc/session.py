@@ -18,7 +18,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from rejoinder.extproc.wire import (
@@ -35,12 +34,7 @@ from rejoinder.rules.attributes import CODE_DETAILS, FINAL_DETAILS, ROUTE_NAME, 
 from rejoinder.rules.handlers import HandlerError
 from rejoinder.rules.model import Header
 from rejoinder.rules.program import Program, compile_rules
-from rejoinder.rules.request import LOCAL, UPSTREAM, Request, Response, host_of
-
-
-def now() -> str:
-    """The time as RFC 3339 has it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+from rejoinder.rules.request import LOCAL, UPSTREAM, Request, Response, host_of, now
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from rejoinder.rules.model import Header
@@ -99,6 +100,11 @@ class Request:
     def target(self) -> str:
         """Path and query."""
         return self.path if self.query is None else f"{self.path}?{self.query}"
+
+
+def now() -> str:
+    """The time as RFC 3339 has it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 UPSTREAM: Final = "upstream"
