@@ -90,7 +90,7 @@ def reply(answer: Answer, status: int, asked: Asked = NOBODY, rule: str = "") ->
     offers = contents(answer, code in BODILESS)
     chosen = offers[0]
     if len(offers) > 1:
-        accept, language = (_joined(asked.request, name) for name in ("accept", "accept-language"))
+        accept, language = (asked.request.joined(name) for name in ("accept", "accept-language"))
         chosen = offers[best([content.offer for content in offers], accept, language)]
 
     def value(variable: Variable) -> str:
@@ -174,16 +174,11 @@ def keeps(patterns: tuple[str, ...], name: str) -> bool:
     return any(name.startswith(each[:-1]) if each.endswith("*") else name == each for each in patterns)
 
 
-def _joined(request: Request, name: str) -> str | None:
-    values = request.header(name)
-    return ", ".join(values) if values else None
-
-
 def _value(variable: Variable, asked: Asked, code: int, rule: str) -> str:
     request, response = asked.request, asked.response
     match variable.name:
         case Name.REQUEST_ID:
-            return _joined(request, "x-request-id") or ""
+            return request.joined("x-request-id") or ""
         case Name.REQUEST_METHOD:
             return request.method
         case Name.REQUEST_SCHEME:
@@ -197,7 +192,7 @@ def _value(variable: Variable, asked: Asked, code: int, rule: str) -> str:
         case Name.REQUEST_QUERY:
             return next(iter(request.parameter(variable.argument)), "")
         case Name.REQUEST_HEADER:
-            return _joined(request, variable.argument) or ""
+            return request.joined(variable.argument) or ""
         case Name.STATUS:
             return str(code)
         case Name.STATUS_REASON:

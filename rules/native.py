@@ -546,7 +546,7 @@ def _page(place: Place) -> str:
 
 def _kept_header(place: Place) -> str:
     text = place.string()
-    return header_name(place, text.removesuffix("*")) + "*" * text.endswith("*")
+    return text if text == "*" else header_name(place, text.removesuffix("*")) + "*" * text.endswith("*")
 
 
 _TYPES: Final = mimetypes.MimeTypes(filenames=())  # the same on every machine, whatever its own files say

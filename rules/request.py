@@ -88,6 +88,14 @@ class Request:
             return [self.authority]
         return [value for other, value in self.headers if other == name]
 
+    def joined(self, name: str) -> str | None:
+        """All values of a header in one, as Envoy joins them; None: there is none."""
+        values = self.header(name)
+        if not values:
+            return None
+        rest = ",".join(values[1:])
+        return rest if rest == values[0] else ",".join(values)  # `attributes` has the whole in front of its lines
+
     def parameter(self, name: str) -> list[str]:
         """The first value of a query parameter, as a list of one, or an empty list. `?a` is `a` with an empty value."""
         for part in (self.query or "").split("&"):
