@@ -32,6 +32,7 @@ from rejoinder.rules.model import (
     Route,
     Rule,
     Ruleset,
+    native_rules,
 )
 from rejoinder.xds.remember import REMEMBERED
 
@@ -105,8 +106,9 @@ Plan = Mapping[str, PlannedGroup]
 
 def plan(ruleset: Ruleset) -> Plan:
     """Work the rules that answer without an upstream, and the routes, into lists."""
-    last = max((number for number, rule in enumerate(ruleset.rules) if rule.unconditional), default=-1)
-    rules = tuple(rule for rule in ruleset.rules[: last + 1] if rule.unconditional or rule.final)
+    native = native_rules(ruleset.rules)
+    last = max((number for number, rule in enumerate(native) if rule.unconditional), default=-1)
+    rules = native[: last + 1]
     return {group: _plan_group(ruleset.of_group(group).routes, rules) for group in ruleset.groups}
 
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from rejoinder.rules.model import Ruleset
+from rejoinder.rules.model import Ruleset, native_rules
 from rejoinder.rules.program import Program, compile_rules
 from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.clusters import clusters
 from rejoinder.xds.translate.extensions import extensions, foreign_filters
-from rejoinder.xds.translate.filters import http_filters, part_filters, to_switch_off
+from rejoinder.xds.translate.filters import Off, http_filters, part_filters, to_switch_off
 from rejoinder.xds.translate.listeners import listeners, parts_listener
 from rejoinder.xds.translate.route_configurations import (
     layouts,
@@ -85,8 +85,9 @@ def _translate(
 
 
 def conditional_program(ruleset: Ruleset) -> Program:
-    """What is left to ask in Envoys of ours, where routes give the unconditional answers."""
-    return compile_rules(rule for rule in ruleset.rules if not rule.unconditional)
+    """What is left to ask in Envoys of ours, where routes give the unconditional answers that they can."""
+    native = {rule for rule in native_rules(ruleset.rules) if rule.unconditional}
+    return compile_rules(rule for rule in ruleset.rules if rule not in native)
 
 
 def _split(
@@ -94,7 +95,7 @@ def _split(
     ruleset: Ruleset,
     plan: Plan,
     filters: list[Json],
-    off: tuple[str, ...],
+    off: Off,
     settings: Settings,
 ) -> Configuration | None:
     by_group = layouts(plan, settings)

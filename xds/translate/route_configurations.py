@@ -20,7 +20,7 @@ from rejoinder.rules.files import MAX_FILE_SIZE
 from rejoinder.xds.plan import SMALL, Plan, PlannedDomain, PlannedGroup
 from rejoinder.xds.remember import REMEMBERED, by_identity
 from rejoinder.xds.translate.buckets import ROOT, Start, buckets
-from rejoinder.xds.translate.filters import rate_limit_override
+from rejoinder.xds.translate.filters import Off, rate_limit_override
 from rejoinder.xds.translate.forwarding import leads_nowhere
 from rejoinder.xds.translate.routes import placed
 from rejoinder.xds.translate.settings import PATH_HEADER, ROUTES_NAME, Json, Settings, typed
@@ -74,7 +74,7 @@ def needs_path_header(plan: PlannedGroup, layout: Layout) -> bool:
     return plan.splits_paths or layout is Layout.PATHS
 
 
-def route_configurations(plan: Plan, settings: Settings, off: tuple[str, ...]) -> Iterator[Json]:
+def route_configurations(plan: Plan, settings: Settings, off: Off) -> Iterator[Json]:
     """One RouteConfiguration for each group of listeners; `off`: the filters that routes switch off which answer by
     themselves."""
     for group, part in plan.items():
@@ -83,7 +83,7 @@ def route_configurations(plan: Plan, settings: Settings, off: tuple[str, ...]) -
 
 
 def split_route_configurations(
-    plan: Plan, settings: Settings, off: tuple[str, ...], layouts: Mapping[str, Layout]
+    plan: Plan, settings: Settings, off: Off, layouts: Mapping[str, Layout]
 ) -> Iterator[tuple[Json, list[Json]]]:
     """One RouteConfiguration for each group of listeners whose layout is not WHOLE, and its virtual hosts."""
     for group, part in plan.items():
@@ -120,12 +120,12 @@ def _head(group: str, plan: PlannedGroup, layout: Layout) -> Json:
     return head
 
 
-def _virtual_host(name: str, domain: PlannedDomain, settings: Settings, off: tuple[str, ...]) -> Json:
+def _virtual_host(name: str, domain: PlannedDomain, settings: Settings, off: Off) -> Json:
     host = _small_host if len(domain.routes) <= SMALL else _host
     return host(sys.intern(name), domain, settings.long_list, off)
 
 
-def _host(name: str, domain: PlannedDomain, long_list: int, off: tuple[str, ...]) -> Json:
+def _host(name: str, domain: PlannedDomain, long_list: int, off: Off) -> Json:
     return {"name": name, "domains": [domain.domain], **_list(_routes(domain, off), long_list)}
 
 
@@ -138,7 +138,7 @@ def _list(routes: tuple[_Placed, ...], long_list: int) -> Json:
     return {"matcher": _matcher(_buckets(routes, long_list // 4))}
 
 
-def _hosts_by_path(routes_name: str, domain: PlannedDomain, settings: Settings, off: tuple[str, ...]) -> Iterator[Json]:
+def _hosts_by_path(routes_name: str, domain: PlannedDomain, settings: Settings, off: Off) -> Iterator[Json]:
     routes, short = _routes(domain, off), settings.long_list // 4
     folded = [(_folded(each[0]), each) for each in routes]
     same = all(start == each[0] for start, each in folded)
@@ -166,7 +166,7 @@ def _folded(start: Start) -> Start:
 
 
 @by_identity(_AT_A_TIME)
-def _routes(domain: PlannedDomain, off: tuple[str, ...]) -> tuple[_Placed, ...]:
+def _routes(domain: PlannedDomain, off: Off) -> tuple[_Placed, ...]:
     return tuple([placed(route, off) for route in domain.routes])
 
 
