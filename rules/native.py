@@ -32,6 +32,7 @@ from rejoinder.rules.model import (
     Header,
     PathKind,
     PathMatch,
+    Position,
     RateLimit,
     Redirect,
     RequestMatch,
@@ -45,6 +46,7 @@ from rejoinder.rules.model import (
     StringMatch,
     Variant,
 )
+from rejoinder.rules.page import Branding
 from rejoinder.rules.request import LOCAL, UPSTREAM, normalize_path
 from rejoinder.rules.template import TemplateError
 
@@ -535,6 +537,21 @@ def _language(place: Place) -> str:
     if not _LANGUAGE.fullmatch(text):
         raise place.expected("a language tag such as de or pt-BR")
     return text
+
+
+def branding(place: Place) -> tuple[Position, Branding]:
+    """`branding`: whose the built-in page is; and where that stands."""
+    fields = place.fields("name", "logo_file", "accent", "link")
+
+    try:
+        return place.position, Branding(
+            name=fields.get("name", Place.string, ""),
+            logo=fields.get("logo_file", lambda it: content_beside(it, it.string()), None),
+            accent=fields.get("accent", Place.string, ""),
+            link=fields.get("link", Place.string, ""),
+        )
+    except ValueError as error:
+        raise place.mistake(str(error)) from None
 
 
 def _page(place: Place) -> str:
