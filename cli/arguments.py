@@ -131,7 +131,12 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("--client", default="", metavar="IP", help="the client's address")
     explain.add_argument("--status", type=_status, metavar="N", help="the status that the upstream gives")
     explain.add_argument(
-        "--response-header", action="append", default=[], type=_header, metavar="'NAME: VALUE'", help="... with a header"
+        "--response-header",
+        action="append",
+        default=[],
+        type=_header,
+        metavar="'NAME: VALUE'",
+        help="... with a header",
     )
     explain.add_argument(
         "--source", default="upstream", choices=("upstream", "local"), help="... or Envoy itself (local) instead"

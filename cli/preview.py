@@ -51,4 +51,3 @@ def _write(options: argparse.Namespace, branding: page.Branding, status: int) ->
             (options.folder / name).write_bytes(reply(Answer(None, variants=(variant,)), status, asked).body)
             links += f'<a href="{name}">{variant.language} {extension}</a>\n'
     return f"<h2>{status} {html.escape(reason)}</h2>\n<p>{links}</p>\n"
-

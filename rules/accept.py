@@ -69,9 +69,7 @@ def best(offers: Sequence[Offer], accept: str | None, accept_language: str | Non
     return max(range(len(offers)), key=lambda number: types[number] * languages[number], default=0)
 
 
-def _qualities(
-    offered: Sequence[str], header: str | None, specificity: Callable[[_Range, str], int]
-) -> Sequence[int]:
+def _qualities(offered: Sequence[str], header: str | None, specificity: Callable[[_Range, str], int]) -> Sequence[int]:
     ranges = _ranges(header or "")
     found = [_quality(ranges, each, specificity) if each else 0 for each in offered]
     highest = max(found, default=0)

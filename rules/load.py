@@ -254,8 +254,8 @@ def _merged(
             message = f"listen: already given at {given[0][0].position}, and not the same"
             problems.append(Problem(other[0].position, message))
     brandings = [part.branding for part in parts if part.branding]
-    for position, other in brandings[1:]:
-        if other != brandings[0][1]:
+    for position, another in brandings[1:]:
+        if another != brandings[0][1]:
             problems.append(Problem(position, f"branding: conflicts with {brandings[0][0]}"))
     branding = brandings[0][1] if brandings else Branding()
     upstreams = _unique("upstream", (each for part in parts for each in part.upstreams), problems)
@@ -277,7 +277,9 @@ def _merged(
         listeners=(*listeners, *manifests.listeners),
         upstreams=tuple(upstreams.values()),
         routes=all_routes,
-        rules=tuple(rule_with_pages(rule, branding) for rule in _with_route_groups(rules.values(), manifests.route_groups)),
+        rules=tuple(
+            rule_with_pages(rule, branding) for rule in _with_route_groups(rules.values(), manifests.route_groups)
+        ),
         homeless=manifests.homeless,
     )
 

@@ -202,6 +202,8 @@ class Rule:
     """A request that it is about is no later rule's, whether or not this one has an answer."""
     unless: Scope | None = None
     """It is not about requests that fit this."""
+    observe: bool = False
+    """A trial: it is told when it would have answered, and then nothing is done."""
     source: str = ""
     """It is about responses of an `upstream`, or about `local` ones, which Envoy makes itself; empty: both."""
     position: Position = field(default=Position("", 0), compare=False)
@@ -226,6 +228,7 @@ class Rule:
         """Whether a route can say it: a fixed answer, or none, to requests with nothing unusual about them."""
         return (
             all(answer.fixed for answer in self.answers)
+            and not self.observe
             and not self.scope.clients
             and self.unless is None
             and not self.sees_responses

@@ -65,7 +65,7 @@ PLUG_IN_FIELDS: Final = ("status_code", "headers", "body", "body_file", "handler
 OUR_FIELDS: Final = ("pass", "variants", "template", "page", "keep_headers")
 """... that the plug-in has not."""
 ANSWER_FIELDS: Final = (*PLUG_IN_FIELDS, *OUR_FIELDS)
-RULE_ONLY_FIELDS: Final = ("name", "match", "unless", "source", "rules", "final")
+RULE_ONLY_FIELDS: Final = ("name", "match", "unless", "source", "rules", "final", "observe")
 """What a rule has and an answer has not."""
 REQUEST_FIELDS: Final = (*(kind.value for kind in PathKind), "methods", "headers", "query")
 
@@ -289,6 +289,7 @@ def _rule(place: Place) -> Rule:
         scope=fields.get("match", _scope, EVERY_SCOPE),
         final=fields.get("final", Place.boolean, False),
         unless=fields.get("unless", _scope, None),
+        observe=fields.get("observe", Place.boolean, False),
         source=fields.get("source", _source, ""),
         position=place.position,
     )
@@ -448,7 +449,7 @@ def _answer(fields: Fields, default: int | None) -> Answer:
     if not fields.unknown and not any(each in fields for each in ANSWER_FIELDS):
         raise fields.place.mistake(f"says nothing to answer: expected one of {', '.join(ANSWER_FIELDS)}")
     if "handler" in fields:
-        return _handled(fields)
+        return _handled(fields, default)
     patterns = fields.get("enable_on_status", lambda it: it.one_or_more(_status_pattern), ())
     if fields.get("pass", Place.boolean, False):
         for each in fields.given.keys() & {*ANSWER_FIELDS} - {"pass", "enable_on_status"}:
@@ -521,7 +522,9 @@ def _variant(place: Place, template: bool) -> Variant:
     return made
 
 
-_MEDIA_TYPE: Final = re.compile(rf"{_TOKEN.pattern}/{_TOKEN.pattern}( *; *{_TOKEN.pattern}=({_TOKEN.pattern}|\"[^\"]*\"))*")
+_MEDIA_TYPE: Final = re.compile(
+    rf"{_TOKEN.pattern}/{_TOKEN.pattern}( *; *{_TOKEN.pattern}=({_TOKEN.pattern}|\"[^\"]*\"))*"
+)
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")  # RFC 4647, section 2.1
 
 
@@ -578,13 +581,12 @@ def _type_of_file(place: Place) -> tuple[Header, ...]:
     return (("content-type", f"{found}; charset=utf-8" if _TEXT_TYPES.fullmatch(found) else found),)
 
 
-def _handled(fields: Fields) -> Answer:
-    for each in ("status_code", "headers", "body", "body_file"):
-        if each in fields:
+def _handled(fields: Fields, default: int | None) -> Answer:
+    for each in (*PLUG_IN_FIELDS, *OUR_FIELDS):
+        if each in fields and each not in ("handler", "enable_on_status"):
             fields[each].error("has no place beside handler: the function says what is sent")
-    if "enable_on_status" not in fields:
-        fields["handler"].error("handler needs enable_on_status: without it no upstream is asked")
     return Answer(
+        default,
         enable_on_status=fields.get("enable_on_status", lambda it: it.one_or_more(_status_pattern), ()),
         handler=fields.get("handler", _handler, ""),
     )

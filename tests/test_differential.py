@@ -203,6 +203,8 @@ def rules(draw: st.DrawFn, number: int, routes: list[str]) -> Json:
         rule["unless"] = unless
     if draw(st.integers(0, 3)) == 0:
         rule["final"] = True
+    if draw(st.integers(0, 5)) == 0:
+        rule["observe"] = True
     if kind == "pass":
         statuses = {"enable_on_status": draw(st.sampled_from(([503], ["4xx"], [200, "5xx"])))}
         return {**rule, "pass": True, **draw(st.sampled_from(({}, statuses)))}

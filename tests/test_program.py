@@ -52,7 +52,7 @@ def said(program: Program, request: Request, route: str, status: int) -> tuple[C
 def meant(rules: tuple[Rule, ...], request: Request, route: str, status: int) -> tuple[Choice | None, Choice | None]:
     """The same by `decide`."""
     decision = decide(Ruleset(rules=rules), request, route_name=route)
-    if decision.rule:
+    if decision.rule is not None:
         return Choice(decision.rule.name, decision.rule.answers[0]), None
     return None, decision.choose(status)
 
