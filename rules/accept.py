@@ -3,10 +3,10 @@
 https://www.rfc-editor.org/rfc/rfc9110#section-12.5 - `best` is the way in; nothing is raised, whatever a client sends.
 `envoy/module/accept.c` does the same in C, byte for byte.
 
-A range counts for a variant if it fits, the most specific one that does: `text/html;level=1` before `text/html`,
-`text/*` and `*/*`; the longer language range (RFC 4647, section 3.3.1) before the shorter and `*`; of equals the higher
-q. What is no range is left out. A header that accepts none of what is offered is disregarded, as RFC 9110 allows, and so
-is one without any range: a browser in a language that no variant has gets the page in the first one, not the JSON.
+For a variant the most specific range counts that fits it: `text/html;level=1` before `text/html`, `text/*` and `*/*`; a
+longer language range (RFC 4647, section 3.3.1) before a shorter one and `*`; of equals the one with the higher q. What
+is no range is left out. A header that accepts nothing of what is offered, or has no range, is disregarded, as RFC 9110
+allows: a browser in a language that no variant has gets the first page, not the JSON.
 """
 
 from __future__ import annotations
@@ -93,14 +93,15 @@ def _parsed(element: bytes) -> _Range | None:
     if not (whole := _RANGE.fullmatch(element)):
         return None
     parameters = []
-    q: int | None = _WHOLE
+    q = _WHOLE
     for name, value in _PARAMETERS.findall(whole[2].lower()):
         if name == b"q":
-            q = _weight(value)
+            weight = _weight(value)
+            if weight is None:
+                return None
+            q = weight
         elif name != b"charset":
             parameters.append((name, re.sub(rb"(?s)\\(.)", rb"\1", value[1:-1]) if value[:1] == b'"' else value))
-        if q is None:
-            return None
     return _Range(whole[1].lower(), tuple(parameters), q)
 
 

@@ -21,8 +21,8 @@ def rule_misfit(rule: Rule, request: Request, route: str | None, response: Respo
     if rule.unless is not None and misfit(rule.unless, request, route, response) is None:
         return "what it has in `unless` fits"
     if rule.source and response is not None and response.source != rule.source:
-        made_by = {True: "an upstream", False: "Envoy itself"}
-        return f"it is about responses of {made_by[rule.source == UPSTREAM]}, this one is of {made_by[rule.source != UPSTREAM]}"
+        wanted, came = ("an upstream", "Envoy itself")[:: 1 if rule.source == UPSTREAM else -1]
+        return f"it is about responses of {wanted}, this one is of {came}"
     return None
 
 

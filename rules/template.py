@@ -1,8 +1,8 @@
 """Templates: `{{ name }}` and `{{ name | filter }}` in bodies and in the values of headers.
 
-`parse` and `parse_header` make a `Template` of a text when a file is loaded, `fill` makes bytes of it for a response, and
-`encode` what the module's core fills in, byte for byte the same (`envoy/module/template.c`; docs/program.md has the
-format). Pure. Raises `TemplateError`: the author of the text must act.
+`parse` and `parse_header` make a `Template` of a text when a file is loaded, `fill` makes bytes of it for a response.
+`encode` is what the module's core fills in, byte for byte the same (`envoy/module/template.c`, docs/program.md). Pure.
+Raises `TemplateError`: the author of the text must act.
 
 Values come from strangers. Each is cut, freed of what is no UTF-8, and escaped for where it stands, so that it cannot
 end a text, a string or a header. Two braces themselves are written `{{ "{{" }}`.
@@ -145,14 +145,14 @@ def parse(text: str, default: Escape) -> Template:
     literal, at = "", 0
     while (start := text.find("{{", at)) >= 0:
         end = text.find("}}", start)
-        inner = text[start + 2 : end].strip()
+        between = text[start + 2 : end]
         literal, at = literal + text[at:start], end + 2
-        if inner == _BRACES:
+        if between.strip() == _BRACES:
             literal += "{{"
             continue
-        if end < 0 or "{{" in inner or "\n" in inner:
+        if end < 0 or "{{" in between or "\n" in between:
             raise TemplateError('expected "}}" behind "{{", in the same line', start)
-        pieces += (literal.encode(), _variable(inner, default, start))
+        pieces += (literal.encode(), _variable(between, default, start))
         literal = ""
     pieces.append((literal + text[at:]).encode())
     return Template(tuple(filter(None, pieces)))

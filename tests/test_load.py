@@ -465,7 +465,6 @@ WRONG_IN_A_RULE: Final = [
     ("status_code: 1e400", 'status_code: expected a status from 200 to 599, or original, got "1e400"'),
     ("status_code: 0o17", 'status_code: expected a status from 200 to 599, or original, got "0o17"'),
     ("status_code: origin", 'status_code: expected a status from 200 to 599, or original, got "origin"'),
-    ("handler: pages:page", "handler: handler needs enable_on_status: without it no upstream is asked"),
     ("handler: pages, enable_on_status: 5xx", 'handler: expected a Python function as package.module:function, got "pages"'),
     (
         "handler: pages:page, enable_on_status: 5xx, body: x",
