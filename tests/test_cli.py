@@ -67,7 +67,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 # --- what can be said ---
 
 
-@pytest.mark.parametrize("command", ["up", "serve", "check", "explain", "render", "bootstrap"])
+@pytest.mark.parametrize("command", ["up", "serve", "check", "explain", "render", "bootstrap", "preview"])
 def test_every_command_has_help_with_examples(run: Run, command: str) -> None:
     code, out, err = run(command, "--help")
     assert (code, err) == (0, "")
@@ -75,7 +75,7 @@ def test_every_command_has_help_with_examples(run: Run, command: str) -> None:
     assert f"examples:\n  rejoinder {command} " in out
 
 
-@pytest.mark.parametrize("command", ["up", "serve", "check", "explain", "render", "bootstrap"])
+@pytest.mark.parametrize("command", ["up", "serve", "check", "explain", "render", "bootstrap", "preview"])
 def test_every_command_is_named_in_the_help(run: Run, command: str) -> None:
     code, out, _ = run("--help")
     assert code == 0
