@@ -24,8 +24,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from envoy_data_plane.envoy.config.listener.v3 import Listener
-from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
 from harness import Plot, Report, Series, Spread, publish
 
 from rejoinder.rules.load import load
@@ -148,8 +146,8 @@ def fetched_filters(listener: bytes) -> frozenset[str]:
     return frozenset(each.name for each in http_filters if each.HasField("config_discovery"))
 
 
-_LISTENER: Final = message_class(Listener)
-_MANAGER: Final = message_class(HttpConnectionManager)
+_LISTENER: Final = message_class("envoy.config.listener.v3.Listener")
+_MANAGER: Final = message_class("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager")
 
 
 # ---- what is measured

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 import pytest
-from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
 
 from rejoinder.extproc.session import Output, Rules, Session
 from rejoinder.extproc.wire import Message, Other, RequestHeaders, ResponseHeaders, decode
@@ -16,8 +15,8 @@ from rejoinder.rules.program import compile_rules
 from rejoinder.rules.request import Request
 from rejoinder.xds.protobuf import message_class
 
-_ProcessingRequest: Final = message_class(ext_proc.ProcessingRequest)
-_ProcessingResponse: Final = message_class(ext_proc.ProcessingResponse)
+_ProcessingRequest: Final = message_class("envoy.service.ext_proc.v3.ProcessingRequest")
+_ProcessingResponse: Final = message_class("envoy.service.ext_proc.v3.ProcessingResponse")
 
 
 def _rule(name: str, path: str, *answers: Answer) -> Rule:

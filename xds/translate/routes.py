@@ -43,7 +43,7 @@ _STRING_FIELDS: Final = {
 }
 
 
-@functools.lru_cache(maxsize=REMEMBERED)  # after an edit, most routes are the same objects: see `json_mapping`
+@functools.lru_cache(maxsize=REMEMBERED)  # after an edit, most routes are the same objects: see `protobuf`
 def placed(planned: PlannedRoute, off: tuple[str, ...]) -> tuple[Start, Json]:
     """What is known of a route's path, and the Route; `off`: the filters that are not for routes which answer."""
     return _start(planned.match), _route(planned, off)
