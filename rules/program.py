@@ -130,7 +130,7 @@ def compile_rules(rules: Iterable[Rule]) -> Program:
     return _compile(tuple(rules))
 
 
-# All rules are asked for in two places, and after an edit that is not about them the conditional ones are as before.
+# After an edit that is not about them, the conditional rules are as before.
 @functools.lru_cache(maxsize=4)
 def _compile(rules: tuple[Rule, ...]) -> Program:
     compiled: list[_Compiled] = []

@@ -16,6 +16,7 @@ from test_differential import rule_files
 
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint
+from rejoinder.rules.program import compile_rules
 from rejoinder.xds.plan import plan
 from rejoinder.xds.protobuf import MappingError, encoder, message_class
 from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES
@@ -66,7 +67,7 @@ def check(configuration: Configuration) -> None:
 def test_a_rule_file_is_encoded_as_protobuf_would(file: Path) -> None:
     rules = ruleset(file)
     for each in SETTINGS:
-        check(translate(rules, plan(rules), each))
+        check(translate(rules, compile_rules(rules.rules), plan(rules), each))
 
 
 @settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -76,7 +77,7 @@ def test_any_rule_file_is(tmp_path_factory: pytest.TempPathFactory, document: Js
     file.write_text(yaml.safe_dump(document, allow_unicode=True, sort_keys=False), encoding="utf-8")
     rules = load([file]).ruleset
     if rules is not None:
-        check(translate(rules, plan(rules), of))
+        check(translate(rules, compile_rules(rules.rules), plan(rules), of))
 
 
 ANY = {"@type": "type.googleapis.com/"}
