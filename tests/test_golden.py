@@ -67,13 +67,17 @@ def _with_certificates(rules: Ruleset) -> Ruleset:
 
 
 def readable(planned: Plan) -> dict[str, list[dict[str, Any]]]:
-    return {domain.domain: [_route(route) for route in domain.routes] for domain in planned.domains}
+    return {
+        domain.domain: [_route(route) for route in domain.routes]
+        for group in planned.values()
+        for domain in group.domains
+    }
 
 
 def _route(route: PlannedRoute) -> dict[str, Any]:
     shown: dict[str, Any] = {"name": route.name, "match": _match(route.match), "action": _action(route)}
-    if route.rate_limit:
-        shown["rate_limit"] = f"{route.rate_limit.requests} in {route.rate_limit.interval:g} s"
+    if isinstance(route.action, Forward) and route.route and (limit := route.route.rate_limit):
+        shown["rate_limit"] = f"{limit.requests} in {limit.interval:g} s"
     return shown
 
 

@@ -39,9 +39,10 @@ def http_filters(plan: Plan, program: Program, conditional: Placement) -> list[J
     made = {ROUTER: _router()}
     for name in answering(program, conditional):
         made[name] = discovered(*TYPES[name])
-    if plan.has_cors():
+    forwarding = [each for group in plan.values() for each in group.forwarding]
+    if any(forward.cors for _, forward in forwarding):
         made[CORS] = {"disabled": True, "typed_config": typed("envoy.extensions.filters.http.cors.v3.Cors")}
-    if plan.rate_limits():
+    if any(route.rate_limit for route, _ in forwarding):
         made[RATE_LIMIT] = _rate_limit()
     return [{"name": name, **made[name]} for name in ORDER if name in made]
 

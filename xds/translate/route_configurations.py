@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from rejoinder.rules.files import MAX_FILE_SIZE
-from rejoinder.xds.plan import SMALL, Plan, PlannedDomain
+from rejoinder.xds.plan import SMALL, Plan, PlannedDomain, PlannedGroup
 from rejoinder.xds.remember import REMEMBERED, by_identity
 from rejoinder.xds.translate.buckets import ROOT, Start, buckets
 from rejoinder.xds.translate.filters import rate_limit_override
@@ -55,10 +55,10 @@ class Layout(enum.Enum):
 
 def layouts(plan: Plan, settings: Settings) -> dict[str, Layout]:
     """For clients that can take virtual hosts as resources: the layout of each group of listeners."""
-    return {group: _layout(part, settings) for group, part in plan.by_group().items()}
+    return {group: _layout(part, settings) for group, part in plan.items()}
 
 
-def _layout(plan: Plan, settings: Settings) -> Layout:
+def _layout(plan: PlannedGroup, settings: Settings) -> Layout:
     if sum(len(domain.routes) for domain in plan.domains) < settings.many_routes:
         return Layout.WHOLE
     return Layout.DOMAINS if len(plan.domains) > 1 else Layout.PATHS
@@ -69,7 +69,7 @@ def routes_name(group: str, layout: Layout) -> str:
     return (f"{ROUTES_NAME}/{group}" if group else ROUTES_NAME) + layout.value
 
 
-def needs_path_header(plan: Plan, layout: Layout) -> bool:
+def needs_path_header(plan: PlannedGroup, layout: Layout) -> bool:
     """Whether the listener has to set PATH_HEADER."""
     return plan.splits_paths or layout is Layout.PATHS
 
@@ -77,7 +77,7 @@ def needs_path_header(plan: Plan, layout: Layout) -> bool:
 def route_configurations(plan: Plan, settings: Settings, off: tuple[str, ...]) -> Iterator[Json]:
     """One RouteConfiguration for each group of listeners; `off`: the filters that routes switch off which answer by
     themselves."""
-    for group, part in plan.by_group().items():
+    for group, part in plan.items():
         hosts = [_virtual_host(domain.domain, domain, settings, off) for domain in part.domains]
         yield {**_head(group, part, Layout.WHOLE), "virtual_hosts": hosts}
 
@@ -86,7 +86,7 @@ def split_route_configurations(
     plan: Plan, settings: Settings, off: tuple[str, ...], layouts: Mapping[str, Layout]
 ) -> Iterator[tuple[Json, list[Json]]]:
     """One RouteConfiguration for each group of listeners whose layout is not WHOLE, and its virtual hosts."""
-    for group, part in plan.by_group().items():
+    for group, part in plan.items():
         layout = layouts[group]
         if layout is Layout.WHOLE:
             continue
@@ -99,7 +99,7 @@ def split_route_configurations(
         yield {**head, "vhds": {"config_source": ads}}, hosts
 
 
-def _head(group: str, plan: Plan, layout: Layout) -> Json:
+def _head(group: str, plan: PlannedGroup, layout: Layout) -> Json:
     """A RouteConfiguration without virtual hosts."""
     head: Json = {"name": routes_name(group, layout)}
     if layout is Layout.PATHS:
@@ -112,10 +112,10 @@ def _head(group: str, plan: Plan, layout: Layout) -> Json:
         head["max_direct_response_body_size_bytes"] = largest
     if needs_path_header(plan, layout):
         head["request_headers_to_remove"] = [PATH_HEADER]
-    if limits := plan.rate_limits():
+    if limits := {route.name: route.rate_limit for route, _ in plan.forwarding if route.rate_limit}:
         rate_limit, override = rate_limit_override(limits)
         head["typed_per_filter_config"] = {rate_limit: override}
-    if plan.leads_nowhere or any(leads_nowhere(forward) for _, forward in plan.forwarding()):
+    if plan.leads_nowhere or any(leads_nowhere(forward) for _, forward in plan.forwarding):
         head["validate_clusters"] = False
     return head
 

@@ -80,7 +80,7 @@ def _route(planned: PlannedRoute, off: tuple[str, ...]) -> Json:
         overrides[CORS] = cors_policy(planned.action.cors)
     if overrides:
         route["typed_per_filter_config"] = overrides
-    if planned.route and planned.rate_limit:
+    if isinstance(planned.action, Forward) and planned.route and planned.route.rate_limit:
         route["metadata"] = rate_limit_metadata(planned.route.name)
     return route
 
