@@ -11,7 +11,6 @@ from __future__ import annotations
 import enum
 import functools
 import re
-import sys
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -122,11 +121,11 @@ def _head(group: str, plan: PlannedGroup, layout: Layout) -> Json:
 
 def _virtual_host(name: str, domain: PlannedDomain, settings: Settings, off: tuple[str, ...]) -> Json:
     host = _small_host if len(domain.routes) <= SMALL else _host
-    return host(sys.intern(name), domain, settings.long_list, off)
+    return host(name, domain, settings.long_list, *off)
 
 
-def _host(name: str, domain: PlannedDomain, long_list: int, off: tuple[str, ...]) -> Json:
-    return {"name": name, "domains": [domain.domain], **_list(_routes(domain, off), long_list)}
+def _host(name: str, domain: PlannedDomain, long_list: int, *off: str) -> Json:
+    return {"name": name, "domains": [domain.domain], **_list(_routes(domain, *off), long_list)}
 
 
 _small_host: Final = by_identity(REMEMBERED)(_host)
@@ -139,13 +138,13 @@ def _list(routes: tuple[_Placed, ...], long_list: int) -> Json:
 
 
 def _hosts_by_path(routes_name: str, domain: PlannedDomain, settings: Settings, off: tuple[str, ...]) -> Iterator[Json]:
-    routes, short = _routes(domain, off), settings.long_list // 4
+    routes, short = _routes(domain, *off), settings.long_list // 4
     folded = [(_folded(each[0]), each) for each in routes]
     same = all(start == each[0] for start, each in folded)
     for key, bucket in (_buckets(routes, short) if same else buckets(folded, short)).items():
         # Resource names have a `/` in front of their last part, and no other one in it.
         name = f"{routes_name}/{urllib.parse.quote(key, safe='')}"
-        yield _host_by_path(settings.long_list, sys.intern(name), sys.intern(key), *bucket)
+        yield _host_by_path(settings.long_list, name, key, *bucket)
 
 
 @by_identity(REMEMBERED)
@@ -166,7 +165,7 @@ def _folded(start: Start) -> Start:
 
 
 @by_identity(_AT_A_TIME)
-def _routes(domain: PlannedDomain, off: tuple[str, ...]) -> tuple[_Placed, ...]:
+def _routes(domain: PlannedDomain, *off: str) -> tuple[_Placed, ...]:
     return tuple([placed(route, off) for route in domain.routes])
 
 
