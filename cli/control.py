@@ -178,7 +178,7 @@ class Control:
                 return _Made(loaded, built, loaded.complaints, loaded.fingerprints)
         except Exception as error:
             self._failed("the files cannot be used")
-            self._memory = Memory()  # who knows how far it got
+            self._memory.forget_rules()  # who knows how far it got
             reason = f"this cannot be used, for a reason that is in the log: {type(error).__name__}: {error}"
             problems = (Problem(Position(str(self._sources[0]), 0), reason),)
             read = files.fingerprints()

@@ -43,7 +43,7 @@ class Loaded:
     """What a load found."""
 
     ruleset: Ruleset | None
-    """None if any problem is an error."""
+    """None if any problem is an error, but for those that cost no more than their own file (see `memory`)."""
     problems: tuple[Problem, ...]
     """Errors and warnings, by file and line."""
     statuses: tuple[Status, ...]
@@ -89,7 +89,8 @@ def load(
         sources: files, and folders whose `*.yaml`, `*.yml` and `*.json` are read in the order of their names (not those
             of folders within, and none that starts with a dot). A file that is named twice is read once.
         upstreams: URLs by upstream name, which replace or add to those in the files (`--upstream NAME=URL`).
-        memory: of the last load, to be quicker when little has changed; None: there was none.
+        memory: of the last load, to be quicker when little has changed; and to go on with what was there where a
+            manifest cannot be used, and without it where nothing was. None: this is the only load, of all or nothing.
         look_for_shadowed: warn of rules that can never decide. After a small edit of a large file that takes longer
             than all the rest, so it may be left for later (`shadow.shadowed`).
         files: what reads them; None: a new one.
@@ -102,7 +103,9 @@ def load(
     named = _rule_files(sources, files, problems)
     prefixes = _prefixes(named)
     read = [Source(str(path), files, prefix) for path, prefix in zip(named, prefixes, strict=True)]
-    parts = [part for source in read for part in _parts(source, memory)]
+    said = [_parts(source, memory) for source in read]
+    left_out = _keep(sources, read, said, memory) if memory else []
+    parts = [part for each in said for part in each]
     command_line = Source("--upstream", files)
     overrides = tuple(_override(command_line, name, url) for name, url in upstreams.items())
 
@@ -110,7 +113,7 @@ def load(
     objects = [each for part in parts for each in part.objects]
     addresses_of = {each.name: each for part in parts for each in part.upstreams} | given
     routes = [each for part in parts for each in part.routes]
-    manifests = kubernetes.read_manifests(objects, addresses_of, routes)
+    manifests = kubernetes.read_manifests(objects, addresses_of, routes, memory.objects if memory else None)
     problems += manifests.notes
     if objects and all(part == Part(objects=part.objects) for part in parts):
         skipped = [note for note in manifests.notes if note.severity is Severity.NOTE]
@@ -125,7 +128,7 @@ def load(
         problems += shadowed(ruleset)
     return Loaded(
         ruleset if usable else None,
-        _sorted(problems),
+        _sorted((*problems, *left_out)),
         manifests.statuses,
         files.fingerprints(),
     )
@@ -236,6 +239,48 @@ _KINDS: Final = (
 def _override(source: Source, name: str, url: str) -> Upstream:
     place = Place(Scalar(0, url, ScalarKind.STRING, 1), source)
     return place.attempt(functools.partial(addresses.upstream, name), Upstream(name, ()))
+
+
+# --- a file that cannot be used ---
+
+_SECTION: Final = re.compile(rb"^[\"']?(?:" + "|".join(_SECTIONS).encode() + rb")[\"']?[ ]*:", re.MULTILINE)
+
+
+def _keep(sources: Sequence[Path], read: Sequence[Source], said: list[list[Part]], memory: Memory) -> list[Problem]:
+    """Replace what manifests say that cannot be used by what they said before, or by nothing.
+
+    Not so rule files: they are one unit, whose parts refer to each other.
+
+    Returns:
+        What is wrong with those files.
+    """
+    problems: list[Problem] = []
+    bad = [any(problem.severity is Severity.ERROR for problem in source.problems) for source in read]
+    only_objects = [bool(parts) and all(part == Part(objects=part.objects) for part in parts) for parts in said]
+    manifests = [not wrong and only for wrong, only in zip(bad, only_objects, strict=True)]
+    for at, source in enumerate(read):
+        before = memory.manifests.get(source.file)
+        if not bad[at] or (before is None and not (any(manifests) and _may_be_manifest(source, sources))):
+            continue
+        said[at] = before or []
+        text = "this file goes on as it was" if before else "this file is left out, and the others are used without it"
+        problems += (*source.problems, Problem(Position(source.file, 0), text))
+        for noted in (source.problems, source.routes, source.upstreams):
+            noted.clear()
+    good = {source.file: parts for source, parts, good in zip(read, said, manifests, strict=True) if good}
+    wrong = {source.file for source, wrong in zip(read, bad, strict=True) if wrong}
+    memory.manifests = {file: parts for file, parts in memory.manifests.items() if file in wrong} | good
+    return problems
+
+
+def _may_be_manifest(source: Source, sources: Sequence[Path]) -> bool:
+    """Whether a file that never could be read may be one of another folder's many: nobody named it, or it can be looked
+    into and has no section of a rule file."""
+    path = Path(source.file)
+    try:
+        return not _SECTION.search(source.files.read(path))
+    except UnreadableError:
+        return path not in sources
 
 
 # --- all files ---

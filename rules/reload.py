@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from rejoinder.rules import document, native
 from rejoinder.rules.document import List
 from rejoinder.rules.fields import Mention, Place, Source
+from rejoinder.rules.kubernetes import LastGood
 from rejoinder.rules.model import Position, Rule
 from rejoinder.rules.native import default_rule_name
 
@@ -78,11 +79,18 @@ P = TypeVar("P")
 
 
 class Memory:
-    """What the rule files said when they were last read without a mistake. For one thread at a time."""
+    """What the files said when they were last read without a mistake. For one thread at a time."""
 
     def __init__(self) -> None:
         self._files: dict[tuple[str, str], _File] = {}
         """By path, and what the names of unnamed rules start with."""
+        self.manifests: dict[str, list[Any]] = {}
+        """The parts of each file with nothing but Kubernetes objects, by path."""
+        self.objects: LastGood = {}
+
+    def forget_rules(self) -> None:
+        """Read all rules again at the next load."""
+        self._files.clear()
 
     def read(self, source: Source, data: bytes, read: Callable[[Source, bytes], list[P]]) -> list[P]:
         """The parts of a file.

@@ -71,6 +71,10 @@ class Object:
     def position(self) -> Position:
         return self.place.position
 
+    @property
+    def file(self) -> str:
+        return self.place.source.file
+
     def spec(self) -> Place:
         """Its `spec`, empty if there is none."""
         return member(self.place, "spec")
