@@ -54,7 +54,8 @@ def choosy(ruleset: Ruleset) -> Ruleset:
 @contextlib.asynccontextmanager
 async def following(*sources: Path) -> AsyncIterator[Control]:
     followed = Control(sources, [], SETTINGS, processor=Choosy(), adjust=choosy)
-    assert followed.start()
+    followed.start()
+    assert followed.current
     task = asyncio.create_task(followed.follow())
     try:
         yield followed
@@ -230,5 +231,5 @@ def test_after_any_edits_it_is_alive_and_follows(tmp_path: Path) -> None:
 
 
 def _has(followed: Control, body: str) -> bool:
-    current = followed._current
+    current = followed.current
     return current is not None and [each.answers[0].body for each in current.ruleset.rules] == [body.encode()]
