@@ -120,8 +120,8 @@ def load(
         if len(skipped) == len(objects):
             text = "nothing was loaded: no object here is of a kind that is read"
             problems.append(Problem(objects[0].position._replace(line=0), text))
-    ruleset = _merged(parts, manifests, given, problems)
-    _check_mentions(read, ruleset, manifests.route_groups)
+    ruleset = _merged(parts, manifests, given, problems, problems if memory is None else left_out)
+    _check_mentions(read, ruleset, manifests.route_groups, objects_go=memory is not None)
     problems += [problem for source in (*read, command_line) for problem in source.problems]
     usable = not any(problem.severity is Severity.ERROR for problem in problems)
     if usable and look_for_shadowed:
@@ -287,7 +287,11 @@ def _may_be_manifest(source: Source, sources: Sequence[Path]) -> bool:
 
 
 def _merged(
-    parts: Sequence[Part], manifests: kubernetes.Manifests, overrides: Mapping[str, Upstream], problems: list[Problem]
+    parts: Sequence[Part],
+    manifests: kubernetes.Manifests,
+    overrides: Mapping[str, Upstream],
+    problems: list[Problem],
+    left_out: list[Problem],
 ) -> Ruleset:
     given = [part.listeners for part in parts if part.listeners]
     for other in given[1:]:
@@ -303,14 +307,16 @@ def _merged(
     # Where Gateways listen, the address of rule files is needed only if something is to be found there.
     needed = not manifests.listeners or any(route.group == RULE_FILES for route in all_routes)
     listeners = given[0] if given else (DEFAULT_LISTENER,) if needed else ()
+    taken = {(each.address, each.port) for each in listeners if each.port}
     for gateway in manifests.listeners:
-        if gateway.port and (gateway.address, gateway.port) in {(each.address, each.port) for each in listeners}:
+        if (gateway.address, gateway.port) in taken:
             message = (
                 f"port {gateway.port}: rule files listen at {gateway.address}:{gateway.port}, too: say listen in one"
             )
-            problems.append(Problem(gateway.position, message))
+            left_out.append(Problem(gateway.position, message))
+    free = (each for each in manifests.listeners if (each.address, each.port) not in taken)
     return Ruleset(
-        listeners=(*listeners, *manifests.listeners),
+        listeners=(*listeners, *free),
         upstreams=tuple(upstreams.values()),
         routes=all_routes,
         rules=_with_route_groups(rules.values(), manifests.route_groups),
@@ -365,7 +371,9 @@ def _unique(kind: str, things: Iterable[N], problems: list[Problem]) -> dict[str
     return found
 
 
-def _check_mentions(sources: Iterable[Source], ruleset: Ruleset, route_groups: Mapping[str, object]) -> None:
+def _check_mentions(
+    sources: Iterable[Source], ruleset: Ruleset, route_groups: Mapping[str, object], *, objects_go: bool
+) -> None:
     upstreams = {upstream.name: None for upstream in ruleset.upstreams}  # in order, and quick to look up
     routes = dict.fromkeys([*(route.name for route in ruleset.routes), *route_groups])
     unknown: list[Mention] = []
@@ -377,19 +385,23 @@ def _check_mentions(sources: Iterable[Source], ruleset: Ruleset, route_groups: M
     names = itertools.islice(dict.fromkeys(mention.name for mention in unknown), _COMPARED // max(len(routes), 1))
     nearest = {name: similar_to(name, routes, cutoff=0) for name in names}
     for mention in unknown:
-        _about_unknown_route(mention, routes, nearest.get(mention.name))
+        # The name of an object's route is no slip of the pen where the object may have gone by somebody else's edit.
+        gone = objects_go and mention.name.startswith(_OF_OBJECTS)
+        _about_unknown_route(mention, routes, nearest.get(mention.name), slip=not gone)
 
 
 _SLIP: Final = 0.75
 """How like a route's name another one must be to be taken for a slip of the pen."""
+
+_OF_OBJECTS: Final = ("httproute/", "ingress/")
 
 _COMPARED: Final = 30_000
 """How many pairs of names are compared for that. Thousands of unknown names among thousands of routes are no slips:
 they are routes of another Envoy, and an edit must not wait for minutes."""
 
 
-def _about_unknown_route(mention: Mention, routes: Collection[str], nearest: str | None) -> None:
-    if nearest and similar_to(mention.name, [nearest], _SLIP):
+def _about_unknown_route(mention: Mention, routes: Collection[str], nearest: str | None, *, slip: bool) -> None:
+    if slip and nearest and similar_to(mention.name, [nearest], _SLIP):
         mention.place.error(_unknown("route", mention.name, routes))
         return
     there = "" if routes else " (there are no routes here)"
