@@ -267,6 +267,8 @@ class Control:
             console.say(line)
         if nack.instead:
             console.say("going back to what it had before" if nack.had else "it gets what others have taken", "bold")
+        elif rejected is self.current:
+            console.say("it goes on without that until the files say something else", "bold")
         if rejected is self.current:
             self.rejected = True
 
