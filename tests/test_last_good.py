@@ -154,6 +154,10 @@ WRONG: Final = [
     pytest.param(tenant("one").replace("name: web", "name: Web"), id="a name that is none"),
     pytest.param(tenant("one").replace("name: page, namespace", "nmae: page, namespace"), id="no name"),
     pytest.param(tenant("one").replace("kind: HTTPRoute", "kind: 7"), id="no kind"),
+    pytest.param(tenant("one").replace("kind: HTTPRoute", "kind: HTTPRuote"), id="a misspelt kind"),
+    pytest.param(tenant("one").replace("gateway.networking", "gatewy.networking"), id="a misspelt group"),
+    pytest.param("apiVersion: v1\nkind: List\nitmes: []\n", id="a list without items"),
+    pytest.param("apiVersion: v1\nkind: List\nitems: x\n", id="a list of nothing"),
     pytest.param(
         tenant("one").replace("metadata: {name: web", "metadata: {labels: 1, name: web"), id="labels that are none"
     ),
@@ -172,6 +176,11 @@ def test_of_an_object_that_cannot_be_read_what_it_said_before_stays(folder: Fold
     assert folder.says(one="\n".join(["apiVersion: v1", "kind: Namespace", "metadata: {name: x}"])) == {
         "two.test": "third"
     }
+
+
+def test_an_object_that_became_another_kind_is_gone(folder: Folder) -> None:
+    folder.says(one=tenant("one"), two=tenant("two"))
+    assert folder.says(one=tenant("one").replace("HTTPRoute", "TCPRoute")) == {"two.test": "first"}
 
 
 def test_the_other_objects_of_its_file_are_followed(folder: Folder) -> None:

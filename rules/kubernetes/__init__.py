@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
+from rejoinder.rules.fields import similar_to
 from rejoinder.rules.kubernetes.cluster import invalid, make_cluster
 from rejoinder.rules.kubernetes.gateway_api import read_gateway_api
 from rejoinder.rules.kubernetes.ingress import read_ingresses
@@ -21,7 +22,7 @@ from rejoinder.rules.kubernetes.known import KINDS
 from rejoinder.rules.kubernetes.objects import Object, is_object, read_objects
 from rejoinder.rules.kubernetes.status import ACCEPTED, Fault, Status, condition
 from rejoinder.rules.kubernetes.wasm_plugin import read_wasm_plugins
-from rejoinder.rules.model import Forward, Listener, Route, Rule, Upstream
+from rejoinder.rules.model import Forward, Listener, Position, Route, Rule, Upstream
 from rejoinder.rules.problem import Problem, Severity
 
 __all__ = ["LastGood", "Manifests", "Object", "Status", "is_object", "read_manifests", "read_objects"]
@@ -75,9 +76,8 @@ def read_manifests(
         there.setdefault(_id(each), each)
     found = _read(objects, addresses, native_routes)
     wrong = {status.object: status for status in found.statuses if status.unreadable}
-    # An object without a name or kind may be any of those that its file had.
-    files = {each.file for each in wrong if not (each.kind and each.key.name)}
-    lost = [each for name, each in last.items() if name not in there and each.file in files]
+    gone = [each for name, each in last.items() if name not in there]
+    lost = [each for each in gone if any(_may_be(each, other) for other in objects if other.file == each.file)]
     before = {each: last[_id(each)] for each in wrong if _id(each) in last and there[_id(each)] is each}
     while lost or before:
         again = _read([*(before.get(each, each) for each in objects), *lost], addresses, native_routes)
@@ -87,7 +87,9 @@ def read_manifests(
             kept = {*before.values(), *lost}
             statuses = (status for status in again.statuses if status.object not in kept)
             told = (replace(wrong[each], kept=True) for each in before)
-            found = replace(again, statuses=(*statuses, *told))
+            text = "stays as it was: an object of this file may be meant to be it, and has no such kind or name"
+            notes = [Problem(Position(each.file, 0), f"{each.title} {text}", Severity.WARNING) for each in lost]
+            found = replace(again, statuses=(*statuses, *told), notes=(*again.notes, *notes))
             break
         before = {each: old for each, old in before.items() if old not in useless}
     now = {_id(each): before.get(each, each) for each in there.values() if each not in wrong or each in before}
@@ -99,6 +101,18 @@ def read_manifests(
 
 def _id(each: Object) -> _Id:
     return each.kind, str(each.key)
+
+
+_SLIP: Final = 0.85
+"""How like a kind that is read another one must be to be a slip of the pen. TCPRoute is no HTTPRoute (0.82)."""
+
+
+def _may_be(before: Object, now: Object) -> bool:
+    """Whether an object of the same file is what became of one that is gone, by a mistake."""
+    if not (now.kind and now.key.name):
+        return True
+    known = (now.group, now.kind) in KINDS
+    return not known and now.key == before.key and similar_to(now.kind, [before.kind], _SLIP) is not None
 
 
 def _read(objects: Iterable[Object], addresses: Mapping[str, Upstream], native_routes: Sequence[Route]) -> Manifests:
