@@ -267,10 +267,9 @@ class Control:
             console.say(line)
         if nack.instead:
             console.say("going back to what it had before" if nack.had else "it gets what others have taken", "bold")
-        elif rejected is self.current:
+        elif rejected:
             console.say("it goes on without that until the files say something else", "bold")
-        if rejected is self.current:
-            self.rejected = True
+        self.rejected |= rejected is not None and rejected is self.current
 
 
 def _python_needed(rejected: Build) -> Iterator[str]:

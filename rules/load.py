@@ -96,7 +96,7 @@ def load(
         files: what reads them; None: a new one.
 
     Returns:
-        The ruleset, if there is no error, and every problem. If there are errors, show them and keep the set before.
+        The ruleset, if there is one, and every problem. Show these, and if there is no ruleset, keep the one before.
     """
     files = Files() if files is None else files
     problems: list[Problem] = []

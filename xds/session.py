@@ -442,10 +442,10 @@ class Session(abc.ABC):
         changed = _changed(stream.sent, wanted)
         if refused:
             changed = tuple(resource for resource in changed if resource.name not in refused)
-        if stream.type is ROUTES and stream.rejected is target:
-            changed = changed[:1]  # to find out which of them it is
         if changed and stream.type in _ROUTING and not self._made(LISTENERS, target):
             changed = self._waited_for(stream, changed)
+        if stream.type is ROUTES and stream.rejected is target:
+            changed = changed[:1]  # to find out which of them it is
         removed: tuple[str, ...] = ()
         if self.incremental:
             removed = tuple(name for name in self._removed(stream, subscription, wanted, target) if name not in refused)

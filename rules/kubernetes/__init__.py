@@ -73,7 +73,8 @@ def read_manifests(
     objects = sorted(objects, key=lambda each: _id(each) not in last or last[_id(each)].file != each.file)
     there: dict[_Id, Object] = {}
     for each in objects:
-        there.setdefault(_id(each), each)
+        if not _is_skipped(each):
+            there.setdefault(_id(each), each)
     found = _read(objects, addresses, native_routes)
     wrong = {status.object: status for status in found.statuses if status.unreadable}
     gone = [each for name, each in last.items() if name not in there]
@@ -111,8 +112,12 @@ def _may_be(before: Object, now: Object) -> bool:
     """Whether an object of the same file is what became of one that is gone, by a mistake."""
     if not (now.kind and now.key.name):
         return True
-    known = (now.group, now.kind) in KINDS
-    return not known and now.key == before.key and similar_to(now.kind, [before.kind], _SLIP) is not None
+    same = now.key == before.key and similar_to(now.kind, [before.kind], _SLIP) is not None
+    return same and _is_skipped(now)
+
+
+def _is_skipped(each: Object) -> bool:
+    return bool(each.kind) and (each.group, each.kind) not in KINDS
 
 
 def _read(objects: Iterable[Object], addresses: Mapping[str, Upstream], native_routes: Sequence[Route]) -> Manifests:
@@ -120,7 +125,7 @@ def _read(objects: Iterable[Object], addresses: Mapping[str, Upstream], native_r
     statuses: list[Status] = []
     notes: list[Problem] = []
     for each in objects:
-        if each.kind and (each.group, each.kind) not in KINDS:
+        if _is_skipped(each):
             text = f"{each.title} is skipped: nothing here reads {each.api_version} {each.kind}"
             notes.append(Problem(each.position, text, Severity.NOTE))
         elif each.problems:
