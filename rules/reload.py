@@ -3,8 +3,8 @@
 In: a file's text and the way to read it all. Out: what that would give, and the same notes in the `Source`. `Memory` is
 the way in. Nothing is raised. It is for the ordinary file: one document, with a `rules:` whose entries each start on a
 line of their own. Anything that could make a rule depend on the text beside it (anchors, several documents, a mistake)
-has the whole file read, as does a change outside of `rules`. `Memory` also holds what manifests said, for `load` to go on
-with where they cannot be used.
+has the whole file read, as does a change outside of `rules`. `Memory` also holds what manifests said, for `load` to go
+on with where they cannot be used.
 """
 
 from __future__ import annotations
