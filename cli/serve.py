@@ -36,10 +36,7 @@ async def _run(options: argparse.Namespace) -> int:
     placement.find_handlers_in(placement.handler_folders(options.sources))
     processor = Processor() if options.workers == 1 else Workers(options.workers)
     control = Control(options.sources, options.upstream, settings, processor=processor)
-    built = control.start()
-    if built is None:
-        return 1
-    console.warn_of_echo(built.ruleset)
+    control.start()
     async with contextlib.AsyncExitStack() as stack:
         try:
             await started(stack, control.processor, options.ext_proc)
@@ -52,7 +49,9 @@ async def _run(options: argparse.Namespace) -> int:
         except OSError as error:
             return console.fail(str(error))
         where = f"xDS on {shown(options.xds)}, ext_proc on {shown(options.ext_proc)}"
-        console.say(f"serving: {summary(built)}; {where}", "green")
+        if built := control.current:
+            console.warn_of_echo(built.ruleset)
+        console.say(f"serving: {summary(built) if built else 'nothing so far'}; {where}", "green")
         await until(stop, control.follow())
     return 0
 

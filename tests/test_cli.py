@@ -623,12 +623,6 @@ def test_up_without_an_envoy_is_one_line() -> None:
     assert_fails_with_one_line("rejoinder: .*no/envoy.*", "up", "rules.yaml", "--envoy", "no/envoy")
 
 
-@pytest.mark.parametrize("command", ["up", "serve"])
-def test_a_wrong_file_is_one_line(command: str) -> None:
-    Path("rules.yaml").write_text("rules:\n- {name: a, status_code: 99}\n")
-    assert_fails_with_one_line(r"rules\.yaml:2: error: .*", command, "rules.yaml")
-
-
 def test_an_upstream_can_be_given_on_the_command_line() -> None:
     upstream = Upstream()
     url = "http://{}:{}".format(*upstream.address)

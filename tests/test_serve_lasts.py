@@ -53,11 +53,12 @@ def _free_ports() -> tuple[int, int, int]:
 
 
 class Serve:
-    """A `serve` with its admin page."""
+    """A `serve` with its admin page; `again`: at the addresses of one that has ended."""
 
-    def __init__(self, file: Path, *arguments: str, **options: Any) -> None:
+    def __init__(self, file: Path, *arguments: str, again: Serve | None = None, **options: Any) -> None:
         self.file = file
-        self.xds, self.admin, self.ext_proc = (("127.0.0.1", port) for port in _free_ports())
+        self.ports: tuple[int, int, int] = again.ports if again else _free_ports()
+        self.xds, self.admin, self.ext_proc = (("127.0.0.1", port) for port in self.ports)
         addresses = {"--xds": self.xds, "--ext-proc": self.ext_proc, "--admin": self.admin}
         given = [text for name, (host, port) in addresses.items() for text in (name, f"{host}:{port}")]
         self.process = subprocess.Popen(
