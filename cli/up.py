@@ -9,7 +9,9 @@ import dataclasses
 import logging
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Final
 
 from rejoinder import envoy
@@ -64,11 +66,13 @@ async def _run(options: argparse.Namespace) -> int:
             _check_free([*built.ruleset.listeners, Listener(*(options.envoy_admin or _ANY_PORT))])
             if options.admin:
                 stack.enter_context(admin.serving(options.admin, admin.pages(control.status)))
-            xds = (_ANY_PORT[0], await started(stack, control.server, _ANY_PORT))
+            # No other user can enter it: private keys go through the control plane, and the admin interface ends Envoy.
+            sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rejoinder-")))
+            await started(stack, control.server, sockets / "xds")
             gateway = await stack.enter_async_context(
                 envoy.running(
                     binary.path,
-                    envoy.bootstrap(xds, admin=options.envoy_admin or _ANY_PORT),
+                    envoy.bootstrap(sockets / "xds", admin=options.envoy_admin or sockets / "admin"),
                     concurrency=options.concurrency,
                     environ={**os.environ, **library.environment(handlers=handlers)},
                 )

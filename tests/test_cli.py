@@ -9,12 +9,13 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -553,6 +554,39 @@ def test_admin_shows_status_and_metrics(up: Up) -> None:
     assert [client["version"] for client in status["envoys"]] == [status["version"]]
     assert "rejoinder_envoys 1\n" in up.page("/metrics")
     assert ask(up.admin, "GET", "localhost", "/").status == 404
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_other_user_reaches_the_control_plane_of_up_or_its_envoys_admin_interface(up: Up) -> None:
+    """Private keys go through the one, and the other can stop Envoy."""
+    up.answers("/mock")
+    (client,) = json.loads(up.page("/status"))["envoys"]
+    assert client["peer"].startswith("unix:")
+    sockets = [socket for pid in (up.process.pid, *up.children()) for socket in unix_sockets(pid)]
+    assert sorted(path.name for path in sockets) == ["admin", "xds"]
+    for path in sockets:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert tcp_ports(up.children()) == {up.address[1]}
+
+
+def _inodes(pid: int) -> set[str]:
+    links = (os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir())
+    return {link.removeprefix("socket:[").removesuffix("]") for link in links if link.startswith("socket:")}
+
+
+def unix_sockets(pid: int) -> list[Path]:
+    """The named ones on which a process listens."""
+    own = _inodes(pid)
+    lines = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:])
+    return [Path(line[7]) for line in lines if line[3] == "00010000" and line[6] in own and len(line) > 7]
+
+
+def tcp_ports(pids: Iterable[int]) -> set[int]:
+    """The ports on which processes listen."""
+    own = {inode for pid in pids for inode in _inodes(pid)}
+    lines = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return {int(line[1].partition(":")[2], 16) for line in lines if line[3] == "0A" and line[9] in own}
 
 
 def test_up_follows_the_symlink_of_a_mounted_folder() -> None:

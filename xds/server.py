@@ -195,7 +195,7 @@ class Server:
         """Listen.
 
         Args:
-            address: `HOST:PORT`, IPv6 in brackets; port 0: any free one.
+            address: as for `listen`.
 
         Returns:
             The port.
