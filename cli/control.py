@@ -19,6 +19,7 @@ from typing import Any, Final
 from rejoinder.cli import console
 from rejoinder.cli.check import count
 from rejoinder.extproc import Processor, Workers
+from rejoinder.extproc.sparing import Sparing
 from rejoinder.rules.files import Files, Fingerprint
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Position, Ruleset
@@ -34,6 +35,7 @@ from rejoinder.xds.session import MODULE_SINCE, NO_MODULE, Accepted, Nack, Unabl
 from rejoinder.xds.translate import Placement, Settings
 
 _LOG: Final = logging.getLogger("rejoinder.control")
+_LOG.addFilter(Sparing(1000))  # as many Envoys as there may be, and more
 
 KEPT_BUILDS: Final = 4
 
