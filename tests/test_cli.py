@@ -253,6 +253,27 @@ def test_explain_prints_plain_text_into_a_pipe(run: Run) -> None:
     )
 
 
+def test_explain_says_what_envoy_makes_of_the_headers(run: Run) -> None:
+    sent = ("accept: */*", "X-Envoy-Retry-On: 5xx", "x-request-id: 1", "x-forwarded-for: 1.2.3.4", "host: a.test.")
+    arguments = [argument for header in sent for argument in ("-H", header)]
+    code, out, err = run("explain", "rules.yaml", "--url", "/mock", *arguments)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[:5] == [
+        "request   GET http://a.test/mock",
+        'header    host: Envoy makes it "a.test"',
+        "header    x-envoy-retry-on: Envoy takes it away",
+        'header    x-request-id: Envoy makes it such as "00000000-0000-4000-8000-000000000000"',
+        'header    x-forwarded-for: Envoy makes it such as "1.2.3.4,192.0.2.1"',
+    ]
+    code, out, _ = run("explain", "rules.yaml", "--url", "/mock", "-H", "host: a.test", "-H", "host: b.test")
+    assert (code, out.splitlines()[:2]) == (
+        0,
+        ["request   GET http://a.test,b.test/mock", 'header    host: Envoy makes it "a.test,b.test"'],
+    )
+    code, _, err = run("explain", "rules.yaml", "--url", "/", "-H", "connection: upgrade", "-H", "upgrade: x")
+    assert (code, err.startswith("Envoy answers 403 before any rule is asked")) == (0, True)
+
+
 def test_explain_without_a_status_lists_all(run: Run) -> None:
     code, out, _ = run("explain", "rules.yaml", "--url", "/x", "--format", "json", "--conditional", "ext_proc")
     assert code == 0
@@ -268,6 +289,7 @@ def test_explain_without_a_status_lists_all(run: Run) -> None:
     ("url", "said"),
     [
         pytest.param("http://a.test/%00", "Envoy answers 400", id="what Envoy refuses"),
+        pytest.param("http://a|b/", "Envoy answers 400", id="a host that is none"),
         pytest.param("http://[::1/", "--url", id="half an IPv6 address"),
         pytest.param("ftp://a.test/", "--url", id="neither http nor https"),
         pytest.param("http:///x", "--url", id="no host"),
