@@ -27,6 +27,8 @@ from rejoinder.rules.program import Program
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")
 _LOG.addFilter(Sparing(20))
+# Where no file descriptors are left, it has a traceback for each connection that could be accepted.
+logging.getLogger("asyncio").addFilter(Sparing(20))
 
 SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
 

@@ -18,9 +18,10 @@ import http.server
 import itertools
 import os
 import socket
+import subprocess
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -96,6 +97,26 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def children(parent: int) -> list[int]:
+    """The processes that a process has started and that run."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True).stdout
+    lines = (line.split() for line in listed.splitlines())
+    return [int(pid) for pid, of, state in lines if int(of) == parent and state[0] != "Z"]
+
+
+def inodes(pid: int) -> set[str]:
+    """Of the sockets that a process has."""
+    links = (os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir())
+    return {link.removeprefix("socket:[").removesuffix("]") for link in links if link.startswith("socket:")}
+
+
+def tcp_ports(pids: Iterable[int]) -> set[int]:
+    """The ports on which processes listen."""
+    own = {inode for pid in pids for inode in inodes(pid)}
+    lines = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return {int(line[1].partition(":")[2], 16) for line in lines if line[3] == "0A" and line[9] in own}
 
 
 @contextlib.contextmanager

@@ -15,13 +15,13 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
 import pytest
 import yaml
-from gateway import SECONDS, Response, Upstream, ask, free_port, taken_port
+from gateway import SECONDS, Response, Upstream, ask, children, free_port, inodes, taken_port, tcp_ports
 
 from rejoinder import envoy
 from rejoinder.cli import main
@@ -469,11 +469,6 @@ class Command:
         assert len(found) == number, (self.out, self.err)
         return [(match[1], int(match[2])) for match in found if match]
 
-    def children(self) -> list[int]:
-        listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-        pairs = (map(int, line.split()) for line in listed.splitlines())
-        return [pid for pid, parent in pairs if parent == self.process.pid]
-
 
 def wait_for(condition: Callable[[], bool]) -> None:
     """Wait until something is so. What fails for lack of a connection is tried again."""
@@ -584,31 +579,19 @@ def test_no_other_user_reaches_the_control_plane_of_up_or_its_envoys_admin_inter
     up.answers("/mock")
     (client,) = json.loads(up.page("/status"))["envoys"]
     assert client["peer"].startswith("unix:")
-    sockets = [socket for pid in (up.process.pid, *up.children()) for socket in unix_sockets(pid)]
+    sockets = [socket for pid in (up.process.pid, *children(up.process.pid)) for socket in unix_sockets(pid)]
     assert sorted(path.name for path in sockets) == ["admin", "xds"]
     for path in sockets:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert tcp_ports(up.children()) == {up.address[1]}
-
-
-def _inodes(pid: int) -> set[str]:
-    links = (os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir())
-    return {link.removeprefix("socket:[").removesuffix("]") for link in links if link.startswith("socket:")}
+    assert tcp_ports(children(up.process.pid)) == {up.address[1]}
 
 
 def unix_sockets(pid: int) -> list[Path]:
     """The named ones on which a process listens."""
-    own = _inodes(pid)
+    own = inodes(pid)
     lines = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:])
     return [Path(line[7]) for line in lines if line[3] == "00010000" and line[6] in own and len(line) > 7]
-
-
-def tcp_ports(pids: Iterable[int]) -> set[int]:
-    """The ports on which processes listen."""
-    own = {inode for pid in pids for inode in _inodes(pid)}
-    lines = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
-    return {int(line[1].partition(":")[2], 16) for line in lines if line[3] == "0A" and line[9] in own}
 
 
 def test_up_follows_the_symlink_of_a_mounted_folder() -> None:
@@ -631,11 +614,11 @@ def test_up_follows_the_symlink_of_a_mounted_folder() -> None:
 def test_ctrl_c_ends_up_with_0_and_its_envoy() -> None:
     with Command("up", "rules.yaml", "--listen", "127.0.0.1:0") as up:
         up.addresses()
-        children = up.children()
-        assert children
+        started = children(up.process.pid)
+        assert started
         up.process.send_signal(signal.SIGINT)
         assert up.ended() == 0
-    wait_for(lambda: not any(map(is_running, children)))
+    wait_for(lambda: not any(map(is_running, started)))
     assert not up.said("Traceback")
 
 
@@ -643,7 +626,7 @@ def test_up_ends_with_one_line_when_its_envoy_is_killed() -> None:
     with Command("up", "rules.yaml", "--listen", "127.0.0.1:0") as up:
         up.wait_until_said("serving: ")
         before = len(up.err)
-        for child in up.children():
+        for child in children(up.process.pid):
             os.kill(child, signal.SIGKILL)
         assert up.ended() == 1
     assert up.err[before:] == ["rejoinder: Envoy was killed by SIGKILL\n"]

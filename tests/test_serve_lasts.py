@@ -24,7 +24,7 @@ import grpc.aio
 import pytest
 from edits import TEXT, edited
 from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
-from gateway import SECONDS, Upstream, ask, free_port
+from gateway import SECONDS, Upstream, ask, children, free_port
 
 from rejoinder.envoy.module import library
 from rejoinder.extproc.server import SERVICE
@@ -308,12 +308,6 @@ _ASKED: Final = (
 )
 
 
-def _children(parent: int) -> list[int]:
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True).stdout
-    lines = (line.split() for line in listed.splitlines())
-    return [int(pid) for pid, of, state in lines if int(of) == parent and state[0] != "Z"]
-
-
 def test_processes_die_with_their_parent_however_it_dies(tmp_path: Path) -> None:
     (tmp_path / "hanging.py").write_text(HANGS)
     file = tmp_path / "rules.yaml"
@@ -321,14 +315,14 @@ def test_processes_die_with_their_parent_however_it_dies(tmp_path: Path) -> None
     serve = Serve(file, "--workers", "2", stderr=subprocess.DEVNULL)
     try:
         asyncio.run(_exchanges(serve.ext_proc[1], 40))
-        children = _children(serve.process.pid)
-        assert len(children) >= 2
-        os.kill(children[-1], signal.SIGSTOP)
+        started = children(serve.process.pid)
+        assert len(started) >= 2
+        os.kill(started[-1], signal.SIGSTOP)
         serve.process.kill()
         serve.process.wait()
         end = time.monotonic() + SECONDS
-        while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < end:
+        while any(Path(f"/proc/{pid}").exists() for pid in started) and time.monotonic() < end:
             time.sleep(0.05)
-        assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
+        assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
     finally:
         serve.process.kill()
