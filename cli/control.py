@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,6 +48,9 @@ OLDEST: Final = (1, 36)
 
 MOST_PRINTED: Final = 100
 """Problems that are printed after an edit: more than anybody reads, and less than holds up answers."""
+
+MOST_REFUSALS: Final = 100
+"""Rejections that are printed of an edit: whoever connects can make as many as it likes."""
 
 _UNKNOWN: Final[Fingerprint] = ""
 """Fits nothing."""
@@ -115,6 +119,8 @@ class Control:
         self._made: _Made | None = None
         self._problems: tuple[Problem, ...] = ()
         self._reload_failures = 0
+        self._refusals = itertools.count(1)
+        """Since the last edit."""
 
     def start(self) -> Build | None:
         """Load and publish for the first time; None: there are errors, and they have been printed."""
@@ -202,6 +208,7 @@ class Control:
         _print(made.problems)
         if made.built is None:
             return
+        self._refusals = itertools.count(1)
         version = made.built.snapshot.version
         self._builds = {**self._builds, version: made.built}
         for old in list(self._builds)[:-KEPT_BUILDS]:
@@ -226,6 +233,9 @@ class Control:
             case Accepted(node, snapshot):
                 _LOG.info("%s has %s", node, snapshot.version)
                 self._accepted = self._builds.get(snapshot.version, self._accepted)
+            case Nack() | Unable() if (number := next(self._refusals)) > MOST_REFUSALS:
+                if number == MOST_REFUSALS + 1:
+                    console.say("... further rejections are not printed before the next edit", "bold")
             case Nack():
                 self._on_nack(event)
             case Connected(node, peer, envoy):
