@@ -99,6 +99,15 @@ def free_port() -> int:
         return port
 
 
+def free_ports(number: int = 3) -> list[int]:
+    """The one behind the last is free, too: two workers have both."""
+    while True:
+        ports = [free_port() for _ in range(number)]
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", ports[-1] + 1)):
+            if len({*ports, ports[-1] + 1}) == number + 1:
+                return ports
+
+
 def children(parent: int) -> list[int]:
     """The processes that a process has started and that run."""
     listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True).stdout

@@ -24,7 +24,7 @@ import grpc.aio
 import pytest
 from edits import TEXT, edited
 from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
-from gateway import SECONDS, Upstream, ask, children, free_port
+from gateway import SECONDS, Upstream, ask, children, free_ports
 
 from rejoinder.envoy.module import library
 from rejoinder.extproc.server import SERVICE
@@ -44,21 +44,12 @@ def limited(per: str) -> str:
     return f"upstreams: {{up: 'http://127.0.0.1:1'}}\nroutes: [{route}]\n"
 
 
-def _free_ports() -> tuple[int, int, int]:
-    """The one behind the last is free, too: two workers have both."""
-    while True:
-        one, two, three = (free_port() for _ in range(3))
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", three + 1)):
-            if len({one, two, three, three + 1}) == 4:
-                return one, two, three
-
-
 class Serve:
     """A `serve` with its admin page."""
 
     def __init__(self, file: Path, *arguments: str, **options: Any) -> None:
         self.file = file
-        self.xds, self.admin, self.ext_proc = (("127.0.0.1", port) for port in _free_ports())
+        self.xds, self.admin, self.ext_proc = (("127.0.0.1", port) for port in free_ports())
         addresses = {"--xds": self.xds, "--ext-proc": self.ext_proc, "--admin": self.admin}
         given = [text for name, (host, port) in addresses.items() for text in (name, f"{host}:{port}")]
         self.process = subprocess.Popen(
