@@ -108,11 +108,13 @@ def free_ports(number: int = 3) -> list[int]:
                 return ports
 
 
-def children(parent: int) -> list[int]:
-    """The processes that a process has started and that run."""
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True).stdout
-    lines = (line.split() for line in listed.splitlines())
-    return [int(pid) for pid, of, state in lines if int(of) == parent and state[0] != "Z"]
+def children(parent: int, command: str = "") -> list[int]:
+    """The processes that a process has started and that run; or those of them that run a command."""
+    columns = ["ps", "-A", "-o", "pid=,ppid=,stat=,comm="]
+    listed = subprocess.run(columns, capture_output=True, text=True, check=True).stdout
+    lines = (line.split(None, 3) for line in listed.splitlines())
+    own = [(pid, name) for pid, of, state, name in lines if int(of) == parent and state[0] != "Z"]
+    return [int(pid) for pid, name in own if command in ("", name)]
 
 
 def inodes(pid: int) -> set[str]:

@@ -584,7 +584,7 @@ def test_no_other_user_reaches_the_control_plane_of_up_or_its_envoys_admin_inter
     for path in sockets:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert tcp_ports(children(up.process.pid)) == {up.address[1]}
+    assert tcp_ports(children(up.process.pid, "envoy")) == {up.address[1]}
 
 
 def unix_sockets(pid: int) -> list[Path]:
@@ -626,7 +626,7 @@ def test_up_ends_with_one_line_when_its_envoy_is_killed() -> None:
     with Command("up", "rules.yaml", "--listen", "127.0.0.1:0") as up:
         up.wait_until_said("serving: ")
         before = len(up.err)
-        for child in children(up.process.pid):
+        for child in children(up.process.pid, "envoy"):
             os.kill(child, signal.SIGKILL)
         assert up.ended() == 1
     assert up.err[before:] == ["rejoinder: Envoy was killed by SIGKILL\n"]
