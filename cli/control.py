@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import Any, Final
 from rejoinder.cli import console
 from rejoinder.cli.check import count
 from rejoinder.extproc import Processor, Workers
+from rejoinder.extproc.sparing import Sparing
 from rejoinder.rules.files import Files, Fingerprint
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Position, Ruleset
@@ -34,6 +36,7 @@ from rejoinder.xds.session import MODULE_SINCE, NO_MODULE, Accepted, Nack, Unabl
 from rejoinder.xds.translate import Placement, Settings
 
 _LOG: Final = logging.getLogger("rejoinder.control")
+_LOG.addFilter(Sparing(1000))  # as many Envoys as there may be, and more
 
 KEPT_BUILDS: Final = 4
 
@@ -45,6 +48,9 @@ OLDEST: Final = (1, 36)
 
 MOST_PRINTED: Final = 100
 """Problems that are printed after an edit: more than anybody reads, and less than holds up answers."""
+
+MOST_REFUSALS: Final = 100
+"""Rejections that are printed of an edit: whoever connects can make as many as it likes."""
 
 _UNKNOWN: Final[Fingerprint] = ""
 """Fits nothing."""
@@ -107,6 +113,8 @@ class Control:
         self._made: _Made | None = None
         self._problems: tuple[Problem, ...] = ()
         self._reload_failures = 0
+        self._refusals = itertools.count(1)
+        """Since the last edit."""
 
     def start(self) -> None:
         """Load and publish for the first time. If the files cannot be used, that is said, and `follow` waits for them.
@@ -205,6 +213,7 @@ class Control:
         _print(made.problems)
         if made.built is None:
             return
+        self._refusals = itertools.count(1)
         version = made.built.snapshot.version
         self._builds = {**self._builds, version: made.built}
         for old in list(self._builds)[:-KEPT_BUILDS]:
@@ -230,6 +239,9 @@ class Control:
             case Accepted(node, snapshot):
                 _LOG.info("%s has %s", node, snapshot.version)
                 self._accepted = self._builds.get(snapshot.version, self._accepted)
+            case Nack() | Unable() if (number := next(self._refusals)) > MOST_REFUSALS:
+                if number == MOST_REFUSALS + 1:
+                    console.say("... further rejections are not printed before the next edit", "bold")
             case Nack():
                 self._on_nack(event)
             case Connected(node, peer, envoy):

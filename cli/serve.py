@@ -8,6 +8,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, Protocol
 
 from rejoinder.cli import admin, console, placement
@@ -62,7 +63,7 @@ class _Service(Protocol):
     async def stop(self) -> None: ...
 
 
-async def started(stack: contextlib.AsyncExitStack, service: _Service, address: Address) -> int:
+async def started(stack: contextlib.AsyncExitStack, service: _Service, address: Address | Path) -> int:
     """Start a service that stops with the stack; its port.
 
     Raises:
@@ -95,7 +96,9 @@ async def until(stop: asyncio.Future[None], *work: Coroutine[Any, Any, None]) ->
         ended.result()
 
 
-def shown(address: Address) -> str:
-    """An address as one writes it, IPv6 in brackets."""
+def shown(address: Address | Path) -> str:
+    """An address as one writes it, IPv6 in brackets; of a Unix socket, as gRPC does."""
+    if isinstance(address, Path):
+        return f"unix:{address}"
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -61,9 +62,11 @@ async def _run(options: argparse.Namespace) -> int:
             control.start()
             if options.admin:
                 stack.enter_context(admin.serving(options.admin, admin.pages(control.status)))
-            xds = (_ANY_PORT[0], await started(stack, control.server, _ANY_PORT))
+            # No other user can enter it: private keys go through the control plane, and the admin interface ends Envoy.
+            sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rejoinder-")))
+            await started(stack, control.server, sockets / "xds")
             environ = {**os.environ, **library.environment(handlers=handlers)}
-            await until(stop, control.follow(), _run_envoy(control, binary.path, xds, environ, options))
+            await until(stop, control.follow(), _run_envoy(control, binary.path, sockets, environ, options))
         except (
             OSError,
             _CannotStartError,
@@ -77,13 +80,12 @@ async def _run(options: argparse.Namespace) -> int:
 
 
 async def _run_envoy(
-    control: Control, binary: Path, xds: Address, environ: Mapping[str, str], options: argparse.Namespace
+    control: Control, binary: Path, sockets: Path, environ: Mapping[str, str], options: argparse.Namespace
 ) -> None:
     """Run Envoy until it ends, from when there is something for it to serve."""
     built = await control.usable()
-    admin_address = options.envoy_admin or _ANY_PORT
-    _check_free([*built.ruleset.listeners, Listener(*admin_address)])
-    bootstrap = envoy.bootstrap(xds, admin=admin_address)
+    _check_free([*built.ruleset.listeners, *([Listener(*options.envoy_admin)] if options.envoy_admin else [])])
+    bootstrap = envoy.bootstrap(sockets / "xds", admin=options.envoy_admin or sockets / "admin")
     async with envoy.running(binary, bootstrap, concurrency=options.concurrency, environ=environ) as gateway:
         built = await _ready(gateway, control)
         console.say(f"serving: {summary(built)}; edit the files, and Envoy follows; Ctrl-C ends", "green")

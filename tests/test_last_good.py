@@ -23,6 +23,7 @@ from rejoinder import envoy
 from rejoinder.envoy.module import library
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Answer, Endpoint
+from rejoinder.rules.program import compile_rules
 from rejoinder.rules.reload import Memory
 from rejoinder.xds.plan import plan
 from rejoinder.xds.server import Server
@@ -334,7 +335,7 @@ def test_a_new_envoy_that_rejects_the_routes_gets_no_listener_until_there_are_ot
     (tmp_path / "rules.yaml").write_text("listen: 127.0.0.1:0\nrules: [{name: only, body: fine}]\n")
     (tmp_path / "more.yaml").write_text("rules: [{name: busy, enable_on_status: [503], body: x}]\n")
     found = ruleset(tmp_path)
-    good = translate(found, plan(found), Settings(Endpoint("127.0.0.1", 1)))
+    good = translate(found, compile_rules(found.rules), plan(found), Settings(Endpoint("127.0.0.1", 1)))
     (routes,) = good.routes
     twice = [*routes["virtual_hosts"], {**routes["virtual_hosts"][0], "name": "again"}]
     bad = dataclasses.replace(good, routes=({**routes, "virtual_hosts": twice},))

@@ -16,13 +16,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from rejoinder.rules.files import MAX_FILE_SIZE
+from rejoinder.rules.request import PATH_HEADER
 from rejoinder.xds.plan import SMALL, Plan, PlannedDomain, PlannedGroup
 from rejoinder.xds.remember import REMEMBERED, by_identity
 from rejoinder.xds.translate.buckets import ROOT, Start, buckets
 from rejoinder.xds.translate.filters import rate_limit_override
 from rejoinder.xds.translate.forwarding import leads_nowhere
 from rejoinder.xds.translate.routes import placed
-from rejoinder.xds.translate.settings import PATH_HEADER, ROUTES_NAME, Json, Settings, typed
+from rejoinder.xds.translate.settings import ROUTES_NAME, Json, Settings, typed
 
 # Envoy's own limit where none is configured.
 _DEFAULT_MAX_BODY: Final = 4096
