@@ -21,6 +21,7 @@ from rejoinder.cli import console
 from rejoinder.cli.check import count
 from rejoinder.extproc import Processor, Workers
 from rejoinder.extproc.sparing import Sparing
+from rejoinder.rules.counts import RuleCounts
 from rejoinder.rules.files import Files, Fingerprint
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Position, Ruleset
@@ -153,6 +154,10 @@ class Control:
             except Exception:
                 self._failed("what the files say cannot be published")
 
+    def counts(self) -> Mapping[str, RuleCounts]:
+        """What rules have done, by their names; one that has done nothing is not there. May be called by any thread."""
+        return self.processor.counters().counts.by_rule()
+
     def status(self) -> dict[str, Any]:
         """What goes on, for the admin interface."""
         status, counters = self.server.status(), self.processor.counters()
@@ -171,12 +176,12 @@ class Control:
                 for client in status.clients
             ],
             "ext_proc": {
-                "replies": dict(counters.replies),
+                "replies": counters.counts.total(),
                 "passed": counters.passed,
                 "overloaded": counters.overloaded,
                 "failures": counters.failures,
                 "handler_failures": dict(counters.handler_failures),
-                "observed": dict(counters.observed),
+                "observed": counters.counts.total(observed=True),
             },
         }
 

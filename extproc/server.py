@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,8 +21,9 @@ from rejoinder.extproc.calls import Calls
 from rejoinder.extproc.grpc import Metadata, Step
 from rejoinder.extproc.session import Call, Output, Rules, Session
 from rejoinder.extproc.sparing import Sparing
-from rejoinder.extproc.wire import decode
+from rejoinder.extproc.wire import PLACEMENT, decode
 from rejoinder.rules.answers import Reply
+from rejoinder.rules.counts import NONE, Counts, Series, Tally
 from rejoinder.rules.handlers import HandlerError, Handlers
 from rejoinder.rules.program import Program
 
@@ -40,16 +42,14 @@ GRACE: Final = 0.5
 class Counters:
     """What has been done so far."""
 
-    replies: Mapping[str, int]
-    """By the name of the rule that answered."""
+    counts: Counts
+    """Answers, and what rules have observed."""
     passed: int
     """Exchanges that came here and were let pass untouched."""
     failures: int
     """Of these, the ones that made no sense or broke something; the log has each."""
     handler_failures: Mapping[str, int] = field(default_factory=dict)
     """Of these, the ones whose Python handler failed, by the name of the rule."""
-    observed: Mapping[str, int] = field(default_factory=dict)
-    """What rules would have answered that only observe, by their names."""
     overloaded: int = 0
     """Of those that passed, the ones that would have been answered too late, or were too many."""
     connections: int = field(default=0, compare=False)
@@ -70,9 +70,8 @@ class Processor:
     def __init__(self) -> None:
         self._calls = Calls(Handlers(_LOG.error))
         self._rules = Rules()
-        self._replies: collections.Counter[str] = collections.Counter()
+        self._tally = Tally()
         self._handler_failures: collections.Counter[str] = collections.Counter()
-        self._observed: collections.Counter[str] = collections.Counter()
         self._passed = self._failures = 0
         self._grpc = grpc.Server({f"/{SERVICE}/Process": self._open})
 
@@ -97,14 +96,14 @@ class Processor:
     def publish(self, program: Program) -> None:
         """Answer for these rules from now on; an exchange whose request was seen before keeps to the rules of then."""
         self._rules = Rules(program)
+        self._tally.keep({rule.name for rule in program.rules})
 
     def counters(self) -> Counters:
         return Counters(
-            replies=dict(self._replies),
+            counts=self._tally.counts(),
             passed=self._passed + self._grpc.overloaded + self._grpc.failures,
             failures=self._failures + self._grpc.failures,
             handler_failures=dict(self._handler_failures),
-            observed=dict(self._observed),
             overloaded=self._grpc.overloaded,
             connections=len(self._grpc.connections),
             streams=self._grpc.streams,
@@ -127,13 +126,15 @@ class Processor:
         return self._step(session, self._attempt(lambda: session.on_reply(call, made)))
 
     def _count(self, output: Output) -> None:
-        self._observed.update(output.observed)
+        now, statuses = time.time(), (str(output.original_status or NONE), str(output.status or NONE))
+        for rule in output.observed:
+            self._tally.add(Series(rule, PLACEMENT, *statuses, observed=True), now)
         if output.failed is not None:
             self._handler_failures[output.failed] += 1
         if output.rule is None:
             self._passed += 1
         else:
-            self._replies[output.rule] += 1
+            self._tally.add(Series(output.rule, PLACEMENT, *statuses), now)
 
     # Whatever happens, Envoy gets to go on.
     def _attempt(self, work: Callable[[], Output]) -> Output:

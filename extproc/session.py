@@ -27,6 +27,7 @@ from rejoinder.extproc.wire import (
     RequestHeaders,
     ResponseHeaders,
     immediate,
+    marker,
     passing,
 )
 from rejoinder.rules import handlers
@@ -67,6 +68,8 @@ class Call:
     request: handlers.Request
     response: handlers.Response | None
     rule: str
+    source: str = ""
+    """Whose response that is."""
 
 
 @dataclass(slots=True)
@@ -77,6 +80,10 @@ class Output:
     """To be sent: an encoded ProcessingResponse. Empty: nothing; the session is done, request and response pass."""
     rule: str | None = None
     """The rule that has answered; None: no reply."""
+    status: int = 0
+    """What is sent then; else, what is observed."""
+    original_status: int = 0
+    """What that takes the place of; 0: no upstream is asked."""
     unexpected: str | None = None
     """What was wrong with the message, for the log; None: nothing."""
     failed: str | None = None
@@ -126,7 +133,11 @@ class Session:
         self._state = State.DONE
         if isinstance(made, HandlerError):
             return Output(failed=call.rule)
-        return Output() if made is None else Output(immediate(made, call.rule), rule=call.rule)
+        if made is None:
+            return Output()
+        original = call.response.status if call.response else 0
+        message = immediate(made, call.rule) + marker(call.rule, original, call.source)
+        return Output(message, call.rule, made.status, original)
 
     def _on_request(self, message: RequestHeaders) -> tuple[State, Output]:
         asked = Asked(_request(message), message.attributes.get(ROUTE_NAME) or None)
@@ -137,7 +148,8 @@ class Session:
             call = Call(choice.answer.handler, _readable_request(message), None, choice.rule)
             return State.HANDLER, Output(observed=observed, call=call)
         if choice is not None:
-            return State.DONE, Output(self._rules.ready(choice, 0, asked), choice.rule, observed=observed)
+            sent = choice.answer.status_code or 0
+            return State.DONE, Output(self._reply(choice, asked), choice.rule, sent, observed=observed)
         if not self._rules.program.has_handlers:
             return State.DONE, Output(passing(observed, "request_headers"), observed=observed)
         self._asked = message
@@ -154,15 +166,20 @@ class Session:
         seen: list[str] = []
         choice = self._rules.program.on_status(request, route, came, seen)
         observed = tuple(seen) if asked is None else ()  # else it is the matter of the other stream
-        if choice is None:
-            return State.DONE, Output(passing(observed, "response_headers"), observed=observed)
-        if not choice.answer.handler:
-            reply = self._rules.ready(choice, message.status, Asked(request, route, came))
-            return State.DONE, Output(reply, choice.rule, observed=observed)
-        if asked is None:  # the matter of the stream that has seen the request, if there is one
-            return State.DONE, Output(passing(observed, "response_headers"), observed=observed)
+        if choice is not None and not choice.answer.handler:
+            reply = self._reply(choice, Asked(request, route, came))
+            sent = choice.answer.status_code or message.status
+            return State.DONE, Output(reply, choice.rule, sent, message.status, observed=observed)
+        if choice is None or asked is None:  # the matter of the stream that has seen the request, if there is one
+            passed = passing(observed, "response_headers")
+            return State.DONE, Output(passed, status=message.status, original_status=message.status, observed=observed)
         response = handlers.Response(message.status, _readable(message.headers))
-        return State.HANDLER, Output(call=Call(choice.answer.handler, _readable_request(asked), response, choice.rule))
+        call = Call(choice.answer.handler, _readable_request(asked), response, choice.rule, came.source)
+        return State.HANDLER, Output(call=call)
+
+    def _reply(self, choice: Choice, asked: Asked) -> bytes:
+        status, source = (asked.response.status, asked.response.source) if asked.response else (0, "")
+        return self._rules.ready(choice, status, asked) + marker(choice.rule, status, source)
 
 
 Step = Callable[[Session, Any], tuple[State, Output]]

@@ -7,6 +7,7 @@ https://www.envoyproxy.io/docs/envoy/latest/api-v3/service/ext_proc/v3/external_
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from rejoinder.rules.answers import Reply
+from rejoinder.rules.counts import NONE
 from rejoinder.rules.model import Header
 
 METADATA_NAMESPACE: Final = "rejoinder"
-"""Envoy's dynamic metadata has the name of the rule that answered here, under `rule`: for access logs."""
+"""Envoy's dynamic metadata says here which rule has answered, and what: for access logs and counters."""
+
+PLACEMENT: Final = "ext_proc"
 
 DETAILS: Final = "rejoinder:"
 """What the response code details of our replies begin with, before the rule's name."""
@@ -177,16 +181,14 @@ def passing(observed: Sequence[str], what: str) -> bytes:
     """
     if not observed:
         return b""
-    told: dict[str, object] = {"string_value": ",".join(observed).encode()}
-    message = _ProcessingResponse(
-        **{what: {}}, dynamic_metadata=_struct(METADATA_NAMESPACE, {"struct_value": _struct("observed", told)})
-    )
+    message = _ProcessingResponse(**{what: {}}, dynamic_metadata=_metadata(observed=",".join(observed)))
     encoded: bytes = message.SerializeToString()
     return encoded
 
 
 def immediate(reply: Reply, rule: str) -> bytes:
     """A reply in place of whatever comes or came from an upstream: Envoy makes a response of its own (a local reply).
+    With `marker` behind it, it is one message.
 
     Args:
         reply: what the client gets.
@@ -199,16 +201,34 @@ def immediate(reply: Reply, rule: str) -> bytes:
             "body": reply.body,
             "details": f"{DETAILS}{_SPACES.sub('_', rule)}".encode(),
         },
-        dynamic_metadata=_struct(
-            METADATA_NAMESPACE, {"struct_value": _struct("rule", {"string_value": rule.encode()})}
-        ),
     )
     encoded: bytes = message.SerializeToString()
     return encoded
 
 
-def _struct(key: str, value: dict[str, object]) -> dict[str, object]:
-    return {"fields": [{"key": key.encode(), "value": value}]}
+@functools.lru_cache(maxsize=1 << 12)
+def marker(rule: str, original_status: int, source: str) -> bytes:
+    """What access logs and counters are told of an answer.
+
+    Args:
+        rule: as for `immediate`.
+        original_status: what it takes the place of; 0: nothing.
+        source: whose that was; empty: nobody's.
+    """
+    told = {"rule": rule, "original_status": str(original_status or NONE), "placement": PLACEMENT}
+    message = _ProcessingResponse(dynamic_metadata=_metadata(**told, **({"source": source} if source else {})))
+    encoded: bytes = message.SerializeToString()
+    return encoded
+
+
+def _metadata(**told: str) -> dict[str, object]:
+    return _struct(
+        {METADATA_NAMESPACE: {"struct_value": _struct({k: {"string_value": v.encode()} for k, v in told.items()})}}
+    )
+
+
+def _struct(values: Mapping[str, dict[str, object]]) -> dict[str, object]:
+    return {"fields": [{"key": key.encode(), "value": value} for key, value in values.items()]}
 
 
 # In response_code_details, which access logs separate by spaces.

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rejoinder.extproc.server import Counters, Processor
+from rejoinder.rules.counts import added
 from rejoinder.rules.program import Program, compile_rules
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")
@@ -280,22 +281,17 @@ def _first(pipe: Pipe) -> Any:
 
 
 def _sum(counters: list[Counters]) -> Counters:
-    replies: collections.Counter[str] = collections.Counter()
     handler_failures: collections.Counter[str] = collections.Counter()
-    observed: collections.Counter[str] = collections.Counter()
     for each in counters:
-        replies.update(each.replies)
         handler_failures.update(each.handler_failures)
-        observed.update(each.observed)
     return Counters(
-        replies=dict(replies),
+        counts=added(each.counts for each in counters),
         passed=sum(each.passed for each in counters),
         failures=sum(each.failures for each in counters),
         overloaded=sum(each.overloaded for each in counters),
         connections=sum(each.connections for each in counters),
         streams=sum(each.streams for each in counters),
         handler_failures=dict(handler_failures),
-        observed=dict(observed),
     )
 
 

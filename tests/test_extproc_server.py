@@ -15,6 +15,7 @@ import pytest
 from rejoinder.extproc import Counters, Processor
 from rejoinder.extproc.server import SERVICE
 from rejoinder.extproc.sparing import SECONDS, Sparing
+from rejoinder.rules.counts import Counts, Series
 from rejoinder.rules.model import Answer, Header, Rule, StatusPattern
 from rejoinder.rules.program import compile_rules
 from rejoinder.xds.protobuf import message_class
@@ -83,7 +84,9 @@ def test_streams_of_both_kinds_are_answered_and_counted() -> None:
             assert await client.exchange(_UNAVAILABLE) == [b"ours"]
             assert await client.exchange(_REQUEST, _UNAVAILABLE) == [b"", b"ours"]
             assert await client.exchange(_REQUEST, _headers("response_headers", _status="500")) == [b""]
-            assert processor.counters() == Counters({"busy": 2}, passed=1, failures=0)
+            counters = processor.counters()
+            assert (counters.passed, counters.failures) == (1, 0)
+            assert counters.counts.series == {Series("busy", "ext_proc", "503", "503"): 2}
 
     asyncio.run(main())
 
@@ -122,7 +125,7 @@ def test_message_that_makes_no_sense_lets_the_exchange_pass(message: bytes, capl
     async def main() -> None:
         async with _serving(_rule("busy")) as (processor, client):
             assert await client.exchange(message) == []
-            assert processor.counters() == Counters({}, passed=1, failures=1)
+            assert processor.counters() == Counters(Counts(), passed=1, failures=1)
             assert await client.exchange(_UNAVAILABLE) == [b"ours"]
 
     asyncio.run(main())
@@ -168,7 +171,7 @@ def test_many_streams_are_open_at_once() -> None:
                 await stream.write(_UNAVAILABLE)
             replies = await asyncio.gather(*(stream.read() for stream in streams))
             assert {_ProcessingResponse.FromString(data).immediate_response.body for data in replies} == {b"ours"}
-            assert processor.counters().replies == {"busy": 200}
+            assert processor.counters().counts.total() == {"busy": 200}
 
     asyncio.run(main())
 
@@ -181,7 +184,7 @@ def test_client_that_goes_away_leaves_no_trace(caplog: pytest.LogCaptureFixture)
             await stream.read()
             stream.cancel()
             assert await client.exchange(_UNAVAILABLE) == [b"ours"]
-            assert processor.counters() == Counters({"busy": 1}, passed=0, failures=0)
+            assert processor.counters().counts.total() == {"busy": 1}
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(main())

@@ -58,7 +58,7 @@ def test_every_process_answers_for_what_was_published_before_and_after_the_start
             for port in workers.ports:
                 assert b"after" in await ask(port)
             counters = workers.counters()
-            assert counters.replies == {"busy": 4}
+            assert counters.counts.total() == {"busy": 4}
             assert counters.passed == 0
         finally:
             await workers.stop()
@@ -96,7 +96,7 @@ def test_a_process_that_is_stopped_holds_up_nothing_and_has_the_rules_when_it_go
                 workers.counters()
             workers.publish(program("here"))
             assert b"here" in await ask(workers.ports[1])
-            assert workers.counters().replies == {"busy": 1}
+            assert workers.counters().counts.total() == {"busy": 1}
             os.kill(workers.pids[0] or 0, signal.SIGCONT)
             while not await _answers(workers.ports[0]):
                 await asyncio.sleep(0.05)

@@ -157,7 +157,7 @@ def configured(binary: Path, placement: Placement) -> tuple[bool, bool]:
     with Gateway(conditional=placement, binary=binary, fallback=True) as gateway:
         gateway.apply(ruleset)
         check(gateway.address)
-        replies = sum(gateway.processor.counters().replies.values())
+        replies = sum(gateway.processor.counters().counts.total().values())
         assert not any(isinstance(event, Unable) for event in gateway.events)
         return True, replies == 0
 

@@ -1,0 +1,116 @@
+"""What rules have done, counted: one form for all placements. A value (`Counts`) and what makes it (`Tally`).
+
+In go answers as they are given, or as Envoys report them; out come plain numbers. Pure; nothing is raised. However many
+statuses upstreams make up, there are no more series than MOST_SERIES and one for each rule and placement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+NONE: Final = "none"
+"""In place of the original status, of an answer that is given before an upstream is asked."""
+
+OTHER: Final = "other"
+"""In place of statuses that are counted together, because there are too many."""
+
+MOST_SERIES: Final = 20_000
+"""Of statuses told apart. A rule mostly meets one or two."""
+
+
+class Series(NamedTuple):
+    """What is counted by itself."""
+
+    rule: str
+    placement: str
+    """Where: `native`, `module` or `ext_proc`."""
+    original_status: str
+    """What the upstream, or Envoy itself, had said; NONE: nobody was asked; or OTHER."""
+    status: str
+    """What was sent, or OTHER."""
+    observed: bool = False
+    """The rule only observes: it would have answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleCounts:
+    """What one rule has done, in all placements and Envoys that are known of."""
+
+    hits: int = 0
+    """Answers."""
+    last_hit: float | None = None
+    """When the last answer was given, or reported, in UNIX seconds; None: never."""
+    by_original_status: Mapping[str, int] = field(default_factory=dict)
+    """The answers, by what the upstream had said; see `Series`."""
+    observed: int = 0
+    """Responses that it would have answered if it did not only observe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What rules have done so far."""
+
+    series: Mapping[Series, int] = field(default_factory=dict)
+    last: Mapping[str, float] = field(default_factory=dict)
+    """When a rule has last answered, by its name, in UNIX seconds."""
+
+    def total(self, *, observed: bool = False) -> dict[str, int]:
+        """Answers by the names of rules; or what they have observed."""
+        total: dict[str, int] = {}
+        for each, number in self.series.items():
+            if each.observed is observed:
+                total[each.rule] = total.get(each.rule, 0) + number
+        return total
+
+    def by_rule(self) -> dict[str, RuleCounts]:
+        """The rules that have done something, by their names."""
+        hits, observed = self.total(), self.total(observed=True)
+        statuses: dict[str, dict[str, int]] = {}
+        for each, number in self.series.items():
+            if not each.observed:
+                of_rule = statuses.setdefault(each.rule, {})
+                of_rule[each.original_status] = of_rule.get(each.original_status, 0) + number
+        return {
+            name: RuleCounts(hits.get(name, 0), self.last.get(name), statuses.get(name, {}), observed.get(name, 0))
+            for name in hits | observed
+        }
+
+
+class Tally:
+    """What is counted by one thread, and may be read by any."""
+
+    def __init__(self) -> None:
+        self._series: dict[Series, int] = {}
+        self._last: dict[str, float] = {}
+
+    def add(self, series: Series, when: float, number: int = 1) -> None:
+        """Args: when: in UNIX seconds."""
+        known = self._series.get(series)
+        if known is None and len(self._series) >= MOST_SERIES:
+            series = series._replace(original_status=OTHER, status=OTHER)
+            known = self._series.get(series)
+        self._series[series] = (known or 0) + number
+        if not series.observed:
+            self._last[series.rule] = when
+
+    def keep(self, rules: Collection[str]) -> None:
+        """Forget all other rules."""
+        self._series = {series: number for series, number in self._series.items() if series.rule in rules}
+        self._last = {rule: when for rule, when in self._last.items() if rule in rules}
+
+    def counts(self) -> Counts:
+        return Counts(dict(self._series), dict(self._last))
+
+
+def added(counts: Iterable[Counts]) -> Counts:
+    """Those of several."""
+    series: dict[Series, int] = {}
+    last: dict[str, float] = {}
+    for each in counts:
+        for one, number in each.series.items():
+            series[one] = series.get(one, 0) + number
+        for rule, when in each.last.items():
+            last[rule] = max(when, last.get(rule, when))
+    return Counts(series, last)
