@@ -11,6 +11,7 @@ import asyncio
 import gc
 import itertools
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from rejoinder.cli import console
 from rejoinder.cli.check import count
 from rejoinder.extproc import Processor, Workers
 from rejoinder.extproc.sparing import Sparing
-from rejoinder.rules.counts import RuleCounts
+from rejoinder.extproc.wire import PLACEMENT
+from rejoinder.rules.counts import RuleCounts, Tally, added
 from rejoinder.rules.files import Files, Fingerprint
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Position, Ruleset
@@ -32,6 +34,7 @@ from rejoinder.rules.shadow import shadowed
 from rejoinder.rules.watch import changes
 from rejoinder.xds.blame import blame
 from rejoinder.xds.build import Build, build
+from rejoinder.xds.counts import Counted
 from rejoinder.xds.server import Connected, Disconnected, Event, Server
 from rejoinder.xds.session import MODULE_SINCE, NO_MODULE, Accepted, Nack, Unable
 from rejoinder.xds.translate import Placement, Settings
@@ -114,6 +117,10 @@ class Control:
         self._made: _Made | None = None
         self._problems: tuple[Problem, ...] = ()
         self._reload_failures = 0
+        self._tally = Tally()
+        """What Envoys have reported."""
+        self._rules: frozenset[str] = frozenset()
+        """The names of those that are published."""
         self._refusals = itertools.count(1)
         """Since the last edit."""
 
@@ -156,7 +163,7 @@ class Control:
 
     def counts(self) -> Mapping[str, RuleCounts]:
         """What rules have done, by their names; one that has done nothing is not there. May be called by any thread."""
-        return self.processor.counters().counts.by_rule()
+        return added([self._tally.counts(), self.processor.counters().counts]).by_rule()
 
     def status(self) -> dict[str, Any]:
         """What goes on, for the admin interface."""
@@ -232,6 +239,8 @@ class Control:
                 self.processor.publish(self.current.program)  # the two belong together
             raise
         self.current, self.rejected = made.built, False
+        self._rules = frozenset(rule.name for rule in made.built.ruleset.rules)
+        self._tally.keep(self._rules)
         self._usable.set()
 
     def _on_event(self, event: Event) -> None:
@@ -250,6 +259,8 @@ class Control:
                     console.say("... further rejections are not printed before the next edit", "bold")
             case Nack():
                 self._on_nack(event)
+            case Counted():
+                self._count(event)
             case Connected(node, peer, envoy):
                 _LOG.info(
                     "%s (%s%s) has connected", node, f"Envoy {'.'.join(map(str, envoy))}, " if envoy else "", peer
@@ -260,6 +271,12 @@ class Control:
                 console.say(f"{node} gets its answers from ext_proc, for it cannot use the module: {message}", "yellow")
             case Disconnected(node, peer):
                 _LOG.info("%s (%s) has gone", node, peer)
+
+    def _count(self, counted: Counted) -> None:
+        for series, number in counted.answers:
+            # Those of ext_proc are counted by who gives them.
+            if series.rule in self._rules and series.placement != PLACEMENT:
+                self._tally.add(series, time.time(), number)
 
     def _warn_of_version(self, node: str, envoy: tuple[int, int]) -> None:
         version = ".".join(map(str, envoy))

@@ -17,6 +17,9 @@ Json = dict[str, Any]
 XDS_CLUSTER: Final = "rejoinder_xds"
 DEFAULT_XDS: Final = ("127.0.0.1", 18000)
 
+EVICTION: Final = "600s"
+"""After how long a counter that nothing has been added to goes: those of rules that are no more."""
+
 MAX_CONNECTIONS: Final = 50_000
 """The figure of Envoy's advice for edge proxies. Without a limit, clients can use up Envoy's file descriptors."""
 
@@ -27,6 +30,8 @@ def bootstrap(
     admin: Address | Path | None = None,
     node_id: str = "rejoinder",
     cluster: str = "rejoinder",
+    access_log: bool = False,
+    counts: bool = True,
 ) -> Json:
     """The bootstrap of an Envoy that takes listeners, routes and clusters from the control plane over one ADS stream.
 
@@ -40,9 +45,15 @@ def bootstrap(
             address should be a loopback one. Port 0 takes any free one. None: no admin interface.
         node_id: how this Envoy introduces itself to the control plane; its log lines name the Envoy by it.
         cluster: the group of Envoys that it belongs to.
+        access_log: have each request logged on standard output, as a line of JSON.
+        counts: send the control plane what rules have answered, every five seconds. Envoy 1.36 cannot be told so.
     """
     return {
-        "node": {"id": node_id, "cluster": cluster},
+        "node": {
+            "id": node_id,
+            "cluster": cluster,
+            **({"metadata": {"rejoinder": {"access_log": True}}} if access_log else {}),
+        },
         **({} if admin is None else {"admin": _admin(admin)}),
         "dynamic_resources": {
             "ads_config": {
@@ -63,6 +74,7 @@ def bootstrap(
             "lds_config": _from_ads(),
         },
         "static_resources": {"clusters": [xds_cluster(xds)]},
+        **({"stats_sinks": [_sink()], "stats_eviction_interval": EVICTION} if counts else {}),
         "overload_manager": {
             "resource_monitors": [
                 {
@@ -74,6 +86,29 @@ def bootstrap(
                     },
                 }
             ]
+        },
+    }
+
+
+def _sink() -> Json:
+    """Of all of Envoy's statistics, our counters, to the control plane, as what they have grown by."""
+    name = {
+        "name": "name",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.matching.common_inputs.stats.v3.StatFullNameMatchInput"
+        },
+    }
+    sink = "type.googleapis.com/envoy.extensions.stat_sinks.open_telemetry.v3.SinkConfig"
+    drop = {"name": "drop", "typed_config": {"@type": f"{sink}.DropAction"}}
+    ours = {"single_predicate": {"input": name, "value_match": {"prefix": "rejoinder."}}}
+    others = {"predicate": {"not_matcher": ours}, "on_match": {"action": drop}}
+    return {
+        "name": "envoy.stat_sinks.open_telemetry",
+        "typed_config": {
+            "@type": sink,
+            "grpc_service": {"envoy_grpc": {"cluster_name": XDS_CLUSTER}},
+            "report_counters_as_deltas": True,
+            "custom_metric_conversions": {"matcher_list": {"matchers": [others]}},
         },
     }
 

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.counts import NONE
+from rejoinder.rules.messages import Messages, message_classes
 from rejoinder.rules.model import Header
 
 METADATA_NAMESPACE: Final = "rejoinder"
@@ -28,10 +28,8 @@ PLACEMENT: Final = "ext_proc"
 DETAILS: Final = "rejoinder:"
 """What the response code details of our replies begin with, before the rule's name."""
 
-# The part of the protocol's messages that is used, each field with its number and type; a type that is a name is a
-# message of this table. What is a `string` there is read as bytes: Envoy writes header values as they come, which
-# may be no UTF-8. A map is a list of entries (https://protobuf.dev/programming-guides/encoding/#maps).
-_MESSAGES: Final[Mapping[str, Mapping[str, tuple[int, str]]]] = {
+# Envoy writes header values as they come, which may be no UTF-8: text is read as bytes.
+_MESSAGES: Final[Messages] = {
     "ProcessingRequest": {
         "request_headers": (2, "HttpHeaders"),
         "response_headers": (3, "HttpHeaders"),
@@ -63,36 +61,7 @@ _MESSAGES: Final[Mapping[str, Mapping[str, tuple[int, str]]]] = {
     "BoolValue": {"value": (1, "bool")},
 }
 
-_FIELD: Final = descriptor_pb2.FieldDescriptorProto
-_SCALARS: Final = {
-    "bool": _FIELD.TYPE_BOOL,
-    "bytes": _FIELD.TYPE_BYTES,
-    "double": _FIELD.TYPE_DOUBLE,
-    "int32": _FIELD.TYPE_INT32,
-}
-
-
-def _message_classes() -> dict[str, Any]:
-    package = "rejoinder.extproc"  # not Envoy's own: these are others
-    file = descriptor_pb2.FileDescriptorProto(name="rejoinder/extproc/wire.proto", package=package, syntax="proto3")
-    for name, fields in _MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for field_name, (number, kind) in fields.items():
-            label = _FIELD.LABEL_REPEATED if kind.startswith("*") else _FIELD.LABEL_OPTIONAL
-            made = message.field.add(name=field_name, number=number, label=label)
-            one = kind.removeprefix("*")
-            if one in _SCALARS:
-                made.type = _SCALARS[one]
-            else:
-                made.type, made.type_name = _FIELD.TYPE_MESSAGE, f".{package}.{one}"
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}")) for name in _MESSAGES
-    }
-
-
-_CLASSES: Final = _message_classes()
+_CLASSES: Final = message_classes("rejoinder.extproc", _MESSAGES)  # not Envoy's own: these are others
 _parse: Final = _CLASSES["ProcessingRequest"].FromString
 _ProcessingResponse: Final = _CLASSES["ProcessingResponse"]
 

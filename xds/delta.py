@@ -32,6 +32,8 @@ class DeltaRequest:
     """The client's id; only the stream's first request is sure to have it."""
     envoy: tuple[int, int] | None = None
     """The client's version, if it is an Envoy and says so; likewise."""
+    access_log: bool = False
+    """Whether it wants an access log; likewise."""
 
 
 SPLITS_SINCE: Final = (1, 40)
@@ -54,7 +56,7 @@ class Incremental(Session):
             What is to be sent and to be known because of it, in order; empty also for a type that is not ours. What
             answers anything but the last response counts for its names only.
         """
-        asked = self._asked(request.type_url, request.node, request.envoy)
+        asked = self._asked(request)
         if asked is None:
             return []
         kind, stream = asked

@@ -1,8 +1,9 @@
 """The control plane: an xDS server that keeps every connected Envoy at the snapshot that was last published.
 
-In go snapshots (`Server.publish`), out come bytes to the Envoys and news to whoever listens. All that is decided about
-one client is decided in `session`; here is the loop around it, and what concerns the clients together: which snapshots
-have been proven, and whether one that was rejected is still given to those who come.
+In go snapshots (`Server.publish`), out come bytes to the Envoys and news to whoever listens, what Envoys have counted
+among it. All that is decided about one client is decided in `session`; here is the loop around it, and what concerns
+the clients together: which snapshots have been proven, and whether one that was rejected is still given to those who
+come.
 
 One event loop, one task for each client. A client that does not read holds up its own task and nothing else, and finds
 the newest snapshot when it reads again.
@@ -20,6 +21,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from rejoinder.xds.counts import SERVICE, Counted, decode
 from rejoinder.xds.delta import DeltaRequest, Incremental
 from rejoinder.xds.listening import listen
 from rejoinder.xds.session import Accepted, Nack, Response, Session, Unable
@@ -100,7 +102,7 @@ class Disconnected:
     peer: str
 
 
-Event = Connected | Disconnected | Accepted | Nack | Unable
+Event = Connected | Disconnected | Accepted | Nack | Unable | Counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +215,8 @@ class Server:
                 for service, named, only in _SERVICES
             )
         )
+        counts: dict[str, Any] = {"Export": grpc.unary_unary_rpc_method_handler(self._take_counts)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, counts),))
         port = listen(server, address)
         await server.start()
         self._grpc = server
@@ -291,6 +295,13 @@ class Server:
                 self._miss(client.session)
                 self._take_back()
                 self._on_event(Disconnected(client.session.node, client.peer))
+
+    async def _take_counts(self, data: bytes, context: Any) -> bytes:
+        try:
+            self._on_event(decode(data))
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "these are no OTLP metrics")
+        return b""
 
     def _learn(self, client: _Client, news: Accepted | Nack | Unable) -> None:
         match news:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from rejoinder.xds.remember import by_identity
 from rejoinder.xds.snapshot import (
@@ -45,6 +45,10 @@ from rejoinder.xds.snapshot import (
     routes_of,
 )
 
+if TYPE_CHECKING:
+    from rejoinder.xds.delta import DeltaRequest
+    from rejoinder.xds.sotw import Request
+
 _TYPES_BY_URL: Final = {kind.url: kind for kind in RESOURCE_TYPES}
 
 _NOTHING: Final[Resources] = {}
@@ -56,6 +60,9 @@ _ROUTING: Final = (ROUTES, VIRTUAL_HOSTS)
 
 MODULE_SINCE: Final = (1, 38)
 """From which version of Envoy on the module is loaded: an earlier one has another interface."""
+
+COUNTS_SINCE: Final = (1, 39)
+"""From which version of Envoy on answers are counted: in an earlier one, nothing bounds the number of counters."""
 
 NO_MODULE: Final = "dynamic module"
 """In the words of an Envoy that cannot load it, or whose module rejects the program: it lacks a Python for it, say."""
@@ -276,6 +283,8 @@ class Session(abc.ABC):
         """The last snapshot of which the client had all that it had asked for by then."""
         self.envoy: tuple[int, int] | None = None
         """Its version, if it is an Envoy and says so."""
+        self._access_log = False
+        """Whether it wants one."""
         self._splits = False
         """Whether the client can take virtual hosts as resources of their own."""
         self._without_module = False
@@ -297,7 +306,9 @@ class Session(abc.ABC):
         old = self.envoy is not None and self.envoy < MODULE_SINCE
         unable = self._without_module or old or target is self._refused_by_module
         form = target.without_module if unable and target.without_module else target
-        return form.split if self._splits and form.split else form
+        form = form.split if self._splits and form.split else form
+        counts = self.envoy is not None and self.envoy >= COUNTS_SINCE
+        return form.logged(counts, self._access_log)
 
     @abc.abstractmethod
     def _distrust(self, stream: Stream, response: Response) -> None:
@@ -307,11 +318,12 @@ class Session(abc.ABC):
         others.
         """
 
-    def _asked(self, type_url: str, node: str, envoy: tuple[int, int] | None) -> tuple[ResourceType, Stream] | None:
+    def _asked(self, request: Request | DeltaRequest) -> tuple[ResourceType, Stream] | None:
         """What a request is about; None: nothing of ours. A service of one type need not be told the type."""
-        self.node = self.node or node
-        self.envoy = self.envoy or envoy
-        kind = self.only if self.only and not type_url else _TYPES_BY_URL.get(type_url)
+        self.node = self.node or request.node
+        self.envoy = self.envoy or request.envoy
+        self._access_log |= request.access_log
+        kind = self.only if self.only and not request.type_url else _TYPES_BY_URL.get(request.type_url)
         if kind is None or (self.only and kind is not self.only):
             return None
         return kind, self._streams[kind]

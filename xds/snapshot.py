@@ -8,10 +8,11 @@ together; nothing here raises.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from rejoinder.xds.protobuf import message_class, varint
@@ -74,6 +75,8 @@ class Resource:
     """The encoded message."""
     references: frozenset[Reference] = field(default=frozenset(), compare=False)
     """What it needs: a listener its route configurations, a route configuration its clusters, and so on."""
+    with_logs: Callable[[bool, bool], bytes] | None = field(default=None, compare=False, repr=False)
+    """Makes the body of a listener with access logs, as for `Snapshot.logged`; None: there are none to be had."""
     version: str = field(init=False)
     """A hash of type, name and body."""
     encoded: bytes = field(init=False, compare=False, repr=False)
@@ -89,6 +92,10 @@ class Resource:
         object.__setattr__(self, "encoded", encoded)
         object.__setattr__(self, "version", _hash([self.name, encoded]))
         object.__setattr__(self, "delta_head", self._delta_head())
+
+    def logged(self, counts: bool, lines: bool) -> Resource:
+        """The same with access logs."""
+        return replace(self, body=self.with_logs(counts, lines)) if self.with_logs else self
 
     def _delta_head(self) -> bytes:
         # In a DeltaDiscoveryResponse, field 2 is a Resource, whose own field 2 is the Any: `encoded`, tag and all. So
@@ -114,6 +121,8 @@ class Snapshot:
     """A hash of everything."""
     _hosts: dict[frozenset[str], Resources] = field(default_factory=dict, init=False, compare=False, repr=False)
     """What `virtual_hosts` has said."""
+    _logged: dict[tuple[bool, bool], Snapshot] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """What `logged` has said."""
 
     def __post_init__(self) -> None:
         by_type: dict[ResourceType, dict[str, Resource]] = {kind: {} for kind in RESOURCE_TYPES}
@@ -136,6 +145,25 @@ class Snapshot:
             found = {name: host for name, host in ours.items() if routes_of(name) in routes}
             self._hosts[routes] = ours if len(found) == len(ours) else found
         return self._hosts[routes]
+
+    def logged(self, counts: bool, lines: bool) -> Snapshot:
+        """The same, with access logs.
+
+        Args:
+            counts: answers are counted.
+            lines: each request is a line on Envoy's standard output.
+        """
+        if not (counts or lines):
+            return self
+        if (counts, lines) not in self._logged:
+            made = copy.copy(self)  # most of it need not be hashed again
+            listeners = {name: each.logged(counts, lines) for name, each in self.by_type[LISTENERS].items()}
+            versions = {**self.versions, LISTENERS: content_version(listeners)}
+            object.__setattr__(made, "by_type", {**self.by_type, LISTENERS: listeners})
+            object.__setattr__(made, "versions", versions)
+            object.__setattr__(made, "version", _hash(versions.values()))
+            self._logged[counts, lines] = made
+        return self._logged[counts, lines]
 
     def check(self) -> tuple[str, ...]:
         """What does not hang together, as one line each; empty if Envoy may have it.

@@ -29,6 +29,8 @@ class Request:
     """The client's id; only the stream's first request is sure to have it."""
     envoy: tuple[int, int] | None = None
     """The client's version, if it is an Envoy and says so; likewise."""
+    access_log: bool = False
+    """Whether it wants an access log; likewise."""
 
 
 class StateOfTheWorld(Session):
@@ -44,7 +46,7 @@ class StateOfTheWorld(Session):
             a request that was overtaken by a response (its nonce is not the last one): the client repeats what it
             wants when it answers that response.
         """
-        asked = self._asked(request.type_url, request.node, request.envoy)
+        asked = self._asked(request)
         if asked is None:
             return []
         kind, stream = asked

@@ -17,6 +17,7 @@ from rejoinder.xds.remember import by_identity
 from rejoinder.xds.session import Response
 from rejoinder.xds.snapshot import Resource
 from rejoinder.xds.sotw import Request
+from rejoinder.xds.translate.ext_proc import METADATA
 
 _DiscoveryRequest: Final = message_class("envoy.service.discovery.v3.DiscoveryRequest")
 _DiscoveryResponse: Final = message_class("envoy.service.discovery.v3.DiscoveryResponse")
@@ -57,6 +58,7 @@ def decode_request(data: bytes) -> Request:
         error=_error(message),
         node=_node(message),
         envoy=_envoy(message.node),
+        access_log=_access_log(message.node),
     )
 
 
@@ -79,6 +81,7 @@ def decode_delta_request(data: bytes) -> DeltaRequest:
         error=_error(message),
         node=_node(message),
         envoy=_envoy(message.node),
+        access_log=_access_log(message.node),
     )
 
 
@@ -103,6 +106,13 @@ def _envoy(node: Any) -> tuple[int, int] | None:
         return None
     version = node.user_agent_build_version.version
     return version.major_number, version.minor_number
+
+
+def _access_log(node: Any) -> bool:
+    """Whether a node wants one: `rejoinder: {access_log: true}` in its metadata."""
+    # Looking a key up in a map of messages would add it.
+    ours = node.metadata.fields[METADATA].struct_value if METADATA in node.metadata.fields else None
+    return ours is not None and "access_log" in ours.fields and ours.fields["access_log"].bool_value
 
 
 def _limit(*names: Sized) -> None:

@@ -23,6 +23,7 @@ from rejoinder.xds.snapshot import (
 )
 from rejoinder.xds.translate import Configuration
 from rejoinder.xds.translate.forwarding import NO_UPSTREAM
+from rejoinder.xds.translate.logs import logged
 from rejoinder.xds.translate.settings import Json
 
 
@@ -46,7 +47,9 @@ def snapshot(configuration: Configuration) -> Snapshot:
 def _resource(kind: ResourceType, message: Json) -> Resource:
     # An extension is for Envoys with clusters of their own.
     references = frozenset() if kind is EXTENSIONS else frozenset(_references(message))
-    return Resource(kind, message["name"], encoder(kind.message)(message), references)
+    encode = encoder(kind.message)
+    with_logs = (lambda counts, lines: encode(logged(message, counts, lines))) if kind is LISTENERS else None
+    return Resource(kind, message["name"], encode(message), references, with_logs)
 
 
 def _references(message: object) -> Iterator[Reference]:

@@ -165,6 +165,11 @@ def rate_limit_override(limits: dict[str, RateLimit]) -> tuple[str, Json]:
     )
 
 
+def marker(rule: str) -> Json:
+    """What a route's metadata says that answers for a rule."""
+    return {"filter_metadata": {METADATA: {"rule": rule}}}
+
+
 def rate_limit_metadata(route: str) -> Json:
     """What a route's metadata says to be counted under the name of the file's route."""
     return {"filter_metadata": {METADATA: {"route": route}}}

@@ -20,7 +20,7 @@ from rejoinder.rules.request import PATH_HEADER
 from rejoinder.xds.plan import PlannedRoute
 from rejoinder.xds.remember import REMEMBERED
 from rejoinder.xds.translate.buckets import Start
-from rejoinder.xds.translate.filters import CORS, Off, rate_limit_metadata, switched_off
+from rejoinder.xds.translate.filters import CORS, Off, marker, rate_limit_metadata, switched_off
 from rejoinder.xds.translate.forwarding import NO_UPSTREAM, cors_policy, header_changes, header_option, route_action
 from rejoinder.xds.translate.settings import Json
 
@@ -82,7 +82,9 @@ def _route(planned: PlannedRoute, off: Off) -> Json:
         overrides[CORS] = cors_policy(planned.action.cors)
     if overrides:
         route["typed_per_filter_config"] = overrides
-    if isinstance(planned.action, Forward) and planned.route and planned.route.rate_limit:
+    if planned.rule:
+        route["metadata"] = marker(planned.rule)
+    elif isinstance(planned.action, Forward) and planned.route and planned.route.rate_limit:
         route["metadata"] = rate_limit_metadata(planned.route.name)
     return route
 

@@ -1,0 +1,80 @@
+"""What Envoys report of the answers that they have counted: OTLP metrics, in the bytes of their requests.
+
+Envoy's OpenTelemetry stats sink sends its counters, as what they have grown by since the last time, to the control
+plane (`rejoinder.envoy.bootstrap`); the access loggers that count are in `logs`. `decode` raises
+`google.protobuf.message.DecodeError` for bytes that are no such request; what is not ours in one is passed over.
+https://opentelemetry.io/docs/specs/otlp/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rejoinder.rules.counts import NONE, Series
+from rejoinder.rules.messages import message_classes
+from rejoinder.xds.translate.logs import ANSWERS, OBSERVED
+
+SERVICE: Final = "opentelemetry.proto.collector.metrics.v1.MetricsService"
+
+_FAILURES: Final = "rejoinder.handler_failures"
+"""The module's own counter."""
+
+_Request: Final = message_classes(
+    "rejoinder.xds",
+    {
+        "ExportMetricsServiceRequest": {"resource_metrics": (1, "*ResourceMetrics")},
+        "ResourceMetrics": {"scope_metrics": (2, "*ScopeMetrics")},
+        "ScopeMetrics": {"metrics": (2, "*Metric")},
+        "Metric": {"name": (1, "bytes"), "sum": (7, "Sum")},
+        "Sum": {"data_points": (1, "*NumberDataPoint")},
+        "NumberDataPoint": {"as_int": (6, "sfixed64"), "attributes": (7, "*KeyValue")},
+        "KeyValue": {"key": (1, "bytes"), "value": (2, "AnyValue")},
+        "AnyValue": {"string_value": (1, "bytes")},
+    },
+)["ExportMetricsServiceRequest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """An Envoy has counted these since the last time."""
+
+    answers: tuple[tuple[Series, int], ...]
+    """What rules have done, and how often."""
+    handler_failures: tuple[tuple[str, int], ...]
+    """In the module, by the rule's name."""
+
+
+def decode(data: bytes) -> Counted:
+    answers, failures = [], []
+    for name, tags, number in _points(_Request.FromString(data)):
+        if name == ANSWERS:
+            answers.append((_series(tags, tags.get("rule", "")), number))
+        elif name == OBSERVED:
+            answers += [
+                (_series(tags, rule)._replace(observed=True), number) for rule in tags.get("rule", "").split(",")
+            ]
+        elif name == _FAILURES:
+            failures.append((tags.get("rule", ""), number))
+    return Counted(tuple(answers), tuple(failures))
+
+
+def _series(tags: Mapping[str, str], rule: str) -> Series:
+    return Series(rule, tags.get("placement", ""), tags.get("original_status") or NONE, tags.get("status", ""))
+
+
+def _points(request: Any) -> Iterator[tuple[str, dict[str, str], int]]:
+    """The name, tags and value of each counter that has changed."""
+    metrics = (
+        each for resource in request.resource_metrics for scope in resource.scope_metrics for each in scope.metrics
+    )
+    for metric in metrics:
+        for point in metric.sum.data_points:
+            if point.as_int > 0:
+                tags = {_text(each.key): _text(each.value.string_value) for each in point.attributes}
+                yield _text(metric.name), tags, point.as_int
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
