@@ -47,5 +47,5 @@ def handler_folders(sources: Iterable[Path]) -> list[Path]:
 
 
 def find_handlers_in(folders: Iterable[Path]) -> None:
-    """Have this process, which answers for ext_proc, find handlers there."""
+    """Have the ext_proc processes, which get the path of this one, find handlers there."""
     sys.path += [str(folder) for folder in folders if str(folder) not in sys.path]

@@ -21,7 +21,7 @@ from rejoinder.cli.control import Control, summary
 from rejoinder.cli.echo import EchoServer
 from rejoinder.cli.serve import shown, started, stop_signal, until
 from rejoinder.envoy.module import library
-from rejoinder.extproc.server import Processor
+from rejoinder.extproc import Workers
 from rejoinder.rules.model import Endpoint, Listener, Ruleset, numbered
 from rejoinder.xds.build import Build
 from rejoinder.xds.translate import Settings
@@ -50,7 +50,7 @@ async def _run(options: argparse.Namespace) -> int:
                 console.say(f"note: answers to upstream statuses come from ext_proc: {chosen.why_not_module}")
             handlers = placement.handler_folders(options.sources)
             placement.find_handlers_in(handlers)
-            processor = Processor()
+            processor = Workers(1)
             ext_proc = Endpoint(_ANY_PORT[0], await started(stack, processor, _ANY_PORT))
             control = Control(
                 options.sources,

@@ -17,7 +17,7 @@ from gateway import SECONDS
 
 from rejoinder.cli import admin, control
 from rejoinder.cli.control import MOST_PRINTED, Control
-from rejoinder.extproc import Processor
+from rejoinder.extproc import Workers
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Endpoint, Ruleset
 from rejoinder.rules.program import Program
@@ -30,7 +30,7 @@ def rule(body: str) -> str:
     return f"rules: [{{name: only, body: {body}}}]\n"
 
 
-class Choosy(Processor):
+class Choosy(Workers):
     """Refuses a program with a rule called `refused`."""
 
     published: Program | None = None
@@ -53,7 +53,7 @@ def choosy(ruleset: Ruleset) -> Ruleset:
 
 @contextlib.asynccontextmanager
 async def following(*sources: Path) -> AsyncIterator[Control]:
-    followed = Control(sources, [], SETTINGS, processor=Choosy(), adjust=choosy)
+    followed = Control(sources, [], SETTINGS, processor=Choosy(1), adjust=choosy)
     followed.start()
     assert followed.current
     task = asyncio.create_task(followed.follow())
