@@ -435,6 +435,8 @@ def _handled(fields: Fields) -> Answer:
 
 
 def _handler(place: Place) -> str:
+    if not place.source.operated:
+        raise place.mistake("a Kubernetes object cannot name a function of this machine: rule files can")
     text = place.string()
     if not HANDLER_NAME.fullmatch(text):
         raise place.expected("a Python function as package.module:function")

@@ -140,7 +140,7 @@ spec:
 ---
 apiVersion: extensions.higress.io/v1alpha1
 kind: WasmPlugin
-metadata: {name: custom-response, namespace: demo}
+metadata: {name: custom-response, namespace: higress-system}
 spec:
   url: oci://example.com/custom-response:1.0.0
   phase: AUTHN
