@@ -23,7 +23,9 @@ PORTS: Final = range(1, 65536)
 
 # Labels of letters, digits and `-`, RFC 1123, section 2.1; and `_`, which is common in container networks.
 HOST_NAME: Final = re.compile(
-    r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*", re.IGNORECASE | re.ASCII
+    r"(?=.{1,253}\Z)"  # as DNS has it, and SNI
+    r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*",
+    re.IGNORECASE | re.ASCII,
 )
 
 _ADDRESS: Final = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*):(?P<port>[0-9]{1,5})")

@@ -10,9 +10,9 @@ from __future__ import annotations
 import functools
 import mimetypes
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 from rejoinder.rules.addresses import HOST_NAME, PORTS, is_ipv6
@@ -23,6 +23,7 @@ from rejoinder.rules.handlers import HANDLER_NAME
 from rejoinder.rules.matching import RegexError, compile_regex
 from rejoinder.rules.model import (
     EVERY_PATH,
+    MAX_TEXT,
     STATUSES,
     WEBSOCKET,
     Answer,
@@ -44,12 +45,20 @@ from rejoinder.rules.model import (
 )
 from rejoinder.rules.request import normalize_path
 
+T = TypeVar("T", bound=Sized)
+
 MAX_BODY_SIZE: Final = 1024 * 1024
 """In bytes. Every Envoy gets every body with each change of its configuration, and keeps it in memory: a larger one is
 a download and belongs on an upstream. (Envoy's own default for a direct response is 4,096.)"""
 
 MAX_HEADER_SIZE: Final = 16384
 """In bytes, for a name or a value: Envoy refuses a `HeaderValue` that is longer."""
+
+MAX_HEADERS: Final = 500
+"""In a list: Envoy refuses a route that adds more than 1,000, which may come from two lists."""
+
+MAX_PARAMETER_SIZE: Final = 1024
+"""In bytes: Envoy refuses a longer name in a `QueryParameterMatcher`."""
 
 MIN_RATE_LIMIT_INTERVAL: Final = 0.05
 """In seconds: Envoy refuses a shorter fill interval of a local rate limit."""
@@ -234,7 +243,7 @@ def redirect_host(place: Place) -> str:
 
 def redirect_path(place: Place) -> str:
     """A path to put into a URL; it may have a query."""
-    text = place.string()
+    text = at_most(place, MAX_TEXT, "bytes", place.string())
     if not text.startswith("/") or _CONTROL.search(text) or " " in text or "#" in text:
         raise place.expected('a path starting with "/", without spaces or "#"')
     return text
@@ -498,7 +507,7 @@ def headers(place: Place) -> tuple[Header, ...]:
         found = [item.attempt(_header_pair, None) for item in place.items()]
     else:
         raise place.expected("a list of name=value, or a mapping")
-    kept = tuple(each for each in found if each is not None)
+    kept = at_most(place, MAX_HEADERS, "headers", tuple(each for each in found if each is not None))
     if sum(each == "content-type" for each, _ in kept) > 1:
         place.error("content-type is given twice")
     return kept
@@ -540,8 +549,8 @@ def _header(place: Place, name: str, value: str) -> Header | None:
         place.warn(f"the header {name} has no effect: Envoy writes its own")
     if _VALUE_CONTROL.search(value):
         raise place.mistake(f"the value of {name} has a line break or control character: {quoted(value)}")
-    if max(len(name), len(value.encode())) > MAX_HEADER_SIZE:
-        raise place.mistake(f"Envoy takes at most {MAX_HEADER_SIZE:,} bytes in a header's name or value")
+    if len(value.encode()) > MAX_HEADER_SIZE:
+        raise place.mistake(f"Envoy takes at most {MAX_HEADER_SIZE:,} bytes in a header's value")
     return name, value
 
 
@@ -549,7 +558,16 @@ def header_name(place: Place, text: str) -> str:
     """A header's name in lower case; the place is for the mistake that it may be."""
     if not _TOKEN.fullmatch(text):
         raise place.mistake(f"expected a header name, got {quoted(text)}")
+    if len(text) > MAX_HEADER_SIZE:
+        raise place.mistake(f"Envoy takes at most {MAX_HEADER_SIZE:,} bytes in a header's name")
     return text.lower()
+
+
+def at_most(place: Place, most: int, what: str, found: T) -> T:
+    """What was found at a place, unless that is more than Envoy takes."""
+    if len(found) > most:
+        raise place.mistake(f"expected at most {most:,} {what}, got {len(found):,}")
+    return found
 
 
 # --- matches ---
@@ -575,9 +593,9 @@ def _request(fields: Fields) -> RequestMatch:
     kind = fields.only_one(*_PATH_KINDS)
     return RequestMatch(
         path=fields.get(kind, PATHS[kind], EVERY_PATH) if kind else EVERY_PATH,
-        methods=fields.get("methods", lambda it: _distinct(it.one_or_more(_method)), ()),
+        methods=fields.get("methods", _methods, ()),
         headers=fields.get("headers", lambda it: _string_matches(it, header_name), ()),
-        query=fields.get("query", lambda it: _string_matches(it, _parameter_name), ()),
+        query=fields.get("query", lambda it: _string_matches(it, parameter_name), ()),
     )
 
 
@@ -610,6 +628,7 @@ def _path(place: Place) -> str:
     text = place.string()
     if not text.startswith("/"):
         raise place.expected('a path starting with "/"')
+    at_most(place, MAX_TEXT, "bytes", text)
     if odd := re.search(r"[?#\s\x00-\x1f\x7f]", text):
         raise place.mistake(f"expected a path without {quoted(odd[0])}, got {quoted(text)}")
     if not text.isascii():
@@ -633,6 +652,12 @@ def regex_text(place: Place) -> str:
     return text
 
 
+def _methods(place: Place) -> tuple[str, ...]:
+    found = _distinct(place.one_or_more(_method))
+    at_most(place, MAX_TEXT, "bytes in all methods together", "|".join(found))
+    return found
+
+
 def _method(place: Place) -> str:
     text = place.string()
     if not _TOKEN.fullmatch(text) or text != text.upper():
@@ -640,9 +665,12 @@ def _method(place: Place) -> str:
     return text
 
 
-def _parameter_name(place: Place, text: str) -> str:
+def parameter_name(place: Place, text: str) -> str:
+    """The name of a query parameter; the place is for the mistake that it may be."""
     if not text or _CONTROL.search(text):
         raise place.mistake(f"expected a parameter name, got {quoted(text)}")
+    if len(text.encode()) > MAX_PARAMETER_SIZE:
+        raise place.mistake(f"Envoy takes at most {MAX_PARAMETER_SIZE:,} bytes in a parameter's name")
     return text
 
 

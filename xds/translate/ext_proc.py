@@ -103,7 +103,7 @@ def _attributes(program: Program) -> list[str]:
         attributes.HOST: known.hosts,
         attributes.ORIGINAL_HOST: known.hosts,
         attributes.ROUTE_NAME: known.routes,
-        **{attributes.HEADER % name: True for name in known.headers},
+        **{attributes.of_header(name): True for name in known.headers},
         attributes.CODE_DETAILS: True,
     }
     return [expression for expression, wanted in asked.items() if wanted]
