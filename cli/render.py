@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from rejoinder.cli import arguments, console, placement
+from rejoinder.cli import arguments, console, handlers
 from rejoinder.envoy.module import library
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     if conditional and settings.conditional is Placement.MODULE:
         variables = " ".join(
             f"{name}={value}"
-            for name, value in library.environment(handlers=placement.handler_folders(options.sources)).items()
+            for name, value in library.environment(handlers=handlers.folders_of(options.sources)).items()
         )
         console.say(f"note: Envoy must be able to load the module; start it with {variables}")
     elif conditional:

@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Protocol
 
-from rejoinder.cli import admin, console, placement
+from rejoinder.cli import admin, console, handlers
 from rejoinder.cli.arguments import Address
 from rejoinder.cli.control import Control, summary
 from rejoinder.envoy.module import library
@@ -34,7 +34,7 @@ async def _run(options: argparse.Namespace) -> int:
         ext_proc_ports=options.workers,
         trusted_ca=options.trusted_ca,
     )
-    placement.find_handlers_in(placement.handler_folders(options.sources))
+    handlers.find_in(handlers.folders_of(options.sources))
     control = Control(options.sources, options.upstream, settings, processor=Workers(options.workers))
     control.start()
     async with contextlib.AsyncExitStack() as stack:

@@ -12,6 +12,7 @@ both placements, so that a handler cannot tell which one it is in. `Handlers` is
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import re
 import threading
@@ -143,7 +144,7 @@ class Handlers:
             try:
                 found: Any = importlib.import_module(module)
                 for attribute in attributes.split("."):
-                    found = getattr(found, attribute)
+                    found = _member(found, attribute)
             except BaseException as error:  # whatever the module's code raises, also to end the process
                 raise HandlerError(f"handler {name}: {_said(error)}") from error
             if not callable(found):
@@ -178,6 +179,16 @@ class Handlers:
             if due:
                 self._logged[name] = now
             return due
+
+
+def _member(thing: Any, name: str) -> Any:
+    if not hasattr(thing, name):
+        close = difflib.get_close_matches(
+            name, [each for each in dir(thing) if callable(getattr(thing, each, None))], 1
+        )
+        hint = f': did you mean "{close[0]}"?' if close else ""
+        raise AttributeError(f'there is no "{name}"{hint}')
+    return getattr(thing, name)
 
 
 def _said(error: BaseException) -> str:

@@ -447,6 +447,9 @@ def _handler(place: Place) -> str:
     if not place.source.operated:
         raise place.mistake("a Kubernetes object cannot name a function of this machine: rule files can")
     text = place.string()
+    if (file := re.fullmatch(r"(?:\./)?(.+)\.py:(\w+)", text)) is not None:
+        written = f"{file[1].replace('/', '.')}:{file[2]}"
+        raise place.mistake(f"expected a Python function as package.module:function: write {quoted(written)}")
     if not HANDLER_NAME.fullmatch(text):
         raise place.expected("a Python function as package.module:function")
     return text

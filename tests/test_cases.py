@@ -440,6 +440,7 @@ MESSAGES = [
     ("rules:\n  - {name: a, respond: {body: x}}", 'unknown field "respond", routes have it'),
     ("upstreams: {a: 'localhost:80'}\nroutes: [{name: a, upstream: a}]", "expected a URL such as"),
     ("rules: {name: a, body: x}", 'got a mapping: begin each entry with "- "'),
+    ("rules: [{enable_on_status: [500], handler: 'a/h.py:f'}]", 'write "a.h:f"'),
     ("rules: [{body: a, match: {headers: {x: {not: v}}}}]", 'unknown field "not"'),
     # And what has no effect, or none that anybody wants: warnings.
     ("rules: [{body: a, match: {prefix: '/api/*'}}]", 'the * in "/api/*" is compared as it stands'),
@@ -483,3 +484,37 @@ def test_check_each_takes_folders_one_by_one(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().err.count("fine: 0 upstreams, 0 routes, 1 rule") == 3
     (tmp_path / "a" / "b" / "rules.yaml").write_text("rules: 7")
     assert main(["check", str(tmp_path), "--each"]) == 1
+
+
+HANDLERS = {
+    "page:show": "",
+    "page:shwo": 'handler page:shwo: AttributeError: there is no "shwo": did you mean "show"?',
+    "pgae:show": "No module named 'pgae': did you mean \"page\"?",
+    "page:Class.method": "",
+    "ends:show": "SystemExit: 3",
+    "dies:show": "handler dies:show: its import ends the process",
+    "page:number": "expected a function, got int",
+}
+
+
+def test_check_says_which_handlers_are_not_there(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "page.py").write_text(
+        "print('noise')\nnumber = 1\ndef show(request, response): ...\nclass Class:\n    def method(): ..."
+    )
+    (tmp_path / "ends.py").write_text("raise SystemExit(3)")
+    (tmp_path / "dies.py").write_text("import os\nos._exit(0)")
+    rules = "".join(
+        f"- {{match: {{path: /{at}}}, enable_on_status: [503], handler: '{name}'}}\n"
+        for at, name in enumerate(HANDLERS)
+    )
+    (tmp_path / "rules.yaml").write_text(f"rules:\n{rules}")
+    assert main(["check", str(tmp_path)]) == 0
+    said = capfd.readouterr()
+    lines = said.out.splitlines()
+    wanted = [(at + 2, message) for at, message in enumerate(HANDLERS.values()) if message]
+    assert len(lines) == len(wanted)
+    for line, (number, message) in zip(lines, wanted, strict=True):
+        assert f"rules.yaml:{number}: warning: " in line
+        assert message in line
+    assert "noise" in said.err, "what a module prints is no part of the report"
+    assert main(["check", str(tmp_path), "--strict"]) == 1
