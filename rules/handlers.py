@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rejoinder.rules.answers import Reply, reply
-from rejoinder.rules.model import STATUSES, Answer, Header
+from rejoinder.rules.model import MAX_HEADERS, STATUSES, Answer, Header
 from rejoinder.rules.request import host_of
 
 __all__ = [
@@ -41,6 +41,10 @@ __all__ = [
 
 HANDLER_NAME: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 """`package.module:function`"""
+
+MAX_HEADER_BYTES: Final = 60 * 1024
+"""In all names and values of a reply. Envoy sends an empty 500 in place of megabytes, and few clients take more than
+this, which is Envoy's own limit for what it reads."""
 
 LOG_SECONDS: Final = 60.0
 """A handler that fails is logged once in this time: it may fail for every request."""
@@ -206,6 +210,10 @@ def _checked(made: object) -> Reply | None:
     if not isinstance(made.body, bytes):
         raise TypeError(f"expected a body of bytes, got {type(made.body).__name__}")
     headers = tuple(checked_header(name, value) for name, value in made.headers)
+    if len(headers) > MAX_HEADERS:
+        raise ValueError(f"expected at most {MAX_HEADERS} headers, got {len(headers):,}")
+    if (size := sum(len(name) + len(value.encode()) for name, value in headers)) > MAX_HEADER_BYTES:
+        raise ValueError(f"expected headers of at most {MAX_HEADER_BYTES:,} bytes, got {size:,}")
     # As every other answer becomes a reply: with a content-type, and without a body where there cannot be one.
     return reply(Answer(int(made.status), headers, made.body), made.status)
 

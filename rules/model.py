@@ -34,6 +34,9 @@ RUNTIME: Final = {
 """`layered_runtime` of an Envoy, which by itself takes 100 instructions: a UUID has 72. Twice the limit, as versions of
 RE2 differ."""
 
+MAX_HEADERS: Final = 500
+"""In a list: Envoy refuses a route that adds more than 1,000, which may come from two lists."""
+
 MAX_TEXT: Final = 4096
 """In bytes, for a path and whatever else becomes a regular expression in Envoy: each takes an instruction."""
 

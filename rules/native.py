@@ -23,6 +23,7 @@ from rejoinder.rules.handlers import HANDLER_NAME
 from rejoinder.rules.matching import RegexError, compile_regex
 from rejoinder.rules.model import (
     EVERY_PATH,
+    MAX_HEADERS,
     MAX_TEXT,
     STATUSES,
     WEBSOCKET,
@@ -53,9 +54,6 @@ a download and belongs on an upstream. (Envoy's own default for a direct respons
 
 MAX_HEADER_SIZE: Final = 16384
 """In bytes, for a name or a value: Envoy refuses a `HeaderValue` that is longer."""
-
-MAX_HEADERS: Final = 500
-"""In a list: Envoy refuses a route that adds more than 1,000, which may come from two lists."""
 
 MAX_PARAMETER_SIZE: Final = 1024
 """In bytes: Envoy refuses a longer name in a `QueryParameterMatcher`."""

@@ -19,8 +19,7 @@ from rejoinder import envoy
 from rejoinder.rules.kubernetes.http_route import MAX_ORIGIN
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.matching import RegexError, compile_regex
-from rejoinder.rules.model import MAX_TEXT, Answer, Endpoint, Ruleset
-from rejoinder.rules.native import MAX_HEADERS
+from rejoinder.rules.model import MAX_HEADERS, MAX_TEXT, Answer, Endpoint, Ruleset
 from rejoinder.xds.plan import plan
 from rejoinder.xds.translate import Settings, static_bootstrap, translate
 

@@ -35,6 +35,7 @@ from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault
 from rejoinder.rules.model import (
     EVERY_PATH,
     EVERY_REQUEST,
+    MAX_HEADERS,
     STATUSES,
     UNCHANGED,
     Answer,
@@ -54,7 +55,6 @@ from rejoinder.rules.model import (
 )
 from rejoinder.rules.native import (
     MAX_HEADER_SIZE,
-    MAX_HEADERS,
     PATHS,
     at_most,
     domains,
