@@ -16,7 +16,7 @@ from rejoinder.cli import main
 from rejoinder.cli.up import _elsewhere
 from rejoinder.rules.answers import claims
 from rejoinder.rules.load import Loaded, load
-from rejoinder.rules.model import Answer, Forward, Redirect, Route
+from rejoinder.rules.model import Answer, Endpoint, Forward, Redirect, Route, Upstream, UpstreamTls
 
 GATEWAY = """
 apiVersion: gateway.networking.k8s.io/v1
@@ -273,6 +273,48 @@ def test_h01_a_route_of_the_console_goes_to_its_destination(
     missing = loaded(tmp_path, text)
     assert "ResolvedRefs=False (BackendNotFound)" in complaints(missing)[0]
     assert isinstance(routes(missing)[0].action, Answer)
+
+
+REGISTRIES = """
+---
+apiVersion: networking.higress.io/v1
+kind: McpBridge
+metadata: {name: default, namespace: higress-system}
+spec:
+  registries:
+  - {type: static, name: legacy, domain: "10.0.0.1:80,10.0.0.2:81", port: 80}
+  - {type: dns, name: far, domain: far.test, port: 443, protocol: HTTPS, sni: near.test}
+"""
+
+
+@pytest.mark.parametrize(
+    ("destination", "upstream"),
+    [
+        ("legacy.static:80", Upstream("legacy", (Endpoint("10.0.0.1", 80), Endpoint("10.0.0.2", 81)))),
+        (
+            "far.dns:443",
+            Upstream("far", (Endpoint("far.test", 443),), tls=True, tls_options=UpstreamTls(sni="near.test")),
+        ),
+    ],
+)
+def test_h01_a_registry_says_where_its_service_is(tmp_path: Path, destination: str, upstream: Upstream) -> None:
+    annotation = f'higress.io/destination: "{destination}"'
+    text = REGISTRIES + ingress("higress-system/r", host="a.test", backend=BRIDGE, annotations=annotation)
+    found = loaded(tmp_path, text)
+    assert complaints(found) == []
+    assert found.ruleset is not None
+    assert found.ruleset.upstreams == (upstream,)
+    (given,) = loaded(tmp_path, text, **{upstream.name: "http://127.0.0.1:1"}).ruleset.upstreams  # type: ignore[union-attr]
+    assert given.endpoints == (Endpoint("127.0.0.1", 1),), "the command line comes first"
+    elsewhere = loaded(tmp_path, text.replace("name: default, namespace: higress-system", "name: default"))
+    assert "it has to be in higress-system" in complaints(elsewhere)[0]
+    assert isinstance(routes(elsewhere)[0].action, Answer)
+
+
+@pytest.mark.parametrize("domain", ["10.0.0.1", "a.test:80x", "10.0.0.1:80,", "10.0.0.1:70000", ""])
+def test_a_registry_without_usable_addresses_is_an_error(tmp_path: Path, domain: str) -> None:
+    text = REGISTRIES.replace("10.0.0.1:80,10.0.0.2:81", domain)
+    assert "domain: expected addresses such as" in complaints(loaded(tmp_path, text))[0]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from rejoinder.rules.model import Position, Route
 from rejoinder.rules.problem import Problem, Severity
 
 DEFAULT_NAMESPACE: Final = "default"
+SYSTEM_NAMESPACE: Final = "higress-system"
+"""Where Higress is: objects that are about all requests are its operator's, and stand here."""
 
 # RFC 1123 subdomain, https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")

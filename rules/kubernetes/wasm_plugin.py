@@ -20,15 +20,22 @@ from rejoinder.rules.document import List, quoted
 from rejoinder.rules.fields import Fields, Place
 from rejoinder.rules.kubernetes.cluster import Cluster, invalid, named_by_higress
 from rejoinder.rules.kubernetes.known import WASM_PLUGIN, check, spec_of
-from rejoinder.rules.kubernetes.objects import Key, Object, alone, items, member, namespace_of, open_fields
+from rejoinder.rules.kubernetes.objects import (
+    SYSTEM_NAMESPACE,
+    Key,
+    Object,
+    alone,
+    items,
+    member,
+    namespace_of,
+    open_fields,
+)
 from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault, Status, condition
 from rejoinder.rules.model import Forward, Route, Rule, Scope
 from rejoinder.rules.native import ANSWER_FIELDS, domains, scope_answers
 from rejoinder.rules.problem import Problem, Severity
 
 PLUGIN: Final = "custom-response"
-SYSTEM_NAMESPACE: Final = "higress-system"
-"""Whose plug-ins are about all requests."""
 
 
 @dataclass(slots=True)
