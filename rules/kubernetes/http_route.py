@@ -345,8 +345,10 @@ class _RuleReader:
             self._fault(place, UNSUPPORTED_VALUE, message)
         if filters.responses:
             if "content-type" in filters.response_headers.remove:
-                note = f"{self._route.title}: {place.path}: content-type is not removed: an answer with a body has one"
-                self.notes.append(Problem(place.position, note, Severity.WARNING))
+                text = "content-type is not removed: Envoy gives one to every answer of its own that has a body"
+                self.notes.append(
+                    Problem(place.position, f"{self._route.title}: {place.path}: {text}", Severity.WARNING)
+                )
             return _with_headers(filters.responses[0], filters.response_headers)
         if filters.redirect:
             return filters.redirect
