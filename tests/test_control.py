@@ -156,7 +156,8 @@ def test_a_load_that_fails_before_it_has_read_anything_is_tried_again(
 
 def test_what_manifests_said_is_known_after_a_mistake_of_ours(tmp_path: Path) -> None:
     plugin = (
-        "apiVersion: extensions.higress.io/v1alpha1\nkind: WasmPlugin\nmetadata: {name: page, namespace: x}\n"
+        "apiVersion: extensions.higress.io/v1alpha1\nkind: WasmPlugin\n"
+        "metadata: {name: page, namespace: higress-system}\n"
         "spec: {url: 'oci://x/custom-response', defaultConfig: {body: first}}\n"
     )
     rules, manifest = tmp_path / "rules.yaml", tmp_path / "plugin.yaml"

@@ -20,8 +20,8 @@ from rejoinder.rules.kubernetes.http_route import MAX_ORIGIN
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.matching import RegexError, compile_regex
 from rejoinder.rules.model import MAX_HEADERS, MAX_TEXT, Answer, Endpoint, Ruleset
-from rejoinder.xds.plan import plan
-from rejoinder.xds.translate import Settings, static_bootstrap, translate
+from rejoinder.xds.build import build
+from rejoinder.xds.translate import Settings, static_bootstrap
 
 COPIES: Final = 8
 """Of the manifests, in one Envoy."""
@@ -108,7 +108,7 @@ def _numbered(entry: Any, number: int, chance: random.Random) -> Any:
 def takes(ruleset: Ruleset | None, folder: Path) -> str:
     """What Envoy says about a configuration; empty: it takes it."""
     assert ruleset is not None
-    made = static_bootstrap(translate(ruleset, plan(ruleset), Settings(Endpoint("127.0.0.1", 1))))
+    made = static_bootstrap(build(ruleset, Settings(Endpoint("127.0.0.1", 1))).configuration)
     file = folder / "envoy.json"
     file.write_text(json.dumps(made))
     command = [str(envoy.find().path), "-c", str(file), "--mode", "validate", "--log-level", "error"]
