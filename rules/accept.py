@@ -80,7 +80,7 @@ def _best(offers: Sequence[Offer], accept: bytes, accept_language: bytes) -> int
 
 
 def _qualities(offered: Sequence[str], header: bytes, specificity: Callable[[_Range, str], int]) -> Sequence[int]:
-    ranges = [found for each in _SPLIT.findall(header) if (found := _parsed(each))]
+    ranges = [parsed for each in _SPLIT.findall(header) if (parsed := _parsed(each))]
     found = [_quality(ranges, each, specificity) if each else 0 for each in offered]
     highest = max(found, default=0)
     return [quality if each and highest else highest or _WHOLE for each, quality in zip(offered, found, strict=True)]
