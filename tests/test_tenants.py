@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_cases import GATEWAY, complaints, http_route, ingress, loaded, routes, service, wasm_plugin
+from test_cases import BRIDGE, GATEWAY, complaints, http_route, ingress, loaded, routes, service, wasm_plugin
+
+from rejoinder.rules.model import Forward
 
 SECRET = "{body_file: /etc/passwd}"
 FUNCTION = "{handler: 'os:getcwd', enable_on_status: [5xx]}"
@@ -98,3 +100,13 @@ def test_two_ingresses_of_one_host_are_of_the_same_kind(tmp_path: Path) -> None:
     assert "Ingress team-b/web rule 0 path 0 gets no request for a.test: Ingress team-a/web" in complaint
     same = text.replace("namespace: team-b", "namespace: team-a").replace("name: web", "name: other", 1)
     assert complaints(loaded(tmp_path, same, **given)) == [], "within a namespace, that is its own matter"
+
+
+@pytest.mark.parametrize(("namespace", "leads"), [("higress-system", True), ("team-b", True), ("team-a", False)])
+def test_an_ingress_leads_to_services_of_its_own_namespace(tmp_path: Path, namespace: str, leads: bool) -> None:
+    annotation = 'higress.io/destination: "web.team-b.svc.cluster.local:80"'
+    text = ingress(f"{namespace}/r", host="a.test", backend=BRIDGE, annotations=annotation)
+    found = loaded(tmp_path, text, **{"team-b/web:80": "http://127.0.0.1:1"})
+    (route,) = routes(found)
+    assert isinstance(route.action, Forward) is leads
+    assert bool(complaints(found)) is not leads
