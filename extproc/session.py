@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rejoinder.extproc.wire import (
-    DETAILS,
     PASS_REQUEST,
     Message,
     RequestHeaders,
@@ -33,8 +32,9 @@ from rejoinder.rules.answers import Choice, Reply
 from rejoinder.rules.attributes import CODE_DETAILS, FINAL_DETAILS, ROUTE_NAME, request_of
 from rejoinder.rules.handlers import HandlerError
 from rejoinder.rules.model import Header
+from rejoinder.rules.names import DETAILS
 from rejoinder.rules.program import Program, compile_rules
-from rejoinder.rules.request import Request, host_of
+from rejoinder.rules.request import of_headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Session:
 
     def _on_request(self, message: RequestHeaders) -> tuple[State, Output]:
         route = message.attributes.get(ROUTE_NAME) or None
-        choice = self._rules.program.on_request(_request(message.headers), route)
+        choice = self._rules.program.on_request(of_headers(message.headers), route)
         if choice is not None:
             return State.DONE, Output(self._rules.ready(choice, 0), rule=choice.rule)
         if not self._rules.program.has_handlers:
@@ -136,7 +136,7 @@ class Session:
         if details in FINAL_DETAILS or details.startswith(DETAILS):
             return State.DONE, Output()  # the last: a rule has answered it already
         asked = self._asked
-        request = request_of(message.attributes) if asked is None else _request(asked.headers)
+        request = request_of(message.attributes) if asked is None else of_headers(asked.headers)
         route = (message if asked is None else asked).attributes.get(ROUTE_NAME) or None
         choice = self._rules.program.on_status(request, route, message.status)
         if choice is None:
@@ -165,19 +165,3 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Message], Step]]] = {
 def _readable(headers: tuple[Header, ...]) -> tuple[Header, ...]:
     # Handlers get text that can be encoded again: a replacement character for what is no UTF-8.
     return tuple((name, value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")) for name, value in headers)
-
-
-def _request(headers: tuple[Header, ...]) -> Request:
-    """The request of its headers. The path is what this Envoy makes of it: nothing is normalized here."""
-    pseudo = dict(header for header in headers if header[0][:1] == ":")
-    authority = pseudo.get(":authority", "")
-    path, mark, query = pseudo.get(":path", "").partition("?")
-    return Request(
-        method=pseudo.get(":method", ""),
-        host=host_of(authority),
-        path=path,
-        query=query if mark else None,
-        headers=handlers.regular(headers),
-        scheme=pseudo.get(":scheme", "http"),
-        authority=authority,
-    )

@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from rejoinder.rules.http import BODILESS
 from rejoinder.rules.model import STATUSES, Answer, Header, Rule, StatusPattern
-
-BODILESS: Final = (204, 304)
-"""Final statuses that never have content (RFC 9110, sections 15.3.5 and 15.4.5)."""
 
 _REMEMBERED: Final = 1 << 15
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rejoinder.rules.answers import Choice, Reply, claims, reply
+from rejoinder.rules.http import split_port
 from rejoinder.rules.matching import domains_cover, fits
 from rejoinder.rules.model import Answer, PathKind, Redirect, Route, Rule, Ruleset, Scope
 from rejoinder.rules.request import Request
@@ -114,11 +115,9 @@ def redirect(route: Route, action: Redirect, request: Request) -> Reply:
 
 def _redirect_host(request: Request, scheme: str, port: int | None) -> str:
     # The port in Host stays, unless the redirect names another, or it is the own port of a scheme that does not stay.
-    host, colon, old = request.authority.rpartition(":")
+    host, old = split_port(request.authority)
     left_behind = scheme != request.scheme and (request.scheme, old) in (("http", "80"), ("https", "443"))
-    if colon and "]" not in old and (port or left_behind):
-        return host
-    return request.authority
+    return host if port or left_behind else request.authority
 
 
 def _redirect_target(route: Route, action: Redirect, request: Request) -> str:

@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from rejoinder.rules.answers import BODILESS, claims, reply
+from rejoinder.rules.answers import claims, reply
+from rejoinder.rules.http import BODILESS
 from rejoinder.rules.model import EVERY_PATH, STATUSES, Answer, PathKind, Rule, StringKind, StringMatch
 from rejoinder.rules.program import Program
 
