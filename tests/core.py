@@ -11,13 +11,13 @@ from typing import Any, Final
 
 import pytest
 
+from rejoinder.envoy.module.build import PURE
+from rejoinder.rules.answers import Reply
 from rejoinder.rules.matching import compile_regex
+from rejoinder.rules.request import LOCAL, Request, Response
 
 HARNESS: Final = Path(__file__).parent / "harness"
 SOURCES: Final = Path(__file__).parent.parent / "envoy" / "module"
-
-PROGRAM: Final = ("reader.c", "index.c", "request.c", "program.c", "ask.c")
-"""What neither Envoy nor Python is needed for."""
 
 SANITIZERS: Final = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
@@ -32,21 +32,12 @@ def compiled(target: Path, sources: Sequence[Path], *options: str, compiler: str
 
 
 def of_core(*names: str) -> list[Path]:
-    """Source files of the core."""
-    return [SOURCES / name for name in names]
+    """Source files of the core: what neither Envoy nor Python is needed for, and these."""
+    return [SOURCES / name for name in (*PURE, *names)]
 
 
 class _Buffer(ctypes.Structure):
     _fields_ = (("ptr", ctypes.c_char_p), ("length", ctypes.c_size_t))
-
-
-class _Header(ctypes.Structure):
-    _fields_ = (
-        ("name", ctypes.POINTER(ctypes.c_char)),
-        ("name_length", ctypes.c_size_t),
-        ("value", ctypes.POINTER(ctypes.c_char)),
-        ("value_length", ctypes.c_size_t),
-    )
 
 
 class _Text(ctypes.Structure):
@@ -58,10 +49,22 @@ class _Text(ctypes.Structure):
         return self.ptr[: self.length] if self.length else b""
 
 
+class _Header(ctypes.Structure):
+    _fields_ = (("name", _Text), ("value", _Text))
+
+
+class _GivenHeader(ctypes.Structure):
+    _fields_ = (("name", _Buffer), ("value", _Buffer))
+
+
 class _Reply(ctypes.Structure):
+    """Its beginning."""
+
     _fields_ = (
         ("status", ctypes.c_uint32),
+        ("passes", ctypes.c_bool),
         ("by_handler", ctypes.c_bool),
+        ("is_fixed", ctypes.c_bool),
         ("empty_values", ctypes.c_bool),
         ("handler", ctypes.c_uint32),
         ("rule", _Text),
@@ -90,6 +93,27 @@ class _Line(ctypes.Structure):
     _fields_ = (("name", ctypes.c_uint32), ("value", _Buffer))
 
 
+class _Arrived(ctypes.Structure):
+    _fields_ = (
+        ("method", _Buffer),
+        ("scheme", _Buffer),
+        ("authority", _Buffer),
+        ("path", _Buffer),
+        ("client", _Buffer),
+        ("lines", ctypes.POINTER(_Line)),
+        ("line_count", ctypes.c_size_t),
+    )
+
+
+class _Response(ctypes.Structure):
+    _fields_ = (
+        ("status", ctypes.c_uint32),
+        ("is_local", ctypes.c_bool),
+        ("headers", ctypes.POINTER(_GivenHeader)),
+        ("header_count", ctypes.c_size_t),
+    )
+
+
 _NUMBER = ctypes.POINTER(ctypes.c_uint32)
 _REASON = ctypes.POINTER(_Failure)
 _MAKE = ctypes.CFUNCTYPE(ctypes.c_bool, _Text, _NUMBER, _REASON)
@@ -105,16 +129,16 @@ def library(path: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(path))
     for name in ("program_read", "request_new"):
         getattr(loaded, name).restype = ctypes.c_void_p
-    for name in ("program_on_request", "program_on_status"):
+    for name in ("program_on_request", "program_on_status", "reply_make"):
         getattr(loaded, name).restype = ctypes.POINTER(_Reply)
     loaded.program_headers.restype = ctypes.POINTER(_Text)
-    for name in ("program_open", "program_names", "program_needs_request", "program_needs_routes"):
-        getattr(loaded, name).restype = ctypes.c_bool
+    loaded.program_open.restype = ctypes.c_bool
     return loaded
 
 
-def _buffer(text: bytes) -> _Buffer:
-    return _Buffer(text, len(text))
+def _buffer(text: str | bytes) -> _Buffer:
+    data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+    return _Buffer(data, len(data))
 
 
 class RejectedError(Exception):
@@ -151,39 +175,58 @@ class Core:
     def close(self) -> None:
         self._loaded.program_free(ctypes.c_void_p(self._program))
 
-    def ask(
-        self, method: str, authority: str, target: str, headers: Sequence[tuple[str, str]], route: str, status: int
-    ) -> tuple[str, int, tuple[tuple[str, str], ...], bytes] | None:
-        """Rule, status (0: the upstream's), headers and body of the reply; `status` 0: before there is a response."""
-        program = ctypes.c_void_p(self._program)
+    def ask(self, request: Request, route: str, response: Response | None, now: int = 0) -> tuple[str, Reply] | None:
+        """The rule that answers, and the reply; one of status 0 and nothing else: a handler makes it.
+
+        Args:
+            response: None: there is none yet.
+            now: seconds since 1970.
+        """
+        loaded, program = self._loaded, ctypes.c_void_p(self._program)
+        taken = ctypes.c_void_p(loaded.request_new(program, ctypes.byref(self._arrived(request))))
+        answered = None if response is None else ctypes.byref(_response(response))
+        asked = (taken, _buffer(route))
+        if response is None:
+            found = loaded.program_on_request(program, *asked)
+        else:
+            found = loaded.program_on_status(program, *asked, answered)
+        made = None
+        if found and not (found[0].by_handler or found[0].is_fixed):
+            made = loaded.reply_make(program, found, *asked, answered, ctypes.c_long(now))
+        _FREE(taken)
+        said = _reply(found[0], made[0] if made else found[0], response.status if response else 0) if found else None
+        loaded.reply_free(made)
+        return said
+
+    def _arrived(self, request: Request) -> _Arrived:
         count = ctypes.c_size_t()
-        names = self._loaded.program_headers(program, ctypes.byref(count))
+        names = self._loaded.program_headers(ctypes.c_void_p(self._program), ctypes.byref(count))
+        authority = request.authority or request.host
         lines = [
-            _Line(number, _buffer(value.encode("utf-8", "surrogateescape")))
+            _Line(number, _buffer(value))
             for number in range(count.value)
-            for name, value in ((":authority", authority), *headers)
+            for name, value in ((":authority", authority), *request.headers)
             if name.encode() == bytes(names[number])
         ]
-        request = self._loaded.request_new(
-            program,
-            *(_buffer(text.encode()) for text in (method, authority, target)),
-            (_Line * len(lines))(*lines),
-            ctypes.c_size_t(len(lines)),
-        )
-        asked = (program, ctypes.c_void_p(request), _buffer(route.encode()))
-        if status:
-            found = self._loaded.program_on_status(*asked, ctypes.c_uint32(status))
-        else:
-            found = self._loaded.program_on_request(*asked)
-        _FREE(ctypes.c_void_p(request))
-        if not found:
-            return None
-        made = found[0]
-        sent = tuple(
-            (each.name[: each.name_length].decode(), each.value[: each.value_length].decode())
-            for each in made.headers[: made.header_count]
-        )
-        return bytes(made.rule).decode(), made.status, sent, bytes(made.body)
+        client = f"[{request.client}]:1" if ":" in request.client else f"{request.client}:1"
+        texts = (request.method, request.scheme, authority, request.target, client)
+        return _Arrived(*map(_buffer, texts), (_Line * len(lines))(*lines), len(lines))
+
+
+def _response(response: Response) -> _Response:
+    headers = [_GivenHeader(_buffer(name), _buffer(value)) for name, value in response.headers]
+    return _Response(
+        response.status, response.source == LOCAL, (_GivenHeader * len(headers))(*headers), len(headers)
+    )
+
+
+def _reply(found: _Reply, made: _Reply, status: int) -> tuple[str, Reply]:
+    rule = bytes(found.rule).decode()
+    if found.by_handler:
+        return rule, Reply(0, (), b"")
+    headers = [(bytes(each.name), bytes(each.value)) for each in made.headers[: made.header_count]]
+    sent = tuple((name.decode(), value.decode("utf-8", "surrogateescape")) for name, value in headers)
+    return rule, Reply(made.status or status, sent, bytes(made.body))
 
 
 _FREE = ctypes.CDLL(None).free

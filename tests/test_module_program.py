@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import datetime
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import core
@@ -14,62 +16,168 @@ import pytest
 from core import Core, RejectedError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_differential import NAMES, SENT, rule_files
 from test_differential import requests as requests_strategy
-from test_differential import rule_files
-from test_program import meant, rules_of
+from test_program import rules_of
 
-from rejoinder.rules.answers import Choice
+from rejoinder.rules.answers import Asked, Choice, Reply
+from rejoinder.rules.decide import NO_ROUTE_STATUS, decide
+from rejoinder.rules.model import Answer, Rule, Ruleset, Scope, StringKind, StringMatch, Variant
 from rejoinder.rules.program import compile_rules
 from rejoinder.rules.program_bytes import encode
-from rejoinder.rules.request import Request
+from rejoinder.rules.request import LOCAL, UPSTREAM, Request, Response
+from rejoinder.rules.template import NAMES as VARIABLES
+from rejoinder.rules.template import Name
 
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     target = tmp_path_factory.mktemp("core") / "libprogram.so"
-    return core.library(core.compiled(target, core.of_core(*core.PROGRAM), "-shared", "-fPIC", "-O2"))
+    return core.library(core.compiled(target, core.of_core(), "-shared", "-fPIC", "-O2"))
 
 
 def reads(loaded: ctypes.CDLL, data: bytes) -> closing[Core]:
     return closing(Core(loaded, data))
 
 
-def said(asked: Core, request: Request, route: str, status: int) -> tuple[Any, Any]:
-    values = (request.method, request.authority or request.host, request.target, request.headers, route)
-    at_once = asked.ask(*values, 0)
-    return at_once, None if at_once else asked.ask(*values, status)
+# --- rules with all that there is ---
+
+CLIENTS = ("192.0.2.7", "192.0.3.7", "2001:db8::7", "::ffff:192.0.2.9", "fe80::1%eth0", "")
+NETWORKS = ("192.0.2.0/24", "192.0.2.7/32", "0.0.0.0/0", "2001:db8::/33", "::/0", "2001:db8::7/128", "fe80::/10")
+RESPONSE_NAMES = ("x-a", "x-kept", "content-type", "content-length", "retry-after")
+ACCEPTED = ("text/html", "*/*;q=0.1", "application/json, text/*;q=0.5", "text/html;q=0", "nonsense")
+LANGUAGES = ("de", "en-GB, de;q=0.3", "*", "fr")
+ARGUMENTS = {Name.REQUEST_HEADER: (*NAMES, "host", "none"), Name.REQUEST_QUERY: ("q", "r")}
+
+texts = st.sampled_from(("", "text", "<b>", "{{ ", "é"))
+variables = st.builds(
+    lambda name, argument, escape: f"{{{{ {name}{argument[VARIABLES[name]]}{escape} }}}}",
+    st.sampled_from(list(VARIABLES)),
+    st.fixed_dictionaries(
+        {name: st.sampled_from(ARGUMENTS.get(name, ("",))).map(lambda text: text and f".{text}") for name in Name}
+    ),
+    st.sampled_from(("", "", " | raw", " | html", " | json", " | urlencode")),
+)
+templates = st.lists(st.one_of(variables, texts.filter(lambda text: "{" not in text)), max_size=4).map("".join)
+tests = st.lists(
+    st.tuples(
+        st.sampled_from(RESPONSE_NAMES),
+        st.builds(StringMatch, st.sampled_from((StringKind.EXACT, StringKind.CONTAINS)), st.sampled_from(("1", "x"))),
+    ),
+    max_size=1,
+).map(tuple)
+clients = st.lists(st.sampled_from(NETWORKS), max_size=2).map(tuple)
 
 
-def sent(choice: Choice | None, status: int) -> Any:
-    """What the core should say for what `decide` has chosen."""
+@st.composite
+def variants(draw: st.DrawFn) -> tuple[Variant, ...]:
+    made = st.builds(
+        Variant,
+        content_type=st.sampled_from(("text/html", "application/json", "text/plain; charset=utf-8")),
+        language=st.sampled_from(("", "de", "en")),
+        body=templates.map(str.encode),
+        template=st.booleans(),
+    )
+    return tuple(draw(st.lists(made, max_size=3)))
+
+
+@st.composite
+def grown_answers(draw: st.DrawFn, answer: Answer) -> Answer:
+    """An answer with what test_differential does not know of."""
+    if answer.enable_on_status and draw(st.integers(0, 5)) == 0:
+        return replace(answer, passes=True)
+    if draw(st.booleans()):
+        answer = replace(answer, keep_headers=draw(st.sampled_from((("x-kept",), ("*",), ("x-*", "retry-after")))))
+    if draw(st.booleans()):
+        answer = replace(answer, variants=draw(variants()))
+    if draw(st.booleans()):
+        headers = tuple((name, draw(templates)) for name, _ in answer.headers if name != "content-type")
+        answer = replace(answer, template=True, headers=headers, body=draw(templates).encode())
+    return answer
+
+
+@st.composite
+def grown_rules(draw: st.DrawFn) -> tuple[Rule, ...]:
+    """Rules with all that there is."""
+    rules = rules_of(draw(rule_files()))
+    scopes = [rule.scope for rule in rules]
+
+    def grown(scope: Scope) -> Scope:
+        return replace(scope, clients=draw(clients), response_headers=draw(tests))
+
+    return tuple(
+        replace(
+            rule,
+            answers=() if rule.final and draw(st.booleans()) else tuple(map(draw, map(grown_answers, rule.answers))),
+            scope=grown(rule.scope) if draw(st.booleans()) else rule.scope,
+            source=draw(st.sampled_from(("", "", "", UPSTREAM, LOCAL))),
+            unless=draw(st.none() | st.sampled_from(scopes).map(grown)),
+        )
+        for rule in rules
+    )
+
+
+@st.composite
+def grown_requests(draw: st.DrawFn) -> Request:
+    request, _, _ = draw(requests_strategy())
+    more = {"accept": ACCEPTED, "accept-language": LANGUAGES, "x-request-id": ("id",), "x-a": SENT}
+    lines = [(name, draw(st.sampled_from(more[name]))) for name in draw(st.lists(st.sampled_from(list(more))))]
+    return replace(
+        request,
+        headers=(*(line for line in request.headers if line[0] != "accept" or draw(st.booleans())), *lines),
+        scheme=draw(st.sampled_from(("http", "https"))),
+        client=draw(st.sampled_from(CLIENTS)),
+    )
+
+
+responses = st.builds(
+    Response,
+    st.sampled_from((100, 199, 200, 201, 204, 302, 304, 404, 418, 429, 500, 502, 503, 599)),
+    st.lists(st.tuples(st.sampled_from(RESPONSE_NAMES), st.sampled_from(("1", "x1", "", "é"))), max_size=3).map(tuple),
+    st.sampled_from((UPSTREAM, LOCAL)),
+)
+NOW = 1_800_000_000
+
+
+def meant(rules: tuple[Rule, ...], request: Request, route: str, response: Response) -> list[Any]:
+    """What `decide` says about a request, and about a response if it says nothing."""
+    decision = decide(Ruleset(rules=rules), request, route_name=route)
+    time = datetime.datetime.fromtimestamp(NOW, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    asked = Asked(request, route or None, None, time)
+    if decision.rule:
+        return [sent(Choice(decision.rule.name, decision.rule.answers[0]), NO_ROUTE_STATUS, asked), None]
+    return [None, sent(decision.choose(response), response.status, replace(asked, response=response))]
+
+
+def sent(choice: Choice | None, status: int, asked: Asked) -> Any:
     if choice is None:
         return None
-    if choice.answer.handler:
-        return choice.rule, 0, (), b""
-    made = choice.reply(status)
-    return choice.rule, made.status, made.headers, made.body
+    return choice.rule, Reply(0, (), b"") if choice.answer.handler else ordered(choice.reply(status, asked))
 
 
-@settings(max_examples=400, deadline=None)
+def ordered(reply: Reply) -> Reply:
+    """Templates are behind other headers in the bytes."""
+    return replace(reply, headers=tuple(sorted(reply.headers)))
+
+
+def said(program: Core, request: Request, route: str, response: Response) -> list[Any]:
+    at_once = program.ask(request, route, None, NOW)
+    later = None if at_once else program.ask(request, route, response, NOW)
+    return [found and (found[0], ordered(found[1])) for found in (at_once, later)]
+
+
+@settings(max_examples=600, deadline=None)
 @given(
-    document=rule_files(),
-    asked=requests_strategy(),
+    rules=grown_rules(),
+    asked=st.lists(st.tuples(grown_requests(), responses), min_size=3, max_size=3),
     route=st.sampled_from(("", "route0", "route1", "route2")),
-    status=st.sampled_from((100, 199, 200, 201, 204, 302, 304, 404, 418, 429, 500, 502, 503, 599)),
 )
 def test_the_core_says_what_decide_says(
-    loaded: ctypes.CDLL, document: dict[str, Any], asked: tuple[Request, str, Any], route: str, status: int
+    loaded: ctypes.CDLL, rules: tuple[Rule, ...], asked: list[tuple[Request, Response]], route: str
 ) -> None:
-    rules = rules_of(document)
     with reads(loaded, encode(compile_rules(rules))) as program:
-        got = said(program, asked[0], route, status)
-    wanted = meant(rules, asked[0], route, status)
-    # `0` is the upstream's status.
-    filled = tuple(found and (found[0], found[1] or status, *found[2:]) for found in got)
-    handled = tuple(choice is not None and bool(choice.answer.handler) for choice in wanted)
-    assert [found and found[0] for found in filled] == [choice and choice.rule for choice in wanted]
-    if not any(handled):
-        assert filled == tuple(sent(choice, status) for choice in wanted)
+        for request, response in asked:
+            assert said(program, request, route, response) == meant(rules, request, route, response)
 
 
 GOOD = h.reply([(503, 503)], 503, headers=[("x-a", "1")], body=b"busy")

@@ -7,7 +7,8 @@
  * answer and goes away before the upstream has said all. A body that does not end in time is not waited for.
  *
  * No lock but that of grace.c, and Python only where a rule names it. What is allocated: a `stream`, a copy of what the
- * program needs of the request, and a buffer where a response has unusually many headers. Reading order:
+ * program needs of the request, a reply that is not fixed, and a buffer where a response has unusually many headers.
+ * Nothing is asked of Envoy that the program does not need. Reading order:
  * `request_headers`, `response_headers`, then the hooks below it.
  */
 #include <stdio.h>
@@ -37,7 +38,7 @@ typedef struct {
   const program *program; /* what decides about this stream, from its beginning; NULL: nothing */
   request *request;       /* what the program needs of it; NULL: nothing, or not known yet */
   const reply *reply;     /* what has been decided: of the program, which lives as long as the filter, or `made` */
-  reply *made;            /* by a handler, for this stream */
+  reply *made;            /* for this stream: by a handler, or of what is not fixed in the program's */
   buffer body;            /* what the client gets of the reply's: nothing if it asked with HEAD */
   uint32_t status;        /* that the response came with */
   bool decided;           /* the program is not asked again */
@@ -112,7 +113,7 @@ void HOOK(destroy)(const void *self) {
   if (old) {
     grace_stop(&old->grace);
     free(old->request);
-    free(old->made);
+    reply_free(old->made);
     free(old);
   }
 }
@@ -131,6 +132,13 @@ static int64_t number(buffer text) {
 static int64_t number_in_header(void *envoy, buffer name) {
   buffer value = {0};
   return CALLBACK(http_get_header)(envoy, RESPONSE_HEADERS, name, &value, 0, NULL) ? number(value) : -1;
+}
+
+/* An attribute of Envoy's, if the program needs it; else nothing. */
+static buffer attribute(void *envoy, const program *program, uint32_t need, int number) {
+  buffer value = {0};
+  bool known = program_needs(program) & need && CALLBACK(http_filter_get_attribute_string)(envoy, number, &value);
+  return known ? value : (buffer){0};
 }
 
 static buffer request_header(void *envoy, buffer name) {
@@ -167,8 +175,18 @@ static request *take_request(void *envoy, const program *program) {
       lines[count++] = (line){name, value};
     }
   }
-  buffer method = request_header(envoy, TEXT(":method")), path = request_header(envoy, TEXT(":path"));
-  request *taken = request_new(program, method, request_header(envoy, TEXT(":authority")), path, lines, count);
+  arrived from = {
+      .method = request_header(envoy, TEXT(":method")),
+      .authority = request_header(envoy, TEXT(":authority")),
+      .path = request_header(envoy, TEXT(":path")),
+      .client = attribute(envoy, program, NEEDS_CLIENT, SOURCE_ADDRESS),
+      .lines = lines,
+      .line_count = count,
+  };
+  if (program_needs(program) & NEEDS_SCHEME) {
+    from.scheme = request_header(envoy, TEXT(":scheme"));
+  }
+  request *taken = request_new(program, &from);
   if (lines != few) {
     free(lines);
   }
@@ -185,9 +203,7 @@ static bool needs_the_end(void *envoy) {
 
 /* The name of the route; empty: none. */
 static buffer route_of(void *envoy, const program *program) {
-  buffer name = {0};
-  bool known = program_needs_routes(program) && CALLBACK(http_filter_get_attribute_string)(envoy, ROUTE_NAME, &name);
-  return known ? name : (buffer){0};
+  return attribute(envoy, program, NEEDS_ROUTE, ROUTE_NAME);
 }
 
 /* --- writing over it --- */
@@ -217,9 +233,9 @@ static void send_local_reply(void *envoy, stream *self) {
                                reply->body, (buffer){details, length});
 }
 
-/* Note what has been decided; a handler makes the rest now. False: the response passes. */
-static bool take_up(void *envoy, stream *self, const reply *found, buffer route) {
-  self->reply = found;
+/* Note what has been decided; what is not fixed is made now. `response` is NULL before there is one. False: what is there
+ * passes. */
+static bool take_up(void *envoy, stream *self, const reply *found, buffer route, const response *response) {
   if (found->by_handler) {
     const request *of = self->request;
     asked request = {request_method(of), request_authority(of), request_path(of), route};
@@ -231,8 +247,13 @@ static bool take_up(void *envoy, stream *self, const reply *found, buffer route)
       return false;
     }
     self->made->rule = found->rule;
-    self->reply = self->made;
+  } else if (!found->is_fixed) {
+    self->made = reply_make(self->program, found, self->request, route, response, time(NULL));
+    if (!self->made) {
+      return false;
+    }
   }
+  self->reply = self->made ? self->made : found;
   count(envoy, self->filter->replies, found->rule);
   CALLBACK(http_set_dynamic_metadata_string)(envoy, TEXT("rejoinder"), TEXT("rule"), found->rule);
   return true;
@@ -247,7 +268,7 @@ int HOOK(request_headers)(void *envoy, const void *module_filter, bool end_of_st
     return CONTINUE;
   }
   /* Now: the route may rewrite it before there is a response. */
-  if (program_needs_request(self->program) && !(self->request = take_request(envoy, self->program))) {
+  if (program_needs(self->program) & NEEDS_REQUEST && !(self->request = take_request(envoy, self->program))) {
     self->program = NULL;
     return CONTINUE;
   }
@@ -260,7 +281,7 @@ int HOOK(request_headers)(void *envoy, const void *module_filter, bool end_of_st
     return CONTINUE;
   }
   self->status = FIRST_STATUS;
-  if (!take_up(envoy, self, found, route)) {
+  if (!take_up(envoy, self, found, route, NULL)) {
     return CONTINUE;
   }
   self->decided = true;
@@ -272,14 +293,25 @@ int HOOK(request_headers)(void *envoy, const void *module_filter, bool end_of_st
 
 /* Whether something is sent in place of the response. */
 static bool decide(void *envoy, stream *self) {
+  uint32_t needs = program_needs(self->program);
   /* A filter in front has answered, and the request's hook was not called. */
-  if (program_needs_request(self->program) && !self->request &&
-      !(self->request = take_request(envoy, self->program))) {
+  if (needs & NEEDS_REQUEST && !self->request && !(self->request = take_request(envoy, self->program))) {
     return false;
   }
   buffer route = route_of(envoy, self->program);
-  const reply *found = program_on_status(self->program, self->request, route, self->status);
-  return found && take_up(envoy, self, found, route);
+  buffer details = attribute(envoy, self->program, NEEDS_SOURCE, RESPONSE_CODE_DETAILS);
+  bool is_upstreams = details.length == 12 && !memcmp(details.ptr, "via_upstream", 12);
+  response response = {.status = self->status, .is_local = !is_upstreams};
+  header few[FEW_HEADERS], *all = few;
+  if (needs & NEEDS_HEADERS) {
+    response.headers = all = headers_of(envoy, RESPONSE_HEADERS, few, &response.header_count);
+  }
+  const reply *found = all ? program_on_status(self->program, self->request, route, &response) : NULL;
+  bool taken = found && take_up(envoy, self, found, route, &response);
+  if (all != few) {
+    free(all);
+  }
+  return taken;
 }
 
 int HOOK(response_headers)(void *envoy, const void *module_filter, bool end_of_stream) {
