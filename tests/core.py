@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from rejoinder.envoy.module.build import PURE
+from rejoinder.rules.accept import Offer
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.matching import compile_regex
 from rejoinder.rules.request import LOCAL, Request, Response
@@ -230,3 +231,73 @@ def _reply(found: _Reply, made: _Reply, status: int) -> tuple[str, Reply]:
 
 
 _FREE = ctypes.CDLL(None).free
+
+
+def accept_best(loaded: ctypes.CDLL, offers: Sequence[Offer], accept: str | None, language: str | None) -> int:
+    """What accept.h says."""
+    loaded.accept_best.restype = ctypes.c_size_t
+    texts = (_Buffer * (2 * len(offers)))(*(_buffer(text.encode()) for offer in offers for text in offer))
+    headers = (
+        each
+        for text in (accept, language)
+        for each in (_buffer((text or "").encode("utf-8", "surrogateescape")), ctypes.c_bool(text is not None))
+    )
+    return int(loaded.accept_best(texts, ctypes.c_size_t(len(offers)), *headers))
+
+
+class _Reader(ctypes.Structure):
+    _fields_ = (
+        ("at", ctypes.c_void_p),
+        ("end", ctypes.c_void_p),
+        ("start", ctypes.c_void_p),
+        ("offset", ctypes.c_size_t),
+        ("part", ctypes.c_size_t),
+        ("why", _REASON),
+        ("failed", ctypes.c_bool),
+    )
+
+
+class _Given(ctypes.Structure):
+    """As in harness/values.c."""
+
+    _fields_ = (("name", ctypes.c_uint32), ("argument", _Buffer), ("value", _Buffer))
+
+
+class CoreTemplate:
+    """A template, as the core reads it from the beginning of some bytes."""
+
+    def __init__(self, loaded: ctypes.CDLL, data: bytes) -> None:
+        for name in ("template_read", "template_fits_header", "fill_with"):
+            getattr(loaded, name).restype = ctypes.c_bool
+        self._loaded = loaded
+        self._data = ctypes.create_string_buffer(data, len(data))
+        self._encoded = _Text()
+        start, failure = ctypes.addressof(self._data), _Failure()
+        reader = _Reader(start, start + len(data), start, 0, 0, ctypes.pointer(failure), False)
+        if not loaded.template_read(ctypes.byref(reader), ctypes.byref(self._encoded)):
+            raise RejectedError(failure.text.decode())
+
+    @property
+    def length(self) -> int:
+        """How many of the bytes are the template."""
+        return int(self._encoded.length)
+
+    @property
+    def fits_header(self) -> bool:
+        return bool(self._loaded.template_fits_header(self._encoded))
+
+    def fill(self, values: Mapping[tuple[int, str], str]) -> bytes:
+        """The text; values are by name and argument."""
+        given = (_Given * len(values))(
+            *(
+                _Given(name, _buffer(argument.encode()), _buffer(value.encode("utf-8", "surrogateescape")))
+                for (name, argument), value in values.items()
+            )
+        )
+        made, length = ctypes.c_void_p(), ctypes.c_size_t()
+        count = ctypes.c_size_t(len(values))
+        if not self._loaded.fill_with(self._encoded, given, count, ctypes.byref(made), ctypes.byref(length)):
+            raise MemoryError
+        filled = ctypes.string_at(made, length.value)
+        _FREE(made)
+        return filled

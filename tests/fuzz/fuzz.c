@@ -6,7 +6,8 @@
  * An input is a question and behind it a configuration: lines with the method, authority, path, route, status and
  * values of headers, up to an empty line, then the bytes. Beside the sanitizers, what is asked twice must be answered
  * the same, a reply must be for a status that the program says it names, and what is accepted as a whole must be so as
- * a part.
+ * a part. The bytes are also taken for a template, and for a header that says which variant is wanted; then the
+ * question's lines are values, and variants.
  */
 #include <assert.h>
 #include <stdio.h>
@@ -14,7 +15,9 @@
 #include <string.h>
 #include <time.h>
 
+#include "../../envoy/module/accept.h"
 #include "../../envoy/module/config.h"
+#include "../../envoy/module/template.h"
 
 static bool any_regex(buffer pattern, uint32_t *number, failure *why) {
   snprintf(why->text, sizeof why->text, "no such regular expression");
@@ -79,6 +82,44 @@ static void ask(const program *asked, const buffer *question, size_t count) {
   free(taken);
 }
 
+typedef struct {
+  const buffer *question;
+  buffer bytes;
+} given;
+
+static buffer any_value(void *context, uint32_t name, buffer argument) {
+  const given *all = context;
+  return argument.length || name == NAME_CLIENT ? all->bytes : all->question[name % QUESTION];
+}
+
+static void fill(given *all, failure *why) {
+  reader in = {all->bytes.ptr, all->bytes.ptr + all->bytes.length, all->bytes.ptr, 0, 0, why, false};
+  buffer read;
+  if (!template_read(&in, &read)) {
+    assert(strlen(why->text));
+    return;
+  }
+  char *filled[2];
+  size_t length[2];
+  for (int i = 0; i < 2; i++) {
+    assert(template_fill(read, any_value, all, &filled[i], &length[i]));
+  }
+  assert(length[0] == length[1] && !memcmp(filled[0], filled[1], length[0]));
+  for (size_t i = 0; template_fits_header(read) && i < length[0]; i++) {
+    assert((unsigned char)filled[0][i] >= 0x20 || filled[0][i] == '\t');
+  }
+  free(filled[0]), free(filled[1]);
+}
+
+static void choose(const given *all) {
+  offer offers[QUESTION + 1] = {{all->bytes, all->bytes}};
+  for (size_t i = 0; i < QUESTION; i++) {
+    offers[i + 1] = (offer){all->question[i], all->question[(i + 1) % QUESTION]};
+  }
+  assert(accept_best(offers, QUESTION + 1, all->bytes, true, all->bytes, true) <= QUESTION);
+  assert(!accept_best(offers, QUESTION + 1, all->bytes, false, TEXT(""), true));
+}
+
 static size_t split(const char *data, size_t size, buffer *question, size_t *count) {
   size_t at = 0;
   while (at < size && *count < QUESTION + HEADERS) {
@@ -105,6 +146,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   memcpy(bytes, data + at, length);
   piece opened;
   failure why;
+  given all = {question, {bytes, length}};
+  fill(&all, &why);
+  choose(&all);
   if (program_open((buffer){bytes, length}, &opened, &why)) {
     program *whole = program_read(&opened, 1, true, &fake, &why), *loose = program_read(&opened, 1, false, &fake, &why);
     assert(!whole || loose);
@@ -196,10 +240,19 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t most, unsigned
   size_t found = begin + 12 <= size ? records(data, size, begin + (data[begin + 2] == 'P' ? 24 : 12), starts, 64) : 0;
   for (uint32_t changes = 1 + chance(3); changes && size; changes--) {
     size_t one = chance((uint32_t)found), other = chance((uint32_t)found);
-    switch (found ? chance(8) : chance(2)) {
+    switch (found ? chance(8) : chance(4)) {
       case 0: change(data, 0, begin); return size; /* where its lines end may be other places now */
       case 1: change(data, begin < size ? begin : 0, size); break;
-      case 2: case 3: change(data, starts[one] + 5, starts[one + 1]); break;
+      case 2: case 3:
+        if (!found) { /* a template or a header: with a word more, or a byte less */
+          static const char *const words[] = {"\"", "\\", ",", ";a=", ";q=0.5", "*/*", "de", "\xff", "\xe2\x80\xa8"};
+          const char *word = words[chance(sizeof words / sizeof *words)];
+          size_t at = begin + chance((uint32_t)(size - begin + 1));
+          return chance(3) || at == size ? insert(data, size, most, at, (const uint8_t *)word, strlen(word))
+                                         : cut(data, size, at, 1);
+        }
+        change(data, starts[one] + 5, starts[one + 1]);
+        break;
       case 4: return cut(data, size, starts[one], starts[one + 1] - starts[one]);
       case 5:
         return insert(data, size, most, starts[other], data + starts[one], starts[one + 1] - starts[one]);

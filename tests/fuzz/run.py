@@ -24,10 +24,13 @@ sys.path.insert(0, str(HERE.parent))
 import core  # noqa: E402 - found beside this folder
 import handmade as h  # noqa: E402
 
+from rejoinder.rules.template import Escape, Name, Template, Variable, encode, parse_header  # noqa: E402
+
 QUESTIONS: Final = (
     b"GET\na.test:80\n/a/b?q=1&r\nroute0\n503\n1\nvalue\n\n",
     b"POST\nb.a.test\n/\n\n404\n\n",
     b"HEAD\n[::1]:8080\n/mock\nroute1\n200\n\n",
+    b'text/html;level=1;a="b"\nde-AT\napplication/json\n"<&\xff\r\0\n503\n\n',
 )
 
 PROGRAMS: Final = (
@@ -51,6 +54,10 @@ PROGRAMS: Final = (
     h.part(h.body(b"one"), h.rule("part", [h.reply([(503, 503)], body=b"one")]))[1],
     h.program(h.rule("own", [h.reply()]), parts=[b"1" * 16, b"2" * 16]),
     b'{ "program": "%s" }\n' % base64.b64encode(h.program(h.rule("json", [h.reply()]))),
+    encode(Template((b"<p>", *(Variable(Name.CLIENT, "", escape) for escape in Escape), b"</p>"))),
+    encode(parse_header("a {{ request.header.x-a }}{{ request.query.q | json }}{{ status | html }}")),
+    b'text/html;level=1;a="\\b", */*;q=0.5, text/*; q=0.25;a=b;charset=utf-8, application/json;q=0',
+    b"de-AT, de;q=0.9, *;q=0.1, de-at-x;q=1.000",
 )
 
 

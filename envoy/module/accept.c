@@ -1,0 +1,259 @@
+/* Chooses among variants: accept.h has the contract. Reading order: elements of a header, what fits, the choice. */
+#include "accept.h"
+
+#include <string.h>
+
+enum { LOOKED_AT = 8192, WHOLE = 1000, NO_FIT = -1 };
+
+/* --- elements of a header --- */
+
+typedef struct {
+  buffer head, parameters; /* `parameters` with their semicolons */
+  uint32_t q;              /* in thousandths */
+} element;
+
+typedef struct {
+  buffer name, value; /* a quoted value has its quotes */
+} parameter;
+
+static char lower(char byte) { return byte >= 'A' && byte <= 'Z' ? (char)(byte | 0x20) : byte; }
+
+static bool alike(buffer one, buffer other) {
+  for (size_t i = 0; one.length == other.length && i < one.length; i++) {
+    if (lower(one.ptr[i]) != lower(other.ptr[i])) {
+      return false;
+    }
+  }
+  return one.length == other.length;
+}
+
+static buffer take(buffer *from, size_t length) {
+  buffer taken = {from->ptr, length};
+  *from = (buffer){from->ptr + length, from->length - length};
+  return taken;
+}
+
+static bool begins(buffer text, char with) { return text.length && *text.ptr == with; }
+
+static void skip_spaces(buffer *in) {
+  while (begins(*in, ' ') || begins(*in, '\t')) {
+    take(in, 1);
+  }
+}
+
+/* RFC 9110, section 5.6.2. */
+static buffer take_token(buffer *from) {
+  size_t length = 0;
+  while (length < from->length) {
+    char byte = from->ptr[length], letter = lower(byte);
+    if (!(letter >= 'a' && letter <= 'z') && !(byte >= '0' && byte <= '9') &&
+        (!byte || !strchr("!#$%&'*+-.^_`|~", byte))) {
+      break;
+    }
+    length++;
+  }
+  return take(from, length);
+}
+
+/* Section 5.6.4, with its quotes; empty: it never ends. */
+static buffer take_quoted(buffer *from) {
+  size_t length = 1;
+  while (length < from->length && from->ptr[length] != '"') {
+    length += from->ptr[length] == '\\' ? 2 : 1;
+  }
+  return take(from, length < from->length ? length + 1 : 0);
+}
+
+/* The next parameter that is not empty; false: there is none, and what is left of `rest` is no parameter. */
+static bool next_parameter(buffer *rest, parameter *next) {
+  buffer at = *rest;
+  for (skip_spaces(&at); begins(at, ';'); skip_spaces(&at)) {
+    take(&at, 1);
+    skip_spaces(&at);
+    if (at.length && *at.ptr != ';') {
+      next->name = take_token(&at);
+      bool equals = begins(at, '=');
+      take(&at, equals);
+      next->value = begins(at, '"') ? take_quoted(&at) : take_token(&at);
+      bool fine = next->name.length && equals && next->value.length;
+      *rest = fine ? at : *rest;
+      return fine;
+    }
+  }
+  *rest = at;
+  return false;
+}
+
+/* More lenient than the grammar, as clients are: `.5` and `0.3333` are sent. */
+static bool read_weight(buffer text, uint32_t *q) {
+  uint32_t unit = WHOLE;
+  bool digits = false;
+  *q = 0;
+  if (begins(text, '0') || begins(text, '1')) {
+    *q = *take(&text, 1).ptr == '1' ? WHOLE : 0;
+    digits = true;
+  }
+  if (begins(text, '.')) {
+    for (take(&text, 1); text.length && *text.ptr >= '0' && *text.ptr <= '9'; digits = true) {
+      *q += (uint32_t)(*take(&text, 1).ptr - '0') * (unit /= 10);
+    }
+  }
+  return digits && !text.length && *q <= WHOLE;
+}
+
+/* A range with its parameters, or a content type. */
+static bool read_element(buffer text, element *into) {
+  skip_spaces(&text);
+  const char *start = text.ptr;
+  bool fine = take_token(&text).length;
+  if (begins(text, '/')) {
+    take(&text, 1);
+    fine &= take_token(&text).length > 0;
+  }
+  *into = (element){{start, (size_t)(text.ptr - start)}, text, WHOLE};
+  parameter each;
+  while (fine && next_parameter(&text, &each)) {
+    fine = !alike(each.name, TEXT("q")) || read_weight(each.value, &into->q);
+  }
+  return fine && !text.length;
+}
+
+/* Up to a comma that is not in quotes. */
+static buffer take_element(buffer *from) {
+  size_t length = 0;
+  for (bool quoted = false; length < from->length && (quoted || from->ptr[length] != ','); length++) {
+    quoted ^= from->ptr[length] == '"';
+    length += quoted && from->ptr[length] == '\\';
+  }
+  buffer taken = take(from, length < from->length ? length : from->length);
+  take(from, from->length > 0);
+  return taken;
+}
+
+/* --- what fits, and how specific it is --- */
+
+/* The next byte of a value without its quotes, in lower case; -1: its end. */
+static int next_byte(buffer *value, bool quoted) {
+  if (quoted && begins(*value, '\\')) {
+    take(value, 1);
+  }
+  return value->length ? (unsigned char)lower(*take(value, 1).ptr) : -1;
+}
+
+static bool same_value(buffer one, buffer other) {
+  bool quoted[] = {begins(one, '"'), begins(other, '"')};
+  one = quoted[0] ? (buffer){one.ptr + 1, one.length - 2} : one;
+  other = quoted[1] ? (buffer){other.ptr + 1, other.length - 2} : other;
+  for (;;) {
+    int byte = next_byte(&one, quoted[0]);
+    if (byte != next_byte(&other, quoted[1])) {
+      return false;
+    }
+    if (byte < 0) {
+      return true;
+    }
+  }
+}
+
+static bool has_parameter(buffer parameters, const parameter *wanted) {
+  parameter each;
+  while (next_parameter(&parameters, &each)) {
+    if (alike(each.name, wanted->name) && same_value(each.value, wanted->value)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+static int fits_type(const element *accepted, buffer content_type) {
+  element offered;
+  if (!read_element(content_type, &offered)) {
+    offered = (element){TEXT(""), TEXT(""), 0};
+  }
+  buffer head = accepted->head, type = offered.head;
+  int rank = alike(head, TEXT("*/*")) ? 0 : head.length > 1 && !memcmp(head.ptr + head.length - 2, "/*", 2) ? 1 : 2;
+  if (rank == 1) {
+    head.length -= 1;
+    type.length = type.length < head.length ? type.length : head.length;
+  }
+  if (rank && (!memchr(head.ptr, '/', head.length) || !alike(head, type))) {
+    return NO_FIT;
+  }
+  int specificity = rank * LOOKED_AT; /* never as many parameters as to reach the next rank */
+  buffer rest = accepted->parameters;
+  parameter each;
+  while (next_parameter(&rest, &each)) {
+    if (!alike(each.name, TEXT("q")) && !alike(each.name, TEXT("charset"))) {
+      if (!has_parameter(offered.parameters, &each)) {
+        return NO_FIT;
+      }
+      specificity++;
+    }
+  }
+  return specificity;
+}
+
+/* RFC 4647, section 3.3.1. */
+static int fits_language(const element *accepted, buffer tag) {
+  buffer range = accepted->head;
+  if (range.length == 1 && *range.ptr == '*') {
+    return 0;
+  }
+  bool whole = range.length == tag.length || (range.length < tag.length && tag.ptr[range.length] == '-');
+  return whole && alike(range, (buffer){tag.ptr, range.length}) ? (int)range.length : NO_FIT;
+}
+
+/* --- the choice --- */
+
+typedef int (*fit)(const element *accepted, buffer offered);
+
+static uint32_t quality(buffer header, buffer offered, fit fits) {
+  int best = NO_FIT;
+  uint32_t q = 0;
+  while (header.length && offered.length) {
+    element each;
+    if (read_element(take_element(&header), &each)) {
+      int found = fits(&each, offered);
+      if (found > best || (found == best && found != NO_FIT && each.q > q)) {
+        best = found;
+        q = each.q;
+      }
+    }
+  }
+  return q;
+}
+
+static buffer looked_at(buffer header, bool sent) {
+  if (!sent || !header.length) {
+    return TEXT("");
+  }
+  if (header.length > LOOKED_AT) {
+    for (header.length = LOOKED_AT; header.length && header.ptr[header.length - 1] != ',';) {
+      header.length--;
+    }
+  }
+  return header;
+}
+
+size_t accept_best(const offer *offers, size_t count, buffer accept, bool has_accept, buffer language,
+                   bool has_language) {
+  uint32_t types = 0, languages = 0, highest = 0;
+  accept = looked_at(accept, has_accept), language = looked_at(language, has_language);
+  for (size_t i = 0; i < count; i++) {
+    uint32_t type = quality(accept, offers[i].content_type, fits_type);
+    uint32_t spoken = quality(language, offers[i].language, fits_language);
+    types = type > types ? type : types;
+    languages = spoken > languages ? spoken : languages;
+  }
+  size_t best = 0;
+  for (size_t i = 0; i < count && (types || languages); i++) {
+    bool typed = types && offers[i].content_type.length, tagged = languages && offers[i].language.length;
+    uint32_t type = typed ? quality(accept, offers[i].content_type, fits_type) : types ? types : WHOLE;
+    uint32_t spoken = tagged ? quality(language, offers[i].language, fits_language) : languages ? languages : WHOLE;
+    if (type * spoken > highest) {
+      highest = type * spoken;
+      best = i;
+    }
+  }
+  return best;
+}

@@ -1,0 +1,250 @@
+/* Reads and fills in templates: template.h has the contract. Reading order: the bytes, one value, the whole. */
+#include "template.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* As rules/template.py numbers and limits them. */
+enum { RAW, HTML, JSON, URL, HEADER_VALUE, ESCAPES_END };
+enum { LONGEST_VALUE = 8192, LONGEST_ESCAPE = 6 };
+
+/* --- the bytes --- */
+
+static bool has_argument(uint32_t name) { return name == NAME_REQUEST_QUERY || name == NAME_REQUEST_HEADER; }
+
+static bool is_control(char byte) { return (unsigned char)byte < 0x20 || byte == 0x7f; }
+
+bool template_read(reader *in, buffer *into) {
+  const char *start = in->at;
+  for (uint32_t left = read_list(in, 5); left && !in->failed; left--) {
+    uint32_t name = read_choice(in, NAMES_END, "a piece of a template: 0 to 16");
+    if (!name) {
+      read_bytes(in, read_number(in, 4, "the length of a text"), "a text of that length");
+      continue;
+    }
+    read_choice(in, ESCAPES_END, "how a value is escaped: 0 to 4");
+    bool named = read_text(in).length > 0;
+    expect(in, named == has_argument(name), "the name of a header or parameter, or nothing, in front of here");
+  }
+  *into = (buffer){start, in->failed ? 0 : (size_t)(in->at - start)};
+  return !in->failed;
+}
+
+buffer template_pieces(buffer encoded) { return (buffer){encoded.ptr + 4, encoded.length - 4}; }
+
+template_piece template_next(buffer *rest) {
+  const char *at = rest->ptr;
+  template_piece next = {.name = (unsigned char)*at++};
+  next.escape = next.name ? (unsigned char)*at++ : RAW;
+  next.text = (buffer){at + 4, number_at(at, 4)};
+  at = next.text.ptr + next.text.length;
+  *rest = (buffer){at, rest->length - (size_t)(at - rest->ptr)};
+  return next;
+}
+
+bool template_fits_header(buffer encoded) {
+  for (buffer rest = template_pieces(encoded); rest.length;) {
+    template_piece each = template_next(&rest);
+    if (each.name && each.escape == RAW) {
+      return false;
+    }
+    for (size_t i = 0; !each.name && i < each.text.length; i++) {
+      if (is_control(each.text.ptr[i]) && each.text.ptr[i] != '\t') {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+/* --- one value --- */
+
+/* The length of the character that a text begins with; where it begins with none, of the bytes that U+FFFD replaces:
+ * the longest beginning of a character (Unicode, section 3.9: substitution of maximal subparts). */
+static size_t character(buffer text, bool *valid) {
+  const unsigned char *at = (const unsigned char *)text.ptr;
+  size_t length = at[0] < 0x80 ? 1 : at[0] < 0xc2 ? 0 : at[0] < 0xe0 ? 2 : at[0] < 0xf0 ? 3 : at[0] < 0xf5 ? 4 : 0;
+  unsigned char low = at[0] == 0xe0 ? 0xa0 : at[0] == 0xf0 ? 0x90 : 0x80;
+  unsigned char high = at[0] == 0xed ? 0x9f : at[0] == 0xf4 ? 0x8f : 0xbf;
+  size_t found = 1;
+  for (; found < length && found < text.length && at[found] >= low && at[found] <= high; found++) {
+    low = 0x80, high = 0xbf;
+  }
+  *valid = found == length;
+  return found;
+}
+
+/* At the beginning of a character, where there is one: none has more than four bytes. */
+static buffer cut(buffer value) {
+  if (value.length <= LONGEST_VALUE) {
+    return value;
+  }
+  size_t end = LONGEST_VALUE;
+  while (end > LONGEST_VALUE - 4 && ((unsigned char)value.ptr[end] & 0xc0) == 0x80) {
+    end--;
+  }
+  return (buffer){value.ptr, end > LONGEST_VALUE - 4 ? end : LONGEST_VALUE};
+}
+
+static char *put(char *to, const char *text, size_t length) {
+  memcpy(to, text, length);
+  return to + length;
+}
+
+static char *put_text(char *to, const char *text) { return put(to, text, strlen(text)); }
+
+static char *put_digits(char *to, const char *digits, unsigned number, int count) {
+  while (count--) {
+    *to++ = digits[number >> 4 * count & 15];
+  }
+  return to;
+}
+
+static char *put_html(char *to, char byte) {
+  switch (byte) {
+    case '&': return put_text(to, "&amp;");
+    case '<': return put_text(to, "&lt;");
+    case '>': return put_text(to, "&gt;");
+    case '"': return put_text(to, "&quot;");
+    case '\'': return put_text(to, "&#39;");
+    case '\t': return put_text(to, "&#9;");
+    case '\n': return put_text(to, "&#10;");
+    case '\r': return put_text(to, "&#13;");
+    default: return is_control(byte) ? put_text(to, "\uFFFD") : put(to, &byte, 1);
+  }
+}
+
+static char *put_json(char *to, char byte) {
+  bool plain = !is_control(byte) && !strchr("\"'\\<>&", byte);
+  return plain ? put(to, &byte, 1) : put_digits(put_text(to, "\\u"), "0123456789abcdef", (unsigned char)byte, 4);
+}
+
+static char *put_url(char *to, buffer bytes) {
+  for (size_t i = 0; i < bytes.length; i++) {
+    char byte = bytes.ptr[i], letter = byte | 0x20;
+    bool plain = (letter >= 'a' && letter <= 'z') || (byte >= '0' && byte <= '9') || (byte && strchr("-._~", byte));
+    to = plain ? put(to, &byte, 1) : put_digits(put_text(to, "%"), "0123456789ABCDEF", (unsigned char)byte, 2);
+  }
+  return to;
+}
+
+static bool is_one_of(buffer text, const char *one, const char *other) {
+  return text.length == 3 && (!memcmp(text.ptr, one, 3) || !memcmp(text.ptr, other, 3));
+}
+
+/* No byte becomes more than LONGEST_ESCAPE. */
+static char *put_value(char *to, buffer value, uint32_t escape) {
+  if (escape == URL) {
+    return put_url(to, value);
+  }
+  while (value.length) {
+    bool valid;
+    buffer each = {value.ptr, character(value, &valid)};
+    value = (buffer){value.ptr + each.length, value.length - each.length};
+    if (!valid || (escape == HTML && is_one_of(each, "\uFFFE", "\uFFFF"))) {
+      to = put_text(to, "\uFFFD");
+    } else if (escape == JSON && is_one_of(each, "\u2028", "\u2029")) {
+      to = put_text(to, (unsigned char)each.ptr[2] == 0xa8 ? "\\u2028" : "\\u2029");
+    } else if (each.length > 1 || escape == RAW) {
+      to = put(to, each.ptr, each.length);
+    } else if (escape == HTML) {
+      to = put_html(to, *each.ptr);
+    } else if (escape == JSON) {
+      to = put_json(to, *each.ptr);
+    } else if (!is_control(*each.ptr)) {
+      to = put(to, each.ptr, 1);
+    }
+  }
+  return to;
+}
+
+/* --- the whole --- */
+
+bool template_fill(buffer encoded, template_value value, void *context, char **filled, size_t *length) {
+  size_t room = encoded.length + 4096, used = 0; /* no more is needed, mostly */
+  char *made = malloc(room);
+  for (buffer rest = template_pieces(encoded); made && rest.length;) {
+    template_piece each = template_next(&rest);
+    buffer text = each.name ? cut(value(context, each.name, each.text)) : each.text;
+    size_t most = text.length * (each.name ? LONGEST_ESCAPE : 1);
+    if (most > room - used) {
+      room = 2 * room + most;
+      char *moved = realloc(made, room);
+      if (!moved) {
+        free(made);
+      }
+      made = moved;
+    }
+    if (made && text.length) {
+      char *at = made + used;
+      used += (size_t)((each.name ? put_value(at, text, each.escape) : put(at, text.ptr, text.length)) - at);
+    }
+  }
+  *filled = made;
+  *length = used;
+  return made;
+}
+
+/* https://www.iana.org/assignments/http-status-codes/ */
+const char *status_reason(uint32_t status) {
+  switch (status) {
+    case 200: return "OK";
+    case 201: return "Created";
+    case 202: return "Accepted";
+    case 203: return "Non-Authoritative Information";
+    case 204: return "No Content";
+    case 205: return "Reset Content";
+    case 206: return "Partial Content";
+    case 207: return "Multi-Status";
+    case 208: return "Already Reported";
+    case 226: return "IM Used";
+    case 300: return "Multiple Choices";
+    case 301: return "Moved Permanently";
+    case 302: return "Found";
+    case 303: return "See Other";
+    case 304: return "Not Modified";
+    case 305: return "Use Proxy";
+    case 307: return "Temporary Redirect";
+    case 308: return "Permanent Redirect";
+    case 400: return "Bad Request";
+    case 401: return "Unauthorized";
+    case 402: return "Payment Required";
+    case 403: return "Forbidden";
+    case 404: return "Not Found";
+    case 405: return "Method Not Allowed";
+    case 406: return "Not Acceptable";
+    case 407: return "Proxy Authentication Required";
+    case 408: return "Request Timeout";
+    case 409: return "Conflict";
+    case 410: return "Gone";
+    case 411: return "Length Required";
+    case 412: return "Precondition Failed";
+    case 413: return "Content Too Large";
+    case 414: return "URI Too Long";
+    case 415: return "Unsupported Media Type";
+    case 416: return "Range Not Satisfiable";
+    case 417: return "Expectation Failed";
+    case 421: return "Misdirected Request";
+    case 422: return "Unprocessable Content";
+    case 423: return "Locked";
+    case 424: return "Failed Dependency";
+    case 425: return "Too Early";
+    case 426: return "Upgrade Required";
+    case 428: return "Precondition Required";
+    case 429: return "Too Many Requests";
+    case 431: return "Request Header Fields Too Large";
+    case 451: return "Unavailable For Legal Reasons";
+    case 500: return "Internal Server Error";
+    case 501: return "Not Implemented";
+    case 502: return "Bad Gateway";
+    case 503: return "Service Unavailable";
+    case 504: return "Gateway Timeout";
+    case 505: return "HTTP Version Not Supported";
+    case 506: return "Variant Also Negotiates";
+    case 507: return "Insufficient Storage";
+    case 508: return "Loop Detected";
+    case 510: return "Not Extended";
+    case 511: return "Network Authentication Required";
+    default: return "";
+  }
+}

@@ -1,0 +1,139 @@
+"""Which of several variants of an answer a request gets: proactive negotiation by Accept and Accept-Language.
+
+https://www.rfc-editor.org/rfc/rfc9110#section-12.5 - `best` is the way in; nothing is raised, whatever a client sends.
+`envoy/module/accept.c` does the same in C, byte for byte.
+
+For a variant the most specific range counts that fits it: `text/html;level=1` before `text/html`, `text/*` and `*/*`; a
+longer language range (RFC 4647, section 3.3.1) before a shorter one and `*`; of equals the one with the higher q. What
+is no range is left out. A header that accepts nothing of what is offered, or has no range, is disregarded, as RFC 9110
+allows: a browser in a language that no variant has gets the first page, not the JSON.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple
+
+LOOKED_AT: Final = 8192
+"""How many bytes of a header count, up to a comma; a hundred times what browsers send."""
+
+_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_PARAMETER: Final = rb'(%b)=(%b|"(?:[^"\\]|\\.)*+")' % (_TOKEN, _TOKEN)
+# Possessive throughout: each byte is read once. A quoted text that never ends takes the rest of the header with it.
+_SPLIT: Final = re.compile(rb'(?:[^",]|"(?:[^"\\]|\\.)*+(?:"|\\?\Z))++', re.DOTALL)
+_RANGE: Final = re.compile(
+    rb"[ \t]*+(%b(?:/%b)?+)((?:[ \t]*+;[ \t]*+(?:%b)?+)*+)[ \t]*+" % (_TOKEN, _TOKEN, _PARAMETER), re.DOTALL
+)
+_PARAMETERS: Final = re.compile(_PARAMETER, re.DOTALL)
+# More lenient than the grammar, as clients are: `.5` and `0.3333` are sent.
+_WEIGHT: Final = re.compile(rb"(?=\.?[0-9])([01]?)(?:\.([0-9]*))?")
+_WHOLE: Final = 1000
+_NO_FIT: Final = -1
+
+
+class Offer(NamedTuple):
+    """What a variant is; an axis that is left out is empty."""
+
+    content_type: str
+    """With its parameters. A charset in it, or in a range, is not compared."""
+    language: str
+    """A language tag."""
+
+
+class _Range(NamedTuple):
+    """An element of a header, or a content type: in lower case, without charset."""
+
+    head: bytes
+    parameters: tuple[tuple[bytes, bytes], ...]
+    q: int
+    """In thousandths."""
+
+
+def best(offers: Sequence[Offer], accept: str | None, accept_language: str | None) -> int:
+    """The number of the variant with the highest product of both q-values, of several the first.
+
+    A variant that leaves out an axis is as good there as the best of the others.
+
+    Args:
+        offers: the variants, in the order of the rule.
+        accept, accept_language: all lines of the header, joined with ", "; None: it was not sent.
+
+    >>> pages = Offer("text/html", "en"), Offer("text/html", "de"), Offer("application/json", "")
+    >>> best(pages, "text/html, */*;q=0.8", "de-AT, de;q=0.9, en;q=0.8")
+    1
+    """
+    types = _qualities([offer.content_type for offer in offers], accept, _fits_type)
+    languages = _qualities([offer.language for offer in offers], accept_language, _fits_language)
+    return max(range(len(offers)), key=lambda number: types[number] * languages[number], default=0)
+
+
+def _qualities(offered: Sequence[str], header: str | None, specificity: Callable[[_Range, str], int]) -> Sequence[int]:
+    ranges = _ranges(header or "")
+    found = [_quality(ranges, each, specificity) if each else 0 for each in offered]
+    highest = max(found, default=0)
+    return [quality if each and highest else highest or _WHOLE for each, quality in zip(offered, found, strict=True)]
+
+
+def _quality(ranges: Iterable[_Range], offered: str, specificity: Callable[[_Range, str], int]) -> int:
+    rank, quality = max(((specificity(each, offered), each.q) for each in ranges), default=(_NO_FIT, 0))
+    return 0 if rank == _NO_FIT else quality
+
+
+def _ranges(header: str) -> list[_Range]:
+    data = header.encode("utf-8", "surrogateescape")
+    if len(data) > LOOKED_AT:
+        data = data[:LOOKED_AT].rpartition(b",")[0]
+    return [found for each in _SPLIT.findall(data) if (found := _parsed(each))]
+
+
+def _parsed(element: bytes) -> _Range | None:
+    """None: it is no such thing."""
+    if not (whole := _RANGE.fullmatch(element)):
+        return None
+    parameters = []
+    q = _WHOLE
+    for name, value in _PARAMETERS.findall(whole[2].lower()):
+        if name == b"q":
+            weight = _weight(value)
+            if weight is None:
+                return None
+            q = weight
+        elif name != b"charset":
+            parameters.append((name, re.sub(rb"(?s)\\(.)", rb"\1", value[1:-1]) if value[:1] == b'"' else value))
+    return _Range(whole[1].lower(), tuple(parameters), q)
+
+
+def _weight(text: bytes) -> int | None:
+    if not (found := _WEIGHT.fullmatch(text)):
+        return None
+    weight = int(found[1] or 0) * _WHOLE + int(((found[2] or b"") + b"000")[:3])
+    return weight if weight <= _WHOLE else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _offered(content_type: str) -> _Range:
+    return _parsed(content_type.encode()) or _Range(b"", (), 0)
+
+
+def _fits_type(accepted: _Range, content_type: str) -> int:
+    """How specific a media range is for a content type."""
+    offered = _offered(content_type)
+    head = accepted.head
+    if head == b"*/*":
+        rank, fits = 0, True
+    elif head.endswith(b"/*"):
+        rank, fits = 1, offered.head.startswith(head[:-1])
+    else:
+        rank, fits = 2, b"/" in head and head == offered.head
+    # Never as many parameters as to reach the next rank.
+    specificity = rank * LOOKED_AT + len(accepted.parameters)
+    return specificity if fits and set(accepted.parameters) <= set(offered.parameters) else _NO_FIT
+
+
+def _fits_language(accepted: _Range, language: str) -> int:
+    tag = language.encode().lower() + b"-"
+    if accepted.head == b"*":
+        return 0
+    return len(accepted.head) if tag.startswith(accepted.head + b"-") else _NO_FIT

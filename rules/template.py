@@ -1,0 +1,327 @@
+"""Templates: `{{ name }}` and `{{ name | filter }}` in bodies and in the values of headers.
+
+`parse` and `parse_header` make a `Template` of a text when a file is loaded, `fill` makes bytes of it for a response.
+`encode` is what the module's core fills in, byte for byte the same (`envoy/module/template.c`, docs/program.md). Pure.
+Raises `TemplateError`: the author of the text must act.
+
+Values come from strangers. Each is cut, freed of what is no UTF-8, and escaped for where it stands, so that it cannot
+end a text, a string or a header. Two braces themselves are written `{{ "{{" }}`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import enum
+import re
+import struct
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+LONGEST_VALUE: Final = 8192
+"""In bytes, before it is escaped. Envoy takes headers of 60 kB; nothing that people are shown is as long."""
+
+
+class Escape(enum.IntEnum):
+    """What becomes of a value. Numbered as in the bytes of a program."""
+
+    RAW = 0
+    """Nothing: for formats that have no markup."""
+    HTML = 1
+    """For text and quoted attributes of HTML and XML; not for scripts, style sheets and attributes without quotes."""
+    JSON = 2
+    """For the inside of a string of JSON or JavaScript, in `<script>` too."""
+    URL = 3
+    """For a component of a URL: all but RFC 3986's unreserved characters is percent-encoded, byte by byte."""
+    HEADER = 4
+    """For a header: control characters are dropped."""
+
+
+class Name(enum.IntEnum):
+    """What can be filled in. Numbered as in the bytes of a program."""
+
+    REQUEST_ID = 1
+    REQUEST_METHOD = 2
+    REQUEST_SCHEME = 3
+    REQUEST_HOST = 4
+    REQUEST_PATH = 5
+    REQUEST_URL = 6
+    REQUEST_QUERY = 7
+    REQUEST_HEADER = 8
+    STATUS = 9
+    STATUS_REASON = 10
+    ORIGINAL_STATUS = 11
+    SOURCE = 12
+    ROUTE = 13
+    RULE = 14
+    TIME = 15
+    CLIENT = 16
+
+
+NAMES: Final = {
+    "request.id": Name.REQUEST_ID,
+    "request.method": Name.REQUEST_METHOD,
+    "request.scheme": Name.REQUEST_SCHEME,
+    "request.host": Name.REQUEST_HOST,
+    "request.path": Name.REQUEST_PATH,
+    "request.url": Name.REQUEST_URL,
+    "request.query": Name.REQUEST_QUERY,
+    "request.header": Name.REQUEST_HEADER,
+    "status": Name.STATUS,
+    "status.reason": Name.STATUS_REASON,
+    "original_status": Name.ORIGINAL_STATUS,
+    "source": Name.SOURCE,
+    "route": Name.ROUTE,
+    "rule": Name.RULE,
+    "time": Name.TIME,
+    "client": Name.CLIENT,
+}
+"""As they are written; `.NAME` follows those with an argument."""
+
+_WITH_ARGUMENT: Final = re.compile(r"(request\.(?:query|header))(?:\.(.*))?")
+# A token (RFC 9110, section 5.6.2) without `|`, which comes before a filter; and what may stand in a URL.
+_ARGUMENTS: Final = {
+    Name.REQUEST_HEADER: re.compile(r"[!#$%&'*+.^_`~0-9A-Za-z-]+"),
+    Name.REQUEST_QUERY: re.compile(r"[!-~]+"),
+}
+_FILTERS: Final = {"raw": Escape.RAW, "html": Escape.HTML, "json": Escape.JSON, "urlencode": Escape.URL}
+_BRACES: Final = '"{{"'
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A place where a value goes."""
+
+    name: Name
+    argument: str
+    """Of a header, in lower case, or of a query parameter, as it stands in the URL; else empty."""
+    escape: Escape
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A text with variables."""
+
+    pieces: tuple[bytes | Variable, ...]
+    """In order; no bytes are empty, or next to others."""
+
+    @property
+    def names(self) -> frozenset[Name]:
+        """What it looks at."""
+        return frozenset(each.name for each in self.pieces if isinstance(each, Variable))
+
+    @property
+    def headers(self) -> frozenset[str]:
+        """Which of the request's headers it looks at, in lower case."""
+        variables = (each for each in self.pieces if isinstance(each, Variable))
+        return frozenset(each.argument for each in variables if each.name is Name.REQUEST_HEADER)
+
+
+class TemplateError(ValueError):
+    """A text that is no template."""
+
+    def __init__(self, message: str, offset: int) -> None:
+        super().__init__(message)
+        self.message = message
+        """What was expected, and what came."""
+        self.offset = offset
+        """Where the braces open, in characters."""
+
+
+def parse(text: str, default: Escape) -> Template:
+    """The template that a body is.
+
+    Args:
+        default: for variables without a filter; see `default_escape`.
+
+    Raises:
+        TemplateError: there is a name or a filter that does not exist, or braces are not closed.
+
+    >>> parse("Error {{ status }}", Escape.HTML).pieces
+    (b'Error ', Variable(name=<Name.STATUS: 9>, argument='', escape=<Escape.HTML: 1>))
+    """
+    pieces: list[bytes | Variable] = []
+    literal, at = "", 0
+    while (start := text.find("{{", at)) >= 0:
+        end = text.find("}}", start)
+        between = text[start + 2 : end]
+        literal, at = literal + text[at:start], end + 2
+        if between.strip() == _BRACES:
+            literal += "{{"
+            continue
+        if end < 0 or "{{" in between or "\n" in between:
+            raise TemplateError('expected "}}" behind "{{", in the same line', start)
+        pieces += (literal.encode(), _variable(between, default, start))
+        literal = ""
+    pieces.append((literal + text[at:]).encode())
+    return Template(tuple(filter(None, pieces)))
+
+
+def parse_header(text: str, default: Escape = Escape.HEADER) -> Template:
+    """The template that a header's value is: as `parse`, but no filter leaves control characters; `raw` is HEADER."""
+    pieces = parse(text, default).pieces
+    return Template(
+        tuple(
+            replace(each, escape=Escape.HEADER) if isinstance(each, Variable) and each.escape is Escape.RAW else each
+            for each in pieces
+        )
+    )
+
+
+def _variable(inner: str, default: Escape, offset: int) -> Variable:
+    spelled, bar, wanted = (part.strip() for part in inner.partition("|"))
+    if not spelled:
+        raise TemplateError(f'expected a name between "{{{{" and "}}}}": {_choice("", NAMES)}', offset)
+    if bar and wanted not in _FILTERS:
+        raise TemplateError(f'unknown filter "{wanted}": {_choice(wanted, _FILTERS)}', offset)
+    escape = _FILTERS[wanted] if bar else default
+    if found := _WITH_ARGUMENT.fullmatch(spelled):
+        name, argument = NAMES[found[1]], found[2] or ""
+        if not _ARGUMENTS[name].fullmatch(argument):
+            raise TemplateError(f'expected a name behind "{found[1]}.", got "{argument}"', offset)
+        return Variable(name, argument.lower() if name is Name.REQUEST_HEADER else argument, escape)
+    if spelled in NAMES:
+        return Variable(NAMES[spelled], "", escape)
+    raise TemplateError(f'unknown name "{spelled}": {_choice(spelled, NAMES)}', offset)
+
+
+def _choice(given: str, known: dict[str, Name] | dict[str, Escape]) -> str:
+    similar = difflib.get_close_matches(given, known, n=1)
+    return f'did you mean "{similar[0]}"?' if similar else f"expected one of {', '.join(known)}"
+
+
+def default_escape(content_type: str) -> Escape:
+    """How variables in a body of this type are escaped. What is no media type is escaped as HTML: browsers guess.
+
+    >>> default_escape("application/problem+json; charset=utf-8")
+    <Escape.JSON: 2>
+    """
+    subtype = content_type.partition(";")[0].partition("/")[2].strip().lower().rpartition("+")[2]
+    return _OF_SUBTYPES.get(subtype, Escape.RAW)
+
+
+_OF_SUBTYPES: Final = {
+    "": Escape.HTML,
+    "html": Escape.HTML,
+    "xml": Escape.HTML,
+    "json": Escape.JSON,
+    "javascript": Escape.JSON,
+}
+
+_CONTROLS: Final = (*range(0x20), 0x7F)
+_REPLACED: Final = "\N{REPLACEMENT CHARACTER}"
+# XML 1.0 has no control characters but these three; as references, they cannot end a header either.
+_HTML: Final = {
+    **dict.fromkeys((*_CONTROLS, 0xFFFE, 0xFFFF), _REPLACED),
+    **{ord(each): f"&#{ord(each)};" for each in "\t\n\r'"},
+    **{ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord('"'): "&quot;"},
+}
+_JSON: Final = {code: f"\\u{code:04x}" for code in (*_CONTROLS, *map(ord, "\"'\\<>&\u2028\u2029"))}
+_TABLES: Final = {Escape.RAW: {}, Escape.HTML: _HTML, Escape.JSON: _JSON, Escape.HEADER: dict.fromkeys(_CONTROLS, "")}
+
+
+def fill(template: Template, value: Callable[[Variable], str]) -> bytes:
+    """The text with values in it.
+
+    Args:
+        value: what goes into a place; bytes that are no UTF-8 as `surrogateescape` has them. They become U+FFFD, save
+            in a URL. Of a value of more than LONGEST_VALUE bytes, the rest is dropped.
+    """
+    return b"".join(_filled(each, value(each)) if isinstance(each, Variable) else each for each in template.pieces)
+
+
+def _filled(variable: Variable, value: str) -> bytes:
+    data = _cut(value.encode("utf-8", "surrogateescape"))
+    if variable.escape is Escape.URL:
+        return urllib.parse.quote(data, safe="").encode()
+    return data.decode("utf-8", "replace").translate(_TABLES[variable.escape]).encode()
+
+
+def _cut(data: bytes) -> bytes:
+    if len(data) <= LONGEST_VALUE:
+        return data
+    # At the beginning of a character, where there is one: none has more than four bytes.
+    return next(
+        (data[:end] for end in range(LONGEST_VALUE, LONGEST_VALUE - 4, -1) if data[end] & 0xC0 != 0x80),
+        data[:LONGEST_VALUE],
+    )
+
+
+def encode(template: Template) -> bytes:
+    """The template as docs/program.md has it."""
+    return struct.pack("<I", len(template.pieces)) + b"".join(map(_encoded, template.pieces))
+
+
+def _encoded(piece: bytes | Variable) -> bytes:
+    if isinstance(piece, bytes):
+        return struct.pack("<BI", 0, len(piece)) + piece
+    argument = piece.argument.encode()
+    return struct.pack("<BBI", piece.name, piece.escape, len(argument)) + argument
+
+
+def reason(status: int) -> str:
+    """The reason phrase of a final status; empty for one that has none."""
+    return _REASONS.get(status, "")
+
+
+# https://www.iana.org/assignments/http-status-codes/ - Python's own depend on its version.
+_REASONS: Final = {
+    200: "OK",
+    201: "Created",
+    202: "Accepted",
+    203: "Non-Authoritative Information",
+    204: "No Content",
+    205: "Reset Content",
+    206: "Partial Content",
+    207: "Multi-Status",
+    208: "Already Reported",
+    226: "IM Used",
+    300: "Multiple Choices",
+    301: "Moved Permanently",
+    302: "Found",
+    303: "See Other",
+    304: "Not Modified",
+    305: "Use Proxy",
+    307: "Temporary Redirect",
+    308: "Permanent Redirect",
+    400: "Bad Request",
+    401: "Unauthorized",
+    402: "Payment Required",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    406: "Not Acceptable",
+    407: "Proxy Authentication Required",
+    408: "Request Timeout",
+    409: "Conflict",
+    410: "Gone",
+    411: "Length Required",
+    412: "Precondition Failed",
+    413: "Content Too Large",
+    414: "URI Too Long",
+    415: "Unsupported Media Type",
+    416: "Range Not Satisfiable",
+    417: "Expectation Failed",
+    421: "Misdirected Request",
+    422: "Unprocessable Content",
+    423: "Locked",
+    424: "Failed Dependency",
+    425: "Too Early",
+    426: "Upgrade Required",
+    428: "Precondition Required",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    451: "Unavailable For Legal Reasons",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+    505: "HTTP Version Not Supported",
+    506: "Variant Also Negotiates",
+    507: "Insufficient Storage",
+    508: "Loop Detected",
+    510: "Not Extended",
+    511: "Network Authentication Required",
+}
