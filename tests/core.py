@@ -33,8 +33,8 @@ def compiled(target: Path, sources: Sequence[Path], *options: str, compiler: str
 
 
 def of_core(*names: str) -> list[Path]:
-    """Source files of the core: what neither Envoy nor Python is needed for, and these."""
-    return [SOURCES / name for name in (*PURE, *names)]
+    """Source files of the core."""
+    return [SOURCES / name for name in names]
 
 
 class _Buffer(ctypes.Structure):
