@@ -8,15 +8,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
-from envoy_data_plane.envoy.service.ext_proc.v3 import ProcessingRequest, ProcessingResponse
 from envoys import SENT
 
 from rejoinder.extproc.server import SERVICE
 from rejoinder.rules.answers import Reply
 from rejoinder.xds.protobuf import message_class
 
-_Request: Any = message_class(ProcessingRequest)
-_Response: Any = message_class(ProcessingResponse)
+_Request: Any = message_class("envoy.service.ext_proc.v3.ProcessingRequest")
+_Response: Any = message_class("envoy.service.ext_proc.v3.ProcessingResponse")
 
 
 async def serve(sent: Reply) -> tuple[grpc.aio.Server, int]:

@@ -24,12 +24,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from envoy_data_plane.envoy.config.listener.v3 import Listener
-from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
 from harness import Plot, Report, Series, Spread, publish
 
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint
+from rejoinder.rules.program import compile_rules
 from rejoinder.rules.reload import Memory
 from rejoinder.xds.delta import SPLITS_SINCE, DeltaRequest, Incremental
 from rejoinder.xds.plan import plan
@@ -40,7 +39,7 @@ from rejoinder.xds.translate import Placement, Settings, translate
 from rejoinder.xds.translate.encode import snapshot
 from rejoinder.xds.wire import encode_delta_response
 
-STAGES: Final = ("load", "plan", "translate", "encode", "send")
+STAGES: Final = ("load", "compile", "plan", "translate", "encode", "send")
 EDITS: Final = 5
 """Of each kind, in a process."""
 START: Final = "start"
@@ -148,8 +147,8 @@ def fetched_filters(listener: bytes) -> frozenset[str]:
     return frozenset(each.name for each in http_filters if each.HasField("config_discovery"))
 
 
-_LISTENER: Final = message_class(Listener)
-_MANAGER: Final = message_class(HttpConnectionManager)
+_LISTENER: Final = message_class("envoy.config.listener.v3.Listener")
+_MANAGER: Final = message_class("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager")
 
 
 # ---- what is measured
@@ -201,9 +200,11 @@ def way(
     ruleset = load([file], memory=memory, look_for_shadowed=False).ruleset  # as `serve`, which warns afterwards
     assert ruleset is not None
     times.append(time.perf_counter())
+    program = compile_rules(ruleset.rules)
+    times.append(time.perf_counter())
     planned = plan(ruleset)
     times.append(time.perf_counter())
-    configuration = translate(ruleset, planned, SETTINGS)
+    configuration = translate(ruleset, program, planned, SETTINGS)
     times.append(time.perf_counter())
     made = snapshot(configuration)
     times.append(time.perf_counter())

@@ -30,10 +30,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc.aio
-from envoy_data_plane.envoy.config.listener.v3 import Listener
-from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
-from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
-from envoy_data_plane.envoy.service.discovery import v3 as discovery
 from harness import Report, Spread, cpu_seconds, publish
 
 from rejoinder.cli.control import KEPT_BUILDS
@@ -199,13 +195,13 @@ class Client:
         return encoded
 
 
-REQUEST = message_class(discovery.DiscoveryRequest)
-RESPONSE = message_class(discovery.DiscoveryResponse)
-DELTA_REQUEST = message_class(discovery.DeltaDiscoveryRequest)
-DELTA_RESPONSE = message_class(discovery.DeltaDiscoveryResponse)
-LISTENER = message_class(Listener)
-MANAGER = message_class(HttpConnectionManager)
-ROUTE_CONFIGURATION = message_class(RouteConfiguration)
+REQUEST = message_class("envoy.service.discovery.v3.DiscoveryRequest")
+RESPONSE = message_class("envoy.service.discovery.v3.DiscoveryResponse")
+DELTA_REQUEST = message_class("envoy.service.discovery.v3.DeltaDiscoveryRequest")
+DELTA_RESPONSE = message_class("envoy.service.discovery.v3.DeltaDiscoveryResponse")
+LISTENER = message_class("envoy.config.listener.v3.Listener")
+MANAGER = message_class("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager")
+ROUTE_CONFIGURATION = message_class("envoy.config.route.v3.RouteConfiguration")
 
 RULES: Final = (ROUTES.url, VIRTUAL_HOSTS.url)
 """Where a rule may stand."""

@@ -19,6 +19,7 @@ from harness import Cost, Plot, Report, Series, Spread, gateway_cost, interleave
 
 from rejoinder.envoy import bootstrap, find, running
 from rejoinder.rules.model import Answer, Endpoint, Listener, PathKind, PathMatch, RequestMatch, Rule, Ruleset, Scope
+from rejoinder.rules.program import compile_rules
 from rejoinder.xds.plan import plan
 from rejoinder.xds.translate import Configuration, Json, Settings, static_bootstrap, translate
 
@@ -87,7 +88,7 @@ def _domain(n: int) -> str:
 def _listener(case: _Case) -> Json:
     ruleset = Ruleset(listeners=(Listener("127.0.0.1", 0),), rules=case.rules)
     settings = STRUCTURES.get(case.structure, STRUCTURES["list"])
-    configuration = translate(ruleset, plan(ruleset), settings)
+    configuration = translate(ruleset, compile_rules(ruleset.rules), plan(ruleset), settings)
     if case.structure == HOSTS:
         configuration = _inline(configuration.split)
     listener: Json = static_bootstrap(configuration)["static_resources"]["listeners"][0]

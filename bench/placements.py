@@ -63,7 +63,9 @@ def _ours(placement: Placement, *rules: Rule, asking: str = "") -> Json:
         routes=(Route("all", Forward(UPSTREAM)),),
         rules=rules,
     )
-    made = translate(ruleset, plan(ruleset), Settings(Endpoint("127.0.0.1", 1), placement))
+    made = translate(
+        ruleset, compile_rules(ruleset.rules), plan(ruleset), Settings(Endpoint("127.0.0.1", 1), placement)
+    )
     (found,) = static_bootstrap(made)["static_resources"]["listeners"]
     return asked_elsewhere(found, {EXT_PROC_CLUSTER: asking})
 

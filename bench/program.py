@@ -28,7 +28,7 @@ from rejoinder.envoy.module import library
 from rejoinder.rules.model import Answer, PathKind, PathMatch, RequestMatch, Rule, Scope, StatusPattern
 from rejoinder.rules.program import Program, compile_rules
 from rejoinder.rules.program_bytes import encode
-from rejoinder.rules.request import Request
+from rejoinder.rules.request import Request, Response
 from rejoinder.xds.translate import Placement
 from rejoinder.xds.translate.extensions import foreign_filters
 
@@ -113,10 +113,10 @@ def in_python(kind: str, count: int, generation: int) -> Python:
 
 def _decision(program: Program, host: str, path: str) -> float:
     requests = [Request(method="GET", host=host, path=path, headers=(("x-n", str(n)),)) for n in range(DECISIONS)]
-    assert program.on_status(requests[0], "all", 503) is not None
+    assert program.on_status(requests[0], "all", Response(503)) is not None
     began = time.process_time()
     for request in requests:
-        program.on_status(request, "all", 503)
+        program.on_status(request, "all", Response(503))
     return (time.process_time() - began) / DECISIONS * 1e6
 
 

@@ -32,7 +32,9 @@ def _variant(name: str, service_ports: list[int]) -> tuple[Json, Json]:
     """A listener on which every response is asked about, and the cluster of its service."""
     ruleset = Ruleset(listeners=(Listener("127.0.0.1", 0),), rules=(ANSWERED,))
     settings = Settings(Endpoint("127.0.0.1", service_ports[0]))
-    resources = static_bootstrap(translate(ruleset, plan(ruleset), settings))["static_resources"]
+    resources = static_bootstrap(translate(ruleset, compile_rules(ruleset.rules), plan(ruleset), settings))[
+        "static_resources"
+    ]
     (listener,), (cluster,) = resources["listeners"], resources["clusters"]
     listener = asked_elsewhere(listener, {EXT_PROC_CLUSTER: name})
     # (Where every port is taken as it comes, they do not follow each other.)

@@ -132,6 +132,8 @@ def _metrics(status: dict[str, Any]) -> str:
     """https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format"""
     counters = status["ext_proc"]
     lines = [
+        "# TYPE rejoinder_observed_total counter",
+        *(f'rejoinder_observed_total{{rule="{name}"}} {number}' for name, number in counters["observed"].items()),
         "# TYPE rejoinder_replies_total counter",
         *(f'rejoinder_replies_total{{rule="{name}"}} {number}' for name, number in counters["replies"].items()),
         "# TYPE rejoinder_passed_total counter",

@@ -49,6 +49,10 @@ _EXAMPLES: Final = {
   rejoinder bootstrap module rules.yaml          the same for the dynamic module, with the rules in it
   rejoinder bootstrap ext_proc                   filters that follow the rules of `rejoinder serve` by themselves
 """,
+    "preview": """examples:
+  rejoinder preview pages                        then open pages/index.html
+  rejoinder preview pages --name Acme --logo acme.svg --accent '#07a' --link https://example.com --status 503
+""",
 }
 
 
@@ -124,7 +128,19 @@ def parser() -> argparse.ArgumentParser:
         help="in an Envoy with routes of its own: the name of the route that takes the request ('' for none); the "
         "files' routes count for nothing there",
     )
+    explain.add_argument("--client", default="", metavar="IP", help="the client's address")
     explain.add_argument("--status", type=_status, metavar="N", help="the status that the upstream gives")
+    explain.add_argument(
+        "--response-header",
+        action="append",
+        default=[],
+        type=_header,
+        metavar="'NAME: VALUE'",
+        help="... with a header",
+    )
+    explain.add_argument(
+        "--source", default="upstream", choices=("upstream", "local"), help="... or Envoy itself (local) instead"
+    )
     _conditional(explain)
     _format(explain)
 
@@ -136,6 +152,7 @@ def parser() -> argparse.ArgumentParser:
     _workers(render, "with how many --workers `serve` runs (default 1)")
 
     _bootstrap(commands)
+    _preview(commands)
     return top
 
 
@@ -174,6 +191,24 @@ def _check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "--each", action="store_true", help="each file or folder, and each folder below one, is a rule set of its own"
     )
     _format(check)
+
+
+def _preview(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    preview = _command(
+        commands, "preview", "write the built-in page, in every format and language, as files to look at"
+    )
+    preview.add_argument("folder", type=Path, metavar="DIR", help="where to; made if it is not there")
+    preview.add_argument("--name", default="", help="whose page it is")
+    preview.add_argument("--logo", type=Path, metavar="FILE", help="an SVG or PNG file")
+    preview.add_argument("--accent", default="", metavar="COLOUR", help="such as '#07a'")
+    preview.add_argument("--link", default="", metavar="URL", help="where the name or logo leads")
+    preview.add_argument(
+        "--status",
+        type=_status,
+        nargs="+",
+        metavar="N",
+        help="about these statuses (default: all with words of their own)",
+    )
 
 
 def _command(

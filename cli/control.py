@@ -163,6 +163,7 @@ class Control:
                 "overloaded": counters.overloaded,
                 "failures": counters.failures,
                 "handler_failures": dict(counters.handler_failures),
+                "observed": dict(counters.observed),
             },
         }
 

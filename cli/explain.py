@@ -14,14 +14,14 @@ from rich.text import Text
 
 from rejoinder import envoy
 from rejoinder.cli import arguments, console, placement
-from rejoinder.rules.answers import Choice, Reply
+from rejoinder.rules.answers import Asked, Reply, claims
 from rejoinder.rules.decide import NO_ROUTE_STATUS, Decision, decide
 from rejoinder.rules.document import quoted
 from rejoinder.rules.load import load
-from rejoinder.rules.misfit import misfit
-from rejoinder.rules.model import STATUSES, Forward, Position, Route, Rule, Ruleset, Scope
+from rejoinder.rules.misfit import misfit, rule_misfit
+from rejoinder.rules.model import STATUSES, Forward, Position, Route, Rule, Ruleset, Scope, native_rules
 from rejoinder.rules.program import Program, compile_rules
-from rejoinder.rules.request import Request, RequestError, parse
+from rejoinder.rules.request import LOCAL, Request, RequestError, Response, now, parse
 from rejoinder.xds.translate import Placement
 
 _SHOWN_RULES = 5
@@ -71,7 +71,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     conditional = _placement(options.conditional).value
     ruleset = loaded.ruleset if options.route is not None else _at_listener(loaded.ruleset, request, options.url)
-    explanation = _explain(ruleset, request, options.status, conditional, options.route)
+    response = options.status and Response(options.status, tuple(options.response_header), options.source)
+    explanation = _explain(ruleset, request, response, conditional, options.route)
     if options.format == "json":
         console.print_json(_json(explanation))
     else:
@@ -94,7 +95,8 @@ def _request(options: argparse.Namespace) -> Request:
     hosts = [value for name, value in options.header if name.lower() == "host"]
     headers = tuple((name, value) for name, value in options.header if name.lower() != "host")
     target = (url.path or "/") + (f"?{url.query}" if url.query else "")
-    return parse(options.method, hosts[0] if hosts else url.netloc, target, headers, scheme=url.scheme)
+    parsed = parse(options.method, hosts[0] if hosts else url.netloc, target, headers, scheme=url.scheme)
+    return dataclasses.replace(parsed, client=options.client)
 
 
 def _at_listener(ruleset: Ruleset, request: Request, url: SplitResult) -> Ruleset:
@@ -109,7 +111,7 @@ def _at_listener(ruleset: Ruleset, request: Request, url: SplitResult) -> Rulese
 
 
 def _explain(
-    ruleset: Ruleset, request: Request, status: int | None, conditional: str, route_name: str | None
+    ruleset: Ruleset, request: Request, response: Response | None, conditional: str, route_name: str | None
 ) -> _Explanation:
     """Args: route_name: of an Envoy with routes of its own, empty if none fits there; None: the routes are ours."""
     ours = route_name is None
@@ -122,21 +124,24 @@ def _explain(
     decision = decide(ruleset, request, route_name=route_name)
     routes = _route_steps(ruleset, request, decision) if ours else _foreign_route(route_name)
     program, route = compile_rules(ruleset.rules), route_name or (decision.route.name if decision.route else None)
-    steps = (*routes, *_rule_steps(ruleset, request, decision, status, route), _program_step(program, request, route))
-    if decision.reply:
-        rule = decision.rule.name if decision.rule else None
-        return _Explanation(request, decision, steps, "native" if ours else conditional, rule, decision.reply, ())
     nowhere = ours and (decision.route is None or decision.route.action is None)
-    if nowhere and status is None:
-        status = NO_ROUTE_STATUS
-    if status is None:
+    if nowhere and response is None and not decision.reply:
+        response = Response(NO_ROUTE_STATUS, source=LOCAL)
+    steps = (*routes, *_rule_steps(ruleset, decision, response), _program_step(program, request, route))
+    if decision.reply:
+        rule = decision.rule
+        native = ours and (rule is None or rule in native_rules(ruleset.rules))
+        name = rule.name if rule else None
+        return _Explanation(request, decision, steps, "native" if native else conditional, name, decision.reply, ())
+    if response is None:
         return _Explanation(request, decision, steps, "upstream", None, None, tuple(_statuses(decision, conditional)))
-    choice = program.on_status(request, route, status)
+    choice = program.on_status(request, route, response)
     if choice and choice.answer.handler:
         return _Explanation(request, decision, steps, conditional, choice.rule, None, (), choice.answer.handler)
     if choice:
         steps = (*steps, *_lost_headers(decision.route))
-        return _Explanation(request, decision, steps, conditional, choice.rule, choice.reply(status), ())
+        reply = choice.reply(response.status, Asked(request, route, response, now()))
+        return _Explanation(request, decision, steps, conditional, choice.rule, reply, ())
     if nowhere:
         return _Explanation(request, decision, steps, "native", None, Reply(NO_ROUTE_STATUS, (), b""), ())
     return _Explanation(request, decision, steps, "upstream", None, None, ())
@@ -182,32 +187,42 @@ def _program_step(program: Program, request: Request, route: str | None) -> _Ste
     return _Step("program", "rules", Position("", 0), verdict, False)
 
 
-def _rule_steps(
-    ruleset: Ruleset, request: Request, decision: Decision, status: int | None, route: str | None
-) -> Iterator[_Step]:
-    choice = None if status is None else decision.choose(status)
+def _rule_steps(ruleset: Ruleset, decision: Decision, response: Response | None) -> Iterator[_Step]:
+    request, route = decision.request, decision.route_name
     for rule in ruleset.rules:
-        reason = misfit(rule.scope, request, route)
-        verdict = f"does not fit: {reason}" if reason else _verdict(rule, decision, status, choice)
-        if not reason and rule.final and not decision.reply and not (choice and choice.rule == rule.name):
-            verdict += "; it is final: no later rule is asked"
-        yield _Step("rule", rule.name, rule.position, verdict, not reason)
-        if not reason and (rule.final or rule is decision.rule or (choice and choice.rule == rule.name)):
+        seen = None if rule is decision.rule or (rule.answers and rule.unconditional) else response
+        reason = rule_misfit(rule, request, route, seen)
+        waits = reason is not None and rule.sees_responses and seen is None and not decision.reply
+        if reason and not waits:
+            yield _Step("rule", rule.name, rule.position, f"does not fit: {reason}", False)
+            continue
+        verdict, ends = _verdict(rule, decision, response)
+        yield _Step("rule", rule.name, rule.position, verdict, True)
+        if ends:
             return
 
 
-def _verdict(rule: Rule, decision: Decision, status: int | None, choice: Choice | None) -> str:
+def _verdict(rule: Rule, decision: Decision, response: Response | None) -> tuple[str, bool]:
+    """What becomes of a rule that fits, and whether that ends the search."""
+    last = "; it is final: no later rule is asked" if rule.final and not decision.reply else ""
     if rule is decision.rule:
-        return "fits and answers at once"
+        return "fits and answers at once", True
+    if not rule.answers:
+        return "fits, and ends the search: the response is left alone", True
     if rule.unconditional:
-        return "fits, but the route answers by itself" if decision.reply else "is never asked"
+        return "fits, but the route answers by itself" if decision.reply else "is never asked", rule.final
     if decision.reply:
-        return "fits, but is about the upstream's status: the upstream is not asked"
-    if status is None:
-        return "fits, and is asked when the status is known"
-    if choice and choice.rule == rule.name:
-        return f"fits, and has an answer for {status}"
-    return f"fits, but has no answer for {status}"
+        return "fits, but is about the upstream's status: the upstream is not asked", rule.final
+    if response is None:
+        if rule.sees_responses:
+            return "is asked when the response is known", False
+        return f"fits, and is asked when the status is known{last}", rule.final
+    answer = claims(rule).answer(response.status)
+    if answer is None:
+        return f"fits, but has no answer for {response.status}{last}", rule.final
+    if answer.passes:
+        return f"fits, and leaves {response.status} alone: no later rule is asked", True
+    return f"fits, and has an answer for {response.status}", True
 
 
 def _statuses(decision: Decision, conditional: str) -> Iterator[tuple[str, str, str]]:
@@ -221,7 +236,7 @@ def _statuses(decision: Decision, conditional: str) -> Iterator[tuple[str, str, 
         elif choice.answer.handler:
             sent = f"what {choice.answer.handler} makes ({conditional})"
         else:
-            reply = choice.reply(status)
+            reply = choice.reply(status, Asked(decision.request, decision.route_name, Response(status)))
             code = "the same status" if choice.answer.status_code is None else str(reply.status)
             sent = f"{code}, {_size(reply)} ({conditional})"
         if groups and groups[-1][2:] == (rule, sent):

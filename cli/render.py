@@ -8,6 +8,7 @@ from rejoinder.cli import arguments, console, placement
 from rejoinder.envoy.module import library
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint
+from rejoinder.rules.program import compile_rules
 from rejoinder.xds.plan import plan
 from rejoinder.xds.translate import Json, Placement, Settings, conditional_program, static_bootstrap, translate
 
@@ -23,7 +24,9 @@ def run(options: argparse.Namespace) -> int:
     settings = Settings(
         ext_proc, Placement(options.conditional), ext_proc_ports=options.workers, trusted_ca=options.trusted_ca
     )
-    configuration: Json = static_bootstrap(translate(loaded.ruleset, plan(loaded.ruleset), settings))
+    program = compile_rules(loaded.ruleset.rules)
+    built = translate(loaded.ruleset, program, plan(loaded.ruleset), settings)
+    configuration: Json = static_bootstrap(built)
     console.print_yaml(configuration)
     conditional = conditional_program(loaded.ruleset)
     if conditional and settings.conditional is Placement.MODULE:

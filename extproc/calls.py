@@ -57,7 +57,7 @@ class Calls:
         self._late: dict[str, int] = {}
         """By handler: its calls that nobody waits for any more."""
 
-    async def call(self, name: str, request: Request, response: Response) -> Reply | None:
+    async def call(self, name: str, request: Request, response: Response | None) -> Reply | None:
         """As `Handlers.call`, and no longer than the limit.
 
         Raises:

@@ -44,6 +44,8 @@ class Counters:
     """Of these, the ones that made no sense or broke something; the log has each."""
     handler_failures: Mapping[str, int] = field(default_factory=dict)
     """Of these, the ones whose Python handler failed, by the name of the rule."""
+    observed: Mapping[str, int] = field(default_factory=dict)
+    """What rules would have answered that only observe, by their names."""
     overloaded: int = 0
     """Of those that passed, the ones that would have been answered too late, or were too many."""
     connections: int = field(default=0, compare=False)
@@ -66,6 +68,7 @@ class Processor:
         self._rules = Rules()
         self._replies: collections.Counter[str] = collections.Counter()
         self._handler_failures: collections.Counter[str] = collections.Counter()
+        self._observed: collections.Counter[str] = collections.Counter()
         self._passed = self._failures = 0
         self._grpc = grpc.Server({f"/{SERVICE}/Process": self._open})
 
@@ -97,6 +100,7 @@ class Processor:
             passed=self._passed + self._grpc.overloaded + self._grpc.failures,
             failures=self._failures + self._grpc.failures,
             handler_failures=dict(self._handler_failures),
+            observed=dict(self._observed),
             overloaded=self._grpc.overloaded,
             connections=len(self._grpc.connections),
             streams=self._grpc.streams,
@@ -119,6 +123,7 @@ class Processor:
         return self._step(session, self._attempt(lambda: session.on_reply(call, made)))
 
     def _count(self, output: Output) -> None:
+        self._observed.update(output.observed)
         if output.failed is not None:
             self._handler_failures[output.failed] += 1
         if output.rule is None:

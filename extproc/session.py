@@ -18,7 +18,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from rejoinder.extproc.wire import (
@@ -28,6 +27,7 @@ from rejoinder.extproc.wire import (
     RequestHeaders,
     ResponseHeaders,
     immediate,
+    passing,
 )
 from rejoinder.rules import handlers
 from rejoinder.rules.answers import Asked, Choice, Reply
@@ -35,12 +35,7 @@ from rejoinder.rules.attributes import CODE_DETAILS, FINAL_DETAILS, ROUTE_NAME, 
 from rejoinder.rules.handlers import HandlerError
 from rejoinder.rules.model import Header
 from rejoinder.rules.program import Program, compile_rules
-from rejoinder.rules.request import LOCAL, UPSTREAM, Request, Response, host_of
-
-
-def now() -> str:
-    """The time as RFC 3339 has it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+from rejoinder.rules.request import LOCAL, UPSTREAM, Request, Response, host_of, now
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +65,7 @@ class Call:
 
     handler: str
     request: handlers.Request
-    response: handlers.Response
+    response: handlers.Response | None
     rule: str
 
 
@@ -86,6 +81,8 @@ class Output:
     """What was wrong with the message, for the log; None: nothing."""
     failed: str | None = None
     """The rule whose handler has failed; None: none has."""
+    observed: tuple[str, ...] = ()
+    """The rules that would have answered, and only observe."""
     call: Call | None = None
     """What is to be called; then `Session.on_reply` says what that leads to."""
 
@@ -133,13 +130,18 @@ class Session:
 
     def _on_request(self, message: RequestHeaders) -> tuple[State, Output]:
         asked = Asked(_request(message), message.attributes.get(ROUTE_NAME) or None)
-        choice = self._rules.program.on_request(asked.request, asked.route)
+        seen: list[str] = []
+        choice = self._rules.program.on_request(asked.request, asked.route, seen)
+        observed = tuple(seen)
+        if choice is not None and choice.answer.handler:
+            call = Call(choice.answer.handler, _readable_request(message), None, choice.rule)
+            return State.HANDLER, Output(observed=observed, call=call)
         if choice is not None:
-            return State.DONE, Output(self._rules.ready(choice, 0, asked), rule=choice.rule)
+            return State.DONE, Output(self._rules.ready(choice, 0, asked), choice.rule, observed=observed)
         if not self._rules.program.has_handlers:
-            return State.DONE, Output()
+            return State.DONE, Output(passing(observed, "request_headers"), observed=observed)
         self._asked = message
-        return State.RESPONSE, Output(PASS_REQUEST)
+        return State.RESPONSE, Output(passing(observed, "request_headers") or PASS_REQUEST, observed=observed)
 
     def _on_response(self, message: ResponseHeaders) -> tuple[State, Output]:
         details = message.attributes.get(CODE_DETAILS, "")
@@ -149,17 +151,18 @@ class Session:
         request = request_of(message.attributes) if asked is None else _request(asked)
         route = (message if asked is None else asked).attributes.get(ROUTE_NAME) or None
         came = Response(message.status, message.headers, UPSTREAM if details == VIA_UPSTREAM else LOCAL)
-        choice = self._rules.program.on_status(request, route, came)
+        seen: list[str] = []
+        choice = self._rules.program.on_status(request, route, came, seen)
+        observed = tuple(seen) if asked is None else ()  # else it is the matter of the other stream
         if choice is None:
-            return State.DONE, Output()
+            return State.DONE, Output(passing(observed, "response_headers"), observed=observed)
         if not choice.answer.handler:
             reply = self._rules.ready(choice, message.status, Asked(request, route, came))
-            return State.DONE, Output(reply, rule=choice.rule)
-        if asked is None:
-            return State.DONE, Output()  # the matter of the stream that has seen the request, if there is one
-        seen = handlers.request_of(_readable(asked.headers), asked.attributes.get(ROUTE_NAME, ""))
+            return State.DONE, Output(reply, choice.rule, observed=observed)
+        if asked is None:  # the matter of the stream that has seen the request, if there is one
+            return State.DONE, Output(passing(observed, "response_headers"), observed=observed)
         response = handlers.Response(message.status, _readable(message.headers))
-        return State.HANDLER, Output(call=Call(choice.answer.handler, seen, response, choice.rule))
+        return State.HANDLER, Output(call=Call(choice.answer.handler, _readable_request(asked), response, choice.rule))
 
 
 Step = Callable[[Session, Any], tuple[State, Output]]
@@ -172,6 +175,10 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Message], Step]]] = {
     State.HANDLER: {},
     State.DONE: {},
 }
+
+
+def _readable_request(asked: RequestHeaders) -> handlers.Request:
+    return handlers.request_of(_readable(asked.headers), asked.attributes.get(ROUTE_NAME, ""))
 
 
 def _readable(headers: tuple[Header, ...]) -> tuple[Header, ...]:

@@ -9,7 +9,7 @@ https://www.envoyproxy.io/docs/envoy/latest/api-v3/service/ext_proc/v3/external_
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,6 +42,7 @@ _MESSAGES: Final[Mapping[str, Mapping[str, tuple[int, str]]]] = {
     "Value": {"number_value": (2, "double"), "string_value": (3, "bytes"), "struct_value": (5, "Struct")},
     "ProcessingResponse": {
         "request_headers": (1, "HeadersResponse"),
+        "response_headers": (2, "HeadersResponse"),
         "immediate_response": (7, "ImmediateResponse"),
         "dynamic_metadata": (8, "Struct"),
     },
@@ -165,6 +166,23 @@ def _number(text: str) -> int:
 
 PASS_REQUEST: Final[bytes] = _ProcessingResponse(request_headers={}).SerializeToString()
 """The request goes on, and the response is awaited."""
+
+
+def passing(observed: Sequence[str], what: str) -> bytes:
+    """A request or a response goes on, and access logs are told which rules have observed it; empty: there are none.
+
+    Args:
+        observed: the rules' names.
+        what: `request_headers` or `response_headers`.
+    """
+    if not observed:
+        return b""
+    told: dict[str, object] = {"string_value": ",".join(observed).encode()}
+    message = _ProcessingResponse(
+        **{what: {}}, dynamic_metadata=_struct(METADATA_NAMESPACE, {"struct_value": _struct("observed", told)})
+    )
+    encoded: bytes = message.SerializeToString()
+    return encoded
 
 
 def immediate(reply: Reply, rule: str) -> bytes:

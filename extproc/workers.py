@@ -282,9 +282,11 @@ def _first(pipe: Pipe) -> Any:
 def _sum(counters: list[Counters]) -> Counters:
     replies: collections.Counter[str] = collections.Counter()
     handler_failures: collections.Counter[str] = collections.Counter()
+    observed: collections.Counter[str] = collections.Counter()
     for each in counters:
         replies.update(each.replies)
         handler_failures.update(each.handler_failures)
+        observed.update(each.observed)
     return Counters(
         replies=dict(replies),
         passed=sum(each.passed for each in counters),
@@ -293,6 +295,7 @@ def _sum(counters: list[Counters]) -> Counters:
         connections=sum(each.connections for each in counters),
         streams=sum(each.streams for each in counters),
         handler_failures=dict(handler_failures),
+        observed=dict(observed),
     )
 
 

@@ -90,7 +90,7 @@ def reply(answer: Answer, status: int, asked: Asked = NOBODY, rule: str = "") ->
     offers = contents(answer, code in BODILESS)
     chosen = offers[0]
     if len(offers) > 1:
-        accept, language = (_joined(asked.request, name) for name in ("accept", "accept-language"))
+        accept, language = (asked.request.joined(name) for name in ("accept", "accept-language"))
         chosen = offers[best([content.offer for content in offers], accept, language)]
 
     def value(variable: Variable) -> str:
@@ -174,46 +174,29 @@ def keeps(patterns: tuple[str, ...], name: str) -> bool:
     return any(name.startswith(each[:-1]) if each.endswith("*") else name == each for each in patterns)
 
 
-def _joined(request: Request, name: str) -> str | None:
-    values = request.header(name)
-    return ", ".join(values) if values else None
-
-
 def _value(variable: Variable, asked: Asked, code: int, rule: str) -> str:
     request, response = asked.request, asked.response
-    match variable.name:
-        case Name.REQUEST_ID:
-            return _joined(request, "x-request-id") or ""
-        case Name.REQUEST_METHOD:
-            return request.method
-        case Name.REQUEST_SCHEME:
-            return request.scheme
-        case Name.REQUEST_HOST:
-            return request.host
-        case Name.REQUEST_PATH:
-            return request.path
-        case Name.REQUEST_URL:
-            return f"{request.scheme}://{request.authority}{request.target}"
-        case Name.REQUEST_QUERY:
-            return next(iter(request.parameter(variable.argument)), "")
-        case Name.REQUEST_HEADER:
-            return _joined(request, variable.argument) or ""
-        case Name.STATUS:
-            return str(code)
-        case Name.STATUS_REASON:
-            return reason(code)
-        case Name.ORIGINAL_STATUS:
-            return str(response.status) if response else ""
-        case Name.SOURCE:
-            return response.source if response else LOCAL
-        case Name.ROUTE:
-            return asked.route or ""
-        case Name.RULE:
-            return rule
-        case Name.TIME:
-            return asked.time
-        case Name.CLIENT:
-            return request.client
+    if variable.name is Name.REQUEST_QUERY:
+        return next(iter(request.parameter(variable.argument)), "")
+    if variable.name is Name.REQUEST_HEADER:
+        return request.joined(variable.argument) or ""
+    values: dict[Name, str | None] = {
+        Name.REQUEST_ID: request.joined("x-request-id"),
+        Name.REQUEST_METHOD: request.method,
+        Name.REQUEST_SCHEME: request.scheme,
+        Name.REQUEST_HOST: request.host,
+        Name.REQUEST_PATH: request.path,
+        Name.REQUEST_URL: f"{request.scheme}://{request.authority}{request.target}",
+        Name.STATUS: str(code),
+        Name.STATUS_REASON: reason(code),
+        Name.ORIGINAL_STATUS: str(response.status) if response else "",
+        Name.SOURCE: response.source if response else LOCAL,
+        Name.ROUTE: asked.route,
+        Name.RULE: rule,
+        Name.TIME: asked.time,
+        Name.CLIENT: request.client,
+    }
+    return values[variable.name] or ""
 
 
 @functools.lru_cache(maxsize=_REMEMBERED)

@@ -56,7 +56,7 @@ def request_of(attributes: Mapping[str, str]) -> Request:
                 for line in _lines(name, value)
             ]
         ),
-        scheme=attributes.get(SCHEME, ""),
+        scheme=attributes.get(SCHEME, "http"),
         authority=authority,
         client=client_of(attributes),
     )

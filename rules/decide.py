@@ -7,7 +7,8 @@
     none    -> the response passes untouched
 
 A rule that fits and is `final` ends the search in both phases: no rule behind it is asked. So does an answer that
-passes, for its statuses. A rule that is about something of the response does not fit before there is one.
+passes, for its statuses. A rule that is about something of the response does not fit before there is one. One that
+only observes is passed over, `final` or not; it is told where it would have answered.
 
 `decide` is the way in. It is asked once, when the request is known; the `Decision` it returns is asked again by
 `Decision.choose` when a response is.
@@ -35,25 +36,32 @@ class Decision:
     rule: Rule | None
     """The rule that answers the request; None: no rule does."""
     reply: Reply | None
-    """What is sent at once; None: the upstream is asked, or, with no route, Envoy answers NO_ROUTE_STATUS."""
+    """What is sent at once; None: the rule's handler says it, or, without a rule, the upstream is asked, or, with no
+    route, Envoy answers NO_ROUTE_STATUS."""
     chain: tuple[Rule, ...]
-    """The rules that are asked in turn about the response that then comes; empty where there is a `reply`, which is
-    final."""
-
+    """The rules that are asked in turn about the response that then comes; empty where there is a `rule` or a `reply`,
+    which is final."""
     request: Request
     route_name: str | None
     """Of the route that it takes; None: none."""
+    observed: tuple[str, ...] = ()
+    """The rules that would have answered at once, and only observe, by their names."""
 
-    def choose(self, response: Response | int) -> Choice | None:
+    def choose(self, response: Response | int, observed: list[str] | None = None) -> Choice | None:
         """The answer that a response calls for; None: it passes untouched.
 
         Args:
             response: an upstream's, or Envoy's own; a number: one with this status, of which nothing else is known.
+            observed: is told the rules that would have answered, and only observe, by their names.
         """
         response = Response(response) if isinstance(response, int) else response
         for rule in self.chain:
             if rule_fits(rule, self.request, self.route_name, response):
                 answer = claims(rule).answer(response.status)
+                if rule.observe:
+                    if answer is not None and not answer.passes and observed is not None:
+                        observed.append(rule.name)
+                    continue
                 if answer is not None:
                     return None if answer.passes else Choice(rule.name, answer)
                 if rule.final:
@@ -82,21 +90,26 @@ def decide(ruleset: Ruleset, request: Request, *, route_name: str | None = None)
     named = route_name or (route.name if route else None)
     asked = Asked(request, named)
     chain: list[Rule] = []
+    observed: list[str] = []
     for rule in ruleset.rules:
         if rule_fits(rule, request, named, None):
+            if rule.unconditional and rule.observe:
+                observed.append(rule.name)
+                continue
             if rule.unconditional:
-                made = reply(rule.answers[0], NO_ROUTE_STATUS, asked, rule.name)
-                return Decision(route, rule, made, (), request, named)
+                answer = rule.answers[0]
+                made = None if answer.handler else reply(answer, NO_ROUTE_STATUS, asked, rule.name)
+                return Decision(route, rule, made, (), request, named, tuple(observed))
             chain.append(rule)
-            if rule.final:
+            if rule.final and not rule.observe:
                 break
         elif rule.sees_responses:
             chain.append(rule)  # who knows
     if route is not None and isinstance(route.action, Answer):
-        return Decision(route, None, reply(route.action, NO_ROUTE_STATUS, asked), (), request, named)
+        return Decision(route, None, reply(route.action, NO_ROUTE_STATUS, asked), (), request, named, tuple(observed))
     if route is not None and isinstance(route.action, Redirect):
-        return Decision(route, None, redirect(route, route.action, request), (), request, named)
-    return Decision(route, None, None, tuple(chain), request, named)
+        return Decision(route, None, redirect(route, route.action, request), (), request, named, tuple(observed))
+    return Decision(route, None, None, tuple(chain), request, named, tuple(observed))
 
 
 def _route(ruleset: Ruleset, request: Request) -> Route | None:

@@ -110,7 +110,8 @@ def _first(headers: tuple[Header, ...], name: str) -> str | None:
     return next((value for other, value in headers if other == name), None)
 
 
-Handler = Callable[[Request, Response], Reply | None]
+Handler = Callable[[Request, Response | None], Reply | None]
+"""There is no response where a rule answers without asking an upstream."""
 
 
 class HandlerError(Exception):
@@ -151,11 +152,11 @@ class Handlers:
             self._found[name] = found
         return self._found[name]
 
-    def call(self, name: str, request: Request, response: Response) -> Reply | None:
+    def call(self, name: str, request: Request, response: Response | None) -> Reply | None:
         """Have a handler answer.
 
         Returns:
-            What is sent in place of the response, complete and checked; None: the response passes.
+            What is sent, complete and checked; None: the response passes, or the request goes on.
 
         Raises:
             HandlerError: it failed; count that and let the response pass. It has been logged, once in LOG_SECONDS.

@@ -16,7 +16,8 @@ from rejoinder.rules.document import List
 from rejoinder.rules.fields import Fields, Place
 from rejoinder.rules.model import Rule, Scope
 from rejoinder.rules.native import (
-    ANSWER_FIELDS,
+    OUR_FIELDS,
+    PLUG_IN_FIELDS,
     RULE_ONLY_FIELDS,
     domains,
     next_rule_name,
@@ -24,7 +25,7 @@ from rejoinder.rules.native import (
     scope_answers,
 )
 
-TOP_LEVEL_FIELDS: Final = ("_rules_", *ANSWER_FIELDS)
+TOP_LEVEL_FIELDS: Final = ("_rules_", *PLUG_IN_FIELDS)
 
 _SCOPES: Final = ("_match_route_", "_match_domain_")
 
@@ -41,10 +42,10 @@ def has_top_level_rule(fields: Fields) -> bool:
     be rules for every request, of which only the first could ever decide.
     """
     if "rules" not in fields:
-        return any(each in fields for each in ANSWER_FIELDS)
+        return any(each in fields for each in PLUG_IN_FIELDS)
     node = fields["rules"].node
     entries = fields["rules"].items() if isinstance(node, List) else []
-    return bool(entries) and not any(entry.has(*RULE_ONLY_FIELDS) for entry in entries)
+    return bool(entries) and not any(entry.has(*RULE_ONLY_FIELDS, *OUR_FIELDS) for entry in entries)
 
 
 def top_level_rule(fields: Fields, *, beside_sections: bool = False) -> Rule:
@@ -65,7 +66,7 @@ def top_level_rule(fields: Fields, *, beside_sections: bool = False) -> Rule:
 
 
 def _scoped_rule(place: Place) -> Rule:
-    fields = place.fields(*_SCOPES, "rules", *ANSWER_FIELDS)
+    fields = place.fields(*_SCOPES, "rules", *PLUG_IN_FIELDS)
     # The plug-in refuses an entry with both scopes, too.
     if fields.only_one(*_SCOPES) is None:
         place.error(f"expected one of {', '.join(_SCOPES)}")

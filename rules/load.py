@@ -33,6 +33,7 @@ from rejoinder.rules.model import (
     Ruleset,
     Upstream,
 )
+from rejoinder.rules.page import Branding, rule_with_pages
 from rejoinder.rules.problem import Problem, Severity
 from rejoinder.rules.reload import Memory
 from rejoinder.rules.shadow import shadowed
@@ -71,6 +72,8 @@ class Part:
     upstreams: tuple[Upstream, ...] = ()
     routes: tuple[Route, ...] = ()
     rules: tuple[Rule, ...] = ()
+    branding: tuple[Position, Branding] | None = None
+    """Whose the built-in page is, and where that stands."""
     objects: tuple[kubernetes.Object, ...] = ()
     """Kubernetes objects, which mean something only together."""
 
@@ -204,7 +207,7 @@ class _Kind:
     """May raise FieldError."""
 
 
-_SECTIONS: Final = ("listen", "upstreams", "routes", "rules", "_rules_")
+_SECTIONS: Final = ("listen", "upstreams", "routes", "rules", "_rules_", "branding")
 
 
 def _read_rule_file(place: Place) -> Part:
@@ -216,6 +219,7 @@ def _read_rule_file(place: Place) -> Part:
         listeners=fields.get("listen", addresses.listeners, ()),
         upstreams=fields.get("upstreams", addresses.upstreams, ()),
         routes=fields.get("routes", native.routes, ()),
+        branding=fields.get("branding", native.branding, None),
         rules=(
             *higress.scoped_rules(fields),
             *(
@@ -249,6 +253,11 @@ def _merged(
         if other != given[0]:
             message = f"listen: already given at {given[0][0].position}, and not the same"
             problems.append(Problem(other[0].position, message))
+    brandings = [part.branding for part in parts if part.branding]
+    for position, another in brandings[1:]:
+        if another != brandings[0][1]:
+            problems.append(Problem(position, f"branding: conflicts with {brandings[0][0]}"))
+    branding = brandings[0][1] if brandings else Branding()
     upstreams = _unique("upstream", (each for part in parts for each in part.upstreams), problems)
     upstreams |= overrides
     upstreams |= {each.name: each for each in manifests.upstreams}
@@ -268,7 +277,9 @@ def _merged(
         listeners=(*listeners, *manifests.listeners),
         upstreams=tuple(upstreams.values()),
         routes=all_routes,
-        rules=_with_route_groups(rules.values(), manifests.route_groups),
+        rules=tuple(
+            rule_with_pages(rule, branding) for rule in _with_route_groups(rules.values(), manifests.route_groups)
+        ),
         homeless=manifests.homeless,
     )
 

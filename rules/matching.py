@@ -242,23 +242,28 @@ class Meet:
     def __hash__(self) -> int:
         return hash(self.paths)  # the rest rarely tells two apart
 
+    @classmethod
+    def of(cls, match: RequestMatch) -> Meet:
+        return cls(() if match.path == EVERY_PATH else (match.path,), match.methods, match.headers, match.query)
+
 
 EVERYTHING = Meet()
 
 
-def meet(first: Meet, match: RequestMatch) -> Meet | None:
+def meet(first: Meet, second: Meet) -> Meet | None:
     """What fits both; None if certainly nothing does.
 
-    >>> meet(meet(EVERYTHING, RequestMatch(path=PathMatch(PathKind.PREFIX, "/a"))),
-    ...      RequestMatch(path=PathMatch(PathKind.EXACT, "/a/b"))).paths
+    >>> meet(Meet((PathMatch(PathKind.PREFIX, "/a"),)), Meet((PathMatch(PathKind.EXACT, "/a/b"),))).paths
     (PathMatch(kind=<PathKind.EXACT: 'path'>, value='/a/b'),)
     """
-    paths = _meet_paths(first.paths, match.path)
-    methods = _meet_methods(first.methods, match.methods)
+    paths: tuple[PathMatch, ...] | None = first.paths
+    for path in second.paths:
+        paths = None if paths is None else _meet_paths(paths, path)
+    methods = _meet_methods(first.methods, second.methods)
     if paths is None or methods is None:
         return None
-    headers = _meet_values(first.headers, match.headers)
-    return Meet(paths, methods, headers, _meet_values(first.query, match.query))
+    headers = _meet_values(first.headers, second.headers)
+    return Meet(paths, methods, headers, _meet_values(first.query, second.query))
 
 
 def host_test(first: Meet, domain: str) -> Meet:

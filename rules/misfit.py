@@ -1,22 +1,39 @@
 """Why a rule or route is not about a request, in words: what `rejoinder explain` shows beside what `decide` decides.
 
-Pure. `misfit` says None exactly where `decide` finds that the scope fits; tests hold the two together.
+Pure. `misfit` and `rule_misfit` say None exactly where `decide` finds that a scope, or a rule, fits; tests hold them
+together.
 """
 
 from __future__ import annotations
 
-from rejoinder.rules.matching import domains_cover, path_fits, value_fits
-from rejoinder.rules.model import PathKind, PathMatch, RequestMatch, Scope, StringKind, StringMatch
-from rejoinder.rules.request import Request
+from rejoinder.rules.matching import client_fits, domains_cover, path_fits, value_fits
+from rejoinder.rules.model import PathKind, PathMatch, RequestMatch, Rule, Scope, StringKind, StringMatch
+from rejoinder.rules.request import UPSTREAM, Request, Response
 
 
-def misfit(scope: Scope, request: Request, route: str | None) -> str | None:
+def rule_misfit(rule: Rule, request: Request, route: str | None, response: Response | None) -> str | None:
+    """The first reason why a rule does not fit; None: it does. Args as for `misfit`."""
+    reason = misfit(rule.scope, request, route, response)
+    if reason is not None:
+        return reason
+    if response is None and rule.sees_responses:
+        return "it is about responses, and there is none yet"
+    if rule.unless is not None and misfit(rule.unless, request, route, response) is None:
+        return "what it has in `unless` fits"
+    if rule.source and response is not None and response.source != rule.source:
+        wanted, came = ("an upstream", "Envoy itself")[:: 1 if rule.source == UPSTREAM else -1]
+        return f"it is about responses of {wanted}, this one is of {came}"
+    return None
+
+
+def misfit(scope: Scope, request: Request, route: str | None, response: Response | None = None) -> str | None:
     """The first reason why a scope does not fit; None: it does.
 
     Args:
         scope: of a rule; for a route, one with its domains and request match.
         request: as Envoy's router sees it.
         route: the name of the route that the request takes; None: no route fits.
+        response: None: there is none yet.
     """
     if scope.routes is not None and route not in scope.routes:
         return (
@@ -24,7 +41,18 @@ def misfit(scope: Scope, request: Request, route: str | None) -> str | None:
         )
     if not domains_cover(scope.domains, request.host):
         return f"it is about {_either(scope.domains, 'domain')}, the host is {_quoted(request.host)}"
-    return _request_misfit(scope.request, request)
+    reason = _request_misfit(scope.request, request)
+    if reason is not None:
+        return reason
+    if scope.clients and not client_fits(scope.clients, request.client):
+        came = f"the client is {request.client}" if request.client else "the client is not known"
+        return f"it is about {_either(scope.clients, 'client')}, {came}"
+    for name, test in scope.response_headers:
+        if response is None:
+            return "it is about responses, and there is none yet"
+        if not any(value_fits(test, value) for value in response.header(name)):
+            return f"it is about {_test('response header', name, test, 'responses')}, {_came(response.header(name))}"
+    return None
 
 
 def _request_misfit(match: RequestMatch, request: Request) -> str | None:
@@ -46,9 +74,9 @@ def _path(match: PathMatch) -> str:
     return f"{kinds[match.kind]} {_quoted(match.value)}"
 
 
-def _test(what: str, name: str, test: StringMatch) -> str:
+def _test(what: str, name: str, test: StringMatch, whose: str = "requests") -> str:
     if test.kind is StringKind.PRESENT:
-        return f"requests with a {what} {_quoted(name)}"
+        return f"{whose} with a {what} {_quoted(name)}"
     relation = {StringKind.EXACT: "being", StringKind.CONTAINS: "containing", StringKind.REGEX: "like"}
     return f"a {what} {_quoted(name)} {relation.get(test.kind, f'with the {test.kind.value}')} {_quoted(test.value)}"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -159,6 +160,8 @@ class Answer:
     """In place of `body`: a request gets the one that it accepts best."""
     template: bool = False
     """Body and header values are templates (`rules.template`)."""
+    page: bool = False
+    """The built-in page takes the place of `variants`, once all files are read."""
     keep_headers: tuple[str, ...] = ()
     """Names, in lower case, of headers of the response that stay, or beginnings of names with a `*` behind them."""
 
@@ -199,6 +202,8 @@ class Rule:
     """A request that it is about is no later rule's, whether or not this one has an answer."""
     unless: Scope | None = None
     """It is not about requests that fit this."""
+    observe: bool = False
+    """A trial: it is told when it would have answered, and then nothing is done."""
     source: str = ""
     """It is about responses of an `upstream`, or about `local` ones, which Envoy makes itself; empty: both."""
     position: Position = field(default=Position("", 0), compare=False)
@@ -223,10 +228,18 @@ class Rule:
         """Whether a route can say it: a fixed answer, or none, to requests with nothing unusual about them."""
         return (
             all(answer.fixed for answer in self.answers)
+            and not self.observe
             and not self.scope.clients
             and self.unless is None
             and not self.sees_responses
         )
+
+
+def native_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """The rules that routes can say, up to the first one that answers without a status, or is final, in a way that they
+    cannot: from there on, the program has to be asked."""
+    simple = itertools.takewhile(lambda rule: rule.simple or not (rule.unconditional or rule.final), rules)
+    return tuple(rule for rule in simple if rule.unconditional or rule.final)
 
 
 @dataclass(frozen=True, slots=True)

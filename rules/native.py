@@ -8,6 +8,7 @@ add one, add it there and in the docs. `listen` and `upstreams` are in `addresse
 from __future__ import annotations
 
 import functools
+import ipaddress
 import mimetypes
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -16,13 +17,14 @@ from typing import Final
 from urllib.parse import quote
 
 from rejoinder.rules.addresses import HOST_NAME, PORTS, is_ipv6
-from rejoinder.rules.answers import BODILESS
+from rejoinder.rules.answers import BODILESS, contents
 from rejoinder.rules.document import List, Map, Scalar, ScalarKind, describe, quoted
 from rejoinder.rules.fields import FieldError, Fields, Mention, Place, content_beside
 from rejoinder.rules.handlers import HANDLER_NAME
-from rejoinder.rules.matching import RegexError, compile_regex
+from rejoinder.rules.matching import RegexError, compile_regex, network
 from rejoinder.rules.model import (
     EVERY_PATH,
+    EVERY_SCOPE,
     STATUSES,
     WEBSOCKET,
     Answer,
@@ -30,6 +32,7 @@ from rejoinder.rules.model import (
     Header,
     PathKind,
     PathMatch,
+    Position,
     RateLimit,
     Redirect,
     RequestMatch,
@@ -41,8 +44,11 @@ from rejoinder.rules.model import (
     StatusPattern,
     StringKind,
     StringMatch,
+    Variant,
 )
-from rejoinder.rules.request import normalize_path
+from rejoinder.rules.page import Branding
+from rejoinder.rules.request import LOCAL, UPSTREAM, normalize_path
+from rejoinder.rules.template import TemplateError
 
 MAX_BODY_SIZE: Final = 1024 * 1024
 """In bytes. Every Envoy gets every body with each change of its configuration, and keeps it in memory: a larger one is
@@ -54,8 +60,12 @@ MAX_HEADER_SIZE: Final = 16384
 MIN_RATE_LIMIT_INTERVAL: Final = 0.05
 """In seconds: Envoy refuses a shorter fill interval of a local rate limit."""
 
-ANSWER_FIELDS: Final = ("status_code", "headers", "body", "body_file", "handler", "enable_on_status")
-RULE_ONLY_FIELDS: Final = ("name", "match", "rules", "final")
+PLUG_IN_FIELDS: Final = ("status_code", "headers", "body", "body_file", "handler", "enable_on_status")
+"""Of an answer, in every form."""
+OUR_FIELDS: Final = ("pass", "variants", "template", "page", "keep_headers")
+"""... that the plug-in has not."""
+ANSWER_FIELDS: Final = (*PLUG_IN_FIELDS, *OUR_FIELDS)
+RULE_ONLY_FIELDS: Final = ("name", "match", "unless", "source", "rules", "final", "observe")
 """What a rule has and an answer has not."""
 REQUEST_FIELDS: Final = (*(kind.value for kind in PathKind), "methods", "headers", "query")
 
@@ -192,6 +202,8 @@ def _respond(place: Place) -> Answer:
             raise place.mistake(f"{each} has no meaning here: a route that answers asks no upstream")
     found = answer(place)
     _refuse_original(place, found)
+    if not found.fixed or found.page:
+        place.error("a route gives the same answer to everybody: what depends on the request is a rule's to say")
     return found
 
 
@@ -271,13 +283,38 @@ def _rule(place: Place) -> Rule:
     default_name = next_rule_name(place)
     place = _about(place, "rule", default_name)
     fields = place.fields(*RULE_ONLY_FIELDS, *ANSWER_FIELDS, hints=_ELSEWHERE)
-    return Rule(
+    made = Rule(
         name=fields.get("name", name, default_name),
         answers=scope_answers(fields),
-        scope=fields.get("match", _scope, Scope()),
+        scope=fields.get("match", _scope, EVERY_SCOPE),
         final=fields.get("final", Place.boolean, False),
+        unless=fields.get("unless", _scope, None),
+        observe=fields.get("observe", Place.boolean, False),
+        source=fields.get("source", _source, ""),
         position=place.position,
     )
+    if made.answers and made.unconditional:
+        _refuse_about_responses(fields, made)
+        if made.answers[0].passes:  # nothing but the end of the search is left of it
+            return replace(made, answers=(), final=True)
+    return made
+
+
+def _source(place: Place) -> str:
+    text = place.string()
+    if text not in (UPSTREAM, LOCAL, "any"):
+        raise place.expected("upstream, local or any")
+    return "" if text == "any" else text
+
+
+def _refuse_about_responses(fields: Fields, rule: Rule) -> None:
+    """An unconditional rule is asked before there is a response."""
+    given = {"source": bool(rule.source), "match": bool(rule.scope.response_headers)}
+    given["unless"] = rule.unless is not None and bool(rule.unless.response_headers)
+    for each, wrong in given.items():
+        if wrong:
+            what = each if each == "source" else "response_headers"
+            fields[each].error(f"{what} needs enable_on_status: without it no upstream is asked")
 
 
 _ELSEWHERE: Final = {
@@ -304,12 +341,25 @@ def default_rule_name(prefix: str, number: int) -> str:
 
 
 def _scope(place: Place) -> Scope:
-    fields = place.fields("domains", "routes", *REQUEST_FIELDS)
+    fields = place.fields("domains", "routes", *REQUEST_FIELDS, "clients", "response_headers")
     return Scope(
         domains=fields.get("domains", domains, ()),
         routes=fields.get("routes", route_names, None),
         request=_request(fields),
+        clients=fields.get("clients", lambda it: _distinct(it.one_or_more(_network)), ()),
+        response_headers=fields.get("response_headers", lambda it: _string_matches(it, header_name), ()),
     )
+
+
+def _network(place: Place) -> str:
+    text = place.string()
+    try:
+        return str(network(text))
+    except ValueError as error:
+        if "host bits" in str(error):
+            wanted = str(ipaddress.ip_network(text, strict=False))
+            raise place.mistake(f"{quoted(text)} has bits behind its prefix: write {quoted(wanted)}") from None
+        raise place.expected('an address such as "203.0.113.7", or a network such as "203.0.113.0/24"') from None
 
 
 def route_names(place: Place) -> tuple[str, ...]:
@@ -350,7 +400,8 @@ def _answers_of_one_scope(place: Place, plug_in: bool) -> tuple[Answer, ...]:
     if not items:
         raise place.expected("at least one answer")
     conditional = any(item.has("enable_on_status") for item in items) and not plug_in
-    one = functools.partial(answer, default=None if conditional else OK)
+    known = PLUG_IN_FIELDS if plug_in else ANSWER_FIELDS
+    one = functools.partial(answer, default=None if conditional else OK, known=known)
     found = [(item, item.attempt(one, None)) for item in items]
     read = [(item, each) for item, each in found if each is not None]
     return _checked([item for item, _ in read], tuple(each for _, each in read))
@@ -368,6 +419,8 @@ def _checked(places: Sequence[Place], answers: tuple[Answer, ...]) -> tuple[Answ
             claimed.setdefault(pattern, place.field("enable_on_status").node.line)
         if unconditional:
             _refuse_original(place, each)
+            if each.keep_headers:
+                place.field("keep_headers").error("needs enable_on_status: without it no upstream is asked")
         if not each.enable_on_status:
             if default is not None:
                 line = default.node.line
@@ -384,30 +437,136 @@ def _refuse_original(place: Place, answer: Answer) -> None:
 # --- answers ---
 
 
-def answer(place: Place, default: int | None = OK) -> Answer:
+def answer(place: Place, default: int | None = OK, known: Sequence[str] = ANSWER_FIELDS) -> Answer:
     """One answer on its own; `default` is its status if it says none, None: the upstream's."""
-    return _answer(place.fields(*ANSWER_FIELDS), default)
+    return _answer(place.fields(*known), default)
+
+
+_CONTENT: Final = ("body", "body_file", "variants", "page")
 
 
 def _answer(fields: Fields, default: int | None) -> Answer:
     if not fields.unknown and not any(each in fields for each in ANSWER_FIELDS):
         raise fields.place.mistake(f"says nothing to answer: expected one of {', '.join(ANSWER_FIELDS)}")
     if "handler" in fields:
-        return _handled(fields)
-    fields.only_one("body", "body_file")
-    body = fields.get("body", _body, b"") or fields.get("body_file", _body_file, b"")
+        return _handled(fields, default)
     patterns = fields.get("enable_on_status", lambda it: it.one_or_more(_status_pattern), ())
+    if fields.get("pass", Place.boolean, False):
+        for each in fields.given.keys() & {*ANSWER_FIELDS} - {"pass", "enable_on_status"}:
+            fields[each].error("has no place beside pass: the response is left alone")
+        return Answer(default, enable_on_status=patterns, passes=True)
+    content = fields.only_one(*_CONTENT)
+    template = fields.get("template", Place.boolean, False)
+    body = _content(fields, template)
     status = fields.get("status_code", _status_or_original, default)
     bodiless = [s for s in BODILESS if s == status or (status is None and StatusPattern(str(s)) in patterns)]
-    if body and bodiless:
-        given = fields.given.get("body") or fields["body_file"]
-        given.error(f"a response with status {bodiless[0]} cannot have a body")
-    given_headers = fields.get("headers", headers, ())
+    if bodiless and content and (body or content not in ("body", "body_file")):
+        fields[content].error(f"a response with status {bodiless[0]} cannot have a body")
+    given_headers = fields.get("headers", functools.partial(headers, template=template), ())
     if status in (301, 302, 303, 307, 308) and "headers" not in fields:
         fields["status_code"].warn("a redirect without a Location header leads nowhere")
     if "body_file" in fields and not any(each == "content-type" for each, _ in given_headers):
         given_headers = (*_type_of_file(fields["body_file"]), *given_headers)
-    return Answer(status, given_headers, body, patterns)
+    made = Answer(
+        status,
+        given_headers,
+        body,
+        patterns,
+        variants=fields.get("variants", functools.partial(_variants, template=template), ()),
+        template=template,
+        page=fields.get("page", _page, "") == "builtin",
+        keep_headers=fields.get("keep_headers", lambda it: _distinct(it.one_or_more(_kept_header)), ()),
+    )
+    if template and content in ("body", "body_file"):
+        _check_template(fields[content], made)
+    return made
+
+
+def _content(fields: Fields, template: bool) -> bytes:
+    body = functools.partial(_body, template=template)
+    return fields.get("body", body, b"") or fields.get("body_file", _body_file, b"")
+
+
+def _check_template(place: Place, answer: Answer) -> None:
+    try:
+        contents(answer, False)
+    except UnicodeDecodeError:
+        place.error("expected a template in UTF-8")
+    except TemplateError as error:
+        place.error(str(error))
+
+
+def _variants(place: Place, template: bool) -> tuple[Variant, ...]:
+    found = _listed(place).each(functools.partial(_variant, template=template))
+    if not found:
+        raise place.expected("at least one variant")
+    return found
+
+
+def _variant(place: Place, template: bool) -> Variant:
+    fields = place.fields("content_type", "language", "body", "body_file", "template")
+    content = fields.only_one("body", "body_file")
+    if content is None and not fields.unknown:
+        raise place.mistake("expected body or body_file")
+    template = fields.get("template", Place.boolean, template)
+    made = Variant(
+        content_type=fields.get("content_type", _media_type, ""),
+        language=fields.get("language", _language, ""),
+        body=_content(fields, template),
+        template=template,
+    )
+    if not made.content_type and "body_file" in fields:
+        made = replace(made, content_type=dict(_type_of_file(fields["body_file"])).get("content-type", ""))
+    if template and content:
+        _check_template(fields[content], Answer(variants=(made,)))
+    return made
+
+
+_MEDIA_TYPE: Final = re.compile(
+    rf"{_TOKEN.pattern}/{_TOKEN.pattern}( *; *{_TOKEN.pattern}=({_TOKEN.pattern}|\"[^\"]*\"))*"
+)
+_LANGUAGE: Final = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")  # RFC 4647, section 2.1
+
+
+def _media_type(place: Place) -> str:
+    text = place.string()
+    if not _MEDIA_TYPE.fullmatch(text) or "*" in text:
+        raise place.expected("a media type such as text/html")
+    return text
+
+
+def _language(place: Place) -> str:
+    text = place.string()
+    if not _LANGUAGE.fullmatch(text):
+        raise place.expected("a language tag such as de or pt-BR")
+    return text
+
+
+def branding(place: Place) -> tuple[Position, Branding]:
+    """`branding`: whose the built-in page is; and where that stands."""
+    fields = place.fields("name", "logo_file", "accent", "link")
+
+    try:
+        return place.position, Branding(
+            name=fields.get("name", Place.string, ""),
+            logo=fields.get("logo_file", lambda it: content_beside(it, it.string()), None),
+            accent=fields.get("accent", Place.string, ""),
+            link=fields.get("link", Place.string, ""),
+        )
+    except ValueError as error:
+        raise place.mistake(str(error)) from None
+
+
+def _page(place: Place) -> str:
+    text = place.string()
+    if text != "builtin":
+        raise place.expected("builtin")
+    return text
+
+
+def _kept_header(place: Place) -> str:
+    text = place.string()
+    return text if text == "*" else header_name(place, text.removesuffix("*")) + "*" * text.endswith("*")
 
 
 _TYPES: Final = mimetypes.MimeTypes(filenames=())  # the same on every machine, whatever its own files say
@@ -422,13 +581,12 @@ def _type_of_file(place: Place) -> tuple[Header, ...]:
     return (("content-type", f"{found}; charset=utf-8" if _TEXT_TYPES.fullmatch(found) else found),)
 
 
-def _handled(fields: Fields) -> Answer:
-    for each in ("status_code", "headers", "body", "body_file"):
-        if each in fields:
+def _handled(fields: Fields, default: int | None) -> Answer:
+    for each in (*PLUG_IN_FIELDS, *OUR_FIELDS):
+        if each in fields and each not in ("handler", "enable_on_status"):
             fields[each].error("has no place beside handler: the function says what is sent")
-    if "enable_on_status" not in fields:
-        fields["handler"].error("handler needs enable_on_status: without it no upstream is asked")
     return Answer(
+        default,
         enable_on_status=fields.get("enable_on_status", lambda it: it.one_or_more(_status_pattern), ()),
         handler=fields.get("handler", _handler, ""),
     )
@@ -467,13 +625,14 @@ def _status_pattern(place: Place) -> StatusPattern:
     return found
 
 
-def _body(place: Place) -> bytes:
+def _body(place: Place, template: bool = False) -> bytes:
     if isinstance(place.node, Map | List):
         raise place.mistake(
             f"expected a string, got {describe(place.node)}: put the text in quotes, as in body: '{{\"a\": 1}}'"
         )
-    if (odd := re.search(r"\{\{|%[A-Z_]+\(", place.string())) is not None:
-        place.warn(f"{quoted(odd[0])} is sent as it stands: bodies have no variables")
+    odd = None if template else re.search(r"\{\{|%[A-Z_]+\(", place.string())
+    if odd is not None:
+        place.warn(f"{quoted(odd[0])} is sent as it stands: say template: true for {{{{ variables }}}}")
     return _limited(place, place.string().encode())
 
 
@@ -487,8 +646,12 @@ def _limited(place: Place, body: bytes) -> bytes:
     return body
 
 
-def headers(place: Place) -> tuple[Header, ...]:
-    """An answer's headers: a list of `name=value`, or a mapping from names to one or several values."""
+def headers(place: Place, template: bool = False) -> tuple[Header, ...]:
+    """An answer's headers: a list of `name=value`, or a mapping from names to one or several values.
+
+    Args:
+        template: values are templates.
+    """
     found: list[Header | None]
     if isinstance(place.node, Map):
         found = [value for name, member in place.members() for value in _header_values(name, member)]
@@ -499,6 +662,8 @@ def headers(place: Place) -> tuple[Header, ...]:
     kept = tuple(each for each in found if each is not None)
     if sum(each == "content-type" for each, _ in kept) > 1:
         place.error("content-type is given twice")
+    if template:
+        _check_template(place, Answer(headers=kept, template=True))
     return kept
 
 

@@ -27,6 +27,8 @@ _NOTHING_MORE: Final = RequestMatch()
 class _Compiled(NamedTuple):
     """A rule as it is asked."""
 
+    name: str
+
     named: Mapping[int, int]
     """As in `Claims`."""
     choices: tuple[Choice, ...]
@@ -34,6 +36,7 @@ class _Compiled(NamedTuple):
     otherwise: Choice | None
     unconditional: bool
     final: bool
+    observe: bool
     routes: frozenset[str] | None
     """The names of the routes that it is about; None: that is no question any more once the rule is found."""
     match: RequestMatch | None
@@ -70,23 +73,29 @@ class Program:
     def __bool__(self) -> bool:
         return bool(self.rules)
 
-    def on_request(self, request: Request, route: str | None) -> Choice | None:
+    def on_request(self, request: Request, route: str | None, observed: list[str] | None = None) -> Choice | None:
         """The answer to a request, before any upstream is asked; None: none.
 
         Args:
             request: as Envoy's router sees it.
             route: the name of the route that it takes; None: none.
+            observed: is told the rules that would have answered, and only observe, by their names.
         """
         if not self.asks_requests:
             return None
         for rule in self._fitting(request, route, None):
-            if rule.unconditional:
+            if rule.observe:
+                if rule.unconditional and observed is not None:
+                    observed.append(rule.name)
+            elif rule.unconditional:
                 return rule.otherwise
-            if rule.final:
+            elif rule.final:
                 return None
         return None
 
-    def on_status(self, request: Request, route: str | None, response: Response) -> Choice | None:
+    def on_status(
+        self, request: Request, route: str | None, response: Response, observed: list[str] | None = None
+    ) -> Choice | None:
         """The answer in place of a response, an upstream's or Envoy's own; None: the response passes.
 
         Args: as for `on_request`.
@@ -97,9 +106,13 @@ class Program:
             if not rule.unconditional:
                 number = rule.named.get(response.status)
                 choice = rule.otherwise if number is None else rule.choices[number]
+                if rule.observe:
+                    if choice is not None and not choice.answer.passes and observed is not None:
+                        observed.append(rule.name)
+                    continue
                 if choice is not None:
                     return None if choice.answer.passes else choice
-            if rule.final:
+            if rule.final and not rule.observe:
                 return None
         return None
 
@@ -137,7 +150,7 @@ def compile_rules(rules: Iterable[Rule]) -> Program:
     return _compile(tuple(rules))
 
 
-# All rules are asked for in two places, and after an edit that is not about them the conditional ones are as before.
+# After an edit that is not about them, the conditional rules are as before.
 @functools.lru_cache(maxsize=4)
 def _compile(rules: tuple[Rule, ...]) -> Program:
     compiled: list[_Compiled] = []
@@ -177,11 +190,13 @@ def _compiled_rule(rule: Rule) -> tuple[_Compiled, Collection[int]]:
     untested = rule.scope.routes is None or _is_found_by_routes(rule)
     choices = tuple(Choice(rule.name, answer) for answer in rule.answers)
     made = _Compiled(
+        name=rule.name,
         named=claimed.named,
         choices=choices,
         otherwise=None if claimed.otherwise is None else Choice(rule.name, claimed.otherwise),
         unconditional=rule.unconditional,
         final=rule.final,
+        observe=rule.observe,
         routes=None if untested else frozenset(rule.scope.routes or ()),
         match=None if match == _NOTHING_MORE else match,
         whole=rule if rule.unless or rule.scope.clients or rule.sees_responses else None,

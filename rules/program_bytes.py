@@ -28,7 +28,7 @@ VERSION: Final = 2
 _PROGRAM: Final = b"RJNDR\0" + struct.pack("<H", VERSION)
 _PART: Final = b"RJPRT\0" + struct.pack("<H", VERSION)
 _BODY, _RULE, _TEMPLATE = 1, 2, 3
-_FINAL, _UNCONDITIONAL, _UNLESS = 1, 2, 4
+_FINAL, _UNCONDITIONAL, _UNLESS, _OBSERVE = 1, 2, 4, 8
 _PASSES = 1
 
 _PATH_KINDS: Final = {PathKind.EXACT: 1, PathKind.PREFIX: 2, PathKind.REGEX: 3}
@@ -119,7 +119,8 @@ def _records(program: Program) -> Iterator[bytes]:
 def _rule(rule: Rule) -> tuple[bytes, tuple[bytes, ...]]:
     """A rule's record, and those of the bodies of its replies."""
     replies = tuple(_replies(rule))
-    flags = (rule.final and _FINAL) | (rule.unconditional and _UNCONDITIONAL) | (rule.unless is not None and _UNLESS)
+    given = {_FINAL: rule.final, _UNCONDITIONAL: rule.unconditional, _UNLESS: rule.unless, _OBSERVE: rule.observe}
+    flags = sum(flag for flag, is_set in given.items() if is_set)
     payload = (
         _u8(flags),
         _text(rule.name),

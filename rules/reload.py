@@ -174,8 +174,7 @@ def _moved(known: _Known, number: int, line: int, source: Source) -> _Known | No
         return None  # it may have its name from its place
     down = line - known.line
     position = Position(source.file, rule.position.line + down)
-    # As `replace` does it, but for the time: a line more at the top of a file moves ten thousand.
-    moved = Rule(rule.name, rule.answers, rule.scope, rule.final, position)
+    moved = replace(rule, position=position)
     return _Known(number, line, known.lines, moved, _noted(known.mentions, source, down))
 
 

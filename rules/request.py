@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from rejoinder.rules.model import Header
@@ -87,6 +88,14 @@ class Request:
             return [self.authority]
         return [value for other, value in self.headers if other == name]
 
+    def joined(self, name: str) -> str | None:
+        """All values of a header in one, as Envoy joins them; None: there is none."""
+        values = self.header(name)
+        if not values:
+            return None
+        rest = ",".join(values[1:])
+        return rest if rest == values[0] else ",".join(values)  # `attributes` has the whole in front of its lines
+
     def parameter(self, name: str) -> list[str]:
         """The first value of a query parameter, as a list of one, or an empty list. `?a` is `a` with an empty value."""
         for part in (self.query or "").split("&"):
@@ -99,6 +108,11 @@ class Request:
     def target(self) -> str:
         """Path and query."""
         return self.path if self.query is None else f"{self.path}?{self.query}"
+
+
+def now() -> str:
+    """The time as RFC 3339 has it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 UPSTREAM: Final = "upstream"

@@ -29,6 +29,10 @@ class _Entry:
     """Nothing behind it is asked about a request that fits its scope."""
     statuses: frozenset[int] = frozenset()
     """Of a conditional rule: those that it has an answer for."""
+    answers: bool = False
+    """... without asking an upstream."""
+    narrowed: bool = False
+    """It is about less than its scope says, and so hides nothing."""
 
 
 def shadowed(ruleset: Ruleset) -> list[Problem]:
@@ -46,12 +50,11 @@ def _answered_before(rules: Sequence[_Entry]) -> Iterator[Problem]:
     """A warning for each rule about statuses whose requests are all answered by a later rule, before there is one."""
     later = _Earlier()
     for entry in reversed(rules):
-        if entry.takes_all:
-            # What it fits, no later rule answers; if it is unconditional, it does so itself.
-            later = _Earlier() if entry.statuses else later
-        if not entry.statuses:
+        if entry.answers:
             later.add(entry)
             continue
+        if entry.takes_all:
+            later = _Earlier()  # what it fits, no later rule answers
         if answering := later.first(entry.scope):
             message = (
                 f'rule "{entry.name}": can never decide about an upstream\'s status, because rule "{answering.name}" '
@@ -61,11 +64,12 @@ def _answered_before(rules: Sequence[_Entry]) -> Iterator[Problem]:
 
 
 def _of_rule(rule: Rule) -> _Entry:
+    narrowed = rule.unless is not None or rule.sees_responses  # its scope does not say which requests it takes
     if rule.unconditional:
-        return _Entry(rule.name, rule.position, rule.scope, True)
+        return _Entry(rule.name, rule.position, rule.scope, True, answers=True, narrowed=narrowed)
     claimed = claims(rule)
     statuses = ALL_STATUSES if claimed.otherwise else frozenset(claimed.named)
-    return _Entry(rule.name, rule.position, rule.scope, rule.final, statuses)
+    return _Entry(rule.name, rule.position, rule.scope, rule.final, statuses, narrowed=narrowed)
 
 
 def _warnings(kind: str, entries: Iterable[_Entry]) -> Iterator[Problem]:
@@ -89,6 +93,8 @@ class _Earlier:
     _regexes: dict[PathMatch, None] = field(default_factory=dict)
 
     def add(self, entry: _Entry) -> None:
+        if entry.narrowed:
+            return
         path = entry.scope.request.path
         if path.kind is PathKind.REGEX:
             self._regexes[path] = None
@@ -133,4 +139,5 @@ def _takes_all(scope: Scope, other: Scope) -> bool:
         (scope.routes is None or (other.routes is not None and set(other.routes) <= set(scope.routes)))
         and all(domains_cover(scope.domains, domain) for domain in other.domains or ("*",))
         and covers(scope.request, other.request)
+        and (not scope.clients or scope.clients == other.clients)
     )

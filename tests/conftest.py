@@ -46,5 +46,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rewrite-golden",
         action="store_true",
-        help="write tests/golden/out anew from what is made now, instead of comparing; look at the difference then",
+        help="write tests/golden/out and xds/envoy.binpb anew, instead of comparing; look at the difference then",
     )

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_matching import matches, requests
 
-from rejoinder.rules.decide import Decision, decide, scope_fits
+from rejoinder.rules.decide import Decision, decide
+from rejoinder.rules.matching import scope_fits
 from rejoinder.rules.misfit import misfit
 from rejoinder.rules.model import Ruleset, Scope
 from rejoinder.rules.request import Request, parse
@@ -286,7 +287,7 @@ scopes = st.builds(
 def test_there_is_a_misfit_exactly_where_a_scope_does_not_fit(
     scope: Scope, request: Request, route: str | None
 ) -> None:
-    assert (misfit(scope, request, route) is None) is scope_fits(scope, request, route)
+    assert (misfit(scope, request, route) is None) is scope_fits(scope, request, route, None)
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,12 @@ from gateway import Gateway, Response, Upstream
 from hypothesis import HealthCheck, Phase, assume, event, given, seed, settings
 from hypothesis import strategies as st
 
+from rejoinder.rules import request as facts
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.decide import NO_ROUTE_STATUS, decide
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Forward, Ruleset
-from rejoinder.rules.request import Request, parse
+from rejoinder.rules.request import LOCAL, Request, parse
 
 REQUESTS = 10
 DEAD_STATUS = 503  # what Envoy says for an upstream that does not listen
@@ -94,9 +95,57 @@ headers = st.lists(
 )
 
 
+TEMPLATES = (
+    "{{ request.method }} {{ request.scheme }}://{{ request.host }}{{ request.path }}",
+    "{{ request.url }} {{request.query.q}} {{ request.query.q | urlencode }} {{ request.header.x-a | json }}",
+    '{"status": "{{ status }}", "was": "{{ original_status }}", "reason": "{{ status.reason }}"}',
+    "{{ source }} {{ route }} {{ rule | html }} {{ client }} {{ request.header.X-B | raw }} {{ request.header.host }}",
+    'braces: {{ "{{" }}, %REQ(x-a)%',
+)
+TYPES = ("text/html", "text/plain; charset=utf-8", "application/json", "text/html;level=1", "image/svg+xml")
+LANGUAGES = ("en", "de", "de-CH", "zh-Hant")
+ACCEPT = (
+    "text/html",
+    "text/*;q=0.5",
+    "*/*",
+    "application/json;q=0.9",
+    "text/html;q=0, */*",
+    "x",
+    "",
+    ";q=1",
+    "text/html;level=1",
+)
+ACCEPT_LANGUAGE = ("de", "de-CH, en;q=0.5", "fr", "*", "en;q=0, *;q=0.1", "zh", "é")
+template_texts = st.lists(st.sampled_from(TEMPLATES), min_size=1, max_size=2).map(" ".join)
+variants = st.lists(
+    st.builds(
+        lambda kind, text: {**kind, **text},
+        st.one_of(
+            st.fixed_dictionaries(
+                {"content_type": st.sampled_from(TYPES)}, optional={"language": st.sampled_from(LANGUAGES)}
+            ),
+            st.fixed_dictionaries({"language": st.sampled_from(LANGUAGES)}),
+        ),
+        st.one_of(
+            st.fixed_dictionaries({"body": bodies}),
+            st.fixed_dictionaries({"body": template_texts, "template": st.just(True)}),
+        ),
+    ),
+    min_size=1,
+    max_size=3,
+)
+contents = st.one_of(
+    st.fixed_dictionaries({"body": bodies}),
+    st.fixed_dictionaries({"body": bodies}),
+    st.fixed_dictionaries({"body": template_texts, "template": st.just(True)}),
+    st.fixed_dictionaries({"variants": variants}),
+)
+"""What an answer has for a body."""
+
+
 @st.composite
-def answers(draw: st.DrawFn, conditional: bool, beside: bool = False) -> Json:
-    """An answer; `beside`: one without statuses, for a scope that has another with some."""
+def answers(draw: st.DrawFn, conditional: bool, beside: bool = False, fixed: bool = False) -> Json:
+    """An answer; `beside`: one without statuses, for a scope that has another with some; `fixed`: for a route."""
     answer: Json = {"headers": draw(headers)}
     statuses = [status for status in STATUSES if status not in (204, 304)]
     if conditional:
@@ -108,7 +157,11 @@ def answers(draw: st.DrawFn, conditional: bool, beside: bool = False) -> Json:
     if draw(st.booleans()):
         answer["headers"].append(f"Content-Type={draw(st.sampled_from(('text/html', 'image/png')))}")
     if answer["status_code"] != "original" or {204, 304}.isdisjoint(answer.get("enable_on_status", ())):
-        answer["body"] = draw(bodies)
+        answer |= {"body": draw(bodies)} if fixed else draw(contents)
+    if conditional and draw(st.integers(0, 3)) == 0:
+        answer["keep_headers"] = draw(
+            st.lists(st.sampled_from(("etag", "x-f*", "set-*", "content-*", "*")), min_size=1, max_size=2, unique=True)
+        )
     return answer
 
 
@@ -120,17 +173,41 @@ def scopes(draw: st.DrawFn, routes: list[str]) -> Json:
         scope = {**scope, "domains": draw(domains)}
     if draw(st.booleans()) and routes:
         scope = {**scope, "routes": draw(st.lists(st.sampled_from(routes), min_size=1, max_size=2, unique=True))}
+    if draw(st.integers(0, 3)) == 0:
+        networks = ("127.0.0.1", "127.0.0.0/8", "10.0.0.0/8", "::1", "::/0", "0.0.0.0/0", "128.0.0.0/1")
+        scope = {**scope, "clients": draw(st.lists(st.sampled_from(networks), min_size=1, max_size=2))}
     return scope
+
+
+def of_responses(draw: st.DrawFn, scope: Json) -> Json:
+    """A scope that may be about responses, too."""
+    if draw(st.integers(0, 3)):
+        return scope
+    tests = st.one_of(st.sampled_from(("upstream", '"1"', "up")), value_tests)
+    names = st.sampled_from(("x-from", "etag", "x-never"))
+    return {**scope, "response_headers": draw(st.dictionaries(names, tests, min_size=1, max_size=2))}
 
 
 @st.composite
 def rules(draw: st.DrawFn, number: int, routes: list[str]) -> Json:
-    kind = draw(st.sampled_from(("unconditional", "conditional", "conditional", "several")))
+    kind = draw(st.sampled_from(("unconditional", "conditional", "conditional", "several", "pass")))
     rule: Json = {"name": f"rule{number}"}
-    if scope := draw(scopes(routes)):
+    scope, unless = draw(scopes(routes)), draw(scopes(routes)) if draw(st.integers(0, 4)) == 0 else {}
+    if kind not in ("unconditional", "pass"):
+        scope, unless = of_responses(draw, scope), of_responses(draw, unless)
+        if draw(st.integers(0, 4)) == 0:
+            rule["source"] = draw(st.sampled_from(("upstream", "local", "any")))
+    if scope:
         rule["match"] = scope
+    if unless:
+        rule["unless"] = unless
     if draw(st.integers(0, 3)) == 0:
         rule["final"] = True
+    if draw(st.integers(0, 5)) == 0:
+        rule["observe"] = True
+    if kind == "pass":
+        statuses = {"enable_on_status": draw(st.sampled_from(([503], ["4xx"], [200, "5xx"])))}
+        return {**rule, "pass": True, **draw(st.sampled_from(({}, statuses)))}
     if kind == "unconditional":
         return {**rule, **draw(answers(conditional=False))}
     if kind == "conditional":
@@ -153,7 +230,7 @@ def routes(draw: st.DrawFn, number: int) -> Json:
         route["domains"] = draw(domains)
     action = draw(st.sampled_from(("up", "up", "up", "dead", "respond", "redirect")))
     if action == "respond":
-        return {**route, "respond": draw(answers(conditional=False))}
+        return {**route, "respond": draw(answers(conditional=False, fixed=True))}
     if action == "redirect":
         return {**route, "redirect": draw(redirects())}
     return {**route, "upstream": action}
@@ -200,13 +277,16 @@ def requests(draw: st.DrawFn) -> tuple[Request, str, list[tuple[str, str]]]:
     query = "&".join(f"{name}={value}" for name, value in draw(st.lists(pairs, max_size=2)))
     target = path + (f"?{query}" if query and "?" not in path else "")
     sent = draw(st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(SENT)), max_size=3))
+    for name, values in (("accept", ACCEPT), ("accept-language", ACCEPT_LANGUAGE)):
+        if draw(st.integers(0, 2)) == 0:
+            sent.append((name, draw(st.sampled_from(values))))
     sent.append(("x-status", str(draw(st.sampled_from(STATUSES)))))
     if draw(st.integers(0, 3)) == 0:
         sent.append(("x-empty", "1"))
     authority = draw(st.sampled_from(HOSTS)) + draw(st.sampled_from(("", "", ":80", ":8080")))
     authority = authority.upper() if draw(st.integers(0, 7)) == 0 else authority
     method = draw(st.sampled_from(METHODS))
-    return parse(method, authority, target, tuple(sent)), target, sent
+    return replace(parse(method, authority, target, tuple(sent)), client="127.0.0.1"), target, sent
 
 
 def expected(ruleset: Ruleset, request: Request, sent: list[tuple[str, str]]) -> Reply | int:
@@ -216,17 +296,20 @@ def expected(ruleset: Ruleset, request: Request, sent: list[tuple[str, str]]) ->
     decision = decide(ruleset, request)
     if decision.reply:
         return decision.reply
-    status = int(dict(sent)["x-status"])
+    came = facts.Response(int(dict(sent)["x-status"]), Upstream.HEADERS)
     if decision.route is None:
-        status = NO_ROUTE_STATUS
+        came = facts.Response(NO_ROUTE_STATUS, source=LOCAL)
     elif isinstance(decision.route.action, Forward) and decision.route.action.upstream == "dead":
-        status = DEAD_STATUS
-    answered = decision.on_status(status)
-    return status if answered is None else answered[1]
+        came = facts.Response(DEAD_STATUS, source=LOCAL)
+    answered = decision.on_status(came)
+    return came.status if answered is None else answered[1]
 
 
 # What Envoy adds to every response, and how it says how long the body is.
-ENVOYS_OWN = {"date", "server", "connection", "content-length", "transfer-encoding"}
+ENVOYS_OWN = {
+    *("date", "server", "connection", "content-length", "transfer-encoding"),
+    "x-envoy-upstream-service-time",  # `keep_headers: ["*"]` keeps it
+}
 
 
 def folded(headers: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -32,6 +32,9 @@ SOURCES: Final = sorted(
     if path.suffix == ".yaml" or (path.is_dir() and any(path.glob("*.yaml")))
 )
 
+MOCKS: Final = (HANDLERS, EXAMPLES / "mock")
+"""Where the examples' handlers are."""
+
 OF_KUBERNETES: Final = ("higress", "kgateway")
 """Manifests, whose listeners and upstreams are a cluster's; they have tests of their own."""
 
@@ -42,6 +45,12 @@ AT: Final = "http://127.0.0.1:10000"
 
 # What is asked, and the statuses that come; what an example's first comment has is all of it.
 ASKED: Final[dict[str, list[tuple[str, list[int]]]]] = {
+    "bypass.yaml": [
+        (f"curl -i {AT}/", [503]),
+        (f"curl -i {AT}/ -H 'cookie: preview=1'", [200]),
+        (f"curl -i {AT}/ -H 'x-preview: 1'", [200]),
+        (f"curl -i {AT}/ -H 'accept: application/json'", [503]),
+    ],
     "compose": [
         ("curl -i localhost:10000/hello", [200]),
         ("curl -i localhost:10000/status/503", [503]),
@@ -63,10 +72,25 @@ ASKED: Final[dict[str, list[tuple[str, list[int]]]]] = {
         (f"curl -i {AT}/status/503 -H 'accept: application/json'", [503]),
     ],
     "handler": [(f"curl -i {AT}/status/503", [503])],
+    "login.yaml": [
+        (f"curl -i '{AT}/status/401?page=2'", [302]),
+        (f"curl -i {AT}/status/401 -H 'accept: application/json'", [401]),
+    ],
     "maintenance.yaml": [(f"curl -i {AT}/", [503])],
+    "mock": [
+        (f"curl -i {AT}/users/7", [200]),
+        (f"curl -i {AT}/users/none", [404]),
+        (f"curl -i {AT}/status/204", [204]),
+    ],
     "moved.yaml": [
         (f"curl -i {AT}/old/page?x=1", [301]),
         (f"curl -i {AT}/page -H 'host: old.example.com'", [308]),
+    ],
+    "own-errors.yaml": [
+        (f"curl -i {AT}/status/500", [500]),
+        (f"curl -i {AT}/nowhere/", [404]),
+        (f"curl -i {AT}/dead -H 'accept: application/problem+json'", [503]),
+        (f"curl -i {AT}/dead -H 'accept: text/html' -H 'accept-language: fr'", [503]),
     ],
     "quickstart.yaml": [
         (f"curl -i {AT}/robots.txt", [200]),
@@ -78,6 +102,7 @@ ASKED: Final[dict[str, list[tuple[str, list[int]]]]] = {
     "robots-and-health.yaml": [(f"curl -i {AT}/robots.txt", [200]), (f"curl -i {AT}/healthz", [200])],
     "routes.yaml": [(f"curl -i {AT}/a/x", [200]), (f"curl -i {AT}/c/x", [200])],
     "static-mock.yaml": [(f"curl -i {AT}/anything", [200])],
+    "trial.yaml": [(f"curl -i {AT}/status/404", [404])],
     "throttled.yaml": [
         (f"for i in 1 2 3; do curl -si {AT}/search | head -1; done", [200, 200, 302]),
         (f"curl -i {AT}/status/429", [302]),
@@ -125,6 +150,8 @@ def rules_of(source: str, echo: EchoServer) -> Ruleset:
     assert loaded.problems == ()
     upstreams = tuple(
         dataclasses.replace(upstream, endpoints=(Endpoint(*echo.address),), echo=False)
+        if upstream.name != "dead"
+        else upstream
         for upstream in loaded.ruleset.upstreams
     )
     return dataclasses.replace(loaded.ruleset, upstreams=upstreams)
@@ -138,7 +165,7 @@ def echo() -> Iterator[EchoServer]:
 
 @pytest.fixture(scope="module", params=list(Placement), ids=lambda placement: placement.value)
 def gateway(request: pytest.FixtureRequest) -> Iterator[Gateway]:
-    with Gateway(conditional=request.param, handlers=[HANDLERS]) as running:
+    with Gateway(conditional=request.param, handlers=MOCKS) as running:
         yield running
 
 
@@ -146,7 +173,8 @@ def gateway(request: pytest.FixtureRequest) -> Iterator[Gateway]:
 def test_an_example_answers_as_it_says(
     source: str, gateway: Gateway, echo: EchoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(HANDLERS)
+    for folder in MOCKS:
+        monkeypatch.syspath_prepend(folder)
     gateway.apply(rules_of(source, echo))
     for command, statuses in ASKED[source]:
         assert [curl(gateway, *asked) for asked in requests(command)] == statuses

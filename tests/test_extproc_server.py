@@ -11,7 +11,6 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 import pytest
-from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
 
 from rejoinder.extproc import Counters, Processor
 from rejoinder.extproc.server import SERVICE
@@ -19,8 +18,8 @@ from rejoinder.rules.model import Answer, Header, Rule, StatusPattern
 from rejoinder.rules.program import compile_rules
 from rejoinder.xds.protobuf import message_class
 
-_ProcessingRequest: Final = message_class(ext_proc.ProcessingRequest)
-_ProcessingResponse: Final = message_class(ext_proc.ProcessingResponse)
+_ProcessingRequest: Final = message_class("envoy.service.ext_proc.v3.ProcessingRequest")
+_ProcessingResponse: Final = message_class("envoy.service.ext_proc.v3.ProcessingResponse")
 
 
 def _rule(name: str, body: bytes = b"ours", headers: tuple[Header, ...] = ()) -> Rule:

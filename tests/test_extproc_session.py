@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any, Final
 
 import pytest
-from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
 
 from rejoinder.extproc.session import Output, Rules, Session
 from rejoinder.extproc.wire import Message, Other, RequestHeaders, ResponseHeaders, decode
 from rejoinder.rules import attributes
+from rejoinder.rules.answers import Asked
 from rejoinder.rules.handlers import HandlerError, Reply
 from rejoinder.rules.model import Answer, Header, PathKind, PathMatch, RequestMatch, Rule, Scope, StatusPattern
 from rejoinder.rules.program import compile_rules
-from rejoinder.rules.request import Request
+from rejoinder.rules.request import Request, Response
 from rejoinder.xds.protobuf import message_class
 
-_ProcessingRequest: Final = message_class(ext_proc.ProcessingRequest)
-_ProcessingResponse: Final = message_class(ext_proc.ProcessingResponse)
+_ProcessingRequest: Final = message_class("envoy.service.ext_proc.v3.ProcessingRequest")
+_ProcessingResponse: Final = message_class("envoy.service.ext_proc.v3.ProcessingResponse")
 
 
 def _rule(name: str, path: str, *answers: Answer) -> Rule:
@@ -186,10 +186,11 @@ def test_original_status_is_that_of_each_response() -> None:
 
 def test_reply_is_encoded_once() -> None:
     request = Request("GET", "a.example", "/api")
-    choices = [_RULES.program.on_status(request, None, 503) for _ in range(2)]
+    choices = [_RULES.program.on_status(request, None, Response(503)) for _ in range(2)]
     assert choices[0] is not None
     assert choices[0] is choices[1]
-    assert _RULES.ready(choices[0], 503) is _RULES.ready(choices[0], 503)
+    asked = Asked(request)
+    assert _RULES.ready(choices[0], 503, asked) is _RULES.ready(choices[0], 503, asked)
 
 
 @pytest.mark.parametrize(

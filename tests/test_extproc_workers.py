@@ -12,7 +12,6 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from envoy_data_plane.envoy.service.ext_proc.v3 import ProcessingRequest
 
 from rejoinder.extproc import Workers
 from rejoinder.extproc.server import SERVICE
@@ -21,7 +20,7 @@ from rejoinder.rules.model import Answer, Rule, StatusPattern
 from rejoinder.rules.program import Program, compile_rules
 from rejoinder.xds.protobuf import message_class
 
-Request: Any = message_class(ProcessingRequest)
+Request: Any = message_class("envoy.service.ext_proc.v3.ProcessingRequest")
 SECONDS = 60
 
 

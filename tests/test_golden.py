@@ -23,6 +23,7 @@ from handmade import FINAL, UNCONDITIONAL, Reader
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.matching import Meet
 from rejoinder.rules.model import EVERY_PATH, Endpoint, Forward, Redirect, Ruleset, StringMatch
+from rejoinder.rules.program import compile_rules
 from rejoinder.xds.plan import Plan, PlannedRoute, plan
 from rejoinder.xds.translate import Configuration, Placement, Settings, translate
 from rejoinder.xds.translate.encode import snapshot
@@ -48,7 +49,7 @@ def make(feature: str) -> Made:
     placement = Placement.MODULE if feature == "module" else Placement.EXT_PROC
     planned = plan(rules)
     settings = Settings(Endpoint("127.0.0.1", 18001), placement)
-    return Made(planned, translate(rules, planned, settings))
+    return Made(planned, translate(rules, compile_rules(rules.rules), planned, settings))
 
 
 def _with_certificates(rules: Ruleset) -> Ruleset:
@@ -66,13 +67,17 @@ def _with_certificates(rules: Ruleset) -> Ruleset:
 
 
 def readable(planned: Plan) -> dict[str, list[dict[str, Any]]]:
-    return {domain.domain: [_route(route) for route in domain.routes] for domain in planned.domains}
+    return {
+        domain.domain: [_route(route) for route in domain.routes]
+        for group in planned.values()
+        for domain in group.domains
+    }
 
 
 def _route(route: PlannedRoute) -> dict[str, Any]:
     shown: dict[str, Any] = {"name": route.name, "match": _match(route.match), "action": _action(route)}
-    if route.rate_limit:
-        shown["rate_limit"] = f"{route.rate_limit.requests} in {route.rate_limit.interval:g} s"
+    if isinstance(route.action, Forward) and route.route and (limit := route.route.rate_limit):
+        shown["rate_limit"] = f"{limit.requests} in {limit.interval:g} s"
     return shown
 
 

@@ -218,17 +218,17 @@ def meet_fits(met: Meet, request: Request) -> bool:
 def test_a_request_fits_a_meet_exactly_if_it_fits_every_match(several: list[RequestMatch], request: Request) -> None:
     met: Meet | None = EVERYTHING
     for match in several:
-        met = None if met is None else meet(met, match)
+        met = None if met is None else meet(met, Meet.of(match))
     assert (met is not None and meet_fits(met, request)) is all(fits(match, request) for match in several)
 
 
 @settings(max_examples=300, deadline=None)
 @given(one=matches, other=matches)
 def test_a_meet_with_what_covers_it_is_itself(one: RequestMatch, other: RequestMatch) -> None:
-    met = meet(EVERYTHING, one)
-    assert met is not None
+    met = Meet.of(one)
+    assert meet(EVERYTHING, met) == met
     if covers(other, one):
-        assert meet(met, other) == met
+        assert meet(met, Meet.of(other)) == met
 
 
 @settings(max_examples=300, deadline=None)
@@ -236,7 +236,7 @@ def test_a_meet_with_what_covers_it_is_itself(one: RequestMatch, other: RequestM
 def test_a_meet_has_at_most_one_path_beside_regexes(several: list[RequestMatch]) -> None:
     met: Meet | None = EVERYTHING
     for match in several:
-        met = None if met is None else meet(met, match)
+        met = None if met is None else meet(met, Meet.of(match))
     if met is not None:
         assert sum(path.kind is not PathKind.REGEX for path in met.paths) <= 1
         assert EVERY_PATH not in met.paths
@@ -253,9 +253,7 @@ def test_a_meet_has_at_most_one_path_beside_regexes(several: list[RequestMatch])
     ],
 )
 def test_what_nothing_fits_does_not_meet(one: RequestMatch, other: RequestMatch) -> None:
-    met = meet(EVERYTHING, one)
-    assert met is not None
-    assert meet(met, other) is None
+    assert meet(Meet.of(one), Meet.of(other)) is None
 
 
 hosts = st.one_of(
@@ -276,8 +274,7 @@ def test_a_test_of_the_host_fits_the_hosts_that_the_domain_covers(
 
 
 def test_a_test_of_the_host_comes_on_top_of_what_is_there() -> None:
-    met = meet(EVERYTHING, RequestMatch(prefix("/a"), headers=(("x-a", StringMatch(StringKind.PRESENT)),)))
-    assert met is not None
+    met = Meet.of(RequestMatch(prefix("/a"), headers=(("x-a", StringMatch(StringKind.PRESENT)),)))
     tested = host_test(met, "a.test")
     assert (tested.paths, tested.headers[:-1]) == (met.paths, met.headers)
 

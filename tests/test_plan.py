@@ -18,11 +18,12 @@ from hypothesis import HealthCheck, given, seed, settings
 from test_differential import HOSTS, rule_files
 from test_matching import meet_fits
 
-from rejoinder.rules.answers import Reply
+from rejoinder.rules.answers import Reply, reply
 from rejoinder.rules.decide import Decision, decide, redirect
 from rejoinder.rules.matching import EVERYTHING, Meet, meet, wider_domains
 from rejoinder.rules.model import (
     EVERY_REQUEST,
+    RULE_FILES,
     Answer,
     Forward,
     PathKind,
@@ -55,7 +56,7 @@ REQUESTS: Final = [
 
 def planned_route(planned: Plan, request: Request) -> PlannedRoute:
     """The route that Envoy's router picks: the first that fits, of the most specific domain."""
-    domains = {domain.domain: domain for domain in planned.domains}
+    domains = {domain.domain: domain for domain in planned[RULE_FILES].domains}
     domain = next(domains[pattern] for pattern in wider_domains(request.host) if pattern in domains)
     return next(
         (route for route in domain.routes if meet_fits(route.match, request)), PlannedRoute(EVERYTHING, None, None)
@@ -116,7 +117,7 @@ def conditional(name: str, request: RequestMatch = EVERY_REQUEST, **more: Any) -
 
 
 def names(planned: Plan, domain: str = "*") -> list[str]:
-    return [route.name for each in planned.domains if each.domain == domain for route in each.routes]
+    return [route.name for each in planned[RULE_FILES].domains if each.domain == domain for route in each.routes]
 
 
 def test_rules_stand_in_front_of_routes_and_are_named_after_the_file() -> None:
@@ -147,7 +148,7 @@ def test_a_final_rule_shields_its_requests_from_those_behind_it() -> None:
     of_no_route = conditional("of-no-route", path("/s"), final=True)
     planned = plan(Ruleset(routes=(forward("x", "/x"),), rules=(shield, of_no_route, rule("a"))))
     assert names(planned) == ["x", "x/rule/a", "", "rule/a"]
-    assert planned.leads_nowhere
+    assert planned[RULE_FILES].leads_nowhere
     unneeded = plan(Ruleset(routes=(forward("x", "/x"),), rules=(rule("a", path("/b")), shield)))
     assert names(unneeded) == ["rule/a", "x"]
 
@@ -185,7 +186,7 @@ def test_there_is_a_domain_for_each_that_is_named_and_for_the_rest(tmp_path: Pat
         "rules: [{match: {domains: [c.b.test]}, body: x}]"
     )
     planned = plan(ruleset(tmp_path / "rules.yaml"))
-    assert [domain.domain for domain in planned.domains] == ["*.b.test", "a.test", "c.b.test", "*"]
+    assert [domain.domain for domain in planned[RULE_FILES].domains] == ["*.b.test", "a.test", "c.b.test", "*"]
     assert names(planned, "c.b.test") == ["rule/rule-1"]
     assert names(planned, "a.test") == ["r"]
 
@@ -200,23 +201,23 @@ def test_domains_of_rules_do_not_multiply_the_routes() -> None:
             request = parse("GET", host + port, "/", ())
             assert planned_route(planned, request).rule == found, host + port
     few = plan(Ruleset(routes=routes[:MAX_REPEATED], rules=rules))  # there, it costs less to have lists
-    assert len(few.domains) == 101
+    assert len(few[RULE_FILES].domains) == 101
 
 
 @pytest.fixture
-def meetings(monkeypatch: pytest.MonkeyPatch) -> list[RequestMatch]:
+def meetings(monkeypatch: pytest.MonkeyPatch) -> list[Meet]:
     """What rules and routes were compared with others while they were planned."""
     compared = []
 
-    def counting(first: Meet, match: RequestMatch) -> Meet | None:
-        compared.append(match)
-        return meet(first, match)
+    def counting(first: Meet, second: Meet) -> Meet | None:
+        compared.append(second)
+        return meet(first, second)
 
     monkeypatch.setattr("rejoinder.xds.plan.meet", counting)
     return compared
 
 
-def test_a_route_is_compared_only_with_rules_that_its_path_may_meet(meetings: list[RequestMatch]) -> None:
+def test_a_route_is_compared_only_with_rules_that_its_path_may_meet(meetings: list[Meet]) -> None:
     routes = tuple(forward(f"route{n}", f"/{n}") for n in range(500))
     of = tuple(route.name for route in routes)
     rules = (
@@ -232,10 +233,18 @@ def test_a_route_is_compared_only_with_rules_that_its_path_may_meet(meetings: li
     assert len(meetings) < 7 * len(routes)
 
 
-def test_only_what_has_changed_is_planned_again(meetings: list[RequestMatch]) -> None:
-    rules = tuple(rule(f"again{n}", path(f"/{n}")) for n in range(100))
+def test_only_what_has_changed_is_planned_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[Answer] = []
+
+    def counting(answer: Answer, status: int) -> Reply:
+        answers.append(answer)
+        return reply(answer, status)
+
+    monkeypatch.setattr("rejoinder.xds.plan.reply", counting)
+    rules = tuple(rule(f"again{n}", path(f"/again/{n}")) for n in range(100))
     plan(Ruleset(routes=(forward("r", "/1"),), rules=rules))
-    del meetings[:]
-    changed = rule("again50", path("/changed"))
+    assert len(answers) == len(rules)
+    del answers[:]
+    changed = rule("again50", path("/again/changed"))
     plan(Ruleset(routes=(forward("r", "/1"),), rules=(*rules[:50], changed, *rules[51:])))
-    assert meetings == [changed.scope.request]
+    assert answers == [*changed.answers]

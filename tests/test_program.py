@@ -32,7 +32,7 @@ from rejoinder.rules.model import (
 )
 from rejoinder.rules.program import Program, compile_rules, needs
 from rejoinder.rules.program_bytes import PART_SIZE, cut, encode
-from rejoinder.rules.request import Request
+from rejoinder.rules.request import Request, Response
 
 
 def rules_of(document: dict[str, Any]) -> tuple[Rule, ...]:
@@ -46,13 +46,13 @@ def said(program: Program, request: Request, route: str, status: int) -> tuple[C
     """What a program says about a request, and about a status if it says nothing."""
     name = route or None
     at_once = program.on_request(request, name)
-    return at_once, None if at_once else program.on_status(request, name, status)
+    return at_once, None if at_once else program.on_status(request, name, Response(status))
 
 
 def meant(rules: tuple[Rule, ...], request: Request, route: str, status: int) -> tuple[Choice | None, Choice | None]:
     """The same by `decide`."""
     decision = decide(Ruleset(rules=rules), request, route_name=route)
-    if decision.rule:
+    if decision.rule is not None:
         return Choice(decision.rule.name, decision.rule.answers[0]), None
     return None, decision.choose(status)
 
@@ -79,15 +79,15 @@ def test_a_rule_of_several_domains_and_routes_is_found_by_each_of_them() -> None
     program = compile_rules([rule(1, domains=("a.test", "*.a.test", "*"), routes=("x", "y"))])
     for host in ("a.test", "b.a.test", "other"):
         for route, answered in (("x", True), ("y", True), ("z", False), (None, False)):
-            found = program.on_status(Request("GET", host, "/"), route, 503)
+            found = program.on_status(Request("GET", host, "/"), route, Response(503))
             assert (found is not None) is answered, (host, route)
 
 
 def test_a_path_of_many_elements_is_looked_up_no_deeper_than_the_rules_go() -> None:
     program = compile_rules([rule(1, request=RequestMatch(PathMatch(PathKind.PREFIX, "/a/b")))])
-    assert program.on_status(Request("GET", "h", "/a/b" + "/c" * 100_000), None, 503)
+    assert program.on_status(Request("GET", "h", "/a/b" + "/c" * 100_000), None, Response(503))
     assert len(list(program._found("h", "/a/b" + "/c" * 100_000, None))) == 1
-    assert not program.on_status(Request("GET", "h", "/a/bc"), None, 503)
+    assert not program.on_status(Request("GET", "h", "/a/bc"), None, Response(503))
 
 
 def test_odd_hosts_and_paths_are_no_trouble() -> None:
@@ -114,7 +114,7 @@ def test_what_a_program_needs_is_what_its_rules_look_at() -> None:
     }
     found = needs(compile_rules(rules_of(document)))
     assert found.headers == ("x-a", "x-b")
-    assert (found.routes, found.hosts, found.paths, found.regexes) == (True, True, True, True)
+    assert (found.routes, found.hosts, found.paths) == (True, True, True)
     nothing = needs(compile_rules([rule(1)]))
     assert not any(dataclasses.astuple(nothing))
 

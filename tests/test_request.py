@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from rejoinder import envoy
 from rejoinder.rules.model import Answer, Endpoint, Listener, Route, Ruleset
+from rejoinder.rules.program import compile_rules
 from rejoinder.rules.request import Request, RequestError, host_of, normalize_path, parse
 from rejoinder.xds.plan import plan
 from rejoinder.xds.translate import Json, Settings, static_bootstrap, translate
@@ -150,7 +151,9 @@ def test_a_target_that_envoy_refuses_is_an_error(target: str, message: str) -> N
 def _bootstrap(listener: Listener) -> Json:
     """Envoy with our listener's settings, that answers every request with the path that it has made of it."""
     rules = Ruleset(listeners=(listener,), routes=(Route("all", Answer(404)),))
-    bootstrap = static_bootstrap(translate(rules, plan(rules), Settings(Endpoint("127.0.0.1", 1))))
+    bootstrap = static_bootstrap(
+        translate(rules, compile_rules(rules.rules), plan(rules), Settings(Endpoint("127.0.0.1", 1)))
+    )
     manager = bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     manager["route_config"]["response_headers_to_add"] = [{"header": {"key": "x-path", "value": "%REQ(:PATH)%"}}]
     return {**bootstrap, "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}}}

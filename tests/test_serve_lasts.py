@@ -23,7 +23,6 @@ import grpc
 import grpc.aio
 import pytest
 from edits import TEXT, edited
-from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
 from gateway import SECONDS, Upstream, ask, free_port
 
 from rejoinder.envoy.module import library
@@ -301,7 +300,7 @@ async def _exchanges(port: int, number: int) -> int:
         return sum(await asyncio.wait_for(asyncio.gather(*(exchange() for _ in range(number))), SECONDS))
 
 
-_ProcessingRequest: Final = message_class(ext_proc.ProcessingRequest)
+_ProcessingRequest: Final = message_class("envoy.service.ext_proc.v3.ProcessingRequest")
 _ASKED: Final = (
     ("request_headers", {":method": b"GET", ":authority": b"a.test", ":path": b"/"}),
     ("response_headers", {":status": b"503"}),

@@ -23,7 +23,6 @@ import envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 as head
 import envoy_data_plane.envoy.extensions.filters.http.router.v3 as router
 import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 as http
 import envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 as tls
-import envoy_data_plane.envoy.service.discovery.v3 as discovery
 import envoy_data_plane.google.protobuf as google
 import grpc.aio
 import pytest
@@ -41,10 +40,10 @@ from rejoinder.xds.translate.clusters import ext_proc_cluster
 from rejoinder.xds.translate.extensions import foreign_discovery
 from rejoinder.xds.wire import MAX_NAMES
 
-DiscoveryRequest = message_class(discovery.DiscoveryRequest)
-DiscoveryResponse = message_class(discovery.DiscoveryResponse)
-DeltaDiscoveryRequest = message_class(discovery.DeltaDiscoveryRequest)
-DeltaDiscoveryResponse = message_class(discovery.DeltaDiscoveryResponse)
+DiscoveryRequest = message_class("envoy.service.discovery.v3.DiscoveryRequest")
+DiscoveryResponse = message_class("envoy.service.discovery.v3.DiscoveryResponse")
+DeltaDiscoveryRequest = message_class("envoy.service.discovery.v3.DeltaDiscoveryRequest")
+DeltaDiscoveryResponse = message_class("envoy.service.discovery.v3.DeltaDiscoveryResponse")
 
 TIMEOUT = 20
 """Seconds. Far more than anything here takes; it only ends a test that hangs."""

@@ -2,6 +2,6 @@
 
 Reading order: `plan` (the rules worked into routes), `translate` (routes in Envoy's words), `snapshot` (a set of
 encoded resources), `build` (the three in one step), `session` (one client's stream; `sotw` and `delta` are the two
-variants of the protocol), `server` (the loop), `blame` (which rule an Envoy complains about). `protobuf` makes fast
-message classes, `json_mapping` encodes dictionaries; `wire` reads and writes the protocol's messages.
+variants of the protocol), `server` (the loop), `blame` (which rule an Envoy complains about). `protobuf` has the
+message classes of Envoy's API and encodes dictionaries; `wire` reads and writes the protocol's messages.
 """

@@ -40,10 +40,9 @@ def _named(message: str, rejected: Build) -> Iterator[Named]:
     ruleset = rejected.ruleset
     yield from (listener for listener in ruleset.listeners if listener_name(listener) in message)
     yield from (upstream for upstream in ruleset.upstreams if _quotes(message, upstream.name))
-    for domain in rejected.plan.domains:
-        for planned in domain.routes:
-            if _quotes(message, planned.name):
-                yield from _origins(planned, ruleset)
+    for planned in (each for group in rejected.plan.values() for domain in group.domains for each in domain.routes):
+        if _quotes(message, planned.name):
+            yield from _origins(planned, ruleset)
 
 
 def _quotes(message: str, name: str) -> bool:
@@ -54,7 +53,7 @@ def _quotes(message: str, name: str) -> bool:
 def _counted(message: str, rejected: Build) -> Iterator[Named]:
     if counted := _COUNTED.search(message):
         host, route = map(int, counted.groups())
-        for part in rejected.plan.by_group().values():  # Envoy does not say which route configuration it is about
+        for part in rejected.plan.values():  # Envoy does not say which route configuration it is about
             if host < len(part.domains) and route < len(part.domains[host].routes):
                 yield from _origins(part.domains[host].routes[route], rejected.ruleset)
 

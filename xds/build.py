@@ -26,6 +26,6 @@ class Build:
 
 def build(ruleset: Ruleset, settings: Settings) -> Build:
     """Compile, plan, translate and encode."""
-    planned = plan(ruleset)
-    configuration = translate(ruleset, planned, settings)
-    return Build(ruleset, compile_rules(ruleset.rules), planned, configuration, snapshot(configuration))
+    program, planned = compile_rules(ruleset.rules), plan(ruleset)
+    configuration = translate(ruleset, program, planned, settings)
+    return Build(ruleset, program, planned, configuration, snapshot(configuration))

@@ -1,197 +1,162 @@
-"""Protobuf's own message classes for the messages of `envoy_data_plane`, made at run time.
+"""Messages of Envoy's API, by the protobuf library.
 
-In goes a betterproto2 class, out comes a class of the protobuf library (upb) with the same name, fields and bytes on
-the wire; `message_class` is the way in. It is for the messages that arrive with every request: betterproto2 needs
-140 us to parse a small one, upb half a microsecond. The ready-made upb classes (`xds-protos`) own the import names
-`envoy` and `xds` and cannot be installed beside this project, so the descriptors are read back from what betterproto2
-keeps about its fields. Nothing is raised for a message of the Envoy API (protobuf's descriptor.proto, in proto2 syntax,
-is the one thing in `envoy_data_plane` that cannot be had): tests/test_protobuf.py holds the two libraries against each
-other.
+`message_class` gives the library's class for a message's full name; `encoder` makes bytes of a dictionary as it stands
+in an Envoy YAML file: with the field names of the .proto files, and Any, wrappers, durations, structs and bytes as JSON
+has them (https://protobuf.dev/programming-guides/json/). The same dictionary gives the same bytes everywhere.
 
-How: protobuf takes descriptors in files, and files may not import each other in a circle; messages may refer to each
-other as they like. So every top-level message, with the messages nested in it, gets a file of its own (its unit), and
-units that need each other become one file.
+What messages there are stands in `envoy.binpb`, a FileDescriptorSet that tests/descriptors.py makes.
 """
 
 from __future__ import annotations
 
+import base64
 import functools
-import graphlib
-import sys
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
-import betterproto2
-from envoy_data_plane.message_pool import default_message_pool
-from google.protobuf import any_pb2, duration_pb2, empty_pb2, struct_pb2, timestamp_pb2, wrappers_pb2
-from google.protobuf.descriptor_pb2 import (
-    DescriptorProto,
-    FieldDescriptorProto,
-    FileDescriptorProto,
-)
+from google.protobuf import wrappers_pb2
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
-_Class = type[betterproto2.Message] | type[betterproto2.Enum]
+from rejoinder.xds.remember import REMEMBERED_BYTES, by_identity, size
 
-_ROOT: Final = "envoy_data_plane."
-"""A class's module is this and the protobuf package."""
+Encoder = Callable[[dict[str, Any]], bytes]
+_Convert = Callable[[Any], Any]
 
-_POOL: Final = DescriptorPool()
-"""Ours alone: in protobuf's default pool, another library's `google.rpc.Status` would collide with this one."""
+_LENGTH: Final = 2
+"""The wire type of messages."""
 
-_FILES: Final[dict[str, str]] = {}
-"""What is in the pool: the file of each top-level name."""
+_REMEMBERED: Final = {f"envoy.config.route.v3.{name}" for name in ("Route", "RouteList", "VirtualHost")}
+"""They come by the ten thousand, most of them the same objects as the last time: `translate` remembers them, too."""
 
-# Protobuf's own types come from protobuf itself, under the file names by which `json_format` knows them.
-for _well_known in (any_pb2, duration_pb2, empty_pb2, struct_pb2, timestamp_pb2, wrappers_pb2):
-    _POOL.AddSerializedFile(_well_known.DESCRIPTOR.serialized_pb)
-    _FILES.update(
-        (message.full_name, _well_known.DESCRIPTOR.name)
-        for message in _well_known.DESCRIPTOR.message_types_by_name.values()
-    )
+
+class MappingError(ValueError):
+    """A dictionary is no such message: a mistake in the code that made it."""
 
 
 @functools.cache
-def message_class(cls: type[betterproto2.Message]) -> type[Any]:
-    """The protobuf library's class for a message.
+def _pool() -> DescriptorPool:
+    # Ours alone: in protobuf's default pool, another library's `google.rpc.Status` would collide with this one.
+    pool = DescriptorPool()
+    for file in FileDescriptorSet.FromString(Path(__file__).with_name("envoy.binpb").read_bytes()).file:
+        pool.AddSerializedFile(file.SerializeToString())
+    return pool
 
-    Enum fields take and give plain numbers, as always with this library; a betterproto2 enum member is one. Duration,
-    Timestamp, Struct and Any come with the library's own helpers (`ToTimedelta`, `Pack`, ...); what betterproto2
-    unwraps into plain values (`UInt32Value`, ...) is a message with a `value` here. The first call for a message builds
-    it and all that it refers to: 10 ms for the messages of a gRPC service, 150 ms for a RouteConfiguration. So call
-    this while modules are loaded; it is not made for several threads at once.
 
-    Args:
-        cls: a message of `envoy_data_plane`, top-level or nested.
+@functools.cache
+def message_class(name: str) -> type[Any]:
+    """The class of a message, a subclass of `google.protobuf.message.Message`, whose fields type checkers do not know.
 
-    Returns:
-        A subclass of `google.protobuf.message.Message`. Type checkers know nothing of its fields, hence `Any`.
+    Raises:
+        KeyError: `envoy.binpb` has no such message.
 
     Example:
-        >>> DiscoveryRequest = message_class(envoy_data_plane.envoy.service.discovery.v3.DiscoveryRequest)
-        >>> DiscoveryRequest.FromString(received).type_url
+        >>> message_class("envoy.config.core.v3.Node")(id="one").id
+        'one'
     """
-    _add_files(cls)
-    made: type[Any] = GetMessageClass(_POOL.FindMessageTypeByName(_full_name(cls)))
+    made: type[Any] = GetMessageClass(_pool().FindMessageTypeByName(name))
     return made
 
 
-def _add_files(root: _Class) -> None:
-    """Put into the pool what a class needs and the pool does not have yet."""
-    files: dict[str, FileDescriptorProto] = {}
-    needs: dict[str, set[str]] = {}
-    pending: list[_Class] = [root]
-    while pending:
-        cls = pending.pop()
-        unit = _unit(cls)
-        if unit in files or unit in _FILES:
-            continue
-        files[unit] = FileDescriptorProto(name=unit, package=_package(cls), syntax="proto3")
-        referenced = set(_describe(cls, files[unit]))
-        needs[unit] = {_unit(other) for other in referenced} - {unit}
-        pending += referenced
+@functools.cache
+def encoder(name: str) -> Encoder:
+    """The function that encodes messages of a type, given by its full name. It raises `MappingError`; what it is given
+    must not be changed afterwards."""
+    cls = message_class(name)
+    apart = {
+        field.name: (varint(field.number << 3 | _LENGTH), encoder(field.message_type.full_name))
+        for field in cls.DESCRIPTOR.fields
+        if field.message_type and field.message_type.full_name in _REMEMBERED
+    }
 
-    for unit in _merge_circles(files, needs):
-        file = files[unit]
-        file.dependency.extend(sorted({_FILES[need] for need in needs[unit]}))
-        _POOL.AddSerializedFile(file.SerializeToString())
-
-
-def _merge_circles(files: dict[str, FileDescriptorProto], needs: dict[str, set[str]]) -> Iterator[str]:
-    """The units whose files are to be added, in order. Those of a circle are merged into one of them on the way."""
-    merged_into = {unit: unit for unit in files}
-    while True:
+    def encode(values: dict[str, Any]) -> bytes:
         try:
-            order = tuple(graphlib.TopologicalSorter(needs).static_order())
-        except graphlib.CycleError as error:
-            kept, *others = sorted(set(error.args[1]))
-            for other in others:
-                files[kept].message_type.extend(files.pop(other).message_type)
-                needs[kept] |= needs.pop(other)
-            merged_into.update({unit: kept for unit, into in merged_into.items() if into in others})
-            for unit, units in needs.items():
-                needs[unit] = {merged_into.get(need, need) for need in units} - {unit}
-        else:
-            _FILES.update(merged_into)
-            return (unit for unit in order if unit in files)
+            own = {key: value for key, value in values.items() if key not in apart and key != "@type"}
+            head = cls(**_fields(cls.DESCRIPTOR, own))
+            # Encoded parts that stand one behind the other are one message with the fields of all.
+            # https://protobuf.dev/programming-guides/encoding/#last-one-wins
+            parts = [head.SerializeToString(deterministic=True)]
+            for key, (tag, encode_one) in apart.items():
+                for one in map(encode_one, values.get(key) or ()):
+                    parts += (tag, varint(len(one)), one)
+            return b"".join(parts)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise MappingError(f"{name}: {error}") from error
+
+    return by_identity(REMEMBERED_BYTES, size)(encode) if name in _REMEMBERED else encode
 
 
-def _describe(cls: _Class, file: FileDescriptorProto) -> Iterator[_Class]:
-    """Fill a file with an enum, or a top-level message and what is nested in it; give the classes of its fields."""
-    if issubclass(cls, betterproto2.Enum):
-        # An enum's values are names beside the enum, so two enums of a package cannot both have an UNKNOWN. In the
-        # .proto files most are nested in messages, which betterproto2 forgets: each gets a message of its own.
-        enum = file.message_type.add(name=cls.__name__).enum_type.add(name="Enum")
-        for member in cls:
-            enum.value.add(name=member.proto_name or member.name, number=member.value)
-        enum.value.sort(key=lambda value: value.number != 0)  # the default comes first
-        return
-
-    descriptors: dict[str, DescriptorProto] = {}
-    for message in _members(cls.__module__)[_unit(cls)]:
-        name = _full_name(message)
-        outer, _, own_name = name.rpartition(".")
-        siblings = descriptors[outer].nested_type if outer in descriptors else file.message_type
-        descriptors[name] = siblings.add(name=own_name)
-        yield from _describe_fields(message, descriptors[name])
+def varint(number: int) -> bytes:
+    """https://protobuf.dev/programming-guides/encoding/#varints"""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
 
 
-def _describe_fields(cls: type[betterproto2.Message], descriptor: DescriptorProto) -> Iterator[_Class]:
-    meta = betterproto2.ProtoClassMetadata(cls)  # each class has one made already, but only under a private name
-    oneofs: list[str] = []
-    for name, field in meta.meta_by_field_name.items():
-        out = descriptor.field.add(name=name, number=field.number, label=FieldDescriptorProto.LABEL_OPTIONAL)
-        if field.map_meta:
-            entry = descriptor.nested_type.add(name="".join(part.capitalize() for part in name.split("_")) + "Entry")
-            entry.options.map_entry = True
-            out.type = FieldDescriptorProto.TYPE_MESSAGE
-            out.type_name = f".{_full_name(cls)}.{entry.name}"
-            out.label = FieldDescriptorProto.LABEL_REPEATED
-            yield from _describe_fields(meta.cls_by_field[name], entry)
-            continue
+# --- from JSON's values to those that the library's constructors take ---
 
-        out.type = FieldDescriptorProto.Type.Value(f"TYPE_{field.proto_type.upper()}")
-        if out.type in {FieldDescriptorProto.TYPE_MESSAGE, FieldDescriptorProto.TYPE_ENUM}:
-            other = field.unwrap() if field.unwrap else meta.cls_by_field[name]
-            out.type_name = f".{_full_name(other)}"
-            yield other
-        if field.repeated:
-            out.label = FieldDescriptorProto.LABEL_REPEATED
-        # (No presence to be kept for scalars: the Envoy API has no `optional` ones, it wraps them in messages instead.)
-        if field.group:
-            if field.group not in oneofs:
-                oneofs.append(field.group)
-                descriptor.oneof_decl.add(name=field.group)
-            out.oneof_index = oneofs.index(field.group)
+
+def _fields(message: Descriptor, values: dict[str, Any]) -> dict[str, Any]:
+    converted = _converted(message)
+    return {
+        key: converted[key](value) if key in converted and value is not None else value for key, value in values.items()
+    }
 
 
 @functools.cache
-def _members(module: str) -> dict[str, list[type[betterproto2.Message]]]:
-    """The messages of a module by unit, the outer ones before those that are nested in them."""
-    members: dict[str, list[type[betterproto2.Message]]] = defaultdict(list)
-    for cls in vars(sys.modules[module]).values():
-        if isinstance(cls, type) and issubclass(cls, betterproto2.Message) and cls.__module__ == module:
-            members[_unit(cls)].append(cls)
-    for messages in members.values():
-        messages.sort(key=_full_name)
-    return members
+def _converted(message: Descriptor) -> dict[str, _Convert]:
+    """The fields whose values have to be converted, and how."""
+    by_name = {field.name: _field(field) for field in message.fields}
+    return {name: convert for name, convert in by_name.items() if convert}
 
 
-def _package(cls: _Class) -> str:
-    return cls.__module__.removeprefix(_ROOT)
+def _field(field: FieldDescriptor) -> _Convert | None:
+    message = field.message_type
+    entry = message if message and message.GetOptions().map_entry else None
+    convert = _value(entry.fields_by_name["value"] if entry else field)
+    if convert is None or not field.is_repeated:
+        return convert
+    if entry:
+        return lambda values: {key: convert(value) for key, value in values.items()}
+    return lambda values: [convert(value) for value in values]
 
 
-def _full_name(cls: _Class) -> str:
-    if issubclass(cls, betterproto2.Enum):
-        return f"{_package(cls)}.{cls.__name__}.Enum"
-    # The class's name has lost the dots of nesting, the registered name has not.
-    registered: str = default_message_pool.type_to_url[cls]
-    return registered.rpartition("/")[2]
+def _value(field: FieldDescriptor) -> _Convert | None:
+    message = field.message_type
+    if message is None:
+        return _octets if field.type == FieldDescriptor.TYPE_BYTES else None
+    if message.file.name == wrappers_pb2.DESCRIPTOR.name:
+        return lambda value: _fields(message, {"value": value})
+    return _SPECIAL.get(message.full_name) or functools.partial(_fields, message)
 
 
-def _unit(cls: _Class) -> str:
-    """The full name of the top-level message that a class belongs to."""
-    package = _package(cls)
-    return f"{package}.{_full_name(cls)[len(package) + 1 :].partition('.')[0]}"
+def _any(value: dict[str, Any]) -> dict[str, Any]:
+    url = value["@type"]
+    return {"type_url": url, "value": encoder(url.removeprefix("type.googleapis.com/"))(value)}
+
+
+def _duration(value: str) -> Any:
+    message = message_class("google.protobuf.Duration")()
+    message.FromJsonString(value)
+    return message
+
+
+def _struct(value: dict[str, Any]) -> Any:
+    message = message_class("google.protobuf.Struct")()
+    message.update(value)
+    return message
+
+
+_octets: Final = functools.partial(base64.b64decode, validate=True)
+
+_SPECIAL: Final[dict[str, _Convert]] = {
+    "google.protobuf.Any": _any,
+    "google.protobuf.Duration": _duration,
+    "google.protobuf.Struct": _struct,
+}

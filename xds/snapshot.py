@@ -14,12 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from envoy_data_plane.envoy.service.discovery import v3 as discovery
+from rejoinder.xds.protobuf import message_class, varint
 
-from rejoinder.xds.protobuf import message_class
-
-_DiscoveryResponse: Final = message_class(discovery.DiscoveryResponse)
-_Resource: Final = message_class(discovery.Resource)
+_DiscoveryResponse: Final = message_class("envoy.service.discovery.v3.DiscoveryResponse")
+_Resource: Final = message_class("envoy.service.discovery.v3.Resource")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,7 @@ class Resource:
         # In a DeltaDiscoveryResponse, field 2 is a Resource, whose own field 2 is the Any: `encoded`, tag and all. So
         # the Resource is encoded without it, and the length that stands before it put up by that of `encoded`.
         inner: bytes = _Resource(name=self.name, version=self.version).SerializeToString()
-        return b"\x12" + _varint(len(inner) + len(self.encoded)) + inner
+        return b"\x12" + varint(len(inner) + len(self.encoded)) + inner
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,16 +169,6 @@ def routes_of(virtual_host: str) -> str:
 def content_version(resources: Resources) -> str:
     """The version of some resources of one type: a hash of which there are, and of their content."""
     return _hash(resources[name].version for name in sorted(resources))
-
-
-def _varint(number: int) -> bytes:
-    """https://protobuf.dev/programming-guides/encoding/#varints"""
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
 
 
 def _hash(parts: Iterable[str | bytes]) -> str:

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sized
 from typing import Any, Final
 
-from envoy_data_plane.envoy.service.discovery import v3 as discovery
-
 from rejoinder.rules.document import printable
 from rejoinder.xds.delta import DeltaRequest
 from rejoinder.xds.protobuf import message_class
@@ -20,10 +18,10 @@ from rejoinder.xds.session import Response
 from rejoinder.xds.snapshot import Resource
 from rejoinder.xds.sotw import Request
 
-_DiscoveryRequest: Final = message_class(discovery.DiscoveryRequest)
-_DiscoveryResponse: Final = message_class(discovery.DiscoveryResponse)
-_DeltaDiscoveryRequest: Final = message_class(discovery.DeltaDiscoveryRequest)
-_DeltaDiscoveryResponse: Final = message_class(discovery.DeltaDiscoveryResponse)
+_DiscoveryRequest: Final = message_class("envoy.service.discovery.v3.DiscoveryRequest")
+_DiscoveryResponse: Final = message_class("envoy.service.discovery.v3.DiscoveryResponse")
+_DeltaDiscoveryRequest: Final = message_class("envoy.service.discovery.v3.DeltaDiscoveryRequest")
+_DeltaDiscoveryResponse: Final = message_class("envoy.service.discovery.v3.DeltaDiscoveryResponse")
 
 # Encoded protobuf messages that stand one behind the other are one message with the fields of all, so the resources
 # need not be encoded again for each client.

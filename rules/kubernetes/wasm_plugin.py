@@ -22,7 +22,7 @@ from rejoinder.rules.kubernetes.known import WASM_PLUGIN, check, spec_of
 from rejoinder.rules.kubernetes.objects import Key, Object, alone, items, member, open_fields
 from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault, Status, condition
 from rejoinder.rules.model import Forward, Route, Rule, Scope
-from rejoinder.rules.native import ANSWER_FIELDS, domains, scope_answers
+from rejoinder.rules.native import PLUG_IN_FIELDS, domains, scope_answers
 from rejoinder.rules.problem import Problem, Severity
 
 PLUGIN: Final = "custom-response"
@@ -140,7 +140,7 @@ class _Reader:
         if "service" in fields:
             names.append(self._named(fields["service"], self._of_service, "route to a Service or upstream"))
         answers = fields.require(
-            "config", lambda it: scope_answers(it.fields("rules", *ANSWER_FIELDS), plug_in=True), ()
+            "config", lambda it: scope_answers(it.fields("rules", *PLUG_IN_FIELDS), plug_in=True), ()
         )
         routes = tuple(sorted(set.intersection(*names))) if names else None
         if routes == () or not answers:

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from rejoinder.rules.model import Ruleset
+from rejoinder.rules.model import Ruleset, native_rules
 from rejoinder.rules.program import Program, compile_rules
 from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.clusters import clusters
-from rejoinder.xds.translate.extensions import extensions
-from rejoinder.xds.translate.filters import http_filters, part_filters, to_switch_off
+from rejoinder.xds.translate.extensions import extensions, foreign_filters
+from rejoinder.xds.translate.filters import Off, http_filters, part_filters, to_switch_off
 from rejoinder.xds.translate.listeners import listeners, parts_listener
 from rejoinder.xds.translate.route_configurations import (
     layouts,
@@ -50,24 +50,27 @@ class Configuration:
     """The same with ext_proc in place of the module, for clients that cannot load it; None: not wanted."""
 
 
-def translate(ruleset: Ruleset, plan: Plan, settings: Settings) -> Configuration:
+def translate(ruleset: Ruleset, program: Program, plan: Plan, settings: Settings) -> Configuration:
     """Say in Envoy's words what a plan says.
 
     Args:
         ruleset: what the files say.
-        plan: made of this ruleset.
+        program, plan: made of this ruleset.
         settings: what is not in the files: who answers upstream statuses and where, and whom upstreams' certificates
             must come from.
     """
-    program = conditional_program(ruleset)
-    found = _translate(ruleset, plan, program, settings)
-    if program and settings.conditional is Placement.MODULE and settings.fallback:
-        other = _translate(ruleset, plan, program, replace(settings, conditional=Placement.EXT_PROC))
-        return replace(found, without_module=other)
+    conditional = conditional_program(ruleset)
+    foreign = tuple(each for placement in Placement for each in foreign_filters(program, placement))
+    found = _translate(ruleset, conditional, plan, foreign, settings)
+    if conditional and settings.conditional is Placement.MODULE and settings.fallback:
+        settings = replace(settings, conditional=Placement.EXT_PROC)
+        return replace(found, without_module=_translate(ruleset, conditional, plan, foreign, settings))
     return found
 
 
-def _translate(ruleset: Ruleset, plan: Plan, program: Program, settings: Settings) -> Configuration:
+def _translate(
+    ruleset: Ruleset, program: Program, plan: Plan, foreign: tuple[Json, ...], settings: Settings
+) -> Configuration:
     filters = http_filters(plan, program, settings.conditional)
     off = to_switch_off(program, settings.conditional)
     parts = part_filters(program) if settings.conditional is Placement.MODULE else []
@@ -76,14 +79,15 @@ def _translate(ruleset: Ruleset, plan: Plan, program: Program, settings: Setting
         listeners=(*listeners(ruleset, plan, filters), *carriers),
         routes=tuple(route_configurations(plan, settings, off)),
         clusters=tuple(clusters(ruleset, program, settings)),
-        extensions=tuple(extensions(program, compile_rules(ruleset.rules), settings.conditional)),
+        extensions=(*extensions(program, settings.conditional), *foreign),
     )
     return replace(whole, split=_split(whole, ruleset, plan, filters, off, settings))
 
 
 def conditional_program(ruleset: Ruleset) -> Program:
-    """What is left to ask in Envoys of ours, where routes give the unconditional answers."""
-    return compile_rules(rule for rule in ruleset.rules if not rule.unconditional)
+    """What is left to ask in Envoys of ours, where routes give the unconditional answers that they can."""
+    native = {rule for rule in native_rules(ruleset.rules) if rule.unconditional}
+    return compile_rules(rule for rule in ruleset.rules if rule not in native)
 
 
 def _split(
@@ -91,7 +95,7 @@ def _split(
     ruleset: Ruleset,
     plan: Plan,
     filters: list[Json],
-    off: tuple[str, ...],
+    off: Off,
     settings: Settings,
 ) -> Configuration | None:
     by_group = layouts(plan, settings)

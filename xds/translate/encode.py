@@ -1,42 +1,14 @@
 """A configuration as bytes: what `translate` says in dictionaries, made into a snapshot of encoded resources.
 
 A field that Envoy's API does not have, or a value of the wrong type, fails here and not in Envoy; that would be a
-mistake of ours, and is raised as `json_mapping.MappingError`.
+mistake of ours, and is raised as `protobuf.MappingError`.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
-from typing import Final
 
-import betterproto2
-from envoy_data_plane.envoy.config.cluster.v3 import Cluster
-from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
-from envoy_data_plane.envoy.config.listener.v3 import Listener
-from envoy_data_plane.envoy.config.route.v3 import FilterConfig, RouteConfiguration, RouteList, VirtualHost
-from envoy_data_plane.envoy.extensions.common.matching.v3 import ExtensionWithMatcher
-from envoy_data_plane.envoy.extensions.filters.common.matcher.action.v3 import SkipFilter
-from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import Cors, CorsPolicy
-from envoy_data_plane.envoy.extensions.filters.http.dynamic_modules.v3 import (
-    DynamicModuleFilter,
-)
-from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import ExternalProcessor
-from envoy_data_plane.envoy.extensions.filters.http.local_ratelimit.v3 import LocalRateLimit
-from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
-from envoy_data_plane.envoy.extensions.filters.http.set_filter_state.v3 import Config as SetFilterState
-from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
-from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import HeaderMutation
-from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import DownstreamTlsContext, UpstreamTlsContext
-from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptions
-from envoy_data_plane.envoy.type.matcher.v3 import (
-    HttpRequestHeaderMatchInput,
-    HttpResponseHeaderMatchInput,
-    HttpResponseStatusCodeMatchInput,
-)
-
-from rejoinder.xds.json_mapping import Encoder, encoder
-from rejoinder.xds.protobuf import message_class
+from rejoinder.xds.protobuf import encoder
 from rejoinder.xds.remember import REMEMBERED, REMEMBERED_BYTES, by_identity, size
 from rejoinder.xds.snapshot import (
     CLUSTERS,
@@ -52,37 +24,6 @@ from rejoinder.xds.snapshot import (
 from rejoinder.xds.translate import Configuration
 from rejoinder.xds.translate.forwarding import NO_UPSTREAM
 from rejoinder.xds.translate.settings import Json
-
-_MESSAGES: Final[dict[ResourceType, type[betterproto2.Message]]] = {
-    CLUSTERS: Cluster,
-    LISTENERS: Listener,
-    ROUTES: RouteConfiguration,
-    VIRTUAL_HOSTS: VirtualHost,
-    EXTENSIONS: TypedExtensionConfig,
-}
-
-# What stands in an Any somewhere: the parser must know it.
-_EXTENSIONS: Final[tuple[type[betterproto2.Message], ...]] = (
-    Cors,
-    CorsPolicy,
-    DownstreamTlsContext,
-    DynamicModuleFilter,
-    ExtensionWithMatcher,
-    ExternalProcessor,
-    FilterConfig,
-    HeaderMutation,
-    HttpConnectionManager,
-    HttpProtocolOptions,
-    HttpRequestHeaderMatchInput,
-    HttpResponseHeaderMatchInput,
-    HttpResponseStatusCodeMatchInput,
-    LocalRateLimit,
-    RouteList,
-    Router,
-    SetFilterState,
-    SkipFilter,
-    UpstreamTlsContext,
-)
 
 
 def snapshot(configuration: Configuration) -> Snapshot:
@@ -105,14 +46,7 @@ def snapshot(configuration: Configuration) -> Snapshot:
 def _resource(kind: ResourceType, message: Json) -> Resource:
     # An extension is for Envoys with clusters of their own.
     references = frozenset() if kind is EXTENSIONS else frozenset(_references(message))
-    return Resource(kind, message["name"], _encoders()[kind](message), references)
-
-
-@functools.cache
-def _encoders() -> dict[ResourceType, Encoder]:
-    for extension in _EXTENSIONS:
-        message_class(extension)
-    return {kind: encoder(message_class(message).DESCRIPTOR) for kind, message in _MESSAGES.items()}
+    return Resource(kind, message["name"], encoder(kind.message)(message), references)
 
 
 def _references(message: object) -> Iterator[Reference]:

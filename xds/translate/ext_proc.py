@@ -96,6 +96,8 @@ def _filter(mode: Json, **more: object) -> Json:
 
 
 def _pattern(name: str) -> Json:
+    if name == "*":
+        return {"safe_regex": {"regex": ".*"}}
     return {"prefix": name[:-1]} if name.endswith("*") else {"exact": name}
 
 

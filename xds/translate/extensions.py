@@ -46,21 +46,18 @@ FOREIGN_TYPES: Final = {Placement.EXT_PROC: ext_proc.TYPES, Placement.MODULE: (m
 """What the configurations of these filters can be."""
 
 
-def extensions(program: Program, everything: Program, conditional: Placement) -> Iterator[Json]:
-    """The TypedExtensionConfigs.
+def extensions(program: Program, conditional: Placement) -> Iterator[Json]:
+    """The TypedExtensionConfigs for Envoys of ours.
 
     Args:
-        program: the conditional rules, for Envoys of ours.
-        everything: all rules, for others. These refer to a cluster that such an Envoy has to have already.
-        conditional: where Envoys of ours have the answers to statuses from.
+        program: the conditional rules.
+        conditional: where the answers to statuses come from.
     """
     made = _MODULE if conditional is Placement.MODULE else _EXT_PROC
     for name in filters.answering(program, conditional):
         yield {"name": name, "typed_config": made[name](program)}
     if conditional is Placement.MODULE:
         yield from map(_part, cut(program)[1])
-    for placement in Placement:
-        yield from foreign_filters(everything, placement)
 
 
 @functools.lru_cache(maxsize=REMEMBERED)
@@ -70,7 +67,12 @@ def _part(part: Part) -> Json:
 
 
 def foreign_filters(program: Program, placement: Placement) -> Iterator[Json]:
-    """The filters for an Envoy with routes of its own, in the order of the chain."""
+    """The filters for an Envoy with routes of its own, in the order of the chain. They refer to a cluster that such an
+    Envoy has to have already.
+
+    Args:
+        program: all rules.
+    """
     for name, make in FOREIGN[placement].items():
         yield {"name": name, "typed_config": make(program)}
 

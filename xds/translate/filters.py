@@ -8,7 +8,7 @@ switch them off.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from rejoinder.rules.model import RateLimit
 from rejoinder.rules.program import Program
@@ -39,9 +39,10 @@ def http_filters(plan: Plan, program: Program, conditional: Placement) -> list[J
     made = {ROUTER: _router()}
     for name in answering(program, conditional):
         made[name] = discovered(*TYPES[name])
-    if plan.has_cors():
+    forwarding = [each for group in plan.values() for each in group.forwarding]
+    if any(forward.cors for _, forward in forwarding):
         made[CORS] = {"disabled": True, "typed_config": typed("envoy.extensions.filters.http.cors.v3.Cors")}
-    if plan.rate_limits():
+    if any(route.rate_limit for route, _ in forwarding):
         made[RATE_LIMIT] = _rate_limit()
     return [{"name": name, **made[name]} for name in ORDER if name in made]
 
@@ -72,7 +73,7 @@ def answering(program: Program, conditional: Placement) -> tuple[str, ...]:
         return ()
     if conditional is Placement.MODULE:
         return (RULES,)
-    return (RULES, HOST, REQUESTS) if program.has_handlers else (RULES, HOST)
+    return (RULES, HOST, REQUESTS) if ext_proc.sees_requests(program) else (RULES, HOST)
 
 
 _ADS: Final = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
@@ -84,9 +85,20 @@ def discovered(*types: str, source: Json = _ADS) -> Json:
     return {"config_discovery": {"config_source": source, "type_urls": urls}}
 
 
-def to_switch_off(program: Program, conditional: Placement) -> tuple[str, ...]:
-    """Those of them that a route switches off which answers by itself."""
-    return tuple(name for name in answering(program, conditional) if name != HOST)
+class Off(NamedTuple):
+    """The filters that a route switches off which answers by itself."""
+
+    for_rule: tuple[str, ...]
+    """... for a rule."""
+    for_itself: tuple[str, ...]
+    """... with its own answer, before which rules may have one."""
+
+
+def to_switch_off(program: Program, conditional: Placement) -> Off:
+    """What has nothing to say about an answer of a route's."""
+    off = tuple(name for name in answering(program, conditional) if name != HOST)
+    asked = () if not program.asks_requests else (RULES,) if conditional is Placement.MODULE else (REQUESTS,)
+    return Off(off, tuple(name for name in off if name not in asked))
 
 
 def switched_off(filters: tuple[str, ...]) -> Json:

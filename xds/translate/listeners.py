@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from rejoinder.rules.model import WEBSOCKET, Listener, Ruleset
-from rejoinder.xds.plan import Plan
+from rejoinder.xds.plan import Plan, PlannedGroup
 from rejoinder.xds.translate.route_configurations import Layout, needs_path_header, routes_name
 from rejoinder.xds.translate.settings import PATH_HEADER, Json, inline, typed
 
@@ -30,7 +30,7 @@ def listeners(ruleset: Ruleset, plan: Plan, filters: list[Json], layouts: Mappin
     """
     managers = {
         group: _connection_manager(group, part, filters, layouts.get(group, Layout.WHOLE))
-        for group, part in plan.by_group().items()
+        for group, part in plan.items()
     }
     for listener in ruleset.listeners:
         chain: Json = {"filters": [{"name": "http", "typed_config": managers[listener.group]}]}
@@ -62,7 +62,7 @@ def listener_name(listener: Listener) -> str:
     return f"{host}:{listener.port}" + (f"#{listener.number}" if listener.number > 1 else "")
 
 
-def _connection_manager(group: str, plan: Plan, filters: list[Json], layout: Layout) -> Json:
+def _connection_manager(group: str, plan: PlannedGroup, filters: list[Json], layout: Layout) -> Json:
     manager = typed(
         _HCM,
         stat_prefix="ingress",

@@ -17,10 +17,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from rejoinder.rules.files import MAX_FILE_SIZE
-from rejoinder.xds.plan import SMALL, Plan, PlannedDomain
+from rejoinder.xds.plan import SMALL, Plan, PlannedDomain, PlannedGroup
 from rejoinder.xds.remember import REMEMBERED, by_identity
 from rejoinder.xds.translate.buckets import ROOT, Start, buckets
-from rejoinder.xds.translate.filters import rate_limit_override
+from rejoinder.xds.translate.filters import Off, rate_limit_override
 from rejoinder.xds.translate.forwarding import leads_nowhere
 from rejoinder.xds.translate.routes import placed
 from rejoinder.xds.translate.settings import PATH_HEADER, ROUTES_NAME, Json, Settings, typed
@@ -55,10 +55,10 @@ class Layout(enum.Enum):
 
 def layouts(plan: Plan, settings: Settings) -> dict[str, Layout]:
     """For clients that can take virtual hosts as resources: the layout of each group of listeners."""
-    return {group: _layout(part, settings) for group, part in plan.by_group().items()}
+    return {group: _layout(part, settings) for group, part in plan.items()}
 
 
-def _layout(plan: Plan, settings: Settings) -> Layout:
+def _layout(plan: PlannedGroup, settings: Settings) -> Layout:
     if sum(len(domain.routes) for domain in plan.domains) < settings.many_routes:
         return Layout.WHOLE
     return Layout.DOMAINS if len(plan.domains) > 1 else Layout.PATHS
@@ -69,24 +69,24 @@ def routes_name(group: str, layout: Layout) -> str:
     return (f"{ROUTES_NAME}/{group}" if group else ROUTES_NAME) + layout.value
 
 
-def needs_path_header(plan: Plan, layout: Layout) -> bool:
+def needs_path_header(plan: PlannedGroup, layout: Layout) -> bool:
     """Whether the listener has to set PATH_HEADER."""
     return plan.splits_paths or layout is Layout.PATHS
 
 
-def route_configurations(plan: Plan, settings: Settings, off: tuple[str, ...]) -> Iterator[Json]:
+def route_configurations(plan: Plan, settings: Settings, off: Off) -> Iterator[Json]:
     """One RouteConfiguration for each group of listeners; `off`: the filters that routes switch off which answer by
     themselves."""
-    for group, part in plan.by_group().items():
+    for group, part in plan.items():
         hosts = [_virtual_host(domain.domain, domain, settings, off) for domain in part.domains]
         yield {**_head(group, part, Layout.WHOLE), "virtual_hosts": hosts}
 
 
 def split_route_configurations(
-    plan: Plan, settings: Settings, off: tuple[str, ...], layouts: Mapping[str, Layout]
+    plan: Plan, settings: Settings, off: Off, layouts: Mapping[str, Layout]
 ) -> Iterator[tuple[Json, list[Json]]]:
     """One RouteConfiguration for each group of listeners whose layout is not WHOLE, and its virtual hosts."""
-    for group, part in plan.by_group().items():
+    for group, part in plan.items():
         layout = layouts[group]
         if layout is Layout.WHOLE:
             continue
@@ -99,7 +99,7 @@ def split_route_configurations(
         yield {**head, "vhds": {"config_source": ads}}, hosts
 
 
-def _head(group: str, plan: Plan, layout: Layout) -> Json:
+def _head(group: str, plan: PlannedGroup, layout: Layout) -> Json:
     """A RouteConfiguration without virtual hosts."""
     head: Json = {"name": routes_name(group, layout)}
     if layout is Layout.PATHS:
@@ -112,20 +112,20 @@ def _head(group: str, plan: Plan, layout: Layout) -> Json:
         head["max_direct_response_body_size_bytes"] = largest
     if needs_path_header(plan, layout):
         head["request_headers_to_remove"] = [PATH_HEADER]
-    if limits := plan.rate_limits():
+    if limits := {route.name: route.rate_limit for route, _ in plan.forwarding if route.rate_limit}:
         rate_limit, override = rate_limit_override(limits)
         head["typed_per_filter_config"] = {rate_limit: override}
-    if plan.leads_nowhere or any(leads_nowhere(forward) for _, forward in plan.forwarding()):
+    if plan.leads_nowhere or any(leads_nowhere(forward) for _, forward in plan.forwarding):
         head["validate_clusters"] = False
     return head
 
 
-def _virtual_host(name: str, domain: PlannedDomain, settings: Settings, off: tuple[str, ...]) -> Json:
+def _virtual_host(name: str, domain: PlannedDomain, settings: Settings, off: Off) -> Json:
     host = _small_host if len(domain.routes) <= SMALL else _host
     return host(sys.intern(name), domain, settings.long_list, off)
 
 
-def _host(name: str, domain: PlannedDomain, long_list: int, off: tuple[str, ...]) -> Json:
+def _host(name: str, domain: PlannedDomain, long_list: int, off: Off) -> Json:
     return {"name": name, "domains": [domain.domain], **_list(_routes(domain, off), long_list)}
 
 
@@ -138,7 +138,7 @@ def _list(routes: tuple[_Placed, ...], long_list: int) -> Json:
     return {"matcher": _matcher(_buckets(routes, long_list // 4))}
 
 
-def _hosts_by_path(routes_name: str, domain: PlannedDomain, settings: Settings, off: tuple[str, ...]) -> Iterator[Json]:
+def _hosts_by_path(routes_name: str, domain: PlannedDomain, settings: Settings, off: Off) -> Iterator[Json]:
     routes, short = _routes(domain, off), settings.long_list // 4
     folded = [(_folded(each[0]), each) for each in routes]
     same = all(start == each[0] for start, each in folded)
@@ -166,7 +166,7 @@ def _folded(start: Start) -> Start:
 
 
 @by_identity(_AT_A_TIME)
-def _routes(domain: PlannedDomain, off: tuple[str, ...]) -> tuple[_Placed, ...]:
+def _routes(domain: PlannedDomain, off: Off) -> tuple[_Placed, ...]:
     return tuple([placed(route, off) for route in domain.routes])
 
 

@@ -19,7 +19,7 @@ from rejoinder.rules.model import EVERY_PATH, Forward, PathKind, PathMatch, Redi
 from rejoinder.xds.plan import PlannedRoute
 from rejoinder.xds.remember import REMEMBERED
 from rejoinder.xds.translate.buckets import Start
-from rejoinder.xds.translate.filters import CORS, rate_limit_metadata, switched_off
+from rejoinder.xds.translate.filters import CORS, Off, rate_limit_metadata, switched_off
 from rejoinder.xds.translate.forwarding import NO_UPSTREAM, cors_policy, header_changes, header_option, route_action
 from rejoinder.xds.translate.settings import PATH_HEADER, Json
 
@@ -43,8 +43,8 @@ _STRING_FIELDS: Final = {
 }
 
 
-@functools.lru_cache(maxsize=REMEMBERED)  # after an edit, most routes are the same objects: see `json_mapping`
-def placed(planned: PlannedRoute, off: tuple[str, ...]) -> tuple[Start, Json]:
+@functools.lru_cache(maxsize=REMEMBERED)  # after an edit, most routes are the same objects: see `protobuf`
+def placed(planned: PlannedRoute, off: Off) -> tuple[Start, Json]:
     """What is known of a route's path, and the Route; `off`: the filters that are not for routes which answer."""
     return _start(planned.match), _route(planned, off)
 
@@ -72,15 +72,16 @@ def _regex_start(regex: str) -> str:
     return plain[0][:-1] if regex[plain.end() : plain.end() + 1] in _QUANTIFIERS else plain[0]
 
 
-def _route(planned: PlannedRoute, off: tuple[str, ...]) -> Json:
+def _route(planned: PlannedRoute, off: Off) -> Json:
     named = {"name": planned.name} if planned.name else {}
     route: Json = {**named, "match": _match(planned.match), **_action(planned)}
-    overrides: Json = switched_off(off) if isinstance(planned.action, Reply | Redirect) else {}
+    answers = isinstance(planned.action, Reply | Redirect)
+    overrides: Json = switched_off(off.for_rule if planned.rule else off.for_itself) if answers else {}
     if isinstance(planned.action, Forward) and planned.action.cors:
         overrides[CORS] = cors_policy(planned.action.cors)
     if overrides:
         route["typed_per_filter_config"] = overrides
-    if planned.route and planned.rate_limit:
+    if isinstance(planned.action, Forward) and planned.route and planned.route.rate_limit:
         route["metadata"] = rate_limit_metadata(planned.route.name)
     return route
 
