@@ -20,6 +20,9 @@ from rejoinder.rules.request import LOCAL, Request, Response
 HARNESS: Final = Path(__file__).parent / "harness"
 SOURCES: Final = Path(__file__).parent.parent / "envoy" / "module"
 
+PROGRAM: Final = PURE
+"""What neither Envoy nor Python is needed for."""
+
 SANITIZERS: Final = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
@@ -115,6 +118,10 @@ class _Response(ctypes.Structure):
     )
 
 
+class _Question(ctypes.Structure):
+    _fields_ = (("request", ctypes.c_void_p), ("route", _Buffer), ("response", ctypes.POINTER(_Response)))
+
+
 _NUMBER = ctypes.POINTER(ctypes.c_uint32)
 _REASON = ctypes.POINTER(_Failure)
 _MAKE = ctypes.CFUNCTYPE(ctypes.c_bool, _Text, _NUMBER, _REASON)
@@ -130,8 +137,9 @@ def library(path: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(path))
     for name in ("program_read", "request_new"):
         getattr(loaded, name).restype = ctypes.c_void_p
-    for name in ("program_on_request", "program_on_status", "reply_make"):
+    for name in ("program_ask", "reply_make"):
         getattr(loaded, name).restype = ctypes.POINTER(_Reply)
+    loaded.program_observed.restype = ctypes.c_uint32
     loaded.program_headers.restype = ctypes.POINTER(_Text)
     loaded.program_open.restype = ctypes.c_bool
     return loaded
@@ -176,25 +184,37 @@ class Core:
     def close(self) -> None:
         self._loaded.program_free(ctypes.c_void_p(self._program))
 
-    def ask(self, request: Request, route: str, response: Response | None, now: int = 0) -> tuple[str, Reply] | None:
+    def ask(
+        self,
+        request: Request,
+        route: str,
+        response: Response | None,
+        now: int = 0,
+        observed: list[str] | None = None,
+    ) -> tuple[str, Reply] | None:
         """The rule that answers, and the reply; one of status 0 and nothing else: a handler makes it.
 
         Args:
             response: None: there is none yet.
             now: seconds since 1970.
+            observed: is told the rules that would have answered, and only observe.
         """
         loaded, program = self._loaded, ctypes.c_void_p(self._program)
-        taken = ctypes.c_void_p(loaded.request_new(program, ctypes.byref(self._arrived(request))))
-        answered = None if response is None else ctypes.byref(_response(response))
-        asked = (taken, _buffer(route))
-        if response is None:
-            found = loaded.program_on_request(program, *asked)
-        else:
-            found = loaded.program_on_status(program, *asked, answered)
+        taken = loaded.request_new(program, ctypes.byref(self._arrived(request)))
+        came = None if response is None else ctypes.pointer(_response(response))
+        about = _Question(taken, _buffer(route), came)
+        end, at, name = ctypes.c_uint32(), 0, _Text()
+        found = loaded.program_ask(program, ctypes.byref(about), ctypes.byref(end))
+        while observed is not None:
+            at = loaded.program_observed(program, ctypes.byref(about), at, end, ctypes.byref(name))
+            if at == end.value:
+                break
+            observed.append(bytes(name).decode())
+            at += 1
         made = None
         if found and not (found[0].by_handler or found[0].is_fixed):
-            made = loaded.reply_make(program, found, *asked, answered, ctypes.c_long(now))
-        _FREE(taken)
+            made = loaded.reply_make(program, found, ctypes.byref(about), ctypes.c_long(now))
+        _FREE(ctypes.c_void_p(taken))
         said = _reply(found[0], made[0] if made else found[0], response.status if response else 0) if found else None
         loaded.reply_free(made)
         return said
@@ -216,9 +236,7 @@ class Core:
 
 def _response(response: Response) -> _Response:
     headers = [_GivenHeader(_buffer(name), _buffer(value)) for name, value in response.headers]
-    return _Response(
-        response.status, response.source == LOCAL, (_GivenHeader * len(headers))(*headers), len(headers)
-    )
+    return _Response(response.status, response.source == LOCAL, (_GivenHeader * len(headers))(*headers), len(headers))
 
 
 def _reply(found: _Reply, made: _Reply, status: int) -> tuple[str, Reply]:

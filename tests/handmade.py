@@ -16,7 +16,7 @@ T = TypeVar("T")
 EVERY, EXACT, PREFIX, REGEX = range(4)
 """Kinds of paths."""
 
-FINAL, UNCONDITIONAL, UNLESS = 1, 2, 4
+FINAL, UNCONDITIONAL, UNLESS, OBSERVES = 1, 2, 4, 8
 
 ANY, UPSTREAM, LOCAL = range(3)
 """Sources."""

@@ -380,7 +380,7 @@ PARTS: dict[str, list[str]] = {
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The C code in a host of ours, built with AddressSanitizer and UBSan."""
-    sources = [core.HARNESS / "host.c", *core.of_core(*core.PURE, "config.c", "grace.c", "replace.c")]
+    sources = [core.HARNESS / "host.c", *core.of_core(*core.PROGRAM, "config.c", "grace.c", "replace.c")]
     return core.compiled(tmp_path_factory.mktemp("host") / "host", sources, *core.SANITIZERS)
 
 
@@ -510,7 +510,7 @@ def test_abi_version_is_said_once_in_c_and_once_in_python() -> None:
 
 
 def test_threads_do_not_race(tmp_path: Path) -> None:
-    sources = [core.HARNESS / "threads.c", *core.of_core(*core.PURE, "config.c", "grace.c")]
+    sources = [core.HARNESS / "threads.c", *core.of_core(*core.PROGRAM, "config.c", "grace.c")]
     binary = core.compiled(tmp_path / "threads", sources, "-fsanitize=thread")
     identity, part = h.part(h.rule("part", [PLAIN]))
     files = []

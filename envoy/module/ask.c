@@ -25,10 +25,12 @@ typedef struct {
   const program *program;
   const request *request;
   buffer route;
-  const response *response; /* NULL: there is none yet */
-  uint32_t best;      /* no rule from here on is looked at */
+  const response *response;
+  bool for_observers; /* of the rules, only those that observe are looked at; else only the others */
+  uint32_t from;      /* no rule before this one is looked at */
+  uint32_t best;      /* ... or from here on */
   const reply *reply; /* of the best rule so far */
-} question;
+} search;
 
 static bool value_fits(const program *of, const test *test, buffer value) {
   buffer wanted = test->value;
@@ -44,7 +46,7 @@ static bool value_fits(const program *of, const test *test, buffer value) {
   return test->kind == PRESENT || (test->kind == SUFFIX ? ends_with : begins_with)(value, wanted);
 }
 
-static bool header_fits(const question *asked, const test *test) {
+static bool header_fits(const search *asked, const test *test) {
   for (size_t i = 0; i < asked->request->line_count; i++) {
     const line *each = &asked->request->lines[i];
     if (each->name == test->name && value_fits(asked->program, test, each->value)) {
@@ -54,12 +56,12 @@ static bool header_fits(const question *asked, const test *test) {
   return false;
 }
 
-static bool parameter_fits(const question *asked, const test *test) {
+static bool parameter_fits(const search *asked, const test *test) {
   buffer value;
   return request_parameter(asked->request, test->key, &value) && value_fits(asked->program, test, value);
 }
 
-static bool response_fits(const question *asked, const test *test) {
+static bool response_fits(const search *asked, const test *test) {
   for (size_t i = 0; asked->response && i < asked->response->header_count; i++) {
     const header *each = &asked->response->headers[i];
     if (same((buffer){each->name, each->name_length}, test->key) &&
@@ -86,7 +88,7 @@ static bool path_fits(const scope *scope, buffer path) {
                                            : begins && scope->path_kind == PREFIX_PATH && path.ptr[scope->path.length] == '/';
 }
 
-static bool is_client(const question *asked, const scope *scope) {
+static bool is_client(const search *asked, const scope *scope) {
   for (uint32_t i = 0; i < scope->client_count; i++) {
     if (request_is_from(asked->request, scope->clients + i * (1 + ADDRESS_LENGTH))) {
       return true;
@@ -96,7 +98,7 @@ static bool is_client(const question *asked, const scope *scope) {
 }
 
 /* Regular expressions come last: asking the engine may be dear. */
-static bool scope_fits(const question *asked, const scope *scope) {
+static bool scope_fits(const search *asked, const scope *scope) {
   const request *request = asked->request;
   if ((scope->methods.count && !contains(scope->methods, request->method)) ||
       (scope->has_routes && !(asked->route.length && contains(scope->routes, asked->route))) ||
@@ -118,7 +120,7 @@ static bool scope_fits(const question *asked, const scope *scope) {
 }
 
 /* All that a rule is not found by. */
-static bool fits(const question *asked, const rule *rule) {
+static bool fits(const search *asked, const rule *rule) {
   return (!rule->source || (asked->response && asked->response->is_local == (rule->source == LOCAL_SOURCE))) &&
          scope_fits(asked, &rule->scope) &&
          !(rule->unless && scope_fits(asked, &ITEMS(scope, asked->program->scopes)[rule->unless - 1]));
@@ -139,22 +141,24 @@ static const reply *reply_for(const program *of, const rule *rule, uint32_t stat
   return NULL;
 }
 
-/* The first rule of a list that ends the search. A rule ends it or does not by itself, so that of several lists the
- * earliest such rule counts, in whatever order they are looked through. */
-static void ask_list(question *asked, uint32_t leaf) {
+/* The first rule of a list that is looked for. A rule is so or not by itself, so that of several lists the earliest such
+ * rule counts, in whatever order they are looked through. */
+static void ask_list(search *asked, uint32_t leaf) {
   const program *of = asked->program;
   const entry *entries = of->entries.items;
   int on = asked->response ? ON_STATUS : ON_REQUEST;
+  uint32_t status = asked->response ? asked->response->status : FIRST_STATUS;
   for (uint32_t at = leaf ? index_node(&of->index, leaf)->first[on] : 0; at; at = entries[at].next) {
     const rule *each = &ITEMS(rule, of->rules)[entries[at].rule];
     if (entries[at].rule >= asked->best) {
       return;
     }
-    const reply *found = NULL;
-    if (each->unconditional == (on == ON_REQUEST)) {
-      found = reply_for(of, each, asked->response ? asked->response->status : FIRST_STATUS);
+    if (each->observes != asked->for_observers || entries[at].rule < asked->from) {
+      continue;
     }
-    if ((found || each->final) && fits(asked, each)) {
+    const reply *found = each->unconditional == (on == ON_REQUEST) ? reply_for(of, each, status) : NULL;
+    bool ends = asked->for_observers ? found && !found->passes : found || each->final;
+    if (ends && fits(asked, each)) {
       asked->best = entries[at].rule;
       asked->reply = found && found->passes ? NULL : found;
       return;
@@ -162,7 +166,7 @@ static void ask_list(question *asked, uint32_t leaf) {
   }
 }
 
-static void ask_routes(question *asked, uint32_t path) {
+static void ask_routes(search *asked, uint32_t path) {
   if (path) {
     ask_list(asked, index_find(&asked->program->index, path, ANY_ROUTE, (buffer){0}, 0));
     if (asked->route.length) {
@@ -172,7 +176,7 @@ static void ask_routes(question *asked, uint32_t path) {
   }
 }
 
-static void ask_paths(question *asked, uint32_t host) {
+static void ask_paths(search *asked, uint32_t host) {
   if (!host) {
     return;
   }
@@ -187,10 +191,10 @@ static void ask_paths(question *asked, uint32_t host) {
   ask_routes(asked, index_find(&of->index, host, ANY_PATH, (buffer){0}, 0));
 }
 
-static const reply *ask(const program *of, const request *request, buffer route, const response *response) {
-  question asked = {of, request ? request : &no_request, route, response, UINT32_MAX, NULL};
-  buffer host = asked.request->host;
-  ask_paths(&asked, index_find(&of->index, 0, HOST, host, hash_text(&of->index, host)));
+static void look(search *asked) {
+  const program *of = asked->program;
+  buffer host = asked->request->host;
+  ask_paths(asked, index_find(&of->index, 0, HOST, host, hash_text(&of->index, host)));
   uint64_t hash = 0;
   uint32_t labels = 0;
   for (size_t at = host.length; at > 1 && labels < of->labels; at--) {
@@ -198,17 +202,38 @@ static const reply *ask(const program *of, const request *request, buffer route,
     if (host.ptr[at - 1] == '.') {
       labels++;
       buffer suffix = {host.ptr + at - 1, host.length - at + 1};
-      ask_paths(&asked, index_find(&of->index, 0, HOST_SUFFIX, suffix, hash));
+      ask_paths(asked, index_find(&of->index, 0, HOST_SUFFIX, suffix, hash));
     }
   }
-  ask_paths(&asked, index_find(&of->index, 0, EVERY_HOST, (buffer){0}, 0));
-  return asked.reply;
+  ask_paths(asked, index_find(&of->index, 0, EVERY_HOST, (buffer){0}, 0));
 }
 
-const reply *program_on_request(const program *asked, const request *request, buffer route) {
-  return asked->answers_requests ? ask(asked, request, route, NULL) : NULL;
+static search search_for(const program *asked, const question *about, uint32_t end) {
+  const request *request = about->request ? about->request : &no_request;
+  bool asks = about->response ? program_names(asked, about->response->status) : asked->answers_requests;
+  return (search){.program = asked, .request = request, .route = about->route, .response = about->response,
+                  .best = asks ? end : 0};
 }
 
-const reply *program_on_status(const program *asked, const request *request, buffer route, const response *response) {
-  return program_names(asked, response->status) ? ask(asked, request, route, response) : NULL;
+const reply *program_ask(const program *asked, const question *about, uint32_t *end) {
+  search made = search_for(asked, about, (uint32_t)asked->rules.count);
+  if (made.best) {
+    look(&made);
+  }
+  *end = made.best;
+  return made.reply;
+}
+
+uint32_t program_observed(const program *asked, const question *about, uint32_t from, uint32_t end, buffer *name) {
+  search made = search_for(asked, about, end);
+  made.from = from;
+  made.for_observers = true;
+  if (!asked->has_observers || from >= made.best) {
+    return end;
+  }
+  look(&made);
+  if (made.best < end) {
+    *name = ITEMS(rule, asked->rules)[made.best].name;
+  }
+  return made.best;
 }

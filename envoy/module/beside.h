@@ -25,7 +25,7 @@ typedef struct {
 typedef struct {
   uint32_t version;
   engine engine;
-  /* REPLY: `*made` is for `reply_free`. */
+  /* `status`: 0 before there is a response. REPLY: `*made` is for `reply_free`. */
   int (*handle)(void *envoy, uint32_t handler, uint32_t status, const asked *request, reply **made);
 } beside;
 

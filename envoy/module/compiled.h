@@ -31,7 +31,8 @@ typedef struct {
 } scope;
 
 typedef struct {
-  bool final, unconditional;
+  buffer name;
+  bool final, unconditional, observes;
   bool sees_responses; /* it is about more of a response than its status, and fits nothing before there is one */
   uint8_t source;
   scope scope;
@@ -64,7 +65,7 @@ struct program {
   array rules, scopes, replies, contents, offers, headers, tests, entries, names;
   uint32_t labels;   /* how many the longest wildcard has */
   uint32_t needs;
-  bool answers_requests;
+  bool answers_requests, has_observers;
   uint64_t statuses[(LAST_STATUS - FIRST_STATUS) / 64 + 1];
 };
 

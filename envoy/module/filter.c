@@ -31,6 +31,7 @@ typedef struct {
   config *config;
   size_t replies;  /* Envoy's ids of the counters */
   size_t failures;
+  size_t observed;
 } filter;
 
 typedef struct {
@@ -65,7 +66,8 @@ const void *HOOK(config_new)(void *envoy_config, buffer name, buffer given) {
   filter *made = calloc(1, sizeof *made);
   if (made &&
       !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("replies"), &rule, 1, &made->replies) &&
-      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("handler_failures"), &rule, 1, &made->failures)) {
+      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("handler_failures"), &rule, 1, &made->failures) &&
+      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("observed"), &rule, 1, &made->observed)) {
     made->config = config_new(name, given, &beside_engine, &why);
   }
   if (made && made->config) {
@@ -201,11 +203,6 @@ static bool needs_the_end(void *envoy) {
          memcmp(protocol.ptr, "HTTP/1", 6);
 }
 
-/* The name of the route; empty: none. */
-static buffer route_of(void *envoy, const program *program) {
-  return attribute(envoy, program, NEEDS_ROUTE, ROUTE_NAME);
-}
-
 /* --- writing over it --- */
 
 static void append(void *envoy, int type, const stream *self) {
@@ -233,13 +230,42 @@ static void send_local_reply(void *envoy, stream *self) {
                                reply->body, (buffer){details, length});
 }
 
-/* Note what has been decided; what is not fixed is made now. `response` is NULL before there is one. False: what is there
- * passes. */
-static bool take_up(void *envoy, stream *self, const reply *found, buffer route, const response *response) {
+static void mark(void *envoy, buffer key, buffer value) {
+  CALLBACK(http_set_dynamic_metadata_string)(envoy, TEXT("rejoinder"), key, value);
+}
+
+/* Tell of the rules before `end` that only observe: in access logs, of as many as there is room for. */
+static void observe(void *envoy, const stream *self, const question *about, uint32_t end) {
+  char names[1024];
+  size_t length = 0;
+  buffer name;
+  for (uint32_t at = 0; (at = program_observed(self->program, about, at, end, &name)) < end; at++) {
+    count(envoy, self->filter->observed, name);
+    if (name.length < sizeof names - length) {
+      names[length] = ',';
+      memcpy(names + length + 1, name.ptr, name.length);
+      length += 1 + name.length;
+    }
+  }
+  if (length) {
+    mark(envoy, TEXT("observed"), (buffer){names + 1, length - 1});
+  }
+}
+
+/* Ask, and note what has been decided; what is not fixed is made now. False: what is there goes on. */
+static bool decide(void *envoy, stream *self, const response *response) {
+  buffer route = attribute(envoy, self->program, NEEDS_ROUTE, ROUTE_NAME);
+  question about = {self->request, route, response};
+  uint32_t end;
+  const reply *found = program_ask(self->program, &about, &end);
+  observe(envoy, self, &about, end);
+  if (!found) {
+    return false;
+  }
   if (found->by_handler) {
     const request *of = self->request;
     asked request = {request_method(of), request_authority(of), request_path(of), route};
-    int outcome = beside_handle(envoy, found->handler, self->status, &request, &self->made);
+    int outcome = beside_handle(envoy, found->handler, response ? response->status : 0, &request, &self->made);
     if (outcome == FAILURE) {
       count(envoy, self->filter->failures, found->rule);
     }
@@ -247,15 +273,12 @@ static bool take_up(void *envoy, stream *self, const reply *found, buffer route,
       return false;
     }
     self->made->rule = found->rule;
-  } else if (!found->is_fixed) {
-    self->made = reply_make(self->program, found, self->request, route, response, time(NULL));
-    if (!self->made) {
-      return false;
-    }
+  } else if (!found->is_fixed && !(self->made = reply_make(self->program, found, &about, time(NULL)))) {
+    return false;
   }
   self->reply = self->made ? self->made : found;
   count(envoy, self->filter->replies, found->rule);
-  CALLBACK(http_set_dynamic_metadata_string)(envoy, TEXT("rejoinder"), TEXT("rule"), found->rule);
+  mark(envoy, TEXT("rule"), found->rule);
   return true;
 }
 
@@ -275,13 +298,8 @@ int HOOK(request_headers)(void *envoy, const void *module_filter, bool end_of_st
   if (!program_answers_requests(self->program)) {
     return CONTINUE;
   }
-  buffer route = route_of(envoy, self->program);
-  const reply *found = program_on_request(self->program, self->request, route);
-  if (!found) {
-    return CONTINUE;
-  }
   self->status = FIRST_STATUS;
-  if (!take_up(envoy, self, found, route, NULL)) {
+  if (!decide(envoy, self, NULL)) {
     return CONTINUE;
   }
   self->decided = true;
@@ -291,27 +309,25 @@ int HOOK(request_headers)(void *envoy, const void *module_filter, bool end_of_st
 
 /* --- the response, on a worker --- */
 
-/* Whether something is sent in place of the response. */
-static bool decide(void *envoy, stream *self) {
+/* The same for a response. */
+static bool decide_response(void *envoy, stream *self) {
   uint32_t needs = program_needs(self->program);
   /* A filter in front has answered, and the request's hook was not called. */
   if (needs & NEEDS_REQUEST && !self->request && !(self->request = take_request(envoy, self->program))) {
     return false;
   }
-  buffer route = route_of(envoy, self->program);
   buffer details = attribute(envoy, self->program, NEEDS_SOURCE, RESPONSE_CODE_DETAILS);
   bool is_upstreams = details.length == 12 && !memcmp(details.ptr, "via_upstream", 12);
-  response response = {.status = self->status, .is_local = !is_upstreams};
+  response came = {.status = self->status, .is_local = !is_upstreams};
   header few[FEW_HEADERS], *all = few;
   if (needs & NEEDS_HEADERS) {
-    response.headers = all = headers_of(envoy, RESPONSE_HEADERS, few, &response.header_count);
+    came.headers = all = headers_of(envoy, RESPONSE_HEADERS, few, &came.header_count);
   }
-  const reply *found = all ? program_on_status(self->program, self->request, route, &response) : NULL;
-  bool taken = found && take_up(envoy, self, found, route, &response);
+  bool decided = all && decide(envoy, self, &came);
   if (all != few) {
     free(all);
   }
-  return taken;
+  return decided;
 }
 
 int HOOK(response_headers)(void *envoy, const void *module_filter, bool end_of_stream) {
@@ -325,7 +341,7 @@ int HOOK(response_headers)(void *envoy, const void *module_filter, bool end_of_s
   }
   self->status = (uint32_t)status;
   self->decided = true;
-  if (!decide(envoy, self)) {
+  if (!decide_response(envoy, self)) {
     return CONTINUE;
   }
   int64_t length = end_of_stream ? 0 : number_in_header(envoy, TEXT("content-length"));

@@ -33,7 +33,7 @@ static char *put(char *to, buffer text) {
   return text.length ? (char *)memcpy(to, text.ptr, text.length) + text.length : to;
 }
 
-/* All lines of a header, good until the next value; false: there are none. */
+/* All lines of a header, joined as Envoy joins them, good until the next value; false: there are none. */
 static bool header_value(making *of, buffer name, buffer *value) {
   uint32_t number = header_number(of->program, name);
   const line *lines = of->request->lines, *end = lines + of->request->line_count;
@@ -42,16 +42,16 @@ static bool header_value(making *of, buffer name, buffer *value) {
   for (const line *each = lines; number && each < end; each++) {
     if (each->name + 1 == number) {
       count++;
-      length += each->value.length + 2;
+      length += each->value.length + 1;
       *value = each->value;
     }
   }
   char *at = count > 1 ? space_for(of, length) : NULL;
   if (at) {
-    *value = (buffer){at, length - 2};
+    *value = (buffer){at, length - 1};
     for (const line *each = lines; each < end; each++) {
       if (each->name + 1 == number) {
-        at = put(at == value->ptr ? at : put(at, TEXT(", ")), each->value);
+        at = put(at == value->ptr ? at : put(at, TEXT(",")), each->value);
       }
     }
   }
@@ -181,11 +181,11 @@ static void keep_headers(making *of, reply *made, const reply *given) {
   }
 }
 
-reply *reply_make(const program *asked, const reply *given, const request *request, buffer route,
-                  const response *response, time_t now) {
+reply *reply_make(const program *asked, const reply *given, const question *about, time_t now) {
+  const response *response = about->response;
   uint32_t status = given->status || !response ? given->status : response->status;
-  making of = {.program = asked, .request = request ? request : &no_request, .response = response, .route = route,
-               .rule = given->rule, .status = status ? status : FIRST_STATUS, .now = now};
+  making of = {.program = asked, .request = about->request ? about->request : &no_request, .response = response,
+               .route = about->route, .rule = given->rule, .status = status ? status : FIRST_STATUS, .now = now};
   const content *from = chosen(&of, given);
   size_t ours = from->header_count + from->template_count, all = ours + (response ? response->header_count : 0);
   reply *made = malloc(sizeof *made + all * sizeof(header) + (from->template_count + 2) * sizeof(char *));

@@ -13,7 +13,7 @@
 #include "template.h"
 
 enum { MAGIC_LENGTH = 6, VERSION = 2, BODY_RECORD = 1, RULE_RECORD = 2, TEMPLATE_RECORD = 3 };
-enum { FINAL = 1, UNCONDITIONAL = 2, UNLESS = 4, PASSES = 1 };
+enum { FINAL = 1, UNCONDITIONAL = 2, UNLESS = 4, OBSERVES = 8, FLAGS_END = 16, PASSES = 1 };
 
 /* --- the index: domains, under them paths, under these routes, which lead to lists of rules --- */
 
@@ -307,8 +307,8 @@ static void read_ranges(program *of, reader *in, reply *into, const rule *rule) 
   }
 }
 
-static void read_reply(program *of, reader *in, const rule *rule, buffer name) {
-  reply read = {.rule = name, .first_content = (uint32_t)of->contents.count};
+static void read_reply(program *of, reader *in, const rule *rule) {
+  reply read = {.rule = rule->name, .first_content = (uint32_t)of->contents.count};
   read_ranges(of, in, &read, rule);
   read.passes = read_choice(in, PASSES + 1, "the flags of a reply: 0 or 1");
   read.status = read_number(in, 2, "a status");
@@ -337,13 +337,18 @@ static void read_reply(program *of, reader *in, const rule *rule, buffer name) {
 }
 
 static void read_rule(program *of, reader *in) {
-  uint32_t flags = read_choice(in, (FINAL | UNCONDITIONAL | UNLESS) + 1, "the flags of a rule: a sum of 1, 2 and 4");
+  uint32_t flags = read_choice(in, FLAGS_END, "the flags of a rule: a sum of 1, 2, 4 and 8");
   buffer name = read_text(in);
   rule *made = in->failed ? NULL : array_add(&of->rules, sizeof *made);
   if (!memory(in, made)) {
     return;
   }
-  rule read = {.final = flags & FINAL, .unconditional = flags & UNCONDITIONAL};
+  rule read = {
+      .name = name,
+      .final = flags & FINAL,
+      .unconditional = flags & UNCONDITIONAL,
+      .observes = flags & OBSERVES,
+  };
   read.source = (uint8_t)read_choice(in, LOCAL_SOURCE + 1, "a source: 0 to 2");
   read.scope = read_scope(of, in);
   read.sees_responses = read.source || read.scope.response_tests;
@@ -361,10 +366,11 @@ static void read_rule(program *of, reader *in) {
   for (uint32_t i = 0; i < read.replies && !in->failed; i++) {
     bool other = i && !ITEMS(reply, of->replies)[of->replies.count - 1].range_count;
     expect(in, !other, "no reply behind one for every other status");
-    read_reply(of, in, &read, name);
+    read_reply(of, in, &read);
   }
   need(of, read.source ? NEEDS_SOURCE : 0);
   of->answers_requests |= read.unconditional;
+  of->has_observers |= read.observes;
   if (in->failed || !expect(in, index_rule(of, &read), "memory for the rule that ends here")) {
     return;
   }

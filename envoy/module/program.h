@@ -1,8 +1,8 @@
 /* The decision program (docs/program.md) in C: read from bytes, and asked.
  *
  * `program_open` says what some bytes are, `program_read` makes a program of the records of one or more such pieces,
- * `request_new` takes what it needs of a request, `program_on_request` and `program_on_status` ask it, and `reply_make`
- * makes a reply that depends on who asks. Pure: neither Envoy nor Python is called, so that it can be fuzzed alone;
+ * `request_new` takes what it needs of a request, `program_ask` asks it, and `reply_make` makes a reply that depends on
+ * who asks. Pure: neither Envoy nor Python is called, so that it can be fuzzed alone;
  * what needs them (regular expressions, handlers) is asked of an `engine`.
  *
  * A program never changes once it is read, so that any number of threads ask it without a lock. Its texts and bodies
@@ -121,16 +121,24 @@ buffer request_method(const request *of);
 buffer request_authority(const request *of);
 buffer request_path(const request *of);
 
-/* The answer to a request, before there is a response; NULL: none. `request` may be NULL where the program needs none;
- * an empty route is none. */
-const reply *program_on_request(const program *asked, const request *request, buffer route);
-/* The answer in place of a response; NULL: it passes. */
-const reply *program_on_status(const program *asked, const request *request, buffer route, const response *response);
+/* What is asked. */
+typedef struct {
+  const request *request;   /* NULL will do where the program needs none */
+  buffer route;             /* the name of the request's; empty: it has none */
+  const response *response; /* NULL: there is none yet */
+} question;
 
-/* Make what is not fixed in a reply that the program has given, for the same request, route and response (NULL: before
- * there is one). It needs the program, and nothing else of what is given. NULL: no memory. */
-reply *reply_make(const program *asked, const reply *given, const request *request, buffer route,
-                  const response *response, time_t now);
+/* The answer to a request, or in place of a response; NULL: it goes on, or passes. `end` is told the number of the rule
+ * that has decided so, or of one behind all. */
+const reply *program_ask(const program *asked, const question *about, uint32_t *end);
+
+/* The first rule from number `from` on, and before `end`, that only observes and would have answered; its number, or
+ * `end`. */
+uint32_t program_observed(const program *asked, const question *about, uint32_t from, uint32_t end, buffer *name);
+
+/* Make what is not fixed in a reply that the program has given to the same question. It needs the program, and nothing
+ * else of what is given. NULL: no memory. */
+reply *reply_make(const program *asked, const reply *given, const question *about, time_t now);
 void reply_free(reply *made);
 
 #endif

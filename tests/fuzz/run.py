@@ -72,7 +72,7 @@ def corpus(folder: Path) -> list[Path]:
 
 
 def compiled(folder: Path, compiler: str) -> Path:
-    sources = [HERE / "fuzz.c", *core.of_core(*core.PURE, "config.c")]
+    sources = [HERE / "fuzz.c", *core.of_core(*core.PROGRAM, "config.c")]
     options = ["-DLIBFUZZER", "-fsanitize=fuzzer"] if compiler == "clang" else []
     return core.compiled(folder / "fuzz", sources, *options, *core.SANITIZERS, compiler=compiler)
 
