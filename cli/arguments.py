@@ -84,7 +84,10 @@ def parser() -> argparse.ArgumentParser:
     )
     _admin(up)
     up.add_argument(
-        "--envoy-admin", type=_address, metavar="HOST:PORT", help="Envoy's own admin interface (default: any free port)"
+        "--envoy-admin",
+        type=_address,
+        metavar="HOST:PORT",
+        help="Envoy's own admin interface, for anybody on this machine (default: none that others can reach)",
     )
 
     serve = _command(commands, "serve", "the control plane and the ext_proc service, for Envoys that run elsewhere")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import Any, Final
 from rejoinder.cli import console
 from rejoinder.cli.check import count
 from rejoinder.extproc import Processor, Workers
+from rejoinder.extproc.sparing import Sparing
 from rejoinder.rules.files import Files, Fingerprint
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Position, Ruleset
@@ -34,6 +36,7 @@ from rejoinder.xds.session import MODULE_SINCE, NO_MODULE, Accepted, Nack, Unabl
 from rejoinder.xds.translate import Placement, Settings
 
 _LOG: Final = logging.getLogger("rejoinder.control")
+_LOG.addFilter(Sparing(1000))  # as many Envoys as there may be, and more
 
 KEPT_BUILDS: Final = 4
 
@@ -46,8 +49,13 @@ OLDEST: Final = (1, 36)
 MOST_PRINTED: Final = 100
 """Problems that are printed after an edit: more than anybody reads, and less than holds up answers."""
 
+MOST_REFUSALS: Final = 100
+"""Rejections that are printed of an edit: whoever connects can make as many as it likes."""
+
 _UNKNOWN: Final[Fingerprint] = ""
 """Fits nothing."""
+
+_WAITING: Final = "nothing is served until the files can be used: edit them; Ctrl-C ends"
 
 RETRY_SECONDS: Final = 5.0
 """From a load that failed for lack of something (memory, file descriptors) to the next."""
@@ -68,14 +76,6 @@ class _Made:
     """The same files may well be usable in a moment."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """Envoy does not take what the files say."""
-
-    lines: tuple[str, ...]
-    """Envoy's words, and the places in the files that they are about."""
-
-
 class Control:
     """One set of rule files, and the two servers that follow it. For one event loop.
 
@@ -84,7 +84,6 @@ class Control:
         upstreams: URLs by name that replace those in the files.
         settings: how Envoys reach us.
         adjust: what the command line changes about a ruleset.
-        on_rejected: is told when an Envoy rejects what was published.
     """
 
     def __init__(
@@ -95,34 +94,48 @@ class Control:
         *,
         processor: Processor | Workers,
         adjust: Callable[[Ruleset], Ruleset] = lambda ruleset: ruleset,
-        on_rejected: Callable[[Rejected], None] = lambda _: None,
     ) -> None:
         self._sources = sources
         self._upstreams = dict(upstreams)
         self._settings = settings
         self._memory = Memory()
         self._adjust = adjust
-        self._on_rejected = on_rejected
         self.processor = processor
         self.server = Server(self._on_event)
         self._builds: dict[str, Build] = {}
         """What was published lately, by snapshot version: what an Envoy may still say something about."""
         self._accepted: Build | None = None
-        self._current: Build | None = None
+        self.current: Build | None = None
         """What was published last."""
+        self.rejected = False
+        """Whether an Envoy has rejected that."""
+        self._usable = asyncio.Event()
         self._made: _Made | None = None
         self._problems: tuple[Problem, ...] = ()
         self._reload_failures = 0
+        self._refusals = itertools.count(1)
+        """Since the last edit."""
 
-    def start(self) -> Build | None:
-        """Load and publish for the first time; None: there are errors, and they have been printed."""
+    def start(self) -> None:
+        """Load and publish for the first time. If the files cannot be used, that is said, and `follow` waits for them.
+        Envoys are told nothing meanwhile, and keep what they have."""
         with _no_garbage_collection():
             self._made = made = self._make()
-            self._take(made)
-            if made.loaded and made.loaded.ruleset and made.built:
-                self._warn(shadowed(made.loaded.ruleset))
+            try:
+                self._take(made)
+                if made.built:
+                    self._warn(shadowed(made.built.ruleset))
+            except Exception:
+                self._failed("what the files say cannot be published")
             gc.freeze()
-        return made.built
+        if self.current is None:
+            console.say(_WAITING, "bold")
+
+    async def usable(self) -> Build:
+        """Wait until the files can be used."""
+        await self._usable.wait()
+        assert self.current is not None
+        return self.current
 
     async def follow(self) -> None:
         """Publish every change of the files, for ever."""
@@ -131,11 +144,11 @@ class Control:
         async for made in changes(self._made, self._make):
             try:
                 self._take(made)
-                if made.loaded and made.loaded.ruleset and made.built:
+                if made.built:
                     console.say(f"reloaded: {summary(made.built)}")
-                    self._warn(await asyncio.to_thread(shadowed, made.loaded.ruleset))
+                    self._warn(await asyncio.to_thread(shadowed, made.built.ruleset))
                 else:
-                    console.say("not reloaded: what was there before stays", "bold")
+                    console.say("not reloaded: what was there before stays" if self.current else _WAITING, "bold")
                     await asyncio.sleep(RETRY_SECONDS if made.again else 0)
             except Exception:
                 self._failed("what the files say cannot be published")
@@ -179,7 +192,7 @@ class Control:
                 return _Made(loaded, built, loaded.complaints, loaded.fingerprints)
         except Exception as error:
             self._failed("the files cannot be used")
-            self._memory = Memory()  # who knows how far it got
+            self._memory.forget_rules()  # who knows how far it got
             reason = f"this cannot be used, for a reason that is in the log: {type(error).__name__}: {error}"
             problems = (Problem(Position(str(self._sources[0]), 0), reason),)
             read = files.fingerprints()
@@ -201,6 +214,7 @@ class Control:
         _print(made.problems)
         if made.built is None:
             return
+        self._refusals = itertools.count(1)
         version = made.built.snapshot.version
         self._builds = {**self._builds, version: made.built}
         for old in list(self._builds)[:-KEPT_BUILDS]:
@@ -209,10 +223,11 @@ class Control:
             self.processor.publish(made.built.program)
             self.server.publish(made.built.snapshot)
         except Exception:
-            if self._current:
-                self.processor.publish(self._current.program)  # the two belong together
+            if self.current:
+                self.processor.publish(self.current.program)  # the two belong together
             raise
-        self._current = made.built
+        self.current, self.rejected = made.built, False
+        self._usable.set()
 
     def _on_event(self, event: Event) -> None:
         try:
@@ -225,6 +240,9 @@ class Control:
             case Accepted(node, snapshot):
                 _LOG.info("%s has %s", node, snapshot.version)
                 self._accepted = self._builds.get(snapshot.version, self._accepted)
+            case Nack() | Unable() if (number := next(self._refusals)) > MOST_REFUSALS:
+                if number == MOST_REFUSALS + 1:
+                    console.say("... further rejections are not printed before the next edit", "bold")
             case Nack():
                 self._on_nack(event)
             case Connected(node, peer, envoy):
@@ -262,7 +280,9 @@ class Control:
             console.say(line)
         if nack.instead:
             console.say("going back to what it had before" if nack.had else "it gets what others have taken", "bold")
-        self._on_rejected(Rejected(lines))
+        elif rejected:
+            console.say("it goes on without that until the files say something else", "bold")
+        self.rejected |= rejected is not None and rejected is self.current
 
 
 def _python_needed(rejected: Build) -> Iterator[str]:

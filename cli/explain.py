@@ -21,7 +21,7 @@ from rejoinder.rules.load import load
 from rejoinder.rules.misfit import misfit, rule_misfit
 from rejoinder.rules.model import STATUSES, Forward, Position, Route, Rule, Ruleset, Scope, native_rules
 from rejoinder.rules.program import Program, compile_rules
-from rejoinder.rules.request import LOCAL, Request, RequestError, Response, now, parse
+from rejoinder.rules.request import LOCAL, MADE_UP, Request, RequestError, Response, now, parse
 from rejoinder.xds.translate import Placement
 
 _SHOWN_RULES = 5
@@ -67,12 +67,13 @@ def run(options: argparse.Namespace) -> int:
     try:
         request = _request(options)
     except RequestError as error:
-        console.say(f"Envoy answers 400 before any rule is asked: {error}")
+        console.say(f"Envoy answers {error.status} before any rule is asked: {error}")
         return 0
     conditional = _placement(options.conditional).value
     ruleset = loaded.ruleset if options.route is not None else _at_listener(loaded.ruleset, request, options.url)
     response = options.status and Response(options.status, tuple(options.response_header), options.source)
     explanation = _explain(ruleset, request, response, conditional, options.route)
+    explanation = dataclasses.replace(explanation, steps=(*_changed(options, request), *explanation.steps))
     if options.format == "json":
         console.print_json(_json(explanation))
     else:
@@ -92,11 +93,26 @@ def _placement(asked: str | None) -> Placement:
 
 def _request(options: argparse.Namespace) -> Request:
     url = options.url
-    hosts = [value for name, value in options.header if name.lower() == "host"]
     headers = tuple((name, value) for name, value in options.header if name.lower() != "host")
     target = (url.path or "/") + (f"?{url.query}" if url.query else "")
-    parsed = parse(options.method, hosts[0] if hosts else url.netloc, target, headers, scheme=url.scheme)
+    parsed = parse(options.method, ",".join(_sent("host", options)), target, headers, scheme=url.scheme)
     return dataclasses.replace(parsed, client=options.client)
+
+
+def _sent(name: str, options: argparse.Namespace) -> list[str]:
+    """The values of a header that the client sends."""
+    values = [value for other, value in options.header if other.lower() == name]
+    return values or ([options.url.netloc] if name == "host" else [])
+
+
+def _changed(options: argparse.Namespace, request: Request) -> Iterator[_Step]:
+    """The headers that Envoy changes before any rule is asked."""
+    for name in dict.fromkeys(["host", *(name.lower() for name, _ in options.header)]):
+        seen = request.header(name)
+        if seen != _sent(name, options):
+            such = "such as " if name in MADE_UP else ""
+            verdict = f"Envoy makes it {such}{quoted(', '.join(seen))}" if seen else "Envoy takes it away"
+            yield _Step("header", name, Position("", 0), verdict, False)
 
 
 def _at_listener(ruleset: Ruleset, request: Request, url: SplitResult) -> Ruleset:

@@ -17,7 +17,11 @@ _EXTENSIONS: Final = {"text/html": "html", "text/plain": "txt", "application/jso
 _INDEX: Final = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>The built-in page</title>
-<style>:root {{ color-scheme: light dark; font: 1rem/1.6 system-ui }} a {{ margin-inline-end: .6rem }}</style>
+<style>
+:root {{ color-scheme: light dark; font: 1rem/1.6 system-ui }}
+body {{ max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
+a {{ margin-inline-end: .6rem }}
+</style>
 <h1>The built-in page</h1>
 {}</html>
 """

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, Protocol
 
 from rejoinder.cli import admin, console, placement
@@ -36,10 +37,7 @@ async def _run(options: argparse.Namespace) -> int:
     placement.find_handlers_in(placement.handler_folders(options.sources))
     processor = Processor() if options.workers == 1 else Workers(options.workers)
     control = Control(options.sources, options.upstream, settings, processor=processor)
-    built = control.start()
-    if built is None:
-        return 1
-    console.warn_of_echo(built.ruleset)
+    control.start()
     async with contextlib.AsyncExitStack() as stack:
         try:
             await started(stack, control.processor, options.ext_proc)
@@ -52,7 +50,9 @@ async def _run(options: argparse.Namespace) -> int:
         except OSError as error:
             return console.fail(str(error))
         where = f"xDS on {shown(options.xds)}, ext_proc on {shown(options.ext_proc)}"
-        console.say(f"serving: {summary(built)}; {where}", "green")
+        if built := control.current:
+            console.warn_of_echo(built.ruleset)
+        console.say(f"serving: {summary(built) if built else 'nothing so far'}; {where}", "green")
         await until(stop, control.follow())
     return 0
 
@@ -63,7 +63,7 @@ class _Service(Protocol):
     async def stop(self) -> None: ...
 
 
-async def started(stack: contextlib.AsyncExitStack, service: _Service, address: Address) -> int:
+async def started(stack: contextlib.AsyncExitStack, service: _Service, address: Address | Path) -> int:
     """Start a service that stops with the stack; its port.
 
     Raises:
@@ -96,7 +96,9 @@ async def until(stop: asyncio.Future[None], *work: Coroutine[Any, Any, None]) ->
         ended.result()
 
 
-def shown(address: Address) -> str:
-    """An address as one writes it, IPv6 in brackets."""
+def shown(address: Address | Path) -> str:
+    """An address as one writes it, IPv6 in brackets; of a Unix socket, as gRPC does."""
+    if isinstance(address, Path):
+        return f"unix:{address}"
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -9,18 +9,21 @@ import dataclasses
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Final
 
 from rejoinder import envoy
 from rejoinder.cli import admin, console, placement
 from rejoinder.cli.arguments import Address
-from rejoinder.cli.control import Control, Rejected, summary
+from rejoinder.cli.control import Control, summary
 from rejoinder.cli.echo import EchoServer
 from rejoinder.cli.serve import shown, started, stop_signal, until
 from rejoinder.envoy.module import library
 from rejoinder.extproc.server import Processor
 from rejoinder.rules.model import Endpoint, Listener, Ruleset, numbered
+from rejoinder.xds.build import Build
 from rejoinder.xds.translate import Settings
 from rejoinder.xds.translate.listeners import listener_name
 
@@ -38,7 +41,6 @@ def run(options: argparse.Namespace) -> int:
 
 async def _run(options: argparse.Namespace) -> int:
     stop = stop_signal()
-    rejected: asyncio.Queue[Rejected] = asyncio.Queue()
 
     async with contextlib.AsyncExitStack() as stack:
         try:
@@ -56,29 +58,15 @@ async def _run(options: argparse.Namespace) -> int:
                 Settings(ext_proc, chosen.placement, fallback=True, trusted_ca=options.trusted_ca),
                 processor=processor,
                 adjust=_adjust(options.listen, stack),
-                on_rejected=rejected.put_nowait,
             )
-            built = control.start()
-            if built is None:
-                return 1
-            _check_free([*built.ruleset.listeners, Listener(*(options.envoy_admin or _ANY_PORT))])
+            control.start()
             if options.admin:
                 stack.enter_context(admin.serving(options.admin, admin.pages(control.status)))
-            xds = (_ANY_PORT[0], await started(stack, control.server, _ANY_PORT))
-            gateway = await stack.enter_async_context(
-                envoy.running(
-                    binary.path,
-                    envoy.bootstrap(xds, admin=options.envoy_admin or _ANY_PORT),
-                    concurrency=options.concurrency,
-                    environ={**os.environ, **library.environment(handlers=handlers)},
-                )
-            )
-            names = [listener_name(listener) for listener in built.ruleset.listeners]
-            await until(stop, _refused(rejected), _ready(gateway, names, built.ruleset.listeners))
-            if stop.done():
-                return 0
-            console.say(f"serving: {summary(built)}; edit the files, and Envoy follows; Ctrl-C ends", "green")
-            await until(stop, control.follow(), gateway.wait())
+            # No other user can enter it: private keys go through the control plane, and the admin interface ends Envoy.
+            sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rejoinder-")))
+            await started(stack, control.server, sockets / "xds")
+            environ = {**os.environ, **library.environment(handlers=handlers)}
+            await until(stop, control.follow(), _run_envoy(control, binary.path, sockets, environ, options))
         except (
             OSError,
             _CannotStartError,
@@ -91,17 +79,35 @@ async def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _refused(rejected: asyncio.Queue[Rejected]) -> None:
-    await rejected.get()  # the reasons have been printed
-    raise _CannotStartError("Envoy does not take this configuration")
+async def _run_envoy(
+    control: Control, binary: Path, sockets: Path, environ: Mapping[str, str], options: argparse.Namespace
+) -> None:
+    """Run Envoy until it ends, from when there is something for it to serve."""
+    built = await control.usable()
+    _check_free([*built.ruleset.listeners, *([Listener(*options.envoy_admin)] if options.envoy_admin else [])])
+    bootstrap = envoy.bootstrap(sockets / "xds", admin=options.envoy_admin or sockets / "admin")
+    async with envoy.running(binary, bootstrap, concurrency=options.concurrency, environ=environ) as gateway:
+        built = await _ready(gateway, control)
+        console.say(f"serving: {summary(built)}; edit the files, and Envoy follows; Ctrl-C ends", "green")
+        await gateway.wait()
 
 
-async def _ready(gateway: envoy.EnvoyProcess, names: list[str], listeners: Iterable[Listener]) -> None:
-    bound = await gateway.ready(names)
-    for name, listener in zip(names, listeners, strict=True):
-        scheme = "https" if listener.certificate else "http"
-        for address in bound[name]:
-            console.announce(f"listening on {scheme}://{shown(address)}")
+async def _ready(gateway: envoy.EnvoyProcess, control: Control) -> Build:
+    """Wait until Envoy listens where the files say, which may take an edit: it may reject what they say now."""
+    while True:
+        built = await control.usable()
+        listeners = {listener_name(listener): listener for listener in built.ruleset.listeners}
+        try:
+            bound = await gateway.ready(listeners)
+        except envoy.EnvoyNotReadyError:
+            if built is control.current and not control.rejected:
+                raise
+            continue
+        for name, listener in listeners.items():
+            scheme = "https" if listener.certificate else "http"
+            for address in bound[name]:
+                console.announce(f"listening on {scheme}://{shown(address)}")
+        return built
 
 
 def _adjust(listen: list[Address] | None, stack: contextlib.AsyncExitStack) -> Callable[[Ruleset], Ruleset]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
 
@@ -29,7 +31,8 @@ class AdminError(Exception):
 class Admin:
     """The admin interface of one Envoy."""
 
-    address: Address
+    address: Address | Path
+    """A path: a Unix socket."""
 
     async def state(self) -> str:
         """`LIVE` when Envoy has its configuration and takes traffic, else what it is doing: `INITIALIZING`, ..."""
@@ -79,8 +82,9 @@ class Admin:
         return body
 
     def _request(self, method: str, path: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(*self.address, timeout=_SECONDS)
+        connection = http.client.HTTPConnection("localhost", timeout=_SECONDS)
         try:
+            connection.sock = _connected(self.address)
             connection.request(method, path)
             response = connection.getresponse()
             return response.status, response.read()
@@ -88,6 +92,19 @@ class Admin:
             raise ConnectionError(f"Envoy's admin interface broke off: {error!r}") from error
         finally:
             connection.close()
+
+
+def _connected(address: Address | Path) -> socket.socket:
+    if not isinstance(address, Path):
+        return socket.create_connection(address, _SECONDS)
+    connected = socket.socket(socket.AF_UNIX)
+    connected.settimeout(_SECONDS)
+    try:
+        connected.connect(str(address))
+    except OSError:
+        connected.close()
+        raise
+    return connected
 
 
 def _address(local: dict[str, dict[str, object]]) -> Address:

@@ -7,7 +7,10 @@ which one reads them, ready for `json.dump` or `yaml.safe_dump(..., sort_keys=Fa
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 from typing import Any, Final
+
+from rejoinder.envoy.admin import Address
 
 Json = dict[str, Any]
 
@@ -19,9 +22,9 @@ MAX_CONNECTIONS: Final = 50_000
 
 
 def bootstrap(
-    xds: tuple[str, int] = DEFAULT_XDS,
+    xds: Address | Path = DEFAULT_XDS,
     *,
-    admin: tuple[str, int] | None = None,
+    admin: Address | Path | None = None,
     node_id: str = "rejoinder",
     cluster: str = "rejoinder",
 ) -> Json:
@@ -31,9 +34,10 @@ def bootstrap(
     it has got its first configuration. When the control plane goes away later, it keeps what it has.
 
     Args:
-        xds: host and port of the control plane. A DNS name is resolved every 5 s: it may come later, and move.
-        admin: IP address and port of the admin interface, which can stop Envoy: keep it on a loopback address.
-            Port 0 takes any free one. None: no admin interface.
+        xds: host and port of the control plane, or its Unix socket. A DNS name is resolved every 5 s: it may come
+            later, and move.
+        admin: IP address and port of the admin interface, or a Unix socket for this user alone. It can stop Envoy: an
+            address should be a loopback one. Port 0 takes any free one. None: no admin interface.
         node_id: how this Envoy introduces itself to the control plane; its log lines name the Envoy by it.
         cluster: the group of Envoys that it belongs to.
     """
@@ -74,9 +78,9 @@ def bootstrap(
     }
 
 
-def _admin(address: tuple[str, int]) -> Json:
+def _admin(address: Address | Path) -> Json:
     # An operator must get in when the connections are used up.
-    return {"address": _socket_address(address), "ignore_global_conn_limit": True}
+    return {"address": _address(address), "ignore_global_conn_limit": True}
 
 
 def _from_ads() -> Json:
@@ -84,12 +88,12 @@ def _from_ads() -> Json:
     return {"resource_api_version": "V3", "ads": {}, "initial_fetch_timeout": "0s"}
 
 
-def xds_cluster(address: tuple[str, int]) -> Json:
+def xds_cluster(address: Address | Path) -> Json:
     """The cluster of the control plane; args as for `bootstrap`."""
     return {
         "name": XDS_CLUSTER,
         "connect_timeout": "2s",
-        **_discovery(address[0]),
+        **({"type": "STATIC"} if isinstance(address, Path) else _discovery(address[0])),
         # A control plane whose machine vanished is noticed after 45 s. HTTP/2 pings (`connection_keepalive`) would do
         # it too, but a gRPC server takes frequent ones for abuse unless it is told otherwise, and closes the stream
         # ("Too many pings": tried with grpcio's defaults).
@@ -104,7 +108,7 @@ def xds_cluster(address: tuple[str, int]) -> Json:
         },
         "load_assignment": {
             "cluster_name": XDS_CLUSTER,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket_address(address)}}]}],
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(address)}}]}],
         },
     }
 
@@ -121,6 +125,8 @@ def _discovery(host: str) -> Json:
     return {"type": "STATIC"}
 
 
-def _socket_address(address: tuple[str, int]) -> Json:
+def _address(address: Address | Path) -> Json:
+    if isinstance(address, Path):
+        return {"pipe": {"path": str(address), "mode": 0o600}}
     host, port = address
     return {"socket_address": {"address": host, "port_value": port}}

@@ -96,7 +96,7 @@ async def running(
 
     Args:
         binary: the Envoy to run.
-        bootstrap: Envoy's JSON mapping of a bootstrap; it must have an `admin` (port 0 will do).
+        bootstrap: Envoy's JSON mapping of a bootstrap; it must have an `admin` (port 0 will do, and a Unix socket).
         concurrency: worker threads; None: one for each core.
         log_level: what Envoy logs from: `trace`, `debug`, `info`, `warning`, `error`, `critical` or `off`.
         environ: Envoy's environment; None: ours.
@@ -236,7 +236,7 @@ class EnvoyProcess:
         except TimeoutError as error:
             raise EnvoyNotReadyError(f"Envoy has not taken its bootstrap after {START_SECONDS:g} s") from error
         host, _, port = text.strip().rpartition(":")
-        self.admin = Admin((host.strip("[]"), int(port)))
+        self.admin = Admin(Path(text.strip()) if text[0] == "/" else (host.strip("[]"), int(port)))
 
     async def _check_alive(self) -> None:
         if self._child.returncode is not None:

@@ -1,8 +1,9 @@
 """Answers over gRPC, for Envoy's ext_proc filter (docs/ext_proc.md).
 
 Reading order: `wire` (the protocol's messages), `session` (one stream as a value), `calls` (Python handlers), `server`
-(the service), `workers` (several of it, on several cores). Below them is a gRPC server (docs/http2.md): `frames` and
-`headers` (the bytes), `http2` (a connection as a value), `grpc` (the sockets, and what waits for its turn).
+(the service), `sparing` (its log), `workers` (several of it, on several cores). Below them is a gRPC server
+(docs/http2.md): `frames` and `headers` (the bytes), `http2` (a connection as a value), `grpc` (the sockets, and what
+waits for its turn).
 """
 
 from rejoinder.extproc.server import Counters, Processor

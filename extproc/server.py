@@ -19,12 +19,16 @@ from rejoinder.extproc import grpc
 from rejoinder.extproc.calls import Calls
 from rejoinder.extproc.grpc import Metadata, Step
 from rejoinder.extproc.session import Call, Output, Rules, Session
+from rejoinder.extproc.sparing import Sparing
 from rejoinder.extproc.wire import decode
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.handlers import HandlerError, Handlers
 from rejoinder.rules.program import Program
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")
+_LOG.addFilter(Sparing(20))
+# Where no file descriptors are left, it has a traceback for each connection that could be accepted.
+logging.getLogger("asyncio").addFilter(Sparing(20))
 
 SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
 

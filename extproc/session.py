@@ -117,7 +117,7 @@ class Session:
         step = TRANSITIONS[self._state].get(type(message))
         if step is None:
             self._state, state = State.DONE, self._state
-            return Output(unexpected=f"expected headers ({state.name.lower()}), got {message}")
+            return Output(unexpected=f"expected headers ({state.name.lower()}), got {type(message).__name__}")
         self._state, output = step(self, message)
         return output
 

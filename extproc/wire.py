@@ -1,8 +1,7 @@
 """ext_proc messages: bytes from Envoy to plain values, replies to bytes for Envoy.
 
 In go the bytes of a `ProcessingRequest` (`decode`) and replies (`immediate`); out come the values that `session` works
-with, and the bytes of a `ProcessingResponse`. `decode` raises protobuf's `DecodeError` for bytes that are no such
-message; nothing else is raised. No other file knows the protocol's messages.
+with, and the bytes of a `ProcessingResponse`. Nothing is raised. No other file knows the protocol's messages.
 https://www.envoyproxy.io/docs/envoy/latest/api-v3/service/ext_proc/v3/external_processor.proto
 """
 
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.model import Header
@@ -116,19 +116,19 @@ class ResponseHeaders:
 
 @dataclass(slots=True)
 class Other:
-    """A message that the filter configuration of docs/ext_proc.md never causes: a body or trailers."""
+    """What the filter configuration of docs/ext_proc.md never causes: a body or trailers, or bytes that are no
+    message. Who sends those is no Envoy."""
 
 
 Message = RequestHeaders | ResponseHeaders | Other
 
 
 def decode(data: bytes) -> Message:
-    """Read a ProcessingRequest.
-
-    Raises:
-        google.protobuf.message.DecodeError: these bytes are none. Who sent them is no Envoy; end the stream.
-    """
-    message = _parse(data)
+    """Read a ProcessingRequest."""
+    try:
+        message = _parse(data)
+    except DecodeError:
+        return Other()
     if message.HasField("response_headers"):
         headers = _headers(message.response_headers)
         status = next((value for name, value in headers if name == ":status"), "")
@@ -147,7 +147,7 @@ def _headers(message: Any) -> tuple[Header, ...]:
 def _attributes(message: Any) -> dict[str, str]:
     # By the filter's name, which is the operator's choice.
     return {
-        entry.key.decode(): _text(entry.value.string_value)
+        _text(entry.key): _text(entry.value.string_value)
         for by_filter in message.attributes
         for entry in by_filter.value.fields
     }

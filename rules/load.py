@@ -44,7 +44,7 @@ class Loaded:
     """What a load found."""
 
     ruleset: Ruleset | None
-    """None if any problem is an error."""
+    """None if any problem is an error, but for those that cost no more than their own file (see `memory`)."""
     problems: tuple[Problem, ...]
     """Errors and warnings, by file and line."""
     statuses: tuple[Status, ...]
@@ -92,20 +92,23 @@ def load(
         sources: files, and folders whose `*.yaml`, `*.yml` and `*.json` are read in the order of their names (not those
             of folders within, and none that starts with a dot). A file that is named twice is read once.
         upstreams: URLs by upstream name, which replace or add to those in the files (`--upstream NAME=URL`).
-        memory: of the last load, to be quicker when little has changed; None: there was none.
+        memory: of the last load, to be quicker when little has changed; and to go on with what was there where a
+            manifest cannot be used, and without it where nothing was. None: this is the only load, of all or nothing.
         look_for_shadowed: warn of rules that can never decide. After a small edit of a large file that takes longer
             than all the rest, so it may be left for later (`shadow.shadowed`).
         files: what reads them; None: a new one.
 
     Returns:
-        The ruleset, if there is no error, and every problem. If there are errors, show them and keep the set before.
+        The ruleset, if there is one, and every problem. Show these, and if there is no ruleset, keep the one before.
     """
     files = Files() if files is None else files
     problems: list[Problem] = []
     named = _rule_files(sources, files, problems)
     prefixes = _prefixes(named)
     read = [Source(str(path), files, prefix) for path, prefix in zip(named, prefixes, strict=True)]
-    parts = [part for source in read for part in _parts(source, memory)]
+    said = [_parts(source, memory) for source in read]
+    left_out = _keep(sources, read, said, memory) if memory else []
+    parts = [part for each in said for part in each]
     command_line = Source("--upstream", files)
     overrides = tuple(_override(command_line, name, url) for name, url in upstreams.items())
 
@@ -113,22 +116,22 @@ def load(
     objects = [each for part in parts for each in part.objects]
     addresses_of = {each.name: each for part in parts for each in part.upstreams} | given
     routes = [each for part in parts for each in part.routes]
-    manifests = kubernetes.read_manifests(objects, addresses_of, routes)
+    manifests = kubernetes.read_manifests(objects, addresses_of, routes, memory.objects if memory else None)
     problems += manifests.notes
     if objects and all(part == Part(objects=part.objects) for part in parts):
         skipped = [note for note in manifests.notes if note.severity is Severity.NOTE]
         if len(skipped) == len(objects):
             text = "nothing was loaded: no object here is of a kind that is read"
             problems.append(Problem(objects[0].position._replace(line=0), text))
-    ruleset = _merged(parts, manifests, given, problems)
-    _check_mentions(read, ruleset, manifests.route_groups)
+    ruleset = _merged(parts, manifests, given, problems, problems if memory is None else left_out)
+    _check_mentions(read, ruleset, manifests.route_groups, objects_go=memory is not None)
     problems += [problem for source in (*read, command_line) for problem in source.problems]
     usable = not any(problem.severity is Severity.ERROR for problem in problems)
     if usable and look_for_shadowed:
         problems += shadowed(ruleset)
     return Loaded(
         ruleset if usable else None,
-        _sorted(problems),
+        _sorted((*problems, *left_out)),
         manifests.statuses,
         files.fingerprints(),
     )
@@ -242,11 +245,57 @@ def _override(source: Source, name: str, url: str) -> Upstream:
     return place.attempt(functools.partial(addresses.upstream, name), Upstream(name, ()))
 
 
+# --- a file that cannot be used ---
+
+_SECTION: Final = re.compile(rb"^[\"']?(?:" + "|".join(_SECTIONS).encode() + rb")[\"']?[ ]*:", re.MULTILINE)
+
+
+def _keep(sources: Sequence[Path], read: Sequence[Source], said: list[list[Part]], memory: Memory) -> list[Problem]:
+    """Replace what manifests say that cannot be used by what they said before, or by nothing.
+
+    Not so rule files: they are one unit, whose parts refer to each other.
+
+    Returns:
+        What is wrong with those files.
+    """
+    problems: list[Problem] = []
+    bad = [any(problem.severity is Severity.ERROR for problem in source.problems) for source in read]
+    only_objects = [bool(parts) and all(part == Part(objects=part.objects) for part in parts) for parts in said]
+    manifests = [not wrong and only for wrong, only in zip(bad, only_objects, strict=True)]
+    for at, source in enumerate(read):
+        before = memory.manifests.get(source.file)
+        if not bad[at] or (before is None and not (any(manifests) and _may_be_manifest(source, sources))):
+            continue
+        said[at] = before or []
+        text = "this file goes on as it was" if before else "this file is left out, and the others are used without it"
+        problems += (*source.problems, Problem(Position(source.file, 0), text))
+        for noted in (source.problems, source.routes, source.upstreams):
+            noted.clear()
+    good = {source.file: parts for source, parts, good in zip(read, said, manifests, strict=True) if good}
+    wrong = {source.file for source, wrong in zip(read, bad, strict=True) if wrong}
+    memory.manifests = {file: parts for file, parts in memory.manifests.items() if file in wrong} | good
+    return problems
+
+
+def _may_be_manifest(source: Source, sources: Sequence[Path]) -> bool:
+    """Whether a file that never could be read may be one of another folder's many: nobody named it, or it can be looked
+    into and has no section of a rule file."""
+    path = Path(source.file)
+    try:
+        return not _SECTION.search(source.files.read(path))
+    except UnreadableError:
+        return path not in sources
+
+
 # --- all files ---
 
 
 def _merged(
-    parts: Sequence[Part], manifests: kubernetes.Manifests, overrides: Mapping[str, Upstream], problems: list[Problem]
+    parts: Sequence[Part],
+    manifests: kubernetes.Manifests,
+    overrides: Mapping[str, Upstream],
+    problems: list[Problem],
+    left_out: list[Problem],
 ) -> Ruleset:
     given = [part.listeners for part in parts if part.listeners]
     for other in given[1:]:
@@ -267,14 +316,16 @@ def _merged(
     # Where Gateways listen, the address of rule files is needed only if something is to be found there.
     needed = not manifests.listeners or any(route.group == RULE_FILES for route in all_routes)
     listeners = given[0] if given else (DEFAULT_LISTENER,) if needed else ()
+    taken = {(each.address, each.port) for each in listeners if each.port}
     for gateway in manifests.listeners:
-        if gateway.port and (gateway.address, gateway.port) in {(each.address, each.port) for each in listeners}:
+        if (gateway.address, gateway.port) in taken:
             message = (
                 f"port {gateway.port}: rule files listen at {gateway.address}:{gateway.port}, too: say listen in one"
             )
-            problems.append(Problem(gateway.position, message))
+            left_out.append(Problem(gateway.position, message))
+    free = (each for each in manifests.listeners if (each.address, each.port) not in taken)
     return Ruleset(
-        listeners=(*listeners, *manifests.listeners),
+        listeners=(*listeners, *free),
         upstreams=tuple(upstreams.values()),
         routes=all_routes,
         rules=tuple(
@@ -331,7 +382,9 @@ def _unique(kind: str, things: Iterable[N], problems: list[Problem]) -> dict[str
     return found
 
 
-def _check_mentions(sources: Iterable[Source], ruleset: Ruleset, route_groups: Mapping[str, object]) -> None:
+def _check_mentions(
+    sources: Iterable[Source], ruleset: Ruleset, route_groups: Mapping[str, object], *, objects_go: bool
+) -> None:
     upstreams = {upstream.name: None for upstream in ruleset.upstreams}  # in order, and quick to look up
     routes = dict.fromkeys([*(route.name for route in ruleset.routes), *route_groups])
     unknown: list[Mention] = []
@@ -343,19 +396,23 @@ def _check_mentions(sources: Iterable[Source], ruleset: Ruleset, route_groups: M
     names = itertools.islice(dict.fromkeys(mention.name for mention in unknown), _COMPARED // max(len(routes), 1))
     nearest = {name: similar_to(name, routes, cutoff=0) for name in names}
     for mention in unknown:
-        _about_unknown_route(mention, routes, nearest.get(mention.name))
+        # The name of an object's route is no slip of the pen where the object may have gone by somebody else's edit.
+        gone = objects_go and mention.name.startswith(_OF_OBJECTS)
+        _about_unknown_route(mention, routes, nearest.get(mention.name), slip=not gone)
 
 
 _SLIP: Final = 0.75
 """How like a route's name another one must be to be taken for a slip of the pen."""
+
+_OF_OBJECTS: Final = ("httproute/", "ingress/")
 
 _COMPARED: Final = 30_000
 """How many pairs of names are compared for that. Thousands of unknown names among thousands of routes are no slips:
 they are routes of another Envoy, and an edit must not wait for minutes."""
 
 
-def _about_unknown_route(mention: Mention, routes: Collection[str], nearest: str | None) -> None:
-    if nearest and similar_to(mention.name, [nearest], _SLIP):
+def _about_unknown_route(mention: Mention, routes: Collection[str], nearest: str | None, *, slip: bool) -> None:
+    if slip and nearest and similar_to(mention.name, [nearest], _SLIP):
         mention.place.error(_unknown("route", mention.name, routes))
         return
     there = "" if routes else " (there are no routes here)"

@@ -14,7 +14,6 @@ import importlib.resources
 import json
 import re
 import string
-import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -123,25 +122,25 @@ def _html(language: str, status: int | None, branding: Branding) -> tuple[str, s
     words = _words()[language]
     title, detail = _of_status(words, status)
     retried = status in _RETRIED
+    action = words["retry" if retried else "home"]
+    shown = {"lang": language, "dir": "ltr", "title": title, "detail": detail, "action": action} | words
     return language, _frame().substitute(
-        {name: html.escape(text) for name, text in words.items() if isinstance(text, str)}
-        | {"lang": language, "dir": words.get("dir", "ltr"), "title": html.escape(title), "detail": html.escape(detail)}
-        | {"action": words["retry" if retried else "home"], "target": "" if retried else _literal(branding.link or "/")}
-        | {f"ground_{scheme}": ground for scheme, (ground, _) in _SCHEMES.items()}
-        | {f"accent_{scheme}": _readable(branding.accent or _ACCENT, *of) for scheme, of in _SCHEMES.items()},
+        {name: html.escape(text) for name, text in shown.items() if isinstance(text, str)},
+        **{f"ground_{scheme}": ground for scheme, (ground, _) in _SCHEMES.items()},
+        **{f"accent_{scheme}": _readable(branding.accent or _ACCENT, *of) for scheme, of in _SCHEMES.items()},
+        target="" if retried else _literal(branding.link or "/"),
         brand=_brand(branding),
     )
 
 
 def _brand(branding: Branding) -> str:
-    shown = _literal(branding.name)
+    shown = _literal(branding.name or branding.link)
     if branding.logo is not None:
-        name = _literal(branding.name or urllib.parse.urlsplit(branding.link).netloc)
         encoded = base64.b64encode(branding.logo).decode()
-        shown = f'<img src="data:{_content_type(branding.logo)};base64,{encoded}" alt="{name}">'
-    if branding.link and shown:
+        shown = f'<img src="data:{_content_type(branding.logo)};base64,{encoded}" alt="{shown}">'
+    if branding.link:
         shown = f'<a href="{_literal(branding.link)}">{shown}</a>'
-    return f"<header>{shown}</header>\n" if shown else ""
+    return f"<header>{shown}</header>\n" if branding.name or branding.logo else ""
 
 
 # Somebody's words in a template of HTML: neither markup nor variables.

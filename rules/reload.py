@@ -3,7 +3,8 @@
 In: a file's text and the way to read it all. Out: what that would give, and the same notes in the `Source`. `Memory` is
 the way in. Nothing is raised. It is for the ordinary file: one document, with a `rules:` whose entries each start on a
 line of their own. Anything that could make a rule depend on the text beside it (anchors, several documents, a mistake)
-has the whole file read, as does a change outside of `rules`.
+has the whole file read, as does a change outside of `rules`. `Memory` also holds what manifests said, for `load` to go
+on with where they cannot be used.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from rejoinder.rules import document, native
 from rejoinder.rules.document import List
 from rejoinder.rules.fields import Mention, Place, Source
+from rejoinder.rules.kubernetes import LastGood
 from rejoinder.rules.model import Position, Rule
 from rejoinder.rules.native import default_rule_name
 
@@ -78,11 +80,18 @@ P = TypeVar("P")
 
 
 class Memory:
-    """What the rule files said when they were last read without a mistake. For one thread at a time."""
+    """What the files said when they were last read without a mistake. For one thread at a time."""
 
     def __init__(self) -> None:
         self._files: dict[tuple[str, str], _File] = {}
         """By path, and what the names of unnamed rules start with."""
+        self.manifests: dict[str, list[Any]] = {}
+        """The parts of each file with nothing but Kubernetes objects, by path."""
+        self.objects: LastGood = {}
+
+    def forget_rules(self) -> None:
+        """Read all rules again at the next load."""
+        self._files.clear()
 
     def read(self, source: Source, data: bytes, read: Callable[[Source, bytes], list[P]]) -> list[P]:
         """The parts of a file.

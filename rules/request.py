@@ -1,7 +1,8 @@
 """A request as rules see it: after Envoy has normalized it.
 
 `parse` takes what a client sends and does to it what Envoy's connection manager does with the settings of our listeners
-(`normalize_path`, `merge_slashes`, `path_with_escaped_slashes_action: UNESCAPE_AND_REDIRECT`), watched on Envoy 1.40.
+(`normalize_path`, `merge_slashes`, `path_with_escaped_slashes_action: UNESCAPE_AND_REDIRECT`, `use_remote_address`,
+`strip_trailing_host_dot`), in HTTP/1.1, watched on Envoy 1.40.
 https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto
 """
 
@@ -24,6 +25,7 @@ JOINED_HEADERS: Final = frozenset(
         "access-control-request-method",
         "authorization",
         "cache-control",
+        "connection",
         "content-encoding",
         "content-type",
         "expect",
@@ -40,10 +42,59 @@ JOINED_HEADERS: Final = frozenset(
         "user-agent",
         "via",
         "x-client-trace-id",
+        "x-forwarded-for",
         "x-forwarded-host",
         "x-forwarded-port",
     ]
 )
+
+METHOD: Final = re.compile(
+    "ACL|BIND|CHECKOUT|COPY|DELETE|GET|HEAD|LINK|LOCK|MERGE|MKACTIVITY|MKCALENDAR|MKCOL|MOVE|MSEARCH|NOTIFY|OPTIONS|PATCH|"
+    "POST|PROPFIND|PROPPATCH|PURGE|PUT|REBIND|REPORT|SEARCH|SOURCE|SUBSCRIBE|TRACE|UNBIND|UNLINK|UNLOCK|UNSUBSCRIBE"
+)
+"""All that there are in HTTP/1.1, for Envoy. In HTTP/2 it takes any."""
+
+PATH_HEADER: Final = "x-rejoinder-path"
+"""A request header with the path without its query, while Envoy picks the route, where that needs it."""
+
+REMOVED_HEADERS: Final = frozenset(
+    [
+        "keep-alive",
+        "proxy-connection",
+        "x-envoy-decorator-operation",
+        "x-envoy-downstream-service-cluster",
+        "x-envoy-downstream-service-node",
+        "x-envoy-expected-rq-timeout-ms",
+        "x-envoy-force-trace",
+        "x-envoy-hedge-on-per-try-timeout",
+        "x-envoy-internal",
+        "x-envoy-ip-tags",
+        "x-envoy-max-retries",
+        "x-envoy-original-host",
+        "x-envoy-original-path",
+        "x-envoy-original-url",
+        "x-envoy-retriable-header-names",
+        "x-envoy-retriable-status-codes",
+        "x-envoy-retry-grpc-on",
+        "x-envoy-retry-on",
+        "x-envoy-upstream-alt-stat-name",
+        "x-envoy-upstream-rq-per-try-timeout-ms",
+        "x-envoy-upstream-rq-timeout-ms",
+        "x-envoy-upstream-stream-duration-ms",
+        "x-forwarded-client-cert",
+    ]
+)
+"""What a client cannot send: Envoy takes it away before any rule is asked. (And what `connection` names.)"""
+
+MADE_UP: Final = {
+    "x-envoy-external-address": "192.0.2.1",
+    "x-forwarded-for": "192.0.2.1",
+    "x-request-id": "00000000-0000-4000-8000-000000000000",
+}
+"""Headers that Envoy gives every request, with an example of each: the client's address, and a number."""
+
+_HOST: Final = re.compile(r"[A-Za-z0-9\-._~!$%&'()*+,;=:@\[\]]*")
+_NOT_FOR_CONNECTION: Final = frozenset(("host", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"))
 
 _ESCAPED_SLASH = re.compile(r"%(2f|5c)", re.IGNORECASE)
 # Percent-encoded, but in no need of it (RFC 3986, section 2.3): Envoy decodes these and leaves other escapes alone.
@@ -58,7 +109,11 @@ _REFUSED = re.compile(r"%00|[\x00-\x20#\x7f-\U0010ffff]")
 
 
 class RequestError(ValueError):
-    """Envoy answers such a request 400 before any rule is asked; the text says what is wrong with it."""
+    """Envoy answers such a request before any rule is asked; the text says what is wrong with it."""
+
+    def __init__(self, text: str, status: int = 400) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +131,7 @@ class Request:
     """Names in lower case; a header that is sent several times stands here several times, save JOINED_HEADERS."""
     scheme: str = "http"
     authority: str = ""
-    """The Host header (`:authority`) as it was sent."""
+    """The Host header (`:authority`) as it was sent, but for a dot at the end of the name."""
     moved: bool = False
     """The path had escaped slashes: Envoy redirects to the normalized path (307) before any rule is asked."""
     client: str = ""
@@ -141,33 +196,60 @@ def parse(
 
     Args:
         method: as sent; case matters.
-        authority: the Host header, with or without a port.
+        authority: the Host header, with or without a port; of several, all of them, with commas between.
         target: path and query, as sent.
         headers: names in any case; without Host.
         scheme: `http` or `https`.
     Raises:
-        RequestError: Envoy would not take it (400).
+        RequestError: Envoy would not take it.
     """
+    if not METHOD.fullmatch(method):
+        raise RequestError(f"in HTTP/1.1 Envoy knows no method {method!r}")
+    if not _HOST.fullmatch(authority):
+        raise RequestError(f"a host has other characters: {authority!r}")
     path, mark, query = target.partition("?")
     if not path.startswith("/"):
         raise RequestError(f'expected a path starting with "/", got {target!r}')
     if refused := _REFUSED.search(target):
         raise RequestError(f"a path cannot contain {refused[0]!r}: {target!r}")
     normalized, moved = normalize_path(path)
+    # At the end, or in front of a port: https://www.rfc-editor.org/rfc/rfc1034#section-3.1
+    authority = authority[:-1] if authority.endswith(".") else re.sub(r"\.(:[^:]*)$", r"\1", authority)
     return Request(
         method=method,
         host=host_of(authority),
         path=normalized,
         query=query if mark else None,
-        headers=_join(headers),
+        headers=_received(headers, scheme, normalized),
         scheme=scheme,
         authority=authority,
         moved=moved,
     )
 
 
-def _join(headers: tuple[Header, ...]) -> tuple[Header, ...]:
+def _received(headers: tuple[Header, ...], scheme: str, path: str) -> tuple[Header, ...]:
+    """The headers after Envoy has taken away, set and joined some."""
     lines = [(name.lower(), value) for name, value in headers]
+    by_name = dict(lines)
+    connection = [each.strip().lower() for name, value in lines if name == "connection" for each in value.split(",")]
+    upgrade = by_name.get("upgrade", "h2c").lower() if "upgrade" in connection else "h2c"  # which Envoy ignores
+    if upgrade not in ("h2c", "websocket"):
+        raise RequestError(f"no upgrade but to websocket is taken, got {upgrade!r}", 403)
+    away = {*REMOVED_HEADERS, "x-envoy-external-address", "x-forwarded-proto", "x-request-id", "te"}
+    if upgrade == "h2c":
+        if refused := [each for each in connection if each in _NOT_FOR_CONNECTION or each.startswith(":")]:
+            raise RequestError(f"the header connection cannot name {refused[0]!r}")
+        away |= {"connection", "upgrade", *connection}
+    set_by_envoy = {**MADE_UP, "x-forwarded-proto": scheme}
+    if PATH_HEADER in by_name:
+        away.add(PATH_HEADER)
+        set_by_envoy[PATH_HEADER] = path
+    if any(each.strip() == "trailers" for name, value in lines if name == "te" for each in value.split(",")):
+        set_by_envoy["te"] = "trailers"
+    return _join([*((name, value) for name, value in lines if name not in away), *set_by_envoy.items()])
+
+
+def _join(lines: list[Header]) -> tuple[Header, ...]:
     joined: dict[str, str] = {}
     for name, value in lines:
         if name in JOINED_HEADERS:

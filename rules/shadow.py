@@ -1,4 +1,5 @@
-"""Warnings about rules and routes that can never decide, because earlier ones take all their requests or statuses.
+"""Warnings about rules and routes that can never decide, because earlier ones take all their requests or statuses, or
+because Envoy lets no such request come.
 
 A ruleset goes in, warnings come out. Only what is certain is said: no warning does not mean that there is nothing.
 """
@@ -12,8 +13,19 @@ from typing import Final
 
 from rejoinder.rules.answers import claims
 from rejoinder.rules.matching import covers, domains_cover, path_covers, wider_domains, wider_paths
-from rejoinder.rules.model import EVERY_PATH, STATUSES, PathKind, PathMatch, Position, Rule, Ruleset, Scope
+from rejoinder.rules.model import (
+    EVERY_PATH,
+    STATUSES,
+    PathKind,
+    PathMatch,
+    Position,
+    RequestMatch,
+    Rule,
+    Ruleset,
+    Scope,
+)
 from rejoinder.rules.problem import Problem, Severity
+from rejoinder.rules.request import METHOD, PATH_HEADER, REMOVED_HEADERS
 
 ALL_STATUSES: Final = frozenset(STATUSES)
 
@@ -43,7 +55,32 @@ def shadowed(ruleset: Ruleset) -> list[Problem]:
         if not route.title  # others stand in the order of a specification, which hides what is meant to be hidden
     )
     rules = [_of_rule(rule) for rule in ruleset.rules]
-    return [*_warnings("route", routes), *_warnings("rule", rules), *_answered_before(rules)]
+    return [
+        *_warnings("route", routes),
+        *_warnings("rule", rules),
+        *_answered_before(rules),
+        *dict.fromkeys(_not_sent(ruleset)),
+    ]
+
+
+def _not_sent(ruleset: Ruleset) -> Iterator[Problem]:
+    """Warnings about what Envoy does to a client's request before any rule is asked."""
+    for route in ruleset.routes:
+        for reason in _reasons(route.request):
+            yield Problem(route.position, f'route "{route.title or route.name}": {reason}', Severity.WARNING)
+    for rule in ruleset.rules:
+        for reason in _reasons(rule.scope.request):
+            yield Problem(rule.position, f'rule "{rule.name}": {reason}', Severity.WARNING)
+
+
+def _reasons(match: RequestMatch) -> Iterator[str]:
+    for name, _ in match.headers:
+        if name in REMOVED_HEADERS:
+            yield f'can never decide, because Envoy takes the header "{name}" off what clients send'
+        elif name == PATH_HEADER:
+            yield f'the header "{name}" is Rejoinder\'s own: it has the path, where routes need it'
+    if match.methods and not any(map(METHOD.fullmatch, match.methods)):
+        yield f"can decide over HTTP/2 alone, because Envoy refuses {' and '.join(match.methods)} in HTTP/1.1"
 
 
 def _answered_before(rules: Sequence[_Entry]) -> Iterator[Problem]:

@@ -18,9 +18,10 @@ import http.server
 import itertools
 import os
 import socket
+import subprocess
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -96,6 +97,37 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def free_ports(number: int = 3) -> list[int]:
+    """The one behind the last is free, too: two workers have both."""
+    while True:
+        ports = [free_port() for _ in range(number)]
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", ports[-1] + 1)):
+            if len({*ports, ports[-1] + 1}) == number + 1:
+                return ports
+
+
+def children(parent: int, command: str = "") -> list[int]:
+    """The processes that a process has started and that run; or those of them that run a command."""
+    columns = ["ps", "-A", "-o", "pid=,ppid=,stat=,comm="]
+    listed = subprocess.run(columns, capture_output=True, text=True, check=True).stdout
+    lines = (line.split(None, 3) for line in listed.splitlines())
+    own = [(pid, name) for pid, of, state, name in lines if int(of) == parent and state[0] != "Z"]
+    return [int(pid) for pid, name in own if command in ("", name)]
+
+
+def inodes(pid: int) -> set[str]:
+    """Of the sockets that a process has."""
+    links = (os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir())
+    return {link.removeprefix("socket:[").removesuffix("]") for link in links if link.startswith("socket:")}
+
+
+def tcp_ports(pids: Iterable[int]) -> set[int]:
+    """The ports on which processes listen."""
+    own = {inode for pid in pids for inode in inodes(pid)}
+    lines = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return {int(line[1].partition(":")[2], 16) for line in lines if line[3] == "0A" and line[9] in own}
 
 
 @contextlib.contextmanager

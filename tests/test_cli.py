@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -20,7 +21,7 @@ from typing import Any, Final, Self
 
 import pytest
 import yaml
-from gateway import SECONDS, Response, Upstream, ask, free_port, taken_port
+from gateway import SECONDS, Response, Upstream, ask, children, free_port, inodes, taken_port, tcp_ports
 
 from rejoinder import envoy
 from rejoinder.cli import main
@@ -67,7 +68,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 # --- what can be said ---
 
 
-@pytest.mark.parametrize("command", ["up", "serve", "check", "explain", "render", "bootstrap"])
+@pytest.mark.parametrize("command", ["up", "serve", "check", "explain", "render", "bootstrap", "preview"])
 def test_every_command_has_help_with_examples(run: Run, command: str) -> None:
     code, out, err = run(command, "--help")
     assert (code, err) == (0, "")
@@ -75,7 +76,7 @@ def test_every_command_has_help_with_examples(run: Run, command: str) -> None:
     assert f"examples:\n  rejoinder {command} " in out
 
 
-@pytest.mark.parametrize("command", ["up", "serve", "check", "explain", "render", "bootstrap"])
+@pytest.mark.parametrize("command", ["up", "serve", "check", "explain", "render", "bootstrap", "preview"])
 def test_every_command_is_named_in_the_help(run: Run, command: str) -> None:
     code, out, _ = run("--help")
     assert code == 0
@@ -252,6 +253,27 @@ def test_explain_prints_plain_text_into_a_pipe(run: Run) -> None:
     )
 
 
+def test_explain_says_what_envoy_makes_of_the_headers(run: Run) -> None:
+    sent = ("accept: */*", "X-Envoy-Retry-On: 5xx", "x-request-id: 1", "x-forwarded-for: 1.2.3.4", "host: a.test.")
+    arguments = [argument for header in sent for argument in ("-H", header)]
+    code, out, err = run("explain", "rules.yaml", "--url", "/mock", *arguments)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[:5] == [
+        "request   GET http://a.test/mock",
+        'header    host: Envoy makes it "a.test"',
+        "header    x-envoy-retry-on: Envoy takes it away",
+        'header    x-request-id: Envoy makes it such as "00000000-0000-4000-8000-000000000000"',
+        'header    x-forwarded-for: Envoy makes it such as "1.2.3.4,192.0.2.1"',
+    ]
+    code, out, _ = run("explain", "rules.yaml", "--url", "/mock", "-H", "host: a.test", "-H", "host: b.test")
+    assert (code, out.splitlines()[:2]) == (
+        0,
+        ["request   GET http://a.test,b.test/mock", 'header    host: Envoy makes it "a.test,b.test"'],
+    )
+    code, _, err = run("explain", "rules.yaml", "--url", "/", "-H", "connection: upgrade", "-H", "upgrade: x")
+    assert (code, err.startswith("Envoy answers 403 before any rule is asked")) == (0, True)
+
+
 def test_explain_without_a_status_lists_all(run: Run) -> None:
     code, out, _ = run("explain", "rules.yaml", "--url", "/x", "--format", "json", "--conditional", "ext_proc")
     assert code == 0
@@ -267,6 +289,7 @@ def test_explain_without_a_status_lists_all(run: Run) -> None:
     ("url", "said"),
     [
         pytest.param("http://a.test/%00", "Envoy answers 400", id="what Envoy refuses"),
+        pytest.param("http://a|b/", "Envoy answers 400", id="a host that is none"),
         pytest.param("http://[::1/", "--url", id="half an IPv6 address"),
         pytest.param("ftp://a.test/", "--url", id="neither http nor https"),
         pytest.param("http:///x", "--url", id="no host"),
@@ -446,11 +469,6 @@ class Command:
         assert len(found) == number, (self.out, self.err)
         return [(match[1], int(match[2])) for match in found if match]
 
-    def children(self) -> list[int]:
-        listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-        pairs = (map(int, line.split()) for line in listed.splitlines())
-        return [pid for pid, parent in pairs if parent == self.process.pid]
-
 
 def wait_for(condition: Callable[[], bool]) -> None:
     """Wait until something is so. What fails for lack of a connection is tried again."""
@@ -555,6 +573,27 @@ def test_admin_shows_status_and_metrics(up: Up) -> None:
     assert ask(up.admin, "GET", "localhost", "/").status == 404
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_other_user_reaches_the_control_plane_of_up_or_its_envoys_admin_interface(up: Up) -> None:
+    """Private keys go through the one, and the other can stop Envoy."""
+    up.answers("/mock")
+    (client,) = json.loads(up.page("/status"))["envoys"]
+    assert client["peer"].startswith("unix:")
+    sockets = [socket for pid in (up.process.pid, *children(up.process.pid)) for socket in unix_sockets(pid)]
+    assert sorted(path.name for path in sockets) == ["admin", "xds"]
+    for path in sockets:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert tcp_ports(children(up.process.pid, "envoy")) == {up.address[1]}
+
+
+def unix_sockets(pid: int) -> list[Path]:
+    """The named ones on which a process listens."""
+    own = inodes(pid)
+    lines = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:])
+    return [Path(line[7]) for line in lines if line[3] == "00010000" and line[6] in own and len(line) > 7]
+
+
 def test_up_follows_the_symlink_of_a_mounted_folder() -> None:
     # As Kubernetes mounts a ConfigMap: the files lead through `..data`, which is swapped.
     for number in (1, 2):
@@ -575,11 +614,11 @@ def test_up_follows_the_symlink_of_a_mounted_folder() -> None:
 def test_ctrl_c_ends_up_with_0_and_its_envoy() -> None:
     with Command("up", "rules.yaml", "--listen", "127.0.0.1:0") as up:
         up.addresses()
-        children = up.children()
-        assert children
+        started = children(up.process.pid)
+        assert started
         up.process.send_signal(signal.SIGINT)
         assert up.ended() == 0
-    wait_for(lambda: not any(map(is_running, children)))
+    wait_for(lambda: not any(map(is_running, started)))
     assert not up.said("Traceback")
 
 
@@ -587,7 +626,7 @@ def test_up_ends_with_one_line_when_its_envoy_is_killed() -> None:
     with Command("up", "rules.yaml", "--listen", "127.0.0.1:0") as up:
         up.wait_until_said("serving: ")
         before = len(up.err)
-        for child in up.children():
+        for child in children(up.process.pid, "envoy"):
             os.kill(child, signal.SIGKILL)
         assert up.ended() == 1
     assert up.err[before:] == ["rejoinder: Envoy was killed by SIGKILL\n"]
@@ -621,12 +660,6 @@ def test_serve_on_a_port_that_is_taken_is_one_line(option: str) -> None:
 
 def test_up_without_an_envoy_is_one_line() -> None:
     assert_fails_with_one_line("rejoinder: .*no/envoy.*", "up", "rules.yaml", "--envoy", "no/envoy")
-
-
-@pytest.mark.parametrize("command", ["up", "serve"])
-def test_a_wrong_file_is_one_line(command: str) -> None:
-    Path("rules.yaml").write_text("rules:\n- {name: a, status_code: 99}\n")
-    assert_fails_with_one_line(r"rules\.yaml:2: error: .*", command, "rules.yaml")
 
 
 def test_an_upstream_can_be_given_on_the_command_line() -> None:

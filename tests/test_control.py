@@ -54,7 +54,8 @@ def choosy(ruleset: Ruleset) -> Ruleset:
 @contextlib.asynccontextmanager
 async def following(*sources: Path) -> AsyncIterator[Control]:
     followed = Control(sources, [], SETTINGS, processor=Choosy(), adjust=choosy)
-    assert followed.start()
+    followed.start()
+    assert followed.current
     task = asyncio.create_task(followed.follow())
     try:
         yield followed
@@ -153,6 +154,27 @@ def test_a_load_that_fails_before_it_has_read_anything_is_tried_again(
     asyncio.run(main())
 
 
+def test_what_manifests_said_is_known_after_a_mistake_of_ours(tmp_path: Path) -> None:
+    plugin = (
+        "apiVersion: extensions.higress.io/v1alpha1\nkind: WasmPlugin\nmetadata: {name: page, namespace: x}\n"
+        "spec: {url: 'oci://x/custom-response', defaultConfig: {body: first}}\n"
+    )
+    rules, manifest = tmp_path / "rules.yaml", tmp_path / "plugin.yaml"
+    rules.write_text("routes: []\n")
+    manifest.write_text(plugin)
+
+    async def main() -> None:
+        async with following(tmp_path) as followed:
+            rules.write_text("rules: [{name: odd, body: x, match: {path: /odd}}]\n")
+            await until(lambda: followed.status()["reload_failures"] > 0)
+            manifest.write_text(plugin.replace("body", "boddy: x, status_code"))
+            rules.write_text("upstreams: {up: 'http://127.0.0.1:1'}\n")
+            await until(lambda: followed.current is not None and bool(followed.current.ruleset.upstreams))
+            assert _has(followed, "first")
+
+    asyncio.run(main())
+
+
 def test_the_program_and_the_snapshot_stay_together(tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text(rule("before"))
@@ -230,5 +252,5 @@ def test_after_any_edits_it_is_alive_and_follows(tmp_path: Path) -> None:
 
 
 def _has(followed: Control, body: str) -> bool:
-    current = followed._current
+    current = followed.current
     return current is not None and [each.answers[0].body for each in current.ruleset.rules] == [body.encode()]

@@ -781,7 +781,9 @@ def test_a_listener_waits_for_the_virtual_hosts_that_come_back_behind_others() -
 
 
 def test_a_listener_does_not_wait_for_routes_that_have_been_rejected() -> None:
-    client = Client(TWO_HOSTS)
+    """By a client that goes on with those that it had."""
+    had: Held = {kind: {} for kind in RESOURCE_TYPES}
+    client = Client(TWO_HOSTS, {**had, ROUTES: {"r:hosts": routes("r:hosts", body="old")}})
     client.subscribe(CLUSTERS)
     client.ack_all()
     client.subscribe(LISTENERS)
@@ -792,9 +794,11 @@ def test_a_listener_does_not_wait_for_routes_that_have_been_rejected() -> None:
 
 
 def test_a_listener_does_not_wait_for_virtual_hosts_that_have_been_rejected() -> None:
-    envoy = Envoy(bad="3")
-    envoy.give(split(A, L, R, host("r:hosts/x", body="3")))
+    before = Envoy(TWO_HOSTS)
+    before.settle()
+    envoy = Envoy(split(A, L, R, host("r:hosts/x", body="3")), bad="3", before=before)
     envoy.settle()
+    assert [type(news) for news in envoy.news] == [Nack]
     assert described(envoy.subscribe(ROUTES, "r:hosts")) == ["routes: r:hosts"]
     envoy.settle()
     assert described(envoy.subscribe(LISTENERS, "l")) == ["listeners: l"]
@@ -887,7 +891,7 @@ def test_virtual_hosts_of_routes_that_were_rejected_come_again_with_the_next_one
     envoy.settle()
     corrected = split(A, L, R, X)
     envoy.give(corrected)
-    assert envoy.settle() == ["routes: r:hosts", "virtual hosts: r:hosts/x"]
+    assert envoy.settle() == ["listeners: l", "routes: r:hosts", "virtual hosts: r:hosts/x"]
     assert has_all_of(envoy, corrected)
 
 
@@ -935,8 +939,9 @@ def test_the_very_first_virtual_hosts_that_are_rejected_are_not_tried_again() ->
     envoy.give(split(A, L, R, host("r:hosts/x", body="3"), Y))
     envoy.settle()
     assert [type(news) for news in envoy.news] == [Nack]
+    assert envoy.at_work == {}
     envoy.give(TWO_HOSTS)
-    assert envoy.settle() == ["virtual hosts: r:hosts/x r:hosts/y"]
+    assert envoy.settle() == ["listeners: l", "virtual hosts: r:hosts/x r:hosts/y"]
     assert has_all_of(envoy, TWO_HOSTS)
 
 

@@ -15,11 +15,22 @@ from hypothesis import strategies as st
 from test_differential import rule_files
 
 from rejoinder.rules.load import load
-from rejoinder.rules.model import Endpoint
+from rejoinder.rules.model import (
+    Answer,
+    Endpoint,
+    PathKind,
+    PathMatch,
+    RequestMatch,
+    Rule,
+    Ruleset,
+    Scope,
+    StatusPattern,
+)
 from rejoinder.rules.program import compile_rules
+from rejoinder.xds.build import build
 from rejoinder.xds.plan import plan
 from rejoinder.xds.protobuf import MappingError, encoder, message_class
-from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES
+from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, VIRTUAL_HOSTS
 from rejoinder.xds.translate import Configuration, Json, Placement, Settings, translate
 from rejoinder.xds.translate.encode import snapshot
 
@@ -34,6 +45,7 @@ SETTINGS = [
     for placement in Placement
     for long_list in (2, 64)
 ]
+ERRORS = Rule("errors", (Answer(503, enable_on_status=(StatusPattern("5"),)),))
 MESSAGES = {kind: message_class(kind.message) for kind in (CLUSTERS, LISTENERS, ROUTES, EXTENSIONS)}
 
 
@@ -78,6 +90,23 @@ def test_any_rule_file_is(tmp_path_factory: pytest.TempPathFactory, document: Js
     rules = load([file]).ruleset
     if rules is not None:
         check(translate(rules, compile_rules(rules.rules), plan(rules), of))
+
+
+@pytest.mark.parametrize("by", ["path", "domain"])
+@pytest.mark.parametrize("beside", [(), (ERRORS,)], ids=["alone", "beside a rule for a status"])
+def test_an_edit_encodes_what_has_changed_alone(by: str, beside: tuple[Rule, ...]) -> None:
+    def rule(number: int, body: str = "") -> Rule:
+        path = PathMatch(PathKind.EXACT, f"/by-{by}/{number}")
+        domains = (f"d{number}.test",) if by == "domain" else ()
+        return Rule(f"r{number}", (Answer(200, body=body.encode()),), Scope(domains, None, RequestMatch(path)))
+
+    before = tuple(map(rule, range(200)))
+    after = (*before[:100], rule(100, "edited"), *before[101:])
+    of = Settings(Endpoint("127.0.0.1", 18001), Placement.MODULE, fallback=True, many_routes=100)
+    split = [build(Ruleset(rules=(*rules, *beside)), of).snapshot.split for rules in (before, after)]
+    had, has = (form.by_type[VIRTUAL_HOSTS] for form in split if form)
+    assert [name for name in has if has[name] is not had[name]] == [name for name in has if has[name] != had[name]]
+    assert len([name for name in has if has[name] is not had[name]]) == 1
 
 
 ANY = {"@type": "type.googleapis.com/"}

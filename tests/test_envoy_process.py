@@ -314,10 +314,11 @@ asyncio.run(main())
     [
         {},
         {"admin": ("127.0.0.1", 9901)},
+        {"xds": Path("/run/xds"), "admin": Path("/run/admin")},
         {"xds": ("::1", 1)},
         {"xds": ("rejoinder", 18000), "node_id": "edge-1", "cluster": "edge"},
     ],
-    ids=["defaults", "admin", "ipv6", "dns"],
+    ids=["defaults", "admin", "unix", "ipv6", "dns"],
 )
 def test_envoy_accepts_every_bootstrap(options: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "bootstrap.json"

@@ -272,7 +272,13 @@ def _encoded(kind: str, headers: list[tuple[str, bytes]], told: dict[str, str] |
             id="attribute-that-is-no-utf8",
         ),
         pytest.param(_ProcessingRequest(response_body={}).SerializeToString(), Other(), id="body"),
+        pytest.param(
+            _encoded("response_headers", [], {"aa": "1"}).replace(b"aa", b"\xffa"),
+            ResponseHeaders(0, (), {"\udcffa": "1"}),
+            id="attribute-with-a-name-that-is-no-utf8",
+        ),
         pytest.param(b"", Other(), id="nothing"),
+        pytest.param(b"\xff\xff", Other(), id="garbage"),
     ],
 )
 def test_decode(data: bytes, expected: Message) -> None:

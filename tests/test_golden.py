@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import ipaddress
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -18,12 +19,13 @@ from typing import Any, Final
 import pytest
 import yaml
 from gateway import ruleset
-from handmade import FINAL, UNCONDITIONAL, Reader
+from handmade import Reader
 
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.matching import Meet
 from rejoinder.rules.model import EVERY_PATH, Endpoint, Forward, Redirect, Ruleset, StringMatch
 from rejoinder.rules.program import compile_rules
+from rejoinder.rules.template import Escape, Name
 from rejoinder.xds.plan import Plan, PlannedRoute, plan
 from rejoinder.xds.translate import Configuration, Placement, Settings, translate
 from rejoinder.xds.translate.encode import snapshot
@@ -132,47 +134,80 @@ def _with_readable_program(value: Any) -> Any:
 
 def _program(data: bytes) -> list[str]:
     reader = Reader(data)
-    assert (reader.take(6), reader.number(2)) == (b"RJNDR\0", 1)
+    assert (reader.take(6), reader.number(2)) == (b"RJNDR\0", 2)
     assert reader.list(lambda: reader.take(16)) == [], "short programs have no parts"
     return list(_records(reader))
 
 
 def _records(reader: Reader) -> Iterator[str]:
-    bodies: dict[bytes, bytes] = {}
+    bodies: dict[bytes, str] = {}
     while not reader.done:
         kind, payload = reader.number(1), Reader(reader.take(reader.number(4)))
-        if kind == 1:
-            key = payload.take(16)
-            bodies[key] = payload.rest()
-        else:
+        if kind == RULE:
             yield from _rule(payload, bodies)
+        else:
+            key = payload.take(16)
+            bodies[key] = _body(payload.rest()) if kind == BODY else _body(_template(payload).encode())
 
 
-def _rule(rule: Reader, bodies: dict[bytes, bytes]) -> Iterator[str]:
-    flags, name = rule.number(1), rule.text()
+BODY, RULE = 1, 2
+
+
+def _template(reader: Reader) -> str:
+    return "".join(reader.list(lambda: _piece(reader)))
+
+
+def _piece(reader: Reader) -> str:
+    name = reader.number(1)
+    if not name:
+        return reader.text()
+    escape, argument = Escape(reader.number(1)), reader.text()
+    return f"{{{{ {Name(name).name.lower()}{argument and '.' + argument} | {escape.name.lower()} }}}}"
+
+
+def _scope(rule: Reader) -> str:
     domains = rule.list(rule.text)
     routes = (rule.number(1), rule.list(rule.text))
     path = (rule.number(1), rule.text())
-    methods, headers, query = (rule.list(read) for read in (rule.text, rule.test, rule.test))
     about = {
         "domains": domains,
         "routes": routes[1] if routes[0] else [],
         ("every", "path", "prefix", "regex")[path[0]]: [path[1]] if path[0] else [],
-        "methods": methods,
-        "headers": headers,
-        "query": query,
+        "methods": rule.list(rule.text),
+        "headers": rule.list(rule.test),
+        "query": rule.list(rule.test),
+        "clients": rule.list(lambda: f"/{rule.number(1)} of {ipaddress.IPv6Address(rule.take(16))}"),
+        "response headers": rule.list(rule.test),
     }
-    words = [*(("final",) if flags & FINAL else ()), *(("unconditional",) if flags & UNCONDITIONAL else ())]
-    words += [f"{kind} {' or '.join(values)}" for kind, values in about.items() if values]
-    yield f"rule {name}: {', '.join(words) or 'every request'}"
+    return ", ".join(f"{kind} {' or '.join(values)}" for kind, values in about.items() if values) or "every request"
+
+
+def _rule(rule: Reader, bodies: dict[bytes, str]) -> Iterator[str]:
+    flags, name = rule.number(1), rule.text()
+    named = {1: "final", 2: "unconditional", 8: "observes"}
+    words = [word for flag, word in named.items() if flags & flag]
+    source = ("", "of an upstream", "of Envoy")[rule.number(1)]
+    scope, unless = _scope(rule), f"unless {_scope(rule)}" if flags & UNLESS else ""
+    yield f"rule {name}: {', '.join(filter(None, (*words, source, scope, unless)))}"
     for _ in range(rule.number(4)):
         ranges = rule.list(lambda: (rule.number(2), rule.number(2)))
         statuses = ", ".join(f"{first}-{last}" if first < last else f"{first}" for first, last in ranges)
-        status, handler = rule.number(2), rule.text()
-        sent = [str(status) if status else "the same status", *rule.list(lambda: f"{rule.text()}: {rule.text()}")]
-        body = bodies[rule.take(16)] if rule.number(1) else b""
-        yield f"  {statuses or 'else'} -> {handler or ', '.join((*sent, _body(body))).removesuffix(', ')}"
+        passes, status, handler = rule.number(1), rule.number(2), rule.text()
+        keeps = [f"keeps {each}" for each in rule.list(rule.text)]
+        sent = [str(status) if status else "the same status", *keeps]
+        for content in rule.list(lambda: _content(rule, bodies)):
+            yield f"  {statuses or 'else'} -> {'passes' if passes else handler or ', '.join((*sent, *content))}"
     assert rule.done
+
+
+UNLESS = 4
+
+
+def _content(rule: Reader, bodies: dict[bytes, str]) -> list[str]:
+    offer = [f"({each})" for each in (rule.text(), rule.text()) if each]
+    headers = rule.list(lambda: f"{rule.text()}: {rule.text()}")
+    filled = rule.list(lambda: f"{rule.text()}: {_template(rule)}")
+    return [*offer, *headers, *filled, *([bodies[rule.take(16)]] if rule.number(1) else [])]
 
 
 # --- comparing ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterator
 
 import betterproto2
@@ -87,6 +88,12 @@ def test_the_descriptors_are_those_of_the_task(pytestconfig: pytest.Config) -> N
     if pytestconfig.getoption("rewrite_golden"):
         FILE.write_bytes(made.SerializeToString(deterministic=True))
     assert of_envoy(FileDescriptorSet.FromString(FILE.read_bytes())) == of_envoy(made)
+
+
+def test_only_tests_need_the_package_that_they_are_made_of() -> None:
+    folders = ("rules", "xds", "extproc", "envoy", "cli", "bench")
+    files = [file for folder in folders for file in (FILE.parents[1] / folder).rglob("*.py")]
+    assert [file for file in files if re.search("envoy_data_plane|betterproto2", file.read_text("utf-8"))] == []
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # deprecated fields are tested too

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rejoinder.cli.control import Control
+from rejoinder.cli.control import MOST_REFUSALS, Control
 from rejoinder.extproc import Processor
 from rejoinder.rules.model import Endpoint
 from rejoinder.xds.session import Nack
@@ -26,3 +26,12 @@ def test_going_back_is_said_of_clients_that_had_something(
     control = Control((), (), Settings(Endpoint("127.0.0.1", 1)), processor=Processor())
     control._on_event(Nack("n", CLUSTERS, Snapshot(()), "no", instead, had))
     assert capsys.readouterr().err.splitlines()[-1] == last
+
+
+def test_of_very_many_rejections_some_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    control = Control((), (), Settings(Endpoint("127.0.0.1", 1)), processor=Processor())
+    for number in range(MOST_REFUSALS * 2):
+        control._on_event(Nack(f"n{number}", CLUSTERS, Snapshot(()), "no"))
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == MOST_REFUSALS + 1
+    assert said[-1] == "... further rejections are not printed before the next edit"

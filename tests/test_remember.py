@@ -17,6 +17,19 @@ def test_the_same_objects_in_the_same_order_are_asked_about_once() -> None:
     assert [ask(one), ask(one), ask(equal), ask(one, equal), ask(equal, one), ask(one, equal)] == [1, 1, 2, 3, 4, 3]
 
 
+def test_text_and_numbers_count_by_value() -> None:
+    asked: list[tuple[object, ...]] = []
+
+    @by_identity(10)
+    def ask(*values: object) -> int:
+        asked.append(values)
+        return len(asked)
+
+    part: list[str] = []
+    name = "".join(["a", "bc"])
+    assert [ask("abc", part, 1000), ask(name, part, int("1000")), ask("ab", part, 1000)] == [1, 1, 2]
+
+
 def test_what_was_asked_for_last_is_kept() -> None:
     asked: list[str] = []
 

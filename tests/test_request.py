@@ -17,7 +17,16 @@ from hypothesis import strategies as st
 from rejoinder import envoy
 from rejoinder.rules.model import Answer, Endpoint, Listener, Route, Ruleset
 from rejoinder.rules.program import compile_rules
-from rejoinder.rules.request import Request, RequestError, host_of, normalize_path, parse
+from rejoinder.rules.request import (
+    MADE_UP,
+    METHOD,
+    REMOVED_HEADERS,
+    Request,
+    RequestError,
+    host_of,
+    normalize_path,
+    parse,
+)
 from rejoinder.xds.plan import plan
 from rejoinder.xds.translate import Json, Settings, static_bootstrap, translate
 from rejoinder.xds.translate.listeners import listener_name
@@ -98,8 +107,8 @@ def test_a_host_is_in_lower_case_without_port(authority: str, host: str) -> None
 )
 def test_a_target_is_a_path_and_a_query(target: str, path: str, query: str | None, normalized: str) -> None:
     request = parse("GET", "A.test:80", target, (("X-Name", "Value"),), scheme="https")
-    headers = (("x-name", "Value"),)
-    assert request == Request("GET", "a.test", path, query, headers, "https", "A.test:80")
+    assert request == Request("GET", "a.test", path, query, request.headers, "https", "A.test:80")
+    assert request.header("x-name") == ["Value"]
     assert request.target == normalized
 
 
@@ -148,6 +157,14 @@ def test_a_target_that_envoy_refuses_is_an_error(target: str, message: str) -> N
 # --- the same against a real Envoy ---
 
 
+KEPT: Final = ("x-custom", "accept", "x-envoy-foo", "x-envoy-attempt-count", "x-real-ip", "trailer", "x-forwarded-port")
+ECHOED: Final = (
+    *(*REMOVED_HEADERS, *MADE_UP, *KEPT),
+    *("x-forwarded-proto", "connection", "te", "upgrade", ":authority", ":method"),
+)
+"""What Envoy says to have seen."""
+
+
 def _bootstrap(listener: Listener) -> Json:
     """Envoy with our listener's settings, that answers every request with the path that it has made of it."""
     rules = Ruleset(listeners=(listener,), routes=(Route("all", Answer(404)),))
@@ -155,7 +172,10 @@ def _bootstrap(listener: Listener) -> Json:
         translate(rules, compile_rules(rules.rules), plan(rules), Settings(Endpoint("127.0.0.1", 1)))
     )
     manager = bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-    manager["route_config"]["response_headers_to_add"] = [{"header": {"key": "x-path", "value": "%REQ(:PATH)%"}}]
+    manager["route_config"]["response_headers_to_add"] = [
+        {"header": {"key": "x-path", "value": "%REQ(:PATH)%"}},
+        *({"header": {"key": f"seen-{name.strip(':')}", "value": f"%REQ({name})%"}} for name in ECHOED),
+    ]
     return {**bootstrap, "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}}}
 
 
@@ -199,6 +219,78 @@ def test_envoy_normalizes_a_path_just_so(address: tuple[str, int], path: str, no
 def test_envoy_refuses_what_is_an_error(address: tuple[str, int], target: str, message: str) -> None:
     del message
     assert seen_by_envoy(address, target) is None
+
+
+SENT: Final = [
+    *(f"{name}: v" for name in (*REMOVED_HEADERS, *MADE_UP, *KEPT, "x-forwarded-proto", "te", "upgrade", "connection")),
+    *("x-forwarded-for: 1.2.3.4\nx-forwarded-for: 5.6.7.8", "x-forwarded-proto: https", "accept: a\naccept: b"),
+    *("te: trailers", "te: gzip, trailers", "connection: te\nte: trailers", "connection: te\nte: gzip"),
+    *(
+        f"connection: {names}\nx-custom: v\naccept: v"
+        for names in ("X-Custom", "close, accept", "a\nconnection: accept")
+    ),
+    *(f"connection: {name}" for name in ("host", ":path", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto")),
+    *(f"connection: Upgrade, x-custom\nupgrade: {to}\nx-custom: v" for to in ("WebSocket", "h2c", "foo", "a, b", "")),
+    *("connection: upgrade", "upgrade: websocket"),
+]
+
+
+@pytest.mark.parametrize("sent", SENT)
+def test_envoy_takes_away_sets_and_joins_just_these_headers(address: tuple[str, int], sent: str) -> None:
+    _agree(address, "GET", ["a.test"], sent.split("\n"))
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        *(["A.test."], ["a.test.:80"], ["a.test.."], ["a.test:80."], ["a.test:"], ["."], [""]),
+        *(["a.test", "b.test"], ["a.test", "a.test"]),
+        *([f"a{chr(code)}b"] for code in range(0x21, 0x7F)),
+    ],
+    ids=str,
+)
+def test_envoy_takes_just_these_hosts(address: tuple[str, int], hosts: list[str]) -> None:
+    _agree(address, "GET", hosts, [])
+
+
+REFUSED_METHODS: Final = ("BREW", "CONNECT", "FOO", "LABEL", "M-SEARCH", "PRI", "QUERY", "UPDATE", "get", "G@T")
+
+
+@pytest.mark.parametrize("method", [*sorted({*METHOD.pattern.split("|")} - {"HEAD"}), *REFUSED_METHODS])
+def test_envoy_takes_just_these_methods(address: tuple[str, int], method: str) -> None:
+    _agree(address, method, ["a.test"], ["content-length: 0"])
+
+
+def _agree(address: tuple[str, int], method: str, hosts: list[str], lines: list[str]) -> None:
+    """Envoy and `parse` make the same of a request."""
+    with socket.create_connection(address, SECONDS) as connection:
+        head = [f"{method} / HTTP/1.1", *(f"host: {host}" for host in hosts), *lines]
+        connection.sendall("\r\n".join([*head, "", ""]).encode())
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        response.close()
+    pairs = tuple((name, value.strip()) for name, _, value in (line.partition(":") for line in lines))
+    request = None
+    status = 404  # the route's
+    try:
+        request = parse(method, ",".join(hosts), "/", pairs)
+    except RequestError as error:
+        status = error.status
+    assert response.status == status
+    if request is None:
+        return
+    seen = {name.strip(":"): response.headers.get(f"seen-{name.strip(':')}", "") for name in ECHOED}
+    made = {name: ",".join(request.header(name)) for name in ECHOED if name[0] != ":"}
+    for name, example in MADE_UP.items():
+        assert seen[name] not in {"", "-", dict(pairs).get(name)}, "Envoy gives it to every request"
+        had, _, _ = seen[name].rpartition(",")
+        assert made[name] == f"{had},{example}".strip(",")
+        made[name] = seen[name]
+    assert {name: "" if value == "-" else value for name, value in seen.items()} == {
+        **made,
+        "authority": request.authority,
+        "method": method,
+    }
 
 
 PIECES: Final = (

@@ -10,7 +10,7 @@ import test_xds_session as state_of_the_world
 from test_xds_session import ONE, cluster, listener, routes, snapshot
 
 from rejoinder.xds.session import Accepted, Nack
-from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES
+from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, Resource, ResourceType
 
 Connect = Callable[..., delta.Client | state_of_the_world.Client]
 
@@ -77,3 +77,58 @@ def test_a_newcomer_that_rejects_everything_is_left_alone(connect: Connect) -> N
     rejected = [(news.type, news.instead) for news in client.news if isinstance(news, Nack)]
     assert rejected[0] == (LISTENERS, ONE)
     assert rejected[1:] in ([(LISTENERS, None), (CLUSTERS, None)], [(CLUSTERS, None), (LISTENERS, None)])
+
+
+@pytest.mark.parametrize("kind", [ROUTES, EXTENSIONS])
+def test_a_newcomer_keeps_no_listener_whose_routes_or_filters_it_rejects(connect: Connect, kind: ResourceType) -> None:
+    first, name = Resource(LISTENERS, "l", b"1", frozenset({(kind, "r")})), "r"
+    other = Resource(LISTENERS, "m", b"1", frozenset({(ROUTES, "s")}))
+    bad = snapshot(cluster("a"), first, other, Resource(kind, name, b"bad"), routes("s", "a"))
+    client = connect(bad)
+    client.subscribe(CLUSTERS)
+    client.ack_all()
+    client.subscribe(LISTENERS)
+    client.ack_all()
+    client.subscribe(kind, "r")
+    client.nack(kind)
+    client.ack_all()
+    assert client.has[LISTENERS] == {"m": other}
+    good = snapshot(cluster("a"), first, other, Resource(kind, name, b"good"), routes("s", "a"))
+    client.give(good)
+    client.ack_all()
+    assert client.has[LISTENERS] == {"l": first, "m": other}
+
+
+def test_of_several_routes_that_a_newcomer_rejects_at_once_the_good_ones_stay(connect: Connect) -> None:
+    bad = snapshot(cluster("a"), listener("l", "r"), listener("m", "s"), routes("r", "a", body="bad"), routes("s", "a"))
+    client = connect(bad)
+    client.subscribe(CLUSTERS)
+    client.ack_all()
+    client.subscribe(LISTENERS)
+    client.ack_all()
+    client.subscribe(ROUTES, "r", "s")
+    client.nack(ROUTES)
+    while client.unanswered:
+        if ROUTES in client.unanswered and any(b"bad" in each.body for each in client.unanswered[ROUTES].resources):
+            client.nack(ROUTES)
+        else:
+            client.ack(min(client.unanswered, key=lambda kind: kind is not ROUTES))
+    assert client.has[LISTENERS].keys() == {"m"}
+    assert client.has[ROUTES].keys() == {"s"}
+
+
+def test_a_client_that_comes_back_keeps_its_listener_when_it_rejects_new_routes(connect: Connect) -> None:
+    bad = snapshot(cluster("a"), listener("l", "r"), routes("r", "a", body="bad"))
+    client = connect(bad)
+    client.subscribe(CLUSTERS)
+    client.ack_all()
+    client.subscribe(LISTENERS)
+    client.ack_all()
+    if isinstance(client, delta.Client):
+        client.recorded[ROUTES] = {"r": routes("r", "a", body="old")}
+        client.subscribe(ROUTES, "r")
+    else:
+        client.subscribe(ROUTES, "r", version="old")
+    client.nack(ROUTES)
+    client.ack_all()
+    assert client.has[LISTENERS].keys() == {"l"}

@@ -23,7 +23,7 @@ import grpc
 import grpc.aio
 import pytest
 from edits import TEXT, edited
-from gateway import SECONDS, Upstream, ask, free_port
+from gateway import SECONDS, Upstream, ask, children, free_ports
 
 from rejoinder.envoy.module import library
 from rejoinder.extproc.server import SERVICE
@@ -43,21 +43,13 @@ def limited(per: str) -> str:
     return f"upstreams: {{up: 'http://127.0.0.1:1'}}\nroutes: [{route}]\n"
 
 
-def _free_ports() -> tuple[int, int, int]:
-    """The one behind the last is free, too: two workers have both."""
-    while True:
-        one, two, three = (free_port() for _ in range(3))
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", three + 1)):
-            if len({one, two, three, three + 1}) == 4:
-                return one, two, three
-
-
 class Serve:
-    """A `serve` with its admin page."""
+    """A `serve` with its admin page; `again`: at the addresses of one that has ended."""
 
-    def __init__(self, file: Path, *arguments: str, **options: Any) -> None:
+    def __init__(self, file: Path, *arguments: str, again: Serve | None = None, **options: Any) -> None:
         self.file = file
-        self.xds, self.admin, self.ext_proc = (("127.0.0.1", port) for port in _free_ports())
+        self.ports: list[int] = again.ports if again else free_ports()
+        self.xds, self.admin, self.ext_proc = (("127.0.0.1", port) for port in self.ports)
         addresses = {"--xds": self.xds, "--ext-proc": self.ext_proc, "--admin": self.admin}
         given = [text for name, (host, port) in addresses.items() for text in (name, f"{host}:{port}")]
         self.process = subprocess.Popen(
@@ -307,12 +299,6 @@ _ASKED: Final = (
 )
 
 
-def _children(parent: int) -> list[int]:
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True).stdout
-    lines = (line.split() for line in listed.splitlines())
-    return [int(pid) for pid, of, state in lines if int(of) == parent and state[0] != "Z"]
-
-
 def test_processes_die_with_their_parent_however_it_dies(tmp_path: Path) -> None:
     (tmp_path / "hanging.py").write_text(HANGS)
     file = tmp_path / "rules.yaml"
@@ -320,14 +306,14 @@ def test_processes_die_with_their_parent_however_it_dies(tmp_path: Path) -> None
     serve = Serve(file, "--workers", "2", stderr=subprocess.DEVNULL)
     try:
         asyncio.run(_exchanges(serve.ext_proc[1], 40))
-        children = _children(serve.process.pid)
-        assert len(children) >= 2
-        os.kill(children[-1], signal.SIGSTOP)
+        started = children(serve.process.pid)
+        assert len(started) >= 2
+        os.kill(started[-1], signal.SIGSTOP)
         serve.process.kill()
         serve.process.wait()
         end = time.monotonic() + SECONDS
-        while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < end:
+        while any(Path(f"/proc/{pid}").exists() for pid in started) and time.monotonic() < end:
             time.sleep(0.05)
-        assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
+        assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
     finally:
         serve.process.kill()

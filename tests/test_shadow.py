@@ -167,6 +167,26 @@ def test_a_rule_whose_requests_a_later_one_answers_is_named(
     assert [message.split('"')[1] for message in found] == hidden
 
 
+@pytest.mark.parametrize(
+    ("match", "said"),
+    [
+        ("headers: {x-envoy-retry-on: 5xx}", 'Envoy takes the header "x-envoy-retry-on" off what clients send'),
+        ("headers: {X-Rejoinder-Path: /}", 'the header "x-rejoinder-path" is Rejoinder\'s own'),
+        ("methods: [QUERY]", "over HTTP/2 alone, because Envoy refuses QUERY in HTTP/1.1"),
+        ("methods: [QUERY, GET], headers: {x-request-id: '1'}", None),
+    ],
+)
+def test_a_match_on_what_never_comes_is_named(tmp_path: Path, match: str, said: str | None) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(
+        f"routes: [{{name: route, {match}, respond: {{body: a}}}}]\n"
+        f"rules: [{{name: rule, match: {{{match}}}, body: a}}]\n"
+    )
+    loaded = load([file])
+    assert [str(problem).split('"')[1] for problem in loaded.problems] == (["route", "rule"] if said else [])
+    assert all(said is not None and said in problem.message for problem in loaded.problems)
+
+
 def test_routes_hide_each_other_too(tmp_path: Path) -> None:
     text = """
 routes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import grpc.aio
 
 
@@ -10,15 +12,18 @@ def listen(server: grpc.aio.Server, address: str) -> int:
 
     Args:
         server: not started yet.
-        address: `HOST:PORT`, IPv6 in brackets; port 0: any free one.
+        address: `HOST:PORT`, IPv6 in brackets; port 0: any free one. `unix:PATH`: a Unix socket for this user alone.
 
     Returns:
-        The port.
+        The port; of a Unix socket, some number.
 
     Raises:
         OSError: the address is in use or not this machine's; the text says which address. Choose another.
     """
     try:
-        return server.add_insecure_port(address)
+        port = server.add_insecure_port(address)
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}: it is in use, or not this machine's") from error
+    if address.startswith("unix:"):
+        Path(address.removeprefix("unix:")).chmod(0o600)
+    return port

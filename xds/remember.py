@@ -1,4 +1,7 @@
-"""Results remembered by the identity of what they were made from: for dictionaries, which have no hash."""
+"""Results remembered by the identity of what they were made from: for dictionaries, which have no hash.
+
+Text and numbers count by their value.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ def size(encoded: bytes) -> int:
 
 
 def by_identity(kept: int, weigh: Callable[[Any], int] = lambda _: 1) -> Callable[[Callable[..., R]], Callable[..., R]]:
-    """Call a function once for the same objects in the same order. They must not be changed after that.
+    """Call a function once for the same objects, or equal texts and numbers, in the same order. What it is called with
+    must not be changed after that.
 
     Args:
         kept: how many results, those that were asked for last.
@@ -34,7 +38,7 @@ def by_identity(kept: int, weigh: Callable[[Any], int] = lambda _: 1) -> Callabl
     """
 
     def decorated(function: Callable[..., R]) -> Callable[..., R]:
-        results: OrderedDict[tuple[int, ...], tuple[tuple[Any, ...], R]] = OrderedDict()
+        results: OrderedDict[tuple[str | int, ...], tuple[tuple[Any, ...], R]] = OrderedDict()
         weight, lock = 0, threading.Lock()
 
         @functools.wraps(function)
@@ -42,7 +46,7 @@ def by_identity(kept: int, weigh: Callable[[Any], int] = lambda _: 1) -> Callabl
             nonlocal weight
             if len(values) > _MOST_VALUES:
                 return function(*values)
-            key = tuple(map(id, values))
+            key = tuple([value if isinstance(value, str | int) else id(value) for value in values])
             with lock:
                 found = results.get(key)
                 if found is not None:

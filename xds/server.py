@@ -59,8 +59,9 @@ _OPTIONS: Final = (
     # A route configuration can have any size; gRPC's limit is 4 MB.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", MAX_REQUEST),
-    # An Envoy has one stream for ADS, or one for each type.
-    ("grpc.max_concurrent_streams", 100),
+    # An Envoy has one stream for ADS, or one for each type; with more, it opens another connection. Each may hold a
+    # request that is not complete yet.
+    ("grpc.max_concurrent_streams", 16),
     # Streams live for weeks and are silent for most of that. Ask whether the client is still there, so that one that
     # vanished without a word leaves the list; and allow it to ask us every 10 s, while gRPC takes more than one ping in
     # 5 minutes for an attack.
@@ -195,7 +196,7 @@ class Server:
         """Listen.
 
         Args:
-            address: `HOST:PORT`, IPv6 in brackets; port 0: any free one.
+            address: as for `listen`.
 
         Returns:
             The port.

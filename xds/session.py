@@ -36,6 +36,7 @@ from rejoinder.xds.snapshot import (
     RESOURCE_TYPES,
     ROUTES,
     VIRTUAL_HOSTS,
+    Reference,
     Resource,
     Resources,
     ResourceType,
@@ -162,6 +163,10 @@ class Stream:
     """The client did not take its resources of this type, and there was nothing to go back to."""
     refused: frozenset[str] = frozenset()
     """The names in the responses that were rejected then."""
+    missing: frozenset[Reference] = frozenset()
+    """What the client is without because of that, in any version."""
+    resumed: bool = False
+    """State of the world: the client has had something before this stream, and does not say what."""
 
     def resubscribe(self, subscription: Subscription, repeated: frozenset[str] = frozenset()) -> None:
         """Want something else from now on.
@@ -225,11 +230,21 @@ def _gone(before: Resources, after: Resources) -> tuple[str, ...]:
     return tuple(name for name in before if name not in after)
 
 
+def _missing(stream: Stream, names: Set[str]) -> frozenset[Reference]:
+    """What a client is without that rejects these: routes and filters, which listeners refer to."""
+    new = names - stream.accepted.keys()
+    if stream.type is VIRTUAL_HOSTS:
+        there = set(map(routes_of, stream.accepted))
+        return frozenset((ROUTES, routes) for routes in map(routes_of, new) if routes not in there)
+    return frozenset((stream.type, name) for name in new)
+
+
 class Session(abc.ABC):
     """One client's stream. See the module's text for the order in which things are sent.
 
     A client that rejects a snapshot goes back to the last one of which it had all that it had asked for; one that had
-    none yet gets what others have taken of the type (`proven`), and if there is none, keeps what it took of this one.
+    none yet gets what others have taken of the type (`proven`), and if there is none, keeps what it took of this one,
+    but for listeners whose routes or filters it has not taken.
     Either waits for the next snapshot: the rejected one is not tried again, unless it comes as another object, which
     means that somebody made it anew (perhaps the cause, such as a port in use, is gone).
     """
@@ -345,6 +360,7 @@ class Session(abc.ABC):
         snapshot = stream.snapshot
         assert snapshot is not None
         stream.under_way = None
+        missing = frozenset() if stream.resumed else _missing(stream, response.names)
         self._distrust(stream, response)
         has_it = not self._without_module and snapshot is not self._refused_by_module
         if stream.type is EXTENSIONS and NO_MODULE in message and snapshot.without_module and has_it:
@@ -362,9 +378,11 @@ class Session(abc.ABC):
         if instead is not None:
             self.target = instead
         else:
-            refused = stream.refused if stream.rejected is snapshot else frozenset()
-            stream.rejected = snapshot
-            stream.refused = refused | response.names
+            if stream.rejected is not snapshot:
+                stream.rejected, stream.refused, stream.missing = snapshot, frozenset(), frozenset()
+            if stream.type is not ROUTES or len(response.resources) <= 1:
+                stream.refused |= response.names
+                stream.missing |= missing
         return Nack(self.node, response.type, snapshot, message, instead, had=self._had is not None)
 
     def _advance(self) -> Iterator[Output]:
@@ -401,7 +419,13 @@ class Session(abc.ABC):
         if stream.type is VIRTUAL_HOSTS and subscription.wildcard:
             # Of the route configurations that it has been sent: others Envoy acknowledges and forgets.
             return ours.virtual_hosts(frozenset(self._streams[ROUTES].sent))
-        return subscription.of(ours.by_type[stream.type])
+        wanted = subscription.of(ours.by_type[stream.type])
+        if stream.type is LISTENERS:
+            refused = (each for each in self._streams.values() if each.rejected is target)
+            if missing := frozenset[Reference]().union(*(each.missing for each in refused)):
+                # Without its routes, it would answer everything with 404.
+                return {name: each for name, each in wanted.items() if missing.isdisjoint(each.references)}
+        return wanted
 
     def _due(self, stream: Stream, subscription: Subscription, wanted: Resources, target: Snapshot) -> _Due | None:
         """What is to be sent now; None: nothing."""
@@ -420,6 +444,8 @@ class Session(abc.ABC):
             changed = tuple(resource for resource in changed if resource.name not in refused)
         if changed and stream.type in _ROUTING and not self._made(LISTENERS, target):
             changed = self._waited_for(stream, changed)
+        if stream.type is ROUTES and stream.rejected is target:
+            changed = changed[:1]  # to find out which of them it is
         removed: tuple[str, ...] = ()
         if self.incremental:
             removed = tuple(name for name in self._removed(stream, subscription, wanted, target) if name not in refused)

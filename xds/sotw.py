@@ -66,6 +66,7 @@ class StateOfTheWorld(Session):
         # client may have forgotten a resource since, or may be waiting for it.
         # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#ack-nack-and-resource-type-instance-version
         ours = self._of(self.target) if self.target else None
+        stream.resumed = bool(version)
         if ours and subscription.wildcard and version == ours.versions[kind]:
             stream.sent = stream.accepted = ours.by_type[kind]
         else:

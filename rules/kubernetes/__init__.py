@@ -11,8 +11,10 @@ Reading order: `known` (which fields there are), `objects` (how they are read), 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeAlias
 
+from rejoinder.rules.fields import similar_to
 from rejoinder.rules.kubernetes.cluster import invalid, make_cluster
 from rejoinder.rules.kubernetes.gateway_api import read_gateway_api
 from rejoinder.rules.kubernetes.ingress import read_ingresses
@@ -20,10 +22,16 @@ from rejoinder.rules.kubernetes.known import KINDS
 from rejoinder.rules.kubernetes.objects import Object, is_object, read_objects
 from rejoinder.rules.kubernetes.status import ACCEPTED, Fault, Status, condition
 from rejoinder.rules.kubernetes.wasm_plugin import read_wasm_plugins
-from rejoinder.rules.model import Forward, Listener, Route, Rule, Upstream
+from rejoinder.rules.model import Forward, Listener, Position, Route, Rule, Upstream
 from rejoinder.rules.problem import Problem, Severity
 
-__all__ = ["Manifests", "Object", "Status", "is_object", "read_manifests", "read_objects"]
+__all__ = ["LastGood", "Manifests", "Object", "Status", "is_object", "read_manifests", "read_objects"]
+
+_Id: TypeAlias = tuple[str, str]
+"""Kind, namespace and name."""
+
+LastGood: TypeAlias = dict[_Id, Object]
+"""What each object was when it could last be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +53,10 @@ class Manifests:
 
 
 def read_manifests(
-    objects: Iterable[Object], addresses: Mapping[str, Upstream], native_routes: Sequence[Route] = ()
+    objects: Sequence[Object],
+    addresses: Mapping[str, Upstream],
+    native_routes: Sequence[Route] = (),
+    last: LastGood | None = None,
 ) -> Manifests:
     """Look at all objects together.
 
@@ -53,21 +64,77 @@ def read_manifests(
         objects: in the order of the files.
         addresses: upstreams of the command line by name, such as `shop/web:8080` for a port of a Service.
         native_routes: those of the rule files, which a WasmPlugin may name.
+        last: of the load before, brought up to date: what takes the place of an object that cannot be read. None: it
+            goes without, as it does where there was nothing before.
     """
-    usable: dict[tuple[str, str], Object] = {}
+    if last is None:
+        return _read(objects, addresses, native_routes)
+    # Of two with one name, the one that was there first stays.
+    objects = sorted(objects, key=lambda each: _id(each) not in last or last[_id(each)].file != each.file)
+    there: dict[_Id, Object] = {}
+    for each in objects:
+        if not _is_skipped(each):
+            there.setdefault(_id(each), each)
+    found = _read(objects, addresses, native_routes)
+    wrong = {status.object: status for status in found.statuses if status.unreadable}
+    gone = [each for name, each in last.items() if name not in there]
+    lost = [each for each in gone if any(_may_be(each, other) for other in objects if other.file == each.file)]
+    before = {each: last[_id(each)] for each in wrong if _id(each) in last and there[_id(each)] is each}
+    while lost or before:
+        again = _read([*(before.get(each, each) for each in objects), *lost], addresses, native_routes)
+        # It can be read, but names what is no more: then what its author says now is no worse.
+        useless = {status.object for status in again.statuses if status.unreadable}.intersection(before.values())
+        if not useless:
+            kept = {*before.values(), *lost}
+            statuses = (status for status in again.statuses if status.object not in kept)
+            told = (replace(wrong[each], kept=True) for each in before)
+            text = "stays as it was: an object of this file may be meant to be it, and has no such kind or name"
+            notes = [Problem(Position(each.file, 0), f"{each.title} {text}", Severity.WARNING) for each in lost]
+            found = replace(again, statuses=(*statuses, *told), notes=(*again.notes, *notes))
+            break
+        before = {each: old for each, old in before.items() if old not in useless}
+    now = {_id(each): before.get(each, each) for each in there.values() if each not in wrong or each in before}
+    known = {name: each for name, each in last.items() if name in there}
+    last.clear()
+    last.update({**known, **now, **{_id(each): each for each in lost}})
+    return found
+
+
+def _id(each: Object) -> _Id:
+    return each.kind, str(each.key)
+
+
+_SLIP: Final = 0.85
+"""How like a kind that is read another one must be to be a slip of the pen. TCPRoute is no HTTPRoute (0.82)."""
+
+
+def _may_be(before: Object, now: Object) -> bool:
+    """Whether an object of the same file is what became of one that is gone, by a mistake."""
+    if not (now.kind and now.key.name):
+        return True
+    same = now.key == before.key and similar_to(now.kind, [before.kind], _SLIP) is not None
+    return same and _is_skipped(now)
+
+
+def _is_skipped(each: Object) -> bool:
+    return bool(each.kind) and (each.group, each.kind) not in KINDS
+
+
+def _read(objects: Iterable[Object], addresses: Mapping[str, Upstream], native_routes: Sequence[Route]) -> Manifests:
+    usable: dict[_Id, Object] = {}
     statuses: list[Status] = []
     notes: list[Problem] = []
     for each in objects:
-        if each.kind and (each.group, each.kind) not in KINDS:
+        if _is_skipped(each):
             text = f"{each.title} is skipped: nothing here reads {each.api_version} {each.kind}"
             notes.append(Problem(each.position, text, Severity.NOTE))
         elif each.problems:
             statuses.append(Status(each, (condition(ACCEPTED, invalid(each.problems)),)))
-        elif first := usable.get((each.kind, str(each.key))):
+        elif first := usable.get(_id(each)):
             fault = Fault(ACCEPTED, "Invalid", f"it is given twice, first at {first.position}", each.position)
             statuses.append(Status(each, (condition(ACCEPTED, (fault,)),)))
         else:
-            usable[each.kind, str(each.key)] = each
+            usable[_id(each)] = each
     found = make_cluster(usable.values(), addresses)
     part = read_gateway_api(found)
     ingresses = read_ingresses(found)

@@ -65,8 +65,8 @@ class Cluster:
     """From the command line, by upstream name."""
     services: Mapping[Key, Service]
     grants: tuple[Grant, ...]
-    faults: Mapping[Object, tuple[Fault, ...]]
-    """What is wrong with Services, ReferenceGrants and Namespaces."""
+    faults: dict[Object, tuple[Fault, ...]]
+    """What is wrong with Services, ReferenceGrants and Namespaces; Gateways add what is with Secrets and ConfigMaps."""
 
     def of_kind(self, kind: str) -> Iterable[Object]:
         """The objects of a kind, in the order in which they were loaded."""

@@ -19,7 +19,7 @@ from typing import Final
 from rejoinder.rules.document import Map, quoted
 from rejoinder.rules.fields import Fields, Place, Reader, Source
 from rejoinder.rules.files import Files, UnreadableError
-from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster
+from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster, invalid
 from rejoinder.rules.kubernetes.known import GATEWAY, LISTENER, check, spec_of, without
 from rejoinder.rules.kubernetes.objects import Key, Object, alone, items, member, one_of, open_fields, port, string_map
 from rejoinder.rules.kubernetes.status import (
@@ -358,6 +358,7 @@ def _certificates(tls: Place, gateway: Object, cluster: Cluster) -> tuple[tuple[
             pair, problems = alone(secret.place, _pair, None)
             if pair is None or problems:
                 reason = problems[0].message if problems else "nothing in it"
+                cluster.faults[secret] = invalid(problems)
                 fault("InvalidCertificateRef", f"Secret {target} has no certificate that can be used: {reason}")
             else:
                 pairs.append(pair)
@@ -398,6 +399,7 @@ def _client_ca(place: Place | None, gateway: Object, cluster: Cluster) -> tuple[
             message = f"there is no ConfigMap {target}, which clients' certificates are to be verified with"
         else:
             content, problems = alone(config_map.place, _authorities, b"")
+            cluster.faults[config_map] = invalid(problems)
             found.append(content)
             message = f"ConfigMap {target} cannot be used: {problems[0].message}" if problems else ""
         if message:

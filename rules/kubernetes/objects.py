@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
-from rejoinder.rules.document import Map, Scalar, ScalarKind
+from rejoinder.rules.document import List, Map, Scalar, ScalarKind
 from rejoinder.rules.fields import Fields, Place, Source
 from rejoinder.rules.files import Files
 from rejoinder.rules.kubernetes.known import KINDS, METADATA, check, without
@@ -71,6 +71,10 @@ class Object:
     def position(self) -> Position:
         return self.place.position
 
+    @property
+    def file(self) -> str:
+        return self.place.source.file
+
     def spec(self) -> Place:
         """Its `spec`, empty if there is none."""
         return member(self.place, "spec")
@@ -122,8 +126,14 @@ def is_object(place: Place) -> bool:
 
 
 def read_objects(place: Place) -> tuple[Object, ...]:
-    """The object that a document is, or those that a `List` holds."""
+    """The object that a document is, or those that a `List` holds.
+
+    Raises:
+        FieldError: it is a `List` of nothing that could be read.
+    """
     found, problems = alone(place, _object, _NOTHING)
+    if found.kind == "List" and not isinstance(member(place, "items").node, List):
+        raise member(place, "items").expected("a list")
     if found.kind.endswith("List") and not isinstance(member(place, "items").node, Scalar):
         return tuple(each for item in items(member(place, "items")) for each in read_objects(item))
     return (replace(found, place=place, problems=problems),)

@@ -22,6 +22,10 @@ PROGRAMMED: Final = "Programmed"
 CONFLICTED: Final = "Conflicted"
 PARTIALLY_INVALID: Final = "PartiallyInvalid"
 
+_UNREADABLE: Final = ("Invalid", "UnsupportedValue", "IncompatibleFilters", "NotFound")
+"""Reasons that are mistakes within an object, as far as one can tell: of other references the specification says what
+becomes of them."""
+
 # Conditions that are good news when they are False.
 _NEGATIVE: Final = (CONFLICTED, PARTIALLY_INVALID)
 
@@ -118,6 +122,8 @@ class Status:
     """Of a Gateway."""
     addresses: tuple[str, ...] = ()
     """Of a Gateway."""
+    kept: bool = False
+    """What the object said before is in force."""
 
     def said(self) -> Iterator[tuple[str, Condition]]:
         """Every condition, behind the part of the object that it is about."""
@@ -134,14 +140,20 @@ class Status:
         """Whether nothing is wrong with the object."""
         return all(each.good for _, each in self.said())
 
+    @property
+    def unreadable(self) -> bool:
+        """Whether there is a mistake in the object itself."""
+        return any(not each.good and each.reason in _UNREADABLE for _, each in self.said())
+
     def problems(self) -> list[Problem]:
         """What is wrong with the object, as warnings: everything else goes on."""
         found: dict[Condition, Problem] = {}
         for where, each in self.said():
-            if not each.good:
+            if not each.good and not (self.kept and each.type == PARTIALLY_INVALID):
                 at = each.position if each.position.file else self.object.position
                 about = f"{self.object.title}: {where}: " if where else f"{self.object.title}: "
-                found.setdefault(each, Problem(at, f"{about}{each}", Severity.WARNING))
+                ending = "; what it said before stays" if self.kept else ""
+                found.setdefault(each, Problem(at, f"{about}{each}{ending}", Severity.WARNING))
         return list(found.values())
 
     def to_json(self, now: str) -> dict[str, Any]:

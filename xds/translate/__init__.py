@@ -11,6 +11,7 @@ Reading order: `listeners` (and the filter chain, with `filters`), `extensions` 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 from rejoinder.rules.model import Ruleset, native_rules
@@ -61,54 +62,45 @@ def translate(ruleset: Ruleset, program: Program, plan: Plan, settings: Settings
     """
     conditional = conditional_program(ruleset)
     foreign = tuple(each for placement in Placement for each in foreign_filters(program, placement))
-    found = _translate(ruleset, conditional, plan, foreign, settings)
+    by_group = layouts(plan, settings)
+
+    @functools.cache  # both forms are likely to have the same routes
+    def routes(off: Off) -> tuple[tuple[Json, ...], tuple[tuple[Json, list[Json]], ...]]:
+        split = tuple(split_route_configurations(plan, settings, off, by_group))
+        return tuple(route_configurations(plan, settings, off)), split
+
+    def form(placement: Placement) -> Configuration:
+        filters = http_filters(plan, conditional, placement)
+        parts = part_filters(conditional) if placement is Placement.MODULE else []
+        carriers = (parts_listener(parts),) if parts else ()
+        together, split = routes(to_switch_off(conditional, placement))
+        whole = Configuration(
+            listeners=(*listeners(ruleset, plan, filters), *carriers),
+            routes=together,
+            clusters=tuple(clusters(ruleset, conditional, replace(settings, conditional=placement))),
+            extensions=(*extensions(conditional, placement), *foreign),
+        )
+        if not split:
+            return whole
+        # The whole route configurations stay, for listeners that are draining and those of others.
+        in_parts = replace(
+            whole,
+            listeners=(*listeners(ruleset, plan, filters, by_group), *carriers),
+            routes=(*together, *(head for head, _ in split)),
+            virtual_hosts=tuple(host for _, hosts in split for host in hosts),
+        )
+        return replace(whole, split=in_parts)
+
+    found = form(settings.conditional)
     if conditional and settings.conditional is Placement.MODULE and settings.fallback:
-        settings = replace(settings, conditional=Placement.EXT_PROC)
-        return replace(found, without_module=_translate(ruleset, conditional, plan, foreign, settings))
+        return replace(found, without_module=form(Placement.EXT_PROC))
     return found
-
-
-def _translate(
-    ruleset: Ruleset, program: Program, plan: Plan, foreign: tuple[Json, ...], settings: Settings
-) -> Configuration:
-    filters = http_filters(plan, program, settings.conditional)
-    off = to_switch_off(program, settings.conditional)
-    parts = part_filters(program) if settings.conditional is Placement.MODULE else []
-    carriers = (parts_listener(parts),) if parts else ()
-    whole = Configuration(
-        listeners=(*listeners(ruleset, plan, filters), *carriers),
-        routes=tuple(route_configurations(plan, settings, off)),
-        clusters=tuple(clusters(ruleset, program, settings)),
-        extensions=(*extensions(program, settings.conditional), *foreign),
-    )
-    return replace(whole, split=_split(whole, ruleset, plan, filters, off, settings))
 
 
 def conditional_program(ruleset: Ruleset) -> Program:
     """What is left to ask in Envoys of ours, where routes give the unconditional answers that they can."""
     native = {rule for rule in native_rules(ruleset.rules) if rule.unconditional}
     return compile_rules(rule for rule in ruleset.rules if rule not in native)
-
-
-def _split(
-    whole: Configuration,
-    ruleset: Ruleset,
-    plan: Plan,
-    filters: list[Json],
-    off: Off,
-    settings: Settings,
-) -> Configuration | None:
-    by_group = layouts(plan, settings)
-    split = list(split_route_configurations(plan, settings, off, by_group))
-    if not split:
-        return None
-    # The whole route configurations stay, for listeners that are draining and those of others.
-    return replace(
-        whole,
-        listeners=(*listeners(ruleset, plan, filters, by_group), *whole.listeners[len(ruleset.listeners) :]),
-        routes=(*whole.routes, *(head for head, _ in split)),
-        virtual_hosts=tuple(host for _, hosts in split for host in hosts),
-    )
 
 
 def static_bootstrap(configuration: Configuration) -> Json:

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from rejoinder.rules.model import WEBSOCKET, Listener, Ruleset
+from rejoinder.rules.request import PATH_HEADER
 from rejoinder.xds.plan import Plan, PlannedGroup
 from rejoinder.xds.translate.route_configurations import Layout, needs_path_header, routes_name
-from rejoinder.xds.translate.settings import PATH_HEADER, Json, inline, typed
+from rejoinder.xds.translate.settings import Json, inline, typed
 
 HTTP_10_HOST = "localhost"
 """The host of a request in HTTP/1.0 that names none."""
@@ -74,6 +75,7 @@ def _connection_manager(group: str, plan: PlannedGroup, filters: list[Json], lay
         use_remote_address=True,
         normalize_path=True,
         merge_slashes=True,
+        strip_trailing_host_dot=True,  # `a.test.` is `a.test`, for upstreams too: no way around a rule
         path_with_escaped_slashes_action="UNESCAPE_AND_REDIRECT",
         common_http_protocol_options={"idle_timeout": "3600s"},
         # A handshake that meets an answer gets that; routes that forward say themselves what they let pass.

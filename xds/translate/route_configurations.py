@@ -11,19 +11,19 @@ from __future__ import annotations
 import enum
 import functools
 import re
-import sys
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from rejoinder.rules.files import MAX_FILE_SIZE
+from rejoinder.rules.request import PATH_HEADER
 from rejoinder.xds.plan import SMALL, Plan, PlannedDomain, PlannedGroup
 from rejoinder.xds.remember import REMEMBERED, by_identity
 from rejoinder.xds.translate.buckets import ROOT, Start, buckets
 from rejoinder.xds.translate.filters import Off, rate_limit_override
 from rejoinder.xds.translate.forwarding import leads_nowhere
 from rejoinder.xds.translate.routes import placed
-from rejoinder.xds.translate.settings import PATH_HEADER, ROUTES_NAME, Json, Settings, typed
+from rejoinder.xds.translate.settings import ROUTES_NAME, Json, Settings, typed
 
 # Envoy's own limit where none is configured.
 _DEFAULT_MAX_BODY: Final = 4096
@@ -122,7 +122,7 @@ def _head(group: str, plan: PlannedGroup, layout: Layout) -> Json:
 
 def _virtual_host(name: str, domain: PlannedDomain, settings: Settings, off: Off) -> Json:
     host = _small_host if len(domain.routes) <= SMALL else _host
-    return host(sys.intern(name), domain, settings.long_list, off)
+    return host(name, domain, settings.long_list, off)
 
 
 def _host(name: str, domain: PlannedDomain, long_list: int, off: Off) -> Json:
@@ -145,7 +145,7 @@ def _hosts_by_path(routes_name: str, domain: PlannedDomain, settings: Settings, 
     for key, bucket in (_buckets(routes, short) if same else buckets(folded, short)).items():
         # Resource names have a `/` in front of their last part, and no other one in it.
         name = f"{routes_name}/{urllib.parse.quote(key, safe='')}"
-        yield _host_by_path(settings.long_list, sys.intern(name), sys.intern(key), *bucket)
+        yield _host_by_path(settings.long_list, name, key, *bucket)
 
 
 @by_identity(REMEMBERED)

@@ -16,12 +16,13 @@ from typing import Final
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.matching import Meet, quote
 from rejoinder.rules.model import EVERY_PATH, Forward, PathKind, PathMatch, Redirect, Route, StringKind, StringMatch
+from rejoinder.rules.request import PATH_HEADER
 from rejoinder.xds.plan import PlannedRoute
 from rejoinder.xds.remember import REMEMBERED
 from rejoinder.xds.translate.buckets import Start
 from rejoinder.xds.translate.filters import CORS, Off, rate_limit_metadata, switched_off
 from rejoinder.xds.translate.forwarding import NO_UPSTREAM, cors_policy, header_changes, header_option, route_action
-from rejoinder.xds.translate.settings import PATH_HEADER, Json
+from rejoinder.xds.translate.settings import Json
 
 _REDIRECT_CODES: Final = {
     301: "MOVED_PERMANENTLY",

@@ -19,10 +19,6 @@ EXT_PROC_CLUSTER: Final = "rejoinder_ext_proc"
 XDS_CLUSTER: Final = "rejoinder_xds"
 """The control plane, in an Envoy with a configuration of its own."""
 
-PATH_HEADER: Final = "x-rejoinder-path"
-"""A request header with the path without its query, while Envoy picks the route: `routes`, `route_configurations`."""
-
-
 TRUSTED_CA: Final = "/etc/ssl/certs/ca-certificates.crt"
 """Where Debian, Ubuntu, Alpine and Envoy's images have the certificates of the public authorities."""
 
