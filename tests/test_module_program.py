@@ -287,7 +287,9 @@ def test_reading_and_asking_take_time_that_is_linear(loaded: ctypes.CDLL, record
     with reads(loaded, h.program(record)) as program:
         for host in ("a.test", ".a" * LONG, "a" * LONG):
             for path in ("/", "/a" * LONG, "/" * LONG):
-                program.ask(Request("GET", host, path, headers=(("accept", "a," * LONG), ("accept", "a"))), "0", Response(503))
+                program.ask(
+                    Request("GET", host, path, headers=(("accept", "a," * LONG), ("accept", "a"))), "0", Response(503)
+                )
 
 
 def test_a_status_that_has_no_name_is_every_other_one(loaded: ctypes.CDLL) -> None:

@@ -407,7 +407,7 @@ static void read_records(program *of, reader *in) {
 
 /* What was noted while arrays still moved and bodies were unknown. */
 static bool finish(program *of, bool whole, failure *why) {
-  header *next = ITEMS(header, of->headers);
+  size_t headers = 0;
   for (size_t i = 0; i < of->replies.count; i++) {
     reply *each = &ITEMS(reply, of->replies)[i];
     content *first = &ITEMS(content, of->contents)[each->first_content];
@@ -421,8 +421,9 @@ static bool finish(program *of, bool whole, failure *why) {
       }
       at->body = found ? index_node(&of->index, found)->body : (buffer){0};
       at->by_template &= found > 0;
-      at->headers = next;
-      next += at->header_count + at->template_count;
+      uint32_t count = at->header_count + at->template_count;
+      at->headers = count ? &ITEMS(header, of->headers)[headers] : NULL;
+      headers += count;
     }
     each->is_fixed = each->content_count == 1 && !first->template_count && !first->by_template && !each->kept.count;
     each->headers = first->headers, each->header_count = first->header_count;
