@@ -355,6 +355,9 @@ DEPENDENT: dict[str, list[str]] = {
     ],
     "by-envoy": [*request(), ">", "l upstream_reset", *response(504), "e", "= 504 local"],
     "by-the-upstream": [*request(), ">", *response(504), "e", "= 504 upstream"],
+    "by-envoy-1.38": [*request(), ">", "l upstream_reset", "z", *response(504), "e", "= 504 local"],
+    "by-the-upstream-1.38": [*request(), ">", "z", *response(504), "e", "= 504 upstream"],
+    "by-a-filter-that-does-not-say-so": [*request(), ">", "z lua_response", *response(504), "e", "= 504 local"],
     "template": [
         *(*request("H.test:8080", "/p?q=1&q=2", headers=["x-a <1>", "x-a 2"]), "q x-request-id id", "o r"),
         *("q :scheme http", ">", "w :path /other", *response(501), "e"),

@@ -18,6 +18,7 @@
 #include "beside.h"
 #include "config.h"
 #include "grace.h"
+#include "reader.h"
 #include "replace.h"
 
 #define HOOK(name) ON(http_filter_##name)
@@ -42,6 +43,7 @@ typedef struct {
   reply *made;            /* for this stream: by a handler, or of what is not fixed in the program's */
   buffer body;            /* what the client gets of the reply's: nothing if it asked with HEAD */
   uint32_t status;        /* that the response came with */
+  bool is_local;          /* Envoy has said that it makes the response itself */
   bool decided;           /* the program is not asked again */
   bool held;              /* the reply waits for the upstream's body to end */
   bool at_once;           /* ... but not beyond what has come already */
@@ -309,6 +311,13 @@ int HOOK(request_headers)(void *envoy, const void *module_filter, bool end_of_st
 
 /* --- the response, on a worker --- */
 
+/* Whether a response is Envoy's own. A few of its filters do not say so beforehand; its details tell, from 1.39 on. */
+static bool is_local(void *envoy, const stream *self) {
+  static const buffer via_upstream = {"via_upstream", 12};
+  buffer details = attribute(envoy, self->program, NEEDS_SOURCE, RESPONSE_CODE_DETAILS);
+  return details.length ? !same(details, via_upstream) : self->is_local;
+}
+
 /* The same for a response. */
 static bool decide_response(void *envoy, stream *self) {
   uint32_t needs = program_needs(self->program);
@@ -316,9 +325,7 @@ static bool decide_response(void *envoy, stream *self) {
   if (needs & NEEDS_REQUEST && !self->request && !(self->request = take_request(envoy, self->program))) {
     return false;
   }
-  buffer details = attribute(envoy, self->program, NEEDS_SOURCE, RESPONSE_CODE_DETAILS);
-  bool is_upstreams = details.length == 12 && !memcmp(details.ptr, "via_upstream", 12);
-  response came = {.status = self->status, .is_local = !is_upstreams};
+  response came = {.status = self->status, .is_local = is_local(envoy, self)};
   header few[FEW_HEADERS], *all = few;
   if (needs & NEEDS_HEADERS) {
     came.headers = all = headers_of(envoy, RESPONSE_HEADERS, few, &came.header_count);
@@ -418,10 +425,9 @@ int HOOK(local_reply)(void *envoy, const void *module_filter, uint32_t status, b
   if (!self) {
     return CONTINUE;
   }
+  self->is_local = true;
   for (size_t i = 0; i < sizeof final / sizeof *final; i++) {
-    if (details.length == final[i].length && !memcmp(details.ptr, final[i].ptr, details.length)) {
-      self->decided = true;
-    }
+    self->decided |= same(details, final[i]);
   }
   if (self->held && !reset && !self->at_once) {
     let_go(self);

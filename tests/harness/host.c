@@ -14,6 +14,7 @@
  *   w NAME VALUE   the route rewrites a header of the request
  *   u NAME VALUE   a header of the upstream's response
  *   l DETAILS      Envoy is about to answer by itself, with these details
+ *   z DETAILS      its response's details, `via_upstream` if nobody says
  *   n  headers   e  headers that end the response   b TEXT  some body   B TEXT  its last part
  *   t NAME  trailers, with one of that name
  *   s              the time is over, and what has been scheduled is called
@@ -441,6 +442,7 @@ static void play(char *line) {
       move_all(REQUEST_HEADERS);
       break;
     case 'u': add_field(RESPONSE_HEADERS, text_of(rest), text_of(second)); break;
+    case 'z': snprintf(code_details, sizeof code_details, "%s", rest); break;
     case 'l':
       snprintf(code_details, sizeof code_details, "%s", rest);
       HOOK(local_reply)(NULL, self, 503, text_of(rest), false);
