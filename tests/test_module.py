@@ -359,9 +359,9 @@ DEPENDENT: dict[str, list[str]] = {
     "by-the-upstream-1.38": [*request(), ">", "z", *response(504), "e", "= 504 upstream"],
     "by-a-filter-that-does-not-say-so": [*request(), ">", "z lua_response", *response(504), "e", "= 504 local"],
     "template": [
-        *(*request("H.test:8080", "/p?q=1&q=2", headers=["x-a <1>", "x-a 2"]), "q x-request-id id", "o r"),
+        *(*request("H.test:8080", "/p?q=1&q=2", headers=["x-a <1>", "x-a 2"]), "q x-request-id i", "o r"),
         *("q :scheme http", ">", "w :path /other", *response(501), "e"),
-        "= 501 id|GET|http|h.test|/p|http://H.test:8080/p?q=1&amp;q=2|1|&lt;1&gt;,2|501|Not Implemented|501|upstream|r|",
+        "= 501 i|GET|http|h.test|/p|http://H.test:8080/p?q=1&amp;q=2|1|&lt;1&gt;,2|501|Not Implemented|501|upstream|r|",
     ],
     "template-of-nothing": [
         *(*request("x", "/"), ">", "l x", *response(501), "e"),

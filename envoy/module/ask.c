@@ -76,16 +76,17 @@ static bool domains_cover(texts domains, buffer host) {
   bool covered = !domains.count;
   while (domains.count && !covered) {
     buffer each = next_text(&domains), suffix = suffix_of(each);
-    covered = !suffix.ptr ? same(each, host) : !suffix.length || (host.length > suffix.length && ends_with(host, suffix));
+    bool ends = !suffix.length || (host.length > suffix.length && ends_with(host, suffix));
+    covered = suffix.ptr ? ends : same(each, host);
   }
   return covered;
 }
 
 /* By an exact path, or a prefix of whole elements. */
 static bool path_fits(const scope *scope, buffer path) {
-  bool begins = begins_with(path, scope->path);
-  return path.length == scope->path.length ? begins
-                                           : begins && scope->path_kind == PREFIX_PATH && path.ptr[scope->path.length] == '/';
+  size_t length = scope->path.length;
+  return begins_with(path, scope->path) &&
+         (path.length == length || (scope->path_kind == PREFIX_PATH && path.ptr[length] == '/'));
 }
 
 static bool is_client(const search *asked, const scope *scope) {
@@ -141,8 +142,8 @@ static const reply *reply_for(const program *of, const rule *rule, uint32_t stat
   return NULL;
 }
 
-/* The first rule of a list that is looked for. A rule is so or not by itself, so that of several lists the earliest such
- * rule counts, in whatever order they are looked through. */
+/* The first rule of a list that is looked for. A rule is it or is not by itself, so that of several lists the earliest
+ * such rule counts, in whatever order they are looked through. */
 static void ask_list(search *asked, uint32_t leaf) {
   const program *of = asked->program;
   const entry *entries = of->entries.items;

@@ -50,7 +50,12 @@ typedef struct {
 } content;
 
 /* A key of the index, and what it leads to. Bodies and header names are found in the same way. */
-typedef enum { BODY, TEMPLATE, HEADER, HOST, HOST_SUFFIX, EVERY_HOST, AT_PATH, BELOW_PATH, ANY_PATH, ROUTE, ANY_ROUTE } kind;
+typedef enum {
+  BODY, TEMPLATE, HEADER,
+  HOST, HOST_SUFFIX, EVERY_HOST,
+  AT_PATH, BELOW_PATH, ANY_PATH,
+  ROUTE, ANY_ROUTE
+} kind;
 
 /* Whom the lists of rules under a key are for; both are in the order of the rules. */
 enum { ON_REQUEST, ON_STATUS };

@@ -13,7 +13,8 @@ typedef struct {
 enum { ADDRESS_LENGTH = 16 };
 
 struct request {
-  buffer method, scheme, authority, host, path, query; /* `path` without it; `query.ptr` is NULL where there is no `?` */
+  buffer method, scheme, authority, host;
+  buffer path, query; /* `path` is without it; `query.ptr` is NULL where there is no `?` */
   buffer client;   /* its IP address; empty: it has none */
   unsigned char address[ADDRESS_LENGTH]; /* the same; IPv4 as it is mapped into IPv6 */
   uint64_t path_hash;
