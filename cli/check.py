@@ -11,6 +11,7 @@ from rich.text import Text
 
 from rejoinder.cli import console
 from rejoinder.cli.arguments import opened
+from rejoinder.cli.handlers import folders_of, missing
 from rejoinder.rules.files import SUFFIXES
 from rejoinder.rules.kubernetes import Status
 from rejoinder.rules.load import load
@@ -40,6 +41,8 @@ def _apart(source: Path) -> Iterator[Path]:
 def _check(options: argparse.Namespace, sources: Sequence[Path], label: str = "") -> int:
     loaded = load(sources, upstreams=dict(options.upstream), files=opened(sources))
     problems = list(loaded.problems)
+    if loaded.ruleset:
+        problems += missing(loaded.ruleset.rules, folders_of(sources))
     bad = {Severity.ERROR, Severity.WARNING} if options.strict else {Severity.ERROR}
     good = all(problem.severity not in bad for problem in problems)
     good = good and all(status.good for status in loaded.statuses)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from rejoinder.cli import arguments, console, placement
+from rejoinder.cli import arguments, console, handlers
 from rejoinder.envoy.module import library
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint
@@ -28,11 +28,15 @@ def run(options: argparse.Namespace) -> int:
     built = translate(loaded.ruleset, program, plan(loaded.ruleset), settings)
     configuration: Json = static_bootstrap(built)
     console.print_yaml(configuration)
+    if any(each.key for each in loaded.ruleset.listeners) or any(
+        each.tls_options.key for each in loaded.ruleset.upstreams
+    ):
+        console.say("note: private keys stand in it: write it to a file that nobody else may read (umask 077)")
     conditional = conditional_program(loaded.ruleset)
     if conditional and settings.conditional is Placement.MODULE:
         variables = " ".join(
             f"{name}={value}"
-            for name, value in library.environment(handlers=placement.handler_folders(options.sources)).items()
+            for name, value in library.environment(handlers=handlers.folders_of(options.sources)).items()
         )
         console.say(f"note: Envoy must be able to load the module; start it with {variables}")
     elif conditional:

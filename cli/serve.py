@@ -11,11 +11,11 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Protocol
 
-from rejoinder.cli import admin, console, placement
+from rejoinder.cli import admin, console, handlers
 from rejoinder.cli.arguments import Address
 from rejoinder.cli.control import Control, summary
 from rejoinder.envoy.module import library
-from rejoinder.extproc import Processor, Workers
+from rejoinder.extproc import Workers
 from rejoinder.rules.model import Endpoint
 from rejoinder.xds.translate import Placement, Settings
 
@@ -34,9 +34,8 @@ async def _run(options: argparse.Namespace) -> int:
         ext_proc_ports=options.workers,
         trusted_ca=options.trusted_ca,
     )
-    placement.find_handlers_in(placement.handler_folders(options.sources))
-    processor = Processor() if options.workers == 1 else Workers(options.workers)
-    control = Control(options.sources, options.upstream, settings, processor=processor)
+    handlers.find_in(handlers.folders_of(options.sources))
+    control = Control(options.sources, options.upstream, settings, processor=Workers(options.workers))
     control.start()
     async with contextlib.AsyncExitStack() as stack:
         try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rejoinder.envoy.admin import Address
+from rejoinder.rules.model import RUNTIME
 
 Json = dict[str, Any]
 
@@ -44,6 +45,7 @@ def bootstrap(
     return {
         "node": {"id": node_id, "cluster": cluster},
         **({} if admin is None else {"admin": _admin(admin)}),
+        "layered_runtime": RUNTIME,
         "dynamic_resources": {
             "ads_config": {
                 "api_type": "DELTA_GRPC",  # after a reconnect, only what has changed since is sent

@@ -97,7 +97,8 @@ def reply(answer: Answer, status: int, asked: Asked = NOBODY, rule: str = "") ->
         return _value(variable, asked, code, rule)
 
     headers = tuple(
-        (name, given if isinstance(given, str) else fill(given, value).decode()) for name, given in chosen.headers
+        (name, given if isinstance(given, str) else fill(given, value).decode().strip(" \t"))
+        for name, given in chosen.headers
     )
     body = chosen.body if isinstance(chosen.body, bytes) else fill(chosen.body, value)
     return Reply(code, (*headers, *_kept(answer, headers, asked.response)), body)

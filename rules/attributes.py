@@ -38,6 +38,11 @@ VIA_UPSTREAM: Final = "via_upstream"
 _BEFORE_NAME, _BEHIND_NAME = HEADER.split("%s")
 
 
+def of_header(name: str) -> str:
+    """The attribute of a header. Its name may have a quotation mark in it."""
+    return HEADER % name.replace("'", r"\'")
+
+
 def request_of(attributes: Mapping[str, str]) -> Request:
     """The request; the path is what this Envoy makes of it: nothing is normalized here."""
     authority = attributes.get(ORIGINAL_HOST) or attributes.get(HOST, "")
@@ -52,7 +57,7 @@ def request_of(attributes: Mapping[str, str]) -> Request:
                 (name, line)
                 for expression, value in attributes.items()
                 if expression.startswith(_BEFORE_NAME)
-                for name in (expression[len(_BEFORE_NAME) : -len(_BEHIND_NAME)],)
+                for name in (expression[len(_BEFORE_NAME) : -len(_BEHIND_NAME)].replace(r"\'", "'"),)
                 for line in _lines(name, value)
             ]
         ),

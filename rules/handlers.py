@@ -12,6 +12,7 @@ both placements, so that a handler cannot tell which one it is in. `Handlers` is
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import re
 import threading
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rejoinder.rules.answers import Reply, reply
-from rejoinder.rules.model import STATUSES, Answer, Header
+from rejoinder.rules.model import MAX_HEADERS, STATUSES, Answer, Header
 from rejoinder.rules.request import host_of
 
 __all__ = [
@@ -40,6 +41,10 @@ __all__ = [
 
 HANDLER_NAME: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 """`package.module:function`"""
+
+MAX_HEADER_BYTES: Final = 60 * 1024
+"""In all names and values of a reply. Envoy sends an empty 500 in place of megabytes, and few clients take more than
+this, which is Envoy's own limit for what it reads."""
 
 LOG_SECONDS: Final = 60.0
 """A handler that fails is logged once in this time: it may fail for every request."""
@@ -144,7 +149,7 @@ class Handlers:
             try:
                 found: Any = importlib.import_module(module)
                 for attribute in attributes.split("."):
-                    found = getattr(found, attribute)
+                    found = _member(found, attribute)
             except BaseException as error:  # whatever the module's code raises, also to end the process
                 raise HandlerError(f"handler {name}: {_said(error)}") from error
             if not callable(found):
@@ -181,6 +186,16 @@ class Handlers:
             return due
 
 
+def _member(thing: Any, name: str) -> Any:
+    if not hasattr(thing, name):
+        close = difflib.get_close_matches(
+            name, [each for each in dir(thing) if callable(getattr(thing, each, None))], 1
+        )
+        hint = f': did you mean "{close[0]}"?' if close else ""
+        raise AttributeError(f'there is no "{name}"{hint}')
+    return getattr(thing, name)
+
+
 def _said(error: BaseException) -> str:
     """Its type and text, in one line; the text is the user's code, too, and may fail."""
     return traceback.format_exception_only(error)[-1].strip()
@@ -196,6 +211,10 @@ def _checked(made: object) -> Reply | None:
     if not isinstance(made.body, bytes):
         raise TypeError(f"expected a body of bytes, got {type(made.body).__name__}")
     headers = tuple(checked_header(name, value) for name, value in made.headers)
+    if len(headers) > MAX_HEADERS:
+        raise ValueError(f"expected at most {MAX_HEADERS} headers, got {len(headers):,}")
+    if (size := sum(len(name) + len(value.encode()) for name, value in headers)) > MAX_HEADER_BYTES:
+        raise ValueError(f"expected headers of at most {MAX_HEADER_BYTES:,} bytes, got {size:,}")
     # As every other answer becomes a reply: with a content-type, and without a body where there cannot be one.
     return reply(Answer(int(made.status), headers, made.body), made.status)
 

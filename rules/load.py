@@ -105,7 +105,7 @@ def load(
     problems: list[Problem] = []
     named = _rule_files(sources, files, problems)
     prefixes = _prefixes(named)
-    read = [Source(str(path), files, prefix) for path, prefix in zip(named, prefixes, strict=True)]
+    read = [Source(str(path), files, prefix, operated=True) for path, prefix in zip(named, prefixes, strict=True)]
     said = [_parts(source, memory) for source in read]
     left_out = _keep(sources, read, said, memory) if memory else []
     parts = [part for each in said for part in each]

@@ -22,6 +22,7 @@ import re2
 
 from rejoinder.rules.model import (
     EVERY_PATH,
+    MAX_REGEX_SIZE,
     PathKind,
     PathMatch,
     RequestMatch,
@@ -42,7 +43,7 @@ _ENVOYS.log_errors = False  # re2 would write to stderr what it raises anyway
 
 
 class RegexError(ValueError):
-    """Envoy would refuse this regex; the text is RE2's reason, for the author of the rule."""
+    """Envoy would refuse this regex; the text is the reason, for the author of the rule."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -50,13 +51,17 @@ def compile_regex(pattern: str) -> Any:
     """The regex as Envoy's own engine (RE2) sees it. It is for bytes.
 
     Raises:
-        RegexError: it is not RE2 syntax (look-around, back-references, unbalanced brackets ...).
+        RegexError: it is not RE2 syntax (look-around, back-references, unbalanced brackets ...), or too large.
     """
     try:
-        return re2.compile(pattern.encode(), _ENVOYS)
+        compiled = re2.compile(pattern.encode(), _ENVOYS)
     except re2.error as error:
         reason = error.args[0] if error.args else "not a regular expression"
         raise RegexError(reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)) from None
+    if compiled.programsize > MAX_REGEX_SIZE:
+        size = f"{compiled.programsize:,} instructions, and Envoy takes {MAX_REGEX_SIZE:,}"
+        raise RegexError(f"it is compiled to {size}: ask for fewer repetitions")
+    return compiled
 
 
 def regex_fits(pattern: str, text: str) -> bool:

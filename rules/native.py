@@ -11,9 +11,9 @@ import functools
 import ipaddress
 import mimetypes
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 from rejoinder.rules.addresses import HOST_NAME, PORTS, is_ipv6
@@ -25,6 +25,8 @@ from rejoinder.rules.matching import RegexError, compile_regex, network
 from rejoinder.rules.model import (
     EVERY_PATH,
     EVERY_SCOPE,
+    MAX_HEADERS,
+    MAX_TEXT,
     STATUSES,
     WEBSOCKET,
     Answer,
@@ -50,12 +52,17 @@ from rejoinder.rules.page import Branding
 from rejoinder.rules.request import LOCAL, UPSTREAM, normalize_path
 from rejoinder.rules.template import TemplateError
 
+T = TypeVar("T", bound=Sized)
+
 MAX_BODY_SIZE: Final = 1024 * 1024
 """In bytes. Every Envoy gets every body with each change of its configuration, and keeps it in memory: a larger one is
 a download and belongs on an upstream. (Envoy's own default for a direct response is 4,096.)"""
 
 MAX_HEADER_SIZE: Final = 16384
 """In bytes, for a name or a value: Envoy refuses a `HeaderValue` that is longer."""
+
+MAX_PARAMETER_SIZE: Final = 1024
+"""In bytes: Envoy refuses a longer name in a `QueryParameterMatcher`."""
 
 MIN_RATE_LIMIT_INTERVAL: Final = 0.05
 """In seconds: Envoy refuses a shorter fill interval of a local rate limit."""
@@ -246,7 +253,7 @@ def redirect_host(place: Place) -> str:
 
 def redirect_path(place: Place) -> str:
     """A path to put into a URL; it may have a query."""
-    text = place.string()
+    text = at_most(place, MAX_TEXT, "bytes", place.string())
     if not text.startswith("/") or _CONTROL.search(text) or " " in text or "#" in text:
         raise place.expected('a path starting with "/", without spaces or "#"')
     return text
@@ -593,7 +600,12 @@ def _handled(fields: Fields, default: int | None) -> Answer:
 
 
 def _handler(place: Place) -> str:
+    if not place.source.operated:
+        raise place.mistake("a Kubernetes object cannot name a function of this machine: rule files can")
     text = place.string()
+    if (file := re.fullmatch(r"(?:\./)?(.+)\.py:(\w+)", text)) is not None:
+        written = f"{file[1].replace('/', '.')}:{file[2]}"
+        raise place.mistake(f"expected a Python function as package.module:function: write {quoted(written)}")
     if not HANDLER_NAME.fullmatch(text):
         raise place.expected("a Python function as package.module:function")
     return text
@@ -659,7 +671,7 @@ def headers(place: Place, template: bool = False) -> tuple[Header, ...]:
         found = [item.attempt(_header_pair, None) for item in place.items()]
     else:
         raise place.expected("a list of name=value, or a mapping")
-    kept = tuple(each for each in found if each is not None)
+    kept = at_most(place, MAX_HEADERS, "headers", tuple(each for each in found if each is not None))
     if sum(each == "content-type" for each, _ in kept) > 1:
         place.error("content-type is given twice")
     if template:
@@ -703,8 +715,8 @@ def _header(place: Place, name: str, value: str) -> Header | None:
         place.warn(f"the header {name} has no effect: Envoy writes its own")
     if _VALUE_CONTROL.search(value):
         raise place.mistake(f"the value of {name} has a line break or control character: {quoted(value)}")
-    if max(len(name), len(value.encode())) > MAX_HEADER_SIZE:
-        raise place.mistake(f"Envoy takes at most {MAX_HEADER_SIZE:,} bytes in a header's name or value")
+    if len(value.encode()) > MAX_HEADER_SIZE:
+        raise place.mistake(f"Envoy takes at most {MAX_HEADER_SIZE:,} bytes in a header's value")
     return name, value
 
 
@@ -712,7 +724,16 @@ def header_name(place: Place, text: str) -> str:
     """A header's name in lower case; the place is for the mistake that it may be."""
     if not _TOKEN.fullmatch(text):
         raise place.mistake(f"expected a header name, got {quoted(text)}")
+    if len(text) > MAX_HEADER_SIZE:
+        raise place.mistake(f"Envoy takes at most {MAX_HEADER_SIZE:,} bytes in a header's name")
     return text.lower()
+
+
+def at_most(place: Place, most: int, what: str, found: T) -> T:
+    """What was found at a place, unless that is more than Envoy takes."""
+    if len(found) > most:
+        raise place.mistake(f"expected at most {most:,} {what}, got {len(found):,}")
+    return found
 
 
 # --- matches ---
@@ -738,9 +759,9 @@ def _request(fields: Fields) -> RequestMatch:
     kind = fields.only_one(*_PATH_KINDS)
     return RequestMatch(
         path=fields.get(kind, PATHS[kind], EVERY_PATH) if kind else EVERY_PATH,
-        methods=fields.get("methods", lambda it: _distinct(it.one_or_more(_method)), ()),
+        methods=fields.get("methods", _methods, ()),
         headers=fields.get("headers", lambda it: _string_matches(it, header_name), ()),
-        query=fields.get("query", lambda it: _string_matches(it, _parameter_name), ()),
+        query=fields.get("query", lambda it: _string_matches(it, parameter_name), ()),
     )
 
 
@@ -773,6 +794,7 @@ def _path(place: Place) -> str:
     text = place.string()
     if not text.startswith("/"):
         raise place.expected('a path starting with "/"')
+    at_most(place, MAX_TEXT, "bytes", text)
     if odd := re.search(r"[?#\s\x00-\x1f\x7f]", text):
         raise place.mistake(f"expected a path without {quoted(odd[0])}, got {quoted(text)}")
     if not text.isascii():
@@ -796,6 +818,12 @@ def regex_text(place: Place) -> str:
     return text
 
 
+def _methods(place: Place) -> tuple[str, ...]:
+    found = _distinct(place.one_or_more(_method))
+    at_most(place, MAX_TEXT, "bytes in all methods together", "|".join(found))
+    return found
+
+
 def _method(place: Place) -> str:
     text = place.string()
     if not _TOKEN.fullmatch(text) or text != text.upper():
@@ -803,9 +831,12 @@ def _method(place: Place) -> str:
     return text
 
 
-def _parameter_name(place: Place, text: str) -> str:
+def parameter_name(place: Place, text: str) -> str:
+    """The name of a query parameter; the place is for the mistake that it may be."""
     if not text or _CONTROL.search(text):
         raise place.mistake(f"expected a parameter name, got {quoted(text)}")
+    if len(text.encode()) > MAX_PARAMETER_SIZE:
+        raise place.mistake(f"Envoy takes at most {MAX_PARAMETER_SIZE:,} bytes in a parameter's name")
     return text
 
 

@@ -192,7 +192,7 @@ def _read_entry(text: str, number: int, line: int, dash: str, source: Source) ->
     nodes, problems = document.parse(("\n" * (line - 1) + dash + text).encode(), source.file)
     if problems or len(nodes) != 1 or not isinstance(nodes[0], List) or len(nodes[0].items) != 1:
         return None
-    own = Source(source.file, source.files, source.prefix, rules=number - 1)
+    own = Source(source.file, source.files, source.prefix, rules=number - 1, operated=source.operated)
     rules = Place(nodes[0], own, path="rules").attempt(native.rules, ())
     if own.problems or len(rules) != 1:
         return None

@@ -53,6 +53,8 @@ def test_a_reply_is_completed_as_every_answer_is(module: ModuleType) -> None:
         pytest.param(Reply(200, (("a", "b\nc"),), b""), "without line breaks", id="header-value"),
         pytest.param(Reply(200, (("a", 1),), b""), "expected a string", id="header-number"),  # type: ignore[arg-type]
         pytest.param(Reply(200, (("Content-Length", "1"),), b""), "is not an answer's to set", id="content-length"),
+        pytest.param(Reply(200, (("a", "b"),) * 501, b""), "at most 500 headers, got 501", id="too-many"),
+        pytest.param(Reply(200, (("a", "é" * 30720),), b""), "at most 61,440 bytes, got 61,441", id="too-large"),
     ],
 )
 def test_a_wrong_return_value_is_a_failure(module: ModuleType, made: Reply, message: str) -> None:
@@ -128,6 +130,8 @@ routes: [{name: shop, upstream: up}]
 rules:
   - {name: fails, match: {prefix: /fails}, enable_on_status: [503], handler: handlers_of_tests:fails}
   - {name: passes, match: {prefix: /passes}, enable_on_status: [503], handler: handlers_of_tests:passes}
+  - {name: many, match: {prefix: /many}, enable_on_status: [503], handler: handlers_of_tests:many}
+  - {name: large, match: {prefix: /large}, enable_on_status: [503], handler: handlers_of_tests:large}
   - {name: tells, match: {prefix: /tells}, enable_on_status: [5xx], handler: handlers_of_tests:tells}
   - {name: problems, enable_on_status: [5xx], handler: problem:page}
 """
@@ -141,6 +145,12 @@ def fails(request, response):
 
 def passes(request, response):
     return None
+
+def many(request, response):
+    return Reply(418, [(f"x-{number}", "y") for number in range(20_000)], b"ours")
+
+def large(request, response):
+    return Reply(418, [("x", "y" * 1_000_000)], b"ours")
 
 def tells(request, response):
     told = {
@@ -182,7 +192,7 @@ def test_both_placements_show_a_handler_the_same(handled: Gateway) -> None:
     assert set(told["names"]) == {"x-a", "x-status", *forwarding}
 
 
-@pytest.mark.parametrize("path", ["/fails", "/passes"])
+@pytest.mark.parametrize("path", ["/fails", "/passes", "/many", "/large"])
 def test_a_handler_that_fails_or_says_none_lets_the_response_pass(handled: Gateway, path: str) -> None:
     answer = handled.ask("GET", "a.test", path, [("x-status", "503")])
     assert (answer.status, answer.body, answer.values("x-from")) == (503, Upstream.BODY, ["upstream"])

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import logging
 import socket
+import stat
 import subprocess
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -473,6 +474,18 @@ def test_a_port_in_use_is_an_error_that_names_the_address() -> None:
         async with running() as it:
             with pytest.raises(OSError, match=f"cannot listen on {it.address}"):
                 await Server().start(it.address)
+
+    run(test())
+
+
+def test_a_unix_socket_is_for_its_owner_alone_and_its_path_may_not_be_too_long(tmp_path: Path) -> None:
+    async def test() -> None:
+        server = Server()
+        await server.start(f"unix:{tmp_path}/xds")
+        assert stat.S_IMODE((tmp_path / "xds").stat().st_mode) == 0o600
+        await server.stop()
+        with pytest.raises(OSError, match="its path is too long"):
+            await Server().start(f"unix:{tmp_path}/{'x' * 200}")
 
     run(test())
 

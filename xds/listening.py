@@ -20,10 +20,13 @@ def listen(server: grpc.aio.Server, address: str) -> int:
     Raises:
         OSError: the address is in use or not this machine's; the text says which address. Choose another.
     """
+    unix = address.startswith("unix:")
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise OSError(f"cannot listen on {address}: it is in use, or not this machine's") from error
-    if address.startswith("unix:"):
+        # https://man7.org/linux/man-pages/man7/unix.7.html: 108 bytes
+        why = "no socket can be there, or its path is too long" if unix else "it is in use, or not this machine's"
+        raise OSError(f"cannot listen on {address}: {why}") from error
+    if unix:
         Path(address.removeprefix("unix:")).chmod(0o600)
     return port

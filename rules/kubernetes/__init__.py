@@ -10,7 +10,7 @@ Reading order: `known` (which fields there are), `objects` (how they are read), 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
@@ -19,10 +19,10 @@ from rejoinder.rules.kubernetes.cluster import invalid, make_cluster
 from rejoinder.rules.kubernetes.gateway_api import read_gateway_api
 from rejoinder.rules.kubernetes.ingress import read_ingresses
 from rejoinder.rules.kubernetes.known import KINDS
-from rejoinder.rules.kubernetes.objects import Object, is_object, read_objects
+from rejoinder.rules.kubernetes.objects import Object, is_object, namespace_of, read_objects
 from rejoinder.rules.kubernetes.status import ACCEPTED, Fault, Status, condition
 from rejoinder.rules.kubernetes.wasm_plugin import read_wasm_plugins
-from rejoinder.rules.model import Forward, Listener, Position, Route, Rule, Upstream
+from rejoinder.rules.model import Forward, Listener, Position, RequestMatch, Route, Rule, Upstream
 from rejoinder.rules.problem import Problem, Severity
 
 __all__ = ["LastGood", "Manifests", "Object", "Status", "is_object", "read_manifests", "read_objects"]
@@ -155,8 +155,22 @@ def _read(objects: Iterable[Object], addresses: Mapping[str, Upstream], native_r
         rules=plugins.rules,
         route_groups=_route_groups(routes),
         statuses=(*statuses, *part.statuses, *ingresses.statuses, *plugins.statuses, *broken),
-        notes=(*notes, *part.notes, *ingresses.notes, *plugins.notes),
+        notes=(*notes, *part.notes, *ingresses.notes, *plugins.notes, *_taken(routes)),
     )
+
+
+def _taken(routes: Iterable[Route]) -> Iterator[Problem]:
+    """Warnings about routes that get no request, as one of another namespace is asked for the same ones before."""
+    first: dict[tuple[str, tuple[str, ...], RequestMatch], Route] = {}
+    for route in (route for route in routes if route.action is not None):
+        before = first.setdefault((route.group, route.domains, route.request), route)
+        if namespace_of(before) != namespace_of(route):
+            hosts = "every host" if route.domains == ("*",) else ", ".join(route.domains)
+            text = (
+                f"{route.title} gets no request for {hosts}: {before.title} ({before.position}), of another namespace, "
+                "is about the same ones, and comes first by its creationTimestamp or its name"
+            )
+            yield Problem(route.position, text, Severity.WARNING)
 
 
 def _route_groups(routes: Iterable[Route]) -> dict[str, tuple[str, ...]]:

@@ -10,7 +10,7 @@ references that lead nowhere. https://gateway-api.sigs.k8s.io/reference/spec/#ht
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
@@ -35,6 +35,7 @@ from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault
 from rejoinder.rules.model import (
     EVERY_PATH,
     EVERY_REQUEST,
+    MAX_HEADERS,
     STATUSES,
     UNCHANGED,
     Answer,
@@ -55,8 +56,10 @@ from rejoinder.rules.model import (
 from rejoinder.rules.native import (
     MAX_HEADER_SIZE,
     PATHS,
+    at_most,
     domains,
     header_name,
+    parameter_name,
     redirect_host,
     redirect_path,
     regex_text,
@@ -67,6 +70,10 @@ UNSUPPORTED_VALUE: Final = "UnsupportedValue"
 INCOMPATIBLE_FILTERS: Final = "IncompatibleFilters"
 
 MAX_WEIGHT: Final = 1_000_000
+MAX_WEIGHTS: Final = 2**32 - 1
+"""Of all backendRefs of a rule together; Envoy counts with 32 bits."""
+MAX_ORIGIN: Final = 1024
+"""In bytes: a `*` in it is several instructions of a regular expression."""
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 REDIRECT_STATUSES: Final = (301, 302, 303, 307, 308)
@@ -100,7 +107,7 @@ class Match:
 
     request: RequestMatch = EVERY_REQUEST
     whole: bool = True
-    """False: a test of it cannot be used, so it fits more requests than its author meant."""
+    """False: a test of it cannot be used, so it fits more requests than its author meant. They get its refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +118,8 @@ class RouteRule:
     action: Answer | Redirect | Forward
     request_headers: HeaderChanges = UNCHANGED
     response_headers: HeaderChanges = UNCHANGED
+    refusal: Answer | None = None
+    """In place of the action, for the matches that cannot be used; None: all can, or the action says it itself."""
     faults: tuple[Fault, ...] = ()
     """If there are any that concern it as a whole, its action is an answer that says so."""
     position: Position = field(default=Position("", 0), compare=False)
@@ -256,7 +265,9 @@ class _RuleReader:
         rule = self._part(place, _known_fields, None)
         # What has no matches fits every request, unless they may just be misspelled.
         whole = rule is not None and rule.given.keys() <= HTTP_RULE.keys()
+        before = len(self._faults)
         matches = self._part(member(place, "matches"), self._matches, (Match(whole=False),)) or (Match(whole=whole),)
+        of_matches, self._faults = self._faults[before:], self._faults[:before]
         filters = self._part(member(place, "filters"), self._filters, _Filters())
         backends = self._part(member(place, "backendRefs"), self._backends, ())
         timeout = self._part(place, _timeout, 0.0)
@@ -269,17 +280,21 @@ class _RuleReader:
         action = self._action(place, filters, backends, timeout, matches)
         stopped = [each for each in self._faults if not isinstance(action, Forward) or each.condition == ACCEPTED]
         if stopped:
-            reasons = "; ".join(dict.fromkeys(fault.message for fault in stopped))
-            text = f"{self._route.title} rule {number}: {reasons}\n"
-            action = Answer(500, (("content-type", "text/plain"),), text.encode())
+            action = self._refusal(number, (*of_matches, *stopped))
         return RouteRule(
             matches,
             action,
             filters.request_headers,
             filters.response_headers,
-            tuple(replace(fault, message=f"rule {number}: {fault.message}") for fault in self._faults),
+            self._refusal(number, of_matches) if of_matches and not stopped else None,
+            tuple(replace(each, message=f"rule {number}: {each.message}") for each in (*of_matches, *self._faults)),
             place.position,
         )
+
+    def _refusal(self, number: int, faults: Iterable[Fault]) -> Answer:
+        reasons = "; ".join(dict.fromkeys(fault.message for fault in faults))
+        text = f"{self._route.title} rule {number}: {reasons}\n"
+        return Answer(500, (("content-type", "text/plain"),), text.encode())
 
     def _fault(self, place: Place, reason: str, message: str, condition: str = ACCEPTED) -> None:
         path = re.sub(_RULE, "", place.path)
@@ -330,8 +345,10 @@ class _RuleReader:
             self._fault(place, UNSUPPORTED_VALUE, message)
         if filters.responses:
             if "content-type" in filters.response_headers.remove:
-                note = f"{self._route.title}: {place.path}: content-type is not removed: an answer with a body has one"
-                self.notes.append(Problem(place.position, note, Severity.WARNING))
+                text = "content-type is not removed: Envoy gives one to every answer of its own that has a body"
+                self.notes.append(
+                    Problem(place.position, f"{self._route.title}: {place.path}: {text}", Severity.WARNING)
+                )
             return _with_headers(filters.responses[0], filters.response_headers)
         if filters.redirect:
             return filters.redirect
@@ -366,7 +383,10 @@ class _RuleReader:
     # --- backends ---
 
     def _backends(self, place: Place) -> tuple[_BackendRef, ...]:
-        return tuple(self._backend(item) for item in items(place))
+        backends = tuple(self._backend(item) for item in items(place))
+        if (total := sum(each.backend.weight for each in backends)) > MAX_WEIGHTS:
+            raise place.mistake(f"all weights together are {total:,}: expected at most {MAX_WEIGHTS:,}")
+        return backends
 
     def _check_backend_filters(self, backends: Sequence[_BackendRef]) -> None:
         """Envoy can do these things for a route only, not for a share of its requests."""
@@ -519,7 +539,7 @@ def _read_match(place: Place) -> RequestMatch:
         path=fields.get("path", _path, EVERY_PATH),
         methods=(method,) if method else (),
         headers=fields.get("headers", lambda it: _values(it, header_name), ()),
-        query=fields.get("queryParams", lambda it: _values(it, lambda _, name: name), ()),
+        query=fields.get("queryParams", lambda it: _values(it, parameter_name), ()),
     )
 
 
@@ -533,13 +553,14 @@ def _values(place: Place, read_name: Callable[[Place, str], str]) -> tuple[tuple
     found: dict[str, StringMatch] = {}
     for item in place.items():
         fields = open_fields(item)
-        name = fields.require("name", lambda it: read_name(it, it.string()), "")
+        name = fields.require("name", lambda it: read_name(it, it.string()), None)
         kind = fields.get("type", one_of("Exact", "RegularExpression"), "Exact")
         if kind == "Exact":
             test = StringMatch(StringKind.EXACT, fields.require("value", Place.string, ""))
         else:
             test = StringMatch(StringKind.REGEX, fields.require("value", regex_text, ".*"))
-        found.setdefault(name, test)  # of several with one name the first counts, says the specification
+        if name is not None:  # of several with one name the first counts, says the specification
+            found.setdefault(name, test)
     return tuple(found.items())
 
 
@@ -548,11 +569,13 @@ def _values(place: Place, read_name: Callable[[Place, str], str]) -> tuple[tuple
 
 def _header_changes(place: Place) -> HeaderChanges:
     fields = open_fields(place)
-    return HeaderChanges(
+    found = HeaderChanges(
         set=fields.get("set", _headers, ()),
         add=fields.get("add", _headers, ()),
         remove=fields.get("remove", lambda it: it.each(lambda item: _name(item, item.string())), ()),
     )
+    at_most(place, MAX_HEADERS, "headers", (*found.set, *found.add))
+    return found
 
 
 def _headers(place: Place) -> tuple[Header, ...]:
@@ -638,7 +661,7 @@ def _read_cors(place: Place) -> Cors:
 
 
 def _origin(place: Place) -> str:
-    text = place.string()
+    text = at_most(place, MAX_ORIGIN, "bytes", place.string())
     if not _ORIGIN.fullmatch(text):
         raise place.expected('an origin such as "https://example.com", or "*"')
     return text

@@ -18,6 +18,7 @@ from rejoinder.rules.fields import Place
 from rejoinder.rules.kubernetes.cluster import Cluster, named_by_higress, upstream_name
 from rejoinder.rules.kubernetes.known import INGRESS, INGRESS_HTTP, INGRESS_PATH, INGRESS_RULE, check, spec_of, without
 from rejoinder.rules.kubernetes.objects import (
+    SYSTEM_NAMESPACE,
     Key,
     Object,
     alone,
@@ -166,6 +167,11 @@ class _Reader:
             if line is None:
                 raise place.expected('lines such as "web.shop.svc.cluster.local:8080" or "80% legacy.static:80"')
             name = named_by_higress(line["service"])
+            namespace, slash, _ = name.partition("/")
+            if slash and namespace != self._object.key.namespace != SYSTEM_NAMESPACE:
+                text = f"{line['service']} is in another namespace: an Ingress in {SYSTEM_NAMESPACE} may lead there"
+                self._fault(place, RESOLVED_REFS, "RefNotPermitted", text)
+                return None
             if not self._there(name):
                 where = f"say where it is with --upstream {name}=URL"
                 self._fault(place, RESOLVED_REFS, "BackendNotFound", f"there is no {line['service']}: {where}")

@@ -17,10 +17,12 @@ from rejoinder.rules.document import List, Map, Scalar, ScalarKind
 from rejoinder.rules.fields import Fields, Place, Source
 from rejoinder.rules.files import Files
 from rejoinder.rules.kubernetes.known import KINDS, METADATA, check, without
-from rejoinder.rules.model import Position
+from rejoinder.rules.model import Position, Route
 from rejoinder.rules.problem import Problem, Severity
 
 DEFAULT_NAMESPACE: Final = "default"
+SYSTEM_NAMESPACE: Final = "higress-system"
+"""Where Higress is: objects that are about all requests are its operator's, and stand here."""
 
 # RFC 1123 subdomain, https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -131,6 +133,7 @@ def read_objects(place: Place) -> tuple[Object, ...]:
     Raises:
         FieldError: it is a `List` of nothing that could be read.
     """
+    place = replace(place, source=Source(place.source.file, place.source.files))  # which is not `operated`
     found, problems = alone(place, _object, _NOTHING)
     if found.kind == "List" and not isinstance(member(place, "items").node, List):
         raise member(place, "items").expected("a list")
@@ -185,6 +188,12 @@ def _timestamp(place: Place) -> str:
 def string_map(place: Place) -> tuple[tuple[str, str], ...]:
     """A mapping of strings to strings."""
     return tuple((name, value.string()) for name, value in place.members())
+
+
+def namespace_of(route: Route) -> str:
+    """The namespace of the object that a route is from; empty: it is of a rule file."""
+    # It is called `ingress/NAMESPACE/NAME/...`.
+    return route.name.split("/")[1] if route.title else ""
 
 
 # --- how parts are read ---

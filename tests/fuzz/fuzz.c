@@ -150,7 +150,7 @@ static void fill(given *all, failure *why) {
     assert(template_fill(read, any_value, all, &filled[i], &length[i]));
   }
   assert(length[0] == length[1] && !memcmp(filled[0], filled[1], length[0]));
-  for (size_t i = 0; template_fits_header(read) && i < length[0]; i++) {
+  for (size_t i = 0, end = template_fits_header(read) ? length[0] : 0; i < end; i++) {
     assert((unsigned char)filled[0][i] >= 0x20 || filled[0][i] == '\t');
   }
   free(filled[0]), free(filled[1]);

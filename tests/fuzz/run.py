@@ -24,7 +24,7 @@ sys.path.insert(0, str(HERE.parent))
 import core  # noqa: E402 - found beside this folder
 import handmade as h  # noqa: E402
 
-from rejoinder.rules.template import Escape, Name, Template, Variable, encode, parse_header  # noqa: E402
+from rejoinder.rules.template import LONGEST_VALUE, Escape, Name, Template, Variable, encode, parse_header  # noqa: E402
 
 QUESTIONS: Final = (
     b"GET\na.test\n/x\n192.0.2.1:80\n503\ntext/html, */*;q=0.1\nde\n1\n\n",
@@ -90,6 +90,7 @@ PROGRAMS: Final = (
     h.program(h.rule("own", [h.reply()]), parts=[b"1" * 16, b"2" * 16]),
     b'{ "program": "%s" }\n' % base64.b64encode(h.program(h.rule("json", [h.reply()]))),
     encode(Template((b"<p>", *(Variable(Name.CLIENT, "", escape) for escape in Escape), b"</p>"))),
+    encode(Template((b"'" * LONGEST_VALUE, Variable(Name.CLIENT, "", Escape.JSON)))),
     encode(parse_header("a {{ request.header.x-a }}{{ request.query.q | json }}{{ status | html }}")),
     b'text/html;level=1;a="\\b", */*;q=0.5, text/*; q=0.25;a=b;charset=utf-8, application/json;q=0',
     b"de-AT, de;q=0.9, *;q=0.1, de-at-x;q=1.000",

@@ -113,7 +113,7 @@ def _attributes(program: Program) -> list[str]:
         attributes.ROUTE_NAME: known.routes,
         attributes.CLIENT: known.clients,
         attributes.SCHEME: known.schemes,
-        **{attributes.HEADER % name: True for name in known.headers},
+        **{attributes.of_header(name): True for name in known.headers},
         attributes.CODE_DETAILS: True,
     }
     return [expression for expression, wanted in asked.items() if wanted]
