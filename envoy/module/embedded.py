@@ -101,7 +101,7 @@ def python_handle(envoy: Any, number: int, status: int, asked: Any, made: Any) -
     request = request_of(
         (*regular(headers), *((name, _text(value)) for name, value in original.items())), _text(asked.route)
     )
-    response = Response(status, regular(_headers(envoy, lib.RESPONSE_HEADERS)))
+    response = Response(status, regular(_headers(envoy, lib.RESPONSE_HEADERS))) if status else None
     try:
         reply = _handlers.call(_bound.name(number), request, response)
     except HandlerError:
