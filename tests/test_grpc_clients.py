@@ -33,5 +33,7 @@ def test_an_answer_to_a_grpc_client_is_a_grpc_error(each: Gateway, tmp_path: Pat
             assert response.values("content-type") == ["application/grpc"]
             assert (response.values("grpc-status"), response.values("grpc-message")) == ([status], [message])
             assert response.values("x-ours") == ["1"]
-    plain = each.ask("POST", "a.test", "/a.Service/Busy", [("content-type", "application/grpc-web"), ("x-status", "503")])
+    plain = each.ask(
+        "POST", "a.test", "/a.Service/Busy", [("content-type", "application/grpc-web"), ("x-status", "503")]
+    )
     assert (plain.status, plain.body) == (503, b"sorry")
