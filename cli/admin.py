@@ -17,7 +17,9 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from rejoinder.cli.arguments import Address
+from rejoinder.cli.metrics import CONTENT_TYPE, Metrics
 from rejoinder.envoy.module import library
+from rejoinder.rules.http import show_address
 
 _LOG: Final = logging.getLogger("rejoinder.admin")
 
@@ -30,11 +32,11 @@ Pages = Mapping[str, tuple[str, Callable[[], bytes]]]
 """By path: the content type, and what makes the content."""
 
 
-def pages(status: Status) -> Pages:
-    """The admin interface; `status` is what `Control.status` returns, and called in a thread."""
+def pages(status: Status, metrics: Metrics) -> Pages:
+    """The admin interface; `status` is what `Control.status` returns, and called in a thread, as `metrics` is."""
     return {
         "/status": ("application/json", lambda: _json(status()).encode()),
-        "/metrics": ("text/plain; version=0.0.4", lambda: _metrics(status()).encode()),
+        "/metrics": (CONTENT_TYPE, metrics.text),
     }
 
 
@@ -76,7 +78,7 @@ def serving(address: Address, pages: Pages) -> Iterator[Address]:
     try:
         server = _Server(address, Handler)
     except OSError as error:
-        raise OSError(f"cannot listen on {address[0]}:{address[1]}: {error.strerror}") from error
+        raise OSError(f"cannot listen on {show_address(*address)}: {error.strerror}") from error
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="admin", daemon=True)
     thread.start()
     try:
@@ -126,30 +128,3 @@ class _Server(http.server.ThreadingHTTPServer):
 
 def _json(status: dict[str, Any]) -> str:
     return json.dumps(status, indent=2) + "\n"
-
-
-def _metrics(status: dict[str, Any]) -> str:
-    """https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format"""
-    counters = status["ext_proc"]
-    lines = [
-        "# TYPE rejoinder_observed_total counter",
-        *(f'rejoinder_observed_total{{rule="{name}"}} {number}' for name, number in counters["observed"].items()),
-        "# TYPE rejoinder_replies_total counter",
-        *(f'rejoinder_replies_total{{rule="{name}"}} {number}' for name, number in counters["replies"].items()),
-        "# TYPE rejoinder_passed_total counter",
-        f"rejoinder_passed_total {counters['passed']}",
-        "# TYPE rejoinder_overloaded_total counter",
-        f"rejoinder_overloaded_total {counters['overloaded']}",
-        "# TYPE rejoinder_failures_total counter",
-        f"rejoinder_failures_total {counters['failures']}",
-        "# TYPE rejoinder_handler_failures_total counter",
-        *(
-            f'rejoinder_handler_failures_total{{rule="{name}"}} {number}'
-            for name, number in counters["handler_failures"].items()
-        ),
-        "# TYPE rejoinder_reload_failures_total counter",
-        f"rejoinder_reload_failures_total {status['reload_failures']}",
-        "# TYPE rejoinder_envoys gauge",
-        f"rejoinder_envoys {len(status['envoys'])}",
-    ]
-    return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ from typing import Any, Final
 from urllib.parse import SplitResult
 
 from rejoinder import envoy
-from rejoinder.cli import arguments, console, placement
+from rejoinder.cli import arguments, console, handlers
 from rejoinder.envoy.module import library
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint, Ruleset, Upstream
@@ -30,7 +30,14 @@ def run(options: argparse.Namespace) -> int:
         if options.sources:
             return console.fail("bootstrap ads takes no rule files: `rejoinder serve` has them")
         print("# Start Envoy with this file: it takes everything else from `rejoinder serve`.")
-        console.print_yaml(envoy.bootstrap(options.xds, admin=options.envoy_admin))
+        console.print_yaml(
+            envoy.bootstrap(
+                options.xds,
+                admin=options.envoy_admin,
+                access_log=options.access_log,
+                counts=None if options.no_counts else 5.0,
+            )
+        )
         return 0
     if not options.sources:
         return _follow(options)
@@ -111,7 +118,7 @@ def _print_search_path() -> None:
 
 def _print_environment(sources: Iterable[Path]) -> None:
     print("# These rules need Python in Envoy, for handlers or regular expressions:")
-    for name, value in library.environment(handlers=placement.handler_folders(sources)).items():
+    for name, value in library.environment(handlers=handlers.folders_of(sources)).items():
         print(f"#   {name}={value}")
 
 

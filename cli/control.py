@@ -8,6 +8,7 @@ loaded, built or published for a mistake of ours or for lack of memory: `follow`
 from __future__ import annotations
 
 import asyncio
+import collections
 import gc
 import itertools
 import logging
@@ -20,7 +21,8 @@ from typing import Any, Final
 
 from rejoinder.cli import console
 from rejoinder.cli.check import count
-from rejoinder.extproc import Processor, Workers
+from rejoinder.cli.metrics import Metrics, State
+from rejoinder.extproc import Workers
 from rejoinder.extproc.sparing import Sparing
 from rejoinder.extproc.wire import PLACEMENT
 from rejoinder.rules.counts import RuleCounts, Tally, added
@@ -96,7 +98,7 @@ class Control:
         upstreams: Sequence[tuple[str, str]],
         settings: Settings,
         *,
-        processor: Processor | Workers,
+        processor: Workers,
         adjust: Callable[[Ruleset], Ruleset] = lambda ruleset: ruleset,
     ) -> None:
         self._sources = sources
@@ -117,10 +119,17 @@ class Control:
         self._made: _Made | None = None
         self._problems: tuple[Problem, ...] = ()
         self._reload_failures = 0
+        self.metrics = Metrics(self._state)
         self._tally = Tally()
         """What Envoys have reported."""
-        self._rules: frozenset[str] = frozenset()
-        """The names of those that are published."""
+        self._handler_failures: collections.Counter[str] = collections.Counter()
+        """In the module, by rule, as Envoys have reported them."""
+        self._published: dict[str, float] = {}
+        """When, by `time.monotonic`; as `_builds`."""
+        self._connected: dict[str, float] = {}
+        """Likewise: when clients came, by their node ids."""
+        self.positions: Mapping[str, Position] = {}
+        """Where the rules stand that are published, by their names."""
         self._refusals = itertools.count(1)
         """Since the last edit."""
 
@@ -163,7 +172,20 @@ class Control:
 
     def counts(self) -> Mapping[str, RuleCounts]:
         """What rules have done, by their names; one that has done nothing is not there. May be called by any thread."""
-        return added([self._tally.counts(), self.processor.counters().counts]).by_rule()
+        return self._state().counts.by_rule()
+
+    def _state(self) -> State:
+        counters = self.processor.counters()
+        module = {(rule, Placement.MODULE.value): number for rule, number in self._handler_failures.items()}
+        ext_proc = {(rule, PLACEMENT): number for rule, number in counters.handler_failures.items()}
+        return State(
+            counts=added([self._tally.counts(), counters.counts]),
+            handler_failures=module | ext_proc,
+            ext_proc=counters,
+            problems=self._problems,
+            ruleset=self.current.ruleset if self.current else Ruleset(),
+            clients=self.server.status().clients,
+        )
 
     def status(self) -> dict[str, Any]:
         """What goes on, for the admin interface."""
@@ -215,6 +237,7 @@ class Control:
 
     def _failed(self, what: str) -> None:
         self._reload_failures += 1
+        self.metrics.reloaded("failed")
         _LOG.exception("%s; what was there before stays, and the next edit is followed", what)
 
     def _warn(self, warnings: Sequence[Problem]) -> None:
@@ -225,12 +248,15 @@ class Control:
         self._problems = made.problems
         _print(made.problems)
         if made.built is None:
+            if made.loaded is not None:
+                self.metrics.reloaded("refused")
             return
         self._refusals = itertools.count(1)
         version = made.built.snapshot.version
         self._builds = {**self._builds, version: made.built}
         for old in list(self._builds)[:-KEPT_BUILDS]:
             del self._builds[old]
+        self._published = {kept: self._published.get(kept, time.monotonic()) for kept in self._builds}
         try:
             self.processor.publish(made.built.program)
             self.server.publish(made.built.snapshot)
@@ -239,8 +265,9 @@ class Control:
                 self.processor.publish(self.current.program)  # the two belong together
             raise
         self.current, self.rejected = made.built, False
-        self._rules = frozenset(rule.name for rule in made.built.ruleset.rules)
-        self._tally.keep(self._rules)
+        self.positions = {rule.name: rule.position for rule in made.built.ruleset.rules}
+        self._tally.keep(self.positions)
+        self.metrics.reloaded("ok")
         self._usable.set()
 
     def _on_event(self, event: Event) -> None:
@@ -250,9 +277,13 @@ class Control:
             _LOG.exception("about %s", type(event).__name__)
 
     def _tell(self, event: Event) -> None:
+        if isinstance(event, Nack):
+            self.metrics.rejected(event.node)
         match event:
             case Accepted(node, snapshot):
                 _LOG.info("%s has %s", node, snapshot.version)
+                if snapshot.version in self._published:
+                    self.metrics.pushed(max(self._published[snapshot.version], self._connected.get(node, 0)))
                 self._accepted = self._builds.get(snapshot.version, self._accepted)
             case Nack() | Unable() if (number := next(self._refusals)) > MOST_REFUSALS:
                 if number == MOST_REFUSALS + 1:
@@ -262,6 +293,7 @@ class Control:
             case Counted():
                 self._count(event)
             case Connected(node, peer, envoy):
+                self._connected[node] = time.monotonic()
                 _LOG.info(
                     "%s (%s%s) has connected", node, f"Envoy {'.'.join(map(str, envoy))}, " if envoy else "", peer
                 )
@@ -270,13 +302,17 @@ class Control:
             case Unable(node, message):
                 console.say(f"{node} gets its answers from ext_proc, for it cannot use the module: {message}", "yellow")
             case Disconnected(node, peer):
+                self._connected.pop(node, None)
                 _LOG.info("%s (%s) has gone", node, peer)
 
     def _count(self, counted: Counted) -> None:
         for series, number in counted.answers:
             # Those of ext_proc are counted by who gives them.
-            if series.rule in self._rules and series.placement != PLACEMENT:
+            if series.rule in self.positions and series.placement != PLACEMENT:
                 self._tally.add(series, time.time(), number)
+        for rule, number in counted.handler_failures:
+            if rule in self.positions:
+                self._handler_failures[rule] += number
 
     def _warn_of_version(self, node: str, envoy: tuple[int, int]) -> None:
         version = ".".join(map(str, envoy))

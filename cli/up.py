@@ -15,17 +15,20 @@ from pathlib import Path
 from typing import Final
 
 from rejoinder import envoy
-from rejoinder.cli import admin, console, placement
+from rejoinder.cli import admin, console, handlers, placement, requests
 from rejoinder.cli.arguments import Address
 from rejoinder.cli.control import Control, summary
 from rejoinder.cli.echo import EchoServer
 from rejoinder.cli.serve import shown, started, stop_signal, until
 from rejoinder.envoy.module import library
-from rejoinder.extproc.server import Processor
+from rejoinder.extproc import Workers
 from rejoinder.rules.model import Endpoint, Listener, Ruleset, numbered
 from rejoinder.xds.build import Build
 from rejoinder.xds.translate import Settings
 from rejoinder.xds.translate.listeners import listener_name
+
+FLUSH_SECONDS: Final = 1.0
+"""Between two reports of what has been counted."""
 
 _ANY_PORT: Final = ("127.0.0.1", 0)
 
@@ -48,9 +51,9 @@ async def _run(options: argparse.Namespace) -> int:
             chosen = placement.choose(options.conditional, binary.path)
             if chosen.why_not_module:
                 console.say(f"note: answers to upstream statuses come from ext_proc: {chosen.why_not_module}")
-            handlers = placement.handler_folders(options.sources)
-            placement.find_handlers_in(handlers)
-            processor = Processor()
+            folders = handlers.folders_of(options.sources)
+            handlers.find_in(folders)
+            processor = Workers(1)
             ext_proc = Endpoint(_ANY_PORT[0], await started(stack, processor, _ANY_PORT))
             control = Control(
                 options.sources,
@@ -61,11 +64,11 @@ async def _run(options: argparse.Namespace) -> int:
             )
             control.start()
             if options.admin:
-                stack.enter_context(admin.serving(options.admin, admin.pages(control.status)))
+                stack.enter_context(admin.serving(options.admin, admin.pages(control.status, control.metrics)))
             # No other user can enter it: private keys go through the control plane, and the admin interface ends Envoy.
             sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rejoinder-")))
             await started(stack, control.server, sockets / "xds")
-            environ = {**os.environ, **library.environment(handlers=handlers)}
+            environ = {**os.environ, **library.environment(handlers=folders)}
             await until(stop, control.follow(), _run_envoy(control, binary.path, sockets, environ, options))
         except (
             OSError,
@@ -85,11 +88,31 @@ async def _run_envoy(
     """Run Envoy until it ends, from when there is something for it to serve."""
     built = await control.usable()
     _check_free([*built.ruleset.listeners, *([Listener(*options.envoy_admin)] if options.envoy_admin else [])])
-    bootstrap = envoy.bootstrap(sockets / "xds", admin=options.envoy_admin or sockets / "admin")
-    async with envoy.running(binary, bootstrap, concurrency=options.concurrency, environ=environ) as gateway:
+    bootstrap = envoy.bootstrap(
+        sockets / "xds",
+        admin=options.envoy_admin or sockets / "admin",
+        access_log=options.log,
+        counts=FLUSH_SECONDS if _sends_counts(binary) else None,
+    )
+    on_output = (lambda line: _tell(line, control)) if options.log else None
+    async with envoy.running(
+        binary, bootstrap, concurrency=options.concurrency, environ=environ, on_output=on_output
+    ) as gateway:
         built = await _ready(gateway, control)
         console.say(f"serving: {summary(built)}; edit the files, and Envoy follows; Ctrl-C ends", "green")
         await gateway.wait()
+
+
+def _sends_counts(binary: Path) -> bool:
+    try:
+        return tuple(map(int, envoy.version(binary).split(".")[:2])) >= envoy.COUNTS_SINCE
+    except envoy.EnvoyNotFoundError:  # it does not say
+        return True
+
+
+def _tell(line: str, control: Control) -> None:
+    for text in requests.shown(line, control.positions):
+        console.announce(text)
 
 
 async def _ready(gateway: envoy.EnvoyProcess, control: Control) -> Build:

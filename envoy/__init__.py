@@ -6,10 +6,11 @@ through `launch`, its log through `pump`), `admin` (what it says about itself).
 
 from rejoinder.envoy.admin import Admin
 from rejoinder.envoy.binary import Binary, EnvoyNotFoundError, find, version
-from rejoinder.envoy.bootstrap import bootstrap, xds_cluster
+from rejoinder.envoy.bootstrap import COUNTS_SINCE, bootstrap, xds_cluster
 from rejoinder.envoy.process import EnvoyDiedError, EnvoyNotReadyError, EnvoyProcess, running
 
 __all__ = [
+    "COUNTS_SINCE",
     "Admin",
     "Binary",
     "EnvoyDiedError",

@@ -9,6 +9,7 @@ called `envoy`, and so may others be.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import re
@@ -81,6 +82,7 @@ def find(named: str | None = None, environ: Mapping[str, str] = os.environ) -> B
     )
 
 
+@functools.cache
 def version(path: Path) -> str:
     """What the binary says that it is, such as `1.40.0`.
 

@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from rejoinder.envoy.admin import Address
+from rejoinder.rules.model import RUNTIME
+from rejoinder.rules.names import XDS_CLUSTER
 
 Json = dict[str, Any]
 
-XDS_CLUSTER: Final = "rejoinder_xds"
 DEFAULT_XDS: Final = ("127.0.0.1", 18000)
 
-EVICTION: Final = "600s"
+COUNTS_SINCE: Final = (1, 37)
+"""From which version of Envoy on it can be told to send our counters alone."""
+
+_EVICTION: Final = "600s"
 """After how long a counter that nothing has been added to goes: those of rules that are no more."""
 
 MAX_CONNECTIONS: Final = 50_000
@@ -31,7 +35,7 @@ def bootstrap(
     node_id: str = "rejoinder",
     cluster: str = "rejoinder",
     access_log: bool = False,
-    counts: bool = True,
+    counts: float | None = 5.0,
 ) -> Json:
     """The bootstrap of an Envoy that takes listeners, routes and clusters from the control plane over one ADS stream.
 
@@ -46,7 +50,8 @@ def bootstrap(
         node_id: how this Envoy introduces itself to the control plane; its log lines name the Envoy by it.
         cluster: the group of Envoys that it belongs to.
         access_log: have each request logged on standard output, as a line of JSON.
-        counts: send the control plane what rules have answered, every five seconds. Envoy 1.36 cannot be told so.
+        counts: every how many seconds the control plane is sent what rules have answered; None: never. An Envoy before
+            COUNTS_SINCE does not start with that.
     """
     return {
         "node": {
@@ -55,6 +60,7 @@ def bootstrap(
             **({"metadata": {"rejoinder": {"access_log": True}}} if access_log else {}),
         },
         **({} if admin is None else {"admin": _admin(admin)}),
+        "layered_runtime": RUNTIME,
         "dynamic_resources": {
             "ads_config": {
                 "api_type": "DELTA_GRPC",  # after a reconnect, only what has changed since is sent
@@ -74,7 +80,7 @@ def bootstrap(
             "lds_config": _from_ads(),
         },
         "static_resources": {"clusters": [xds_cluster(xds)]},
-        **({"stats_sinks": [_sink()], "stats_eviction_interval": EVICTION} if counts else {}),
+        **({} if counts is None else _sink(counts)),
         "overload_manager": {
             "resource_monitors": [
                 {
@@ -90,7 +96,7 @@ def bootstrap(
     }
 
 
-def _sink() -> Json:
+def _sink(seconds: float) -> Json:
     """Of all of Envoy's statistics, our counters, to the control plane, as what they have grown by."""
     name = {
         "name": "name",
@@ -102,14 +108,16 @@ def _sink() -> Json:
     drop = {"name": "drop", "typed_config": {"@type": f"{sink}.DropAction"}}
     ours = {"single_predicate": {"input": name, "value_match": {"prefix": "rejoinder."}}}
     others = {"predicate": {"not_matcher": ours}, "on_match": {"action": drop}}
+    config = {
+        "@type": sink,
+        "grpc_service": {"envoy_grpc": {"cluster_name": XDS_CLUSTER}},
+        "report_counters_as_deltas": True,
+        "custom_metric_conversions": {"matcher_list": {"matchers": [others]}},
+    }
     return {
-        "name": "envoy.stat_sinks.open_telemetry",
-        "typed_config": {
-            "@type": sink,
-            "grpc_service": {"envoy_grpc": {"cluster_name": XDS_CLUSTER}},
-            "report_counters_as_deltas": True,
-            "custom_metric_conversions": {"matcher_list": {"matchers": [others]}},
-        },
+        "stats_sinks": [{"name": "envoy.stat_sinks.open_telemetry", "typed_config": config}],
+        "stats_flush_interval": f"{seconds:g}s",
+        "stats_eviction_interval": _EVICTION,
     }
 
 

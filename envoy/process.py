@@ -17,7 +17,7 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +25,7 @@ from rejoinder.envoy import launch
 from rejoinder.envoy import pump as pump_program
 from rejoinder.envoy.admin import Address, Admin
 from rejoinder.envoy.bootstrap import Json
+from rejoinder.rules.http import parse_address
 
 _LOG: Final = logging.getLogger("rejoinder.envoy")
 
@@ -82,6 +83,7 @@ async def running(
     concurrency: int | None = None,
     log_level: str = "warning",
     environ: Mapping[str, str] | None = None,
+    on_output: Callable[[str], None] | None = None,
 ) -> AsyncIterator[EnvoyProcess]:
     """Run Envoy for as long as the block lasts.
 
@@ -100,6 +102,8 @@ async def running(
         concurrency: worker threads; None: one for each core.
         log_level: what Envoy logs from: `trace`, `debug`, `info`, `warning`, `error`, `critical` or `off`.
         environ: Envoy's environment; None: ours.
+        on_output: is told the lines that Envoy writes to its standard output, an access log for one, within a second;
+            None: nobody wants them.
 
     Raises:
         EnvoyDiedError: Envoy does not start. Show the text, and `log` to somebody who wants to know more.
@@ -118,40 +122,52 @@ async def running(
                 *("--log-level", log_level, "--log-format", _LOG_FORMAT),
                 *("--drain-time-s", str(DRAIN_SECONDS), "--drain-strategy", "immediate"),
                 *(() if concurrency is None else ("--concurrency", str(concurrency))),
+                *(() if on_output is None else ("--file-flush-interval-msec", "500")),
             )
-            envoy = EnvoyProcess(*await _started(command, environ))
+            envoy = EnvoyProcess(*await _started(command, environ, on_output is not None), on_output)
             stack.push_async_callback(envoy.stop)
             await envoy._find_admin(admin_address)
         yield envoy
 
 
+_Process = asyncio.subprocess.Process
+
+
 async def _started(
-    command: tuple[str, ...], environ: Mapping[str, str] | None
-) -> tuple[asyncio.subprocess.Process, asyncio.subprocess.Process]:
-    """Envoy, and what pumps its log to us."""
-    log, written = os.pipe()
-    # Both in process groups of their own: Ctrl-Z stops this program, and neither Envoy nor what keeps it from waiting.
+    command: tuple[str, ...], environ: Mapping[str, str] | None, output: bool
+) -> tuple[_Process, _Process, _Process | None]:
+    """Envoy, what pumps its log to us, and what pumps its standard output, if that is wanted."""
+    ends: list[int] = []
     try:
-        pump = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", pump_program.__file__),
-            stdin=log,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            limit=_LINE_LIMIT,
-            process_group=0,
-        )
+        log = await _pump(ends)
+        out = await _pump(ends) if output else None
         child = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=written,
+            stdout=ends[-1] if output else asyncio.subprocess.DEVNULL,
+            stderr=ends[1],
             env=environ,
             process_group=0,
         )
     finally:
-        os.close(log)
-        os.close(written)  # so that the log ends with Envoy
-    return child, pump
+        for end in ends:
+            os.close(end)  # so that what is written ends with Envoy
+    return child, log, out
+
+
+async def _pump(ends: list[int]) -> _Process:
+    """A pump, and a pipe to it, whose ends are to be closed."""
+    ends += os.pipe()
+    # In a process group of its own, as Envoy is: Ctrl-Z stops this program, and neither Envoy nor what keeps it from
+    # waiting.
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-S", pump_program.__file__),
+        stdin=ends[-2],
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        limit=_LINE_LIMIT,
+        process_group=0,
+    )
 
 
 class EnvoyProcess:
@@ -160,9 +176,15 @@ class EnvoyProcess:
     admin: Admin
     """Its admin interface."""
 
-    def __init__(self, child: asyncio.subprocess.Process, pump: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self, child: _Process, log: _Process, output: _Process | None, on_output: Callable[[str], None] | None
+    ) -> None:
         self._child = child
-        self._pump = pump
+        self._pumps: list[tuple[_Process, Callable[[str], None]]] = [(log, self._take_log)]
+        if output and on_output:
+            self._pumps.append((output, on_output))
+        self._level, self._component = logging.WARNING, "stderr"
+        """Of the last line of the log: more of them may belong to it."""
         self._stopping = False
         self._last_lines: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
         self._ended = asyncio.create_task(self._follow())
@@ -235,8 +257,7 @@ class EnvoyProcess:
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError as error:
             raise EnvoyNotReadyError(f"Envoy has not taken its bootstrap after {START_SECONDS:g} s") from error
-        host, _, port = text.strip().rpartition(":")
-        self.admin = Admin(Path(text.strip()) if text[0] == "/" else (host.strip("[]"), int(port)))
+        self.admin = Admin(Path(text.strip()) if text[0] == "/" else parse_address(text.strip()))
 
     async def _check_alive(self) -> None:
         if self._child.returncode is not None:
@@ -244,33 +265,37 @@ class EnvoyProcess:
 
     # Reads the log until Envoy ends; the exit status.
     async def _follow(self) -> int:
-        reading = asyncio.create_task(self._read_log())
+        reading = asyncio.gather(*(_read(pump, take) for pump, take in self._pumps))
         status = await self._child.wait()
         # What Envoy has started (by a handler, say) may live on, with the log as its own.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(reading, LOG_SECONDS)
-        if self._pump.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._pump.kill()
-            await self._pump.wait()
+        for pump, _ in self._pumps:
+            if pump.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    pump.kill()
+                await pump.wait()
         return status
 
-    async def _read_log(self) -> None:
-        assert self._pump.stdout is not None
-        level, component = logging.WARNING, "stderr"
-        while True:
-            try:
-                line = (await self._pump.stdout.readline()).decode(errors="replace")
-            except ValueError:  # of StreamReader: over the limit, and dropped
-                line = f"(a line of more than {_LINE_LIMIT} bytes)\n"
-            if not line:
-                return
-            line = line.rstrip("\n")
-            if found := _LOG_LINE.fullmatch(line):
-                level, component, line = _LOG_LEVELS[found["level"]], found["component"], found["text"]
-            self._last_lines.append(line)
-            # While it is ended on purpose, Envoy warns of the signal and of the streams that it cuts.
-            _LOG.log(logging.DEBUG if self._stopping else level, "%s: %s", component, line)
+    def _take_log(self, line: str) -> None:
+        if found := _LOG_LINE.fullmatch(line):
+            self._level, self._component, line = _LOG_LEVELS[found["level"]], found["component"], found["text"]
+        self._last_lines.append(line)
+        # While it is ended on purpose, Envoy warns of the signal and of the streams that it cuts.
+        _LOG.log(logging.DEBUG if self._stopping else self._level, "%s: %s", self._component, line)
+
+
+async def _read(pump: _Process, take: Callable[[str], None]) -> None:
+    """Read what is pumped to us until it ends, by the line."""
+    assert pump.stdout is not None
+    while True:
+        try:
+            line = (await pump.stdout.readline()).decode(errors="replace")
+        except ValueError:  # of StreamReader: over the limit, and dropped
+            line = f"(a line of more than {_LINE_LIMIT} bytes)\n"
+        if not line:
+            return
+        take(line.rstrip("\n"))
 
 
 def _cause(status: int, log: tuple[str, ...]) -> str:

@@ -13,6 +13,7 @@ https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 from __future__ import annotations
 
 import asyncio
+import bisect
 import collections
 import contextlib
 import enum
@@ -26,6 +27,7 @@ from typing import Final, NamedTuple, Protocol, cast
 
 from rejoinder.extproc import http2
 from rejoinder.extproc.headers import Headers, encode
+from rejoinder.rules.http import parse_address
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")
 
@@ -61,6 +63,9 @@ KEEPALIVE_TIMEOUT: Final = 10.0
 """Seconds that it may take: the same for a client that does not read, and one that is to hang up."""
 TICK: Final = 1.0
 """Seconds between two looks at all clients."""
+
+BOUNDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+"""Of the histogram of durations, in seconds."""
 
 Metadata = Headers
 """A request's headers, with the pseudo headers."""
@@ -141,6 +146,10 @@ class Server:
         """
         self.failures = 0
         """Exchanges that have raised something; the log has each."""
+        self.durations = [0] * (len(BOUNDS) + 1)
+        """How many messages took up to each of BOUNDS to be answered, waiting included, and how many took longer."""
+        self.seconds = 0.0
+        """What they took together."""
         self.overloaded = 0
         """Exchanges that were let pass because they had waited too long, or there were too many."""
         self.methods, self.max_wait, self.max_queued, self.clock = methods, max_wait, max_queued, clock
@@ -176,12 +185,12 @@ class Server:
         Raises:
             OSError: the address is in use or not this machine's; the text says which address. Choose another.
         """
-        host, _, port = address.rpartition(":")
         loop = asyncio.get_running_loop()
         try:
+            host, port = parse_address(address)
             # Without SO_REUSEPORT: a second server on the port is an error.
             self._listening = await loop.create_server(
-                lambda: Client(self), host.strip("[]"), int(port), ssl=self._tls, backlog=MAX_CONNECTIONS
+                lambda: Client(self), host, port, ssl=self._tls, backlog=MAX_CONNECTIONS
             )
         except (OSError, OverflowError, ValueError) as error:
             raise OSError(f"cannot listen on {address}: it is in use, or not this machine's") from error
@@ -226,6 +235,12 @@ class Server:
         self.connections.add(connection)
         return True
 
+    def note(self, arrived: float) -> None:
+        """A message is answered."""
+        took = self.clock() - arrived
+        self.durations[bisect.bisect_left(BOUNDS, took)] += 1
+        self.seconds += took
+
     def forget(self, connection: Client) -> None:
         self.connections.discard(connection)
         if not self.connections:
@@ -262,13 +277,15 @@ class Server:
 class _Call:
     """One stream."""
 
-    __slots__ = ("exchange", "held", "metadata", "method", "partial", "responding", "stream_id", "working")
+    __slots__ = ("arrived", "exchange", "held", "metadata", "method", "partial", "responding", "stream_id", "working")
 
     def __init__(self, stream_id: int, method: Method, metadata: Metadata) -> None:
         self.stream_id = stream_id
         self.method = method
         self.metadata = metadata
         self.exchange: Exchange | None = None
+        self.arrived = 0.0
+        """When the message came that is answered."""
         self.partial = bytearray()
         """The beginning of a message."""
         self.responding = False
@@ -397,6 +414,7 @@ class Client(asyncio.BufferedProtocol):
                 self._server.overloaded += 1
                 self._finish(call, Status.OK)
             else:
+                call.arrived = arrived
                 self._answer(call, message)
         return done
 
@@ -538,6 +556,7 @@ class Client(asyncio.BufferedProtocol):
         self._finish(call, Status.OK)
 
     def _send(self, call: _Call, step: Step) -> None:
+        self._server.note(call.arrived)
         message, end = step
         data = _PREFIX.pack(0, len(message)) + message if message else b""
         if data and end and not call.responding:

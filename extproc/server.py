@@ -52,6 +52,10 @@ class Counters:
     """Of these, the ones whose Python handler failed, by the name of the rule."""
     overloaded: int = 0
     """Of those that passed, the ones that would have been answered too late, or were too many."""
+    durations: tuple[int, ...] = field(default=(0,) * (len(grpc.BOUNDS) + 1), compare=False)
+    """How many messages took up to each of `grpc.BOUNDS` seconds to be answered, and how many took longer."""
+    seconds: float = field(default=0.0, compare=False)
+    """What they took together."""
     connections: int = field(default=0, compare=False)
     """That are open now; so are `streams`."""
     streams: int = field(default=0, compare=False)
@@ -105,6 +109,8 @@ class Processor:
             failures=self._failures + self._grpc.failures,
             handler_failures=dict(self._handler_failures),
             overloaded=self._grpc.overloaded,
+            durations=tuple(self._grpc.durations),
+            seconds=self._grpc.seconds,
             connections=len(self._grpc.connections),
             streams=self._grpc.streams,
         )

@@ -19,14 +19,9 @@ from rejoinder.rules.answers import Reply
 from rejoinder.rules.counts import NONE
 from rejoinder.rules.messages import Messages, message_classes
 from rejoinder.rules.model import Header
-
-METADATA_NAMESPACE: Final = "rejoinder"
-"""Envoy's dynamic metadata says here which rule has answered, and what: for access logs and counters."""
+from rejoinder.rules.names import DETAILS, METADATA
 
 PLACEMENT: Final = "ext_proc"
-
-DETAILS: Final = "rejoinder:"
-"""What the response code details of our replies begin with, before the rule's name."""
 
 # Envoy writes header values as they come, which may be no UTF-8: text is read as bytes.
 _MESSAGES: Final[Messages] = {
@@ -150,7 +145,9 @@ def passing(observed: Sequence[str], what: str) -> bytes:
     """
     if not observed:
         return b""
-    message = _ProcessingResponse(**{what: {}}, dynamic_metadata=_metadata(observed=",".join(observed)))
+    message = _ProcessingResponse(
+        **{what: {}}, dynamic_metadata=_metadata(observed=",".join(observed), placement=PLACEMENT)
+    )
     encoded: bytes = message.SerializeToString()
     return encoded
 
@@ -191,9 +188,7 @@ def marker(rule: str, original_status: int, source: str) -> bytes:
 
 
 def _metadata(**told: str) -> dict[str, object]:
-    return _struct(
-        {METADATA_NAMESPACE: {"struct_value": _struct({k: {"string_value": v.encode()} for k, v in told.items()})}}
-    )
+    return _struct({METADATA: {"struct_value": _struct({k: {"string_value": v.encode()} for k, v in told.items()})}})
 
 
 def _struct(values: Mapping[str, dict[str, object]]) -> dict[str, object]:

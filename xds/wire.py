@@ -11,13 +11,13 @@ from collections.abc import Sized
 from typing import Any, Final
 
 from rejoinder.rules.document import printable
+from rejoinder.rules.names import METADATA
 from rejoinder.xds.delta import DeltaRequest
 from rejoinder.xds.protobuf import message_class
 from rejoinder.xds.remember import by_identity
 from rejoinder.xds.session import Response
 from rejoinder.xds.snapshot import Resource
 from rejoinder.xds.sotw import Request
-from rejoinder.xds.translate.ext_proc import METADATA
 
 _DiscoveryRequest: Final = message_class("envoy.service.discovery.v3.DiscoveryRequest")
 _DiscoveryResponse: Final = message_class("envoy.service.discovery.v3.DiscoveryResponse")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from rejoinder.rules.counts import MOST_SERIES, NONE
-from rejoinder.xds.translate.ext_proc import METADATA
+from rejoinder.rules.names import METADATA
 from rejoinder.xds.translate.settings import Json, typed
 
 ANSWERS: Final = f"{METADATA}.answers"

@@ -1,0 +1,49 @@
+"""`up --log`: Envoy's access log, made into a line for each request that a rule has answered. Pure.
+
+In go the lines of JSON that Envoy writes (`xds/translate/logs.py`), out come lines for a person; what is no such line
+is shown as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rejoinder.rules.counts import NONE
+from rejoinder.rules.document import printable
+from rejoinder.rules.model import Position
+
+_MOST_OF_TARGET = 200
+"""Of host and path together, in characters."""
+
+
+def shown(line: str, positions: Mapping[str, Position]) -> Iterator[str]:
+    """What is said of a request: a line for the rule that has answered, and one for those that only observe.
+
+    Args:
+        line: of Envoy's log.
+        positions: where rules stand, by their names.
+
+    >>> log = '{"time": "2026-11-26T13:06:49.123Z", "method": "GET", "host": "a.test", "path": "/", "status": 302, '
+    >>> log += '"rule": "login", "original_status": "401"}'
+    >>> list(shown(log, {"login": Position("rules.yaml", 3)}))
+    ['13:06:49 GET a.test/ 401 -> 302 login (rules.yaml:3)']
+    """
+    try:
+        found: dict[str, Any] = json.loads(line)
+        time = str(found["time"])[11:19]
+    except (ValueError, TypeError, KeyError):
+        yield printable(line, _MOST_OF_TARGET)
+        return
+
+    def named(rule: str) -> str:
+        return f"{printable(rule, _MOST_OF_TARGET)} ({positions.get(rule, 'it is no more')})"
+
+    status, original = found.get("status", 0), found.get("original_status", NONE)
+    target = printable(f"{found.get('host', '')}{found.get('path', '')}", _MOST_OF_TARGET)
+    request = f"{time} {printable(str(found.get('method', '-')), 20)} {target}"
+    if rule := found.get("rule"):
+        yield f"{request} {'' if original == NONE else f'{original} -> '}{status} {named(rule)}"
+    if observed := found.get("observed"):
+        yield f"{request} {original if rule else status} observed by {', '.join(map(named, observed.split(',')))}"
