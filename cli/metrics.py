@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -33,7 +33,7 @@ from rejoinder.rules.model import Ruleset
 from rejoinder.rules.problem import Problem, Severity
 from rejoinder.xds.server import ClientStatus
 
-CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 MOST_NODES: Final = 100
 """Clients whose rejections are counted apart: whoever connects may call itself anything."""

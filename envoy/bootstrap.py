@@ -21,6 +21,9 @@ DEFAULT_XDS: Final = ("127.0.0.1", 18000)
 COUNTS_SINCE: Final = (1, 37)
 """From which version of Envoy on it can be told to send our counters alone."""
 
+_OURS: Final = {"google_re2": {}, "regex": r"rejoinder\.(answers|observed_answers|handler_failures)\..*"}
+"""The names of our counters. (Others of the module's say less of the same.)"""
+
 _EVICTION: Final = "600s"
 """After how long a counter that nothing has been added to goes: those of rules that are no more."""
 
@@ -106,7 +109,7 @@ def _sink(seconds: float) -> Json:
     }
     sink = "type.googleapis.com/envoy.extensions.stat_sinks.open_telemetry.v3.SinkConfig"
     drop = {"name": "drop", "typed_config": {"@type": f"{sink}.DropAction"}}
-    ours = {"single_predicate": {"input": name, "value_match": {"prefix": "rejoinder."}}}
+    ours = {"single_predicate": {"input": name, "value_match": {"safe_regex": _OURS}}}
     others = {"predicate": {"not_matcher": ours}, "on_match": {"action": drop}}
     config = {
         "@type": sink,

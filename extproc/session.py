@@ -70,6 +70,8 @@ class Call:
     rule: str
     source: str = ""
     """Whose response that is."""
+    observed: tuple[str, ...] = ()
+    """As in `Output`."""
 
 
 @dataclass(slots=True)
@@ -136,8 +138,8 @@ class Session:
         if made is None:
             return Output()
         original = call.response.status if call.response else 0
-        message = immediate(made, call.rule) + marker(call.rule, original, call.source)
-        return Output(message, call.rule, made.status, original)
+        message = immediate(made, call.rule) + marker(call.rule, original, call.source, call.observed)
+        return Output(message, call.rule, made.status, original, observed=call.observed)
 
     def _on_request(self, message: RequestHeaders) -> tuple[State, Output]:
         asked = Asked(
@@ -147,16 +149,11 @@ class Session:
         choice = self._rules.program.on_request(asked.request, asked.route, seen)
         observed = tuple(seen)
         if choice is not None and choice.answer.handler:
-            call = Call(
-                choice.answer.handler,
-                _readable_request(message),
-                None,
-                choice.rule,
-            )
-            return State.HANDLER, Output(observed=observed, call=call)
+            call = Call(choice.answer.handler, _readable_request(message), None, choice.rule, observed=observed)
+            return State.HANDLER, Output(call=call)
         if choice is not None:
             sent = choice.answer.status_code or 0
-            return State.DONE, Output(self._reply(choice, asked), choice.rule, sent, observed=observed)
+            return State.DONE, Output(self._reply(choice, asked, observed), choice.rule, sent, observed=observed)
         if not self._rules.program.has_handlers:
             return State.DONE, Output(passing(observed, "request_headers"), observed=observed)
         self._asked = message
@@ -174,21 +171,22 @@ class Session:
         came = Response(message.status, message.headers, UPSTREAM if details == VIA_UPSTREAM else LOCAL)
         seen: list[str] = []
         choice = self._rules.program.on_status(request, route, came, seen)
-        observed = tuple(seen) if asked is None else ()  # else it is the matter of the other stream
+        observed = tuple(seen)
         if choice is not None and not choice.answer.handler:
-            reply = self._reply(choice, Asked(request, route, came))
+            reply = self._reply(choice, Asked(request, route, came), observed)
             sent = choice.answer.status_code or message.status
             return State.DONE, Output(reply, choice.rule, sent, message.status, observed=observed)
         if choice is None or asked is None:  # the matter of the stream that has seen the request, if there is one
+            observed = observed if asked is None else ()
             passed = passing(observed, "response_headers")
             return State.DONE, Output(passed, status=message.status, original_status=message.status, observed=observed)
         response = handlers.Response(message.status, _readable(message.headers))
-        call = Call(choice.answer.handler, _readable_request(asked), response, choice.rule, came.source)
+        call = Call(choice.answer.handler, _readable_request(asked), response, choice.rule, came.source, observed)
         return State.HANDLER, Output(call=call)
 
-    def _reply(self, choice: Choice, asked: Asked) -> bytes:
+    def _reply(self, choice: Choice, asked: Asked, observed: tuple[str, ...]) -> bytes:
         status, source = (asked.response.status, asked.response.source) if asked.response else (0, "")
-        return self._rules.ready(choice, status, asked) + marker(choice.rule, status, source)
+        return self._rules.ready(choice, status, asked) + marker(choice.rule, status, source, observed)
 
 
 Step = Callable[[Session, Any], tuple[State, Output]]

@@ -173,16 +173,19 @@ def immediate(reply: Reply, rule: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=1 << 12)
-def marker(rule: str, original_status: int, source: str) -> bytes:
+def marker(rule: str, original_status: int, source: str, observed: tuple[str, ...] = ()) -> bytes:
     """What access logs and counters are told of an answer.
 
     Args:
         rule: as for `immediate`.
         original_status: what it takes the place of; 0: nothing.
         source: whose that was; empty: nobody's.
+        observed: the names of rules in front of it that would have answered, and only observe.
     """
     told = {"rule": rule, "original_status": str(original_status or NONE), "placement": PLACEMENT}
-    message = _ProcessingResponse(dynamic_metadata=_metadata(**told, **({"source": source} if source else {})))
+    told |= {"source": source} if source else {}
+    told |= {"observed": ",".join(observed)} if observed else {}
+    message = _ProcessingResponse(dynamic_metadata=_metadata(**told))
     encoded: bytes = message.SerializeToString()
     return encoded
 

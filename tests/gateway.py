@@ -295,6 +295,7 @@ class Gateway:
         binary: Path | None = None,
         fallback: bool = False,
         foreign: bool = False,
+        counts: float | None = None,
     ) -> None:
         self.conditional = conditional
         self.fallback = fallback
@@ -302,6 +303,8 @@ class Gateway:
         self._binary = binary
         self.foreign = foreign
         """Whether Envoy has routes of its own: those of the rule sets, but no rule in them."""
+        self._counts = counts
+        """Every how many seconds Envoy says what it has counted; None: never."""
         self.trusted_ca = TRUSTED_CA
         self.long_list = 64
         """From how many routes on a list is cut into buckets."""
@@ -310,6 +313,8 @@ class Gateway:
         self.upstream = Upstream()
         self.address = ("127.0.0.1", free_port())
         self.events: list[Event] = []
+        self.output: list[str] = []
+        """Envoy's access log."""
         self.processor = Processor()
         self.envoy: envoy.EnvoyProcess
         self._concurrency = concurrency
@@ -350,9 +355,10 @@ class Gateway:
         self.envoy = await self._stack.enter_async_context(
             envoy.running(
                 self._binary or envoy.find().path,
-                envoy.bootstrap(("127.0.0.1", xds), admin=("127.0.0.1", 0)),
+                envoy.bootstrap(("127.0.0.1", xds), admin=("127.0.0.1", 0), access_log=True, counts=self._counts),
                 concurrency=self._concurrency,
                 environ={**os.environ, **library.environment(handlers=self._handlers)},
+                on_output=self.output.append,
             )
         )
 

@@ -569,7 +569,7 @@ def test_admin_shows_status_and_metrics(up: Up) -> None:
     up.answers("/status/503")
     status = json.loads(up.page("/status"))
     assert [client["version"] for client in status["envoys"]] == [status["version"]]
-    assert "rejoinder_envoys 1\n" in up.page("/metrics")
+    assert "rejoinder_xds_clients 1.0\n" in up.page("/metrics")
     assert ask(up.admin, "GET", "localhost", "/").status == 404
 
 

@@ -8,7 +8,7 @@ https://opentelemetry.io/docs/specs/otlp/
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -49,19 +49,17 @@ class Counted:
 def decode(data: bytes) -> Counted:
     answers, failures = [], []
     for name, tags, number in _points(_Request.FromString(data)):
+        rule, status = tags.get("rule", ""), tags.get("status", "")
+        found = Series(rule, tags.get("placement", ""), tags.get("original_status") or NONE, status)
         if name == ANSWERS:
-            answers.append((_series(tags, tags.get("rule", "")), number))
+            answers.append((found, number))
         elif name == OBSERVED:
-            answers += [
-                (_series(tags, rule)._replace(observed=True), number) for rule in tags.get("rule", "").split(",")
-            ]
+            # Where no rule has answered, nobody says what was there before: it is what was sent.
+            seen = found._replace(original_status=tags.get("original_status") or status, observed=True)
+            answers += [(seen._replace(rule=each), number) for each in rule.split(",")]
         elif name == _FAILURES:
-            failures.append((tags.get("rule", ""), number))
+            failures.append((rule, number))
     return Counted(tuple(answers), tuple(failures))
-
-
-def _series(tags: Mapping[str, str], rule: str) -> Series:
-    return Series(rule, tags.get("placement", ""), tags.get("original_status") or NONE, tags.get("status", ""))
 
 
 def _points(request: Any) -> Iterator[tuple[str, dict[str, str], int]]:

@@ -298,9 +298,12 @@ class Server:
 
     async def _take_counts(self, data: bytes, context: Any) -> bytes:
         try:
-            self._on_event(decode(data))
+            counted = decode(data)
         except DecodeError:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "these are no OTLP metrics")
+        else:
+            if counted.answers or counted.handler_failures:
+                self._on_event(counted)
         return b""
 
     def _learn(self, client: _Client, news: Accepted | Nack | Unable) -> None:

@@ -16,7 +16,7 @@ from rejoinder.rules.names import METADATA
 from rejoinder.xds.translate.settings import Json, typed
 
 ANSWERS: Final = f"{METADATA}.answers"
-OBSERVED: Final = f"{METADATA}.observed"
+OBSERVED: Final = f"{METADATA}.observed_answers"
 NATIVE: Final = "native"
 
 
@@ -73,7 +73,7 @@ def access_logs(counts: bool, lines: bool) -> list[Json]:
                 {"rule": _RULE_OF_ROUTE, "placement": NATIVE, "original_status": NONE},
             ),
             _counter("answers", _marked("rule"), answered | original),
-            _counter("observed", _marked("observed"), answered | original | {"rule": _dynamic("observed")}),
+            _counter("observed_answers", _marked("observed"), answered | original | {"rule": _dynamic("observed")}),
         ]
     if lines:
         formatted = {"json_format": _LINE, "omit_empty_values": True}

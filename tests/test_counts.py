@@ -1,0 +1,193 @@
+"""What rules have done, counted: by the pure parts, and by Envoys of ours in all placements."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from gateway import Gateway
+
+from rejoinder.rules import counts
+from rejoinder.rules.counts import NONE, OTHER, Counts, RuleCounts, Series, Tally, added
+from rejoinder.rules.model import (
+    Answer,
+    Forward,
+    PathKind,
+    PathMatch,
+    RequestMatch,
+    Route,
+    Rule,
+    Ruleset,
+    Scope,
+    StatusPattern,
+    Upstream,
+)
+from rejoinder.xds.counts import SERVICE, Counted, decode
+from rejoinder.xds.server import Server
+from rejoinder.xds.translate import Placement
+from rejoinder.xds.translate.logs import access_logs
+
+BUSY = Series("busy", "module", "503", "200")
+
+
+def test_counts_by_rule() -> None:
+    tally = Tally()
+    tally.add(BUSY, 10.0)
+    tally.add(BUSY._replace(original_status="502"), 12.0, 2)
+    tally.add(BUSY._replace(rule="trial", observed=True), 13.0)
+    found = added([tally.counts(), Counts({BUSY._replace(placement="ext_proc"): 4}, {"busy": 11.0})]).by_rule()
+    assert found == {
+        "busy": RuleCounts(7, 12.0, {"503": 5, "502": 2}),
+        "trial": RuleCounts(observed=1),
+    }
+
+
+def test_upstreams_cannot_make_any_number_of_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counts, "MOST_SERIES", 10)
+    tally = Tally()
+    for status in range(100, 600):
+        for rule in ("a", "b"):
+            tally.add(Series(rule, "native", str(status), str(status)), 1.0)
+    found = tally.counts()
+    assert len(found.series) == 10 + 2
+    assert found.total() == {"a": 500, "b": 500}
+    assert found.series[Series("a", "native", OTHER, OTHER)] == 495
+
+
+def test_rules_that_are_no_more_are_forgotten() -> None:
+    tally = Tally()
+    tally.add(BUSY, 10.0)
+    tally.add(BUSY._replace(rule="old"), 10.0)
+    tally.keep({"busy"})
+    assert tally.counts() == Counts({BUSY: 1}, {"busy": 10.0})
+
+
+def test_no_more_counters_than_that_in_an_envoy() -> None:
+    scopes = [log["typed_config"]["stats_scope"] for log in access_logs(counts=True, lines=False)]
+    assert [scope["max_counters"] for scope in scopes] == [counts.MOST_SERIES] * 3
+
+
+@pytest.mark.parametrize("data", [b"", b"\x0a\x00"])
+def test_reports_that_say_nothing(data: bytes) -> None:
+    assert decode(data) == Counted((), ())
+
+
+def test_garbage_is_refused_and_told_to_nobody() -> None:
+    async def main() -> None:
+        told: list[object] = []
+        server = Server(told.append)
+        port = await server.start("127.0.0.1:0")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            export: Any = channel.unary_unary(f"/{SERVICE}/Export")
+            with pytest.raises(grpc.aio.AioRpcError, match="no OTLP metrics"):
+                await export(b"\xff")
+        await server.stop()
+        assert told == []
+
+    asyncio.run(main())
+
+
+def _path(path: str) -> Scope:
+    return Scope(request=RequestMatch(PathMatch(PathKind.EXACT, path)))
+
+
+def _on(status: str, body: bytes = b"ours", **more: object) -> Answer:
+    return Answer(status_code=None, body=body, enable_on_status=(StatusPattern(status),), **more)  # type: ignore[arg-type]
+
+
+CODE = """
+from rejoinder.rules.handlers import Reply
+
+def fails(request, response):
+    raise RuntimeError("no")
+
+def answers(request, response):
+    return Reply(410, (), b"made")
+"""
+STATUSES = ("200", "404", "503", "502", "504", "418")
+OWN = RequestMatch(PathMatch(PathKind.EXACT, "/own"))
+RULES = Ruleset(
+    upstreams=(Upstream("up", (), echo=True),),
+    routes=(
+        Route("own", Answer(body=b"own"), request=OWN),
+        Route("all", Forward("up")),
+    ),
+    rules=(
+        Rule("mock, too", (Answer(body=b"mock"),), _path("/mock")),
+        Rule("trial", (_on("5"),), observe=True),
+        Rule("missing", (Answer(200, body=b"here", enable_on_status=(StatusPattern("404"),)),)),
+        Rule("busy", (_on("503"),)),
+        Rule("fails", (_on("418", b"", handler="counted_handlers:fails"),)),
+        Rule("made", (_on("504", b"", handler="counted_handlers:answers"),)),
+    ),
+)
+REQUESTS = (("/mock", "-"), ("/mock", "-"), ("/own", "-"), *(("/x", status) for status in STATUSES))
+
+
+@pytest.fixture(name="gateway", scope="module", params=list(Placement), ids=lambda placement: placement.value)
+def _gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    folder = tmp_path_factory.mktemp("code")
+    (folder / "counted_handlers.py").write_text(CODE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        with Gateway(conditional=request.param, counts=0.1, handlers=[folder]) as gateway:
+            yield gateway
+
+
+def test_every_placement_is_counted_told_and_logged(gateway: Gateway) -> None:
+    placement = gateway.conditional.value
+    answers: Counter[Series] = Counter()
+    gateway.apply(RULES)
+    gateway.events.clear()
+    for path, status in REQUESTS:
+        gateway.ask("GET", "a.test", path, [("x-status", status)] if status != "-" else [])
+
+    expected = {
+        Series("mock, too", "native", NONE, "200"): 2,
+        Series("missing", placement, "404", "200"): 1,
+        Series("busy", placement, "503", "503"): 1,
+        Series("trial", placement, "502", "502", observed=True): 1,
+        Series("trial", placement, "503", "503", observed=True): 1,
+        Series("made", placement, "504", "410"): 1,
+        Series("trial", placement, "504", "410", observed=True): 1,
+    }
+
+    def all_told() -> bool:
+        answers.clear()
+        for event in list(gateway.events):
+            if isinstance(event, Counted):
+                answers.update({series: number for series, number in event.answers if series.rule != "generation"})
+        return {each: answers[each] for each in expected} == expected
+
+    gateway.wait_for(all_told)
+    if gateway.conditional is Placement.MODULE:
+        failed = [event.handler_failures for event in gateway.events if isinstance(event, Counted)]
+        assert (("fails", 1),) in failed
+    else:
+        assert gateway.processor.counters().counts.series == {
+            each: number for each, number in expected.items() if each.placement == placement
+        }
+
+    def logged() -> list[dict[str, Any]]:
+        return [line for line in map(json.loads, gateway.output) if line["host"] == "a.test"]
+
+    gateway.wait_for(lambda: len(logged()) == len(REQUESTS))
+    found = logged()
+    assert [(line["rule"] or None, line.get("original_status"), line.get("source")) for line in found] == [
+        ("mock, too", None, None),
+        ("mock, too", None, None),
+        (None, None, None),
+        (None, None, None),
+        ("missing", "404", "upstream"),
+        ("busy", "503", "upstream"),
+        (None, None, None),
+        ("made", "504", "upstream"),
+        (None, None, None),
+    ]
+    assert [line.get("observed") for line in found] == [*[None] * 5, "trial", "trial", "trial", None]
+    assert found[4]["details"] in ("via_upstream", "rejoinder:missing")
