@@ -185,6 +185,7 @@ class Control:
             problems=self._problems,
             ruleset=self.current.ruleset if self.current else Ruleset(),
             clients=self.server.status().clients,
+            version=self.current.snapshot.version if self.current else "",
         )
 
     def status(self) -> dict[str, Any]:

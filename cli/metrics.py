@@ -53,6 +53,8 @@ class State:
     problems: Sequence[Problem]
     ruleset: Ruleset
     clients: Sequence[ClientStatus]
+    version: str
+    """What they are to have."""
 
 
 class Metrics(Collector):
@@ -120,8 +122,13 @@ class Metrics(Collector):
         yield _gauge("rejoinder_rules", "Rules in force, by kind.", ["kind"], _kinds(state.ruleset))
         yield _gauge("rejoinder_routes", "Routes in force.", [], [((), len(state.ruleset.routes))])
         behind = sum(client.version != client.target for client in state.clients)
-        yield _gauge("rejoinder_xds_clients", "Streams of Envoys.", [], [((), len(state.clients))])
-        yield _gauge("rejoinder_xds_clients_behind", "... that are not where they are to be.", [], [((), behind)])
+        refusing = sum(bool(each.nack and each.nack.snapshot.version == state.version) for each in state.clients)
+        for name, text, number in (
+            ("", "Streams of Envoys.", len(state.clients)),
+            ("_behind", "... that have not taken everything yet.", behind),
+            ("_rejecting", "... that have rejected what the files say now.", refusing),
+        ):
+            yield _gauge(f"rejoinder_xds_clients{name}", text, [], [((), number)])
         yield from _ext_proc(state.ext_proc)
 
 
