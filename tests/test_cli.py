@@ -409,6 +409,13 @@ def test_bootstrap_ads_prints_a_whole_bootstrap(run: Run) -> None:
     assert yaml.safe_load(out) == envoy.bootstrap(("::1", 18000), admin=("127.0.0.1", 9901))
 
 
+def test_bootstrap_ads_with_an_access_log_and_without_counts(run: Run) -> None:
+    code, out, err = run("bootstrap", "ads", "--access-log", "--no-counts")
+    assert (code, err) == (0, "")
+    assert yaml.safe_load(out) == envoy.bootstrap(access_log=True, counts=None)
+    assert "stats_sinks" not in out
+
+
 # --- processes ---
 
 
@@ -512,11 +519,11 @@ EDITS: Final = [
 class Up(Command):
     """`up` with one rule file, and its admin interface."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, *more: str) -> None:
         self.file = file
         self.admin = ("127.0.0.1", free_port())
         admin = f"127.0.0.1:{self.admin[1]}"
-        super().__init__("up", str(file), "--listen", "127.0.0.1:0", "--admin", admin, "--concurrency", "1")
+        super().__init__("up", str(file), "--listen", "127.0.0.1:0", "--admin", admin, "--concurrency", "1", *more)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -571,6 +578,23 @@ def test_admin_shows_status_and_metrics(up: Up) -> None:
     assert [client["version"] for client in status["envoys"]] == [status["version"]]
     assert "rejoinder_xds_clients 1.0\n" in up.page("/metrics")
     assert ask(up.admin, "GET", "localhost", "/").status == 404
+
+
+@pytest.mark.parametrize("placement", ["module", "ext_proc"])
+def test_up_counts_answers_and_has_a_line_for_each(tmp_path: Path, placement: str) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(RULES)
+    with Up(file, "--log", "--conditional", placement) as up:
+        address = up.address
+        for path in ("/mock", "/status/503", "/anything", "/status/503"):
+            get(address, path)
+        up.wait_until_said(f"GET a.test/mock 200 mock ({file}:6)")
+        up.wait_until_said(f"GET a.test/status/503 503 -> 503 errors ({file}:7)")
+        assert not up.said("/anything")
+        labels = 'original_status="503",placement="%s",rule="errors",status="503"'
+        wait_for(lambda: f"rejoinder_answers_total{{{labels % placement}}} 2.0" in up.page("/metrics"))
+        labels = 'original_status="none",placement="native",rule="mock",status="200"'
+        wait_for(lambda: f"rejoinder_answers_total{{{labels}}} 1.0" in up.page("/metrics"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
