@@ -45,6 +45,7 @@ BENCHMARKS: Final = (
     Benchmark("compile", ("--short",)),
     Benchmark("reload", ("--short",)),
     Benchmark("fleet", ("--short",)),
+    Benchmark("counting", ("--short",)),
     Benchmark("grpc_servers", ("--short",)),
     Benchmark("workers", ("1", "1")),
     Benchmark("commands", ("1",)),

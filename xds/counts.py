@@ -21,7 +21,7 @@ SERVICE: Final = "opentelemetry.proto.collector.metrics.v1.MetricsService"
 _FAILURES: Final = "rejoinder.handler_failures"
 """The module's own counter."""
 
-_Request: Final = message_classes(
+REPORT: Final = message_classes(
     "rejoinder.xds",
     {
         "ExportMetricsServiceRequest": {"resource_metrics": (1, "*ResourceMetrics")},
@@ -34,6 +34,7 @@ _Request: Final = message_classes(
         "AnyValue": {"string_value": (1, "bytes")},
     },
 )["ExportMetricsServiceRequest"]
+"""What of the message is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Counted:
 
 def decode(data: bytes) -> Counted:
     answers, failures = [], []
-    for name, tags, number in _points(_Request.FromString(data)):
+    for name, tags, number in _points(REPORT.FromString(data)):
         rule, status = tags.get("rule", ""), tags.get("status", "")
         found = Series(rule, tags.get("placement", ""), tags.get("original_status") or NONE, status)
         if name == ANSWERS:
