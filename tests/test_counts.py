@@ -12,13 +12,17 @@ import grpc
 import pytest
 from gateway import Gateway
 
+from rejoinder.cli.requests import shown
 from rejoinder.rules import counts
 from rejoinder.rules.counts import NONE, OTHER, Counts, RuleCounts, Series, Tally, added
 from rejoinder.rules.model import (
     Answer,
+    Endpoint,
     Forward,
+    Listener,
     PathKind,
     PathMatch,
+    Position,
     RequestMatch,
     Route,
     Rule,
@@ -27,10 +31,16 @@ from rejoinder.rules.model import (
     StatusPattern,
     Upstream,
 )
+from rejoinder.xds.build import build
 from rejoinder.xds.counts import SERVICE, Counted, decode
+from rejoinder.xds.protobuf import message_class
 from rejoinder.xds.server import Server
-from rejoinder.xds.translate import Placement
+from rejoinder.xds.session import Response
+from rejoinder.xds.snapshot import LISTENERS
+from rejoinder.xds.sotw import StateOfTheWorld
+from rejoinder.xds.translate import Placement, Settings
 from rejoinder.xds.translate.logs import access_logs
+from rejoinder.xds.wire import decode_request
 
 BUSY = Series("busy", "module", "503", "200")
 
@@ -191,3 +201,60 @@ def test_every_placement_is_counted_told_and_logged(gateway: Gateway) -> None:
     ]
     assert [line.get("observed") for line in found] == [*[None] * 5, "trial", "trial", "trial", None]
     assert found[4]["details"] in ("via_upstream", "rejoinder:missing")
+
+
+def _listener(node: dict[str, Any], metadata: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a client that says this of itself is told of its listener's access logs, as JSON has it."""
+    ruleset = Ruleset(listeners=(Listener("127.0.0.1", 80),), rules=(RULES.rules[0],))
+    built = build(ruleset, Settings(Endpoint("127.0.0.1", 1)))
+    ask = message_class("envoy.service.discovery.v3.DiscoveryRequest")(type_url=LISTENERS.url, node=node)
+    ask.node.metadata.update(metadata or {})
+    sent, *_ = StateOfTheWorld(built.snapshot, LISTENERS).on_request(decode_request(ask.SerializeToString()))
+    assert isinstance(sent, Response)
+    listener = message_class(LISTENERS.message).FromString(sent.resources[0].body)
+    manager = message_class(MANAGER)()
+    listener.filter_chains[0].filters[0].typed_config.Unpack(manager)
+    return {"names": [log.name for log in manager.access_log], "version": sent.resources[0].version}
+
+
+def _envoy(minor: int) -> dict[str, Any]:
+    version = {"version": {"major_number": 1, "minor_number": minor}}
+    return {"id": "one", "user_agent_name": "envoy", "user_agent_build_version": version}
+
+
+MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+
+
+@pytest.mark.parametrize(
+    ("node", "lines", "names"),
+    [
+        pytest.param({"id": "one"}, False, [], id="nobody knows what it is"),
+        pytest.param(_envoy(38), False, [], id="too old to be counted in"),
+        pytest.param(_envoy(39), False, ["counts"] * 3, id="counts"),
+        pytest.param(_envoy(36), True, ["stdout"], id="old, and wants lines"),
+        pytest.param(_envoy(40), True, [*["counts"] * 3, "stdout"], id="both"),
+    ],
+)
+def test_an_envoy_gets_the_access_logs_that_it_can_take_and_wants(
+    node: dict[str, Any], lines: bool, names: list[str]
+) -> None:
+    metadata = {"rejoinder": {"access_log": True}} if lines else {"rejoinder": {"else": 1}, "other": {}}
+    found = _listener(node, metadata)
+    assert found["names"] == names
+    assert found == _listener(node, metadata)  # two servers tell the same
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "[]", "null", "12", '{"time": 3}', "Envoy says something", '{"time": "2026-11-26T13:00:00Z", "status": 200}'],
+)
+def test_lines_of_any_kind_are_shown_or_passed_over(line: str) -> None:
+    assert len(list(shown(line, {}))) <= 1
+
+
+def test_what_clients_send_cannot_write_to_a_terminal() -> None:
+    entry = {"time": "2026-11-26T13:00:00Z", "method": "GET", "host": "a\x1b[2J", "path": "/\n" * 500, "rule": "r"}
+    (text,) = shown(json.dumps({**entry, "status": 200}), {"r": Position("rules.yaml", 3)})
+    assert text.isprintable()
+    assert len(text) < 600
+    assert text.endswith(" 200 r (rules.yaml:3)")
