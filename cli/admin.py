@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from rejoinder.cli.arguments import Address
 from rejoinder.envoy.module import library
+from rejoinder.rules.http import show_address
 
 _LOG: Final = logging.getLogger("rejoinder.admin")
 
@@ -76,7 +77,7 @@ def serving(address: Address, pages: Pages) -> Iterator[Address]:
     try:
         server = _Server(address, Handler)
     except OSError as error:
-        raise OSError(f"cannot listen on {address[0]}:{address[1]}: {error.strerror}") from error
+        raise OSError(f"cannot listen on {show_address(*address)}: {error.strerror}") from error
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="admin", daemon=True)
     thread.start()
     try:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 
 from rejoinder.cli import arguments, console, handlers
+from rejoinder.cli.sources import opened
 from rejoinder.envoy.module import library
+from rejoinder.rules.http import show_address
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint
 from rejoinder.rules.program import compile_rules
@@ -14,7 +16,7 @@ from rejoinder.xds.translate import Json, Placement, Settings, conditional_progr
 
 
 def run(options: argparse.Namespace) -> int:
-    files = arguments.opened(options.sources)
+    files = opened(options.sources)
     loaded = load(options.sources, upstreams=dict(options.upstream), files=files)
     console.print_problems(loaded.complaints)
     if loaded.ruleset is None:
@@ -42,6 +44,6 @@ def run(options: argparse.Namespace) -> int:
     elif conditional:
         console.say(
             f"note: answers to upstream statuses come from `rejoinder serve` with the same files, at "
-            f"{ext_proc.host}:{ext_proc.port}; without it, upstream responses pass through"
+            f"{show_address(ext_proc.host, ext_proc.port)}; without it, upstream responses pass through"
         )
     return 0

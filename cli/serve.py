@@ -16,6 +16,7 @@ from rejoinder.cli.arguments import Address
 from rejoinder.cli.control import Control, summary
 from rejoinder.envoy.module import library
 from rejoinder.extproc import Workers
+from rejoinder.rules.http import show_address
 from rejoinder.rules.model import Endpoint
 from rejoinder.xds.translate import Placement, Settings
 
@@ -97,7 +98,4 @@ async def until(stop: asyncio.Future[None], *work: Coroutine[Any, Any, None]) ->
 
 def shown(address: Address | Path) -> str:
     """An address as one writes it, IPv6 in brackets; of a Unix socket, as gRPC does."""
-    if isinstance(address, Path):
-        return f"unix:{address}"
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"unix:{address}" if isinstance(address, Path) else show_address(*address)

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from rejoinder.envoy.admin import Address
 from rejoinder.rules.model import RUNTIME
+from rejoinder.rules.names import XDS_CLUSTER
 
 Json = dict[str, Any]
 
-XDS_CLUSTER: Final = "rejoinder_xds"
 DEFAULT_XDS: Final = ("127.0.0.1", 18000)
 
 MAX_CONNECTIONS: Final = 50_000

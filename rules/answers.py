@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from rejoinder.rules.accept import Offer, best
+from rejoinder.rules.http import BODILESS
 from rejoinder.rules.model import STATUSES, Answer, Header, Rule, StatusPattern, Variant
 from rejoinder.rules.request import LOCAL, Request, Response
 from rejoinder.rules.template import (
@@ -23,9 +24,6 @@ from rejoinder.rules.template import (
     parse_header,
     reason,
 )
-
-BODILESS: Final = (204, 304)
-"""Final statuses that never have content (RFC 9110, sections 15.3.5 and 15.4.5)."""
 
 _REMEMBERED: Final = 1 << 15
 

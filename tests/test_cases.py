@@ -436,6 +436,42 @@ def test_f06_the_second_gateway_is_where_listen_puts_it(tmp_path: Path) -> None:
     assert _elsewhere(found.ruleset, [("127.0.0.1", 1)])[1:] == (), "nobody listens at an address of another"
 
 
+def test_of_two_timeouts_the_shorter_counts(tmp_path: Path) -> None:
+    timeouts = "timeouts: {request: 1m30s, backendRequest: 500ms}"
+    found = loaded(tmp_path, GATEWAY + http_route(f"  rules: [{{{timeouts}, backendRefs: [{{name: app, port: 80}}]}}]"))
+    assert [route.action.timeout for route in routes(found) if isinstance(route.action, Forward)] == [0.5]
+
+
+def test_routes_of_longer_hosts_stand_in_front(tmp_path: Path) -> None:
+    found = loaded(tmp_path, GATEWAY + http_route("  hostnames: ['*.test', a.b.test, '*.b.test']"))
+    assert [route.domains for route in routes(found)] == [("a.b.test",), ("*.b.test",), ("*.test",)]
+
+
+INGRESS = """
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: r, namespace: demo}
+spec:
+  rules: [{http: {paths: [{path: %s, pathType: Prefix, backend: {service: {name: app, port: {number: 80}}}}]}}]
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        http_route("  rules: [{matches: [{path: {value: '/api/*'}}], backendRefs: [{name: app, port: 80}]}]"),
+        INGRESS % "'/api/*'",
+    ],
+    ids=["HTTPRoute", "Ingress"],
+)
+def test_a_warning_about_a_path_takes_no_route_away(tmp_path: Path, text: str) -> None:
+    found = loaded(tmp_path, GATEWAY + text)
+    (said,) = complaints(found)
+    assert "r: spec.rules[0]." in said
+    assert 'the * in "/api/*" is compared as it stands' in said
+    assert "/api/*" in [route.request.path.value for route in routes(found) if isinstance(route.action, Forward)]
+
+
 def test_f12_what_answers_500_or_has_no_effect_is_said(tmp_path: Path) -> None:
     remove = "{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [content-type]}}"
     spec = f"  rules: [{{matches: [{{path: {{value: /nothing}}}}]}}, {{filters: [{remove}, {CLOSED}]}}]"

@@ -16,7 +16,7 @@ from test_cases import CLOSED, GATEWAY, complaints, http_route, loaded, routes
 from test_known_fields import VALID
 
 from rejoinder import envoy
-from rejoinder.rules.kubernetes.http_route import MAX_ORIGIN
+from rejoinder.rules.kubernetes.http_filters import MAX_ORIGIN
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.matching import RegexError, compile_regex
 from rejoinder.rules.model import MAX_HEADERS, MAX_TEXT, Answer, Endpoint, Ruleset

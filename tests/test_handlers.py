@@ -12,6 +12,7 @@ import pytest
 from gateway import HANDLERS, Gateway, Upstream, ruleset
 
 from rejoinder.rules.handlers import Handler, HandlerError, Handlers, Reply, Request, Response, request_of
+from rejoinder.rules.load import load
 from rejoinder.xds.translate import Placement
 
 REQUEST = Request("GET", "a.test", "/x", None, (("accept", "*/*"), ("x-a", "1"), ("x-a", "2")), "route-a")
@@ -52,7 +53,6 @@ def test_a_reply_is_completed_as_every_answer_is(module: ModuleType) -> None:
         pytest.param(Reply(200, (("a b", "c"),), b""), "expected a header name, got 'a b'", id="header-name"),
         pytest.param(Reply(200, (("a", "b\nc"),), b""), "without line breaks", id="header-value"),
         pytest.param(Reply(200, (("a", 1),), b""), "expected a string", id="header-number"),  # type: ignore[arg-type]
-        pytest.param(Reply(200, (("Content-Length", "1"),), b""), "is not an answer's to set", id="content-length"),
         pytest.param(Reply(200, (("a", "b"),) * 501, b""), "at most 500 headers, got 501", id="too-many"),
         pytest.param(Reply(200, (("a", "é" * 30720),), b""), "at most 61,440 bytes, got 61,441", id="too-large"),
     ],
@@ -60,6 +60,34 @@ def test_a_reply_is_completed_as_every_answer_is(module: ModuleType) -> None:
 def test_a_wrong_return_value_is_a_failure(module: ModuleType, made: Reply, message: str) -> None:
     with pytest.raises(HandlerError, match=message):
         calling(module, lambda *_: made)
+
+
+# Of one connection, of a request, or computed: no answer sets them, wherever it comes from.
+NOT_TO_SET = (
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+)
+
+
+@pytest.mark.parametrize("name", NOT_TO_SET)
+def test_a_header_that_is_not_an_answers_to_set_is_refused(module: ModuleType, tmp_path: Path, name: str) -> None:
+    with pytest.raises(HandlerError, match=f"(?i)the header {name} is not an answer's to set"):
+        calling(module, lambda *_: Reply(200, ((name.title(), "x"),), b""))
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(f"rules: [{{body: x, headers: [{name}=x]}}]")
+    loaded = load([rules])
+    if name == "content-length":
+        assert loaded.ruleset is not None
+        assert loaded.ruleset.rules[0].answers[0].headers == (), "left out, with a warning"
+    else:
+        assert f"the header {name} is not an answer's to set" in loaded.problems[0].message
 
 
 @pytest.mark.parametrize(
@@ -126,8 +154,10 @@ def test_a_request_is_made_of_its_headers() -> None:
 
 RULES = """
 upstreams: {up: builtin:echo}
-routes: [{name: shop, upstream: up}]
+routes: [{name: shop, regex: "/.*", upstream: up}]
 rules:
+  # A rule and a route with a regex each: Envoy finds the route by a header of ours.
+  - {name: both, match: {regex: "/never.*", routes: [shop]}, body: x}
   - {name: fails, match: {prefix: /fails}, enable_on_status: [503], handler: handlers_of_tests:fails}
   - {name: passes, match: {prefix: /passes}, enable_on_status: [503], handler: handlers_of_tests:passes}
   - {name: many, match: {prefix: /many}, enable_on_status: [503], handler: handlers_of_tests:many}

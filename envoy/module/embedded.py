@@ -16,9 +16,10 @@ from typing import Any, Final, Generic, TypeVar
 
 from _rejoinder import ffi, lib  # type: ignore[import-not-found]  # made by `build`
 
-from rejoinder.rules.handlers import Handler, HandlerError, Handlers, Reply, Response, regular, request_of
+from rejoinder.rules.handlers import Handler, HandlerError, Handlers, Reply, Response, request_of
 from rejoinder.rules.matching import RegexError, compile_regex
 from rejoinder.rules.model import Header
+from rejoinder.rules.request import regular
 
 HANDLER_PATH: Final = "REJOINDER_HANDLER_PATH"
 """The environment variable with the folders where handlers are looked for when they are nowhere on PYTHONPATH."""

@@ -207,6 +207,40 @@ static bool needs_the_end(void *envoy) {
 
 /* --- writing over it --- */
 
+/* What Envoy answers by itself to a gRPC client is a gRPC error, trailers alone: so are our answers, as local replies. */
+static bool is_grpc(void *envoy) {
+  static const char grpc[] = "application/grpc";
+  buffer type = request_header(envoy, TEXT("content-type"));
+  size_t length = sizeof grpc - 1;
+  return type.length >= length && !memcmp(type.ptr, grpc, length) &&
+         (type.length == length || type.ptr[length] == '+' || type.ptr[length] == ';');
+}
+
+/* https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md; Envoy makes it 0 for what a module sends. */
+static const char *grpc_status(uint32_t status) {
+  switch (status) {
+    case 400: return "13";
+    case 401: return "16";
+    case 403: return "7";
+    case 404: return "12";
+    case 429: case 502: case 503: case 504: return "14";
+    default: return "2";
+  }
+}
+
+/* The reply's headers, with that in front, to be freed; NULL: the client does not speak gRPC, or there is no memory. */
+static header *grpc_headers(void *envoy, const reply *reply, uint32_t status) {
+  header *made = is_grpc(envoy) ? malloc((reply->header_count + 1) * sizeof *made) : NULL;
+  if (made) {
+    const char *value = grpc_status(status);
+    made[0] = (header){"grpc-status", sizeof "grpc-status" - 1, value, strlen(value)};
+    for (size_t i = 0; i < reply->header_count; i++) {
+      made[i + 1] = reply->headers[i];
+    }
+  }
+  return made;
+}
+
 static void append(void *envoy, int type, const stream *self) {
   if (self->body.length) {
     CALLBACK(http_append_body)(envoy, type, self->body);
@@ -228,8 +262,11 @@ static void send_local_reply(void *envoy, stream *self) {
   }
   self->held = false;
   grace_stop(&self->grace);
-  CALLBACK(http_send_response)(envoy, reply->status ? reply->status : self->status, reply->headers, reply->header_count,
+  uint32_t status = reply->status ? reply->status : self->status;
+  header *grpc = grpc_headers(envoy, reply, status);
+  CALLBACK(http_send_response)(envoy, status, grpc ? grpc : reply->headers, reply->header_count + (grpc != NULL),
                                reply->body, (buffer){details, length});
+  free(grpc);
 }
 
 static void mark(void *envoy, buffer key, buffer value) {
@@ -353,7 +390,8 @@ int HOOK(response_headers)(void *envoy, const void *module_filter, bool end_of_s
   }
   int64_t length = end_of_stream ? 0 : number_in_header(envoy, TEXT("content-length"));
   /* A long body is not waited for. And no other way leads to a header without a value. */
-  if (length > MAX_DRAINED || self->reply->empty_values || !replace_headers(envoy, self->reply, self->status)) {
+  if (length > MAX_DRAINED || self->reply->empty_values || is_grpc(envoy) ||
+      !replace_headers(envoy, self->reply, self->status)) {
     send_local_reply(envoy, self);
     return STOP;
   }

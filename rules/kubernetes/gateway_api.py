@@ -17,7 +17,8 @@ from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster
 from rejoinder.rules.kubernetes.direct_response import KIND as DIRECT_RESPONSE
 from rejoinder.rules.kubernetes.direct_response import direct_response_status, read_direct_response
 from rejoinder.rules.kubernetes.gateway import ADDRESS_NOT_USABLE, Gateway, GatewayListener, read_gateway
-from rejoinder.rules.kubernetes.http_route import HttpRoute, Match, ParentRef, read_http_route
+from rejoinder.rules.kubernetes.http_matches import Match
+from rejoinder.rules.kubernetes.http_route import HttpRoute, ParentRef, read_http_route
 from rejoinder.rules.kubernetes.objects import Key, annotations_without_effect
 from rejoinder.rules.kubernetes.status import (
     ACCEPTED,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
@@ -122,11 +122,6 @@ def annotations_without_effect(each: Object, *read: str) -> Iterator[Problem]:
         yield Problem(annotations_of(each)[names[0]].position, text, Severity.WARNING)
 
 
-def is_object(place: Place) -> bool:
-    """Whether a document is meant to be a Kubernetes object."""
-    return place.has("apiVersion", "kind")
-
-
 def read_objects(place: Place) -> tuple[Object, ...]:
     """The object that a document is, or those that a `List` holds.
 
@@ -204,6 +199,13 @@ def alone(place: Place, read: Callable[[Place], T], default: D) -> tuple[T | D, 
     source = Source(place.source.file, place.source.files)
     value = replace(place, source=source).attempt(read, default)
     return value, tuple(source.problems)
+
+
+def told_apart(each: Object, problems: Iterable[Problem]) -> tuple[list[Problem], list[Problem]]:
+    """What is wrong with an object, and what in it has no effect, said with its title."""
+    errors = [problem for problem in problems if problem.severity is Severity.ERROR]
+    notes = [problem for problem in problems if problem.severity is not Severity.ERROR]
+    return errors, [replace(note, message=f"{each.title}: {note.message}") for note in notes]
 
 
 def open_fields(place: Place) -> Fields:
