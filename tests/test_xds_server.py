@@ -629,8 +629,8 @@ def test_what_no_envoy_sends_ends_the_stream_and_nothing_else(
 
     run(test())
     said = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    # What gRPC says itself is of another event loop in this process (https://github.com/grpc/grpc/pull/36096), or of the
-    # client that has gone.
+    # What gRPC says itself is of another event loop in this process (https://github.com/grpc/grpc/pull/36096), or of
+    # the client that has gone.
     assert [record for record in said if not record.name.startswith("grpc.")] == []
 
 
