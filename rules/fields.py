@@ -126,6 +126,20 @@ class Place:
         fixable = isinstance(node, Scalar) and node.kind is not ScalarKind.NULL
         raise self.mistake(f"expected a string, got {describe(node)}" + (" - put it in quotes" if fixable else ""))
 
+    def like(self, pattern: re.Pattern[str], what: str) -> str:
+        """A string that a regular expression fits as a whole; `what` is how a message calls it."""
+        text = self.string()
+        if not pattern.fullmatch(text):
+            raise self.expected(what)
+        return text
+
+    def choice(self, *words: str) -> str:
+        """One of these words."""
+        text = self.string()
+        if text not in words:
+            raise self.expected(" or ".join(filter(None, (", ".join(words[:-1]), words[-1]))))
+        return text
+
     def integer(self, allowed: range, what: str = "a number") -> int:
         """A number within a range; `what` is how a message calls it."""
         # Decimal digits only: YAML 1.1 would read 0644 as octal, 1:30 as 90 and 1_000 as 1000.

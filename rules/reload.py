@@ -16,12 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, TypeVar
 
-from rejoinder.rules import document, native
+from rejoinder.rules import document
 from rejoinder.rules.document import List
 from rejoinder.rules.fields import Mention, Place, Source
 from rejoinder.rules.kubernetes import LastGood
 from rejoinder.rules.model import Position, Rule
-from rejoinder.rules.native import default_rule_name
+from rejoinder.rules.rule_file.rules import default_rule_name
+from rejoinder.rules.rule_file.rules import rules as read_rules
 
 _MOST_CHANGED: Final = 100
 """Beyond so many changed rules, reading all of them is not much slower."""
@@ -189,7 +190,7 @@ def _read_entry(text: str, number: int, line: int, dash: str, source: Source) ->
     if problems or len(nodes) != 1 or not isinstance(nodes[0], List) or len(nodes[0].items) != 1:
         return None
     own = Source(source.file, source.files, source.prefix, rules=number - 1, operated=source.operated)
-    rules = Place(nodes[0], own, path="rules").attempt(native.rules, ())
+    rules = Place(nodes[0], own, path="rules").attempt(read_rules, ())
     if own.problems or len(rules) != 1:
         return None
     return _Known(number, line, text.count("\n"), rules[0], tuple(own.routes))

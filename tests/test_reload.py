@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rejoinder.rules import native
 from rejoinder.rules.fields import Place
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Position, Rule, Ruleset
 from rejoinder.rules.reload import Memory
+from rejoinder.rules.rule_file.rules import rules
 
 HEAD = """\
 upstreams: {up: "http://127.0.0.1:8000"}
@@ -132,14 +132,14 @@ def test_only_what_has_changed_is_read_again(
     memory = check(tmp_path / "rules.yaml", before, *(EDITS[mistake] for mistake in mistakes))
     (tmp_path / "rules.yaml").write_text(EDITS[edit])
     read: list[int] = []
-    rules = native.rules
 
     def counting(place: Place) -> tuple[Rule, ...]:
         found = rules(place)
         read.append(len(found))
         return found
 
-    monkeypatch.setattr(native, "rules", counting)
+    for module in ("load", "reload"):
+        monkeypatch.setattr(f"rejoinder.rules.{module}.read_rules", counting)
     load([tmp_path / "rules.yaml"], memory=memory)
     assert read == [1]
 
