@@ -170,6 +170,14 @@ def test_reply_has_status_headers_body_and_the_rule() -> None:
     assert message.dynamic_metadata["rejoinder"]["rule"] == "errors"
 
 
+def test_a_header_that_is_kept_may_be_no_utf_8() -> None:
+    answer = Answer(None, enable_on_status=(StatusPattern("503"),), keep_headers=("*",))
+    rules = Rules(compile_rules([_rule("r", "/", answer)]))
+    came = ResponseHeaders(503, (("x-a", "caf\udce9"),), {})
+    (header,) = _parsed(Session(rules).on_message(came).message).immediate_response.headers.set_headers
+    assert (header.header.key, header.header.raw_value) == ("x-a", b"caf\xe9")
+
+
 def test_details_have_no_spaces() -> None:
     rules = Rules(compile_rules([_rule("a  b\tc", "/", Answer(200))]))
     message = _parsed(Session(rules).on_message(_request("/")).message)
