@@ -66,6 +66,8 @@ class Source:
     upstreams: list[Mention] = field(default_factory=list)
     rules: int = 0
     """How many rules were met so far."""
+    beside: dict[Path, bytes] = field(default_factory=dict)
+    """The files that it names, with what they hold."""
     operated: bool = False
     """Whoever wrote this may name files and functions of this machine: not so who writes Kubernetes objects."""
     lenient: bool = False
@@ -318,6 +320,8 @@ def content_beside(place: Place, name: str) -> bytes:
     if not place.source.operated:
         raise place.mistake("a Kubernetes object cannot name a file of this machine: write its content here")
     try:
-        return place.source.files.read(place.beside(name))
+        found = place.source.files.read(path := place.beside(name))
     except UnreadableError as reason:
         raise place.mistake(f"{quoted(name)} {reason}") from None
+    place.source.beside[path] = found
+    return found
