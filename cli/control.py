@@ -282,7 +282,7 @@ class Control:
                 if envoy and (lacking := self.lacks(envoy)):
                     console.say(f"{node} is Envoy {_dotted(envoy)}: {lacking}", "yellow")
             case Unable(node, message):
-                console.say(f"{node} gets its answers from ext_proc, for it cannot use the module: {message}", "yellow")
+                console.say(f"{node} {unable(message)}", "yellow")
             case Disconnected(node, peer):
                 _LOG.info("%s (%s) has gone", node, peer)
 
@@ -312,6 +312,11 @@ class Control:
             console.say(line)
         if what_now:
             console.say(what_now, "bold")
+
+
+def unable(message: str) -> str:
+    """What becomes of an Envoy that says this about the module."""
+    return f"gets its answers from ext_proc, for it cannot use the module: {message}"
 
 
 def _dotted(version: tuple[int, ...]) -> str:

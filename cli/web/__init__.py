@@ -105,6 +105,7 @@ class Console:
             step=PAGE,
             error=error,
             explained=explained,
+            steps=[each for at, each in enumerate((explained or {}).get("steps", ())) if each["decides"] or at < PAGE],
             frame=f"/api/explain/page?{urlencode(query)}",
             summary=view.summary(),
             problems=view.problems(),

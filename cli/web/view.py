@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from rejoinder.cli import arguments
-from rejoinder.cli.control import Control
+from rejoinder.cli.control import Control, unable
 from rejoinder.cli.explain import Question, action_in_words, as_json, explain, refused
 from rejoinder.cli.history import Edit
 from rejoinder.rules.answers import Reply
@@ -114,7 +114,7 @@ class View:
                 "state": _state(client, status.version),
                 "rejected": client.nack and f"{client.nack.type.name}: {client.nack.message}",
                 "about": self._about(client),
-                "lacks": client.unable or self._control.lacks(client.envoy) or None,
+                "lacks": unable(client.unable) if client.unable else self._control.lacks(client.envoy) or None,
             }
             for client in status.clients
         ]
