@@ -37,8 +37,8 @@ from fleet import Serve, serving
 from harness import Goal, Plot, Report, Series, Spread, publish
 
 from rejoinder.envoy import EnvoyProcess, bootstrap, find, running
-from rejoinder.envoy.bootstrap import XDS_CLUSTER
 from rejoinder.envoy.module import library
+from rejoinder.rules.names import XDS_CLUSTER
 
 Case = tuple[str, int]
 """What the rules answer, and how many they are."""

@@ -47,6 +47,7 @@ BENCHMARKS: Final = (
     Benchmark("fleet", ("--short",)),
     Benchmark("grpc_servers", ("--short",)),
     Benchmark("workers", ("1", "1")),
+    Benchmark("commands", ("1",)),
 )
 
 

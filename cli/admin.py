@@ -23,6 +23,7 @@ from aiohttp import web
 
 from rejoinder.cli.arguments import Address
 from rejoinder.envoy.module import library
+from rejoinder.rules.http import show_address
 from rejoinder.rules.request import host_of
 
 P = ParamSpec("P")
@@ -149,7 +150,7 @@ async def serving(address: Address, app: web.Application) -> AsyncIterator[Addre
         listening = socket.create_server(address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        raise OSError(f"cannot listen on {address[0]}:{address[1]}: {reason}") from error
+        raise OSError(f"cannot listen on {show_address(*address)}: {reason}") from error
     # Those that do not read what they have asked for, either (inherited by their sockets).
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(IDLE_SECONDS * 1000))
     runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_SECONDS)

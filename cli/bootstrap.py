@@ -9,7 +9,7 @@ from typing import Any, Final
 from urllib.parse import SplitResult
 
 from rejoinder import envoy
-from rejoinder.cli import arguments, console, placement
+from rejoinder.cli import arguments, console, handlers
 from rejoinder.envoy.module import library
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint, Ruleset, Upstream
@@ -111,7 +111,7 @@ def _print_search_path() -> None:
 
 def _print_environment(sources: Iterable[Path]) -> None:
     print("# These rules need Python in Envoy, for handlers or regular expressions:")
-    for name, value in library.environment(handlers=placement.handler_folders(sources)).items():
+    for name, value in library.environment(handlers=handlers.folders_of(sources)).items():
         print(f"#   {name}={value}")
 
 

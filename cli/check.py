@@ -6,15 +6,16 @@ import argparse
 import datetime
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from rejoinder.cli import console
-from rejoinder.cli.arguments import opened
+from rejoinder.cli.sources import opened
 from rejoinder.rules.files import SUFFIXES
-from rejoinder.rules.kubernetes import Status
 from rejoinder.rules.load import load
 from rejoinder.rules.problem import Problem, Severity
+
+if TYPE_CHECKING:
+    from rejoinder.rules.kubernetes import Status
 
 
 def run(options: argparse.Namespace) -> int:
@@ -40,6 +41,10 @@ def _apart(source: Path) -> Iterator[Path]:
 def _check(options: argparse.Namespace, sources: Sequence[Path], label: str = "") -> int:
     loaded = load(sources, upstreams=dict(options.upstream), files=opened(sources))
     problems = list(loaded.problems)
+    if loaded.ruleset and any(answer.handler for rule in loaded.ruleset.rules for answer in rule.answers):
+        from rejoinder.cli.handlers import folders_of, missing  # noqa: PLC0415 - few rule files have handlers
+
+        problems += missing(loaded.ruleset.rules, folders_of(sources))
     bad = {Severity.ERROR, Severity.WARNING} if options.strict else {Severity.ERROR}
     good = all(problem.severity not in bad for problem in problems)
     good = good and all(status.good for status in loaded.statuses)
@@ -60,11 +65,11 @@ def _check(options: argparse.Namespace, sources: Sequence[Path], label: str = ""
 
 def _print_status(status: Status) -> None:
     """What has become of an object: a line for it, and one for each condition."""
-    console.out.print(Text.assemble((status.object.title, "bold"), f" ({status.object.position})"))
+    console.out((status.object.title, "bold"), f" ({status.object.position})")
     for where, condition in status.said():
         about = f"{where}: " if where else ""
         place = f" ({condition.position})" if condition.position.line and not condition.good else ""
-        console.out.print(Text(f"  {about}{condition}{place}", "" if condition.good else "bold red"))
+        console.out((f"  {about}{condition}{place}", "" if condition.good else "bold red"))
 
 
 def count(number: int, name: str) -> str:

@@ -7,80 +7,75 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
-from collections.abc import Iterable
-from typing import Any, Final, TextIO, cast
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeAlias
 
 import yaml
-from rich.console import Console
-from rich.text import Text
 
 from rejoinder.rules.model import Ruleset
 from rejoinder.rules.problem import Problem, Severity
 
-_STYLES: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
+Part: TypeAlias = str | tuple[str, str]
+"""A part of a line: a text, or a text and its style."""
+
+_STYLES: Final = {"bold": "1", "bold red": "1;31", "dim": "2", "green": "32", "yellow": "33"}
+"""By name: https://en.wikipedia.org/wiki/ANSI_escape_code#Select_Graphic_Rendition_parameters"""
+_SEVERITIES: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
 
 _GONE: Final = (OSError, ValueError, AttributeError)
 """What is raised by a stream that is broken, or closed, or None."""
 
 
-class _Lasting:
-    """A standard stream, written to for as long as it can be: a reader that has gone, or a full disk, is no reason to
-    end."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(*_GONE):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(*_GONE):
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    # Asked for each time: tests replace it, and so does whoever ends with a broken pipe.
-    @property
-    def _stream(self) -> TextIO:
-        stream: TextIO = getattr(sys, self._name)
-        return stream
+def out(*parts: Part) -> None:
+    """A line of what a command was asked for."""
+    _print("stdout", parts)
 
 
-# soft_wrap everywhere: a line stays a line, so that it can be grepped and its file name clicked.
-out: Final = Console(highlight=False, soft_wrap=True)
-err: Final = Console(highlight=False, soft_wrap=True, file=cast(TextIO, _Lasting("stderr")))
-_news: Final = Console(highlight=False, soft_wrap=True, file=cast(TextIO, _Lasting("stdout")))
+def err(*parts: Part) -> None:
+    """A line about what is going on. A reader that has gone, or a full disk, is no reason to end."""
+    with contextlib.suppress(*_GONE):
+        _print("stderr", parts)
 
 
-def print_problems(problems: Iterable[Problem], console: Console = err) -> None:
+def _print(name: str, parts: Iterable[Part]) -> None:
+    stream = getattr(sys, name)  # asked for each time: whoever ends with a broken pipe replaces it
+    coloured = stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+    print("".join(_text(part, coloured) for part in parts), file=stream, flush=True)
+
+
+def _text(part: Part, coloured: bool) -> str:
+    text, style = (part, "") if isinstance(part, str) else part
+    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if coloured and style else text
+
+
+def print_problems(problems: Iterable[Problem], line: Callable[..., None] = err) -> None:
     """One line each: where, which severity, what."""
     for problem in problems:
-        severity = Text(f"{problem.severity.value}: ", _STYLES[problem.severity])
-        console.print(Text.assemble(Text(f"{problem.position}: ", "bold"), severity, problem.message))
+        severity = (f"{problem.severity.value}: ", _SEVERITIES[problem.severity])
+        line((f"{problem.position}: ", "bold"), severity, problem.message)
 
 
 def say(text: str, style: str = "") -> None:
     """A line about what is going on."""
-    err.print(Text(text, style))
+    err((text, style))
 
 
 def announce(text: str) -> None:
     """A line on standard output by a command that goes on whether somebody reads it or not."""
-    _news.print(text)
+    with contextlib.suppress(*_GONE):
+        out(text)
 
 
 def fail(text: str) -> int:
     """A line about why the command cannot go on; returns its exit code."""
-    err.print(Text.assemble(Text("rejoinder: ", "bold red"), text))
+    err(("rejoinder: ", "bold red"), text)
     return 1
 
 
 def print_json(value: Any) -> None:
-    out.out(json.dumps(value, indent=2, ensure_ascii=False), highlight=False)
+    out(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 class _BlockDumper(yaml.CSafeDumper):
@@ -90,17 +85,16 @@ class _BlockDumper(yaml.CSafeDumper):
         return True
 
 
-def _text(dumper: yaml.CSafeDumper, value: str) -> yaml.Node:
+def _block(dumper: yaml.CSafeDumper, value: str) -> yaml.Node:
     style = "|" if "\n" in value else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style)
 
 
-_BlockDumper.add_representer(str, _text)
+_BlockDumper.add_representer(str, _block)
 
 
 def print_yaml(value: Any) -> None:
-    # Not by way of rich, which looks at every line of it.
-    yaml.dump(value, out.file, Dumper=_BlockDumper, sort_keys=False, allow_unicode=True, width=120)
+    yaml.dump(value, sys.stdout, Dumper=_BlockDumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def warn_of_echo(ruleset: Ruleset) -> None:

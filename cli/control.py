@@ -20,7 +20,7 @@ from typing import Any, Final
 from rejoinder.cli import console
 from rejoinder.cli.check import count
 from rejoinder.cli.history import Changes, Edit, History, Rejection, differences
-from rejoinder.extproc import Processor, Workers
+from rejoinder.extproc import Workers
 from rejoinder.extproc.sparing import Sparing
 from rejoinder.rules.counts import RuleCounts
 from rejoinder.rules.files import Files, Fingerprint
@@ -96,7 +96,7 @@ class Control:
         upstreams: Sequence[tuple[str, str]],
         settings: Settings,
         *,
-        processor: Processor | Workers,
+        processor: Workers,
         adjust: Callable[[Ruleset], Ruleset] = lambda ruleset: ruleset,
     ) -> None:
         self._sources = sources

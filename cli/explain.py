@@ -11,12 +11,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import SplitResult
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from rejoinder import envoy
-from rejoinder.cli import arguments, console, placement
+from rejoinder.cli import console, placement
+from rejoinder.cli.sources import opened
 from rejoinder.rules.answers import Asked, Reply, claims
 from rejoinder.rules.decide import NO_ROUTE_STATUS, Decision, decide
 from rejoinder.rules.document import quoted
@@ -78,7 +75,7 @@ class Explanation:
 
 
 def run(options: argparse.Namespace) -> int:
-    files = arguments.opened(options.sources)
+    files = opened(options.sources)
     loaded = load(options.sources, upstreams=dict(options.upstream), files=files)
     console.print_problems(problem for problem in loaded.problems if loaded.ruleset is None)
     if loaded.ruleset is None:
@@ -304,29 +301,30 @@ def size(reply: Reply) -> str:
 def _print(explanation: Explanation, status: int | None) -> None:
     out, request = console.out, explanation.request
     asked = f"{request.method} {request.scheme}://{request.authority}{request.target}"
-    out.print(Text.assemble(("request   ", "bold"), asked + (f", upstream says {status}" if status else "")))
+    out(("request   ", "bold"), asked, f", upstream says {status}" if status else "")
     for step in explanation.steps:
         where = "" if step.position == Position("", 0) else f" ({step.position})"
-        label = Text(f"{step.kind:<10}", "bold" if step.decides else "dim")
-        out.print(Text.assemble(label, Text(f"{step.name}{where}: {step.verdict}", "" if step.decides else "dim")))
+        label = (f"{step.kind:<10}", "bold" if step.decides else "dim")
+        out(label, (f"{step.name}{where}: {step.verdict}", "" if step.decides else "dim"))
     if explanation.statuses:
-        table = Table("upstream says", "rule", "client gets", box=box.SIMPLE if out.is_terminal else None)
-        for row in explanation.statuses:
-            table.add_row(*row)
-        out.print(table)
+        rows = (("upstream says", "rule", "client gets"), *explanation.statuses)
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            line = "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip()
+            out((line, "bold" if row is rows[0] else ""))
         return
-    out.print(Text.assemble(("placement ", "bold"), explanation.placement))
+    out(("placement ", "bold"), explanation.placement)
     if explanation.reply is None:
         sender = explanation.handler or "the upstream"
-        out.print(Text.assemble(("sent      ", "bold"), f"what {sender} {'makes' if explanation.handler else 'sends'}"))
+        out(("sent      ", "bold"), f"what {sender} {'makes' if explanation.handler else 'sends'}")
         return
-    out.print(Text.assemble(("sent      ", "bold"), f"{explanation.reply.status}, {size(explanation.reply)}"))
+    out(("sent      ", "bold"), f"{explanation.reply.status}, {size(explanation.reply)}")
     for name, value in all_headers(explanation.reply):
-        out.print(f"          {name}: {value}", markup=False)
+        out(f"          {name}: {value}")
     if explanation.reply.body:
         body = explanation.reply.body.decode("utf-8", "backslashreplace")
-        out.print()
-        out.print(body[:_SHOWN_BODY] + (" ..." if len(body) > _SHOWN_BODY else ""), markup=False)
+        out()
+        out(body[:_SHOWN_BODY], " ..." if len(body) > _SHOWN_BODY else "")
 
 
 def all_headers(reply: Reply) -> list[tuple[str, str]]:

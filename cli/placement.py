@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,13 +37,3 @@ def choose(asked: str | None, binary: Path) -> Chosen:
             raise
         return Chosen(Placement.EXT_PROC, str(error))
     return Chosen(Placement.MODULE)
-
-
-def handler_folders(sources: Iterable[Path]) -> list[Path]:
-    """Where Python handlers stand: beside the rule files."""
-    return list(dict.fromkeys((source if source.is_dir() else source.parent).resolve() for source in sources))
-
-
-def find_handlers_in(folders: Iterable[Path]) -> None:
-    """Have this process, which answers for ext_proc, find handlers there."""
-    sys.path += [str(folder) for folder in folders if str(folder) not in sys.path]

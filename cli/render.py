@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from rejoinder.cli import arguments, console, placement
+from rejoinder.cli import arguments, console, handlers
+from rejoinder.cli.sources import opened
 from rejoinder.envoy.module import library
+from rejoinder.rules.http import show_address
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint
 from rejoinder.rules.program import compile_rules
@@ -14,7 +16,7 @@ from rejoinder.xds.translate import Json, Placement, Settings, conditional_progr
 
 
 def run(options: argparse.Namespace) -> int:
-    files = arguments.opened(options.sources)
+    files = opened(options.sources)
     loaded = load(options.sources, upstreams=dict(options.upstream), files=files)
     console.print_problems(loaded.complaints)
     if loaded.ruleset is None:
@@ -28,16 +30,20 @@ def run(options: argparse.Namespace) -> int:
     built = translate(loaded.ruleset, program, plan(loaded.ruleset), settings)
     configuration: Json = static_bootstrap(built)
     console.print_yaml(configuration)
+    if any(each.key for each in loaded.ruleset.listeners) or any(
+        each.tls_options.key for each in loaded.ruleset.upstreams
+    ):
+        console.say("note: private keys stand in it: write it to a file that nobody else may read (umask 077)")
     conditional = conditional_program(loaded.ruleset)
     if conditional and settings.conditional is Placement.MODULE:
         variables = " ".join(
             f"{name}={value}"
-            for name, value in library.environment(handlers=placement.handler_folders(options.sources)).items()
+            for name, value in library.environment(handlers=handlers.folders_of(options.sources)).items()
         )
         console.say(f"note: Envoy must be able to load the module; start it with {variables}")
     elif conditional:
         console.say(
             f"note: answers to upstream statuses come from `rejoinder serve` with the same files, at "
-            f"{ext_proc.host}:{ext_proc.port}; without it, upstream responses pass through"
+            f"{show_address(ext_proc.host, ext_proc.port)}; without it, upstream responses pass through"
         )
     return 0

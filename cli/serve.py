@@ -11,12 +11,13 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Protocol
 
-from rejoinder.cli import admin, console, placement
+from rejoinder.cli import admin, console, handlers
 from rejoinder.cli.arguments import Address
 from rejoinder.cli.control import Control, summary
 from rejoinder.cli.web import Console
 from rejoinder.envoy.module import library
-from rejoinder.extproc import Processor, Workers
+from rejoinder.extproc import Workers
+from rejoinder.rules.http import show_address
 from rejoinder.rules.model import Endpoint
 from rejoinder.xds.translate import Placement, Settings
 
@@ -35,9 +36,8 @@ async def _run(options: argparse.Namespace) -> int:
         ext_proc_ports=options.workers,
         trusted_ca=options.trusted_ca,
     )
-    placement.find_handlers_in(placement.handler_folders(options.sources))
-    processor = Processor() if options.workers == 1 else Workers(options.workers)
-    control = Control(options.sources, options.upstream, settings, processor=processor)
+    handlers.find_in(handlers.folders_of(options.sources))
+    control = Control(options.sources, options.upstream, settings, processor=Workers(options.workers))
     control.start()
     async with contextlib.AsyncExitStack() as stack:
         try:
@@ -114,7 +114,4 @@ async def until(stop: asyncio.Future[None], *work: Coroutine[Any, Any, None]) ->
 
 def shown(address: Address | Path) -> str:
     """An address as one writes it, IPv6 in brackets; of a Unix socket, as gRPC does."""
-    if isinstance(address, Path):
-        return f"unix:{address}"
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"unix:{address}" if isinstance(address, Path) else show_address(*address)

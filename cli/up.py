@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from rejoinder import envoy
-from rejoinder.cli import console, placement
+from rejoinder.cli import console, handlers, placement
 from rejoinder.cli.arguments import Address
 from rejoinder.cli.control import Control, summary
 from rejoinder.cli.echo import EchoServer
 from rejoinder.cli.serve import shown, start_console, started, stop_signal, until
 from rejoinder.envoy.module import library
-from rejoinder.extproc.server import Processor
+from rejoinder.extproc import Workers
 from rejoinder.rules.model import Endpoint, Listener, Ruleset, numbered
 from rejoinder.xds.build import Build
 from rejoinder.xds.translate import Settings
@@ -48,9 +48,9 @@ async def _run(options: argparse.Namespace) -> int:
             chosen = placement.choose(options.conditional, binary.path)
             if chosen.why_not_module:
                 console.say(f"note: answers to upstream statuses come from ext_proc: {chosen.why_not_module}")
-            handlers = placement.handler_folders(options.sources)
-            placement.find_handlers_in(handlers)
-            processor = Processor()
+            folders = handlers.folders_of(options.sources)
+            handlers.find_in(folders)
+            processor = Workers(1)
             ext_proc = Endpoint(_ANY_PORT[0], await started(stack, processor, _ANY_PORT))
             control = Control(
                 options.sources,
@@ -64,7 +64,7 @@ async def _run(options: argparse.Namespace) -> int:
             # No other user can enter it: private keys go through the control plane, and the admin interface ends Envoy.
             sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rejoinder-")))
             await started(stack, control.server, sockets / "xds")
-            environ = {**os.environ, **library.environment(handlers=handlers)}
+            environ = {**os.environ, **library.environment(handlers=folders)}
             await until(stop, control.follow(), _run_envoy(control, binary.path, sockets, environ, options))
         except (
             OSError,

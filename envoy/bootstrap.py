@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from rejoinder.envoy.admin import Address
+from rejoinder.rules.model import RUNTIME
+from rejoinder.rules.names import XDS_CLUSTER
 
 Json = dict[str, Any]
 
-XDS_CLUSTER: Final = "rejoinder_xds"
 DEFAULT_XDS: Final = ("127.0.0.1", 18000)
 
 MAX_CONNECTIONS: Final = 50_000
@@ -44,6 +45,7 @@ def bootstrap(
     return {
         "node": {"id": node_id, "cluster": cluster},
         **({} if admin is None else {"admin": _admin(admin)}),
+        "layered_runtime": RUNTIME,
         "dynamic_resources": {
             "ads_config": {
                 "api_type": "DELTA_GRPC",  # after a reconnect, only what has changed since is sent

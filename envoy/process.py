@@ -25,6 +25,7 @@ from rejoinder.envoy import launch
 from rejoinder.envoy import pump as pump_program
 from rejoinder.envoy.admin import Address, Admin
 from rejoinder.envoy.bootstrap import Json
+from rejoinder.rules.http import parse_address
 
 _LOG: Final = logging.getLogger("rejoinder.envoy")
 
@@ -235,8 +236,7 @@ class EnvoyProcess:
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError as error:
             raise EnvoyNotReadyError(f"Envoy has not taken its bootstrap after {START_SECONDS:g} s") from error
-        host, _, port = text.strip().rpartition(":")
-        self.admin = Admin(Path(text.strip()) if text[0] == "/" else (host.strip("[]"), int(port)))
+        self.admin = Admin(Path(text.strip()) if text[0] == "/" else parse_address(text.strip()))
 
     async def _check_alive(self) -> None:
         if self._child.returncode is not None:

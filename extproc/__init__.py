@@ -1,7 +1,7 @@
 """Answers over gRPC, for Envoy's ext_proc filter (docs/ext_proc.md).
 
 Reading order: `wire` (the protocol's messages), `session` (one stream as a value), `calls` (Python handlers), `server`
-(the service), `sparing` (its log), `workers` (several of it, on several cores). Below them is a gRPC server
+(the service), `sparing` (its log), `workers` (it as processes, on several cores). Below them is a gRPC server
 (docs/http2.md): `frames` and `headers` (the bytes), `http2` (a connection as a value), `grpc` (the sockets, and what
 waits for its turn).
 """

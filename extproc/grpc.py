@@ -26,6 +26,7 @@ from typing import Final, NamedTuple, Protocol, cast
 
 from rejoinder.extproc import http2
 from rejoinder.extproc.headers import Headers, encode
+from rejoinder.rules.http import parse_address
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")
 
@@ -176,12 +177,12 @@ class Server:
         Raises:
             OSError: the address is in use or not this machine's; the text says which address. Choose another.
         """
-        host, _, port = address.rpartition(":")
         loop = asyncio.get_running_loop()
         try:
+            host, port = parse_address(address)
             # Without SO_REUSEPORT: a second server on the port is an error.
             self._listening = await loop.create_server(
-                lambda: Client(self), host.strip("[]"), int(port), ssl=self._tls, backlog=MAX_CONNECTIONS
+                lambda: Client(self), host, port, ssl=self._tls, backlog=MAX_CONNECTIONS
             )
         except (OSError, OverflowError, ValueError) as error:
             raise OSError(f"cannot listen on {address}: it is in use, or not this machine's") from error

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from rejoinder.extproc.wire import (
-    DETAILS,
     PASS_REQUEST,
     Message,
     RequestHeaders,
@@ -34,8 +33,9 @@ from rejoinder.rules.answers import Asked, Choice, Reply
 from rejoinder.rules.attributes import CODE_DETAILS, FINAL_DETAILS, ROUTE_NAME, VIA_UPSTREAM, client_of, request_of
 from rejoinder.rules.handlers import HandlerError
 from rejoinder.rules.model import Header
+from rejoinder.rules.names import DETAILS
 from rejoinder.rules.program import Program, compile_rules
-from rejoinder.rules.request import LOCAL, UPSTREAM, Request, Response, host_of, now
+from rejoinder.rules.request import LOCAL, UPSTREAM, Response, now, of_headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +129,19 @@ class Session:
         return Output() if made is None else Output(immediate(made, call.rule), rule=call.rule)
 
     def _on_request(self, message: RequestHeaders) -> tuple[State, Output]:
-        asked = Asked(_request(message), message.attributes.get(ROUTE_NAME) or None)
+        asked = Asked(
+            of_headers(message.headers, client_of(message.attributes)), message.attributes.get(ROUTE_NAME) or None
+        )
         seen: list[str] = []
         choice = self._rules.program.on_request(asked.request, asked.route, seen)
         observed = tuple(seen)
         if choice is not None and choice.answer.handler:
-            call = Call(choice.answer.handler, _readable_request(message), None, choice.rule)
+            call = Call(
+                choice.answer.handler,
+                _readable_request(message),
+                None,
+                choice.rule,
+            )
             return State.HANDLER, Output(observed=observed, call=call)
         if choice is not None:
             return State.DONE, Output(self._rules.ready(choice, 0, asked), choice.rule, observed=observed)
@@ -148,7 +155,9 @@ class Session:
         if details in FINAL_DETAILS or details.startswith(DETAILS):
             return State.DONE, Output()  # the last: a rule has answered it already
         asked = self._asked
-        request = request_of(message.attributes) if asked is None else _request(asked)
+        request = (
+            request_of(message.attributes) if asked is None else of_headers(asked.headers, client_of(asked.attributes))
+        )
         route = (message if asked is None else asked).attributes.get(ROUTE_NAME) or None
         came = Response(message.status, message.headers, UPSTREAM if details == VIA_UPSTREAM else LOCAL)
         seen: list[str] = []
@@ -184,21 +193,3 @@ def _readable_request(asked: RequestHeaders) -> handlers.Request:
 def _readable(headers: tuple[Header, ...]) -> tuple[Header, ...]:
     # Handlers get text that can be encoded again: a replacement character for what is no UTF-8.
     return tuple((name, value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")) for name, value in headers)
-
-
-def _request(message: RequestHeaders) -> Request:
-    """The request of its headers. The path is what this Envoy makes of it: nothing is normalized here."""
-    headers = message.headers
-    pseudo = dict(header for header in headers if header[0][:1] == ":")
-    authority = pseudo.get(":authority", "")
-    path, mark, query = pseudo.get(":path", "").partition("?")
-    return Request(
-        method=pseudo.get(":method", ""),
-        host=host_of(authority),
-        path=path,
-        query=query if mark else None,
-        headers=handlers.regular(headers),
-        scheme=pseudo.get(":scheme", "http"),
-        authority=authority,
-        client=client_of(message.attributes),
-    )

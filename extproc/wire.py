@@ -17,12 +17,7 @@ from google.protobuf.message import DecodeError
 
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.model import Header
-
-METADATA_NAMESPACE: Final = "rejoinder"
-"""Envoy's dynamic metadata has the name of the rule that answered here, under `rule`: for access logs."""
-
-DETAILS: Final = "rejoinder:"
-"""What the response code details of our replies begin with, before the rule's name."""
+from rejoinder.rules.names import DETAILS, METADATA
 
 # The part of the protocol's messages that is used, each field with its number and type; a type that is a name is a
 # message of this table. What is a `string` there is read as bytes: Envoy writes header values as they come, which
@@ -179,7 +174,7 @@ def passing(observed: Sequence[str], what: str) -> bytes:
         return b""
     told: dict[str, object] = {"string_value": ",".join(observed).encode()}
     message = _ProcessingResponse(
-        **{what: {}}, dynamic_metadata=_struct(METADATA_NAMESPACE, {"struct_value": _struct("observed", told)})
+        **{what: {}}, dynamic_metadata=_struct(METADATA, {"struct_value": _struct("observed", told)})
     )
     encoded: bytes = message.SerializeToString()
     return encoded
@@ -199,9 +194,7 @@ def immediate(reply: Reply, rule: str) -> bytes:
             "body": reply.body,
             "details": f"{DETAILS}{_SPACES.sub('_', rule)}".encode(),
         },
-        dynamic_metadata=_struct(
-            METADATA_NAMESPACE, {"struct_value": _struct("rule", {"string_value": rule.encode()})}
-        ),
+        dynamic_metadata=_struct(METADATA, {"struct_value": _struct("rule", {"string_value": rule.encode()})}),
     )
     encoded: bytes = message.SerializeToString()
     return encoded

@@ -1,10 +1,14 @@
-"""The ext_proc service on several cores: processes that each run a `Processor`, with the face of one.
+"""The ext_proc service as processes, one or several on as many cores, that each run a `Processor`, with its face.
 
 They listen on consecutive ports, and Envoy's cluster has them all: so Envoy spreads the streams evenly. (One port for
 all, with SO_REUSEPORT, spreads connections, of which an Envoy has one for each of its threads: they may well all meet
-in one process.) A process is told the rules by a pipe, and says when it answers for them; the end of the pipe is its
-end, and so is ours. One that dies is replaced. One that does not answer is waited for once, and then has the rules when
-it answers again: each has a thread here that talks to it, so that a pipe which nobody reads holds up nothing else.
+in one process.) A process is told by a pipe how the rules have changed, and says when it answers for them; the end of
+the pipe is its end, and so is ours. One that dies is replaced. One that does not answer is waited for once, and then
+has the rules when it answers again: each has a thread here that talks to it, so that a pipe which nobody reads holds
+up nothing else.
+
+Nothing that takes long is done beside the answers: who reads rule files does not hold Python's lock here, and a process
+takes rules in and compiles them in a thread, in parts (PART), as whoever unpickles keeps the lock for all of a message.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import asyncio
 import collections
 import contextlib
 import ctypes
+import gc
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -22,10 +27,12 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from rejoinder.extproc.server import Counters, Processor
+from rejoinder.rules.model import Rule
 from rejoinder.rules.program import Program, compile_rules
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")
@@ -41,6 +48,8 @@ STOP_SECONDS: Final = 5.0
 """From the end of its pipe to the end of a process; then it is killed."""
 LONGEST_BACKOFF: Final = 10.0
 """Seconds between two attempts to replace a process, at most."""
+PART: Final = 200
+"""Rules in a message: unpickling them takes two milliseconds."""
 _PR_SET_PDEATHSIG: Final = 1
 
 Pipe = multiprocessing.connection.Connection
@@ -58,6 +67,7 @@ class _Line:
         self._changed = threading.Condition()
         self._program: Program | None = None
         """What is to be told next."""
+        self._told: tuple[Rule, ...] = ()
         self._asked = self._closed = False
         self._begun = self._answered = 0
         """Rounds: one is a message and its answer."""
@@ -98,7 +108,12 @@ class _Line:
             # What is suppressed: it has died, and is about to be replaced.
             with self._pipe, contextlib.suppress(EOFError, OSError):
                 while (message := self._next()) is not None:
-                    self._pipe.send(message[0])
+                    (program,) = message
+                    if program is None:
+                        self._pipe.send(None)
+                    else:
+                        send_change(self._pipe.send, self._told, program.rules)
+                        self._told = program.rules
                     counters = self._pipe.recv()
                     with self._changed:
                         self.counters, self._answered, self._late = counters, self._begun, False
@@ -122,7 +137,7 @@ class _Worker:
 
 
 class Workers:
-    """Several processes that answer for the same rules. What a `Processor` has, this has too."""
+    """Processes that answer for the same rules. What a `Processor` has, this has too."""
 
     def __init__(self, count: int, *, answer_seconds: float = ANSWER_SECONDS) -> None:
         """Args:
@@ -299,6 +314,35 @@ def _sum(counters: list[Counters]) -> Counters:
     )
 
 
+def send_change(send: Callable[[Any], None], told: tuple[Rule, ...], rules: tuple[Rule, ...]) -> None:
+    """Send what differs between the rules that were told and these: all between the first and the last difference."""
+    before = _same(told, rules)
+    behind = _same(told[before:][::-1], rules[before:][::-1])
+    changed = rules[before : len(rules) - behind]
+    send((before, behind, len(changed)))  # None in its place would ask for the counters alone
+    for start in range(0, len(changed), PART):
+        send(changed[start : start + PART])
+
+
+def receive_change(
+    receive: Callable[[], Any], told: tuple[Rule, ...], change: tuple[int, int, int]
+) -> tuple[Rule, ...]:
+    """The rules after what `send_change` sends, of which the first message is here already."""
+    before, behind, count = change
+    changed: list[Rule] = []
+    while len(changed) < count:
+        changed += receive()
+    return (*told[:before], *changed, *told[len(told) - behind :])
+
+
+def _same(some: tuple[Rule, ...], others: tuple[Rule, ...]) -> int:
+    """How many are the same at the beginning."""
+    pairs = enumerate(zip(some, others, strict=False))
+    return next(
+        (number for number, (one, other) in pairs if one is not other and one != other), min(len(some), len(others))
+    )
+
+
 def _work(pipe: Pipe, address: str, parent: int) -> None:
     """The process: says its port, or why it has none; then for each message its counters."""
     if sys.platform == "linux":
@@ -318,11 +362,25 @@ def _work(pipe: Pipe, address: str, parent: int) -> None:
             return
         pipe.send(port)
         with contextlib.suppress(EOFError, OSError):  # the parent has closed the pipe, or has died
+            program = compile_rules(())
             while True:
-                message: Program | None = await asyncio.to_thread(pipe.recv)
-                if message is not None:
-                    processor.publish(message)
+                changed = await asyncio.to_thread(_next_program, pipe, program)
+                if changed is not None:
+                    processor.publish(program := changed)
                 pipe.send(processor.counters())
         await processor.stop()
 
     asyncio.run(run())
+
+
+def _next_program(pipe: Pipe, program: Program) -> Program | None:
+    """The program after the next message, made beside the answers; None: it is as before."""
+    change = pipe.recv()
+    if change is None:
+        return None
+    gc.disable()  # it would walk all rules, again and again, with Python's lock
+    try:
+        return compile_rules(receive_change(pipe.recv, program.rules, change))
+    finally:
+        gc.freeze()
+        gc.enable()

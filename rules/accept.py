@@ -64,13 +64,23 @@ def best(offers: Sequence[Offer], accept: str | None, accept_language: str | Non
     >>> best(pages, "text/html, */*;q=0.8", "de-AT, de;q=0.9, en;q=0.8")
     1
     """
+    return _best(tuple(offers), _looked_at(accept or ""), _looked_at(accept_language or ""))
+
+
+def _looked_at(header: str) -> bytes:
+    data = header.encode("utf-8", "surrogateescape")
+    return data if len(data) <= LOOKED_AT else data[:LOOKED_AT].rpartition(b",")[0]
+
+
+@functools.lru_cache(maxsize=256)  # browsers send the same again and again
+def _best(offers: Sequence[Offer], accept: bytes, accept_language: bytes) -> int:
     types = _qualities([offer.content_type for offer in offers], accept, _fits_type)
     languages = _qualities([offer.language for offer in offers], accept_language, _fits_language)
     return max(range(len(offers)), key=lambda number: types[number] * languages[number], default=0)
 
 
-def _qualities(offered: Sequence[str], header: str | None, specificity: Callable[[_Range, str], int]) -> Sequence[int]:
-    ranges = _ranges(header or "")
+def _qualities(offered: Sequence[str], header: bytes, specificity: Callable[[_Range, str], int]) -> Sequence[int]:
+    ranges = [parsed for each in _SPLIT.findall(header) if (parsed := _parsed(each))]
     found = [_quality(ranges, each, specificity) if each else 0 for each in offered]
     highest = max(found, default=0)
     return [quality if each and highest else highest or _WHOLE for each, quality in zip(offered, found, strict=True)]
@@ -79,13 +89,6 @@ def _qualities(offered: Sequence[str], header: str | None, specificity: Callable
 def _quality(ranges: Iterable[_Range], offered: str, specificity: Callable[[_Range, str], int]) -> int:
     rank, quality = max(((specificity(each, offered), each.q) for each in ranges), default=(_NO_FIT, 0))
     return 0 if rank == _NO_FIT else quality
-
-
-def _ranges(header: str) -> list[_Range]:
-    data = header.encode("utf-8", "surrogateescape")
-    if len(data) > LOOKED_AT:
-        data = data[:LOOKED_AT].rpartition(b",")[0]
-    return [found for each in _SPLIT.findall(data) if (found := _parsed(each))]
 
 
 def _parsed(element: bytes) -> _Range | None:

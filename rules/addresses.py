@@ -23,7 +23,9 @@ PORTS: Final = range(1, 65536)
 
 # Labels of letters, digits and `-`, RFC 1123, section 2.1; and `_`, which is common in container networks.
 HOST_NAME: Final = re.compile(
-    r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*", re.IGNORECASE | re.ASCII
+    r"(?=.{1,253}\Z)"  # as DNS has it, and SNI
+    r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*",
+    re.IGNORECASE | re.ASCII,
 )
 
 _ADDRESS: Final = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*):(?P<port>[0-9]{1,5})")
@@ -92,7 +94,7 @@ def _at_urls(name: str, place: Place) -> Upstream:
 def _host_header(place: Place) -> str:
     text = place.string()
     name, _, number = text.rpartition(":") if re.search(r":[0-9]{1,5}$", text) else (text, "", "80")
-    if _host(name) is None or int(number) not in PORTS:
+    if host_of(name) is None or int(number) not in PORTS:
         raise place.expected('a host such as "example.com", maybe with a port')
     return text
 
@@ -141,7 +143,7 @@ def _url(place: Place) -> tuple[str, Endpoint | None]:
     if text == ECHO:
         return ECHO, None
     url = _URL.fullmatch(text)
-    host = _host(url["host"]) if url else None
+    host = host_of(url["host"]) if url else None
     if url is None or host is None:
         raise place.expected(f"a URL such as http://127.0.0.1:8000 (http or https, host and port only) or {ECHO}")
     port = int(url["port"] or (443 if url["scheme"] == "https" else 80))
@@ -150,8 +152,8 @@ def _url(place: Place) -> tuple[str, Endpoint | None]:
     return url["scheme"], Endpoint(host, port)
 
 
-# A host name or an IP address without brackets; None if it is neither.
-def _host(text: str) -> str | None:
+def host_of(text: str) -> str | None:
+    """A host name or an IP address, without brackets; None: the text is neither."""
     if (address := _ip_address(text)) is not None:
         return address
     # What ends in digits is a mistyped IPv4 address: no top-level domain does (RFC 3696, section 2).

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from rejoinder.rules.accept import Offer, best
+from rejoinder.rules.http import BODILESS
 from rejoinder.rules.model import STATUSES, Answer, Header, Rule, StatusPattern, Variant
 from rejoinder.rules.request import LOCAL, Request, Response
 from rejoinder.rules.template import (
@@ -23,9 +24,6 @@ from rejoinder.rules.template import (
     parse_header,
     reason,
 )
-
-BODILESS: Final = (204, 304)
-"""Final statuses that never have content (RFC 9110, sections 15.3.5 and 15.4.5)."""
 
 _REMEMBERED: Final = 1 << 15
 
@@ -97,7 +95,8 @@ def reply(answer: Answer, status: int, asked: Asked = NOBODY, rule: str = "") ->
         return _value(variable, asked, code, rule)
 
     headers = tuple(
-        (name, given if isinstance(given, str) else fill(given, value).decode()) for name, given in chosen.headers
+        (name, given if isinstance(given, str) else fill(given, value).decode().strip(" \t"))
+        for name, given in chosen.headers
     )
     body = chosen.body if isinstance(chosen.body, bytes) else fill(chosen.body, value)
     return Reply(code, (*headers, *_kept(answer, headers, asked.response)), body)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from rejoinder.rules.request import JOINED_HEADERS, Request, host_of
+from rejoinder.rules.request import JOINED_HEADERS, Request, from_envoy
 
 PATH: Final = "request.path"
 METHOD: Final = "request.method"
@@ -38,27 +38,28 @@ VIA_UPSTREAM: Final = "via_upstream"
 _BEFORE_NAME, _BEHIND_NAME = HEADER.split("%s")
 
 
+def of_header(name: str) -> str:
+    """The attribute of a header. Its name may have a quotation mark in it."""
+    return HEADER % name.replace("'", r"\'")
+
+
 def request_of(attributes: Mapping[str, str]) -> Request:
-    """The request; the path is what this Envoy makes of it: nothing is normalized here."""
-    authority = attributes.get(ORIGINAL_HOST) or attributes.get(HOST, "")
-    path, mark, query = (attributes.get(ORIGINAL_PATH) or attributes.get(PATH, "")).partition("?")
-    return Request(
-        method=attributes.get(METHOD, ""),
-        host=host_of(authority),
-        path=path,
-        query=query if mark else None,
-        headers=tuple(
+    """The request, as it was before the route rewrote it."""
+    return from_envoy(
+        attributes.get(METHOD, ""),
+        attributes.get(ORIGINAL_HOST) or attributes.get(HOST, ""),
+        attributes.get(ORIGINAL_PATH) or attributes.get(PATH, ""),
+        tuple(
             [
                 (name, line)
                 for expression, value in attributes.items()
                 if expression.startswith(_BEFORE_NAME)
-                for name in (expression[len(_BEFORE_NAME) : -len(_BEHIND_NAME)],)
+                for name in (expression[len(_BEFORE_NAME) : -len(_BEHIND_NAME)].replace(r"\'", "'"),)
                 for line in _lines(name, value)
             ]
         ),
-        scheme=attributes.get(SCHEME, "http"),
-        authority=authority,
-        client=client_of(attributes),
+        attributes.get(SCHEME, "http"),
+        client_of(attributes),
     )
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rejoinder.rules.answers import Asked, Choice, Reply, claims, reply
+from rejoinder.rules.http import split_port
 from rejoinder.rules.matching import domains_cover, fits, rule_fits
 from rejoinder.rules.model import Answer, PathKind, Redirect, Route, Rule, Ruleset
 from rejoinder.rules.request import Request, Response
@@ -131,11 +132,9 @@ def redirect(route: Route, action: Redirect, request: Request) -> Reply:
 
 def _redirect_host(request: Request, scheme: str, port: int | None) -> str:
     # The port in Host stays, unless the redirect names another, or it is the own port of a scheme that does not stay.
-    host, colon, old = request.authority.rpartition(":")
+    host, old = split_port(request.authority)
     left_behind = scheme != request.scheme and (request.scheme, old) in (("http", "80"), ("https", "443"))
-    if colon and "]" not in old and (port or left_behind):
-        return host
-    return request.authority
+    return host if port or left_behind else request.authority
 
 
 def _redirect_target(route: Route, action: Redirect, request: Request) -> str:

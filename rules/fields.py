@@ -66,6 +66,8 @@ class Source:
     upstreams: list[Mention] = field(default_factory=list)
     rules: int = 0
     """How many rules were met so far."""
+    operated: bool = False
+    """Whoever wrote this may name files and functions of this machine: not so who writes Kubernetes objects."""
     lenient: bool = False
     """What this is written for ignores fields that it does not know, so they are warnings."""
 
@@ -297,8 +299,10 @@ def content_beside(place: Place, name: str) -> bytes:
     """The content of a file that a place names, relative to the document's file.
 
     Raises:
-        FieldError: it cannot be read.
+        FieldError: it cannot be read, or it is not for the document's author to name one.
     """
+    if not place.source.operated:
+        raise place.mistake("a Kubernetes object cannot name a file of this machine: write its content here")
     try:
         return place.source.files.read(place.beside(name))
     except UnreadableError as reason:

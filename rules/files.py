@@ -10,17 +10,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import logging
 import os
-import ssl
 import stat
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
-
-_LOG: Final = logging.getLogger("rejoinder.files")
 
 MAX_FILE_SIZE: Final = 10_000_000
 """In bytes. Some 50,000 rules; what is larger is not a rule file but a mistake, and is refused before it is read."""
@@ -84,11 +79,14 @@ class Files:
         Raises:
             UnreadableError: they are not a pair in PEM; tell the author.
         """
+        import logging  # noqa: PLC0415 - few rule files have certificates, and these take their time
+        import ssl  # noqa: PLC0415
+
         with contextlib.ExitStack() as stack:
             try:
                 chain, private = (stack.enter_context(_as_file(content)) for content in (certificate, key))
             except OSError as error:
-                _LOG.warning("certificates are not checked: %s", error)
+                logging.getLogger("rejoinder.files").warning("certificates are not checked: %s", error)
                 return
             try:
                 # The password keeps OpenSSL from asking at the terminal for that of an encrypted key.
@@ -106,6 +104,8 @@ class Files:
         Raises:
             UnreadableError: it is not, in PEM; tell the author.
         """
+        import ssl  # noqa: PLC0415
+
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=certificates.decode("ascii"))
         except (OSError, ValueError):
@@ -127,6 +127,8 @@ def _as_file(content: bytes) -> Iterator[str]:
     """A path to some bytes, for `ssl`, which reads files only. In memory where the system can: a key belongs on no
     disk, and a disk may be full."""
     if not os.path.isdir("/proc/self/fd"):
+        import tempfile  # noqa: PLC0415
+
         with tempfile.NamedTemporaryFile() as file:
             file.write(content)
             file.flush()

@@ -12,8 +12,8 @@ both placements, so that a handler cannot tell which one it is in. `Handlers` is
 
 from __future__ import annotations
 
+import difflib
 import importlib
-import re
 import threading
 import time
 import traceback
@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rejoinder.rules.answers import Reply, reply
-from rejoinder.rules.model import STATUSES, Answer, Header
-from rejoinder.rules.request import host_of
+from rejoinder.rules.http import CONNECTION_HEADERS, CONTROL_IN_VALUE, TOKEN
+from rejoinder.rules.model import MAX_HEADERS, STATUSES, Answer, Header
+from rejoinder.rules.request import PATH_HEADER, of_headers
 
 __all__ = [
-    "HANDLER_NAME",
     "Handler",
     "HandlerError",
     "Handlers",
@@ -34,22 +34,15 @@ __all__ = [
     "Request",
     "Response",
     "checked_header",
-    "regular",
     "request_of",
 ]
 
-HANDLER_NAME: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
-"""`package.module:function`"""
+MAX_HEADER_BYTES: Final = 60 * 1024
+"""In all names and values of a reply. Envoy sends an empty 500 in place of megabytes, and few clients take more than
+this, which is Envoy's own limit for what it reads."""
 
 LOG_SECONDS: Final = 60.0
 """A handler that fails is logged once in this time: it may fail for every request."""
-
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")  # RFC 9110, section 5.6.2, in lower case
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_NOT_TO_SET: Final = frozenset(
-    ("connection", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
-)
-"""Headers of the connection, and what follows from the body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +81,9 @@ class Response:
 
 def request_of(headers: Iterable[Header], route: str) -> Request:
     """A request, of its headers with the pseudo headers (`:method`, `:authority`, `:path`)."""
-    headers = tuple(headers)
-    pseudo = {name: value for name, value in headers if name.startswith(":")}
-    path, mark, query = pseudo.get(":path", "").partition("?")
-    return Request(
-        method=pseudo.get(":method", ""),
-        host=host_of(pseudo.get(":authority", "")),
-        path=path,
-        query=query if mark else None,
-        headers=regular(headers),
-        route=route,
-    )
-
-
-def regular(headers: Iterable[Header]) -> tuple[Header, ...]:
-    """Headers without the pseudo headers."""
-    return tuple(header for header in headers if not header[0].startswith(":"))
+    seen = of_headers(headers)
+    headers = tuple(header for header in seen.headers if header[0] != PATH_HEADER)  # ours, where it is there still
+    return Request(seen.method, seen.host, seen.path, seen.query, headers, route)
 
 
 def _first(headers: tuple[Header, ...], name: str) -> str | None:
@@ -144,7 +124,7 @@ class Handlers:
             try:
                 found: Any = importlib.import_module(module)
                 for attribute in attributes.split("."):
-                    found = getattr(found, attribute)
+                    found = _member(found, attribute)
             except BaseException as error:  # whatever the module's code raises, also to end the process
                 raise HandlerError(f"handler {name}: {_said(error)}") from error
             if not callable(found):
@@ -181,6 +161,16 @@ class Handlers:
             return due
 
 
+def _member(thing: Any, name: str) -> Any:
+    if not hasattr(thing, name):
+        close = difflib.get_close_matches(
+            name, [each for each in dir(thing) if callable(getattr(thing, each, None))], 1
+        )
+        hint = f': did you mean "{close[0]}"?' if close else ""
+        raise AttributeError(f'there is no "{name}"{hint}')
+    return getattr(thing, name)
+
+
 def _said(error: BaseException) -> str:
     """Its type and text, in one line; the text is the user's code, too, and may fail."""
     return traceback.format_exception_only(error)[-1].strip()
@@ -196,6 +186,10 @@ def _checked(made: object) -> Reply | None:
     if not isinstance(made.body, bytes):
         raise TypeError(f"expected a body of bytes, got {type(made.body).__name__}")
     headers = tuple(checked_header(name, value) for name, value in made.headers)
+    if len(headers) > MAX_HEADERS:
+        raise ValueError(f"expected at most {MAX_HEADERS} headers, got {len(headers):,}")
+    if (size := sum(len(name) + len(value.encode()) for name, value in headers)) > MAX_HEADER_BYTES:
+        raise ValueError(f"expected headers of at most {MAX_HEADER_BYTES:,} bytes, got {size:,}")
     # As every other answer becomes a reply: with a content-type, and without a body where there cannot be one.
     return reply(Answer(int(made.status), headers, made.body), made.status)
 
@@ -206,10 +200,10 @@ def checked_header(name: object, value: object) -> Header:
     Raises:
         ValueError: it may not; the text says why.
     """
-    if not isinstance(name, str) or not _TOKEN.fullmatch(name.lower()):
+    if not isinstance(name, str) or not TOKEN.fullmatch(name):
         raise ValueError(f"expected a header name, got {name!r}")
-    if not isinstance(value, str) or _CONTROL.search(value):
+    if not isinstance(value, str) or CONTROL_IN_VALUE.search(value):
         raise ValueError(f"{name}: expected a string without line breaks and control characters, got {value!r}")
-    if name.lower() in _NOT_TO_SET:
+    if name.lower() in CONNECTION_HEADERS or name.lower() == "content-length":
         raise ValueError(f"the header {name} is not an answer's to set")
     return name.lower(), value

@@ -15,13 +15,13 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from rejoinder.rules import addresses, document, higress, kubernetes, native
+from rejoinder.rules import addresses, document, higress, native
 from rejoinder.rules.document import Scalar, ScalarKind, quoted
 from rejoinder.rules.fields import Mention, Place, Source, closest, similar_to
 from rejoinder.rules.files import SUFFIXES, Files, Fingerprint, UnreadableError
-from rejoinder.rules.kubernetes import Status
+from rejoinder.rules.manifests import Manifests, is_object
 from rejoinder.rules.model import (
     DEFAULT_LISTENER,
     RULE_FILES,
@@ -35,8 +35,11 @@ from rejoinder.rules.model import (
 )
 from rejoinder.rules.page import Branding, rule_with_pages
 from rejoinder.rules.problem import Problem, Severity
-from rejoinder.rules.reload import Memory
 from rejoinder.rules.shadow import shadowed
+
+if TYPE_CHECKING:
+    from rejoinder.rules.kubernetes import Object, Status
+    from rejoinder.rules.reload import Memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class Part:
     rules: tuple[Rule, ...] = ()
     branding: tuple[Position, Branding] | None = None
     """Whose the built-in page is, and where that stands."""
-    objects: tuple[kubernetes.Object, ...] = ()
+    objects: tuple[Object, ...] = ()
     """Kubernetes objects, which mean something only together."""
 
 
@@ -105,7 +108,7 @@ def load(
     problems: list[Problem] = []
     named = _rule_files(sources, files, problems)
     prefixes = _prefixes(named)
-    read = [Source(str(path), files, prefix) for path, prefix in zip(named, prefixes, strict=True)]
+    read = [Source(str(path), files, prefix, operated=True) for path, prefix in zip(named, prefixes, strict=True)]
     said = [_parts(source, memory) for source in read]
     left_out = _keep(sources, read, said, memory) if memory else []
     parts = [part for each in said for part in each]
@@ -116,7 +119,7 @@ def load(
     objects = [each for part in parts for each in part.objects]
     addresses_of = {each.name: each for part in parts for each in part.upstreams} | given
     routes = [each for part in parts for each in part.routes]
-    manifests = kubernetes.read_manifests(objects, addresses_of, routes, memory.objects if memory else None)
+    manifests = _manifests(objects, addresses_of, routes, memory)
     problems += manifests.notes
     if objects and all(part == Part(objects=part.objects) for part in parts):
         skipped = [note for note in manifests.notes if note.severity is Severity.NOTE]
@@ -234,8 +237,14 @@ def _read_rule_file(place: Place) -> Part:
     )
 
 
+def _read_objects(place: Place) -> Part:
+    from rejoinder.rules.kubernetes import read_objects  # noqa: PLC0415 - see `_manifests`
+
+    return Part(objects=read_objects(place))
+
+
 _KINDS: Final = (
-    _Kind(kubernetes.is_object, lambda place: Part(objects=kubernetes.read_objects(place))),
+    _Kind(is_object, _read_objects),
     _Kind(lambda _: True, _read_rule_file),
 )
 
@@ -290,9 +299,20 @@ def _may_be_manifest(source: Source, sources: Sequence[Path]) -> bool:
 # --- all files ---
 
 
+def _manifests(
+    objects: Sequence[Object], addresses: Mapping[str, Upstream], routes: Sequence[Route], memory: Memory | None
+) -> Manifests:
+    last = memory.objects if memory else None
+    if not objects and not last:  # and no need of what reads them, which takes as long to import as all the rest
+        return Manifests()
+    from rejoinder.rules.kubernetes import read_manifests  # noqa: PLC0415
+
+    return read_manifests(objects, addresses, routes, last)
+
+
 def _merged(
     parts: Sequence[Part],
-    manifests: kubernetes.Manifests,
+    manifests: Manifests,
     overrides: Mapping[str, Upstream],
     problems: list[Problem],
     left_out: list[Problem],

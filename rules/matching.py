@@ -18,10 +18,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import re2
-
 from rejoinder.rules.model import (
     EVERY_PATH,
+    MAX_REGEX_SIZE,
     PathKind,
     PathMatch,
     RequestMatch,
@@ -34,15 +33,9 @@ from rejoinder.rules.model import (
 if TYPE_CHECKING:
     from rejoinder.rules.request import Request, Response
 
-_ENVOYS = re2.Options()
-# A byte is a character, in the expression and in what it is held against: so Envoy has it since 1.39.2. Outside ASCII,
-# `.` is a part of a character, and `[é]` is one of two bytes.
-_ENVOYS.encoding = re2.Options.Encoding.LATIN1
-_ENVOYS.log_errors = False  # re2 would write to stderr what it raises anyway
-
 
 class RegexError(ValueError):
-    """Envoy would refuse this regex; the text is RE2's reason, for the author of the rule."""
+    """Envoy would refuse this regex; the text is the reason, for the author of the rule."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -50,13 +43,24 @@ def compile_regex(pattern: str) -> Any:
     """The regex as Envoy's own engine (RE2) sees it. It is for bytes.
 
     Raises:
-        RegexError: it is not RE2 syntax (look-around, back-references, unbalanced brackets ...).
+        RegexError: it is not RE2 syntax (look-around, back-references, unbalanced brackets ...), or too large.
     """
+    import re2  # noqa: PLC0415 - few rule files have a regex
+
+    options = re2.Options()
+    # A byte is a character, in the expression and in what it is held against: so Envoy has it since 1.39.2. Outside
+    # ASCII, `.` is a part of a character, and `[é]` is one of two bytes.
+    options.encoding = re2.Options.Encoding.LATIN1
+    options.log_errors = False  # re2 would write to stderr what it raises anyway
     try:
-        return re2.compile(pattern.encode(), _ENVOYS)
+        compiled = re2.compile(pattern.encode(), options)
     except re2.error as error:
         reason = error.args[0] if error.args else "not a regular expression"
         raise RegexError(reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)) from None
+    if compiled.programsize > MAX_REGEX_SIZE:
+        size = f"{compiled.programsize:,} instructions, and Envoy takes {MAX_REGEX_SIZE:,}"
+        raise RegexError(f"it is compiled to {size}: ask for fewer repetitions")
+    return compiled
 
 
 def regex_fits(pattern: str, text: str) -> bool:

@@ -23,6 +23,24 @@ RULE_FILES: Final = ""
 STATUSES: Final = range(200, 600)
 """The statuses that an answer may have and may be asked for: final ones (RFC 9110, section 15)."""
 
+MAX_REGEX_SIZE: Final = 5000
+"""In instructions of RE2's program: each byte of what is held against it may take as many steps."""
+
+RUNTIME: Final = {
+    "layers": [
+        {"name": "rejoinder", "static_layer": {"re2.max_program_size.error_level": 2 * MAX_REGEX_SIZE}},
+        {"name": "admin", "admin_layer": {}},  # there by default; it has the last word
+    ]
+}
+"""`layered_runtime` of an Envoy, which by itself takes 100 instructions: a UUID has 72. Twice the limit, as versions of
+RE2 differ."""
+
+MAX_HEADERS: Final = 500
+"""In a list: Envoy refuses a route that adds more than 1,000, which may come from two lists."""
+
+MAX_TEXT: Final = 4096
+"""In bytes, for a path and whatever else becomes a regular expression in Envoy: each takes an instruction."""
+
 
 class Position(NamedTuple):
     """Where something stands in the files that were loaded."""

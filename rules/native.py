@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-import mimetypes
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import quote
 
 from rejoinder.rules.addresses import HOST_NAME, PORTS, is_ipv6
-from rejoinder.rules.answers import BODILESS, contents
+from rejoinder.rules.answers import contents
 from rejoinder.rules.document import List, Map, Scalar, ScalarKind, describe, quoted
 from rejoinder.rules.fields import FieldError, Fields, Mention, Place, content_beside
-from rejoinder.rules.handlers import HANDLER_NAME
+from rejoinder.rules.http import BODILESS, CONNECTION_HEADERS, CONTROL, CONTROL_IN_VALUE, REDIRECTS, TOKEN
 from rejoinder.rules.matching import RegexError, compile_regex, network
 from rejoinder.rules.model import (
     EVERY_PATH,
     EVERY_SCOPE,
+    MAX_HEADERS,
+    MAX_TEXT,
     STATUSES,
     WEBSOCKET,
     Answer,
@@ -50,12 +51,20 @@ from rejoinder.rules.page import Branding
 from rejoinder.rules.request import LOCAL, UPSTREAM, normalize_path
 from rejoinder.rules.template import TemplateError
 
+if TYPE_CHECKING:
+    import mimetypes
+
+T = TypeVar("T", bound=Sized)
+
 MAX_BODY_SIZE: Final = 1024 * 1024
 """In bytes. Every Envoy gets every body with each change of its configuration, and keeps it in memory: a larger one is
 a download and belongs on an upstream. (Envoy's own default for a direct response is 4,096.)"""
 
 MAX_HEADER_SIZE: Final = 16384
 """In bytes, for a name or a value: Envoy refuses a `HeaderValue` that is longer."""
+
+MAX_PARAMETER_SIZE: Final = 1024
+"""In bytes: Envoy refuses a longer name in a `QueryParameterMatcher`."""
 
 MIN_RATE_LIMIT_INTERVAL: Final = 0.05
 """In seconds: Envoy refuses a shorter fill interval of a local rate limit."""
@@ -70,19 +79,12 @@ RULE_ONLY_FIELDS: Final = ("name", "match", "unless", "source", "rules", "final"
 REQUEST_FIELDS: Final = (*(kind.value for kind in PathKind), "methods", "headers", "query")
 
 _PATH_KINDS: Final = tuple(kind.value for kind in PathKind)
-_REDIRECT_STATUSES: Final = (301, 302, 303, 307, 308)
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._/-]+")  # becomes part of Envoy resource names and statistics
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-_VALUE_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # a tab is allowed, RFC 9110, section 5.5
+_HANDLER: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _STATUS_PATTERN: Final = re.compile(r"[2-5][0-9]{2}|(?=.*x)[1-5x][0-9x]{2}", re.IGNORECASE)
 _PATH_SAFE: Final = "/%:@!$&'()*+,;=-._~"  # pchar, RFC 3986, section 3.3
 
-_CONNECTION_HEADERS: Final = frozenset(
-    ("connection", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
-)
-"""Of one connection, or of a request: Envoy sets or refuses them."""
 _OVERWRITTEN_HEADERS: Final = frozenset({"date", "server"})
 
 
@@ -191,7 +193,7 @@ def _retry_reason(place: Place) -> str:
 
 def _upgrade(place: Place) -> str:
     text = place.string()
-    if not _TOKEN.fullmatch(text) or text.lower() in ("connect", "connect-udp", "h2c"):
+    if not TOKEN.fullmatch(text) or text.lower() in ("connect", "connect-udp", "h2c"):
         raise place.expected("a protocol such as websocket")
     return text.lower()
 
@@ -246,16 +248,16 @@ def redirect_host(place: Place) -> str:
 
 def redirect_path(place: Place) -> str:
     """A path to put into a URL; it may have a query."""
-    text = place.string()
-    if not text.startswith("/") or _CONTROL.search(text) or " " in text or "#" in text:
+    text = at_most(place, MAX_TEXT, "bytes", place.string())
+    if not text.startswith("/") or CONTROL.search(text) or " " in text or "#" in text:
         raise place.expected('a path starting with "/", without spaces or "#"')
     return text
 
 
 def _redirect_status(place: Place) -> int:
     status = _status(place)
-    if status not in _REDIRECT_STATUSES:
-        raise place.expected(f"one of {', '.join(map(str, _REDIRECT_STATUSES))}")
+    if status not in REDIRECTS:
+        raise place.expected(f"one of {', '.join(map(str, REDIRECTS))}")
     return status
 
 
@@ -463,7 +465,7 @@ def _answer(fields: Fields, default: int | None) -> Answer:
     if bodiless and content and (body or content not in ("body", "body_file")):
         fields[content].error(f"a response with status {bodiless[0]} cannot have a body")
     given_headers = fields.get("headers", functools.partial(headers, template=template), ())
-    if status in (301, 302, 303, 307, 308) and "headers" not in fields:
+    if status in REDIRECTS and "headers" not in fields:
         fields["status_code"].warn("a redirect without a Location header leads nowhere")
     if "body_file" in fields and not any(each == "content-type" for each, _ in given_headers):
         given_headers = (*_type_of_file(fields["body_file"]), *given_headers)
@@ -522,9 +524,7 @@ def _variant(place: Place, template: bool) -> Variant:
     return made
 
 
-_MEDIA_TYPE: Final = re.compile(
-    rf"{_TOKEN.pattern}/{_TOKEN.pattern}( *; *{_TOKEN.pattern}=({_TOKEN.pattern}|\"[^\"]*\"))*"
-)
+_MEDIA_TYPE: Final = re.compile(rf"{TOKEN.pattern}/{TOKEN.pattern}( *; *{TOKEN.pattern}=({TOKEN.pattern}|\"[^\"]*\"))*")
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")  # RFC 4647, section 2.1
 
 
@@ -569,16 +569,22 @@ def _kept_header(place: Place) -> str:
     return text if text == "*" else header_name(place, text.removesuffix("*")) + "*" * text.endswith("*")
 
 
-_TYPES: Final = mimetypes.MimeTypes(filenames=())  # the same on every machine, whatever its own files say
-_TEXT_TYPES: Final = re.compile(r"text/.*|application/(json|javascript|xml|.*\+(json|xml))|image/svg\+xml")
+_TEXT_TYPES: Final = r"text/.*|application/(json|javascript|xml|.*\+(json|xml))|image/svg\+xml"
+
+
+@functools.cache
+def _types() -> mimetypes.MimeTypes:
+    import mimetypes  # noqa: PLC0415 - few rule files have such a body
+
+    return mimetypes.MimeTypes(filenames=())  # the same on every machine, whatever its own files say
 
 
 def _type_of_file(place: Place) -> tuple[Header, ...]:
     """What the file's name says of its type; nothing if it says nothing."""
-    found = _TYPES.guess_type(place.node.text)[0] if isinstance(place.node, Scalar) else None
+    found = _types().guess_type(place.node.text)[0] if isinstance(place.node, Scalar) else None
     if found is None:
         return ()
-    return (("content-type", f"{found}; charset=utf-8" if _TEXT_TYPES.fullmatch(found) else found),)
+    return (("content-type", f"{found}; charset=utf-8" if re.fullmatch(_TEXT_TYPES, found) else found),)
 
 
 def _handled(fields: Fields, default: int | None) -> Answer:
@@ -593,8 +599,13 @@ def _handled(fields: Fields, default: int | None) -> Answer:
 
 
 def _handler(place: Place) -> str:
+    if not place.source.operated:
+        raise place.mistake("a Kubernetes object cannot name a function of this machine: rule files can")
     text = place.string()
-    if not HANDLER_NAME.fullmatch(text):
+    if (file := re.fullmatch(r"(?:\./)?(.+)\.py:(\w+)", text)) is not None:
+        written = f"{file[1].replace('/', '.')}:{file[2]}"
+        raise place.mistake(f"expected a Python function as package.module:function: write {quoted(written)}")
+    if not _HANDLER.fullmatch(text):
         raise place.expected("a Python function as package.module:function")
     return text
 
@@ -659,7 +670,7 @@ def headers(place: Place, template: bool = False) -> tuple[Header, ...]:
         found = [item.attempt(_header_pair, None) for item in place.items()]
     else:
         raise place.expected("a list of name=value, or a mapping")
-    kept = tuple(each for each in found if each is not None)
+    kept = at_most(place, MAX_HEADERS, "headers", tuple(each for each in found if each is not None))
     if sum(each == "content-type" for each, _ in kept) > 1:
         place.error("content-type is given twice")
     if template:
@@ -694,25 +705,34 @@ def _header_pair(place: Place) -> Header | None:
 # None: a header that is left out, which was said.
 def _header(place: Place, name: str, value: str) -> Header | None:
     name, value = header_name(place, name.strip(" \t")), value.strip(" \t")
-    if name in _CONNECTION_HEADERS:
+    if name in CONNECTION_HEADERS:
         raise place.mistake(f"the header {name} is not an answer's to set: Envoy does")
     if name == "content-length":
         place.warn("content-length is left out: it is always computed")
         return None
     if name in _OVERWRITTEN_HEADERS:
         place.warn(f"the header {name} has no effect: Envoy writes its own")
-    if _VALUE_CONTROL.search(value):
+    if CONTROL_IN_VALUE.search(value):
         raise place.mistake(f"the value of {name} has a line break or control character: {quoted(value)}")
-    if max(len(name), len(value.encode())) > MAX_HEADER_SIZE:
-        raise place.mistake(f"Envoy takes at most {MAX_HEADER_SIZE:,} bytes in a header's name or value")
+    if len(value.encode()) > MAX_HEADER_SIZE:
+        raise place.mistake(f"Envoy takes at most {MAX_HEADER_SIZE:,} bytes in a header's value")
     return name, value
 
 
 def header_name(place: Place, text: str) -> str:
     """A header's name in lower case; the place is for the mistake that it may be."""
-    if not _TOKEN.fullmatch(text):
+    if not TOKEN.fullmatch(text):
         raise place.mistake(f"expected a header name, got {quoted(text)}")
+    if len(text) > MAX_HEADER_SIZE:
+        raise place.mistake(f"Envoy takes at most {MAX_HEADER_SIZE:,} bytes in a header's name")
     return text.lower()
+
+
+def at_most(place: Place, most: int, what: str, found: T) -> T:
+    """What was found at a place, unless that is more than Envoy takes."""
+    if len(found) > most:
+        raise place.mistake(f"expected at most {most:,} {what}, got {len(found):,}")
+    return found
 
 
 # --- matches ---
@@ -738,9 +758,9 @@ def _request(fields: Fields) -> RequestMatch:
     kind = fields.only_one(*_PATH_KINDS)
     return RequestMatch(
         path=fields.get(kind, PATHS[kind], EVERY_PATH) if kind else EVERY_PATH,
-        methods=fields.get("methods", lambda it: _distinct(it.one_or_more(_method)), ()),
+        methods=fields.get("methods", _methods, ()),
         headers=fields.get("headers", lambda it: _string_matches(it, header_name), ()),
-        query=fields.get("query", lambda it: _string_matches(it, _parameter_name), ()),
+        query=fields.get("query", lambda it: _string_matches(it, parameter_name), ()),
     )
 
 
@@ -773,6 +793,7 @@ def _path(place: Place) -> str:
     text = place.string()
     if not text.startswith("/"):
         raise place.expected('a path starting with "/"')
+    at_most(place, MAX_TEXT, "bytes", text)
     if odd := re.search(r"[?#\s\x00-\x1f\x7f]", text):
         raise place.mistake(f"expected a path without {quoted(odd[0])}, got {quoted(text)}")
     if not text.isascii():
@@ -796,16 +817,25 @@ def regex_text(place: Place) -> str:
     return text
 
 
+def _methods(place: Place) -> tuple[str, ...]:
+    found = _distinct(place.one_or_more(_method))
+    at_most(place, MAX_TEXT, "bytes in all methods together", "|".join(found))
+    return found
+
+
 def _method(place: Place) -> str:
     text = place.string()
-    if not _TOKEN.fullmatch(text) or text != text.upper():
+    if not TOKEN.fullmatch(text) or text != text.upper():
         raise place.expected("a method in upper case such as GET")
     return text
 
 
-def _parameter_name(place: Place, text: str) -> str:
-    if not text or _CONTROL.search(text):
+def parameter_name(place: Place, text: str) -> str:
+    """The name of a query parameter; the place is for the mistake that it may be."""
+    if not text or CONTROL.search(text):
         raise place.mistake(f"expected a parameter name, got {quoted(text)}")
+    if len(text.encode()) > MAX_PARAMETER_SIZE:
+        raise place.mistake(f"Envoy takes at most {MAX_PARAMETER_SIZE:,} bytes in a parameter's name")
     return text
 
 

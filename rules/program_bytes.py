@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from rejoinder.rules import template
-from rejoinder.rules.answers import BODILESS, Content, claims, contents
+from rejoinder.rules.answers import Content, claims, contents
+from rejoinder.rules.http import BODILESS
 from rejoinder.rules.matching import network
 from rejoinder.rules.model import EVERY_PATH, Answer, PathKind, Rule, Scope, StringKind, StringMatch
 from rejoinder.rules.program import Program

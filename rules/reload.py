@@ -69,9 +69,8 @@ class _File:
     end: int
     """The line behind the last one."""
     part: Any
-    routes: tuple[Mention, ...]
-    """Of the head and the tail; `upstreams` likewise."""
     upstreams: tuple[Mention, ...]
+    """Of the head and the tail. Routes are named in rules only."""
     by_text: dict[str, _Known]
 
 
@@ -140,15 +139,13 @@ def _known(source: Source, layout: _Layout, parts: Sequence[Any]) -> _File | Non
     if [rule.position.line for rule in rules] != lines:
         return None
     mentions: list[list[Mention]] = [[] for _ in rules]
-    elsewhere: list[Mention] = []
     for mention in source.routes:
-        line = mention.place.node.line
-        (mentions[bisect.bisect_right(lines, line) - 1] if start <= line < end else elsewhere).append(mention)
+        mentions[bisect.bisect_right(lines, mention.place.node.line) - 1].append(mention)
     found = map(_Known, itertools.count(1), lines, counts, rules, map(tuple, mentions))
     by_text = dict(zip(layout.entries, found, strict=True))
     if len(by_text) != len(rules):
         return None
-    return _File(layout.head, layout.tail, start, end, parts[0], tuple(elsewhere), tuple(source.upstreams), by_text)
+    return _File(layout.head, layout.tail, start, end, parts[0], tuple(source.upstreams), by_text)
 
 
 def _again(source: Source, layout: _Layout, file: _File) -> _File | None:
@@ -170,7 +167,6 @@ def _again(source: Source, layout: _Layout, file: _File) -> _File | None:
         line += known.lines
     if layout.tail and line != file.end:
         return None
-    source.routes += _noted(file.routes, source)
     source.routes += (each for known in by_text.values() if known.mentions for each in _noted(known.mentions, source))
     source.upstreams += _noted(file.upstreams, source)
     return replace(file, end=line, by_text=by_text)
@@ -192,7 +188,7 @@ def _read_entry(text: str, number: int, line: int, dash: str, source: Source) ->
     nodes, problems = document.parse(("\n" * (line - 1) + dash + text).encode(), source.file)
     if problems or len(nodes) != 1 or not isinstance(nodes[0], List) or len(nodes[0].items) != 1:
         return None
-    own = Source(source.file, source.files, source.prefix, rules=number - 1)
+    own = Source(source.file, source.files, source.prefix, rules=number - 1, operated=source.operated)
     rules = Place(nodes[0], own, path="rules").attempt(native.rules, ())
     if own.problems or len(rules) != 1:
         return None

@@ -9,10 +9,12 @@ https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/filters/network/ht
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
+from rejoinder.rules.http import split_port
 from rejoinder.rules.model import Header
 
 # Envoy keeps each of these in one place: sent in several lines, it is one value, joined with commas. Every line of any
@@ -207,24 +209,41 @@ def parse(
         raise RequestError(f"in HTTP/1.1 Envoy knows no method {method!r}")
     if not _HOST.fullmatch(authority):
         raise RequestError(f"a host has other characters: {authority!r}")
-    path, mark, query = target.partition("?")
-    if not path.startswith("/"):
+    if not target.startswith("/"):
         raise RequestError(f'expected a path starting with "/", got {target!r}')
     if refused := _REFUSED.search(target):
         raise RequestError(f"a path cannot contain {refused[0]!r}: {target!r}")
-    normalized, moved = normalize_path(path)
     # At the end, or in front of a port: https://www.rfc-editor.org/rfc/rfc1034#section-3.1
     authority = authority[:-1] if authority.endswith(".") else re.sub(r"\.(:[^:]*)$", r"\1", authority)
-    return Request(
-        method=method,
-        host=host_of(authority),
-        path=normalized,
-        query=query if mark else None,
-        headers=_received(headers, scheme, normalized),
-        scheme=scheme,
-        authority=authority,
-        moved=moved,
-    )
+    sent = from_envoy(method, authority, target, scheme=scheme)
+    path, moved = normalize_path(sent.path)
+    return replace(sent, path=path, moved=moved, headers=_received(headers, scheme, path))
+
+
+def from_envoy(
+    method: str,
+    authority: str,
+    target: str,
+    headers: tuple[Header, ...] = (),
+    scheme: str = "http",
+    client: str = "",
+) -> Request:
+    """The request that an Envoy tells of: it has normalized it already. Headers as in `Request`."""
+    path, mark, query = target.partition("?")
+    return Request(method, host_of(authority), path, query if mark else None, headers, scheme, authority, False, client)
+
+
+def of_headers(headers: Iterable[Header], client: str = "") -> Request:
+    """The same, of its headers with the pseudo headers (`:method`, `:authority`, `:path`, `:scheme`)."""
+    headers = tuple(headers)
+    pseudo = dict(header for header in headers if header[0][:1] == ":")
+    method, authority, target = (pseudo.get(name, "") for name in (":method", ":authority", ":path"))
+    return from_envoy(method, authority, target, regular(headers), pseudo.get(":scheme", "http"), client)
+
+
+def regular(headers: Iterable[Header]) -> tuple[Header, ...]:
+    """Headers without the pseudo headers."""
+    return tuple(header for header in headers if header[0][:1] != ":")
 
 
 def _received(headers: tuple[Header, ...], scheme: str, path: str) -> tuple[Header, ...]:
@@ -259,8 +278,7 @@ def _join(lines: list[Header]) -> tuple[Header, ...]:
 
 def host_of(authority: str) -> str:
     """The host that domains are compared with: in lower case, without port, an IPv6 address in its brackets."""
-    host, colon, _ = authority.rpartition(":")
-    return (host if colon and "]" not in authority[len(host) :] else authority).lower()
+    return split_port(authority)[0].lower()
 
 
 def normalize_path(path: str) -> tuple[str, bool]:

@@ -87,6 +87,8 @@ _ARGUMENTS: Final = {
 }
 _FILTERS: Final = {"raw": Escape.RAW, "html": Escape.HTML, "json": Escape.JSON, "urlencode": Escape.URL}
 _BRACES: Final = '"{{"'
+_SHOWN: Final = 60
+"""How many characters of what is wrong a message repeats: braces may close a page later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +149,14 @@ def parse(text: str, default: Escape) -> Template:
         end = text.find("}}", start)
         between = text[start + 2 : end]
         literal, at = literal + text[at:start], end + 2
-        if between.strip() == _BRACES:
-            literal += "{{"
-            continue
-        if end < 0 or "{{" in between or "\n" in between:
+        braces = between.strip() == _BRACES
+        if end < 0 or "\n" in between or ("{{" in between and not braces):
             raise TemplateError('expected "}}" behind "{{", in the same line', start)
-        pieces += (literal.encode(), _variable(between, default, start))
-        literal = ""
+        if braces:
+            literal += "{{"
+        else:
+            pieces += (literal.encode(), _variable(between, default, start))
+            literal = ""
     pieces.append((literal + text[at:]).encode())
     return Template(tuple(filter(None, pieces)))
 
@@ -174,20 +177,20 @@ def _variable(inner: str, default: Escape, offset: int) -> Variable:
     if not spelled:
         raise TemplateError(f'expected a name between "{{{{" and "}}}}": {_choice("", NAMES)}', offset)
     if bar and wanted not in _FILTERS:
-        raise TemplateError(f'unknown filter "{wanted}": {_choice(wanted, _FILTERS)}', offset)
+        raise TemplateError(f'unknown filter "{wanted[:_SHOWN]}": {_choice(wanted, _FILTERS)}', offset)
     escape = _FILTERS[wanted] if bar else default
     if found := _WITH_ARGUMENT.fullmatch(spelled):
         name, argument = NAMES[found[1]], found[2] or ""
         if not _ARGUMENTS[name].fullmatch(argument):
-            raise TemplateError(f'expected a name behind "{found[1]}.", got "{argument}"', offset)
+            raise TemplateError(f'expected a name behind "{found[1]}.", got "{argument[:_SHOWN]}"', offset)
         return Variable(name, argument.lower() if name is Name.REQUEST_HEADER else argument, escape)
     if spelled in NAMES:
         return Variable(NAMES[spelled], "", escape)
-    raise TemplateError(f'unknown name "{spelled}": {_choice(spelled, NAMES)}', offset)
+    raise TemplateError(f'unknown name "{spelled[:_SHOWN]}": {_choice(spelled, NAMES)}', offset)
 
 
 def _choice(given: str, known: dict[str, Name] | dict[str, Escape]) -> str:
-    similar = difflib.get_close_matches(given, known, n=1)
+    similar = difflib.get_close_matches(given[:_SHOWN], known, n=1)
     return f'did you mean "{similar[0]}"?' if similar else f"expected one of {', '.join(known)}"
 
 

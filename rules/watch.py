@@ -167,9 +167,6 @@ def _follow(path: Path, on_the_way: set[str], named: dict[str, _Names]) -> str:
     at, ahead, links = "/", list(reversed(path.parts[1:])), 0
     while ahead and links <= MAX_LINKS:
         part = ahead.pop()
-        if part == "..":
-            at = os.path.dirname(at)
-            continue
         step = os.path.join(at, part)
         try:
             target = os.readlink(step)

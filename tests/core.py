@@ -11,13 +11,16 @@ from typing import Any, Final
 
 import pytest
 
+from rejoinder.envoy.module.build import PURE
 from rejoinder.rules.accept import Offer
+from rejoinder.rules.answers import Reply
 from rejoinder.rules.matching import compile_regex
+from rejoinder.rules.request import LOCAL, Request, Response
 
 HARNESS: Final = Path(__file__).parent / "harness"
 SOURCES: Final = Path(__file__).parent.parent / "envoy" / "module"
 
-PROGRAM: Final = ("reader.c", "index.c", "request.c", "program.c", "ask.c", "accept.c", "template.c")
+PROGRAM: Final = PURE
 """What neither Envoy nor Python is needed for."""
 
 SANITIZERS: Final = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -41,15 +44,6 @@ class _Buffer(ctypes.Structure):
     _fields_ = (("ptr", ctypes.c_char_p), ("length", ctypes.c_size_t))
 
 
-class _Header(ctypes.Structure):
-    _fields_ = (
-        ("name", ctypes.POINTER(ctypes.c_char)),
-        ("name_length", ctypes.c_size_t),
-        ("value", ctypes.POINTER(ctypes.c_char)),
-        ("value_length", ctypes.c_size_t),
-    )
-
-
 class _Text(ctypes.Structure):
     """A buffer that is read: not up to its first zero."""
 
@@ -59,10 +53,22 @@ class _Text(ctypes.Structure):
         return self.ptr[: self.length] if self.length else b""
 
 
+class _Header(ctypes.Structure):
+    _fields_ = (("name", _Text), ("value", _Text))
+
+
+class _GivenHeader(ctypes.Structure):
+    _fields_ = (("name", _Buffer), ("value", _Buffer))
+
+
 class _Reply(ctypes.Structure):
+    """Its beginning."""
+
     _fields_ = (
         ("status", ctypes.c_uint32),
+        ("passes", ctypes.c_bool),
         ("by_handler", ctypes.c_bool),
+        ("is_fixed", ctypes.c_bool),
         ("empty_values", ctypes.c_bool),
         ("handler", ctypes.c_uint32),
         ("rule", _Text),
@@ -91,6 +97,31 @@ class _Line(ctypes.Structure):
     _fields_ = (("name", ctypes.c_uint32), ("value", _Buffer))
 
 
+class _Arrived(ctypes.Structure):
+    _fields_ = (
+        ("method", _Buffer),
+        ("scheme", _Buffer),
+        ("authority", _Buffer),
+        ("path", _Buffer),
+        ("client", _Buffer),
+        ("lines", ctypes.POINTER(_Line)),
+        ("line_count", ctypes.c_size_t),
+    )
+
+
+class _Response(ctypes.Structure):
+    _fields_ = (
+        ("status", ctypes.c_uint32),
+        ("is_local", ctypes.c_bool),
+        ("headers", ctypes.POINTER(_GivenHeader)),
+        ("header_count", ctypes.c_size_t),
+    )
+
+
+class _Question(ctypes.Structure):
+    _fields_ = (("request", ctypes.c_void_p), ("route", _Buffer), ("response", ctypes.POINTER(_Response)))
+
+
 _NUMBER = ctypes.POINTER(ctypes.c_uint32)
 _REASON = ctypes.POINTER(_Failure)
 _MAKE = ctypes.CFUNCTYPE(ctypes.c_bool, _Text, _NUMBER, _REASON)
@@ -106,16 +137,17 @@ def library(path: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(path))
     for name in ("program_read", "request_new"):
         getattr(loaded, name).restype = ctypes.c_void_p
-    for name in ("program_on_request", "program_on_status"):
+    for name in ("program_ask", "reply_make"):
         getattr(loaded, name).restype = ctypes.POINTER(_Reply)
+    loaded.program_observed.restype = ctypes.c_uint32
     loaded.program_headers.restype = ctypes.POINTER(_Text)
-    for name in ("program_open", "program_names", "program_needs_request", "program_needs_routes"):
-        getattr(loaded, name).restype = ctypes.c_bool
+    loaded.program_open.restype = ctypes.c_bool
     return loaded
 
 
-def _buffer(text: bytes) -> _Buffer:
-    return _Buffer(text, len(text))
+def _buffer(text: str | bytes) -> _Buffer:
+    data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+    return _Buffer(data, len(data))
 
 
 class RejectedError(Exception):
@@ -153,38 +185,67 @@ class Core:
         self._loaded.program_free(ctypes.c_void_p(self._program))
 
     def ask(
-        self, method: str, authority: str, target: str, headers: Sequence[tuple[str, str]], route: str, status: int
-    ) -> tuple[str, int, tuple[tuple[str, str], ...], bytes] | None:
-        """Rule, status (0: the upstream's), headers and body of the reply; `status` 0: before there is a response."""
-        program = ctypes.c_void_p(self._program)
+        self,
+        request: Request,
+        route: str,
+        response: Response | None,
+        now: int = 0,
+        observed: list[str] | None = None,
+    ) -> tuple[str, Reply] | None:
+        """The rule that answers, and the reply; one of status 0 and nothing else: a handler makes it.
+
+        Args:
+            response: None: there is none yet.
+            now: seconds since 1970.
+            observed: is told the rules that would have answered, and only observe.
+        """
+        loaded, program = self._loaded, ctypes.c_void_p(self._program)
+        taken = loaded.request_new(program, ctypes.byref(self._arrived(request)))
+        came = None if response is None else ctypes.pointer(_response(response))
+        about = _Question(taken, _buffer(route), came)
+        end, at, name = ctypes.c_uint32(), 0, _Text()
+        found = loaded.program_ask(program, ctypes.byref(about), ctypes.byref(end))
+        while observed is not None:
+            at = loaded.program_observed(program, ctypes.byref(about), at, end, ctypes.byref(name))
+            if at == end.value:
+                break
+            observed.append(bytes(name).decode())
+            at += 1
+        made = None
+        if found and not (found[0].by_handler or found[0].is_fixed):
+            made = loaded.reply_make(program, found, ctypes.byref(about), ctypes.c_long(now))
+        _FREE(ctypes.c_void_p(taken))
+        said = _reply(found[0], made[0] if made else found[0], response.status if response else 0) if found else None
+        loaded.reply_free(made)
+        return said
+
+    def _arrived(self, request: Request) -> _Arrived:
         count = ctypes.c_size_t()
-        names = self._loaded.program_headers(program, ctypes.byref(count))
+        names = self._loaded.program_headers(ctypes.c_void_p(self._program), ctypes.byref(count))
+        authority = request.authority or request.host
         lines = [
-            _Line(number, _buffer(value.encode("utf-8", "surrogateescape")))
+            _Line(number, _buffer(value))
             for number in range(count.value)
-            for name, value in ((":authority", authority), *headers)
+            for name, value in ((":authority", authority), *request.headers)
             if name.encode() == bytes(names[number])
         ]
-        request = self._loaded.request_new(
-            program,
-            *(_buffer(text.encode()) for text in (method, authority, target)),
-            (_Line * len(lines))(*lines),
-            ctypes.c_size_t(len(lines)),
-        )
-        asked = (program, ctypes.c_void_p(request), _buffer(route.encode()))
-        if status:
-            found = self._loaded.program_on_status(*asked, ctypes.c_uint32(status))
-        else:
-            found = self._loaded.program_on_request(*asked)
-        _FREE(ctypes.c_void_p(request))
-        if not found:
-            return None
-        made = found[0]
-        sent = tuple(
-            (each.name[: each.name_length].decode(), each.value[: each.value_length].decode())
-            for each in made.headers[: made.header_count]
-        )
-        return bytes(made.rule).decode(), made.status, sent, bytes(made.body)
+        client = f"[{request.client}]:1" if ":" in request.client else f"{request.client}:1"
+        texts = (request.method, request.scheme, authority, request.target, client)
+        return _Arrived(*map(_buffer, texts), (_Line * len(lines))(*lines), len(lines))
+
+
+def _response(response: Response) -> _Response:
+    headers = [_GivenHeader(_buffer(name), _buffer(value)) for name, value in response.headers]
+    return _Response(response.status, response.source == LOCAL, (_GivenHeader * len(headers))(*headers), len(headers))
+
+
+def _reply(found: _Reply, made: _Reply, status: int) -> tuple[str, Reply]:
+    rule = bytes(found.rule).decode()
+    if found.by_handler:
+        return rule, Reply(0, (), b"")
+    headers = [(bytes(each.name), bytes(each.value)) for each in made.headers[: made.header_count]]
+    sent = tuple((name.decode(), value.decode("utf-8", "surrogateescape")) for name, value in headers)
+    return rule, Reply(made.status or status, sent, bytes(made.body))
 
 
 _FREE = ctypes.CDLL(None).free

@@ -45,6 +45,7 @@ from rejoinder.rules.model import (
     Scope,
     StatusPattern,
 )
+from rejoinder.rules.names import TRUSTED_CA
 from rejoinder.xds.build import Build, build
 from rejoinder.xds.server import Event, Server
 from rejoinder.xds.session import Accepted, Nack
@@ -53,7 +54,6 @@ from rejoinder.xds.translate.clusters import ext_proc_cluster
 from rejoinder.xds.translate.encode import snapshot
 from rejoinder.xds.translate.extensions import FOREIGN_TYPES, foreign_filters
 from rejoinder.xds.translate.filters import discovered
-from rejoinder.xds.translate.settings import TRUSTED_CA
 
 SECONDS = 30.0
 """How long a test waits for what must come."""

@@ -6,16 +6,20 @@ program(rule("busy", [reply([(503, 503)], 503, body=b"busy")], path=(PREFIX, "/a
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 EVERY, EXACT, PREFIX, REGEX = range(4)
 """Kinds of paths."""
 
-FINAL, UNCONDITIONAL = 1, 2
+FINAL, UNCONDITIONAL, UNLESS, OBSERVES = 1, 2, 4, 8
+
+ANY, UPSTREAM, LOCAL = range(3)
+"""Sources."""
 
 
 def text(value: str) -> bytes:
@@ -41,45 +45,92 @@ def body(data: bytes) -> bytes:
     return record(1, identity(data) + data)
 
 
+RAW, HTML, JSON, URL, HEADER = range(5)
+"""How values are escaped."""
+
+
+def template(*pieces: str | tuple[int, int, str]) -> bytes:
+    """Texts, and variables: name, escape and argument."""
+    return listed(b"\0" + text(each) if isinstance(each, str) else bytes(each[:2]) + text(each[2]) for each in pieces)
+
+
+def content(
+    body: bytes = b"",
+    content_type: str = "",
+    language: str = "",
+    headers: Sequence[tuple[str, str]] = (),
+    templates: Sequence[tuple[str, bytes]] = (),
+    is_template: bool = False,
+) -> tuple[bytes, bytes]:
+    """One of the contents of a reply, and the record of its body.
+
+    Args:
+        templates: headers whose values are templates.
+        is_template: the body is one.
+    """
+    kind = 3 if is_template else 1
+    data = (
+        text(content_type)
+        + text(language)
+        + listed(text(name) + text(value) for name, value in headers)
+        + listed(text(name) + value for name, value in templates)
+        + (bytes((kind,)) + identity(body) if body else b"\x00")
+    )
+    return data, record(kind, identity(body) + body) if body else b""
+
+
 def reply(
     statuses: Sequence[tuple[int, int]] = (),
     status: int = 0,
     handler: str = "",
     headers: Sequence[tuple[str, str]] = (),
     body: bytes = b"",
+    *,
+    contents: Sequence[tuple[bytes, bytes]] = (),
+    keep: Sequence[str] = (),
+    passes: bool = False,
 ) -> tuple[bytes, bytes]:
-    """A reply, and its body."""
+    """A reply, and the records of its bodies.
+
+    Args:
+        contents: in place of `headers` and `body`.
+    """
+    contents = contents or [content(body, headers=headers)]
     data = (
         listed(struct.pack("<HH", first, last) for first, last in statuses)
+        + bytes((passes,))
         + struct.pack("<H", status)
         + text(handler)
-        + listed(text(name) + text(value) for name, value in headers)
-        + (b"\x01" + identity(body) if body else b"\x00")
+        + listed(map(text, keep))
+        + listed(data for data, _ in contents)
     )
-    return data, body
+    return data, b"".join(record for _, record in contents)
 
 
 def test(name: str, kind: int, value: str) -> bytes:
     return text(name) + bytes((kind,)) + text(value)
 
 
-def rule(
-    name: str,
-    replies: Sequence[tuple[bytes, bytes]],
+def network(cidr: str) -> bytes:
+    found = ipaddress.ip_network(cidr)
+    packed = found.network_address.packed
+    mapped = b"" if len(packed) == 16 else bytes(10) + b"\xff\xff"
+    return bytes((found.prefixlen + 8 * len(mapped),)) + mapped + packed
+
+
+def scope(
     *,
-    flags: int = 0,
     domains: Sequence[str] = (),
     routes: Sequence[str] | None = None,
     path: tuple[int, str] = (EVERY, ""),
     methods: Sequence[str] = (),
     headers: Sequence[bytes] = (),
     query: Sequence[bytes] = (),
+    clients: Sequence[str] = (),
+    response: Sequence[bytes] = (),
 ) -> bytes:
-    """A rule's record, behind those of its bodies."""
-    payload = (
-        bytes((flags,))
-        + text(name)
-        + listed(map(text, domains))
+    return (
+        listed(map(text, domains))
         + bytes((routes is not None,))
         + listed(map(text, routes or ()))
         + bytes((path[0],))
@@ -87,20 +138,46 @@ def rule(
         + listed(map(text, methods))
         + listed(headers)
         + listed(query)
+        + listed(map(network, clients))
+        + listed(response)
+    )
+
+
+def rule(
+    name: str,
+    replies: Sequence[tuple[bytes, bytes]],
+    *,
+    flags: int = 0,
+    source: int = ANY,
+    unless: bytes = b"",
+    **about: Any,
+) -> bytes:
+    """A rule's record, behind those of its bodies.
+
+    Args:
+        unless: a scope.
+        about: the rule's own scope, as `scope` takes it.
+    """
+    payload = (
+        bytes((flags | (UNLESS if unless else 0),))
+        + text(name)
+        + bytes((source,))
+        + scope(**about)
+        + unless
         + listed(data for data, _ in replies)
     )
-    return b"".join(body(data) for _, data in replies if data) + record(2, payload)
+    return b"".join(dict.fromkeys(records for _, records in replies)) + record(2, payload)
 
 
 def program(*records: bytes, parts: Sequence[bytes] = ()) -> bytes:
     """A program; `parts` are the ids of parts."""
-    return b"RJNDR\0\x01\0" + listed(parts) + b"".join(records)
+    return b"RJNDR\0\x02\0" + listed(parts) + b"".join(records)
 
 
 def part(*records: bytes) -> tuple[bytes, bytes]:
     """A part's id, and the part."""
     data = b"".join(records)
-    return identity(data), b"RJPRT\0\x01\0" + identity(data) + data
+    return identity(data), b"RJPRT\0\x02\0" + identity(data) + data
 
 
 class Reader:

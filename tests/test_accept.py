@@ -71,6 +71,12 @@ CASES: Final = {
         None,
         1,
     ),
+    "the subtype before parameters": (
+        types("a/b;x=1;y=2;z=3", "c/d"),
+        "*/*;x=1;y=2;z=3;q=0.1, a/*;x=1;y=2;z=3;q=0.1, a/b;q=0.9, c/d;q=0.5",
+        None,
+        0,
+    ),
     "the example of RFC 9110": (
         types("text/plain", "text/html;level=3", "text/html;level=1"),
         "text/*;q=0.3, text/plain;q=0.7, text/plain;format=flowed, text/plain;format=fixed;q=0.4, */*;q=0.5, "
@@ -81,6 +87,7 @@ CASES: Final = {
     "a parameter that we do not have": (JSON_HTML, "text/html;level=1, application/json;q=0.1", None, 0),
     "a parameter in quotes": (types("a/b", 'a/b;p="x,y"'), r'a/b;q=0.1, a/b;p="\x,y"', None, 1),
     "a parameter without quotes": (types("a/b", "a/b;p=X"), 'a/b;q=0.1, a/b;p="x"', None, 1),
+    "a comma behind a quote in quotes": (JSON_HTML, r'application/json;a="\", text/html;q=0.9, "', None, 0),
     "a longer parameter": (types("a/b", "a/b;p=x"), "a/b;q=0.5, a/b;p=xy;q=0.9", None, 0),
     "a shorter parameter": (types("a/b", "a/b;p=xy"), 'a/b;q=0.5, a/b;p="";q=0.1, a/b;p=x;q=0.9', None, 0),
     "a charset": (JSON_HTML, "application/json;q=0.5, text/html;charset=iso-8859-1", None, 1),

@@ -16,7 +16,7 @@ from rejoinder.cli import main
 from rejoinder.cli.up import _elsewhere
 from rejoinder.rules.answers import claims
 from rejoinder.rules.load import Loaded, load
-from rejoinder.rules.model import Answer, Forward, Redirect, Route
+from rejoinder.rules.model import Answer, Endpoint, Forward, Redirect, Route, Upstream, UpstreamTls
 
 GATEWAY = """
 apiVersion: gateway.networking.k8s.io/v1
@@ -275,6 +275,48 @@ def test_h01_a_route_of_the_console_goes_to_its_destination(
     assert isinstance(routes(missing)[0].action, Answer)
 
 
+REGISTRIES = """
+---
+apiVersion: networking.higress.io/v1
+kind: McpBridge
+metadata: {name: default, namespace: higress-system}
+spec:
+  registries:
+  - {type: static, name: legacy, domain: "10.0.0.1:80,10.0.0.2:81", port: 80}
+  - {type: dns, name: far, domain: far.test, port: 443, protocol: HTTPS, sni: near.test}
+"""
+
+
+@pytest.mark.parametrize(
+    ("destination", "upstream"),
+    [
+        ("legacy.static:80", Upstream("legacy", (Endpoint("10.0.0.1", 80), Endpoint("10.0.0.2", 81)))),
+        (
+            "far.dns:443",
+            Upstream("far", (Endpoint("far.test", 443),), tls=True, tls_options=UpstreamTls(sni="near.test")),
+        ),
+    ],
+)
+def test_h01_a_registry_says_where_its_service_is(tmp_path: Path, destination: str, upstream: Upstream) -> None:
+    annotation = f'higress.io/destination: "{destination}"'
+    text = REGISTRIES + ingress("higress-system/r", host="a.test", backend=BRIDGE, annotations=annotation)
+    found = loaded(tmp_path, text)
+    assert complaints(found) == []
+    assert found.ruleset is not None
+    assert found.ruleset.upstreams == (upstream,)
+    (given,) = loaded(tmp_path, text, **{upstream.name: "http://127.0.0.1:1"}).ruleset.upstreams  # type: ignore[union-attr]
+    assert given.endpoints == (Endpoint("127.0.0.1", 1),), "the command line comes first"
+    elsewhere = loaded(tmp_path, text.replace("name: default, namespace: higress-system", "name: default"))
+    assert "it has to be in higress-system" in complaints(elsewhere)[0]
+    assert isinstance(routes(elsewhere)[0].action, Answer)
+
+
+@pytest.mark.parametrize("domain", ["10.0.0.1", "a.test:80x", "10.0.0.1:80,", "10.0.0.1:70000", ""])
+def test_a_registry_without_usable_addresses_is_an_error(tmp_path: Path, domain: str) -> None:
+    text = REGISTRIES.replace("10.0.0.1:80,10.0.0.2:81", domain)
+    assert "domain: expected addresses such as" in complaints(loaded(tmp_path, text))[0]
+
+
 @pytest.mark.parametrize(
     ("named", "scope"),
     [
@@ -394,6 +436,42 @@ def test_f06_the_second_gateway_is_where_listen_puts_it(tmp_path: Path) -> None:
     assert _elsewhere(found.ruleset, [("127.0.0.1", 1)])[1:] == (), "nobody listens at an address of another"
 
 
+def test_of_two_timeouts_the_shorter_counts(tmp_path: Path) -> None:
+    timeouts = "timeouts: {request: 1m30s, backendRequest: 500ms}"
+    found = loaded(tmp_path, GATEWAY + http_route(f"  rules: [{{{timeouts}, backendRefs: [{{name: app, port: 80}}]}}]"))
+    assert [route.action.timeout for route in routes(found) if isinstance(route.action, Forward)] == [0.5]
+
+
+def test_routes_of_longer_hosts_stand_in_front(tmp_path: Path) -> None:
+    found = loaded(tmp_path, GATEWAY + http_route("  hostnames: ['*.test', a.b.test, '*.b.test']"))
+    assert [route.domains for route in routes(found)] == [("a.b.test",), ("*.b.test",), ("*.test",)]
+
+
+INGRESS = """
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: r, namespace: demo}
+spec:
+  rules: [{http: {paths: [{path: %s, pathType: Prefix, backend: {service: {name: app, port: {number: 80}}}}]}}]
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        http_route("  rules: [{matches: [{path: {value: '/api/*'}}], backendRefs: [{name: app, port: 80}]}]"),
+        INGRESS % "'/api/*'",
+    ],
+    ids=["HTTPRoute", "Ingress"],
+)
+def test_a_warning_about_a_path_takes_no_route_away(tmp_path: Path, text: str) -> None:
+    found = loaded(tmp_path, GATEWAY + text)
+    (said,) = complaints(found)
+    assert "r: spec.rules[0]." in said
+    assert 'the * in "/api/*" is compared as it stands' in said
+    assert "/api/*" in [route.request.path.value for route in routes(found) if isinstance(route.action, Forward)]
+
+
 def test_f12_what_answers_500_or_has_no_effect_is_said(tmp_path: Path) -> None:
     remove = "{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [content-type]}}"
     spec = f"  rules: [{{matches: [{{path: {{value: /nothing}}}}]}}, {{filters: [{remove}, {CLOSED}]}}]"
@@ -440,6 +518,7 @@ MESSAGES = [
     ("rules:\n  - {name: a, respond: {body: x}}", 'unknown field "respond", routes have it'),
     ("upstreams: {a: 'localhost:80'}\nroutes: [{name: a, upstream: a}]", "expected a URL such as"),
     ("rules: {name: a, body: x}", 'got a mapping: begin each entry with "- "'),
+    ("rules: [{enable_on_status: [500], handler: 'a/h.py:f'}]", 'write "a.h:f"'),
     ("rules: [{body: a, match: {headers: {x: {not: v}}}}]", 'unknown field "not"'),
     # And what has no effect, or none that anybody wants: warnings.
     ("rules: [{body: a, match: {prefix: '/api/*'}}]", 'the * in "/api/*" is compared as it stands'),
@@ -483,3 +562,37 @@ def test_check_each_takes_folders_one_by_one(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().err.count("fine: 0 upstreams, 0 routes, 1 rule") == 3
     (tmp_path / "a" / "b" / "rules.yaml").write_text("rules: 7")
     assert main(["check", str(tmp_path), "--each"]) == 1
+
+
+HANDLERS = {
+    "page:show": "",
+    "page:shwo": 'handler page:shwo: AttributeError: there is no "shwo": did you mean "show"?',
+    "pgae:show": "No module named 'pgae': did you mean \"page\"?",
+    "page:Class.method": "",
+    "ends:show": "SystemExit: 3",
+    "dies:show": "handler dies:show: its import ends the process",
+    "page:number": "expected a function, got int",
+}
+
+
+def test_check_says_which_handlers_are_not_there(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "page.py").write_text(
+        "print('noise')\nnumber = 1\ndef show(request, response): ...\nclass Class:\n    def method(): ..."
+    )
+    (tmp_path / "ends.py").write_text("raise SystemExit(3)")
+    (tmp_path / "dies.py").write_text("import os\nos._exit(0)")
+    rules = "".join(
+        f"- {{match: {{path: /{at}}}, enable_on_status: [503], handler: '{name}'}}\n"
+        for at, name in enumerate(HANDLERS)
+    )
+    (tmp_path / "rules.yaml").write_text(f"rules:\n{rules}")
+    assert main(["check", str(tmp_path)]) == 0
+    said = capfd.readouterr()
+    lines = said.out.splitlines()
+    wanted = [(at + 2, message) for at, message in enumerate(HANDLERS.values()) if message]
+    assert len(lines) == len(wanted)
+    for line, (number, message) in zip(lines, wanted, strict=True):
+        assert f"rules.yaml:{number}: warning: " in line
+        assert message in line
+    assert "noise" in said.err, "what a module prints is no part of the report"
+    assert main(["check", str(tmp_path), "--strict"]) == 1

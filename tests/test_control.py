@@ -17,7 +17,7 @@ from gateway import SECONDS
 
 from rejoinder.cli import admin, control
 from rejoinder.cli.control import MOST_PRINTED, Control
-from rejoinder.extproc import Processor
+from rejoinder.extproc import Workers
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Endpoint, Ruleset
 from rejoinder.rules.program import Program
@@ -30,7 +30,7 @@ def rule(body: str) -> str:
     return f"rules: [{{name: only, body: {body}}}]\n"
 
 
-class Choosy(Processor):
+class Choosy(Workers):
     """Refuses a program with a rule called `refused`."""
 
     published: Program | None = None
@@ -53,7 +53,7 @@ def choosy(ruleset: Ruleset) -> Ruleset:
 
 @contextlib.asynccontextmanager
 async def following(*sources: Path) -> AsyncIterator[Control]:
-    followed = Control(sources, [], SETTINGS, processor=Choosy(), adjust=choosy)
+    followed = Control(sources, [], SETTINGS, processor=Choosy(1), adjust=choosy)
     followed.start()
     assert followed.current
     task = asyncio.create_task(followed.follow())
@@ -156,7 +156,8 @@ def test_a_load_that_fails_before_it_has_read_anything_is_tried_again(
 
 def test_what_manifests_said_is_known_after_a_mistake_of_ours(tmp_path: Path) -> None:
     plugin = (
-        "apiVersion: extensions.higress.io/v1alpha1\nkind: WasmPlugin\nmetadata: {name: page, namespace: x}\n"
+        "apiVersion: extensions.higress.io/v1alpha1\nkind: WasmPlugin\n"
+        "metadata: {name: page, namespace: higress-system}\n"
         "spec: {url: 'oci://x/custom-response', defaultConfig: {body: first}}\n"
     )
     rules, manifest = tmp_path / "rules.yaml", tmp_path / "plugin.yaml"

@@ -37,7 +37,7 @@ from rejoinder.rules.request import parse
 from rejoinder.xds.protobuf import encoder
 
 PROJECT: Final = Path(__file__).parents[1]
-PAGES: Final = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES: Final = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
 
 FILTERS: Final = "# http_filters\n"
 MESSAGES: Final = {

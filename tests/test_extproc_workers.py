@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import queue
 import signal
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -15,7 +16,7 @@ import pytest
 
 from rejoinder.extproc import Workers
 from rejoinder.extproc.server import SERVICE
-from rejoinder.extproc.workers import STARTS
+from rejoinder.extproc.workers import PART, STARTS, receive_change, send_change
 from rejoinder.rules.model import Answer, Rule, StatusPattern
 from rejoinder.rules.program import Program, compile_rules
 from rejoinder.xds.protobuf import message_class
@@ -159,3 +160,27 @@ def test_a_port_that_is_taken_is_an_error_that_names_it() -> None:
             await holder.stop()
 
     run(test())
+
+
+RULES: Final = tuple(program(f"{number}").rules[0] for number in range(3 * PART))
+NEW: Final = program("new").rules
+CHANGES: Final = {
+    "nothing": (RULES, 0),
+    "one in front": (NEW + RULES, 1),
+    "one less": (RULES[:7] + RULES[8:], 0),
+    "one behind": (RULES + NEW, 1),
+    "one other": (RULES[:7] + NEW + RULES[8:], 1),
+    "one twice": (RULES[:8] + RULES[7:], 1),
+    "two others": (RULES[:7] + NEW + RULES[8:10] + NEW + RULES[11:], 4),
+    "all": (RULES[::-1], len(RULES)),
+    "none left": ((), 0),
+}
+
+
+@pytest.mark.parametrize(("rules", "sent"), CHANGES.values(), ids=CHANGES)
+def test_what_has_changed_is_sent_in_small_parts(rules: tuple[Rule, ...], sent: int) -> None:
+    messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    send_change(messages.put, RULES, rules)
+    change = messages.get()
+    assert messages.qsize() == -(-sent // PART)
+    assert receive_change(messages.get, RULES, change) == rules

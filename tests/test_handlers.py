@@ -12,6 +12,7 @@ import pytest
 from gateway import HANDLERS, Gateway, Upstream, ruleset
 
 from rejoinder.rules.handlers import Handler, HandlerError, Handlers, Reply, Request, Response, request_of
+from rejoinder.rules.load import load
 from rejoinder.xds.translate import Placement
 
 REQUEST = Request("GET", "a.test", "/x", None, (("accept", "*/*"), ("x-a", "1"), ("x-a", "2")), "route-a")
@@ -52,12 +53,41 @@ def test_a_reply_is_completed_as_every_answer_is(module: ModuleType) -> None:
         pytest.param(Reply(200, (("a b", "c"),), b""), "expected a header name, got 'a b'", id="header-name"),
         pytest.param(Reply(200, (("a", "b\nc"),), b""), "without line breaks", id="header-value"),
         pytest.param(Reply(200, (("a", 1),), b""), "expected a string", id="header-number"),  # type: ignore[arg-type]
-        pytest.param(Reply(200, (("Content-Length", "1"),), b""), "is not an answer's to set", id="content-length"),
+        pytest.param(Reply(200, (("a", "b"),) * 501, b""), "at most 500 headers, got 501", id="too-many"),
+        pytest.param(Reply(200, (("a", "é" * 30720),), b""), "at most 61,440 bytes, got 61,441", id="too-large"),
     ],
 )
 def test_a_wrong_return_value_is_a_failure(module: ModuleType, made: Reply, message: str) -> None:
     with pytest.raises(HandlerError, match=message):
         calling(module, lambda *_: made)
+
+
+# Of one connection, of a request, or computed: no answer sets them, wherever it comes from.
+NOT_TO_SET = (
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+)
+
+
+@pytest.mark.parametrize("name", NOT_TO_SET)
+def test_a_header_that_is_not_an_answers_to_set_is_refused(module: ModuleType, tmp_path: Path, name: str) -> None:
+    with pytest.raises(HandlerError, match=f"(?i)the header {name} is not an answer's to set"):
+        calling(module, lambda *_: Reply(200, ((name.title(), "x"),), b""))
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(f"rules: [{{body: x, headers: [{name}=x]}}]")
+    loaded = load([rules])
+    if name == "content-length":
+        assert loaded.ruleset is not None
+        assert loaded.ruleset.rules[0].answers[0].headers == (), "left out, with a warning"
+    else:
+        assert f"the header {name} is not an answer's to set" in loaded.problems[0].message
 
 
 @pytest.mark.parametrize(
@@ -124,10 +154,14 @@ def test_a_request_is_made_of_its_headers() -> None:
 
 RULES = """
 upstreams: {up: builtin:echo}
-routes: [{name: shop, upstream: up}]
+routes: [{name: shop, regex: "/.*", upstream: up}]
 rules:
+  # A rule and a route with a regex each: Envoy finds the route by a header of ours.
+  - {name: both, match: {regex: "/never.*", routes: [shop]}, body: x}
   - {name: fails, match: {prefix: /fails}, enable_on_status: [503], handler: handlers_of_tests:fails}
   - {name: passes, match: {prefix: /passes}, enable_on_status: [503], handler: handlers_of_tests:passes}
+  - {name: many, match: {prefix: /many}, enable_on_status: [503], handler: handlers_of_tests:many}
+  - {name: large, match: {prefix: /large}, enable_on_status: [503], handler: handlers_of_tests:large}
   - {name: tells, match: {prefix: /tells}, enable_on_status: [5xx], handler: handlers_of_tests:tells}
   - {name: problems, enable_on_status: [5xx], handler: problem:page}
 """
@@ -141,6 +175,12 @@ def fails(request, response):
 
 def passes(request, response):
     return None
+
+def many(request, response):
+    return Reply(418, [(f"x-{number}", "y") for number in range(20_000)], b"ours")
+
+def large(request, response):
+    return Reply(418, [("x", "y" * 1_000_000)], b"ours")
 
 def tells(request, response):
     told = {
@@ -182,7 +222,7 @@ def test_both_placements_show_a_handler_the_same(handled: Gateway) -> None:
     assert set(told["names"]) == {"x-a", "x-status", *forwarding}
 
 
-@pytest.mark.parametrize("path", ["/fails", "/passes"])
+@pytest.mark.parametrize("path", ["/fails", "/passes", "/many", "/large"])
 def test_a_handler_that_fails_or_says_none_lets_the_response_pass(handled: Gateway, path: str) -> None:
     answer = handled.ask("GET", "a.test", path, [("x-status", "503")])
     assert (answer.status, answer.body, answer.values("x-from")) == (503, Upstream.BODY, ["upstream"])

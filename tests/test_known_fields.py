@@ -24,7 +24,7 @@ DOCS: Final = Path(__file__).parents[1] / "docs"
 PAGES: Final = {
     "gateway-api.md": ("Gateway", "HTTPRoute", "ReferenceGrant", "Service", "Namespace", "Secret", "ConfigMap"),
     "kgateway.md": ("DirectResponse",),
-    "higress.md": ("WasmPlugin", "Ingress"),
+    "higress.md": ("WasmPlugin", "Ingress", "McpBridge"),
 }
 TABLES: Final = {kind: table for (_, kind), table in KINDS.items()}
 
@@ -140,7 +140,7 @@ spec:
 ---
 apiVersion: extensions.higress.io/v1alpha1
 kind: WasmPlugin
-metadata: {name: custom-response, namespace: demo}
+metadata: {name: custom-response, namespace: higress-system}
 spec:
   url: oci://example.com/custom-response:1.0.0
   phase: AUTHN
@@ -148,6 +148,15 @@ spec:
   defaultConfigDisable: false
   defaultConfig: {enable_on_status: [503], body: busy}
   matchRules: [{configDisable: false, domain: [a.test], config: {enable_on_status: [404], body: none}}]
+---
+apiVersion: networking.higress.io/v1
+kind: McpBridge
+metadata: {name: default, namespace: higress-system}
+spec:
+  registries:
+  - {type: static, name: legacy, domain: "10.0.0.1:80,10.0.0.2:81", port: 80}
+  - {type: dns, name: far, domain: far.test, port: 443, protocol: HTTPS, sni: near.test}
+  - {type: nacos2, name: found, domain: 10.0.0.1, port: 8848, nacosGroups: [DEFAULT_GROUP]}
 """
 
 OBJECTS: Final[list[dict[str, Any]]] = list(yaml.safe_load_all(VALID))
@@ -214,7 +223,7 @@ def test_one_wrong_field_is_named_with_its_line(seed: int, tmp_path: Path, capsy
         said = f'field "{field}"'
     path = tmp_path / "manifests.yaml"
     path.write_text(yaml.safe_dump_all(objects, sort_keys=False))
-    lines = [number for number, line in enumerate(path.read_text().splitlines(), 1) if f"{field}:" in line]
+    lines = [number for number, line in enumerate(path.read_text().splitlines(), 1) if re.search(f"{field}'?:", line)]
     ended = main(["check", str(path), "--strict"])
     shown = [line for line in capsys.readouterr().out.splitlines() if said in line]
     assert ended == 1

@@ -507,7 +507,7 @@ WRONG_IN_A_RULE: Final = [
     ("headers: {a: [yes]}", "headers.a[0]: expected a string, got the boolean yes - put it in quotes"),
     ("headers: [Connection=close]", "headers[0]: the header connection is not an answer's to set: Envoy does"),
     ("headers: [content-type=a, Content-Type=b]", "headers: content-type is given twice"),
-    (f"headers: [a={'b' * (MAX_HEADER_SIZE + 1)}]", "headers[0]: Envoy takes at most 16,384 bytes in a header's name or value"),
+    (f"headers: [a={'b' * (MAX_HEADER_SIZE + 1)}]", "headers[0]: Envoy takes at most 16,384 bytes in a header's value"),
     ("final: maybe, body: x", 'final: expected true or false, got "maybe"'),
     ("body: x, final: null", "final: expected true or false, got nothing"),
     ("rules: [{body: x}], body: y", "body: has no place beside rules: move it into one of them"),

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from gateway import Gateway, Response, ruleset, steadily
 
-from rejoinder.envoy.bootstrap import XDS_CLUSTER
 from rejoinder.rules.decide import decide
 from rejoinder.rules.model import Ruleset
+from rejoinder.rules.names import XDS_CLUSTER
 from rejoinder.rules.request import parse
 from rejoinder.xds.session import Nack
 from rejoinder.xds.translate.encode import snapshot

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import ctypes
+import datetime
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import core
 import handmade as h
 import pytest
 from core import Core, RejectedError
+from gateway import Upstream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_differential import requests as requests_strategy
 from test_differential import rule_files
-from test_program import meant, rules_of
+from test_program import rules_of
 
-from rejoinder.rules.answers import Choice
+from rejoinder.rules.answers import Asked, Choice, Reply
+from rejoinder.rules.decide import NO_ROUTE_STATUS, decide
+from rejoinder.rules.model import STATUSES, Rule, Ruleset
 from rejoinder.rules.program import compile_rules
 from rejoinder.rules.program_bytes import encode
-from rejoinder.rules.request import Request
+from rejoinder.rules.request import LOCAL, UPSTREAM, Request, Response
 
 
 @pytest.fixture(scope="module")
@@ -34,45 +39,92 @@ def reads(loaded: ctypes.CDLL, data: bytes) -> closing[Core]:
     return closing(Core(loaded, data))
 
 
-def said(asked: Core, request: Request, route: str, status: int) -> tuple[Any, Any]:
-    values = (request.method, request.authority or request.host, request.target, request.headers, route)
-    at_once = asked.ask(*values, 0)
-    return at_once, None if at_once else asked.ask(*values, status)
+CLIENTS = ("127.0.0.1", "10.1.2.3", "192.0.2.7", "::1", "2001:db8::7", "::ffff:127.0.0.9", "fe80::1%eth0", "")
+RESPONSE_HEADERS = (*Upstream.HEADERS, ("etag", "1"), ("x-from", "xéz"), ("x-from", ""), ("content-length", "9"))
+NOW = 1_800_000_000
+
+responses = st.builds(
+    Response,
+    st.sampled_from((100, 199, 200, 201, 204, 302, 304, 404, 418, 429, 500, 502, 503, 599)),
+    st.lists(st.sampled_from(RESPONSE_HEADERS), max_size=4).map(tuple),
+    st.sampled_from((UPSTREAM, LOCAL)),
+)
 
 
-def sent(choice: Choice | None, status: int) -> Any:
-    """What the core should say for what `decide` has chosen."""
+@st.composite
+def requests(draw: st.DrawFn) -> Request:
+    request, _, _ = draw(requests_strategy())
+    more = draw(st.lists(st.sampled_from((("x-request-id", "id"), ("x-a", "more"), ("accept-language", "fr, de")))))
+    return replace(
+        request,
+        headers=tuple(dict.fromkeys((*request.headers, *more))),  # `joined` takes a line that comes twice for one
+        scheme=draw(st.sampled_from(("http", "https"))),
+        client=draw(st.sampled_from(CLIENTS)),
+    )
+
+
+def meant(rules: tuple[Rule, ...], request: Request, route: str, response: Response) -> list[Any]:
+    """What `decide` says about a request, and about a response if it says nothing; each behind who observes it."""
+    decision = decide(Ruleset(rules=rules), request, route_name=route)
+    at_once = [*decision.observed]
+    asked = Asked(request, route or None, time=datetime.datetime.fromtimestamp(NOW, datetime.UTC).strftime(RFC_3339))
+    if decision.rule:
+        choice = Choice(decision.rule.name, decision.rule.answers[0])
+        return [at_once, sent(choice, NO_ROUTE_STATUS, asked), [], None]
+    observed: list[str] = []
+    found = decision.choose(response, observed) if response.status in STATUSES else None
+    return [at_once, None, observed, sent(found, response.status, replace(asked, response=response))]
+
+
+RFC_3339 = "%Y-%m-%dT%H:%M:%SZ"
+
+
+def sent(choice: Choice | None, status: int, asked: Asked) -> Any:
     if choice is None:
         return None
-    if choice.answer.handler:
-        return choice.rule, 0, (), b""
-    made = choice.reply(status)
-    return choice.rule, made.status, made.headers, made.body
+    return choice.rule, Reply(0, (), b"") if choice.answer.handler else ordered(choice.reply(status, asked))
 
 
-@settings(max_examples=400, deadline=None)
+def ordered(reply: Reply) -> Reply:
+    """In the bytes, templates are behind other headers."""
+    return replace(reply, headers=tuple(sorted(reply.headers)))
+
+
+def said(program: Core, request: Request, route: str, response: Response) -> list[Any]:
+    observed: tuple[list[str], list[str]] = [], []
+    at_once = program.ask(request, route, None, NOW, observed[0])
+    later = None if at_once else program.ask(request, route, response, NOW, observed[1])
+    first, second = (found and (found[0], ordered(found[1])) for found in (at_once, later))
+    return [observed[0], first, observed[1], second]
+
+
+@settings(max_examples=200, deadline=None)
 @given(
     document=rule_files(),
-    asked=requests_strategy(),
+    asked=st.lists(st.tuples(requests(), responses), min_size=6, max_size=6),
     route=st.sampled_from(("", "route0", "route1", "route2")),
-    status=st.sampled_from((100, 199, 200, 201, 204, 302, 304, 404, 418, 429, 500, 502, 503, 599)),
 )
 def test_the_core_says_what_decide_says(
-    loaded: ctypes.CDLL, document: dict[str, Any], asked: tuple[Request, str, Any], route: str, status: int
+    loaded: ctypes.CDLL, document: dict[str, Any], asked: list[tuple[Request, Response]], route: str
 ) -> None:
     rules = rules_of(document)
     with reads(loaded, encode(compile_rules(rules))) as program:
-        got = said(program, asked[0], route, status)
-    wanted = meant(rules, asked[0], route, status)
-    # `0` is the upstream's status.
-    filled = tuple(found and (found[0], found[1] or status, *found[2:]) for found in got)
-    handled = tuple(choice is not None and bool(choice.answer.handler) for choice in wanted)
-    assert [found and found[0] for found in filled] == [choice and choice.rule for choice in wanted]
-    if not any(handled):
-        assert filled == tuple(sent(choice, status) for choice in wanted)
+        for request, response in asked:
+            assert said(program, request, route, response) == meant(rules, request, route, response)
 
 
 GOOD = h.reply([(503, 503)], 503, headers=[("x-a", "1")], body=b"busy")
+
+
+ID = h.template((1, h.HTML, ""))
+
+
+def with_content(body: bytes = b"", **about: Any) -> bytes:
+    return h.rule("r", [h.reply(contents=[h.content(body, **about)])])
+
+
+CONTENT = len(with_content(b"x")) - len(h.body(b"x"))
+NO_BODY = h.program(with_content())
 
 
 def broken(whole: bytes, at: int, by: bytes) -> bytes:
@@ -84,14 +136,24 @@ def broken(whole: bytes, at: int, by: bytes) -> bytes:
     [
         pytest.param(b"", "byte 0: expected a program or a part of one", id="empty"),
         pytest.param(b"RJNDX\0\1\0", "byte 0: expected a program", id="magic"),
-        pytest.param(b"RJNDR\0\2\0\0\0\0\0", "byte 8: expected version 1", id="version"),
-        pytest.param(b"RJNDR\0\1\0\1\0\0\0", "byte 12: expected a list of that length", id="parts"),
-        pytest.param(h.program(h.record(3, b"")), "byte 12: expected a kind of record: 1 or 2", id="record-kind"),
-        pytest.param(h.program(h.record(0, b"")), "byte 12: expected a kind of record: 1 or 2", id="record-zero"),
+        pytest.param(b"RJNDR\0\1\0\0\0\0\0", "byte 8: expected version 2", id="version"),
+        pytest.param(b"RJNDR\0\2\0\1\0\0\0", "byte 12: expected a list of that length", id="parts"),
+        pytest.param(h.program(h.record(4, b"")), "byte 12: expected a kind of record: 1 to 3", id="record-kind"),
+        pytest.param(h.program(h.record(0, b"")), "byte 12: expected a kind of record: 1 to 3", id="record-zero"),
         pytest.param(h.program(b"\1\xff\0\0\0"), "byte 17: expected a record of that length", id="record-length"),
         pytest.param(h.program(h.record(1, b"short")), "byte 17: expected the id of a body", id="body-id"),
-        pytest.param(h.program(h.rule("r", [GOOD], flags=4)), "expected the flags of a rule", id="flags"),
+        pytest.param(h.program(h.rule("r", [GOOD], flags=16)), "expected the flags of a rule", id="flags"),
+        pytest.param(h.program(h.rule("r", [GOOD], source=3)), "a source: 0 to 2", id="source"),
+        pytest.param(h.program(h.rule("r", [GOOD], flags=h.UNLESS)), "expected", id="no-unless"),
+        pytest.param(h.program(h.rule("r", [GOOD], unless=h.scope(path=(4, "")))), "a kind of path", id="unless"),
         pytest.param(h.program(h.rule("r", [])), "expected a reply", id="no-reply"),
+        pytest.param(h.program(h.rule("r", [], flags=3)), "expected a reply", id="no-reply-at-once"),
+        pytest.param(
+            h.program(h.rule("r", [GOOD], clients=["::1/128"])).replace(h.network("::1/128"), b"\x81" + bytes(16)),
+            "the length of a prefix: 0 to 128",
+            id="client",
+        ),
+        pytest.param(h.program(h.rule("r", [GOOD], response=[h.test("a", 6, "")])), "0 to 5", id="response-test"),
         pytest.param(h.program(h.rule("r", [GOOD], path=(4, ""))), "a kind of path: 0 to 3", id="path-kind"),
         pytest.param(h.program(h.rule("r", [GOOD], path=(0, "/"))), "an empty text, for every path", id="path-empty"),
         pytest.param(h.program(h.rule("r", [GOOD], headers=[h.test("a", 6, "")])), "0 to 5", id="test-kind"),
@@ -106,6 +168,25 @@ def broken(whole: bytes, at: int, by: bytes) -> bytes:
         pytest.param(h.program(h.rule("r", [h.reply(headers=[(":a", "1")])])), "a header", id="header-pseudo"),
         pytest.param(h.program(h.rule("r", [h.reply(headers=[("", "1")])])), "a header", id="header-without-name"),
         pytest.param(h.program(h.rule("r", [h.reply(headers=[("a", "1\r\nb: 2")])])), "a header", id="header-lines"),
+        pytest.param(h.program(with_content(templates=[("A", ID)])), "a header", id="template-upper-case"),
+        pytest.param(
+            h.program(with_content(templates=[("a", h.template((1, h.RAW, "")))])), "a header", id="raw-in-a-header"
+        ),
+        pytest.param(h.program(with_content(templates=[("a", h.template("1\r\nb: 2"))])), "a header", id="lines"),
+        pytest.param(h.program(with_content(ID + b"x", is_template=True)), "the end of the record", id="template-end"),
+        pytest.param(h.program(with_content(b"\1\0\0\0", is_template=True)), "a list of that length", id="template"),
+        pytest.param(h.program(with_content(h.template((17, 0, "")), is_template=True)), "0 to 16", id="variable"),
+        pytest.param(
+            h.program(with_content(ID, is_template=True)[len(h.record(3, bytes(16) + ID)) :]),
+            "rule r: the body of a reply",
+            id="no-template",
+        ),
+        pytest.param(
+            h.program(h.record(1, h.identity(ID) + ID) + with_content(ID, is_template=True)[-CONTENT:]),
+            "rule r: the body of a reply",
+            id="a-body-is-no-template",
+        ),
+        pytest.param(broken(NO_BODY, len(NO_BODY) - 1, b"\2"), "1 and the id of a body, 3 and", id="kind-of-body"),
         pytest.param(
             h.program(h.rule("r", [GOOD])[len(h.body(b"busy")) :]), "rule r: the body of a reply", id="no-body"
         ),
@@ -125,7 +206,16 @@ def test_reject_a_program(loaded: ctypes.CDLL, data: bytes, message: str) -> Non
 def test_each_byte_less_is_rejected(loaded: ctypes.CDLL) -> None:
     record = h.rule(
         "rule",
-        [GOOD, h.reply([(500, 502), (504, 599)], 0, handler="a:b"), h.reply(status=200)],
+        [
+            GOOD,
+            h.reply([(500, 502), (504, 599)], 0, handler="a:b"),
+            h.reply([(404, 404)], passes=True),
+            h.reply(
+                status=200,
+                keep=["x-*"],
+                contents=[h.content(content_type="text/html", templates=[("a", ID)]), h.content(ID, is_template=True)],
+            ),
+        ],
         flags=h.FINAL,
         domains=["a.test", "*.b.test"],
         routes=["r"],
@@ -133,11 +223,16 @@ def test_each_byte_less_is_rejected(loaded: ctypes.CDLL) -> None:
         methods=["GET"],
         headers=[h.test("x", 0, "1")],
         query=[h.test("q", 4, "a+")],
+        clients=["192.0.2.0/24"],
+        response=[h.test("x", 5, "")],
+        source=h.LOCAL,
+        unless=h.scope(domains=["a.test"], path=(h.EXACT, "/a")),
     )
     whole = h.program(record)
     Core(loaded, whole).close()
     for length in range(12, len(whole)):
-        if length not in (12, 12 + len(h.body(b"busy"))):  # a program without the rest is one, too
+        if length not in (12, 12 + len(h.body(b"busy")), 12 + len(h.body(b"busy")) + len(h.record(3, bytes(16) + ID))):
+            # a program without the rest is one, too
             with pytest.raises(RejectedError):
                 Core(loaded, whole[:length])
 
@@ -176,6 +271,14 @@ LONG = 20_000
         pytest.param(h.rule("r", [h.reply()], domains=["*" + ".a" * LONG], path=(2, "/a" * LONG)), id="depth"),
         pytest.param(h.rule("r", [h.reply([(500, 599)] * LONG)]), id="ranges"),
         pytest.param(h.rule("r", [h.reply()]) * LONG, id="the same rule"),
+        pytest.param(h.rule("r", [h.reply()], clients=["::/0"] * LONG), id="clients"),
+        pytest.param(h.rule("r", [h.reply()], unless=h.scope(domains=["b.test"] * LONG)), id="unless"),
+        pytest.param(h.rule("r", [h.reply(contents=[h.content(content_type="a/b")] * 99)]), id="contents"),
+        pytest.param(h.rule("r", [h.reply(keep=["x"] * LONG)]), id="kept"),
+        pytest.param(
+            h.rule("r", [h.reply(contents=[h.content(h.template(*[(8, 1, "accept")] * 99), is_template=True)])]),
+            id="values",
+        ),
         pytest.param(h.body(b"x") * LONG + h.rule("r", [h.reply()]), id="the same body"),
     ],
 )
@@ -184,10 +287,19 @@ def test_reading_and_asking_take_time_that_is_linear(loaded: ctypes.CDLL, record
     with reads(loaded, h.program(record)) as program:
         for host in ("a.test", ".a" * LONG, "a" * LONG):
             for path in ("/", "/a" * LONG, "/" * LONG):
-                program.ask("GET", host, path, (), "0", 503)
+                program.ask(
+                    Request("GET", host, path, headers=(("accept", "a," * LONG), ("accept", "a"))), "0", Response(503)
+                )
 
 
 def test_a_status_that_has_no_name_is_every_other_one(loaded: ctypes.CDLL) -> None:
     with reads(loaded, h.program(h.rule("r", [h.reply([(599, 599)], 418), h.reply()]))) as program:
-        found = {status: program.ask("GET", "a", "/", (), "", status) for status in (101, 200, 598, 599, 700)}
-    assert found == {101: None, **dict.fromkeys((200, 598), ("r", 0, (), b"")), 700: None, 599: ("r", 418, (), b"")}
+        asked = (101, 200, 598, 599, 700)
+        found = {status: program.ask(Request("GET", "a", "/"), "", Response(status)) for status in asked}
+    assert {status: each and each[1].status for status, each in found.items()} == {
+        101: None,
+        200: 200,
+        598: 598,
+        599: 418,
+        700: None,
+    }

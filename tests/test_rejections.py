@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rejoinder.cli.control import MOST_REFUSALS, Control
-from rejoinder.extproc import Processor
+from rejoinder.extproc import Workers
 from rejoinder.rules.model import Endpoint
 from rejoinder.xds.session import Nack
 from rejoinder.xds.snapshot import CLUSTERS, Snapshot
@@ -23,13 +23,13 @@ from rejoinder.xds.translate import Settings
 def test_going_back_is_said_of_clients_that_had_something(
     instead: Snapshot | None, had: bool, last: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    control = Control((), (), Settings(Endpoint("127.0.0.1", 1)), processor=Processor())
+    control = Control((), (), Settings(Endpoint("127.0.0.1", 1)), processor=Workers(1))
     control._on_event(Nack("n", CLUSTERS, Snapshot(()), "no", instead, had))
     assert capsys.readouterr().err.splitlines()[-1] == last
 
 
 def test_of_very_many_rejections_some_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    control = Control((), (), Settings(Endpoint("127.0.0.1", 1)), processor=Processor())
+    control = Control((), (), Settings(Endpoint("127.0.0.1", 1)), processor=Workers(1))
     for number in range(MOST_REFUSALS * 2):
         control._on_event(Nack(f"n{number}", CLUSTERS, Snapshot(()), "no"))
     said = capsys.readouterr().err.splitlines()

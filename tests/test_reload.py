@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from rejoinder.rules import native
 from rejoinder.rules.fields import Place
 from rejoinder.rules.load import Loaded, load
-from rejoinder.rules.model import Position, Rule
+from rejoinder.rules.model import Position, Rule, Ruleset
 from rejoinder.rules.reload import Memory
 
 HEAD = """\
@@ -36,8 +37,9 @@ FILE = HEAD + "".join(ENTRIES.values()) + TAIL
 
 def said(loaded: Loaded) -> tuple[Loaded, list[Position]]:
     """With positions, which do not count when values are compared."""
-    rules = loaded.ruleset.rules if loaded.ruleset else ()
-    return dataclasses.replace(loaded, fingerprints={}), [rule.position for rule in rules]
+    rules = loaded.ruleset or Ruleset()
+    things: tuple[Any, ...] = (*rules.rules, *rules.routes, *rules.upstreams, *rules.listeners)
+    return dataclasses.replace(loaded, fingerprints={}), [thing.position for thing in things]
 
 
 def check(file: Path, *texts: str) -> Memory:
@@ -56,6 +58,9 @@ EDITS = {
     "a line more without a tail": (FILE.replace("body: one", "body: one\n    status_code: 503")).replace(TAIL, ""),
     "a rule more": FILE.replace(TAIL, "  - {name: new, match: {path: /new}, body: x}\n" + TAIL),
     "an unnamed rule in front": FILE.replace("  # the first\n", "  - {match: {path: /new}, body: x}\n"),
+    "a rule between": FILE.replace(
+        ENTRIES["block"], "  - {name: new, match: {path: /new}, body: x}\n" + ENTRIES["block"]
+    ),
     "a rule less": FILE.replace(ENTRIES["unnamed"], ""),
     "another order": HEAD + "".join(reversed(ENTRIES.values())) + TAIL,
     "a rule twice": FILE.replace(ENTRIES["flow"], ENTRIES["flow"] * 2),
@@ -88,6 +93,16 @@ def test_an_edited_file_says_what_it_says_when_it_is_read_for_the_first_time(
 ) -> None:
     texts = [FILE, edited, FILE, edited, edited]
     check(tmp_path / "rules.yaml", *(text if indented else text.replace("\n  ", "\n") for text in texts))
+
+
+@pytest.mark.parametrize(
+    ("name", "gone"),
+    [("routes: [a]", "routes: [elsewhere]"), ("upstream: up", "upstream: elsewhere")],
+    ids=["in a rule", "of an upstream"],
+)
+def test_names_that_lead_nowhere_are_told_with_their_lines(tmp_path: Path, name: str, gone: str) -> None:
+    texts = (FILE, FILE.replace("body: one", "body: uno"), EDITS["a rule between"])
+    check(tmp_path / "rules.yaml", *(text.replace(name, gone).replace(TAIL, "") for text in texts))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

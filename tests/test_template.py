@@ -97,6 +97,8 @@ def test_every_name_is_known() -> None:
     ("text", "offset", "message"),
     [
         ("ab {{ status", 3, 'expected "}}" behind "{{", in the same line'),
+        ('{{ "{{" }', 0, 'expected "}}" behind'),
+        (f"{{{{ {'x' * 60_000} }}}}", 0, f'unknown name "{"x" * 60}": expected one of'),
         ("{{ status {{ status }}", 0, 'expected "}}" behind'),
         ("{{ status }} {{ status\n}}", 13, 'expected "}}" behind'),
         ("{{}}", 0, 'expected a name between "{{" and "}}": expected one of request.id, request.method'),

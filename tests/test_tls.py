@@ -14,6 +14,7 @@ import httpx
 import pytest
 from gateway import Gateway, free_port, ruleset
 
+from rejoinder.cli import main
 from rejoinder.xds.session import Accepted
 
 
@@ -99,3 +100,20 @@ def test_clients_are_served_over_tls(gateway: Gateway, tmp_path: Path, http2: bo
 
     gateway.wait_for(served)
     gateway.apply(replace(rules, listeners=()))  # as it was for the next test
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("listen: {address: '127.0.0.1:1', certificate: localhost.crt, key: localhost.key}", True),
+        ("upstreams: {a: {urls: 'https://a', tls: {certificate: localhost.crt, key: localhost.key}}}", True),
+        ("upstreams: {a: {urls: 'https://a', tls: {ca: localhost.crt}}}", False),
+    ],
+)
+def test_render_says_that_it_prints_private_keys(
+    tmp_path: Path, text: str, keys: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certificate(tmp_path, "localhost")
+    (tmp_path / "rules.yaml").write_text(text)
+    assert main(["render", str(tmp_path / "rules.yaml")]) == 0
+    assert ("private keys" in capsys.readouterr().err) is keys

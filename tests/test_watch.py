@@ -134,6 +134,28 @@ def test_a_config_map_swap_is_noticed(tmp_path: Path) -> None:
     watching(mount, scenario)
 
 
+def test_a_link_upwards_into_a_folder_that_is_watched_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 10 * TIMEOUT)  # so that it is not that which notices
+    (tmp_path / "below").mkdir()
+    files = [tmp_path / "below" / "b.yaml", tmp_path / "a.yaml"]
+    files[0].symlink_to("../linked.txt")
+    targets = [tmp_path / "linked.txt", tmp_path / "a.yaml"]
+
+    def write(version: str, *paths: Path) -> None:
+        for path in paths:
+            path.write_text(f"rules:\n- {{name: {path.stem}, match: {{path: /a}}, body: {version}}}\n")
+
+    async def run() -> None:
+        write("v0", *targets)
+        async with aclosing(changes(load(files), lambda: load(files))) as stream:
+            for target in targets * 2:
+                task = await waiting(stream)
+                write(f"{target.stem}-{task.get_name()}", target)
+                assert (await task).ruleset is not None
+
+    asyncio.run(asyncio.wait_for(run(), TIMEOUT))
+
+
 def test_files_that_appear_and_vanish_are_noticed(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(rule("a"))
 

@@ -266,6 +266,32 @@ def test_one_that_rejects_waits_for_what_the_others_say_even_if_they_have_to_com
     run(test())
 
 
+def test_what_has_been_taken_in_part_is_not_taken_back() -> None:
+    async def test() -> None:
+        async with running() as it:
+            old, new = clusters("old"), clusters("new")
+            it.server.publish(old)
+            first = Client(it.address, "first")
+            await first.ask(LISTENERS)
+            await first.answer(await first.read())
+            await it.until(Accepted)
+            await first.close()
+            await it.until(Disconnected)
+
+            it.server.publish(new)
+            first = Client(it.address, "first")
+            await first.ask(CLUSTERS)
+            await first.answer(await first.read())
+            await it.until(Accepted, 2)
+            await first.ask(LISTENERS)
+            await first.answer(await first.read(), error="no")
+            await it.until(Nack)
+            assert it.server.status().version == new.version
+            await first.close()
+
+    run(test())
+
+
 def test_a_stranger_that_rejects_while_the_only_client_restarts_changes_nothing_for_it() -> None:
     async def test() -> None:
         async with running() as it:
@@ -602,7 +628,9 @@ def test_what_no_envoy_sends_ends_the_stream_and_nothing_else(
             await client.close()
 
     run(test())
-    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    said = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    # gRPC's own, after another event loop of this process: https://github.com/grpc/grpc/pull/36096
+    assert [record for record in said if "PollerCompletionQueue" not in record.getMessage()] == []
 
 
 def test_as_many_names_as_an_envoy_may_have_are_taken() -> None:

@@ -254,7 +254,9 @@ class Server:
 
     def status(self) -> Status:
         """May be called by any thread."""
-        clients = sorted((client.status() for client in tuple(self._clients)), key=lambda status: (status.node, status.peer))
+        clients = sorted(
+            (client.status() for client in tuple(self._clients)), key=lambda status: (status.node, status.peer)
+        )
         return Status(_version(self._offered(None)), tuple(clients), self._nack)
 
     def _handler(self, variant: _Variant, only: ResourceType | None) -> Any:

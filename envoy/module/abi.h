@@ -37,8 +37,8 @@ enum { CONTINUE = 0, STOP = 1, STOP_NO_BUFFER = 3 };
 
 enum { LOG_ERROR = 4 };
 
-/* Of http_filter_get_attribute_string: the same numbers in 1.38, 1.39 and 1.40. */
-enum { PROTOCOL = 10, ROUTE_NAME = 61 };
+/* Of http_filter_get_attribute_string: the same numbers in 1.38, 1.39 and 1.40; 1.38 knows no details. */
+enum { PROTOCOL = 10, RESPONSE_CODE_DETAILS = 16, SOURCE_ADDRESS = 24, ROUTE_NAME = 61 };
 
 /* A name in Envoy is long; one macro says it once. */
 #define CALLBACK(name) envoy_dynamic_module_callback_##name

@@ -42,14 +42,17 @@ static void skip_spaces(buffer *in) {
 }
 
 /* RFC 9110, section 5.6.2. */
+static bool in_token(char byte) {
+  switch (byte) {
+    case '!': case '#': case '$': case '%': case '&': case '\'': case '*': case '+': case '-': case '.': case '^':
+    case '_': case '`': case '|': case '~': return true;
+    default: return (lower(byte) >= 'a' && lower(byte) <= 'z') || (byte >= '0' && byte <= '9');
+  }
+}
+
 static buffer take_token(buffer *from) {
   size_t length = 0;
-  while (length < from->length) {
-    char byte = from->ptr[length], letter = lower(byte);
-    if (!(letter >= 'a' && letter <= 'z') && !(byte >= '0' && byte <= '9') &&
-        (!byte || !strchr("!#$%&'*+-.^_`|~", byte))) {
-      break;
-    }
+  while (length < from->length && in_token(from->ptr[length])) {
     length++;
   }
   return take(from, length);
@@ -207,20 +210,39 @@ static int fits_language(const element *accepted, buffer tag) {
 
 typedef int (*fit)(const element *accepted, buffer offered);
 
-static uint32_t quality(buffer header, buffer offered, fit fits) {
+/* What is asked about one header. Variants that are alike there often follow each other: the last one is remembered. */
+typedef struct {
+  buffer header;
+  fit fits;
+  uint32_t highest;
+  buffer offered;
+  uint32_t q; /* of `offered` */
+} axis;
+
+static uint32_t quality(axis *of, buffer offered) {
+  if (alike(offered, of->offered)) {
+    return of->q;
+  }
   int best = NO_FIT;
-  uint32_t q = 0;
-  while (header.length && offered.length) {
+  of->offered = offered;
+  of->q = 0;
+  for (buffer rest = of->header; rest.length && offered.length;) {
     element each;
-    if (read_element(take_element(&header), &each)) {
-      int found = fits(&each, offered);
-      if (found > best || (found == best && found != NO_FIT && each.q > q)) {
+    if (read_element(take_element(&rest), &each)) {
+      int found = of->fits(&each, offered);
+      if (found > best || (found == best && found != NO_FIT && each.q > of->q)) {
         best = found;
-        q = each.q;
+        of->q = each.q;
       }
     }
   }
-  return q;
+  of->highest = of->q > of->highest ? of->q : of->highest;
+  return of->q;
+}
+
+/* The same where an axis may be left out, or mean nothing; once the highest one is known. */
+static uint32_t quality_or_highest(axis *of, buffer offered) {
+  return of->highest && offered.length ? quality(of, offered) : of->highest ? of->highest : WHOLE;
 }
 
 static buffer looked_at(buffer header, bool sent) {
@@ -237,21 +259,18 @@ static buffer looked_at(buffer header, bool sent) {
 
 size_t accept_best(const offer *offers, size_t count, buffer accept, bool has_accept, buffer language,
                    bool has_language) {
-  uint32_t types = 0, languages = 0, highest = 0;
-  accept = looked_at(accept, has_accept), language = looked_at(language, has_language);
+  axis types = {.header = looked_at(accept, has_accept), .fits = fits_type};
+  axis languages = {.header = looked_at(language, has_language), .fits = fits_language};
   for (size_t i = 0; i < count; i++) {
-    uint32_t type = quality(accept, offers[i].content_type, fits_type);
-    uint32_t spoken = quality(language, offers[i].language, fits_language);
-    types = type > types ? type : types;
-    languages = spoken > languages ? spoken : languages;
+    quality(&types, offers[i].content_type), quality(&languages, offers[i].language);
   }
   size_t best = 0;
-  for (size_t i = 0; i < count && (types || languages); i++) {
-    bool typed = types && offers[i].content_type.length, tagged = languages && offers[i].language.length;
-    uint32_t type = typed ? quality(accept, offers[i].content_type, fits_type) : types ? types : WHOLE;
-    uint32_t spoken = tagged ? quality(language, offers[i].language, fits_language) : languages ? languages : WHOLE;
-    if (type * spoken > highest) {
-      highest = type * spoken;
+  uint32_t highest = 0;
+  for (size_t i = 0; i < count && (types.highest || languages.highest); i++) {
+    uint32_t both = quality_or_highest(&types, offers[i].content_type) *
+                    quality_or_highest(&languages, offers[i].language);
+    if (both > highest) {
+      highest = both;
       best = i;
     }
   }

@@ -10,18 +10,14 @@ bool program_names(const program *asked, uint32_t status) {
 }
 
 bool program_answers_requests(const program *asked) { return asked->answers_requests; }
-bool program_needs_request(const program *asked) { return asked->needs_request; }
-bool program_needs_routes(const program *asked) { return asked->needs_routes; }
+uint32_t program_needs(const program *asked) { return asked->needs; }
 
 const buffer *program_headers(const program *asked, size_t *count) {
   *count = asked->names.count;
   return asked->names.items;
 }
 
-request *request_new(const program *asked, buffer method, buffer authority, buffer path, const line *lines,
-                     size_t count) {
-  return request_take(&asked->index, method, authority, path, lines, count);
-}
+request *request_new(const program *asked, const arrived *from) { return request_take(&asked->index, from); }
 
 /* --- what is asked --- */
 
@@ -29,11 +25,12 @@ typedef struct {
   const program *program;
   const request *request;
   buffer route;
-  int on;
-  uint32_t status;
-  uint32_t best;      /* no rule from here on is looked at */
+  const response *response;
+  bool for_observers; /* of the rules, only those that observe are looked at; else only the others */
+  uint32_t from;      /* no rule before this one is looked at */
+  uint32_t best;      /* ... or from here on */
   const reply *reply; /* of the best rule so far */
-} question;
+} search;
 
 static bool value_fits(const program *of, const test *test, buffer value) {
   buffer wanted = test->value;
@@ -46,14 +43,10 @@ static bool value_fits(const program *of, const test *test, buffer value) {
   if (test->kind == EXACT) {
     return same(value, wanted);
   }
-  if (test->kind == PRESENT) {
-    return true;
-  }
-  return wanted.length <= value.length &&
-         same((buffer){value.ptr + (test->kind == SUFFIX ? value.length - wanted.length : 0), wanted.length}, wanted);
+  return test->kind == PRESENT || (test->kind == SUFFIX ? ends_with : begins_with)(value, wanted);
 }
 
-static bool header_fits(const question *asked, const test *test) {
+static bool header_fits(const search *asked, const test *test) {
   for (size_t i = 0; i < asked->request->line_count; i++) {
     const line *each = &asked->request->lines[i];
     if (each->name == test->name && value_fits(asked->program, test, each->value)) {
@@ -63,37 +56,75 @@ static bool header_fits(const question *asked, const test *test) {
   return false;
 }
 
-/* Of several parameters of one name the first counts; `?a` has an empty value. */
-static bool parameter_fits(const question *asked, const test *test) {
-  buffer rest = asked->request->query;
-  while (rest.length) {
-    const char *end = memchr(rest.ptr, '&', rest.length);
-    size_t length = end ? (size_t)(end - rest.ptr) : rest.length;
-    const char *equals = length ? memchr(rest.ptr, '=', length) : NULL;
-    size_t name = equals ? (size_t)(equals - rest.ptr) : length, value = equals ? name + 1 : length;
-    if (length && same((buffer){rest.ptr, name}, test->key)) {
-      return value_fits(asked->program, test, (buffer){rest.ptr + value, length - value});
+static bool parameter_fits(const search *asked, const test *test) {
+  buffer value;
+  return request_parameter(asked->request, test->key, &value) && value_fits(asked->program, test, value);
+}
+
+static bool response_fits(const search *asked, const test *test) {
+  for (size_t i = 0; asked->response && i < asked->response->header_count; i++) {
+    const header *each = &asked->response->headers[i];
+    if (same((buffer){each->name, each->name_length}, test->key) &&
+        value_fits(asked->program, test, (buffer){each->value, each->value_length})) {
+      return true;
     }
-    rest = end ? (buffer){end + 1, rest.length - length - 1} : (buffer){0};
   }
   return false;
 }
 
-/* All tests but those of what it was found by. Regular expressions come last: asking the engine may be dear. */
-static bool fits(const question *asked, const rule *rule) {
-  if ((rule->methods.count && !contains(rule->methods, asked->request->method)) ||
-      (rule->tests_routes && !(asked->route.length && contains(rule->routes, asked->route)))) {
+static bool domains_cover(texts domains, buffer host) {
+  bool covered = !domains.count;
+  while (domains.count && !covered) {
+    buffer each = next_text(&domains), suffix = suffix_of(each);
+    bool ends = !suffix.length || (host.length > suffix.length && ends_with(host, suffix));
+    covered = suffix.ptr ? ends : same(each, host);
+  }
+  return covered;
+}
+
+/* By an exact path, or a prefix of whole elements. */
+static bool path_fits(const scope *scope, buffer path) {
+  size_t length = scope->path.length;
+  return begins_with(path, scope->path) &&
+         (path.length == length || (scope->path_kind == PREFIX_PATH && path.ptr[length] == '/'));
+}
+
+static bool is_client(const search *asked, const scope *scope) {
+  for (uint32_t i = 0; i < scope->client_count; i++) {
+    if (request_is_from(asked->request, scope->clients + i * (1 + ADDRESS_LENGTH))) {
+      return true;
+    }
+  }
+  return !scope->client_count;
+}
+
+/* Regular expressions come last: asking the engine may be dear. */
+static bool scope_fits(const search *asked, const scope *scope) {
+  const request *request = asked->request;
+  if ((scope->methods.count && !contains(scope->methods, request->method)) ||
+      (scope->has_routes && !(asked->route.length && contains(scope->routes, asked->route))) ||
+      !domains_cover(scope->domains, request->host) || !is_client(asked, scope) ||
+      (scope->path_kind != EVERY_PATH && scope->path_kind != REGEX_PATH && !path_fits(scope, request->path))) {
     return false;
   }
+  uint32_t of_request = scope->header_tests + scope->query_tests, count = of_request + scope->response_tests;
   for (int regexes = 0; regexes < 2; regexes++) {
-    for (uint32_t i = 0; i < rule->header_tests + rule->query_tests; i++) {
-      const test *each = &ITEMS(test, asked->program->tests)[rule->first_test + i];
-      if ((each->kind == REGEX) == regexes && !(i < rule->header_tests ? header_fits : parameter_fits)(asked, each)) {
+    for (uint32_t i = 0; i < count; i++) {
+      const test *each = &ITEMS(test, asked->program->tests)[scope->first_test + i];
+      if ((each->kind == REGEX) == regexes &&
+          !(i < scope->header_tests ? header_fits : i < of_request ? parameter_fits : response_fits)(asked, each)) {
         return false;
       }
     }
   }
-  return !rule->tests_path || asked->program->engine->fits(rule->regex, asked->request->path);
+  return scope->path_kind != REGEX_PATH || asked->program->engine->fits(scope->regex, request->path);
+}
+
+/* All that a rule is not found by. */
+static bool fits(const search *asked, const rule *rule) {
+  return (!rule->source || (asked->response && asked->response->is_local == (rule->source == LOCAL_SOURCE))) &&
+         scope_fits(asked, &rule->scope) &&
+         !(rule->unless && scope_fits(asked, &ITEMS(scope, asked->program->scopes)[rule->unless - 1]));
 }
 
 static const reply *reply_for(const program *of, const rule *rule, uint32_t status) {
@@ -111,29 +142,32 @@ static const reply *reply_for(const program *of, const rule *rule, uint32_t stat
   return NULL;
 }
 
-/* The first rule of a list that ends the search. A rule ends it or does not by itself, so that of several lists the
- * earliest such rule counts, in whatever order they are looked through. */
-static void ask_list(question *asked, uint32_t leaf) {
+/* The first rule of a list that is looked for. A rule is it or is not by itself, so that of several lists the earliest
+ * such rule counts, in whatever order they are looked through. */
+static void ask_list(search *asked, uint32_t leaf) {
   const program *of = asked->program;
   const entry *entries = of->entries.items;
-  for (uint32_t at = leaf ? index_node(&of->index, leaf)->first[asked->on] : 0; at; at = entries[at].next) {
+  int on = asked->response ? ON_STATUS : ON_REQUEST;
+  uint32_t status = asked->response ? asked->response->status : FIRST_STATUS;
+  for (uint32_t at = leaf ? index_node(&of->index, leaf)->first[on] : 0; at; at = entries[at].next) {
     const rule *each = &ITEMS(rule, of->rules)[entries[at].rule];
     if (entries[at].rule >= asked->best) {
       return;
     }
-    const reply *found = NULL;
-    if (each->unconditional == (asked->on == ON_REQUEST)) {
-      found = reply_for(of, each, asked->status);
+    if (each->observes != asked->for_observers || entries[at].rule < asked->from) {
+      continue;
     }
-    if ((found || each->final) && fits(asked, each)) {
+    const reply *found = each->unconditional == (on == ON_REQUEST) ? reply_for(of, each, status) : NULL;
+    bool ends = asked->for_observers ? found && !found->passes : found || each->final;
+    if (ends && fits(asked, each)) {
       asked->best = entries[at].rule;
-      asked->reply = found;
+      asked->reply = found && found->passes ? NULL : found;
       return;
     }
   }
 }
 
-static void ask_routes(question *asked, uint32_t path) {
+static void ask_routes(search *asked, uint32_t path) {
   if (path) {
     ask_list(asked, index_find(&asked->program->index, path, ANY_ROUTE, (buffer){0}, 0));
     if (asked->route.length) {
@@ -143,7 +177,7 @@ static void ask_routes(question *asked, uint32_t path) {
   }
 }
 
-static void ask_paths(question *asked, uint32_t host) {
+static void ask_paths(search *asked, uint32_t host) {
   if (!host) {
     return;
   }
@@ -158,12 +192,10 @@ static void ask_paths(question *asked, uint32_t host) {
   ask_routes(asked, index_find(&of->index, host, ANY_PATH, (buffer){0}, 0));
 }
 
-static const reply *ask(const program *of, const request *request, buffer route, int on, uint32_t status) {
-  static prefix none;
-  static const struct request nothing = {.prefixes = &none};
-  question asked = {of, request ? request : &nothing, route, on, status, UINT32_MAX, NULL};
-  buffer host = asked.request->host;
-  ask_paths(&asked, index_find(&of->index, 0, HOST, host, hash_text(&of->index, host)));
+static void look(search *asked) {
+  const program *of = asked->program;
+  buffer host = asked->request->host;
+  ask_paths(asked, index_find(&of->index, 0, HOST, host, hash_text(&of->index, host)));
   uint64_t hash = 0;
   uint32_t labels = 0;
   for (size_t at = host.length; at > 1 && labels < of->labels; at--) {
@@ -171,17 +203,38 @@ static const reply *ask(const program *of, const request *request, buffer route,
     if (host.ptr[at - 1] == '.') {
       labels++;
       buffer suffix = {host.ptr + at - 1, host.length - at + 1};
-      ask_paths(&asked, index_find(&of->index, 0, HOST_SUFFIX, suffix, hash));
+      ask_paths(asked, index_find(&of->index, 0, HOST_SUFFIX, suffix, hash));
     }
   }
-  ask_paths(&asked, index_find(&of->index, 0, EVERY_HOST, (buffer){0}, 0));
-  return asked.reply;
+  ask_paths(asked, index_find(&of->index, 0, EVERY_HOST, (buffer){0}, 0));
 }
 
-const reply *program_on_request(const program *asked, const request *request, buffer route) {
-  return asked->answers_requests ? ask(asked, request, route, ON_REQUEST, FIRST_STATUS) : NULL;
+static search search_for(const program *asked, const question *about, uint32_t end) {
+  const request *request = about->request ? about->request : &no_request;
+  bool asks = about->response ? program_names(asked, about->response->status) : asked->answers_requests;
+  return (search){.program = asked, .request = request, .route = about->route, .response = about->response,
+                  .best = asks ? end : 0};
 }
 
-const reply *program_on_status(const program *asked, const request *request, buffer route, uint32_t status) {
-  return program_names(asked, status) ? ask(asked, request, route, ON_STATUS, status) : NULL;
+const reply *program_ask(const program *asked, const question *about, uint32_t *end) {
+  search made = search_for(asked, about, (uint32_t)asked->rules.count);
+  if (made.best) {
+    look(&made);
+  }
+  *end = made.best;
+  return made.reply;
+}
+
+uint32_t program_observed(const program *asked, const question *about, uint32_t from, uint32_t end, buffer *name) {
+  search made = search_for(asked, about, end);
+  made.from = from;
+  made.for_observers = true;
+  if (!asked->has_observers || from >= made.best) {
+    return end;
+  }
+  look(&made);
+  if (made.best < end) {
+    *name = ITEMS(rule, asked->rules)[made.best].name;
+  }
+  return made.best;
 }

@@ -11,7 +11,7 @@
 #define BESIDE_LIBRARY "librejoinder_python.so"
 #define BESIDE_FUNCTION "rejoinder_beside"
 
-enum { BESIDE_VERSION = 1 };
+enum { BESIDE_VERSION = 2 };
 
 /* What comes of a handler. */
 enum { PASS = 0, REPLY = 1, FAILURE = 2 };
@@ -25,7 +25,7 @@ typedef struct {
 typedef struct {
   uint32_t version;
   engine engine;
-  /* REPLY: `*made` is one block of memory, to be freed with `free`. */
+  /* `status`: 0 before there is a response. REPLY: `*made` is for `reply_free`. */
   int (*handle)(void *envoy, uint32_t handler, uint32_t status, const asked *request, reply **made);
 } beside;
 

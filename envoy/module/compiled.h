@@ -2,30 +2,60 @@
 #ifndef REJOINDER_COMPILED_H
 #define REJOINDER_COMPILED_H
 
+#include "accept.h"
 #include "index.h"
 #include "reader.h"
 
 enum { EXACT = 0, PREFIX = 1, SUFFIX = 2, CONTAINS = 3, REGEX = 4, PRESENT = 5 };
+enum { EVERY_PATH = 0, EXACT_PATH = 1, PREFIX_PATH = 2, REGEX_PATH = 3 };
+enum { ANY_SOURCE = 0, UPSTREAM_SOURCE = 1, LOCAL_SOURCE = 2 };
 
 typedef struct {
   uint8_t kind;
-  uint32_t name;  /* of a header test: as in `line` */
+  uint32_t name;  /* of a header of the request: as in `line` */
   uint32_t regex;
-  buffer key;     /* of a query test */
+  buffer key;
   buffer value;
 } test;
 
+/* Which requests and responses something is about. Of a rule's own scope, what the rule is found by is not here. */
 typedef struct {
-  bool final, unconditional;
-  bool tests_routes;  /* it is not found by its routes */
-  bool tests_path;    /* by `regex` */
+  texts domains, routes, methods;
+  bool has_routes;
+  uint8_t path_kind;
+  buffer path;
   uint32_t regex;
-  texts routes, methods;
-  uint32_t first_test, header_tests, query_tests, first_reply, replies;
+  uint32_t first_test, header_tests, query_tests, response_tests;
+  const char *clients; /* networks, as they stand in the bytes */
+  uint32_t client_count;
+} scope;
+
+typedef struct {
+  buffer name;
+  bool final, unconditional, observes;
+  bool sees_responses; /* it is about more of a response than its status, and fits nothing before there is one */
+  uint8_t source;
+  scope scope;
+  uint32_t unless;     /* in `scopes`, from 1 on; 0: none */
+  uint32_t first_reply, replies;
 } rule;
 
+/* Headers and body of a reply, one of several that may be offered. */
+typedef struct {
+  header *headers;     /* behind those that are as they stand, templates */
+  uint32_t header_count, template_count;
+  buffer body;
+  bool by_template;    /* it is one */
+  bool empty_values;   /* as in `reply` */
+} content;
+
 /* A key of the index, and what it leads to. Bodies and header names are found in the same way. */
-typedef enum { BODY, HEADER, HOST, HOST_SUFFIX, EVERY_HOST, AT_PATH, BELOW_PATH, ANY_PATH, ROUTE, ANY_ROUTE } kind;
+typedef enum {
+  BODY, TEMPLATE, HEADER,
+  HOST, HOST_SUFFIX, EVERY_HOST,
+  AT_PATH, BELOW_PATH, ANY_PATH,
+  ROUTE, ANY_ROUTE
+} kind;
 
 /* Whom the lists of rules under a key are for; both are in the order of the rules. */
 enum { ON_REQUEST, ON_STATUS };
@@ -37,11 +67,21 @@ typedef struct {
 struct program {
   const engine *engine;
   text_index index;
-  array rules, replies, headers, tests, entries, names;
+  array rules, scopes, replies, contents, offers, headers, tests, entries, names;
   uint32_t labels;   /* how many the longest wildcard has */
-  bool answers_requests, needs_request, needs_routes;
+  uint32_t needs;
+  bool answers_requests, has_observers;
   uint64_t statuses[(LAST_STATUS - FIRST_STATUS) / 64 + 1];
 };
+
+/* What the hosts that a domain covers end in: of `*`, nothing. `ptr` is NULL: it is a host itself. */
+static inline buffer suffix_of(buffer domain) {
+  bool wild = domain.length && domain.ptr[0] == '*' && (domain.length == 1 || domain.ptr[1] == '.');
+  return wild ? (buffer){domain.ptr + 1, domain.length - 1} : (buffer){0};
+}
+
+/* The number of a header that is looked at, as in `line`, from 1 on; 0: nobody does. */
+uint32_t header_number(const program *of, buffer name);
 
 static inline bool is_status(uint32_t status) { return status >= FIRST_STATUS && status <= LAST_STATUS; }
 

@@ -16,9 +16,10 @@ from typing import Any, Final, Generic, TypeVar
 
 from _rejoinder import ffi, lib  # type: ignore[import-not-found]  # made by `build`
 
-from rejoinder.rules.handlers import Handler, HandlerError, Handlers, Reply, Response, regular, request_of
+from rejoinder.rules.handlers import Handler, HandlerError, Handlers, Reply, Response, request_of
 from rejoinder.rules.matching import RegexError, compile_regex
 from rejoinder.rules.model import Header
+from rejoinder.rules.request import regular
 
 HANDLER_PATH: Final = "REJOINDER_HANDLER_PATH"
 """The environment variable with the folders where handlers are looked for when they are nowhere on PYTHONPATH."""
@@ -100,7 +101,7 @@ def python_handle(envoy: Any, number: int, status: int, asked: Any, made: Any) -
     request = request_of(
         (*regular(headers), *((name, _text(value)) for name, value in original.items())), _text(asked.route)
     )
-    response = Response(status, regular(_headers(envoy, lib.RESPONSE_HEADERS)))
+    response = Response(status, regular(_headers(envoy, lib.RESPONSE_HEADERS))) if status else None
     try:
         reply = _handlers.call(_bound.name(number), request, response)
     except HandlerError:

@@ -7,7 +7,8 @@
  * answer and goes away before the upstream has said all. A body that does not end in time is not waited for.
  *
  * No lock but that of grace.c, and Python only where a rule names it. What is allocated: a `stream`, a copy of what the
- * program needs of the request, and a buffer where a response has unusually many headers. Reading order:
+ * program needs of the request, a reply that is not fixed, and a buffer where a response has unusually many headers.
+ * Nothing is asked of Envoy that the program does not need. Reading order:
  * `request_headers`, `response_headers`, then the hooks below it.
  */
 #include <stdio.h>
@@ -17,6 +18,7 @@
 #include "beside.h"
 #include "config.h"
 #include "grace.h"
+#include "reader.h"
 #include "replace.h"
 
 #define HOOK(name) ON(http_filter_##name)
@@ -30,6 +32,7 @@ typedef struct {
   config *config;
   size_t replies;  /* Envoy's ids of the counters */
   size_t failures;
+  size_t observed;
 } filter;
 
 typedef struct {
@@ -37,9 +40,10 @@ typedef struct {
   const program *program; /* what decides about this stream, from its beginning; NULL: nothing */
   request *request;       /* what the program needs of it; NULL: nothing, or not known yet */
   const reply *reply;     /* what has been decided: of the program, which lives as long as the filter, or `made` */
-  reply *made;            /* by a handler, for this stream */
+  reply *made;            /* for this stream: by a handler, or of what is not fixed in the program's */
   buffer body;            /* what the client gets of the reply's: nothing if it asked with HEAD */
   uint32_t status;        /* that the response came with */
+  bool is_local;          /* Envoy has said that it makes the response itself */
   bool decided;           /* the program is not asked again */
   bool held;              /* the reply waits for the upstream's body to end */
   bool at_once;           /* ... but not beyond what has come already */
@@ -64,7 +68,8 @@ const void *HOOK(config_new)(void *envoy_config, buffer name, buffer given) {
   filter *made = calloc(1, sizeof *made);
   if (made &&
       !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("replies"), &rule, 1, &made->replies) &&
-      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("handler_failures"), &rule, 1, &made->failures)) {
+      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("handler_failures"), &rule, 1, &made->failures) &&
+      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("observed"), &rule, 1, &made->observed)) {
     made->config = config_new(name, given, &beside_engine, &why);
   }
   if (made && made->config) {
@@ -112,7 +117,7 @@ void HOOK(destroy)(const void *self) {
   if (old) {
     grace_stop(&old->grace);
     free(old->request);
-    free(old->made);
+    reply_free(old->made);
     free(old);
   }
 }
@@ -131,6 +136,13 @@ static int64_t number(buffer text) {
 static int64_t number_in_header(void *envoy, buffer name) {
   buffer value = {0};
   return CALLBACK(http_get_header)(envoy, RESPONSE_HEADERS, name, &value, 0, NULL) ? number(value) : -1;
+}
+
+/* An attribute of Envoy's, if the program needs it; else nothing. */
+static buffer attribute(void *envoy, const program *program, uint32_t need, int number) {
+  buffer value = {0};
+  bool known = program_needs(program) & need && CALLBACK(http_filter_get_attribute_string)(envoy, number, &value);
+  return known ? value : (buffer){0};
 }
 
 static buffer request_header(void *envoy, buffer name) {
@@ -167,8 +179,18 @@ static request *take_request(void *envoy, const program *program) {
       lines[count++] = (line){name, value};
     }
   }
-  buffer method = request_header(envoy, TEXT(":method")), path = request_header(envoy, TEXT(":path"));
-  request *taken = request_new(program, method, request_header(envoy, TEXT(":authority")), path, lines, count);
+  arrived from = {
+      .method = request_header(envoy, TEXT(":method")),
+      .authority = request_header(envoy, TEXT(":authority")),
+      .path = request_header(envoy, TEXT(":path")),
+      .client = attribute(envoy, program, NEEDS_CLIENT, SOURCE_ADDRESS),
+      .lines = lines,
+      .line_count = count,
+  };
+  if (program_needs(program) & NEEDS_SCHEME) {
+    from.scheme = request_header(envoy, TEXT(":scheme"));
+  }
+  request *taken = request_new(program, &from);
   if (lines != few) {
     free(lines);
   }
@@ -183,14 +205,41 @@ static bool needs_the_end(void *envoy) {
          memcmp(protocol.ptr, "HTTP/1", 6);
 }
 
-/* The name of the route; empty: none. */
-static buffer route_of(void *envoy, const program *program) {
-  buffer name = {0};
-  bool known = program_needs_routes(program) && CALLBACK(http_filter_get_attribute_string)(envoy, ROUTE_NAME, &name);
-  return known ? name : (buffer){0};
+/* --- writing over it --- */
+
+/* What Envoy answers by itself to a gRPC client is a gRPC error, trailers alone: so are our answers, as local replies. */
+static bool is_grpc(void *envoy) {
+  static const char grpc[] = "application/grpc";
+  buffer type = request_header(envoy, TEXT("content-type"));
+  size_t length = sizeof grpc - 1;
+  return type.length >= length && !memcmp(type.ptr, grpc, length) &&
+         (type.length == length || type.ptr[length] == '+' || type.ptr[length] == ';');
 }
 
-/* --- writing over it --- */
+/* https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md; Envoy makes it 0 for what a module sends. */
+static const char *grpc_status(uint32_t status) {
+  switch (status) {
+    case 400: return "13";
+    case 401: return "16";
+    case 403: return "7";
+    case 404: return "12";
+    case 429: case 502: case 503: case 504: return "14";
+    default: return "2";
+  }
+}
+
+/* The reply's headers, with that in front, to be freed; NULL: the client does not speak gRPC, or there is no memory. */
+static header *grpc_headers(void *envoy, const reply *reply, uint32_t status) {
+  header *made = is_grpc(envoy) ? malloc((reply->header_count + 1) * sizeof *made) : NULL;
+  if (made) {
+    const char *value = grpc_status(status);
+    made[0] = (header){"grpc-status", sizeof "grpc-status" - 1, value, strlen(value)};
+    for (size_t i = 0; i < reply->header_count; i++) {
+      made[i + 1] = reply->headers[i];
+    }
+  }
+  return made;
+}
 
 static void append(void *envoy, int type, const stream *self) {
   if (self->body.length) {
@@ -213,17 +262,49 @@ static void send_local_reply(void *envoy, stream *self) {
   }
   self->held = false;
   grace_stop(&self->grace);
-  CALLBACK(http_send_response)(envoy, reply->status ? reply->status : self->status, reply->headers, reply->header_count,
+  uint32_t status = reply->status ? reply->status : self->status;
+  header *grpc = grpc_headers(envoy, reply, status);
+  CALLBACK(http_send_response)(envoy, status, grpc ? grpc : reply->headers, reply->header_count + (grpc != NULL),
                                reply->body, (buffer){details, length});
+  free(grpc);
 }
 
-/* Note what has been decided; a handler makes the rest now. False: the response passes. */
-static bool take_up(void *envoy, stream *self, const reply *found, buffer route) {
-  self->reply = found;
+static void mark(void *envoy, buffer key, buffer value) {
+  CALLBACK(http_set_dynamic_metadata_string)(envoy, TEXT("rejoinder"), key, value);
+}
+
+/* Tell of the rules before `end` that only observe: in access logs, of as many as there is room for. */
+static void observe(void *envoy, const stream *self, const question *about, uint32_t end) {
+  char names[1024];
+  size_t length = 0;
+  buffer name;
+  for (uint32_t at = 0; (at = program_observed(self->program, about, at, end, &name)) < end; at++) {
+    count(envoy, self->filter->observed, name);
+    if (name.length < sizeof names - length) {
+      names[length] = ',';
+      memcpy(names + length + 1, name.ptr, name.length);
+      length += 1 + name.length;
+    }
+  }
+  if (length) {
+    mark(envoy, TEXT("observed"), (buffer){names + 1, length - 1});
+  }
+}
+
+/* Ask, and note what has been decided; what is not fixed is made now. False: what is there goes on. */
+static bool decide(void *envoy, stream *self, const response *response) {
+  buffer route = attribute(envoy, self->program, NEEDS_ROUTE, ROUTE_NAME);
+  question about = {self->request, route, response};
+  uint32_t end;
+  const reply *found = program_ask(self->program, &about, &end);
+  observe(envoy, self, &about, end);
+  if (!found) {
+    return false;
+  }
   if (found->by_handler) {
     const request *of = self->request;
     asked request = {request_method(of), request_authority(of), request_path(of), route};
-    int outcome = beside_handle(envoy, found->handler, self->status, &request, &self->made);
+    int outcome = beside_handle(envoy, found->handler, response ? response->status : 0, &request, &self->made);
     if (outcome == FAILURE) {
       count(envoy, self->filter->failures, found->rule);
     }
@@ -231,10 +312,12 @@ static bool take_up(void *envoy, stream *self, const reply *found, buffer route)
       return false;
     }
     self->made->rule = found->rule;
-    self->reply = self->made;
+  } else if (!found->is_fixed && !(self->made = reply_make(self->program, found, &about, time(NULL)))) {
+    return false;
   }
+  self->reply = self->made ? self->made : found;
   count(envoy, self->filter->replies, found->rule);
-  CALLBACK(http_set_dynamic_metadata_string)(envoy, TEXT("rejoinder"), TEXT("rule"), found->rule);
+  mark(envoy, TEXT("rule"), found->rule);
   return true;
 }
 
@@ -247,20 +330,15 @@ int HOOK(request_headers)(void *envoy, const void *module_filter, bool end_of_st
     return CONTINUE;
   }
   /* Now: the route may rewrite it before there is a response. */
-  if (program_needs_request(self->program) && !(self->request = take_request(envoy, self->program))) {
+  if (program_needs(self->program) & NEEDS_REQUEST && !(self->request = take_request(envoy, self->program))) {
     self->program = NULL;
     return CONTINUE;
   }
   if (!program_answers_requests(self->program)) {
     return CONTINUE;
   }
-  buffer route = route_of(envoy, self->program);
-  const reply *found = program_on_request(self->program, self->request, route);
-  if (!found) {
-    return CONTINUE;
-  }
   self->status = FIRST_STATUS;
-  if (!take_up(envoy, self, found, route)) {
+  if (!decide(envoy, self, NULL)) {
     return CONTINUE;
   }
   self->decided = true;
@@ -270,16 +348,30 @@ int HOOK(request_headers)(void *envoy, const void *module_filter, bool end_of_st
 
 /* --- the response, on a worker --- */
 
-/* Whether something is sent in place of the response. */
-static bool decide(void *envoy, stream *self) {
+/* Whether a response is Envoy's own. A few of its filters do not say so beforehand; its details tell, from 1.39 on. */
+static bool is_local(void *envoy, const stream *self) {
+  static const buffer via_upstream = {"via_upstream", 12};
+  buffer details = attribute(envoy, self->program, NEEDS_SOURCE, RESPONSE_CODE_DETAILS);
+  return details.length ? !same(details, via_upstream) : self->is_local;
+}
+
+/* The same for a response. */
+static bool decide_response(void *envoy, stream *self) {
+  uint32_t needs = program_needs(self->program);
   /* A filter in front has answered, and the request's hook was not called. */
-  if (program_needs_request(self->program) && !self->request &&
-      !(self->request = take_request(envoy, self->program))) {
+  if (needs & NEEDS_REQUEST && !self->request && !(self->request = take_request(envoy, self->program))) {
     return false;
   }
-  buffer route = route_of(envoy, self->program);
-  const reply *found = program_on_status(self->program, self->request, route, self->status);
-  return found && take_up(envoy, self, found, route);
+  response came = {.status = self->status, .is_local = is_local(envoy, self)};
+  header few[FEW_HEADERS], *all = few;
+  if (needs & NEEDS_HEADERS) {
+    came.headers = all = headers_of(envoy, RESPONSE_HEADERS, few, &came.header_count);
+  }
+  bool decided = all && decide(envoy, self, &came);
+  if (all != few) {
+    free(all);
+  }
+  return decided;
 }
 
 int HOOK(response_headers)(void *envoy, const void *module_filter, bool end_of_stream) {
@@ -293,12 +385,13 @@ int HOOK(response_headers)(void *envoy, const void *module_filter, bool end_of_s
   }
   self->status = (uint32_t)status;
   self->decided = true;
-  if (!decide(envoy, self)) {
+  if (!decide_response(envoy, self)) {
     return CONTINUE;
   }
   int64_t length = end_of_stream ? 0 : number_in_header(envoy, TEXT("content-length"));
   /* A long body is not waited for. And no other way leads to a header without a value. */
-  if (length > MAX_DRAINED || self->reply->empty_values || !replace_headers(envoy, self->reply, self->status)) {
+  if (length > MAX_DRAINED || self->reply->empty_values || is_grpc(envoy) ||
+      !replace_headers(envoy, self->reply, self->status)) {
     send_local_reply(envoy, self);
     return STOP;
   }
@@ -370,10 +463,9 @@ int HOOK(local_reply)(void *envoy, const void *module_filter, uint32_t status, b
   if (!self) {
     return CONTINUE;
   }
+  self->is_local = true;
   for (size_t i = 0; i < sizeof final / sizeof *final; i++) {
-    if (details.length == final[i].length && !memcmp(details.ptr, final[i].ptr, details.length)) {
-      self->decided = true;
-    }
+    self->decided |= same(details, final[i]);
   }
   if (self->held && !reset && !self->at_once) {
     let_go(self);

@@ -9,9 +9,11 @@
 #include <string.h>
 
 #include "compiled.h"
+#include "request.h"
+#include "template.h"
 
-enum { MAGIC_LENGTH = 6, VERSION = 1, BODY_RECORD = 1, RULE_RECORD = 2, FINAL = 1, UNCONDITIONAL = 2 };
-enum { EVERY_PATH = 0, EXACT_PATH = 1, PREFIX_PATH = 2, REGEX_PATH = 3 };
+enum { MAGIC_LENGTH = 6, VERSION = 2, BODY_RECORD = 1, RULE_RECORD = 2, TEMPLATE_RECORD = 3 };
+enum { FINAL = 1, UNCONDITIONAL = 2, UNLESS = 4, OBSERVES = 8, FLAGS_END = 16, PASSES = 1 };
 
 /* --- the index: domains, under them paths, under these routes, which lead to lists of rules --- */
 
@@ -34,14 +36,13 @@ static bool lead(program *of, uint32_t from, int question) {
 }
 
 static uint32_t host_node(program *of, buffer domain) {
-  if (domain.length == 1 && *domain.ptr == '*') {
-    return index_add(&of->index, 0, EVERY_HOST, (buffer){0}, 0);
-  }
-  of->needs_request = true;
-  if (domain.length < 2 || domain.ptr[0] != '*' || domain.ptr[1] != '.') {
+  buffer suffix = suffix_of(domain);
+  if (!suffix.ptr) {
     return index_add(&of->index, 0, HOST, domain, hash_text(&of->index, domain));
   }
-  buffer suffix = {domain.ptr + 1, domain.length - 1};
+  if (!suffix.length) {
+    return index_add(&of->index, 0, EVERY_HOST, suffix, 0);
+  }
   uint32_t labels = 0;
   for (size_t i = 0; i < suffix.length; i++) {
     labels += suffix.ptr[i] == '.';
@@ -59,10 +60,18 @@ static uint32_t elements_of(buffer path) {
   return elements;
 }
 
+/* With several domains the index would grow with their product. */
+static bool by_routes(const scope *scope) { return scope->has_routes && scope->domains.count <= 1; }
+
 /* Have the newest rule found by its domains, under them by its path, and under that by its routes, or by every one. */
-static bool index_rule(program *of, const rule *rule, texts domains, kind path_kind, buffer path, bool by_routes) {
+static bool index_rule(program *of, const rule *rule) {
   static const buffer every = {"*", 1};
+  static const kind kinds[] = {ANY_PATH, AT_PATH, BELOW_PATH, ANY_PATH};
+  const scope *scope = &rule->scope;
+  kind path_kind = kinds[scope->path_kind];
+  buffer path = path_kind == ANY_PATH ? (buffer){0} : scope->path;
   uint64_t hash = hash_text(&of->index, path);
+  texts domains = scope->domains;
   uint32_t elements = path_kind == BELOW_PATH ? elements_of(path) : 0, count = domains.count;
   for (uint32_t i = 0; i < (count ? count : 1); i++) {
     uint32_t host = host_node(of, count ? next_text(&domains) : every);
@@ -72,11 +81,13 @@ static bool index_rule(program *of, const rule *rule, texts domains, kind path_k
     }
     node *found = index_node(&of->index, host);
     found->number = elements > found->number ? elements : found->number;
-    texts routes = rule->routes;
-    for (uint32_t left = by_routes ? routes.count : 1; left; left--) {
-      buffer route = by_routes ? next_text(&routes) : (buffer){0};
-      uint32_t leaf = index_add(&of->index, under, by_routes ? ROUTE : ANY_ROUTE, route, hash_text(&of->index, route));
-      if (!leaf || ((rule->unconditional || rule->final) && !lead(of, leaf, ON_REQUEST)) ||
+    texts routes = scope->routes;
+    bool named = by_routes(scope);
+    for (uint32_t left = named ? routes.count : 1; left; left--) {
+      buffer route = named ? next_text(&routes) : (buffer){0};
+      uint32_t leaf = index_add(&of->index, under, named ? ROUTE : ANY_ROUTE, route, hash_text(&of->index, route));
+      bool on_request = (rule->unconditional || rule->final) && !rule->sees_responses;
+      if (!leaf || (on_request && !lead(of, leaf, ON_REQUEST)) ||
           ((!rule->unconditional || rule->final) && !lead(of, leaf, ON_STATUS))) {
         return false;
       }
@@ -87,24 +98,21 @@ static bool index_rule(program *of, const rule *rule, texts domains, kind path_k
 
 /* --- the records --- */
 
-static bool memory(reader *in, const void *got) { return expect(in, got != NULL, "memory for what stands here"); }
+static bool memory(reader *in, bool got) { return expect(in, got, "memory for what stands here"); }
 
-static void read_body(program *of, reader *in) {
-  buffer id = read_bytes(in, ID_LENGTH, "the id of a body"), body = {in->at, (size_t)(in->end - in->at)};
-  uint32_t made = in->failed ? 0 : index_add(&of->index, 0, BODY, id, hash_text(&of->index, id));
-  if (!expect(in, made, "memory for what stands here")) {
-    return;
-  }
-  node *found = index_node(&of->index, made);
-  expect(in, !found->body.ptr || same(found->body, body), "the bytes that another body with this id has");
-  found->body = body;
-  in->at = in->end;
+static void need(program *of, uint32_t what) { of->needs |= what; }
+
+/* Of `host`, the authority is told. */
+static buffer told_name(buffer name) { return same(name, TEXT("host")) ? TEXT(":authority") : name; }
+
+uint32_t header_number(const program *of, buffer name) {
+  name = told_name(name);
+  return index_node(&of->index, index_find(&of->index, 0, HEADER, name, hash_text(&of->index, name)))->number;
 }
 
-/* The number of a header that is looked at; false: no memory. */
-static bool header_number(program *of, buffer name, uint32_t *number) {
-  static const buffer authority = {":authority", 10};
-  name = name.length == 4 && !memcmp(name.ptr, "host", 4) ? authority : name;
+/* The number of a header that is looked at from now on; false: no memory. */
+static bool look_at_header(program *of, buffer name, uint32_t *number) {
+  name = told_name(name);
   uint32_t at = index_add(&of->index, 0, HEADER, name, hash_text(&of->index, name));
   node *found = index_node(&of->index, at);
   if (at && !found->number) { /* new: numbers begin with 1 there */
@@ -116,7 +124,50 @@ static bool header_number(program *of, buffer name, uint32_t *number) {
     found->number = (uint32_t)of->names.count;
   }
   *number = found->number - 1;
+  need(of, NEEDS_REQUEST);
   return at;
+}
+
+/* A template, and what has to be known to fill it in. */
+static buffer take_template(program *of, reader *in) {
+  buffer read = {0};
+  if (!template_read(in, &read)) {
+    return read;
+  }
+  for (buffer rest = template_pieces(read); rest.length;) {
+    static const uint32_t needs[NAMES_END] = {
+        [NAME_REQUEST_METHOD] = NEEDS_REQUEST,
+        [NAME_REQUEST_SCHEME] = NEEDS_REQUEST | NEEDS_SCHEME,
+        [NAME_REQUEST_HOST] = NEEDS_REQUEST,
+        [NAME_REQUEST_PATH] = NEEDS_REQUEST,
+        [NAME_REQUEST_URL] = NEEDS_REQUEST | NEEDS_SCHEME,
+        [NAME_REQUEST_QUERY] = NEEDS_REQUEST,
+        [NAME_SOURCE] = NEEDS_SOURCE,
+        [NAME_ROUTE] = NEEDS_ROUTE,
+        [NAME_CLIENT] = NEEDS_REQUEST | NEEDS_CLIENT,
+    };
+    template_piece each = template_next(&rest);
+    uint32_t number;
+    need(of, needs[each.name]);
+    if (each.name == NAME_REQUEST_ID || each.name == NAME_REQUEST_HEADER) {
+      buffer name = each.name == NAME_REQUEST_ID ? TEXT("x-request-id") : each.text;
+      memory(in, look_at_header(of, name, &number));
+    }
+  }
+  return read;
+}
+
+/* What a reply may name by an id: a body, or a template that is one. */
+static void read_named(program *of, reader *in, kind kind) {
+  buffer id = read_bytes(in, ID_LENGTH, "the id of a body");
+  buffer body = kind == TEMPLATE ? take_template(of, in) : read_bytes(in, (size_t)(in->end - in->at), "a body");
+  uint32_t made = in->failed ? 0 : index_add(&of->index, 0, kind, id, hash_text(&of->index, id));
+  if (!expect(in, made, "memory for what stands here")) {
+    return;
+  }
+  node *found = index_node(&of->index, made);
+  expect(in, !found->body.ptr || same(found->body, body), "the bytes that another body with this id has");
+  found->body = body;
 }
 
 static uint32_t regex_number(program *of, reader *in, buffer pattern) {
@@ -127,8 +178,11 @@ static uint32_t regex_number(program *of, reader *in, buffer pattern) {
   return number;
 }
 
-/* Tests of headers or of query parameters; how many. */
-static uint32_t read_tests(program *of, reader *in, bool of_headers) {
+/* What tests are of. */
+enum { OF_HEADERS, OF_QUERY, OF_RESPONSE };
+
+/* Tests; how many. */
+static uint32_t read_tests(program *of, reader *in, int what) {
   uint32_t count = read_list(in, 9);
   for (uint32_t i = 0; i < count && !in->failed; i++) {
     test read = {.key = read_text(in)};
@@ -137,12 +191,45 @@ static uint32_t read_tests(program *of, reader *in, bool of_headers) {
     expect(in, read.kind != PRESENT || !read.value.length, "an empty text, for a test of presence");
     read.regex = read.kind == REGEX ? regex_number(of, in, read.value) : 0;
     test *made = in->failed ? NULL : array_add(&of->tests, sizeof *made);
-    if (memory(in, made) && (!of_headers || expect(in, header_number(of, read.key, &read.name), "memory"))) {
+    if (memory(in, made) &&
+        (what != OF_HEADERS || memory(in, look_at_header(of, read.key, &read.name)))) {
       *made = read;
     }
   }
-  of->needs_request |= count > 0;
+  need(of, !count ? 0 : what == OF_RESPONSE ? NEEDS_HEADERS : NEEDS_REQUEST);
   return count;
+}
+
+static scope read_scope(program *of, reader *in) {
+  scope read = {.domains = read_texts(in)};
+  for (texts left = read.domains; left.count && !in->failed;) {
+    need(of, same(next_text(&left), TEXT("*")) ? 0 : NEEDS_REQUEST);
+  }
+  read.has_routes = read_choice(in, 2, "1 and a list of routes, or 0 and an empty one");
+  read.routes = read_texts(in);
+  expect(in, read.has_routes || !read.routes.count, "an empty list of routes");
+  read.path_kind = (uint8_t)read_choice(in, REGEX_PATH + 1, "a kind of path: 0 to 3");
+  read.path = read_text(in);
+  expect(in, read.path_kind != EVERY_PATH || !read.path.length, "an empty text, for every path");
+  if (read.path_kind == PREFIX_PATH && (!read.path.length || same(read.path, TEXT("/")))) {
+    read.path_kind = EVERY_PATH;
+  }
+  read.regex = read.path_kind == REGEX_PATH ? regex_number(of, in, read.path) : 0;
+  read.methods = read_texts(in);
+  read.first_test = (uint32_t)of->tests.count;
+  read.header_tests = read_tests(of, in, OF_HEADERS);
+  read.query_tests = read_tests(of, in, OF_QUERY);
+  read.client_count = read_list(in, 1 + ADDRESS_LENGTH);
+  read.clients = in->at;
+  for (uint32_t i = 0; i < read.client_count && !in->failed; i++) {
+    read_choice(in, 8 * ADDRESS_LENGTH + 1, "the length of a prefix: 0 to 128");
+    read_bytes(in, ADDRESS_LENGTH, "an address");
+  }
+  read.response_tests = read_tests(of, in, OF_RESPONSE);
+  need(of, read.path_kind != EVERY_PATH || read.methods.count ? NEEDS_REQUEST : 0);
+  need(of, read.client_count ? NEEDS_REQUEST | NEEDS_CLIENT : 0);
+  need(of, read.has_routes ? NEEDS_ROUTE : 0);
+  return read;
 }
 
 /* RFC 9110, section 5.6.2, in lower case, and section 5.5. */
@@ -162,18 +249,41 @@ static bool is_header(buffer name, buffer value) {
   return name.length > 0;
 }
 
-static void read_headers(program *of, reader *in, reply *into) {
+/* Headers, or such whose values are templates; how many. */
+static uint32_t read_headers(program *of, reader *in, bool by_template, content *into) {
   uint32_t count = read_list(in, 8);
   for (uint32_t i = 0; i < count && !in->failed; i++) {
-    buffer name = read_text(in), value = read_text(in);
-    expect(in, is_header(name, value), "a header in front of here: a name in lower case, a value without line breaks");
+    buffer name = read_text(in), value = by_template ? take_template(of, in) : read_text(in);
+    bool legal = is_header(name, by_template ? (buffer){0} : value) &&
+                 (!by_template || in->failed || template_fits_header(value));
+    expect(in, legal, "a header in front of here: a name in lower case, a value without line breaks");
     header *made = in->failed ? NULL : array_add(&of->headers, sizeof *made);
     if (memory(in, made)) {
       *made = (header){name.ptr, name.length, value.ptr, value.length};
       into->empty_values |= !value.length;
     }
   }
-  into->header_count = in->failed ? 0 : count;
+  return in->failed ? 0 : count;
+}
+
+static void read_content(program *of, reader *in) {
+  content read = {0};
+  offer offered = {read_text(in), read_text(in)};
+  read.header_count = read_headers(of, in, false, &read);
+  read.template_count = read_headers(of, in, true, &read);
+  static const char what[] = "1 and the id of a body, 3 and that of a template, or 0";
+  uint32_t kind = read_choice(in, TEMPLATE_RECORD + 1, what);
+  expect(in, kind != RULE_RECORD, what);
+  read.by_template = kind == TEMPLATE_RECORD;
+  if (kind) {
+    read.body = read_bytes(in, ID_LENGTH, "the id of a body"); /* until all bodies are known */
+  }
+  content *made = in->failed ? NULL : array_add(&of->contents, sizeof *made);
+  offer *kept = made ? array_add(&of->offers, sizeof *kept) : NULL;
+  if (memory(in, kept)) {
+    *made = read;
+    *kept = offered;
+  }
 }
 
 static void name_status(program *of, uint32_t status) {
@@ -197,9 +307,10 @@ static void read_ranges(program *of, reader *in, reply *into, const rule *rule) 
   }
 }
 
-static void read_reply(program *of, reader *in, const rule *rule, buffer name) {
-  reply read = {.rule = name};
+static void read_reply(program *of, reader *in, const rule *rule) {
+  reply read = {.rule = rule->name, .first_content = (uint32_t)of->contents.count};
   read_ranges(of, in, &read, rule);
+  read.passes = read_choice(in, PASSES + 1, "the flags of a reply: 0 or 1");
   read.status = read_number(in, 2, "a status");
   expect(in, !read.status || (is_status(read.status)), "a status from 200 to 599, or 0, in front of here");
   buffer handler = read_text(in);
@@ -207,11 +318,17 @@ static void read_reply(program *of, reader *in, const rule *rule, buffer name) {
   if (read.by_handler && !in->failed && !of->engine->handler(handler, &read.handler, in->why)) {
     in->failed = true;
   }
-  of->needs_request |= read.by_handler;
-  of->needs_routes |= read.by_handler;
-  read_headers(of, in, &read);
-  if (read_choice(in, 2, "1 and the id of a body, or 0")) {
-    read.body = read_bytes(in, ID_LENGTH, "the id of a body"); /* until all bodies are known */
+  read.kept = read_texts(in);
+  need(of, read.by_handler ? NEEDS_REQUEST | NEEDS_ROUTE : 0);
+  need(of, read.kept.count ? NEEDS_HEADERS : 0);
+  read.content_count = read_list(in, 17);
+  expect(in, read.content_count, "a content");
+  for (uint32_t i = 0; i < read.content_count && !in->failed; i++) {
+    read_content(of, in);
+  }
+  uint32_t number;
+  if (read.content_count > 1) {
+    memory(in, look_at_header(of, TEXT("accept"), &number) && look_at_header(of, TEXT("accept-language"), &number));
   }
   reply *made = in->failed ? NULL : array_add(&of->replies, sizeof *made);
   if (memory(in, made)) {
@@ -220,60 +337,67 @@ static void read_reply(program *of, reader *in, const rule *rule, buffer name) {
 }
 
 static void read_rule(program *of, reader *in) {
-  uint32_t flags = read_choice(in, (FINAL | UNCONDITIONAL) + 1, "the flags of a rule: 1, 2, or both");
+  uint32_t flags = read_choice(in, FLAGS_END, "the flags of a rule: a sum of 1, 2, 4 and 8");
   buffer name = read_text(in);
   rule *made = in->failed ? NULL : array_add(&of->rules, sizeof *made);
   if (!memory(in, made)) {
     return;
   }
-  rule read = {.final = flags & FINAL, .unconditional = flags & UNCONDITIONAL};
-  texts domains = read_texts(in);
-  bool has_routes = read_choice(in, 2, "1 and a list of routes, or 0 and an empty one");
-  read.routes = read_texts(in);
-  expect(in, has_routes || !read.routes.count, "an empty list of routes");
-  uint32_t path = read_choice(in, REGEX_PATH + 1, "a kind of path: 0 to 3");
-  buffer value = read_text(in);
-  expect(in, path != EVERY_PATH || !value.length, "an empty text, for every path");
-  read.tests_path = path == REGEX_PATH;
-  read.regex = read.tests_path ? regex_number(of, in, value) : 0;
-  read.methods = read_texts(in);
-  read.first_test = (uint32_t)of->tests.count;
-  read.header_tests = read_tests(of, in, true);
-  read.query_tests = read_tests(of, in, false);
+  rule read = {
+      .name = name,
+      .final = flags & FINAL,
+      .unconditional = flags & UNCONDITIONAL,
+      .observes = flags & OBSERVES,
+  };
+  read.source = (uint8_t)read_choice(in, LOCAL_SOURCE + 1, "a source: 0 to 2");
+  read.scope = read_scope(of, in);
+  read.sees_responses = read.source || read.scope.response_tests;
+  if (flags & UNLESS) {
+    scope unless = read_scope(of, in), *kept = in->failed ? NULL : array_add(&of->scopes, sizeof *kept);
+    if (memory(in, kept)) {
+      *kept = unless;
+    }
+    read.unless = (uint32_t)of->scopes.count;
+    read.sees_responses |= unless.response_tests > 0;
+  }
   read.first_reply = (uint32_t)of->replies.count;
-  read.replies = read_list(in, 15);
-  expect(in, read.replies, "a reply");
+  read.replies = read_list(in, 36);
+  expect(in, read.replies || (read.final && !read.unconditional), "a reply, for it is not final alone");
   for (uint32_t i = 0; i < read.replies && !in->failed; i++) {
     bool other = i && !ITEMS(reply, of->replies)[of->replies.count - 1].range_count;
     expect(in, !other, "no reply behind one for every other status");
-    read_reply(of, in, &read, name);
+    read_reply(of, in, &read);
   }
-  bool by_routes = has_routes && domains.count <= 1;
-  read.tests_routes = has_routes && !by_routes;
-  of->needs_routes |= has_routes;
+  need(of, read.source ? NEEDS_SOURCE : 0);
   of->answers_requests |= read.unconditional;
-  kind kind = path == EXACT_PATH ? AT_PATH : path == PREFIX_PATH ? BELOW_PATH : ANY_PATH;
-  if (kind == ANY_PATH || (kind == BELOW_PATH && (!value.length || (value.length == 1 && *value.ptr == '/')))) {
-    kind = ANY_PATH, value = (buffer){0};
+  of->has_observers |= read.observes;
+  if (in->failed || !expect(in, index_rule(of, &read), "memory for the rule that ends here")) {
+    return;
   }
-  of->needs_request |= kind != ANY_PATH || read.tests_path || read.methods.count;
-  if (!in->failed) {
-    ITEMS(rule, of->rules)[of->rules.count - 1] = read;
-    expect(in, index_rule(of, &read, domains, kind, value, by_routes), "memory for the rule that ends here");
+  /* What it is found by is no question any more. */
+  read.scope.has_routes &= !by_routes(&read.scope);
+  read.scope.domains.count = 0;
+  if (read.scope.path_kind != REGEX_PATH) {
+    read.scope.path_kind = EVERY_PATH;
   }
+  ITEMS(rule, of->rules)[of->rules.count - 1] = read;
 }
 
 static void read_records(program *of, reader *in) {
   while (in->at < in->end && !in->failed) {
-    uint32_t kind = read_choice(in, RULE_RECORD + 1, "a kind of record: 1 or 2");
+    uint32_t kind = read_choice(in, TEMPLATE_RECORD + 1, "a kind of record: 1 to 3");
     in->at -= !kind && !in->failed;
-    expect(in, kind, "a kind of record: 1 or 2");
+    expect(in, kind, "a kind of record: 1 to 3");
     uint32_t length = read_number(in, 4, "the length of a record");
     expect(in, length <= (size_t)(in->end - in->at), "a record of that length");
     reader record = *in;
     record.end = in->failed ? record.at : record.at + length;
     if (!in->failed) {
-      (kind == BODY_RECORD ? read_body : read_rule)(of, &record);
+      if (kind == RULE_RECORD) {
+        read_rule(of, &record);
+      } else {
+        read_named(of, &record, kind == BODY_RECORD ? BODY : TEMPLATE);
+      }
       expect(&record, record.at == record.end, "the end of the record");
     }
     in->failed = record.failed;
@@ -286,17 +410,25 @@ static bool finish(program *of, bool whole, failure *why) {
   size_t headers = 0;
   for (size_t i = 0; i < of->replies.count; i++) {
     reply *each = &ITEMS(reply, of->replies)[i];
-    each->headers = each->header_count ? &ITEMS(header, of->headers)[headers] : NULL;
-    headers += each->header_count;
-    if (each->body.length) {
-      uint32_t at = index_find(&of->index, 0, BODY, each->body, hash_text(&of->index, each->body));
-      if (!at && whole) {
+    content *first = &ITEMS(content, of->contents)[each->first_content];
+    for (content *at = first; at < first + each->content_count; at++) {
+      kind kind = at->by_template ? TEMPLATE : BODY;
+      uint32_t found = at->body.length ? index_find(&of->index, 0, kind, at->body, hash_text(&of->index, at->body)) : 0;
+      if (at->body.length && !found && whole) {
         snprintf(why->text, sizeof why->text, "rule %.*s: the body of a reply is in no record", (int)each->rule.length,
                  each->rule.ptr);
         return false;
       }
-      each->body = at ? index_node(&of->index, at)->body : (buffer){0};
+      at->body = found ? index_node(&of->index, found)->body : (buffer){0};
+      at->by_template &= found > 0;
+      uint32_t count = at->header_count + at->template_count;
+      at->headers = count ? &ITEMS(header, of->headers)[headers] : NULL;
+      headers += count;
     }
+    each->is_fixed = each->content_count == 1 && !first->template_count && !first->by_template && !each->kept.count;
+    each->headers = first->headers, each->header_count = first->header_count;
+    each->body = first->body;
+    each->empty_values = first->empty_values;
   }
   return true;
 }
@@ -310,7 +442,7 @@ bool program_open(buffer given, piece *opened, failure *why) {
     in.at = in.start;
     return expect(&in, false, "a program or a part of one");
   }
-  expect(&in, read_number(&in, 2, "a version") == VERSION, "version 1 in front of here");
+  expect(&in, read_number(&in, 2, "a version") == VERSION, "version 2 in front of here");
   if (is_part) {
     opened->id = read_bytes(&in, ID_LENGTH, "the id of the part").ptr;
   } else {
@@ -345,7 +477,8 @@ program *program_read(const piece *pieces, size_t count, bool whole, const engin
 
 void program_free(program *old) {
   if (old) {
-    array *all[] = {&old->rules, &old->replies, &old->headers, &old->tests, &old->entries, &old->names};
+    array *all[] = {&old->rules,   &old->scopes, &old->replies, &old->contents, &old->offers,
+                    &old->headers, &old->tests,  &old->entries, &old->names};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
       free(all[i]->items);
     }

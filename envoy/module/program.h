@@ -1,9 +1,9 @@
 /* The decision program (docs/program.md) in C: read from bytes, and asked.
  *
  * `program_open` says what some bytes are, `program_read` makes a program of the records of one or more such pieces,
- * `request_new` takes what it needs of a request, and `program_on_request` and `program_on_status` ask it. Pure:
- * neither Envoy nor Python is called, so that it can be fuzzed alone; what needs them (regular expressions, handlers)
- * is asked of an `engine`.
+ * `request_new` takes what it needs of a request, `program_ask` asks it, and `reply_make` makes a reply that depends on
+ * who asks. Pure: neither Envoy nor Python is called, so that it can be fuzzed alone;
+ * what needs them (regular expressions, handlers) is asked of an `engine`.
  *
  * A program never changes once it is read, so that any number of threads ask it without a lock. Its texts and bodies
  * stand where they stood in the bytes, which must outlive it. Reading takes time and memory that are linear in the
@@ -12,6 +12,8 @@
  */
 #ifndef REJOINDER_PROGRAM_H
 #define REJOINDER_PROGRAM_H
+
+#include <time.h>
 
 #include "abi.h"
 
@@ -40,10 +42,18 @@ typedef struct {
   size_t offset;        /* of the records in the bytes, for messages */
 } piece;
 
+/* A list of texts as it stands in the bytes, already checked. */
+typedef struct {
+  const char *at;
+  uint32_t count;
+} texts;
+
 /* What is sent in place of a response. */
 typedef struct {
   uint32_t status;      /* what the client gets; 0: what the upstream gave */
+  bool passes;          /* nothing is: the response stays */
   bool by_handler;      /* `handler` makes the rest */
+  bool is_fixed;        /* headers and body are the same for everybody; else `reply_make` makes them */
   bool empty_values;    /* some header has an empty value, which only a local reply can have */
   uint32_t handler;
   buffer rule;          /* the name of the rule that says so */
@@ -52,6 +62,10 @@ typedef struct {
   buffer body;
   const char *ranges;   /* the statuses that it is for, as they stand in the bytes */
   uint32_t range_count;
+  texts kept;           /* the response's headers that stay: names, or beginnings of such with a `*` behind them */
+  uint32_t first_content, content_count; /* of the program's */
+  char **owned;         /* of one that was made: what is freed with it */
+  size_t owned_count;
 } reply;
 
 /* A line of a header that the program looks at: `name` is an index in `program_headers`. */
@@ -59,6 +73,23 @@ typedef struct {
   uint32_t name;
   buffer value;
 } line;
+
+/* A request as it has come; what the program does not need may be missing. */
+typedef struct {
+  buffer method, scheme, authority;
+  buffer path;          /* with its query */
+  buffer client;        /* its address, with the port or without it: `192.0.2.1:80`, `[2001:db8::1]:80` */
+  const line *lines;
+  size_t line_count;
+} arrived;
+
+/* A response, an upstream's or Envoy's own; headers and source may be missing, too. */
+typedef struct {
+  uint32_t status;
+  bool is_local;        /* Envoy has made it itself */
+  const header *headers;
+  size_t header_count;
+} response;
 
 typedef struct program program;
 typedef struct request request;
@@ -71,23 +102,43 @@ program *program_read(const piece *pieces, size_t count, bool whole, const engin
 void program_free(program *old);
 
 /* What must be known to ask. */
+enum {
+  NEEDS_REQUEST = 1,    /* method, authority, path, and `program_headers` */
+  NEEDS_SCHEME = 2,
+  NEEDS_CLIENT = 4,
+  NEEDS_ROUTE = 8,
+  NEEDS_SOURCE = 16,    /* of a response */
+  NEEDS_HEADERS = 32    /* ... its headers */
+};
+uint32_t program_needs(const program *asked);
 bool program_names(const program *asked, uint32_t status); /* whether some rule has a reply for it */
 bool program_answers_requests(const program *asked);
-bool program_needs_request(const program *asked);
-bool program_needs_routes(const program *asked);
 const buffer *program_headers(const program *asked, size_t *count); /* in lower case; `:authority` for `host` */
 
-/* A copy of what rules look at, in one block, to be freed with `free`. `path` is with its query. NULL: no memory. */
-request *request_new(const program *asked, buffer method, buffer authority, buffer path, const line *lines,
-                     size_t count);
+/* A copy of what rules look at, in one block, to be freed with `free`. NULL: no memory. */
+request *request_new(const program *asked, const arrived *from);
 buffer request_method(const request *of);
 buffer request_authority(const request *of);
 buffer request_path(const request *of);
 
-/* The answer to a request, before there is a response; NULL: none. `request` may be NULL where the program needs none;
- * an empty route is none. */
-const reply *program_on_request(const program *asked, const request *request, buffer route);
-/* The answer in place of a response with this status; NULL: it passes. */
-const reply *program_on_status(const program *asked, const request *request, buffer route, uint32_t status);
+/* What is asked. */
+typedef struct {
+  const request *request;   /* NULL will do where the program needs none */
+  buffer route;             /* the name of the request's; empty: it has none */
+  const response *response; /* NULL: there is none yet */
+} question;
+
+/* The answer to a request, or in place of a response; NULL: it goes on, or passes. `end` is told the number of the rule
+ * that has decided so, or of one behind all. */
+const reply *program_ask(const program *asked, const question *about, uint32_t *end);
+
+/* The first rule from number `from` on, and before `end`, that only observes and would have answered; its number, or
+ * `end`. */
+uint32_t program_observed(const program *asked, const question *about, uint32_t from, uint32_t end, buffer *name);
+
+/* Make what is not fixed in a reply that the program has given to the same question. It needs the program, and nothing
+ * else of what is given. NULL: no memory. */
+reply *reply_make(const program *asked, const reply *given, const question *about, time_t now);
+void reply_free(reply *made);
 
 #endif

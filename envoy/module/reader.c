@@ -96,6 +96,14 @@ bool same(buffer one, buffer other) {
   return one.length == other.length && (one.ptr == other.ptr || !one.length || !memcmp(one.ptr, other.ptr, one.length));
 }
 
+bool begins_with(buffer text, buffer beginning) {
+  return beginning.length <= text.length && same((buffer){text.ptr, beginning.length}, beginning);
+}
+
+bool ends_with(buffer text, buffer end) {
+  return end.length <= text.length && same((buffer){text.ptr + text.length - end.length, end.length}, end);
+}
+
 bool contains(texts in, buffer wanted) {
   while (in.count) {
     if (same(next_text(&in), wanted)) {

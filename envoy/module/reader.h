@@ -16,12 +16,6 @@ typedef struct {
   bool failed;
 } reader;
 
-/* A list of texts as it stands in the bytes, already checked. */
-typedef struct {
-  const char *at;
-  uint32_t count;
-} texts;
-
 /* Note that what was `expected` is not `fine`. True: all has been fine up to here. */
 bool expect(reader *in, bool fine, const char *expected);
 
@@ -38,5 +32,7 @@ buffer next_text(texts *in);
 bool contains(texts in, buffer wanted);
 
 bool same(buffer one, buffer other);
+bool begins_with(buffer text, buffer beginning);
+bool ends_with(buffer text, buffer end);
 
 #endif

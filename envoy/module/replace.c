@@ -5,14 +5,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool remove_all(void *envoy, int type) {
-  header few[64];
-  char short_names[2048];
-  size_t count = CALLBACK(http_get_headers_size)(envoy, type), length = 0;
-  header *all = count <= sizeof few / sizeof *few ? few : malloc(count * sizeof *all);
+header *headers_of(void *envoy, int type, header few[FEW_HEADERS], size_t *count) {
+  *count = CALLBACK(http_get_headers_size)(envoy, type);
+  header *all = *count <= FEW_HEADERS ? few : malloc(*count * sizeof *all);
   if (!all || !CALLBACK(http_get_headers)(envoy, type, all)) {
-    count = 0;
+    *count = 0;
   }
+  return all;
+}
+
+bool remove_all(void *envoy, int type) {
+  header few[FEW_HEADERS];
+  char short_names[2048];
+  size_t count, length = 0;
+  header *all = headers_of(envoy, type, few, &count);
   for (size_t i = 0; i < count; i++) {
     length += all[i].name_length;
   }

@@ -4,6 +4,12 @@
 
 #include "program.h"
 
+enum { FEW_HEADERS = 64 };
+
+/* All headers, or trailers, as Envoy has them: in `few`, or, if they are more, in memory to be freed. NULL: there is
+ * none. */
+header *headers_of(void *envoy, int type, header few[FEW_HEADERS], size_t *count);
+
 /* Remove all headers, or trailers, but the pseudo headers. False: no memory, and nothing is removed. */
 bool remove_all(void *envoy, int type);
 

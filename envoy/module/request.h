@@ -10,16 +10,29 @@ typedef struct {
   uint64_t hash;
 } prefix;
 
+enum { ADDRESS_LENGTH = 16 };
+
 struct request {
-  buffer method, authority, host, path, query; /* `path` is without it; `query.ptr` is NULL where there is no `?` */
+  buffer method, scheme, authority, host;
+  buffer path, query; /* `path` is without it; `query.ptr` is NULL where there is no `?` */
+  buffer client;   /* its IP address; empty: it has none */
+  unsigned char address[ADDRESS_LENGTH]; /* the same; IPv4 as it is mapped into IPv6 */
   uint64_t path_hash;
   size_t prefix_count, line_count;
   prefix *prefixes; /* the shortest first: one for each element */
   line *lines;
 };
 
+/* Where there is none. */
+extern const request no_request;
+
 /* As `request_new`, for the index that paths will be looked up in. */
-request *request_take(const text_index *index, buffer method, buffer authority, buffer path, const line *lines,
-                      size_t count);
+request *request_take(const text_index *index, const arrived *from);
+
+/* The first query parameter of that name, undecoded; false: there is none. `?a` has an empty value. */
+bool request_parameter(const request *of, buffer name, buffer *value);
+
+/* Whether the client is in a network: a byte with the prefix's length, and an address. */
+bool request_is_from(const request *of, const char *network);
 
 #endif

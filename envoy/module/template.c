@@ -168,7 +168,7 @@ bool template_fill(buffer encoded, template_value value, void *context, char **f
     buffer text = each.name ? cut(value(context, each.name, each.text)) : each.text;
     size_t most = text.length * (each.name ? LONGEST_ESCAPE : 1);
     if (most > room - used) {
-      room = 2 * room + most;
+      room = room / 2 + used + most;
       char *moved = realloc(made, room);
       if (!moved) {
         free(made);

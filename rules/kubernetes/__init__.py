@@ -4,14 +4,14 @@ In: `Object`s from the files, and the upstreams that the command line gives. Out
 object. Pure; nothing is raised: what is wrong with an object is in its status and costs no other object anything.
 
 Reading order: `known` (which fields there are), `objects` (how they are read), `cluster` (all objects together),
-`status` (what becomes of them), then a file for each kind: `gateway`, `http_route`, `direct_response`, `gateway_api`
-(which puts these together), `ingress`, `wasm_plugin`.
+`status` (what becomes of them), then a file for each kind: `gateway`, `http_route` (with `http_matches`, `http_filters`
+and `references`), `direct_response`, `gateway_api` (which puts these together), `ingress`, `wasm_plugin`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 from rejoinder.rules.fields import similar_to
@@ -19,37 +19,20 @@ from rejoinder.rules.kubernetes.cluster import invalid, make_cluster
 from rejoinder.rules.kubernetes.gateway_api import read_gateway_api
 from rejoinder.rules.kubernetes.ingress import read_ingresses
 from rejoinder.rules.kubernetes.known import KINDS
-from rejoinder.rules.kubernetes.objects import Object, is_object, read_objects
+from rejoinder.rules.kubernetes.objects import Object, namespace_of, read_objects
 from rejoinder.rules.kubernetes.status import ACCEPTED, Fault, Status, condition
 from rejoinder.rules.kubernetes.wasm_plugin import read_wasm_plugins
-from rejoinder.rules.model import Forward, Listener, Position, Route, Rule, Upstream
+from rejoinder.rules.manifests import Manifests
+from rejoinder.rules.model import Forward, Position, RequestMatch, Route, Upstream
 from rejoinder.rules.problem import Problem, Severity
 
-__all__ = ["LastGood", "Manifests", "Object", "Status", "is_object", "read_manifests", "read_objects"]
+__all__ = ["LastGood", "Manifests", "Object", "Status", "read_manifests", "read_objects"]
 
 _Id: TypeAlias = tuple[str, str]
 """Kind, namespace and name."""
 
 LastGood: TypeAlias = dict[_Id, Object]
 """What each object was when it could last be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Manifests:
-    """What all manifests say together."""
-
-    listeners: tuple[Listener, ...] = ()
-    homeless: tuple[Listener, ...] = ()
-    """As in `Ruleset`."""
-    upstreams: tuple[Upstream, ...] = ()
-    routes: tuple[Route, ...] = ()
-    """In the order in which they are tried within their group."""
-    rules: tuple[Rule, ...] = ()
-    route_groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """What a rule may call several routes at once: an object, or a rule of it."""
-    statuses: tuple[Status, ...] = ()
-    notes: tuple[Problem, ...] = ()
-    """What is skipped or has no effect."""
 
 
 def read_manifests(
@@ -155,8 +138,22 @@ def _read(objects: Iterable[Object], addresses: Mapping[str, Upstream], native_r
         rules=plugins.rules,
         route_groups=_route_groups(routes),
         statuses=(*statuses, *part.statuses, *ingresses.statuses, *plugins.statuses, *broken),
-        notes=(*notes, *part.notes, *ingresses.notes, *plugins.notes),
+        notes=(*notes, *part.notes, *ingresses.notes, *plugins.notes, *_taken(routes)),
     )
+
+
+def _taken(routes: Iterable[Route]) -> Iterator[Problem]:
+    """Warnings about routes that get no request, as one of another namespace is asked for the same ones before."""
+    first: dict[tuple[str, tuple[str, ...], RequestMatch], Route] = {}
+    for route in (route for route in routes if route.action is not None):
+        before = first.setdefault((route.group, route.domains, route.request), route)
+        if namespace_of(before) != namespace_of(route):
+            hosts = "every host" if route.domains == ("*",) else ", ".join(route.domains)
+            text = (
+                f"{route.title} gets no request for {hosts}: {before.title} ({before.position}), of another namespace, "
+                "is about the same ones, and comes first by its creationTimestamp or its name"
+            )
+            yield Problem(route.position, text, Severity.WARNING)
 
 
 def _route_groups(routes: Iterable[Route]) -> dict[str, tuple[str, ...]]:

@@ -14,6 +14,7 @@ from typing import Final
 from rejoinder.rules.document import Scalar, ScalarKind
 from rejoinder.rules.fields import Place
 from rejoinder.rules.kubernetes.known import NAMESPACE, REFERENCE_GRANT, SERVICE, check, spec_of
+from rejoinder.rules.kubernetes.mcp_bridge import read_mcp_bridge
 from rejoinder.rules.kubernetes.objects import Key, Object, alone, open_fields, port
 from rejoinder.rules.kubernetes.status import ACCEPTED, Fault
 from rejoinder.rules.model import Endpoint, Upstream
@@ -62,11 +63,12 @@ class Cluster:
 
     objects: Mapping[str, Mapping[Key, Object]]
     addresses: Mapping[str, Upstream]
-    """From the command line, by upstream name."""
+    """By upstream name: from the command line or a rule file, else from a McpBridge."""
     services: Mapping[Key, Service]
     grants: tuple[Grant, ...]
     faults: dict[Object, tuple[Fault, ...]]
-    """What is wrong with Services, ReferenceGrants and Namespaces; Gateways add what is with Secrets and ConfigMaps."""
+    """What is wrong with Services, ReferenceGrants, Namespaces and McpBridges; Gateways add what is with Secrets and
+    ConfigMaps."""
 
     def of_kind(self, kind: str) -> Iterable[Object]:
         """The objects of a kind, in the order in which they were loaded."""
@@ -183,7 +185,12 @@ def make_cluster(objects: Iterable[Object], addresses: Mapping[str, Upstream]) -
         faults[each] = invalid(problems)
     for each in by_kind.get("Namespace", {}).values():
         faults[each] = invalid(alone(each.spec(), lambda it: check(it, spec_of(NAMESPACE)), None)[1])
-    return Cluster(by_kind, addresses, services, tuple(grants), faults)
+    bridged: dict[str, Upstream] = {}
+    for each in by_kind.get("McpBridge", {}).values():
+        upstreams, problems = read_mcp_bridge(each)
+        bridged.update((upstream.name, upstream) for upstream in upstreams)
+        faults[each] = invalid(problems)
+    return Cluster(by_kind, {**bridged, **addresses}, services, tuple(grants), faults)
 
 
 def invalid(problems: Iterable[Problem]) -> tuple[Fault, ...]:

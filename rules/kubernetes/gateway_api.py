@@ -17,7 +17,8 @@ from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster
 from rejoinder.rules.kubernetes.direct_response import KIND as DIRECT_RESPONSE
 from rejoinder.rules.kubernetes.direct_response import direct_response_status, read_direct_response
 from rejoinder.rules.kubernetes.gateway import ADDRESS_NOT_USABLE, Gateway, GatewayListener, read_gateway
-from rejoinder.rules.kubernetes.http_route import HttpRoute, Match, ParentRef, read_http_route
+from rejoinder.rules.kubernetes.http_matches import Match
+from rejoinder.rules.kubernetes.http_route import HttpRoute, ParentRef, read_http_route
 from rejoinder.rules.kubernetes.objects import Key, annotations_without_effect
 from rejoinder.rules.kubernetes.status import (
     ACCEPTED,
@@ -213,11 +214,14 @@ def _parent_status(
         condition(RESOLVED_REFS, faults),
     ]
     broken = [number for number, rule in enumerate(route.rules) if any(it.condition == ACCEPTED for it in rule.faults)]
-    if broken and len(broken) < len(route.rules):
-        numbers = ", ".join(map(str, broken))
-        conditions.append(
-            Condition(PARTIALLY_INVALID, True, "UnsupportedValue", f"rule {numbers} answers 500, the others work")
-        )
+    works = any(
+        (match.whole and rule.refusal) or number not in broken
+        for number, rule in enumerate(route.rules)
+        for match in rule.matches
+    )
+    if broken and works:
+        text = f"what is wrong of rule {', '.join(map(str, broken))} answers 500, the rest works"
+        conditions.append(Condition(PARTIALLY_INVALID, True, "UnsupportedValue", text))
     return ParentStatus(ref.key, ref.section, ref.port, tuple(conditions), ref.group, ref.kind)
 
 
@@ -243,8 +247,9 @@ def _entries(route: HttpRoute, at: _Attachment) -> Iterator[tuple[Any, Route]]:
     domains = [each for each in at.domains if not any(domain_covers(other.hostname, each) for other in narrower)]
     for number, rule in enumerate(route.rules):
         for place, match in enumerate(rule.matches):
+            own = rule.action if match.whole else rule.refusal or rule.action
             for domain in domains:
-                action = _at_listener(rule.action, at.listener, domain)
+                action = _at_listener(own, at.listener, domain)
                 found = Route(
                     name=f"httproute/{route.object.key}/rule/{number}/match/{place}",
                     action=action,
@@ -256,7 +261,7 @@ def _entries(route: HttpRoute, at: _Attachment) -> Iterator[tuple[Any, Route]]:
                     title=f"{route.object.title} rule {number} match {place}",
                     position=rule.position,
                 )
-                if isinstance(rule.action, Answer):
+                if isinstance(own, Answer):
                     found = replace(found, request_headers=UNCHANGED, response_headers=UNCHANGED)
                 key = (*_precedence(route, match, domain), number, place)
                 if isinstance(action, Redirect) and _keeps_port(action):

@@ -9,7 +9,7 @@ https://kubernetes.io/docs/concepts/services-networking/ingress/
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from rejoinder.rules.fields import Place
 from rejoinder.rules.kubernetes.cluster import Cluster, named_by_higress, upstream_name
 from rejoinder.rules.kubernetes.known import INGRESS, INGRESS_HTTP, INGRESS_PATH, INGRESS_RULE, check, spec_of, without
 from rejoinder.rules.kubernetes.objects import (
+    SYSTEM_NAMESPACE,
     Key,
     Object,
     alone,
@@ -28,6 +29,7 @@ from rejoinder.rules.kubernetes.objects import (
     one_of,
     open_fields,
     port,
+    told_apart,
 )
 from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault, Status, condition
 from rejoinder.rules.model import EVERY_PATH, Answer, Backend, Forward, PathKind, PathMatch, RequestMatch, Route
@@ -68,7 +70,7 @@ def read_ingresses(cluster: Cluster) -> Ingresses:
         entries += reader.entries()
         faults = tuple(reader.faults)
         result.statuses.append(Status(each, (condition(ACCEPTED, faults), condition(RESOLVED_REFS, faults))))
-        result.notes += _without_effect(each)
+        result.notes += (*reader.notes, *_without_effect(each))
     result.routes = tuple(route for _, route in sorted(entries, key=lambda entry: entry[0]))
     return result
 
@@ -96,6 +98,7 @@ class _Reader:
         self._object = each
         self._cluster = cluster
         self.faults: list[Fault] = []
+        self.notes: list[Problem] = []
 
     def entries(self) -> Iterator[tuple[Any, Route]]:
         """Its routes, each behind its place in the order of all."""
@@ -109,11 +112,13 @@ class _Reader:
             # What hosts it is about is not known, and without them it would take the requests of others.
             domain, paths = found if not problems else ("*", [])
             for at, place in enumerate(paths):
-                path, problems = alone(place, self._path, EVERY_PATH)
-                self._invalid(problems)
+                path, said = alone(place, self._path, EVERY_PATH)
+                errors, notes = told_apart(self._object, said)
+                self._invalid(errors)
+                self.notes += notes
                 # A path that cannot be used answers 500 where no other takes the request.
-                action = self._action(member(place, "backend"), [problem.message for problem in problems])
-                yield self._entry(f"rule {number} path {at}", domain, path, action, place, last=bool(problems))
+                action = self._action(member(place, "backend"), [problem.message for problem in errors])
+                yield self._entry(f"rule {number} path {at}", domain, path, action, place, last=bool(errors))
         if spec.has("defaultBackend"):
             place = spec.field("defaultBackend")
             yield self._entry("defaultBackend", "*", EVERY_PATH, self._action(place, []), place, last=True)
@@ -166,6 +171,11 @@ class _Reader:
             if line is None:
                 raise place.expected('lines such as "web.shop.svc.cluster.local:8080" or "80% legacy.static:80"')
             name = named_by_higress(line["service"])
+            namespace, slash, _ = name.partition("/")
+            if slash and namespace != self._object.key.namespace != SYSTEM_NAMESPACE:
+                text = f"{line['service']} is in another namespace: an Ingress in {SYSTEM_NAMESPACE} may lead there"
+                self._fault(place, RESOLVED_REFS, "RefNotPermitted", text)
+                return None
             if not self._there(name):
                 where = f"say where it is with --upstream {name}=URL"
                 self._fault(place, RESOLVED_REFS, "BackendNotFound", f"there is no {line['service']}: {where}")
@@ -200,7 +210,7 @@ class _Reader:
     def _fault(self, place: Place, kind: str, reason: str, message: str) -> None:
         self.faults.append(Fault(kind, reason, f"{place.path}: {message}", place.position))
 
-    def _invalid(self, problems: tuple[Problem, ...]) -> None:
+    def _invalid(self, problems: Iterable[Problem]) -> None:
         self.faults += [Fault(ACCEPTED, "Invalid", problem.message, problem.position) for problem in problems]
 
 

@@ -336,6 +336,43 @@ WASM_PLUGIN: Final = _object(
     }
 )
 
+MCP_BRIDGE: Final = _object(
+    spec={
+        "registries": {
+            **dict.fromkeys(("type", "name", "domain", "port", "protocol", "sni"), READ),
+            "proxyName": REFUSED,
+            # Of registries that are servers to ask, and of Model Context Protocol servers.
+            **dict.fromkeys(
+                (
+                    "allowMcpServers",
+                    "authSecretName",
+                    "consulDatacenter",
+                    "consulNamespace",
+                    "consulRefreshInterval",
+                    "consulServiceTag",
+                    "enableMCPServer",
+                    "enableScopeMcpServers",
+                    "mcpServerBaseUrl",
+                    "mcpServerExportDomains",
+                    "metadata",
+                    "nacosAccessKey",
+                    "nacosAddressServer",
+                    "nacosGroups",
+                    "nacosNamespace",
+                    "nacosNamespaceId",
+                    "nacosRefreshInterval",
+                    "nacosSecretKey",
+                    "nacosTimeout",
+                    "vport",
+                    "zkServicesPath",
+                ),
+                HARMLESS,
+            ),
+        },
+        "proxies": HARMLESS,
+    }
+)
+
 KINDS: Final[Mapping[tuple[str, str], Table]] = {
     # API group and kind: other projects have a Gateway, too.
     ("gateway.networking.k8s.io", "Gateway"): GATEWAY,
@@ -345,6 +382,7 @@ KINDS: Final[Mapping[tuple[str, str], Table]] = {
     ("gateway.gloo.solo.io", "DirectResponse"): DIRECT_RESPONSE,  # as it was called before kgateway
     ("networking.k8s.io", "Ingress"): INGRESS,
     ("extensions.higress.io", "WasmPlugin"): WASM_PLUGIN,
+    ("networking.higress.io", "McpBridge"): MCP_BRIDGE,
     ("", "Service"): SERVICE,
     ("", "Namespace"): NAMESPACE,
     ("", "Secret"): SECRET,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
@@ -17,10 +17,12 @@ from rejoinder.rules.document import List, Map, Scalar, ScalarKind
 from rejoinder.rules.fields import Fields, Place, Source
 from rejoinder.rules.files import Files
 from rejoinder.rules.kubernetes.known import KINDS, METADATA, check, without
-from rejoinder.rules.model import Position
+from rejoinder.rules.model import Position, Route
 from rejoinder.rules.problem import Problem, Severity
 
 DEFAULT_NAMESPACE: Final = "default"
+SYSTEM_NAMESPACE: Final = "higress-system"
+"""Where Higress is: objects that are about all requests are its operator's, and stand here."""
 
 # RFC 1123 subdomain, https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -120,17 +122,13 @@ def annotations_without_effect(each: Object, *read: str) -> Iterator[Problem]:
         yield Problem(annotations_of(each)[names[0]].position, text, Severity.WARNING)
 
 
-def is_object(place: Place) -> bool:
-    """Whether a document is meant to be a Kubernetes object."""
-    return place.has("apiVersion", "kind")
-
-
 def read_objects(place: Place) -> tuple[Object, ...]:
     """The object that a document is, or those that a `List` holds.
 
     Raises:
         FieldError: it is a `List` of nothing that could be read.
     """
+    place = replace(place, source=Source(place.source.file, place.source.files))  # which is not `operated`
     found, problems = alone(place, _object, _NOTHING)
     if found.kind == "List" and not isinstance(member(place, "items").node, List):
         raise member(place, "items").expected("a list")
@@ -187,6 +185,12 @@ def string_map(place: Place) -> tuple[tuple[str, str], ...]:
     return tuple((name, value.string()) for name, value in place.members())
 
 
+def namespace_of(route: Route) -> str:
+    """The namespace of the object that a route is from; empty: it is of a rule file."""
+    # It is called `ingress/NAMESPACE/NAME/...`.
+    return route.name.split("/")[1] if route.title else ""
+
+
 # --- how parts are read ---
 
 
@@ -195,6 +199,13 @@ def alone(place: Place, read: Callable[[Place], T], default: D) -> tuple[T | D, 
     source = Source(place.source.file, place.source.files)
     value = replace(place, source=source).attempt(read, default)
     return value, tuple(source.problems)
+
+
+def told_apart(each: Object, problems: Iterable[Problem]) -> tuple[list[Problem], list[Problem]]:
+    """What is wrong with an object, and what in it has no effect, said with its title."""
+    errors = [problem for problem in problems if problem.severity is Severity.ERROR]
+    notes = [problem for problem in problems if problem.severity is not Severity.ERROR]
+    return errors, [replace(note, message=f"{each.title}: {note.message}") for note in notes]
 
 
 def open_fields(place: Place) -> Fields:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from rejoinder.rules.fields import Place
 from rejoinder.rules.kubernetes.objects import Key, Object
 from rejoinder.rules.model import Position
 from rejoinder.rules.problem import Problem, Severity
@@ -22,7 +23,10 @@ PROGRAMMED: Final = "Programmed"
 CONFLICTED: Final = "Conflicted"
 PARTIALLY_INVALID: Final = "PartiallyInvalid"
 
-_UNREADABLE: Final = ("Invalid", "UnsupportedValue", "IncompatibleFilters", "NotFound")
+UNSUPPORTED_VALUE: Final = "UnsupportedValue"
+INCOMPATIBLE_FILTERS: Final = "IncompatibleFilters"
+
+_UNREADABLE: Final = ("Invalid", UNSUPPORTED_VALUE, INCOMPATIBLE_FILTERS, "NotFound")
 """Reasons that are mistakes within an object, as far as one can tell: of other references the specification says what
 becomes of them."""
 
@@ -44,6 +48,27 @@ class Fault:
     message: str
     """What is wrong, and what to do."""
     position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal(Problem):
+    """A problem in the specification's words."""
+
+    reason: str = ""
+    condition: str = ""
+
+
+def refuse(place: Place, reason: str, message: str, condition: str = ACCEPTED) -> None:
+    """Note a mistake in the specification's words, with those of the place's `Source`."""
+    found = place.mistake(message).problem
+    place.source.problems.append(_Refusal(found.position, found.message, found.severity, reason, condition))
+
+
+def fault(problem: Problem, reason: str) -> Fault:
+    """A problem as a fault; `reason` is for one that was noted in nobody's words, which then is about ACCEPTED."""
+    if isinstance(problem, _Refusal):
+        return Fault(problem.condition, problem.reason, problem.message, problem.position)
+    return Fault(ACCEPTED, reason, problem.message, problem.position)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 In: `WasmPlugin` objects, and the routes that there are. Out: `Rule`s, and a status for each plug-in. Pure.
 
 The plug-in has one configuration for a request: that of the first of `matchRules` that fits, else `defaultConfig`; so
-its rules are `final`. A mistake in it turns off the whole plug-in, as it does in Higress; a field of its configuration
-that the plug-in does not know is a warning, as it never looks at it.
+its rules are `final`. Outside of Higress' own namespace, where Higress has no plug-ins, they are about the routes of
+the plug-in's namespace alone. A mistake in it turns off the whole plug-in, as it does in Higress; a field of its
+configuration that the plug-in does not know is a warning, as it never looks at it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ from rejoinder.rules.document import List, quoted
 from rejoinder.rules.fields import Fields, Place
 from rejoinder.rules.kubernetes.cluster import Cluster, invalid, named_by_higress
 from rejoinder.rules.kubernetes.known import WASM_PLUGIN, check, spec_of
-from rejoinder.rules.kubernetes.objects import Key, Object, alone, items, member, open_fields
+from rejoinder.rules.kubernetes.objects import (
+    SYSTEM_NAMESPACE,
+    Key,
+    Object,
+    alone,
+    items,
+    member,
+    namespace_of,
+    open_fields,
+)
 from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault, Status, condition
 from rejoinder.rules.model import Forward, Route, Rule, Scope
 from rejoinder.rules.native import PLUG_IN_FIELDS, domains, scope_answers
@@ -42,7 +52,7 @@ def read_wasm_plugins(cluster: Cluster, routes: Sequence[Route]) -> WasmPlugins:
 
     Args:
         cluster: has the plug-ins.
-        routes: all that there are, which `ingress` and `service` may name.
+        routes: all that there are, of which `ingress` and `service` may name those that a plug-in can be about.
     """
     result = WasmPlugins()
     found: list[tuple[tuple[int, Key], tuple[Rule, ...]]] = []
@@ -76,6 +86,11 @@ def _header(spec: Place) -> tuple[str, int]:
     return alone(spec, read, ("", 0))[0]
 
 
+def _is_about(scope: Scope, route: Route) -> bool:
+    # What names an object, or a rule of it, is about all of its routes.
+    return scope.routes is None or any(f"{route.name}/".startswith(f"{name}/") for name in scope.routes)
+
+
 _CONDITIONS: Final = ("domain", "ingress", "service")
 
 
@@ -94,10 +109,27 @@ class _Reader:
 
     def __init__(self, each: Object, routes: Sequence[Route]) -> None:
         self._object = each
-        self._routes = routes
+        self._system = each.key.namespace == SYSTEM_NAMESPACE
+        self._named_elsewhere = self._system and not routes
+        """The names are those of routes of somebody's own Envoy."""
+        self._routes = [route for route in routes if self._system or namespace_of(route) == each.key.namespace]
         self.faults: list[Fault] = []
 
     def read(self, spec: Place) -> tuple[Rule, ...]:
+        rules = self._read(spec)
+        if self._system:
+            return rules
+        namespace = self._object.key.namespace
+        spec.warn(
+            f"is about routes of the namespace {namespace} only: about others, it has to be in {SYSTEM_NAMESPACE}"
+        )
+        return tuple(
+            replace(rule, scope=replace(rule.scope, routes=own))
+            for rule in rules
+            if (own := tuple(route.name for route in self._routes if _is_about(rule.scope, route)))
+        )
+
+    def _read(self, spec: Place) -> tuple[Rule, ...]:
         spec.source.lenient = True
         check(spec, spec_of(WASM_PLUGIN))
         fields = open_fields(spec)
@@ -153,8 +185,7 @@ class _Reader:
         found: set[str] = set()
         for item in place.items():
             name = item.string()
-            # Beside an Envoy with routes of its own, it is that one's routes that are named.
-            names = set(find(name)) if self._routes else {name}
+            names = {name} if self._named_elsewhere else set(find(name))
             if not names:
                 elsewhere = [each for each in self._called(name) if each != name]
                 hint = f": did you mean {quoted(elsewhere[0])}?" if elsewhere else ""
@@ -173,8 +204,8 @@ class _Reader:
             # A route of a manifest is called `ingress/NAMESPACE/NAME/...`. Higress leaves out its own namespace, where
             # its plug-ins are, and only that (pkg/ingress/kube/common/tool.go, GenerateUniqueRouteName).
             names = [route.name]
-            if route.title:
-                _, namespace, short, *_ = route.name.split("/")
+            if namespace := namespace_of(route):
+                short = route.name.split("/")[2]
                 names = [f"{namespace}/{short}", *([short] if namespace == self._object.key.namespace else [])]
             if name in names:
                 yield route.name

@@ -24,9 +24,10 @@ sys.path.insert(0, str(HERE.parent))
 import core  # noqa: E402 - found beside this folder
 import handmade as h  # noqa: E402
 
-from rejoinder.rules.template import Escape, Name, Template, Variable, encode, parse_header  # noqa: E402
+from rejoinder.rules.template import LONGEST_VALUE, Escape, Name, Template, Variable, encode, parse_header  # noqa: E402
 
 QUESTIONS: Final = (
+    b"GET\na.test\n/x\n192.0.2.1:80\n503\ntext/html, */*;q=0.1\nde\n1\n\n",
     b"GET\na.test:80\n/a/b?q=1&r\nroute0\n503\n1\nvalue\n\n",
     b"POST\nb.a.test\n/\n\n404\n\n",
     b"HEAD\n[::1]:8080\n/mock\nroute1\n200\n\n",
@@ -51,10 +52,45 @@ PROGRAMS: Final = (
             query=[h.test("q", kind, "1" if kind != 5 else "") for kind in range(6)],
         ),
     ),
+    h.program(
+        h.rule(
+            "asked",
+            [
+                h.reply([(404, 404)], passes=True),
+                h.reply(
+                    status=503,
+                    keep=["x-*", "GET"],
+                    contents=[
+                        h.content(b"text", "text/html", "de", headers=[("x-a", "1")]),
+                        h.content(
+                            h.template(
+                                "<p>", *((name, name % 5, "x" if name in (7, 8) else "") for name in range(1, 17))
+                            ),
+                            "application/json",
+                            templates=[("location", h.template("/", (6, h.URL, "")))],
+                            is_template=True,
+                        ),
+                    ],
+                ),
+            ],
+            source=h.LOCAL,
+            clients=["192.0.2.0/24", "2001:db8::/33", "::/0"],
+            response=[h.test("x-a", kind, "1" if kind != 5 else "") for kind in (0, 3, 5)],
+            unless=h.scope(domains=["other.test", "*.b.test"], path=(h.PREFIX, "/b"), routes=["route0"]),
+        ),
+        h.rule("trial", [h.reply()], flags=h.OBSERVES, clients=["127.0.0.0/8"], path=(h.EXACT, "/")),
+        h.rule("only", [], flags=h.FINAL, unless=h.scope(clients=["10.0.0.0/8"], response=[h.test("a", 5, "")])),
+        h.rule(
+            "page",
+            [h.reply(status=200, contents=[h.content(h.template((16, h.HTML, "")), is_template=True)])],
+            flags=h.UNCONDITIONAL,
+        ),
+    ),
     h.part(h.body(b"one"), h.rule("part", [h.reply([(503, 503)], body=b"one")]))[1],
     h.program(h.rule("own", [h.reply()]), parts=[b"1" * 16, b"2" * 16]),
     b'{ "program": "%s" }\n' % base64.b64encode(h.program(h.rule("json", [h.reply()]))),
     encode(Template((b"<p>", *(Variable(Name.CLIENT, "", escape) for escape in Escape), b"</p>"))),
+    encode(Template((b"'" * LONGEST_VALUE, Variable(Name.CLIENT, "", Escape.JSON)))),
     encode(parse_header("a {{ request.header.x-a }}{{ request.query.q | json }}{{ status | html }}")),
     b'text/html;level=1;a="\\b", */*;q=0.5, text/*; q=0.25;a=b;charset=utf-8, application/json;q=0',
     b"de-AT, de;q=0.9, *;q=0.1, de-at-x;q=1.000",

@@ -8,12 +8,13 @@
  *   x TEXT         the log has this text in it
  *   ?              a stream begins, with the newest configuration (or with number N: `? N`)
  *   q NAME VALUE   a header of the request                o NAME       its route
- *   v PROTOCOL     the client's; HTTP/1.1 if nobody says
+ *   v PROTOCOL     the client's; HTTP/1.1 if nobody says   a ADDRESS     the client's, with its port
  * then what happens, in its order:
  *   >              the request's headers
  *   w NAME VALUE   the route rewrites a header of the request
  *   u NAME VALUE   a header of the upstream's response
  *   l DETAILS      Envoy is about to answer by itself, with these details
+ *   z DETAILS      its response's details, `via_upstream` if nobody says
  *   n  headers   e  headers that end the response   b TEXT  some body   B TEXT  its last part
  *   t NAME  trailers, with one of that name
  *   s              the time is over, and what has been scheduled is called
@@ -22,6 +23,7 @@
  *   = STATUS BODY  what the client has got, all of it; `-` in place of the body: none
  *   + NAME VALUE   a header that it has got with it       ! NAME       one that it has not
  *   k RULE COUNT   so often has the rule replied          f RULE COUNT so often has its handler failed
+ *   g RULE COUNT   so often has it observed               m KEY VALUE  access logs are told so
  *   r REASON       how the upstream's stream ended: kept, reset
  *   y DETAILS      of the local reply
  *
@@ -47,6 +49,7 @@ static struct {
   size_t count;
 } maps[4];
 static char received[1 << 16], sent[1 << 21], details_sent[512], route[256], protocol[16], logged[1 << 14];
+static char client[256], code_details[256], metadata[1 << 12];
 static size_t received_length, sent_length;
 static bool in_body, local_reply, scheduled, released, ended, reset;
 static uint32_t local_status;
@@ -222,8 +225,13 @@ void CALLBACK(http_send_response)(void *envoy, uint32_t status, header *headers,
 
 bool CALLBACK(http_filter_get_attribute_string)(void *envoy, int attribute, buffer *value) {
   (void)envoy;
-  assert(attribute == ROUTE_NAME || attribute == PROTOCOL);
-  *value = text_of(attribute == ROUTE_NAME ? route : protocol);
+  const char *text = attribute == ROUTE_NAME ? route
+                     : attribute == PROTOCOL ? protocol
+                     : attribute == SOURCE_ADDRESS ? client
+                     : attribute == RESPONSE_CODE_DETAILS ? code_details
+                                                          : NULL;
+  assert(text);
+  *value = text_of(text);
   return value->length > 0;
 }
 
@@ -238,12 +246,16 @@ void CALLBACK(log)(int level, buffer text) {
   snprintf(logged, sizeof logged, "%.*s", (int)text.length, text.ptr);
 }
 bool CALLBACK(http_set_dynamic_metadata_string)(void *envoy, buffer name_space, buffer key, buffer value) {
-  return (void)envoy, (void)name_space, (void)key, (void)value, true;
+  (void)envoy, (void)name_space;
+  size_t length = strlen(metadata);
+  snprintf(metadata + length, sizeof metadata - length, "%.*s %.*s\n", (int)key.length, key.ptr, (int)value.length,
+           value.ptr);
+  return true;
 }
 int CALLBACK(http_filter_config_define_counter)(void *envoy_config, buffer name, buffer *labels, size_t count,
                                                 size_t *id) {
   (void)envoy_config, (void)labels, (void)count;
-  *id = name.length == 7 ? 'k' : 'f';
+  *id = name.ptr[0] == 'r' ? 'k' : name.ptr[0] == 'o' ? 'g' : 'f';
   return 0;
 }
 int CALLBACK(http_filter_increment_counter)(void *envoy, size_t id, buffer *labels, size_t count, uint64_t value) {
@@ -331,7 +343,8 @@ static void begin(const char *number) {
   }
   received_length = sent_length = 0;
   in_body = local_reply = scheduled = released = ended = held = reset = false;
-  *details_sent = *route = 0;
+  *details_sent = *route = *client = *metadata = 0;
+  strcpy(code_details, "via_upstream");
   strcpy(protocol, "HTTP/1.1");
 }
 
@@ -399,7 +412,7 @@ static size_t counted(char id, const char *rule) {
 static void play(char *line) {
   char *rest = line[0] && line[1] ? line + 2 : line + strlen(line);
   char *space = strchr(rest, ' '), *second = space ? space + 1 : rest + strlen(rest);
-  if (strchr("cCqwu+kf=", line[0]) && space) {
+  if (strchr("cCqwu+kfg=", line[0]) && space) {
     *space = 0;
   }
   buffer found = {0};
@@ -421,6 +434,7 @@ static void play(char *line) {
       add_field(REQUEST_HEADERS, text_of(rest), text_of(second));
       break;
     case 'o': snprintf(route, sizeof route, "%s", rest); break;
+    case 'a': snprintf(client, sizeof client, "%s", rest); break;
     case 'v': snprintf(protocol, sizeof protocol, "%s", rest); break;
     case '>':
       result = HOOK(request_headers)(NULL, self, true);
@@ -428,7 +442,9 @@ static void play(char *line) {
       move_all(REQUEST_HEADERS);
       break;
     case 'u': add_field(RESPONSE_HEADERS, text_of(rest), text_of(second)); break;
+    case 'z': snprintf(code_details, sizeof code_details, "%s", rest); break;
     case 'l':
+      snprintf(code_details, sizeof code_details, "%s", rest);
       HOOK(local_reply)(NULL, self, 503, text_of(rest), false);
       reset = true;
       break;
@@ -474,7 +490,12 @@ static void play(char *line) {
         fail("the header %s is there, with the value %s", rest, found.ptr);
       }
       break;
-    case 'k': case 'f':
+    case 'm':
+      if (!strstr(metadata, rest)) {
+        fail("expected the metadata %s, got %s", rest, metadata);
+      }
+      break;
+    case 'k': case 'f': case 'g':
       if (counted(line[0], rest) != strtoul(second, NULL, 10)) {
         fail("expected a count of %s for %s, got %zu", second, rest, counted(line[0], rest));
       }

@@ -68,7 +68,8 @@ static void *asks(void *unused) {
     config *held = current;
     const program *found = held ? config_program(held) : NULL;
     if (found) {
-      program_on_status(found, NULL, (buffer){0}, 503);
+      uint32_t end;
+      program_ask(found, &(question){.response = &(response){.status = 503}}, &end);
     }
     readers--;
   }

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 
-from rejoinder.rules.model import Ruleset, native_rules
+from rejoinder.rules.model import RUNTIME, Ruleset, native_rules
 from rejoinder.rules.program import Program, compile_rules
 from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.clusters import clusters
@@ -108,10 +108,11 @@ def static_bootstrap(configuration: Configuration) -> Json:
     routes = {route["name"]: route for route in configuration.routes}
     extensions = {extension["name"]: extension for extension in configuration.extensions}
     return {
+        "layered_runtime": RUNTIME,
         "static_resources": {
             "listeners": [_complete(listener, routes, extensions) for listener in configuration.listeners],
             "clusters": list(configuration.clusters),
-        }
+        },
     }
 
 

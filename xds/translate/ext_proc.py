@@ -13,11 +13,9 @@ from typing import Final
 
 from rejoinder.rules import attributes
 from rejoinder.rules.model import EVERY_PATH, STATUSES, PathKind, Rule
+from rejoinder.rules.names import METADATA
 from rejoinder.rules.program import Program, needs
 from rejoinder.xds.translate.settings import EXT_PROC_CLUSTER, Json, typed
-
-METADATA: Final = "rejoinder"
-"""The name of this project's part of metadata, a route's and a request's."""
 
 _GATE: Final = "envoy.extensions.common.matching.v3.ExtensionWithMatcher"
 _KEEP: Final = "envoy.extensions.filters.http.set_filter_state.v3.Config"
@@ -113,7 +111,7 @@ def _attributes(program: Program) -> list[str]:
         attributes.ROUTE_NAME: known.routes,
         attributes.CLIENT: known.clients,
         attributes.SCHEME: known.schemes,
-        **{attributes.HEADER % name: True for name in known.headers},
+        **{attributes.of_header(name): True for name in known.headers},
         attributes.CODE_DETAILS: True,
     }
     return [expression for expression, wanted in asked.items() if wanted]

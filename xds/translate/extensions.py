@@ -10,12 +10,13 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+from rejoinder.rules.names import XDS_CLUSTER
 from rejoinder.rules.program import Program, compile_rules
 from rejoinder.rules.program_bytes import Part, cut, encode
 from rejoinder.xds.remember import REMEMBERED
 from rejoinder.xds.translate import ext_proc, filters, module
 from rejoinder.xds.translate.filters import discovered, part_name
-from rejoinder.xds.translate.settings import XDS_CLUSTER, Json, Placement
+from rejoinder.xds.translate.settings import Json, Placement
 
 _Make = Callable[[Program], Json]
 _FOREIGN_MODULE: Final = "rejoinder.module"

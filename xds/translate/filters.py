@@ -12,11 +12,11 @@ import functools
 from typing import Final, NamedTuple
 
 from rejoinder.rules.model import RateLimit
+from rejoinder.rules.names import METADATA
 from rejoinder.rules.program import Program
 from rejoinder.rules.program_bytes import Part, cut
 from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate import ext_proc, module
-from rejoinder.xds.translate.ext_proc import METADATA
 from rejoinder.xds.translate.forwarding import duration
 from rejoinder.xds.translate.settings import Json, Placement, typed
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from rejoinder.rules.http import show_address
 from rejoinder.rules.model import WEBSOCKET, Listener, Ruleset
 from rejoinder.rules.request import PATH_HEADER
 from rejoinder.xds.plan import Plan, PlannedGroup
@@ -59,8 +60,7 @@ def parts_listener(filters: list[Json]) -> Json:
 
 def listener_name(listener: Listener) -> str:
     """How a listener is called in Envoy: by its address, with a number behind all but the first one that has it."""
-    host = f"[{listener.address}]" if ":" in listener.address else listener.address
-    return f"{host}:{listener.port}" + (f"#{listener.number}" if listener.number > 1 else "")
+    return show_address(listener.address, listener.port) + (f"#{listener.number}" if listener.number > 1 else "")
 
 
 def _connection_manager(group: str, plan: PlannedGroup, filters: list[Json], layout: Layout) -> Json:

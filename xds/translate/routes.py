@@ -64,8 +64,10 @@ def _path_start(path: PathMatch) -> Start:
 def _regex_start(regex: str) -> str:
     """The plain characters that a regex begins with, if whatever it fits begins with them.
 
-    >>> _regex_start("/api/v[0-9]+"), _regex_start("/ab*"), _regex_start("/a|/b")
-    ('/api/v', '/a', '')
+    >>> _regex_start("/api/v[0-9]+"), _regex_start("/ab+"), _regex_start("/a|/b")
+    ('/api/v', '/ab', '')
+    >>> _regex_start("/ab*"), _regex_start("/ab?"), _regex_start("/ab{0,2}")
+    ('/a', '/a', '/a')
     """
     plain = _PLAIN.match(regex)
     if plain is None or "|" in regex:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rejoinder.rules.model import Endpoint
+from rejoinder.rules.names import TRUSTED_CA
 
 Json = dict[str, Any]
 """A message of Envoy's API in its JSON mapping, with the field names of the .proto files."""
@@ -16,11 +17,6 @@ ROUTES_NAME: Final = "rejoinder"
 """The route configuration of what stands in rule files; another group of listeners has its name behind it."""
 
 EXT_PROC_CLUSTER: Final = "rejoinder_ext_proc"
-XDS_CLUSTER: Final = "rejoinder_xds"
-"""The control plane, in an Envoy with a configuration of its own."""
-
-TRUSTED_CA: Final = "/etc/ssl/certs/ca-certificates.crt"
-"""Where Debian, Ubuntu, Alpine and Envoy's images have the certificates of the public authorities."""
 
 
 class Placement(enum.Enum):

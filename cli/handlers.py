@@ -1,0 +1,76 @@
+"""Python handlers as commands see them: where they stand, and whether they are there.
+
+In: the sources of a command, and rules. Out: folders, and `Problem`s. A handler's module is somebody's code, which may
+do anything when it is imported: a process of its own does that.
+"""
+
+from __future__ import annotations
+
+import difflib
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Final
+
+from rejoinder.rules.handlers import HandlerError, Handlers
+from rejoinder.rules.model import Rule
+from rejoinder.rules.problem import Problem, Severity
+
+SECONDS: Final = 10.0
+"""That the import of a handler may take."""
+
+
+def folders_of(sources: Iterable[Path]) -> list[Path]:
+    """Where Python handlers stand: beside the rule files."""
+    return list(dict.fromkeys((source if source.is_dir() else source.parent).resolve() for source in sources))
+
+
+def find_in(folders: Iterable[Path]) -> None:
+    """Have the ext_proc processes, which get the path of this one, find handlers there."""
+    sys.path += [str(folder) for folder in folders if str(folder) not in sys.path]
+
+
+def missing(rules: Iterable[Rule], folders: list[Path]) -> Iterator[Problem]:
+    """Warnings about handlers that are not there, as far as can be seen here: Envoy may have others."""
+    reasons: dict[str, str] = {}
+    for rule in rules:
+        for name in dict.fromkeys(answer.handler for answer in rule.answers if answer.handler):
+            if name not in reasons:
+                reasons[name] = _reason(name, folders)
+            if reasons[name]:
+                yield Problem(rule.position, f'rule "{rule.name}": {reasons[name]}', Severity.WARNING)
+
+
+def _reason(name: str, folders: list[Path]) -> str:
+    """Why a handler cannot be imported; empty: it can."""
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=_find, args=(there, folders, name), daemon=True)
+    process.start()
+    there.close()
+    try:
+        return str(here.recv()) if here.poll(SECONDS) else f"handler {name}: its import takes more than {SECONDS:g} s"
+    except EOFError:
+        return f"handler {name}: its import ends the process"
+    finally:
+        process.kill()
+        process.join()
+        here.close()
+
+
+def _find(pipe: Connection, folders: list[Path], name: str) -> None:
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever it prints is no part of the report
+    find_in(folders)
+    reason = ""
+    try:
+        Handlers(lambda _: None).find(name)
+    except HandlerError as error:
+        reason = str(error)
+        module = name.partition(":")[0].partition(".")[0]
+        if isinstance(error.__cause__, ModuleNotFoundError) and error.__cause__.name == module:
+            stems = [each.stem for folder in folders for each in folder.glob("*.py")]
+            reason += "".join(f': did you mean "{each}"?' for each in difflib.get_close_matches(module, stems, 1))
+    pipe.send(reason)

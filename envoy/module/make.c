@@ -1,0 +1,223 @@
+/* Makes the replies that depend on who asks: program.h has the contract, rules/answers.py the meaning. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "compiled.h"
+#include "request.h"
+#include "template.h"
+
+/* What a reply is made of. */
+typedef struct {
+  const program *program;
+  const request *request;
+  const response *response;
+  buffer route, rule;
+  uint32_t status;
+  time_t now;
+  char few[32];
+  char *many;  /* a value that nothing else has in one piece */
+  bool failed; /* no memory */
+} making;
+
+/* --- values --- */
+
+static char *space_for(making *of, size_t length) {
+  free(of->many);
+  of->many = malloc(length);
+  of->failed |= !of->many;
+  return of->many;
+}
+
+static char *put(char *to, buffer text) {
+  return text.length ? (char *)memcpy(to, text.ptr, text.length) + text.length : to;
+}
+
+/* All lines of a header, joined as Envoy joins them, good until the next value; false: there are none. */
+static bool header_value(making *of, buffer name, buffer *value) {
+  uint32_t number = header_number(of->program, name);
+  const line *lines = of->request->lines, *end = lines + of->request->line_count;
+  size_t count = 0, length = 0;
+  *value = (buffer){0};
+  for (const line *each = lines; number && each < end; each++) {
+    if (each->name + 1 == number) {
+      count++;
+      length += each->value.length + 1;
+      *value = each->value;
+    }
+  }
+  char *at = count > 1 ? space_for(of, length) : NULL;
+  if (at) {
+    *value = (buffer){at, length - 1};
+    for (const line *each = lines; each < end; each++) {
+      if (each->name + 1 == number) {
+        at = put(at == value->ptr ? at : put(at, TEXT(",")), each->value);
+      }
+    }
+  }
+  return count > 0;
+}
+
+static buffer url(making *of) {
+  buffer parts[] = {of->request->scheme, TEXT("://"), of->request->authority, request_path(of->request)};
+  size_t length = 0;
+  for (size_t i = 0; i < 4; i++) {
+    length += parts[i].length;
+  }
+  char *at = space_for(of, length);
+  for (size_t i = 0; at && i < 4; i++) {
+    at = put(at, parts[i]);
+  }
+  return (buffer){of->many, at ? length : 0};
+}
+
+static buffer text_of(const char *text) { return (buffer){text, strlen(text)}; }
+
+static buffer number(making *of, uint32_t number) {
+  return (buffer){of->few, (size_t)snprintf(of->few, sizeof of->few, "%u", (unsigned)number)};
+}
+
+/* RFC 3339. */
+static buffer now(making *of) {
+  struct tm utc;
+  return (buffer){of->few, strftime(of->few, sizeof of->few, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&of->now, &utc))};
+}
+
+static buffer value_of(void *context, uint32_t name, buffer argument) {
+  making *of = context;
+  buffer found = {0};
+  switch (name) {
+    case NAME_REQUEST_ID: header_value(of, TEXT("x-request-id"), &found); break;
+    case NAME_REQUEST_METHOD: return of->request->method;
+    case NAME_REQUEST_SCHEME: return of->request->scheme;
+    case NAME_REQUEST_HOST: return of->request->host;
+    case NAME_REQUEST_PATH: return of->request->path;
+    case NAME_REQUEST_URL: return url(of);
+    case NAME_REQUEST_QUERY: request_parameter(of->request, argument, &found); break;
+    case NAME_REQUEST_HEADER: header_value(of, argument, &found); break;
+    case NAME_STATUS: return number(of, of->status);
+    case NAME_STATUS_REASON: return text_of(status_reason(of->status));
+    case NAME_ORIGINAL_STATUS: return of->response ? number(of, of->response->status) : found;
+    case NAME_SOURCE: return of->response && !of->response->is_local ? TEXT("upstream") : TEXT("local");
+    case NAME_ROUTE: return of->route;
+    case NAME_RULE: return of->rule;
+    case NAME_TIME: return now(of);
+    case NAME_CLIENT: return of->request->client;
+  }
+  return found;
+}
+
+/* --- a reply --- */
+
+static const content *chosen(making *of, const reply *given) {
+  const content *contents = &ITEMS(content, of->program->contents)[given->first_content];
+  if (given->content_count == 1) {
+    return contents;
+  }
+  buffer accept, language;
+  bool has_accept = header_value(of, TEXT("accept"), &accept);
+  char *kept = of->many;
+  of->many = NULL;
+  bool has_language = header_value(of, TEXT("accept-language"), &language);
+  contents += accept_best(&ITEMS(offer, of->program->offers)[given->first_content], given->content_count, accept,
+                          has_accept, language, has_language);
+  free(kept);
+  return contents;
+}
+
+static buffer filled(making *of, reply *made, buffer template) {
+  char *text = NULL;
+  size_t length = 0;
+  of->failed |= !template_fill(template, value_of, of, &text, &length);
+  made->owned[made->owned_count++] = text;
+  return (buffer){text, length};
+}
+
+static bool has_header(const reply *made, size_t count, buffer name) {
+  for (size_t i = 0; i < count; i++) {
+    if (same((buffer){made->headers[i].name, made->headers[i].name_length}, name)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+static bool is_kept(const reply *given, buffer name) {
+  /* They are about the body that is replaced. */
+  static const buffer never[] = {{"content-length", 14}, {"content-encoding", 16}, {"content-type", 12},
+                                 {"transfer-encoding", 17}};
+  bool kept = false;
+  for (texts left = given->kept; left.count && !kept;) {
+    buffer each = next_text(&left), beginning = {each.ptr, each.length - 1};
+    bool is_beginning = each.length && each.ptr[each.length - 1] == '*';
+    kept = is_beginning ? begins_with(name, beginning) : same(each, name);
+  }
+  for (size_t i = 0; i < sizeof never / sizeof *never; i++) {
+    kept &= !same(never[i], name);
+  }
+  return kept && name.length && name.ptr[0] != ':';
+}
+
+/* Ours of the same name win. */
+static void keep_headers(making *of, reply *made, const reply *given) {
+  size_t ours = made->header_count, length = 0;
+  for (size_t i = 0; given->kept.count && of->response && i < of->response->header_count; i++) {
+    header each = of->response->headers[i];
+    buffer name = {each.name, each.name_length};
+    if (is_kept(given, name) && !has_header(made, ours, name)) {
+      made->headers[made->header_count++] = each;
+      made->empty_values |= !each.value_length;
+      length += each.name_length + each.value_length;
+    }
+  }
+  char *at = length ? malloc(length) : NULL;
+  of->failed |= length && !at;
+  made->owned[made->owned_count++] = at;
+  for (size_t i = ours; at && i < made->header_count; i++) {
+    header *each = &made->headers[i];
+    buffer name = {each->name, each->name_length}, value = {each->value, each->value_length};
+    *each = (header){at, name.length, at + name.length, value.length};
+    at = put(put(at, name), value);
+  }
+}
+
+reply *reply_make(const program *asked, const reply *given, const question *about, time_t now) {
+  const response *response = about->response;
+  uint32_t status = given->status || !response ? given->status : response->status;
+  making of = {.program = asked, .request = about->request ? about->request : &no_request, .response = response,
+               .route = about->route, .rule = given->rule, .status = status ? status : FIRST_STATUS, .now = now};
+  const content *from = chosen(&of, given);
+  size_t ours = from->header_count + from->template_count, all = ours + (response ? response->header_count : 0);
+  reply *made = malloc(sizeof *made + all * sizeof(header) + (from->template_count + 2) * sizeof(char *));
+  if (made) {
+    *made = (reply){.status = given->status, .rule = given->rule, .empty_values = from->empty_values,
+                    .headers = (header *)(made + 1), .header_count = ours, .body = from->body};
+    made->owned = (char **)(made->headers + all);
+    for (size_t i = 0; i < ours; i++) {
+      header *each = &made->headers[i];
+      *each = from->headers[i];
+      if (i >= from->header_count) {
+        buffer value = filled(&of, made, (buffer){each->value, each->value_length});
+        each->value = value.ptr, each->value_length = value.length;
+        made->empty_values |= !value.length;
+      }
+    }
+    if (from->by_template) {
+      made->body = filled(&of, made, from->body);
+    }
+    keep_headers(&of, made, given);
+  }
+  free(of.many);
+  if (of.failed) {
+    reply_free(made);
+    made = NULL;
+  }
+  return made;
+}
+
+void reply_free(reply *made) {
+  for (size_t i = 0; made && i < made->owned_count; i++) {
+    free(made->owned[i]);
+  }
+  free(made);
+}

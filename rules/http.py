@@ -1,0 +1,49 @@
+"""Facts of HTTP that several readers need."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""Header names, methods, protocols: RFC 9110, section 5.6.2."""
+CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+CONTROL_IN_VALUE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+"""In the value of a header a tab is allowed: RFC 9110, section 5.5."""
+
+REDIRECTS: Final = (301, 302, 303, 307, 308)
+"""The statuses of a redirect."""
+BODILESS: Final = (204, 304)
+"""Final statuses that never have content (RFC 9110, sections 15.3.5 and 15.4.5)."""
+
+CONNECTION_HEADERS: Final = frozenset(
+    ("connection", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
+)
+"""Of one connection, or of a request: Envoy sets or refuses them in an answer."""
+
+
+def split_port(authority: str) -> tuple[str, str]:
+    """A host, an IPv6 address in its brackets, and the port behind it, empty if there is none.
+
+    >>> split_port("[::1]:80"), split_port("[::1]"), split_port("a.test")
+    (('[::1]', '80'), ('[::1]', ''), ('a.test', ''))
+    """
+    host, colon, port = authority.rpartition(":")
+    return (host, port) if colon and "]" not in port else (authority, "")
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """The host, without brackets, and the port of `HOST:PORT`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    host, port = split_port(text)
+    if not (host and port.isascii() and port.isdigit() and int(port) < 2**16):
+        raise ValueError(f"expected HOST:PORT, got {text!r}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def show_address(host: str, port: int) -> str:
+    """`HOST:PORT`, IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

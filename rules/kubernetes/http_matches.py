@@ -1,0 +1,70 @@
+"""What requests a rule of an HTTPRoute is about: its `matches`. In: places. Out: `Match`es. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from rejoinder.rules.fields import Place
+from rejoinder.rules.kubernetes.known import HTTP_MATCH, check
+from rejoinder.rules.kubernetes.objects import alone, items, one_of, open_fields
+from rejoinder.rules.model import EVERY_PATH, EVERY_REQUEST, PathMatch, RequestMatch, StringKind, StringMatch
+from rejoinder.rules.native import PATHS, header_name, parameter_name, regex_text
+from rejoinder.rules.problem import Severity
+
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
+_PATH_TYPES: Final = {"Exact": "path", "PathPrefix": "prefix", "RegularExpression": "regex"}
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One entry of a rule's `matches`."""
+
+    request: RequestMatch = EVERY_REQUEST
+    whole: bool = True
+    """False: a test of it cannot be used, so it fits more requests than its author meant. They get its refusal."""
+
+
+def read_matches(place: Place) -> tuple[Match, ...]:
+    """`matches`."""
+    return tuple(map(_match, items(place)))
+
+
+def _match(place: Place) -> Match:
+    request, problems = alone(place, _request, EVERY_REQUEST)
+    place.source.problems += problems
+    return Match(request, whole=all(each.severity is not Severity.ERROR for each in problems))
+
+
+def _request(place: Place) -> RequestMatch:
+    check(place, HTTP_MATCH)
+    fields = open_fields(place)
+    method = fields.get("method", one_of(*_METHODS), "")
+    return RequestMatch(
+        path=fields.get("path", _path, EVERY_PATH),
+        methods=(method,) if method else (),
+        headers=fields.get("headers", lambda it: _values(it, header_name), ()),
+        query=fields.get("queryParams", lambda it: _values(it, parameter_name), ()),
+    )
+
+
+def _path(place: Place) -> PathMatch:
+    fields = open_fields(place)
+    kind = fields.get("type", one_of(*_PATH_TYPES), "PathPrefix")
+    return fields.get("value", PATHS[_PATH_TYPES[kind]], EVERY_PATH)
+
+
+def _values(place: Place, read_name: Callable[[Place, str], str]) -> tuple[tuple[str, StringMatch], ...]:
+    found: dict[str, StringMatch] = {}
+    for item in place.items():
+        fields = open_fields(item)
+        name = fields.require("name", lambda it: read_name(it, it.string()), None)
+        kind = fields.get("type", one_of("Exact", "RegularExpression"), "Exact")
+        if kind == "Exact":
+            test = StringMatch(StringKind.EXACT, fields.require("value", Place.string, ""))
+        else:
+            test = StringMatch(StringKind.REGEX, fields.require("value", regex_text, ".*"))
+        if name is not None:  # of several with one name the first counts, says the specification
+            found.setdefault(name, test)
+    return tuple(found.items())

@@ -1,0 +1,62 @@
+"""Higress' McpBridge: where services are that are not Kubernetes'. docs/higress.md is what users read about it.
+
+In: `McpBridge` objects. Out: an `Upstream` for each registry that says its addresses itself, and what is wrong with the
+object. Pure. Other registries are servers to ask, and nobody asks them here: an Ingress that leads to a service of one
+says so. Higress reads the bridges of its own namespace alone, and so does this.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Final
+
+from rejoinder.rules.addresses import PORTS, host_of
+from rejoinder.rules.fields import Place
+from rejoinder.rules.kubernetes.known import MCP_BRIDGE, check, spec_of
+from rejoinder.rules.kubernetes.objects import SYSTEM_NAMESPACE, Object, alone, items, member, one_of, open_fields, port
+from rejoinder.rules.model import Endpoint, Upstream, UpstreamTls
+from rejoinder.rules.native import name
+from rejoinder.rules.problem import Problem
+
+_PROTOCOLS: Final = ("", "HTTP", "HTTPS", "HTTP2", "GRPC", "GRPCS")
+
+
+def read_mcp_bridge(each: Object) -> tuple[tuple[Upstream, ...], tuple[Problem, ...]]:
+    """The upstreams that an object says, and what is wrong with it."""
+    if each.key.namespace != SYSTEM_NAMESPACE:
+        return (), (Problem(each.position, f"it has to be in {SYSTEM_NAMESPACE}: Higress reads no other"),)
+    return alone(each.spec(), _registries, ())
+
+
+def _registries(spec: Place) -> tuple[Upstream, ...]:
+    check(spec, spec_of(MCP_BRIDGE))
+    read = [place.attempt(_registry, None) for place in items(member(spec, "registries"))]
+    return tuple(upstream for upstream in read if upstream is not None)
+
+
+def _registry(place: Place) -> Upstream | None:
+    fields = open_fields(place)
+    kind = fields.require("type", Place.string, "")
+    if kind not in ("static", "dns"):
+        return None
+    protocol = fields.get("protocol", lambda it: one_of(*_PROTOCOLS)(it).upper(), "")
+    number = fields.require("port", port, 0)
+    sni = fields.get("sni", Place.string, "")
+    endpoint = functools.partial(_endpoint, None if kind == "static" else number)
+    return Upstream(
+        fields.require("name", name, ""),
+        fields.require("domain", lambda it: tuple(endpoint(it, text) for text in it.string().split(",")), ()),
+        tls=protocol in ("HTTPS", "GRPCS"),
+        http2=protocol in ("HTTP2", "GRPC", "GRPCS"),
+        tls_options=UpstreamTls(sni=sni or None),
+        position=place.position,
+    )
+
+
+def _endpoint(number: int | None, place: Place, text: str) -> Endpoint:
+    """An address; with the port of a `dns` registry, else the port is a part of it."""
+    host, colon, own = text.strip().rpartition(":") if number is None else (text.strip(), ":", str(number))
+    found = host_of(host)
+    if found is None or not colon or not own.isdecimal() or int(own) not in PORTS:
+        raise place.expected("addresses such as 10.0.0.1:80,10.0.0.2:80" if number is None else "host names")
+    return Endpoint(found, int(own))

@@ -1,0 +1,66 @@
+"""What a rule of an HTTPRoute refers to: ports of Services, and DirectResponses.
+
+In: places. Out: upstreams and answers; a reference that leads nowhere is noted with the place, and the rest is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rejoinder.rules.fields import Place
+from rejoinder.rules.kubernetes import direct_response
+from rejoinder.rules.kubernetes.cluster import Cluster, upstream_name
+from rejoinder.rules.kubernetes.objects import Key, Object, open_fields, port
+from rejoinder.rules.kubernetes.status import RESOLVED_REFS, UNSUPPORTED_VALUE, refuse
+from rejoinder.rules.model import Answer
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """Those of one route."""
+
+    route: Object
+    cluster: Cluster
+    answers: Mapping[Key, Answer | None]
+    """The DirectResponses; None: one that cannot be used."""
+
+    def upstream(self, place: Place) -> str | None:
+        """The upstream that a reference leads to; None if it leads nowhere, which is noted."""
+        fields = open_fields(place)
+        group, kind = fields.get("group", Place.string, ""), fields.get("kind", Place.string, "Service")
+        namespace = fields.get("namespace", Place.string, self.route.key.namespace)
+        key = Key(namespace, fields.require("name", Place.string, ""))
+        if (group, kind) != ("", "Service"):
+            shown = f"{group}/{kind}" if group else kind
+            refuse(place, "InvalidKind", f"{shown} is not supported here: expected a Service", RESOLVED_REFS)
+            return None
+        number = fields.require("port", port, 0)
+        if not self.cluster.granted(self.route, group, kind, key):
+            message = (
+                f"Service {key} is in another namespace, which has no ReferenceGrant that lets HTTPRoutes of "
+                f"{self.route.key.namespace} refer to it: add one there"
+            )
+            refuse(place, "RefNotPermitted", message, RESOLVED_REFS)
+            return None
+        if self.cluster.service_port(key, number) is None:
+            refuse(place, "BackendNotFound", self.cluster.missing(key, number), RESOLVED_REFS)
+            return None
+        return upstream_name(key, number)
+
+    def response(self, place: Place) -> Answer | None:
+        """The answer of a DirectResponse, any answer if it cannot be had; None: it refers to something else."""
+        fields = open_fields(place)
+        group, kind = fields.get("group", Place.string, ""), fields.require("kind", Place.string, "")
+        key = Key(self.route.key.namespace, fields.require("name", Place.string, ""))
+        if group not in direct_response.GROUPS or kind != direct_response.KIND:
+            message = f"{group}/{kind} is not supported: expected {direct_response.GROUP}/{direct_response.KIND}"
+            refuse(place, "InvalidKind", message, RESOLVED_REFS)
+            refuse(place, UNSUPPORTED_VALUE, message)
+            return None
+        if key not in self.answers:
+            message = f"there is no DirectResponse {key}: add it to the files"
+            refuse(place, "BackendNotFound", message, RESOLVED_REFS)
+        elif self.answers[key] is None:
+            refuse(place, UNSUPPORTED_VALUE, f"DirectResponse {key} cannot be used: see its own conditions")
+        return self.answers.get(key) or Answer()
