@@ -153,7 +153,7 @@ async def serving(address: Address, app: web.Application) -> AsyncIterator[Addre
         raise OSError(f"cannot listen on {show_address(*address)}: {reason}") from error
     # Those that do not read what they have asked for, either (inherited by their sockets).
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(IDLE_SECONDS * 1000))
-    runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_SECONDS)
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_SECONDS, shutdown_timeout=0.1)
     with ThreadPoolExecutor(1, "admin") as app[_THREAD]:
         await runner.setup()
         connections = runner.server
@@ -167,7 +167,6 @@ async def serving(address: Address, app: web.Application) -> AsyncIterator[Addre
             yield listening.getsockname()[:2]
         finally:
             server.close()
-            await connections.shutdown(timeout=0)
             await runner.cleanup()
 
 
