@@ -59,15 +59,15 @@ class View:
         return f"{self._control.revision}.{sum(each.hits + each.observed for each in counts)}"
 
     def summary(self) -> Json:
-        ruleset, status = self._current(), self._control.server.status()
+        ruleset, clients, version = self._current(), self._control.server.status().clients, self._version()
         problems = self._control.problems
         return {
-            "version": status.version,
+            "version": version,
             "rules": len(ruleset.rules),
             "routes": len(ruleset.routes),
             "upstreams": len(ruleset.upstreams),
-            "envoys": len(status.clients),
-            "rejecting": sum(_state(client, status.version) == "rejects" for client in status.clients),
+            "envoys": len(clients),
+            "rejecting": sum(_state(client, version) == "rejects" for client in clients),
             "problems": {
                 severity: sum(each.severity.value == severity for each in problems)
                 for severity in ("error", "warning", "note")
@@ -103,7 +103,7 @@ class View:
         return [_upstream(upstream) for upstream in self._current().upstreams]
 
     def envoys(self) -> list[Json]:
-        status = self._control.server.status()
+        version = self._version()
         return [
             {
                 "node": client.node,
@@ -111,12 +111,12 @@ class View:
                 "envoy": ".".join(map(str, client.envoy)) if client.envoy else None,
                 "version": client.version,
                 "target": client.target,
-                "state": _state(client, status.version),
+                "state": _state(client, version),
                 "rejected": client.nack and f"{client.nack.type.name}: {client.nack.message}",
                 "about": self._about(client),
                 "lacks": unable(client.unable) if client.unable else self._control.lacks(client.envoy) or None,
             }
-            for client in status.clients
+            for client in self._control.server.status().clients
         ]
 
     def history(self) -> list[Json]:
@@ -154,6 +154,10 @@ class View:
             self._routes = [(row, _searched(row)) for row in map(_route, ruleset.routes)]
             self._ruleset = ruleset
         return ruleset
+
+    def _version(self) -> str:
+        """Of what was published last, whether Envoys take it or not."""
+        return self._control.current.snapshot.version if self._control.current else ""
 
     def _problems_by_rule(self, ruleset: Ruleset) -> Mapping[str, list[Json]]:
         control = self._control
