@@ -22,6 +22,7 @@ _EXAMPLES: Final = {
     "up": """examples:
   rejoinder up rules.yaml
   rejoinder up rules/ --listen 127.0.0.1:8080 --upstream httpbin=http://127.0.0.1:8000
+  rejoinder up rules.yaml --admin 127.0.0.1:18002        and open http://127.0.0.1:18002/
 """,
     "serve": """examples:
   rejoinder serve /etc/rejoinder                 then start Envoy with: rejoinder bootstrap ads > envoy.yaml
