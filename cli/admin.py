@@ -32,6 +32,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _LOG: Final = logging.getLogger("rejoinder.admin")
 
+_STRANGERS: Final = logging.Logger("strangers", logging.CRITICAL)
+"""What is no HTTP is answered 400, and nobody's trouble here; what our pages do wrong is logged in `application`."""
+
 MAX_CONNECTIONS: Final = 32
 """Whoever connects and says nothing must not have them for ever, nor many of our file descriptors."""
 IDLE_SECONDS: Final = 10.0
@@ -85,7 +88,7 @@ def application(
             raise web.HTTPMisdirectedRequest(text=text)
         try:
             return await handler(request)
-        except (web.HTTPException, OSError):
+        except (web.HTTPException, ConnectionError):
             raise
         except Exception:
             _LOG.exception("a page could not be made")
@@ -153,7 +156,9 @@ async def serving(address: Address, app: web.Application) -> AsyncIterator[Addre
         raise OSError(f"cannot listen on {show_address(*address)}: {reason}") from error
     # Those that do not read what they have asked for, either (inherited by their sockets).
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(IDLE_SECONDS * 1000))
-    runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_SECONDS, shutdown_timeout=0.1)
+    runner = web.AppRunner(
+        app, access_log=None, logger=_STRANGERS, keepalive_timeout=IDLE_SECONDS, shutdown_timeout=0.1
+    )
     with ThreadPoolExecutor(1, "admin") as app[_THREAD]:
         await runner.setup()
         connections = runner.server

@@ -81,6 +81,13 @@ def test_a_page_that_cannot_be_made_is_logged_and_the_next_is_served(caplog: pyt
     assert caplog.messages == ["a page could not be made"]
 
 
+def test_what_is_no_http_is_refused_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with serving() as address, socket.create_connection(address, timeout=SECONDS) as client:
+        client.sendall(b"\x00\xff GET\r\n\r\n")
+        assert client.makefile("rb").read().startswith(b"HTTP/1.0 400 ")
+    assert caplog.messages == []
+
+
 def test_it_ends_while_somebody_is_connected() -> None:
     with contextlib.ExitStack() as stack:
         with serving() as address:

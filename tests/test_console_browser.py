@@ -179,13 +179,18 @@ def test_it_follows_edits_and_rejections_and_leaves_alone_what_is_typed(
     up.file.write_text(RULES.replace("enable_on_status: [4xx]", "enable_on_status: [9xx]"))
     expect(page.locator("#summary .notice")).to_contain_text("what was there before stays")
     expect(page.locator("tr.about:has-text('9xx')")).to_contain_text('rule "trial": enable_on_status')
-    up.file.write_text(RULES.replace("}\nroutes", ', tls: "https://127.0.0.1:1"}\nroutes'))
+    rejected = RULES.replace("}\nroutes", ', tls: "https://127.0.0.1:1"}\nroutes').replace(
+        "body: busy", "body: too busy"
+    )
+    up.file.write_text(rejected)
     expect(page.locator("#envoys .state")).to_have_text("rejects")
     expect(page.locator("#envoys .problems")).to_contain_text("nowhere.pem")
     expect(page.locator("#envoys .problems")).to_contain_text(f'about {up.file}:2: upstream "tls"')
+    expect(page.locator("tr:has-text('busy') + .about")).to_contain_text("rejoinder rejects it")
     expect(page.locator("#history > ol > li").first).to_contain_text("going back to what it had before")
     up.file.write_text(RULES)
     expect(page.locator("#envoys .state")).to_have_text("current")
+    expect(page.locator("#rules .error")).to_have_count(0)
     expect(page.locator("[name=url]")).to_have_value("/typed")
     expect(page.locator("[name=url]")).to_be_focused()
 

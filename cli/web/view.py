@@ -168,7 +168,7 @@ class View:
             if name := named[1] if named else at.get(problem.position):
                 found[name].append(_problem(problem))
         for client in control.server.status().clients:
-            for about in self._about(client):
+            for about in self._about(client) if _state(client, self._version()) == "rejects" else ():
                 if named := _ABOUT_RULE.search(about):
                     message = f"{client.node} rejects it: {client.nack and client.nack.message}"
                     found[named[1]].append({"at": "", "severity": "error", "message": message})
