@@ -258,6 +258,16 @@ def test_a_broken_edit_is_shown_at_its_rule_and_hidden_rules_stay_hidden(file: P
         assert (last["version"], last["errors"]) == ("", 1)
 
 
+def test_before_there_are_usable_files_it_says_what_is_wrong(file: Path) -> None:
+    with console(file, "rules: ]\n") as it:
+        page = it.get("/", url="/")
+        assert page.status == 200
+        assert "The files cannot be used as they are." in page.body.decode()
+        assert it.json("/api/explain", url="/")["reply"]["status"] == 404
+        file.write_text(RULES)
+        wait_for(lambda: "errors" in it.rules())
+
+
 def test_the_history_says_what_changed_and_who_took_it(file: Path) -> None:
     one, two, three = (f"  - {{name: {name}, enable_on_status: [503], body: {name}}}\n" for name in "abc")
 

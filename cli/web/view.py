@@ -38,7 +38,7 @@ MOST: Final = 1000
 
 _ABOUT_RULE: Final = re.compile(r'rule "(.*?)"')
 _NOTHING: Final = RuleCounts()
-_NO_RULES: Final = Ruleset(listeners=())
+_NO_RULES: Final = Ruleset()
 _SOURCES: Final = {UPSTREAM: "from an upstream", LOCAL: "from Envoy itself", "": ""}
 
 
