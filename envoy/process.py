@@ -216,7 +216,7 @@ class EnvoyProcess:
         self._stopping = True
         try:
             if self._child.returncode is None:
-                self._child.terminate()
+                _signal(self._child, signal.SIGTERM)
             async with asyncio.timeout(STOP_SECONDS):
                 await asyncio.shield(self._ended)
         except TimeoutError:
@@ -224,7 +224,7 @@ class EnvoyProcess:
         finally:
             # Also on the way out of a cancellation: nothing is left behind.
             if self._child.returncode is None:
-                self._child.kill()
+                _signal(self._child, signal.SIGKILL)
                 await asyncio.shield(self._ended)
 
     # From what Envoy writes into this file (`--admin-address-path`) once it has taken its bootstrap.
@@ -250,8 +250,7 @@ class EnvoyProcess:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(reading, LOG_SECONDS)
         if self._pump.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._pump.kill()
+            _signal(self._pump, signal.SIGKILL)
             await self._pump.wait()
         return status
 
@@ -271,6 +270,12 @@ class EnvoyProcess:
             self._last_lines.append(line)
             # While it is ended on purpose, Envoy warns of the signal and of the streams that it cuts.
             _LOG.log(logging.DEBUG if self._stopping else level, "%s: %s", component, line)
+
+
+def _signal(child: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    # Not by its own methods: these ask how it is first, and if it has just ended, asyncio hears nothing of how.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child.pid, number)
 
 
 def _cause(status: int, log: tuple[str, ...]) -> str:

@@ -130,6 +130,7 @@ def _content(answer: Answer, variant: Variant, vary: str, bodiless: bool) -> Con
     if vary:
         headers = (*headers, ("vary", vary))
     made = tuple((name, _header_template(name, value) if answer.template else value) for name, value in headers)
+    made = tuple(sorted(made, key=lambda header: isinstance(header[1], Template)))  # as in a program's bytes
     template = body and (variant.template or answer.template)
     return Content(
         Offer(variant.content_type, variant.language),
