@@ -13,14 +13,16 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from rejoinder.cli import console
 from rejoinder.cli.check import count
+from rejoinder.cli.history import Changes, Edit, History, Rejection, differences
 from rejoinder.extproc import Workers
 from rejoinder.extproc.sparing import Sparing
+from rejoinder.rules.counts import RuleCounts
 from rejoinder.rules.files import Files, Fingerprint
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Position, Ruleset
@@ -72,6 +74,8 @@ class _Made:
     problems: tuple[Problem, ...]
     fingerprints: Mapping[Path, Fingerprint]
     """Of what was read; as in `Loaded`."""
+    changes: Changes = field(default_factory=dict)
+    """Between what was published last and this."""
     again: bool = False
     """The same files may well be usable in a moment."""
 
@@ -97,7 +101,7 @@ class Control:
     ) -> None:
         self._sources = sources
         self._upstreams = dict(upstreams)
-        self._settings = settings
+        self.settings = settings
         self._memory = Memory()
         self._adjust = adjust
         self.processor = processor
@@ -111,7 +115,13 @@ class Control:
         """Whether an Envoy has rejected that."""
         self._usable = asyncio.Event()
         self._made: _Made | None = None
-        self._problems: tuple[Problem, ...] = ()
+        self.problems: tuple[Problem, ...] = ()
+        """Of the files as they are, whether they can be used or not."""
+        self.shadowed: tuple[Problem, ...] = ()
+        """Of `current`."""
+        self.history = History()
+        self.revision = 0
+        """Another one when anything of this is another, or of what Envoys have."""
         self._reload_failures = 0
         self._refusals = itertools.count(1)
         """Since the last edit."""
@@ -153,12 +163,20 @@ class Control:
             except Exception:
                 self._failed("what the files say cannot be published")
 
+    def counts(self) -> Mapping[str, RuleCounts]:
+        """What rules have done, by their names; one that has done nothing is not there. May be called by any thread."""
+        counters = self.processor.counters()
+        names = {**counters.replies, **counters.observed}
+        return {
+            name: RuleCounts(counters.replies.get(name, 0), observed=counters.observed.get(name, 0)) for name in names
+        }
+
     def status(self) -> dict[str, Any]:
         """What goes on, for the admin interface."""
         status, counters = self.server.status(), self.processor.counters()
         return {
             "version": status.version,
-            "problems": [str(problem) for problem in self._problems],
+            "problems": [str(problem) for problem in self.problems],
             "reload_failures": self._reload_failures,
             "envoys": [
                 {
@@ -188,8 +206,10 @@ class Control:
                 loaded = load(
                     self._sources, upstreams=self._upstreams, memory=self._memory, look_for_shadowed=False, files=files
                 )
-                built = build(self._adjust(loaded.ruleset), self._settings) if loaded.ruleset else None
-                return _Made(loaded, built, loaded.complaints, loaded.fingerprints)
+                built = build(self._adjust(loaded.ruleset), self.settings) if loaded.ruleset else None
+                before = self.current.ruleset if self.current else Ruleset()
+                changed = differences(before, built.ruleset) if built else {}
+                return _Made(loaded, built, loaded.complaints, loaded.fingerprints, changed)
         except Exception as error:
             self._failed("the files cannot be used")
             self._memory.forget_rules()  # who knows how far it got
@@ -203,15 +223,25 @@ class Control:
 
     def _failed(self, what: str) -> None:
         self._reload_failures += 1
+        self.revision += 1
         _LOG.exception("%s; what was there before stays, and the next edit is followed", what)
 
     def _warn(self, warnings: Sequence[Problem]) -> None:
-        self._problems = (*self._problems, *warnings)
+        self.shadowed = tuple(warnings)
+        self.problems = (*self.problems, *warnings)
+        self.revision += 1
         _print(warnings)
 
     def _take(self, made: _Made) -> None:
-        self._problems = made.problems
+        self.problems = made.problems
+        self.revision += 1
         _print(made.problems)
+        edit = Edit(
+            made.built.snapshot.version if made.built else "",
+            sum(problem.severity is Severity.ERROR for problem in made.problems),
+            made.changes,
+        )
+        self.history.edits.append(edit)
         if made.built is None:
             return
         self._refusals = itertools.count(1)
@@ -230,6 +260,7 @@ class Control:
         self._usable.set()
 
     def _on_event(self, event: Event) -> None:
+        self.revision += 1
         try:
             self._tell(event)
         except Exception:
@@ -239,6 +270,7 @@ class Control:
         match event:
             case Accepted(node, snapshot):
                 _LOG.info("%s has %s", node, snapshot.version)
+                self.history.accepted(node, snapshot.version)
                 self._accepted = self._builds.get(snapshot.version, self._accepted)
             case Nack() | Unable() if (number := next(self._refusals)) > MOST_REFUSALS:
                 if number == MOST_REFUSALS + 1:
@@ -246,43 +278,49 @@ class Control:
             case Nack():
                 self._on_nack(event)
             case Connected(node, peer, envoy):
-                _LOG.info(
-                    "%s (%s%s) has connected", node, f"Envoy {'.'.join(map(str, envoy))}, " if envoy else "", peer
-                )
-                if envoy:
-                    self._warn_of_version(node, envoy)
+                _LOG.info("%s (%s%s) has connected", node, f"Envoy {_dotted(envoy)}, " if envoy else "", peer)
+                if envoy and (lacking := self.lacks(envoy)):
+                    console.say(f"{node} is Envoy {_dotted(envoy)}: {lacking}", "yellow")
             case Unable(node, message):
-                console.say(f"{node} gets its answers from ext_proc, for it cannot use the module: {message}", "yellow")
+                console.say(f"{node} {unable(message)}", "yellow")
             case Disconnected(node, peer):
                 _LOG.info("%s (%s) has gone", node, peer)
 
-    def _warn_of_version(self, node: str, envoy: tuple[int, int]) -> None:
-        version = ".".join(map(str, envoy))
-        if envoy < OLDEST:
-            oldest = ".".join(map(str, OLDEST))
-            console.say(f"{node} is Envoy {version}: Rejoinder is made for {oldest} and newer", "yellow")
-        elif envoy < MODULE_SINCE and self._settings.conditional is Placement.MODULE:
-            since = ".".join(map(str, MODULE_SINCE))
-            console.say(
-                f"{node} is Envoy {version}: the module needs {since}, so its answers come from ext_proc", "yellow"
-            )
+    def lacks(self, envoy: tuple[int, int] | None) -> str:
+        """What this version of Envoy cannot do; empty: nothing, as far as is known."""
+        if envoy and envoy < OLDEST:
+            return f"Rejoinder is made for {_dotted(OLDEST)} and newer"
+        if envoy and envoy < MODULE_SINCE and self.settings.conditional is Placement.MODULE:
+            return f"the module needs {_dotted(MODULE_SINCE)}, so its answers come from ext_proc"
+        return ""
 
     def _on_nack(self, nack: Nack) -> None:
         rejected = self._builds.get(nack.snapshot.version)
         places = blame(nack.message, rejected, self._accepted) if rejected else []
-        lines = (
-            f"{nack.node} rejects the {nack.type.name}: {nack.message}",
-            *(f"  about {place}" for place in places),
-            *(_python_needed(rejected) if rejected and NO_MODULE in nack.message else ()),
-        )
-        console.say(lines[0], "bold red")
-        for line in lines[1:]:
-            console.say(line)
+        what_now = ""
         if nack.instead:
-            console.say("going back to what it had before" if nack.had else "it gets what others have taken", "bold")
+            what_now = "going back to what it had before" if nack.had else "it gets what others have taken"
         elif rejected:
-            console.say("it goes on without that until the files say something else", "bold")
+            what_now = "it goes on without that until the files say something else"
+        said = f"{nack.type.name}: {nack.message}"
+        self.history.rejected(nack.node, nack.snapshot.version, Rejection(said, tuple(places[:MOST_NAMED]), what_now))
         self.rejected |= rejected is not None and rejected is self.current
+        console.say(f"{nack.node} rejects the {said}", "bold red")
+        for place in places:
+            console.say(f"  about {place}")
+        for line in _python_needed(rejected) if rejected and NO_MODULE in nack.message else ():
+            console.say(line)
+        if what_now:
+            console.say(what_now, "bold")
+
+
+def unable(message: str) -> str:
+    """What becomes of an Envoy that says this about the module."""
+    return f"gets its answers from ext_proc, for it cannot use the module: {message}"
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 def _python_needed(rejected: Build) -> Iterator[str]:

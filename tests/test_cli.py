@@ -570,7 +570,7 @@ def test_admin_shows_status_and_metrics(up: Up) -> None:
     status = json.loads(up.page("/status"))
     assert [client["version"] for client in status["envoys"]] == [status["version"]]
     assert "rejoinder_envoys 1\n" in up.page("/metrics")
-    assert ask(up.admin, "GET", "localhost", "/").status == 404
+    assert ask(up.admin, "GET", "localhost", "/none").status == 404
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
