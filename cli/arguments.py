@@ -142,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
         help="in an Envoy with routes of its own: the name of the route that takes the request ('' for none); the "
         "files' routes count for nothing there",
     )
-    explain.add_argument("--client", default="", metavar="IP", help="the client's address")
+    explain.add_argument("--client", type=_ip, default="", metavar="IP", help="the client's address")
     explain.add_argument("--status", type=parse_status, metavar="N", help="the status that the upstream gives")
     explain.add_argument(
         "--response-header",
@@ -336,6 +336,15 @@ def parse_url(text: str) -> urllib.parse.SplitResult:
     if not usable:
         raise argparse.ArgumentTypeError(f"expected http://HOST/PATH, https://HOST/PATH or a path, got {text!r}")
     return url
+
+
+def _ip(text: str) -> str:
+    import ipaddress  # noqa: PLC0415 - few commands are given one
+
+    try:
+        return text and str(ipaddress.ip_address(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected an IP address, got {text!r}") from None
 
 
 def parse_header(text: str) -> tuple[str, str]:

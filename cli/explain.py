@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 from urllib.parse import SplitResult
 
 from rejoinder import envoy
@@ -80,6 +80,8 @@ def run(options: argparse.Namespace) -> int:
     console.print_problems(problem for problem in loaded.problems if loaded.ruleset is None)
     if loaded.ruleset is None:
         return 1
+    if options.status is None and (options.response_header or options.source != UPSTREAM):
+        return console.fail("--response-header and --source are about a response: say its --status")
     question = Question(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Question)})
     try:
         explanation = explain(loaded.ruleset, question, _placement(options.conditional))
@@ -175,6 +177,8 @@ def _explain(
     if nowhere and response is None and not decision.reply:
         response = Response(NO_ROUTE_STATUS, source=LOCAL)
     steps = (*routes, *_rule_steps(ruleset, decision, response), _program_step(program, request, route))
+    if decision.rule and (handler := decision.rule.answers[0].handler):
+        return Explanation(request, decision, steps, conditional, decision.rule.name, None, (), handler)
     if decision.reply:
         rule = decision.rule
         native = ours and (rule is None or rule in native_rules(ruleset.rules))
@@ -249,24 +253,30 @@ def _rule_steps(ruleset: Ruleset, decision: Decision, response: Response | None)
             return
 
 
+_OBSERVES: Final = "only observes: it is counted, and the next rule is asked"
+
+
 def _verdict(rule: Rule, decision: Decision, response: Response | None) -> tuple[str, bool]:
     """What becomes of a rule that fits, and whether that ends the search."""
-    last = "; it is final: no later rule is asked" if rule.final and not decision.reply else ""
+    final = rule.final and not rule.observe
+    last = "; it is final: no later rule is asked" if final and not decision.reply else ""
     if rule is decision.rule:
         return "fits and answers at once", True
+    if rule.observe and (rule.unconditional or not rule.answers):
+        return f"fits, and {_OBSERVES}", False
     if not rule.answers:
         return "fits, and ends the search: the response is left alone", True
-    if rule.unconditional:
-        return "fits, but the route answers by itself" if decision.reply else "is never asked", rule.final
-    if decision.reply:
-        return "fits, but is about the upstream's status: the upstream is not asked", rule.final
+    if decision.reply or decision.rule:
+        return "fits, but is about the upstream's status: the upstream is not asked", final
     if response is None:
         if rule.sees_responses:
             return "is asked when the response is known", False
-        return f"fits, and is asked when the status is known{last}", rule.final
+        return f"fits, and is asked when the status is known{last}", final
     answer = claims(rule).answer(response.status)
     if answer is None:
-        return f"fits, but has no answer for {response.status}{last}", rule.final
+        return f"fits, but has no answer for {response.status}{last}", final
+    if rule.observe:
+        return f"fits, has an answer for {response.status}, and {_OBSERVES}", False
     if answer.passes:
         return f"fits, and leaves {response.status} alone: no later rule is asked", True
     return f"fits, and has an answer for {response.status}", True

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from rejoinder.rules.document import quoted
 from rejoinder.rules.model import Answer, Rule, Variant
 
 STATUSES: Final = (400, 401, 403, 404, 405, 408, 410, 413, 429, 500, 501, 502, 503, 504)
@@ -56,9 +57,11 @@ class Branding:
         if self.logo is not None:
             _content_type(self.logo)
         if self.accent and not re.fullmatch(r"#([0-9a-fA-F]{3}|[0-9a-fA-F]{6})", self.accent):
-            raise ValueError(f"accent: expected a colour such as #07a or #0077aa, got {self.accent!r}")
+            raise ValueError(f"accent: expected a colour such as #07a or #0077aa, got {quoted(self.accent)}")
         if self.link and not re.match(r"https?://[^/]|/(?!/)", self.link):
-            raise ValueError(f"link: expected http://..., https://... or a path starting with /, got {self.link!r}")
+            raise ValueError(
+                f"link: expected http://..., https://... or a path starting with /, got {quoted(self.link)}"
+            )
 
 
 def rule_with_pages(rule: Rule, branding: Branding) -> Rule:
@@ -74,7 +77,7 @@ def _rule_with_pages(rule: Rule, branding: Branding) -> Rule:
 
 
 def _with_page(answer: Answer, branding: Branding) -> Iterator[Answer]:
-    """An answer, with the page if it asks for it: once for each status that it names, and once for its patterns."""
+    """An answer, with the page if it asks for it: for each status that it names, and each class of patterns."""
     if not answer.page:
         yield answer
         return
@@ -86,10 +89,12 @@ def _with_page(answer: Answer, branding: Branding) -> Iterator[Answer]:
             found = variants(pattern.statuses()[0], branding)
             yield replace(answer, variants=found, enable_on_status=(pattern,))
     patterns = tuple(each for each in answer.enable_on_status if each.exactness < 3)
-    if patterns or not answer.enable_on_status:
-        classes = {str(each)[0] for each in patterns}
-        one = int(min(classes) + "99") if len(classes) == 1 and "x" not in classes else None
-        yield replace(answer, variants=variants(one, branding), enable_on_status=patterns)
+    for first in dict.fromkeys(str(each)[0] for each in patterns):
+        found = variants(int(first) * 100 + 99 if first.isdigit() else None, branding)
+        of_class = tuple(each for each in patterns if str(each)[0] == first)
+        yield replace(answer, variants=found, enable_on_status=of_class)
+    if not answer.enable_on_status:
+        yield replace(answer, variants=variants(None, branding))
 
 
 def variants(status: int | None, branding: Branding = Branding()) -> tuple[Variant, ...]:
@@ -207,7 +212,7 @@ def _content_type(logo: bytes) -> str:
         return "image/png"
     if _SVG.match(logo.removeprefix(b"\xef\xbb\xbf")):
         return "image/svg+xml"
-    raise ValueError(f"logo: expected the content of an SVG or PNG file, got {logo[:16]!r}...")
+    raise ValueError("logo: expected the content of an SVG or PNG file, and it is neither")
 
 
 # The colour, or the nearest one to it on the way to black or white that can be read on the ground.

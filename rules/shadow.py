@@ -57,7 +57,7 @@ def shadowed(ruleset: Ruleset) -> list[Problem]:
         for route in ruleset.routes
         if not route.title  # others stand in the order of a specification, which hides what is meant to be hidden
     )
-    rules = [_of_rule(rule) for rule in ruleset.rules]
+    rules = [_of_rule(rule) for rule in ruleset.rules if not rule.observe]
     return [
         *_warnings("route", routes),
         *_warnings("rule", rules),

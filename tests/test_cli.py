@@ -860,3 +860,26 @@ def test_bootstrap_of_wrong_rules_prints_what_is_wrong(run: Run) -> None:
     code, out, err = run("bootstrap", "ext_proc", "rules.yaml")
     assert (code, out) == (1, "")
     assert err.startswith("rules.yaml:1: error: ")
+
+
+def test_explain_knows_who_observes_and_who_mocks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(
+        "upstreams: {up: 'http://127.0.0.1:1'}\nroutes: [{name: all, upstream: up}]\nrules:\n"
+        "- {name: trial, observe: true, final: true, enable_on_status: [5xx], body: x}\n"
+        "- {name: none, observe: true, body: x}\n"
+        "- {name: mock, match: {prefix: /users}, handler: 'users:user'}\n"
+        "- {name: real, enable_on_status: [500], body: r}\n"
+    )
+    assert main(["check", str(file), "--strict"]) == 1  # the handler is not there; nothing hides `real`
+    assert "never decide" not in capsys.readouterr().err
+    assert main(["explain", str(file), "--url", "/x", "--status", "500"]) == 0
+    said = capsys.readouterr().out
+    assert "fits, has an answer for 500, and only observes: it is counted, and the next rule is asked" in said
+    assert "fits, and only observes" in said
+    assert "real" in said.partition("placement")[0]
+    assert "final" not in said
+    assert main(["explain", str(file), "--url", "/users/7", "--conditional", "ext_proc"]) == 0
+    assert "what users:user makes" in capsys.readouterr().out
+    assert main(["explain", str(file), "--url", "/x", "--source", "local"]) == 1
+    assert "--status" in capsys.readouterr().err

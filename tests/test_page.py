@@ -289,20 +289,20 @@ def test_an_svg_file_is_known_by_its_content() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("logo", b"GIF89a", "logo: expected the content of an SVG or PNG file, got b'GIF89a'..."),
-        ("logo", b"<html><svg>", "logo: expected the content of an SVG or PNG file, got b'<html><svg>'..."),
-        ("accent", "red", "accent: expected a colour such as #07a or #0077aa, got 'red'"),
-        ("accent", "#12345", "accent: expected a colour such as #07a or #0077aa, got '#12345'"),
-        ("accent", "#07a\n", r"accent: expected a colour such as #07a or #0077aa, got '#07a\n'"),
+        ("logo", b"GIF89a", "logo: expected the content of an SVG or PNG file, and it is neither"),
+        ("logo", b"<html><svg>", "logo: expected the content of an SVG or PNG file, and it is neither"),
+        ("accent", "red", 'accent: expected a colour such as #07a or #0077aa, got "red"'),
+        ("accent", "#12345", 'accent: expected a colour such as #07a or #0077aa, got "#12345"'),
+        ("accent", "#07a\n", r'accent: expected a colour such as #07a or #0077aa, got "#07a\n"'),
         (
             "link",
             "javascript:alert(1)",
-            "link: expected http://..., https://... or a path starting with /, got 'javascript:alert(1)'",
+            'link: expected http://..., https://... or a path starting with /, got "javascript:alert(1)"',
         ),
         (
             "link",
             "//evil.example",
-            "link: expected http://..., https://... or a path starting with /, got '//evil.example'",
+            'link: expected http://..., https://... or a path starting with /, got "//evil.example"',
         ),
     ],
 )
@@ -351,7 +351,7 @@ def test_preview_writes_every_variant_and_an_index_that_links_them(tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--accent", "red"], "accent: expected a colour such as #07a or #0077aa, got 'red'"),
+        (["--accent", "red"], 'accent: expected a colour such as #07a or #0077aa, got "red"'),
         (["--logo", "missing.svg"], "[Errno 2] No such file or directory: 'missing.svg'"),
     ],
 )

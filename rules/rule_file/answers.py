@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from rejoinder.rules.answers import NEVER_KEPT
 from rejoinder.rules.document import Scalar, ScalarKind, quoted
 from rejoinder.rules.fields import Fields, Place
 from rejoinder.rules.http import BODILESS, REDIRECTS
@@ -43,7 +44,7 @@ def answer_of(fields: Fields, default: int | None) -> Answer:
     if "handler" in fields:
         refuse_beside("handler", fields, "the function says what is sent", but="enable_on_status")
         return Answer(default, enable_on_status=patterns, handler=fields.get("handler", _handler, ""))
-    if fields.get("pass", Place.boolean, False):
+    if fields.get("pass", _true, False):
         refuse_beside("pass", fields, "the response is left alone", but="enable_on_status")
         return Answer(default, enable_on_status=patterns, passes=True)
     content = fields.only_one(*_CONTENT)
@@ -54,8 +55,8 @@ def answer_of(fields: Fields, default: int | None) -> Answer:
     if bodiless and content and (body or content not in ("body", "body_file")):
         fields[content].error(f"a response with status {bodiless[0]} cannot have a body")
     given_headers = fields.get("headers", headers, ())
-    if template and "headers" in fields:
-        check_template(fields["headers"], Answer(headers=given_headers, template=True))
+    for name, value in given_headers if template else ():
+        check_template(fields["headers"], Answer(headers=((name, value),), template=True), f"{name}: ")
     if code in REDIRECTS and "headers" not in fields:
         fields["status_code"].warn("a redirect without a Location header leads nowhere")
     if "body_file" in fields and not any(each == "content-type" for each, _ in given_headers):
@@ -67,12 +68,23 @@ def answer_of(fields: Fields, default: int | None) -> Answer:
         patterns,
         variants=fields.get("variants", lambda it: variants(it, template), ()),
         template=template,
-        page=bool(fields.get("page", lambda it: it.choice("builtin"), "")),
+        page=bool(fields.get("page", _page, "")),
         keep_headers=fields.get("keep_headers", lambda it: distinct(it.one_or_more(_kept_header)), ()),
     )
     if template and content in ("body", "body_file"):
-        check_template(fields[content], made)
+        check_template(fields[content], Answer(body=body, template=True))
+    if made.page and not patterns and (code is None or code < 400):
+        fields["page"].error(f"builtin is about errors: say enable_on_status, or a status_code from 400 on, not {code}")
+    typed = made.page or (bool(made.variants) and all(each.content_type for each in made.variants))
+    if typed and any(name == "content-type" for name, _ in given_headers):
+        fields["headers"].warn(f"content-type has no effect: {content} says its own")
     return made
+
+
+def _true(place: Place) -> bool:
+    if not place.boolean():
+        raise place.mistake("expected true, or nothing at all")
+    return True
 
 
 def refuse_beside(field: str, fields: Fields, why: str, but: str = "") -> None:
@@ -88,9 +100,20 @@ def refuse_original(place: Place, answer: Answer) -> None:
         place.field("status_code").error(f"original {NEEDS_STATUS}")
 
 
+def _page(place: Place) -> str:
+    if not (isinstance(place.node, Scalar) and place.node.text == "builtin"):
+        raise place.expected("builtin")
+    return place.node.text
+
+
 def _kept_header(place: Place) -> str:
     text = place.string()
-    return text if text == "*" else header_name(place, text.removesuffix("*")) + "*" * text.endswith("*")
+    name = text if text == "*" else header_name(place, text.removesuffix("*")) + "*" * text.endswith("*")
+    if "*" in name[:-1]:
+        raise place.expected("a header name, with a * at its end at most")
+    if name in NEVER_KEPT:
+        raise place.mistake(f"{name} is about the body that is replaced: it cannot stay")
+    return name
 
 
 def _handler(place: Place) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from rejoinder.rules.answers import contents
-from rejoinder.rules.document import List, Map, Scalar, describe, quoted
+from rejoinder.rules.document import List, Map, Scalar, ScalarKind, describe, quoted
 from rejoinder.rules.fields import Fields, Place, content_beside
 from rejoinder.rules.http import TOKEN
 from rejoinder.rules.model import Answer, Header, Position, Variant
@@ -55,22 +55,26 @@ def _limited(place: Place, body: bytes) -> bytes:
     return body
 
 
-def check_template(place: Place, answer: Answer) -> None:
-    """Note what is wrong with the templates of an answer, as a mistake of this place."""
+def check_template(place: Place, answer: Answer, which: str = "") -> None:
+    """Note what is wrong with the templates of an answer, as a mistake of this place; `which`: of which part of it."""
     try:
         contents(answer, False)
     except UnicodeDecodeError:
-        place.error("expected a template in UTF-8")
+        place.error(f"{which}expected a template in UTF-8")
     except TemplateError as error:
-        place.error(str(error))
+        place.error(f"{which}{error}")
 
 
 def variants(place: Place, template: bool) -> tuple[Variant, ...]:
     """`variants`; `template` is what their answer says, which a variant may change for itself."""
-    read = listed(place).each(functools.partial(_variant, template=template))
-    if not read:
+    if not listed(place).items():
         raise place.expected("at least one variant")
-    return read
+    read: dict[tuple[str, str], Variant] = {}
+    for item in place.items():
+        variant = item.attempt(functools.partial(_variant, template=template), None)
+        if variant is not None and read.setdefault((variant.content_type, variant.language), variant) is not variant:
+            item.warn("is never sent: a variant before it has the same content_type and language")
+    return tuple(read.values())
 
 
 def _variant(place: Place, template: bool) -> Variant:
@@ -89,6 +93,9 @@ def _variant(place: Place, template: bool) -> Variant:
         made = replace(made, content_type=dict(type_of_file(fields["body_file"])).get("content-type", ""))
     if template and content:
         check_template(fields[content], Answer(variants=(made,)))
+    said = made.content_type or made.language or "content_type" in fields or "language" in fields
+    if not said and not fields.unknown:
+        place.error("expected content_type, language or both: how else is it told from the others?")
     return made
 
 
@@ -110,11 +117,17 @@ def branding(place: Place) -> tuple[Position, Branding]:
         return place.position, Branding(
             name=fields.get("name", Place.string, ""),
             logo=fields.get("logo_file", lambda it: content_beside(it, it.string()), None),
-            accent=fields.get("accent", Place.string, ""),
+            accent=fields.get("accent", _accent, ""),
             link=fields.get("link", Place.string, ""),
         )
     except ValueError as error:
         raise place.mistake(str(error)) from None
+
+
+def _accent(place: Place) -> str:
+    if isinstance(place.node, Scalar) and place.node.kind is ScalarKind.NULL:
+        raise place.mistake('expected a colour, got nothing: # begins a comment, so write it in quotes: "#0077aa"')
+    return place.string()
 
 
 @functools.cache

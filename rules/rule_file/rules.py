@@ -44,7 +44,7 @@ def _rule(place: Place) -> Rule:
         answers=scope_answers(fields),
         scope=fields.get("match", _scope, EVERY_SCOPE),
         final=fields.get("final", Place.boolean, False),
-        unless=fields.get("unless", _scope, None),
+        unless=fields.get("unless", _unless, None),
         observe=fields.get("observe", Place.boolean, False),
         source=fields.get("source", _source, ""),
         position=place.position,
@@ -52,8 +52,17 @@ def _rule(place: Place) -> Rule:
     if rule.unconditional:
         _refuse_about_responses(fields, rule)
         if rule.answers[0].passes:  # such a rule only ends the search
-            return replace(rule, answers=(), final=True)
+            rule = replace(rule, answers=(), final=True)
+    if rule.observe and all(each.passes for each in rule.answers):
+        fields["observe"].error("a rule that passes has nothing to observe")
     return rule
+
+
+def _unless(place: Place) -> Scope:
+    scope = _scope(place)
+    if scope == EVERY_SCOPE:
+        place.error("fits every request, so the rule would never decide: say what it is not about")
+    return scope
 
 
 def _source(place: Place) -> str:
@@ -78,6 +87,8 @@ _ELSEWHERE: Final = {
     "path": "it belongs into match",
     "prefix": "it belongs into match",
     "domains": "it belongs into match",
+    "clients": "it belongs into match or unless",
+    "response_headers": "it belongs into match or unless",
 }
 """What messages say of fields that are often written in a rule and belong elsewhere."""
 
