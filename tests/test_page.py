@@ -352,12 +352,12 @@ def test_preview_writes_every_variant_and_an_index_that_links_them(tmp_path: Pat
     ("arguments", "message"),
     [
         (["--accent", "red"], 'accent: expected a colour such as #07a or #0077aa, got "red"'),
-        (["--logo", "missing.svg"], "[Errno 2] No such file or directory: 'missing.svg'"),
+        (["--logo", "missing.svg"], "missing.svg: No such file or directory"),
     ],
 )
 def test_preview_says_what_it_cannot_use(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(["preview", str(tmp_path / "pages"), *arguments]) == 1
-    assert capsys.readouterr().err == f"error: {message}\n"
+    assert capsys.readouterr().err == f"rejoinder: {message}\n"
     assert not (tmp_path / "pages").exists()
