@@ -251,6 +251,8 @@ def _rule_steps(ruleset: Ruleset, decision: Decision, response: Response | None)
 
 def _verdict(rule: Rule, decision: Decision, response: Response | None) -> tuple[str, bool]:
     """What becomes of a rule that fits, and whether that ends the search."""
+    if rule.observe:
+        return f"fits, and {_trial(rule, decision, response)}; it only observes: the search goes on", False
     last = "; it is final: no later rule is asked" if rule.final and not decision.reply else ""
     if rule is decision.rule:
         return "fits and answers at once", True
@@ -270,6 +272,18 @@ def _verdict(rule: Rule, decision: Decision, response: Response | None) -> tuple
     if answer.passes:
         return f"fits, and leaves {response.status} alone: no later rule is asked", True
     return f"fits, and has an answer for {response.status}", True
+
+
+def _trial(rule: Rule, decision: Decision, response: Response | None) -> str:
+    """What becomes of a rule that only observes."""
+    if rule.unconditional:
+        return "would answer at once"
+    if decision.reply:
+        return "is about the upstream's status, which is not asked"
+    if response is None:
+        return "is asked when the status is known"
+    answer = claims(rule).answer(response.status)
+    return f"would {'leave' if answer is None or answer.passes else 'answer'} {response.status}"
 
 
 def _statuses(decision: Decision, conditional: str) -> Iterator[tuple[str, str, str]]:
