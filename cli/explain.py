@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 from urllib.parse import SplitResult
 
 from rejoinder import envoy
@@ -253,33 +253,39 @@ def _rule_steps(ruleset: Ruleset, decision: Decision, response: Response | None)
             return
 
 
-_OBSERVES: Final = "only observes: it is counted, and the next rule is asked"
-
-
 def _verdict(rule: Rule, decision: Decision, response: Response | None) -> tuple[str, bool]:
     """What becomes of a rule that fits, and whether that ends the search."""
-    final = rule.final and not rule.observe
-    last = "; it is final: no later rule is asked" if final and not decision.reply else ""
+    if rule.observe:
+        return f"fits, and {_trial(rule, decision, response)}; it only observes: the search goes on", False
+    last = "; it is final: no later rule is asked" if rule.final and not decision.reply else ""
     if rule is decision.rule:
         return "fits and answers at once", True
-    if rule.observe and (rule.unconditional or not rule.answers):
-        return f"fits, and {_OBSERVES}", False
     if not rule.answers:
         return "fits, and ends the search: the response is left alone", True
     if decision.reply or decision.rule:
-        return "fits, but is about the upstream's status: the upstream is not asked", final
+        return "fits, but is about the upstream's status: the upstream is not asked", rule.final
     if response is None:
         if rule.sees_responses:
             return "is asked when the response is known", False
-        return f"fits, and is asked when the status is known{last}", final
+        return f"fits, and is asked when the status is known{last}", rule.final
     answer = claims(rule).answer(response.status)
     if answer is None:
-        return f"fits, but has no answer for {response.status}{last}", final
-    if rule.observe:
-        return f"fits, has an answer for {response.status}, and {_OBSERVES}", False
+        return f"fits, but has no answer for {response.status}{last}", rule.final
     if answer.passes:
         return f"fits, and leaves {response.status} alone: no later rule is asked", True
     return f"fits, and has an answer for {response.status}", True
+
+
+def _trial(rule: Rule, decision: Decision, response: Response | None) -> str:
+    """What becomes of a rule that only observes."""
+    if rule.unconditional:
+        return "would answer at once"
+    if decision.reply:
+        return "is about the upstream's status, which is not asked"
+    if response is None:
+        return "is asked when the status is known"
+    answer = claims(rule).answer(response.status)
+    return f"would {'leave' if answer is None or answer.passes else 'answer'} {response.status}"
 
 
 def _statuses(decision: Decision, conditional: str) -> Iterator[tuple[str, str, str]]:

@@ -32,6 +32,9 @@ _SCHEMES: Final = {"light": ("#f7f7f5", 4.6), "dark": ("#0e1014", 7.0)}
 """The ground of the page, and the contrast of the accent with it: https://www.w3.org/TR/WCAG22/#contrast-minimum asks
 for 4.5, and on dark grounds more is pleasant."""
 
+MAX_LOGO_SIZE: Final = 32 * 1024
+"""In bytes: it stands in the page of each language and status, and a program has all of them."""
+
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _SVG: Final = re.compile(rb"\s*(<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE[^>\[]*>|\s)*<svg[\s>]", re.DOTALL)
 
@@ -56,6 +59,8 @@ class Branding:
     def __post_init__(self) -> None:
         if self.logo is not None:
             _content_type(self.logo)
+            if (size := len(self.logo)) > MAX_LOGO_SIZE:
+                raise ValueError(f"logo: expected at most {MAX_LOGO_SIZE:,} bytes, got {size:,}: every page has it")
         if self.accent and not re.fullmatch(r"#([0-9a-fA-F]{3}|[0-9a-fA-F]{6})", self.accent):
             raise ValueError(f"accent: expected a colour such as #07a or #0077aa, got {quoted(self.accent)}")
         if self.link and not re.match(r"https?://[^/]|/(?!/)", self.link):
@@ -97,6 +102,7 @@ def _with_page(answer: Answer, branding: Branding) -> Iterator[Answer]:
         yield replace(answer, variants=variants(None, branding))
 
 
+@functools.lru_cache(maxsize=64)  # thousands of rules may show it
 def variants(status: int | None, branding: Branding = Branding()) -> tuple[Variant, ...]:
     """The page in every format and language, as templates.
 

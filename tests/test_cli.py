@@ -274,6 +274,24 @@ def test_explain_says_what_envoy_makes_of_the_headers(run: Run) -> None:
     assert (code, err.startswith("Envoy answers 403 before any rule is asked")) == (0, True)
 
 
+def test_explain_goes_on_behind_rules_that_only_observe(run: Run) -> None:
+    Path("rules.yaml").write_text(
+        """\
+rules:
+  - {name: at-once, observe: true, body: x}
+  - {name: on-503, observe: true, final: true, enable_on_status: [503], body: x}
+  - {name: ours, enable_on_status: [503], body: x}
+"""
+    )
+    code, out, _ = run("explain", "rules.yaml", "--url", "/", "--status", "503")
+    assert code == 0
+    assert [line.partition("): ")[2].partition(";")[0] for line in out.splitlines() if line.startswith("rule ")] == [
+        "fits, and would answer at once",
+        "fits, and would answer 503",
+        "fits, and has an answer for 503",
+    ]
+
+
 def test_explain_without_a_status_lists_all(run: Run) -> None:
     code, out, _ = run("explain", "rules.yaml", "--url", "/x", "--format", "json", "--conditional", "ext_proc")
     assert code == 0
@@ -875,8 +893,8 @@ def test_explain_knows_who_observes_and_who_mocks(tmp_path: Path, capsys: pytest
     assert "never decide" not in capsys.readouterr().err
     assert main(["explain", str(file), "--url", "/x", "--status", "500"]) == 0
     said = capsys.readouterr().out
-    assert "fits, has an answer for 500, and only observes: it is counted, and the next rule is asked" in said
-    assert "fits, and only observes" in said
+    assert "rule      trial" in said
+    assert said.count("it only observes: the search goes on") == 2
     assert "real" in said.partition("placement")[0]
     assert "final" not in said
     assert main(["explain", str(file), "--url", "/users/7", "--conditional", "ext_proc"]) == 0

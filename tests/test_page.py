@@ -213,6 +213,12 @@ def test_the_words_of_a_pattern_fit_all_of_its_statuses(pattern: str, status: in
     assert answer.variants == built_in.variants(like)
 
 
+def test_rules_share_the_pages_that_they_have() -> None:
+    asked = [Rule(name, (Answer(503, page=True),)) for name in ("one", "other")]
+    one, other = (rule_with_pages(rule, Branding()).answers[0].variants for rule in asked)
+    assert one is other
+
+
 # --- words ---
 
 
@@ -294,6 +300,7 @@ def test_an_svg_file_is_known_by_its_content() -> None:
         ("accent", "red", 'accent: expected a colour such as #07a or #0077aa, got "red"'),
         ("accent", "#12345", 'accent: expected a colour such as #07a or #0077aa, got "#12345"'),
         ("accent", "#07a\n", r'accent: expected a colour such as #07a or #0077aa, got "#07a\n"'),
+        ("logo", SVG.ljust(32_769), "logo: expected at most 32,768 bytes, got 32,769: every page has it"),
         (
             "link",
             "javascript:alert(1)",
