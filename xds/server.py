@@ -167,7 +167,7 @@ class _Client:
             _version(accepted),
             _version(target),
             self.nack,
-            self.session.envoy,
+            self.session.forms.envoy,
             self.unable,
         )
 
