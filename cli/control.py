@@ -33,8 +33,9 @@ from rejoinder.rules.shadow import shadowed
 from rejoinder.rules.watch import changes
 from rejoinder.xds.blame import blame
 from rejoinder.xds.build import Build, build
+from rejoinder.xds.forms import MODULE_SINCE, NO_MODULE
 from rejoinder.xds.server import Connected, Disconnected, Event, Server
-from rejoinder.xds.session import MODULE_SINCE, NO_MODULE, Accepted, Nack, Unable
+from rejoinder.xds.session import Accepted, Nack, Unable
 from rejoinder.xds.translate import Placement, Settings
 
 _LOG: Final = logging.getLogger("rejoinder.control")

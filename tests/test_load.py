@@ -797,7 +797,7 @@ def test_a_rule_may_name_a_route_of_another_file() -> None:
     ("other", "errors"),
     [
         ("0.0.0.0:1", []),
-        ("0.0.0.0:2", ["2.yaml:1: listen: already given at 1.yaml:1, and not the same"]),
+        ("0.0.0.0:2", ["2.yaml:1: listen: conflicts with 1.yaml:1"]),
     ],
     ids=["equal", "different"],
 )

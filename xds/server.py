@@ -22,9 +22,10 @@ from google.protobuf.message import DecodeError
 
 from rejoinder.xds.delta import DeltaRequest, Incremental
 from rejoinder.xds.listening import listen
-from rejoinder.xds.session import Accepted, Nack, Response, Session, Unable
+from rejoinder.xds.session import Accepted, Nack, Session, Unable
 from rejoinder.xds.snapshot import CLUSTERS, ENDPOINTS, EXTENSIONS, LISTENERS, ROUTES, ResourceType, Snapshot
 from rejoinder.xds.sotw import Request, StateOfTheWorld
+from rejoinder.xds.stream import Response
 from rejoinder.xds.wire import (
     MAX_NAMES,
     TooManyNamesError,
@@ -166,7 +167,7 @@ class _Client:
             _version(accepted),
             _version(target),
             self.nack,
-            self.session.envoy,
+            self.session.forms.envoy,
             self.unable,
         )
 
@@ -290,7 +291,7 @@ class Server:
                     if client not in self._clients:
                         self._clients.add(client)
                         self._away.pop(client.session.node, None)
-                        self._on_event(Connected(client.session.node, client.peer, client.session.envoy))
+                        self._on_event(Connected(client.session.node, client.peer, client.session.forms.envoy))
                 for output in outputs:
                     if isinstance(output, Response):
                         await context.write(output)
