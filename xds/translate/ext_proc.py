@@ -138,8 +138,9 @@ def _gated(filter_: Json, wanted: Json) -> Json:
 def _statuses_gate(program: Program) -> Json:
     if program.statuses.isdisjoint(REFUSALS):
         return _status_test(program.statuses)
-    # With a request that it refuses, Envoy hangs up: that response must not be held to be asked about. Of the others
-    # with such a status, those of an upstream are told by this header, which the router sets.
+    # With a request that it refuses, Envoy hangs up: that response must not be held to be asked about (`early_errors`
+    # has answers for it). Of the others with such a status, those of an upstream are told by this header, which the
+    # router sets.
     others = program.statuses - REFUSALS
     read = typed("envoy.type.matcher.v3.HttpResponseHeaderMatchInput", header_name="x-envoy-upstream-service-time")
     test = {"safe_regex": {"google_re2": {}, "regex": ".+"}}
