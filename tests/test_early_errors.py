@@ -168,6 +168,24 @@ def test_a_request_that_does_not_come_to_its_end_is_answered_once(each: Gateway,
     _is_answer(each, _asked(each, GET), 408)
 
 
+@pytest.mark.parametrize("foreign", [False, True])
+def test_no_handler_holds_what_is_refused(tmp_path: Path, foreign: bool) -> None:
+    rules_ = """
+    upstreams: {echo: builtin:echo}
+    routes: [{name: all, upstream: echo}]
+    rules:
+      - {name: handled, match: {path: /handled}, enable_on_status: [404], handler: "problem:page"}
+      - {name: large, enable_on_status: [431], body: too large}
+      - {name: wrong, enable_on_status: [400], status_code: 302, headers: {location: /}}
+    """
+    with Gateway(foreign=foreign) as gateway:
+        gateway.apply(_rules(tmp_path, rules_))
+        large = _asked(gateway, REFUSED["200 headers"][0])
+        assert (large.status, large.body == b"too large") == (431, not foreign)
+        # ext_proc would be asked about a 302, for all it knows.
+        assert _asked(gateway, REFUSED["no path"][0]).status == 400
+
+
 # ---- which rules the connection manager has answers of
 
 TABLE: Final = {
@@ -191,6 +209,14 @@ TABLE: Final = {
     "a final one": ("{enable_on_status: [404], body: a, final: true}, {enable_on_status: [400], body: b}", {}),
     "passes": ("{enable_on_status: [431], pass: true}, {enable_on_status: [431, 400], body: b}", {400: "b"}),
     "a status that rules are about": ("{enable_on_status: [431, 404], status_code: 404, body: a}", {}),
+    "any status, beside a handler": (
+        "{enable_on_status: [404], handler: 'a:b'}, {enable_on_status: [431], status_code: 302, body: a}",
+        {},
+    ),
+    "the same status, beside a handler": (
+        "{enable_on_status: [404], handler: 'a:b'}, {enable_on_status: [431], body: a}",
+        {431: "a"},
+    ),
     "two of these": ("{enable_on_status: [431, 400], status_code: 400, body: a}", {400: "a", 431: "a"}),
 }
 

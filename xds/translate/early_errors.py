@@ -10,7 +10,7 @@ from typing import Final
 
 from rejoinder.rules.answers import Choice, claims
 from rejoinder.rules.attributes import CODE_DETAILS, FINAL_DETAILS
-from rejoinder.rules.model import EVERY_SCOPE
+from rejoinder.rules.model import EVERY_SCOPE, STATUSES
 from rejoinder.rules.names import DETAILS
 from rejoinder.rules.program import Program
 from rejoinder.rules.request import LOCAL
@@ -26,9 +26,10 @@ rule on 5xx would change listeners.)"""
 def local_reply_config(program: Program) -> Json:
     """What a connection manager is told; empty: nothing."""
     found: dict[Choice, list[int]] = {}
+    # About what gets one of these statuses, ext_proc would be asked, and hold it.
+    held = (set(STATUSES) if program.has_handlers else program.statuses) - REFUSALS
     for status in sorted(EARLY & program.statuses):
-        # ext_proc would be asked about what gets one of the other statuses.
-        if (choice := _choice(program, status)) and choice.answer.status_code not in program.statuses - REFUSALS:
+        if (choice := _choice(program, status)) and choice.answer.status_code not in held:
             found.setdefault(choice, []).append(status)
     return {"mappers": [_mapper(*each) for each in found.items()]} if found else {}
 
