@@ -140,9 +140,8 @@ def report(samples: Mapping[str, Sequence[Sample]], rounds: str) -> Report:
         text=(
             f"A 503 of the upstream is replaced by a page of {len(rules()[FIXED].answers[0].body):,} bytes (the "
             "built-in one has its own length), for a browser's headers. CPU per request of an Envoy with one worker, "
-            f"the fixed page in the same placement and round = 1 (module: {base.median:.1f} us), and of the "
-            "ext_proc service. "
-            f"Medians (and ranges) of {rounds}, 32 connections; the upstream is a second Envoy."
+            f"the fixed page in the same placement and round = 1 (module: {base.median:.1f} us), and of the ext_proc "
+            f"service. Medians (and ranges) of {rounds}, 32 connections; the upstream is a second Envoy."
         ),
         columns=("", "answer", "CPU per request", "service (us)"),
         rows=tuple(rows),

@@ -35,6 +35,7 @@ ROOTS: Final = (
     # What stands in an Any.
     "envoy.config.route.v3.FilterConfig",
     "envoy.config.route.v3.RouteList",
+    "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
     "envoy.extensions.common.matching.v3.ExtensionWithMatcher",
     "envoy.extensions.filters.common.matcher.action.v3.SkipFilter",
     "envoy.extensions.filters.http.cors.v3.Cors",
