@@ -99,6 +99,8 @@ def reply(answer: Answer, status: int, asked: Asked = NOBODY, rule: str = "") ->
         for name, given in chosen.headers
     )
     body = chosen.body if isinstance(chosen.body, bytes) else fill(chosen.body, value)
+    if not body:  # Envoy would not send it either
+        headers = tuple(header for header in headers if header[0] != "content-type")
     return Reply(code, (*headers, *_kept(answer, headers, asked.response)), body)
 
 

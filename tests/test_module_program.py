@@ -135,6 +135,16 @@ def test_of_lines_without_a_value_commas_are_left_and_values_of_headers_have_no_
     assert dict(found[1].headers)["x-b"] == joined.strip()
 
 
+def test_a_body_that_becomes_empty_has_no_type(loaded: ctypes.CDLL, tmp_path: Path) -> None:
+    body = 'body: "{{ request.query.none }}", template: true, headers: {content-type: "text/{{ status }}", x-a: "1"}'
+    (tmp_path / "rules.yaml").write_text(f"rules: [{{name: r, {body}}}]")
+    request = Request("GET", "a.test", "/")
+    rules = ruleset(tmp_path / "rules.yaml").rules
+    with reads(loaded, encode(compile_rules(rules))) as program:
+        found = program.ask(request, "", None)
+    assert found == ("r", Reply(200, (("x-a", "1"),), b"")) == ("r", decide(Ruleset(rules=rules), request).reply)
+
+
 GOOD = h.reply([(503, 503)], 503, headers=[("x-a", "1")], body=b"busy")
 
 

@@ -148,6 +148,17 @@ static buffer trimmed(buffer value) {
   return value;
 }
 
+/* Without a body there is none; in a local reply, Envoy would not send it either. */
+static void drop_content_type(reply *made) {
+  size_t count = 0;
+  for (size_t i = 0; i < made->header_count; i++) {
+    if (!same((buffer){made->headers[i].name, made->headers[i].name_length}, TEXT("content-type"))) {
+      made->headers[count++] = made->headers[i];
+    }
+  }
+  made->header_count = count;
+}
+
 static bool has_header(const reply *made, size_t count, buffer name) {
   for (size_t i = 0; i < count; i++) {
     if (same((buffer){made->headers[i].name, made->headers[i].name_length}, name)) {
@@ -219,6 +230,9 @@ reply *reply_make(const program *asked, const reply *given, const question *abou
     }
     if (from->by_template) {
       made->body = filled(&of, made, from->body);
+      if (!made->body.length) {
+        drop_content_type(made);
+      }
     }
     keep_headers(&of, made, given);
   }
