@@ -47,10 +47,10 @@ class Rules:
     """The time as RFC 3339 has it."""
     _ready: dict[tuple[int, int], bytes] = field(default_factory=dict, compare=False, repr=False)
 
-    def ready(self, choice: Choice, status: int, asked: Asked) -> bytes:
+    def ready(self, choice: Choice, status: int, asked: Asked, observed: tuple[str, ...] = ()) -> bytes:
         """The encoded reply that an answer of this program makes to an upstream's status."""
-        if not choice.answer.fixed:
-            return immediate(choice.reply(status, replace(asked, time=self.clock())), choice.rule)
+        if observed or not choice.answer.fixed:
+            return immediate(choice.reply(status, replace(asked, time=self.clock())), choice.rule, observed)
         # The program keeps its choices. Most make the same reply whatever the upstream's status.
         key = (id(choice), status if choice.answer.status_code is None else 0)
         ready = self._ready.get(key)
@@ -67,6 +67,8 @@ class Call:
     request: handlers.Request
     response: handlers.Response | None
     rule: str
+    observed: tuple[str, ...]
+    """The rules in front of it that would have answered, and only observe."""
 
 
 @dataclass(slots=True)
@@ -124,9 +126,14 @@ class Session:
     def on_reply(self, call: Call, made: Reply | HandlerError | None) -> Output:
         """What the reply of a handler leads to, or its failure."""
         self._state = State.DONE
-        if isinstance(made, HandlerError):
-            return Output(failed=call.rule)
-        return Output() if made is None else Output(immediate(made, call.rule), rule=call.rule)
+        if isinstance(made, Reply):
+            return Output(immediate(made, call.rule, call.observed), rule=call.rule, observed=call.observed)
+        failed = None if made is None else call.rule
+        if call.response is not None:
+            return Output(failed=failed)  # the other stream is asked about it yet
+        self._state = State.RESPONSE
+        go_on = passing(call.observed, "request_headers") or PASS_REQUEST
+        return Output(go_on, failed=failed, observed=call.observed)
 
     def _on_request(self, message: RequestHeaders) -> tuple[State, Output]:
         asked = Asked(
@@ -135,19 +142,14 @@ class Session:
         seen: list[str] = []
         choice = self._rules.program.on_request(asked.request, asked.route, seen)
         observed = tuple(seen)
+        self._asked = message
         if choice is not None and choice.answer.handler:
-            call = Call(
-                choice.answer.handler,
-                _readable_request(message),
-                None,
-                choice.rule,
-            )
-            return State.HANDLER, Output(observed=observed, call=call)
+            call = Call(choice.answer.handler, _readable_request(message), None, choice.rule, observed)
+            return State.HANDLER, Output(call=call)
         if choice is not None:
-            return State.DONE, Output(self._rules.ready(choice, 0, asked), choice.rule, observed=observed)
+            return State.DONE, Output(self._rules.ready(choice, 0, asked, observed), choice.rule, observed=observed)
         if not self._rules.program.has_handlers:
             return State.DONE, Output(passing(observed, "request_headers"), observed=observed)
-        self._asked = message
         return State.RESPONSE, Output(passing(observed, "request_headers") or PASS_REQUEST, observed=observed)
 
     def _on_response(self, message: ResponseHeaders) -> tuple[State, Output]:
@@ -162,16 +164,17 @@ class Session:
         came = Response(message.status, message.headers, UPSTREAM if details == VIA_UPSTREAM else LOCAL)
         seen: list[str] = []
         choice = self._rules.program.on_status(request, route, came, seen)
-        observed = tuple(seen) if asked is None else ()  # else it is the matter of the other stream
-        if choice is None:
-            return State.DONE, Output(passing(observed, "response_headers"), observed=observed)
-        if not choice.answer.handler:
-            reply = self._rules.ready(choice, message.status, Asked(request, route, came))
+        observed = tuple(seen)
+        if choice is not None and not choice.answer.handler:
+            reply = self._rules.ready(choice, message.status, Asked(request, route, came), observed)
             return State.DONE, Output(reply, choice.rule, observed=observed)
-        if asked is None:  # the matter of the stream that has seen the request, if there is one
+        if asked is None:  # a handler is the matter of the stream that has seen the request, if there is one
             return State.DONE, Output(passing(observed, "response_headers"), observed=observed)
+        if choice is None:
+            return State.DONE, Output()  # the other stream is asked, and tells who has observed it
         response = handlers.Response(message.status, _readable(message.headers))
-        return State.HANDLER, Output(call=Call(choice.answer.handler, _readable_request(asked), response, choice.rule))
+        call = Call(choice.answer.handler, _readable_request(asked), response, choice.rule, observed)
+        return State.HANDLER, Output(call=call)
 
 
 Step = Callable[[Session, Any], tuple[State, Output]]

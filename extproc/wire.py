@@ -172,20 +172,18 @@ def passing(observed: Sequence[str], what: str) -> bytes:
     """
     if not observed:
         return b""
-    told: dict[str, object] = {"string_value": ",".join(observed).encode()}
-    message = _ProcessingResponse(
-        **{what: {}}, dynamic_metadata=_struct(METADATA, {"struct_value": _struct("observed", told)})
-    )
+    message = _ProcessingResponse(**{what: {}}, dynamic_metadata=_metadata(observed=observed))
     encoded: bytes = message.SerializeToString()
     return encoded
 
 
-def immediate(reply: Reply, rule: str) -> bytes:
+def immediate(reply: Reply, rule: str, observed: Sequence[str] = ()) -> bytes:
     """A reply in place of whatever comes or came from an upstream: Envoy makes a response of its own (a local reply).
 
     Args:
         reply: what the client gets.
         rule: the name of the rule, or route, that it is due to: Envoy can log it.
+        observed: the names of the rules that have observed it.
     """
     message = _ProcessingResponse(
         immediate_response={
@@ -194,14 +192,21 @@ def immediate(reply: Reply, rule: str) -> bytes:
             "body": reply.body,
             "details": f"{DETAILS}{_SPACES.sub('_', rule)}".encode(),
         },
-        dynamic_metadata=_struct(METADATA, {"struct_value": _struct("rule", {"string_value": rule.encode()})}),
+        dynamic_metadata=_metadata([rule], observed),
     )
     encoded: bytes = message.SerializeToString()
     return encoded
 
 
-def _struct(key: str, value: dict[str, object]) -> dict[str, object]:
-    return {"fields": [{"key": key.encode(), "value": value}]}
+def _metadata(rule: Sequence[str] = (), observed: Sequence[str] = ()) -> dict[str, object]:
+    told = {"rule": rule, "observed": observed}
+    return _struct(
+        {METADATA: {"struct_value": _struct({k: {"string_value": ",".join(v).encode()} for k, v in told.items() if v})}}
+    )
+
+
+def _struct(fields: Mapping[str, object]) -> dict[str, object]:
+    return {"fields": [{"key": key.encode(), "value": value} for key, value in fields.items()]}
 
 
 # In response_code_details, which access logs separate by spaces.
@@ -214,7 +219,7 @@ def _set_headers(headers: Iterable[Header]) -> list[dict[str, object]]:
     for name, value in headers:
         options.append(
             {
-                "header": {"key": name.encode(), "raw_value": value.encode()},
+                "header": {"key": name.encode(), "raw_value": value.encode("utf-8", "surrogateescape")},
                 # The first of a name takes the place of what Envoy has (the content-type of a local reply), the others
                 # stand beside it. The filter reads this deprecated field: it cannot tell `append_action:
                 # APPEND_IF_EXISTS_OR_ADD`, a zero, from none, and then overwrites.

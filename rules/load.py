@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from rejoinder.rules import addresses, document, higress, native
+from rejoinder.rules import document, higress
 from rejoinder.rules.document import Scalar, ScalarKind, quoted
 from rejoinder.rules.fields import Mention, Place, Source, closest, similar_to
 from rejoinder.rules.files import SUFFIXES, Files, Fingerprint, UnreadableError
@@ -35,6 +35,9 @@ from rejoinder.rules.model import (
 )
 from rejoinder.rules.page import Branding, rule_with_pages
 from rejoinder.rules.problem import Problem, Severity
+from rejoinder.rules.rule_file import addresses, content
+from rejoinder.rules.rule_file.routes import routes as read_routes
+from rejoinder.rules.rule_file.rules import rules as read_rules
 from rejoinder.rules.shadow import shadowed
 
 if TYPE_CHECKING:
@@ -224,14 +227,14 @@ def _read_rule_file(place: Place) -> Part:
     return Part(
         listeners=fields.get("listen", addresses.listeners, ()),
         upstreams=fields.get("upstreams", addresses.upstreams, ()),
-        routes=fields.get("routes", native.routes, ()),
-        branding=fields.get("branding", native.branding, None),
+        routes=fields.get("routes", read_routes, ()),
+        branding=fields.get("branding", content.branding, None),
         rules=(
             *higress.scoped_rules(fields),
             *(
                 (higress.top_level_rule(fields, beside_sections=beside),)
                 if higress.has_top_level_rule(fields)
-                else fields.get("rules", native.rules, ())
+                else fields.get("rules", read_rules, ())
             ),
         ),
     )

@@ -82,13 +82,13 @@ def _with_page(answer: Answer, branding: Branding) -> Iterator[Answer]:
         yield replace(answer, variants=variants(answer.status_code, branding))
         return
     for pattern in answer.enable_on_status:
-        if len(pattern.digits) == 3:
+        if pattern.exactness == 3:
             found = variants(pattern.statuses()[0], branding)
             yield replace(answer, variants=found, enable_on_status=(pattern,))
-    patterns = tuple(each for each in answer.enable_on_status if len(each.digits) < 3)
+    patterns = tuple(each for each in answer.enable_on_status if each.exactness < 3)
     if patterns or not answer.enable_on_status:
-        classes = {each.digits[:1] for each in patterns}
-        one = int(min(classes) + "99") if len(classes) == 1 and classes != {""} else None
+        classes = {str(each)[0] for each in patterns}
+        one = int(min(classes) + "99") if len(classes) == 1 and "x" not in classes else None
         yield replace(answer, variants=variants(one, branding), enable_on_status=patterns)
 
 

@@ -104,7 +104,8 @@ def _answered_before(rules: Sequence[_Entry]) -> Iterator[Problem]:
 
 
 def _of_rule(rule: Rule) -> _Entry:
-    narrowed = rule.unless is not None or rule.sees_responses  # its scope does not say which requests it takes
+    # Its scope does not say which requests it takes; or it takes none.
+    narrowed = rule.unless is not None or rule.sees_responses or rule.observe
     if rule.unconditional:
         return _Entry(rule.name, rule.position, rule.scope, True, answers=True, narrowed=narrowed)
     claimed = claims(rule)

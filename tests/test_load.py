@@ -40,8 +40,9 @@ from rejoinder.rules.model import (
     StringMatch,
     Upstream,
 )
-from rejoinder.rules.native import MAX_BODY_SIZE, MAX_HEADER_SIZE
 from rejoinder.rules.problem import Severity
+from rejoinder.rules.rule_file.content import MAX_BODY_SIZE
+from rejoinder.rules.rule_file.headers import MAX_HEADER_SIZE
 
 
 @pytest.fixture(autouse=True)

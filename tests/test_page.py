@@ -19,7 +19,9 @@ import pytest
 from rejoinder.cli import main
 from rejoinder.rules import page as built_in
 from rejoinder.rules.accept import Offer, best
-from rejoinder.rules.page import STATUSES, Branding
+from rejoinder.rules.answers import claims
+from rejoinder.rules.model import Answer, Rule, StatusPattern
+from rejoinder.rules.page import STATUSES, Branding, rule_with_pages
 from rejoinder.rules.template import NAMES, Variable, default_escape, fill, parse
 
 
@@ -191,6 +193,24 @@ def test_everybody_gets_what_they_accept(
     found = variants(503)
     chosen = found[best([Offer(each.content_type, each.language) for each in found], accept, accept_language)]
     assert (chosen.content_type, chosen.language) == (content_type, language)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "status", "like"),
+    [
+        ("5x4", 514, 511),
+        ("5x4", 504, 511),
+        ("xx4", 404, None),
+        ("x0x", 503, None),
+        ("4x3", 413, 499),
+        ("504", 504, 504),
+    ],
+)
+def test_the_words_of_a_pattern_fit_all_of_its_statuses(pattern: str, status: int, like: int | None) -> None:
+    asked = Rule("r", (Answer(None, enable_on_status=(StatusPattern(pattern.rstrip("x")),), page=True),))
+    answer = claims(rule_with_pages(asked, Branding())).answer(status)
+    assert answer is not None
+    assert answer.variants == built_in.variants(like)
 
 
 # --- words ---

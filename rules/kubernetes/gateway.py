@@ -33,7 +33,7 @@ from rejoinder.rules.kubernetes.status import (
     condition,
 )
 from rejoinder.rules.model import RULE_FILES, Listener, Position
-from rejoinder.rules.native import domains
+from rejoinder.rules.rule_file.matches import domains
 
 INVALID_ROUTE_KINDS: Final = "InvalidRouteKinds"
 """The reason where a listener lets in kinds that there are not: it goes on with those that there are."""
