@@ -154,6 +154,7 @@ async def serving(address: Address, app: web.Application) -> AsyncIterator[Addre
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise OSError(f"cannot listen on {show_address(*address)}: {reason}") from error
+    listening.setblocking(False)
     # Those that do not read what they have asked for, either (inherited by their sockets).
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(IDLE_SECONDS * 1000))
     runner = web.AppRunner(
@@ -163,24 +164,30 @@ async def serving(address: Address, app: web.Application) -> AsyncIterator[Addre
         await runner.setup()
         connections = runner.server
         assert connections is not None
-
-        def connect() -> asyncio.Protocol:
-            return connections() if len(connections.connections) < MAX_CONNECTIONS else _HangUp()
-
-        server = await asyncio.get_running_loop().create_server(connect, sock=listening)
+        accepting = asyncio.create_task(_accept(listening, connections))
         try:
             yield listening.getsockname()[:2]
         finally:
-            server.close()
+            accepting.cancel()
+            await asyncio.gather(accepting, return_exceptions=True)
+            listening.close()
             await runner.cleanup()
 
 
-class _HangUp(asyncio.Protocol):
-    """For those that are too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()
+async def _accept(listening: socket.socket, connections: web.Server) -> None:
+    """Take in connections, one by one and not too many: a server of asyncio would take in a hundred at a time."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            client, _ = await loop.sock_accept(listening)
+        except OSError:  # no file descriptors left
+            await asyncio.sleep(1)
+            continue
+        if len(connections.connections) >= MAX_CONNECTIONS:
+            client.close()
+            continue
+        with contextlib.suppress(OSError):  # it has gone
+            await loop.connect_accepted_socket(connections, client)
 
 
 def _json(status: dict[str, Any]) -> str:

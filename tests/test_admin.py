@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -30,29 +31,34 @@ def get(address: Address, path: str) -> tuple[int, bytes]:
     return response.status, response.body
 
 
-@pytest.mark.parametrize("so_far", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nhost: a\r\n"])
-def test_connections_that_say_nothing_or_half_are_few_and_end(monkeypatch: pytest.MonkeyPatch, so_far: bytes) -> None:
-    monkeypatch.setattr(admin, "IDLE_SECONDS", 0.3)
+def test_there_are_so_many_connections_at_most() -> None:
     with serving() as address, contextlib.ExitStack() as stack:
-        silent = []
         for _ in range(admin.MAX_CONNECTIONS + 20):
-            client = stack.enter_context(socket.create_connection(address, timeout=SECONDS))
-            with contextlib.suppress(ConnectionError):
-                client.sendall(so_far)
-                silent.append(client)
-        for client in silent:  # all are hung up on
-            with contextlib.suppress(ConnectionError):
-                assert client.recv(1) == b""
-        wait_for(lambda: get(address, "/") == (200, b"here"))
+            stack.enter_context(socket.create_connection(address, timeout=SECONDS))
+        wait_for(lambda: states(address[1]).count("01") == admin.MAX_CONNECTIONS)
+
+
+@pytest.mark.parametrize("so_far", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nhost: a\r\n"])
+def test_connections_that_say_nothing_or_half_end(monkeypatch: pytest.MonkeyPatch, so_far: bytes) -> None:
+    monkeypatch.setattr(admin, "IDLE_SECONDS", 0.3)
+    with serving() as address, socket.create_connection(address, timeout=SECONDS) as silent:
+        silent.sendall(so_far)
+        with contextlib.suppress(ConnectionError):
+            assert silent.recv(1) == b""
+        assert get(address, "/") == (200, b"here")
 
 
 def test_a_client_that_does_not_read_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admin, "IDLE_SECONDS", 0.3)
-    monkeypatch.setattr(admin, "MAX_CONNECTIONS", 1)
     with serving() as address, socket.create_connection(address) as deaf:
         deaf.sendall(b"GET /large HTTP/1.1\r\nhost: localhost\r\n\r\n")
-        # As long as it is there, nobody else is let in.
-        wait_for(lambda: get(address, "/") == (200, b"here"))
+        wait_for(lambda: "01" not in states(address[1]))
+
+
+def states(port: int) -> list[str]:
+    """Of TCP connections to a server (https://docs.kernel.org/networking/proc_net_tcp.html); 01: established."""
+    lines = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return [state for _, local, _, state, *_ in lines if local.endswith(f":{port:04X}") and state != "0A"]
 
 
 def test_a_page_that_takes_long_holds_up_nothing_else_in_the_event_loop() -> None:

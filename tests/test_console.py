@@ -173,7 +173,8 @@ def test_a_page_of_a_rule_does_nothing_even_if_it_is_opened_by_itself(file: Path
         (policy,) = page.values("content-security-policy")
         assert policy.startswith("sandbox; default-src 'none'")
         assert page.values("content-type") == ["text/html"]
-        for query, status in (({"url": "/", "status": 500}, 404), ({"url": "/"}, 404), ({"url": "ftp://a"}, 400)):
+        text = {"url": "/shop", "status": 503}  # of another type
+        for query, status in ((text, 404), ({"url": "/"}, 404), ({"url": "ftp://a"}, 400)):
             assert it.get("/api/explain/page", **query).status == status
 
 
