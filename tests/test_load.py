@@ -951,7 +951,7 @@ def test_whatever_a_file_holds_is_loaded_or_refused_in_lines(data: bytes) -> Non
     [
         ("pass: false", "pass: expected true, or nothing at all"),
         ("body: x, unless: {}", "unless: fits every request, so the rule would never decide: say what it is not about"),
-        ("observe: true, pass: true", "observe: a rule that passes has nothing to observe"),
+        ("observe: true, pass: true", "observe: has no effect: a rule that passes has nothing to observe"),
         ("page: builtin", "page: builtin is about errors: say enable_on_status, or a status_code from 400 on, not 200"),
         ("page: true", "page: expected builtin, got the boolean true"),
         ("variants: [{body: x}]", "variants[0]: expected content_type, language or both: how else is it told from the others?"),

@@ -54,7 +54,7 @@ def _rule(place: Place) -> Rule:
         if rule.answers[0].passes:  # such a rule only ends the search
             rule = replace(rule, answers=(), final=True)
     if rule.observe and all(each.passes for each in rule.answers):
-        fields["observe"].error("a rule that passes has nothing to observe")
+        fields["observe"].warn("has no effect: a rule that passes has nothing to observe")
     return rule
 
 
