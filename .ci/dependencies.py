@@ -18,7 +18,19 @@ from typing import Final
 
 PROJECT: Final = Path(__file__).parents[1]
 
-USERS: Final = ("load", "matching", "encode", "protobuf", "http2", "grpc", "xds_server", "module", "cli")
+USERS: Final = (
+    "load",
+    "matching",
+    "encode",
+    "protobuf",
+    "http2",
+    "grpc",
+    "xds_server",
+    "module",
+    "cli",
+    "admin",
+    "console",
+)
 """Tests of what uses dependencies."""
 
 

@@ -30,11 +30,13 @@ from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint
 from rejoinder.rules.program import compile_rules
 from rejoinder.rules.reload import Memory
-from rejoinder.xds.delta import SPLITS_SINCE, DeltaRequest, Incremental
+from rejoinder.xds.delta import DeltaRequest, Incremental
+from rejoinder.xds.forms import SPLITS_SINCE
 from rejoinder.xds.plan import plan
 from rejoinder.xds.protobuf import message_class
-from rejoinder.xds.session import Output, Response
+from rejoinder.xds.session import Output
 from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, VIRTUAL_HOSTS, Snapshot
+from rejoinder.xds.stream import Response
 from rejoinder.xds.translate import Placement, Settings, translate
 from rejoinder.xds.translate.encode import snapshot
 from rejoinder.xds.wire import encode_delta_response

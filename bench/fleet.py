@@ -33,7 +33,7 @@ import grpc.aio
 from harness import Report, Spread, cpu_seconds, publish
 
 from rejoinder.cli.control import KEPT_BUILDS
-from rejoinder.xds.delta import SPLITS_SINCE
+from rejoinder.xds.forms import SPLITS_SINCE
 from rejoinder.xds.protobuf import message_class
 from rejoinder.xds.server import ADS
 from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, VIRTUAL_HOSTS, ResourceType

@@ -38,6 +38,7 @@ class Benchmark:
 BENCHMARKS: Final = (
     Benchmark("foreign", ("--short",)),
     Benchmark("placements", ("1", "1")),
+    Benchmark("answers", ("--short",)),
     Benchmark("outage", ("--short",)),
     Benchmark("program", ("--short",)),
     Benchmark("matching", ("1", "1")),

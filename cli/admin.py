@@ -1,31 +1,57 @@
 """What Rejoinder itself serves over HTTP: its admin interface, and the module for Envoys that fetch it.
 
-The admin interface has two pages: `/status` says what goes on as JSON, `/metrics` the counters in Prometheus' text
-format. It is for a loopback or private address: it shows the names of rules and Envoys, and changes nothing.
+The admin interface is the console (`web`), and two pages: `/status` says what goes on as JSON, `/metrics` the counters
+in Prometheus' text format. It is for a loopback or private address: it shows what the files say, and changes nothing.
+It shares the event loop of xDS and ext_proc, so whatever takes time is done in a thread of its own.
 """
 
 from __future__ import annotations
 
-import http.server
+import asyncio
+import contextlib
+import functools
+import ipaddress
 import json
 import logging
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Final
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, ParamSpec, TypeVar
+
+from aiohttp import web
 
 from rejoinder.cli.arguments import Address
 from rejoinder.cli.metrics import CONTENT_TYPE, Metrics
 from rejoinder.envoy.module import library
 from rejoinder.rules.http import show_address
+from rejoinder.rules.request import host_of
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _LOG: Final = logging.getLogger("rejoinder.admin")
 
+_STRANGERS: Final = logging.Logger("strangers", logging.CRITICAL)
+"""What is no HTTP is answered 400, and nobody's trouble here; what our pages do wrong is logged in `application`."""
+
 MAX_CONNECTIONS: Final = 32
-"""Each has a thread. Whoever connects and says nothing must not have them all, nor many of our file descriptors."""
+"""Whoever connects and says nothing must not have them for ever, nor many of our file descriptors."""
 IDLE_SECONDS: Final = 10.0
+
+HEADERS: Final = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-store",
+}
+"""Nothing comes from elsewhere or is told to anybody, and no text becomes a script or a frame."""
+
+_THREAD: Final = web.AppKey("thread", ThreadPoolExecutor)
 
 Status = Callable[[], dict[str, Any]]
 Pages = Mapping[str, tuple[str, Callable[[], bytes]]]
@@ -45,85 +71,124 @@ def module() -> Pages:
     return {f"/{library.LIBRARY.name}": ("application/octet-stream", library.LIBRARY.read_bytes)}
 
 
-@contextmanager
-def serving(address: Address, pages: Pages) -> Iterator[Address]:
-    """Serve pages for as long as the block lasts; the address that is bound.
+def application(
+    pages: Pages, routes: Iterable[web.RouteDef] = (), *, knows: Callable[[str], bool] = lambda _: True
+) -> web.Application:
+    """What `serving` serves.
+
+    Args:
+        pages: each is made in a thread.
+        routes: of the console.
+        knows: whether it may be asked by this host name.
+    """
+
+    @web.middleware
+    async def checked(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not knows(host_of(request.host)):
+            text = f"expected an address, localhost or a name given with --admin-name as the host, got {request.host!r}"
+            raise web.HTTPMisdirectedRequest(text=text)
+        try:
+            return await handler(request)
+        except (web.HTTPException, ConnectionError):
+            raise
+        except Exception:
+            _LOG.exception("a page could not be made")
+            raise web.HTTPInternalServerError(text="this page could not be made; the log says why") from None
+
+    async def secured(_: web.Request, response: web.StreamResponse) -> None:
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+
+    app = web.Application(middlewares=[checked])
+    app.on_response_prepare.append(secured)
+    app.add_routes([*routes, *(web.get(path, _page(*page)) for path, page in pages.items())])
+    return app
+
+
+def _page(content_type: str, make: Callable[[], bytes]) -> Handler:
+    async def page(request: web.Request) -> web.Response:
+        return web.Response(body=await in_thread(request, make), headers={"content-type": content_type})
+
+    return page
+
+
+async def in_thread(request: web.Request, make: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Have something made in the thread for what is asked here. There is one: who asks much waits, and nobody else."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(request.app[_THREAD], functools.partial(make, *arguments, **named))
+
+
+def knows_host(address: Address, names: Container[str]) -> Callable[[str], bool]:
+    """By which names a server may be asked that listens there: addresses, localhost, and these names. Any other may be
+    that of a stranger's page, whose name leads here by now (DNS rebinding). No page of the internet has a name without
+    a dot; containers and services have."""
+    elsewhere = not is_loopback(address)
+
+    def knows(name: str) -> bool:
+        with contextlib.suppress(ValueError):
+            ipaddress.ip_address(name.strip("[]"))
+            return True
+        return name in ("localhost", address[0].lower()) or name in names or (elsewhere and "." not in name)
+
+    return knows
+
+
+def is_loopback(address: Address) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(address[0]).is_loopback
+    return address[0] == "localhost"
+
+
+@contextlib.asynccontextmanager
+async def serving(address: Address, app: web.Application) -> AsyncIterator[Address]:
+    """Serve for as long as the block lasts; the address that is bound.
 
     Args:
         address: port 0 takes any free one.
-        pages: what there is.
+        app: is of no further use afterwards.
 
     Raises:
         OSError: the address cannot be used.
     """
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        timeout = IDLE_SECONDS
-
-        def do_GET(self) -> None:
-            if self.path not in pages:
-                self.send_error(404, f"expected {' or '.join(pages)}")
-                return
-            content_type, page = pages[self.path]
-            body = page()
-            self.send_response(200)
-            self.send_header("content-type", content_type)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-            pass
-
     try:
-        server = _Server(address, Handler)
+        listening = socket.create_server(address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
     except OSError as error:
-        raise OSError(f"cannot listen on {show_address(*address)}: {error.strerror}") from error
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="admin", daemon=True)
-    thread.start()
-    try:
-        host, port = server.server_address[:2]
-        yield str(host), int(port)
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-class _Server(http.server.ThreadingHTTPServer):
-    """Hangs up on those that are too many."""
-
-    request_queue_size = MAX_CONNECTIONS
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._room = threading.BoundedSemaphore(MAX_CONNECTIONS)
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - the base class's
-        return self._room.acquire(blocking=False)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise OSError(f"cannot listen on {show_address(*address)}: {reason}") from error
+    listening.setblocking(False)
+    # Those that do not read what they have asked for, either (inherited by their sockets).
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(IDLE_SECONDS * 1000))
+    runner = web.AppRunner(
+        app, access_log=None, logger=_STRANGERS, keepalive_timeout=IDLE_SECONDS, shutdown_timeout=0.1
+    )
+    with ThreadPoolExecutor(1, "admin") as app[_THREAD]:
+        await runner.setup()
+        connections = runner.server
+        assert connections is not None
+        accepting = asyncio.create_task(_accept(listening, connections))
         try:
-            super().process_request_thread(request, client_address)
+            yield listening.getsockname()[:2]
         finally:
-            self._room.release()
+            accepting.cancel()
+            await asyncio.gather(accepting, return_exceptions=True)
+            listening.close()
+            await runner.cleanup()
 
-    def get_request(self) -> tuple[Any, Any]:
+
+async def _accept(listening: socket.socket, connections: web.Server) -> None:
+    """Take in connections, one by one and not too many: a server of asyncio would take in a hundred at a time."""
+    loop = asyncio.get_running_loop()
+    while True:
         try:
-            return super().get_request()
-        except OSError:
-            time.sleep(0.1)  # no file descriptors left: `serve_forever` would ask again at once, and for ever
-            raise
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request(request, client_address)
-        except BaseException:  # no threads left
-            self._room.release()
-            raise
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's
-        if not isinstance(sys.exception(), OSError):  # a client that has gone
-            _LOG.exception("a page could not be made")
+            client, _ = await loop.sock_accept(listening)
+        except OSError:  # no file descriptors left
+            await asyncio.sleep(1)
+            continue
+        if len(connections.connections) >= MAX_CONNECTIONS:
+            client.close()
+            continue
+        with contextlib.suppress(OSError):  # it has gone
+            await loop.connect_accepted_socket(connections, client)
 
 
 def _json(status: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ _EXAMPLES: Final = {
     "up": """examples:
   rejoinder up rules.yaml
   rejoinder up rules/ --listen 127.0.0.1:8080 --upstream httpbin=http://127.0.0.1:8000
+  rejoinder up rules.yaml --admin 127.0.0.1:18002        and open http://127.0.0.1:18002/
 """,
     "serve": """examples:
   rejoinder serve /etc/rejoinder                 then start Envoy with: rejoinder bootstrap ads > envoy.yaml
@@ -124,11 +125,17 @@ def parser() -> argparse.ArgumentParser:
     explain = _command(commands, "explain", "say which route and rule decide about a request, and what is sent")
     _sources(explain)
     explain.add_argument(
-        "--url", required=True, type=_url, help="the request's URL; a path alone is asked of http://localhost"
+        "--url", required=True, type=parse_url, help="the request's URL; a path alone is asked of http://localhost"
     )
     explain.add_argument("--method", default="GET", help="the request's method (default GET)")
     explain.add_argument(
-        "-H", "--header", action="append", default=[], type=_header, metavar="'NAME: VALUE'", help="a request header"
+        "-H",
+        "--header",
+        action="append",
+        default=[],
+        type=parse_header,
+        metavar="'NAME: VALUE'",
+        help="a request header",
     )
     explain.add_argument(
         "--route",
@@ -136,13 +143,13 @@ def parser() -> argparse.ArgumentParser:
         help="in an Envoy with routes of its own: the name of the route that takes the request ('' for none); the "
         "files' routes count for nothing there",
     )
-    explain.add_argument("--client", default="", metavar="IP", help="the client's address")
-    explain.add_argument("--status", type=_status, metavar="N", help="the status that the upstream gives")
+    explain.add_argument("--client", type=_ip, default="", metavar="IP", help="the client's address")
+    explain.add_argument("--status", type=parse_status, metavar="N", help="the status that the upstream gives")
     explain.add_argument(
         "--response-header",
         action="append",
         default=[],
-        type=_header,
+        type=parse_header,
         metavar="'NAME: VALUE'",
         help="... with a header",
     )
@@ -176,7 +183,7 @@ def _bootstrap(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     bootstrap.add_argument(
         "--remote",
         metavar="URL",
-        type=_url,
+        type=parse_url,
         help="module: where Envoy (from 1.38) fetches the module, such as http://HOST:PORT/librejoinder.so of "
         "`rejoinder serve --module HOST:PORT`",
     )
@@ -220,7 +227,7 @@ def _preview(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     preview.add_argument("--link", default="", metavar="URL", help="where the name or logo leads")
     preview.add_argument(
         "--status",
-        type=_status,
+        type=parse_status,
         nargs="+",
         metavar="N",
         help="about these statuses (default: all with words of their own)",
@@ -298,7 +305,15 @@ def _admin(command: argparse.ArgumentParser) -> None:
         "--admin",
         type=_address,
         metavar="HOST:PORT",
-        help="Rejoinder's own admin interface: /status (JSON) and /metrics (Prometheus) (default: none)",
+        help="Rejoinder's own admin interface: the console (a page for a browser), /api, /status (JSON) and /metrics "
+        "(Prometheus) (default: none)",
+    )
+    command.add_argument(
+        "--admin-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a host name under which --admin is reached, other than localhost (may be repeated)",
     )
 
 
@@ -320,7 +335,7 @@ def _upstream(text: str) -> tuple[str, str]:
     return name, url
 
 
-def _url(text: str) -> urllib.parse.SplitResult:
+def parse_url(text: str) -> urllib.parse.SplitResult:
     whole = "://" in text and not text.startswith("/")
     try:
         url = urllib.parse.urlsplit(text if whole else f"http://localhost/{text.removeprefix('/')}")
@@ -332,14 +347,23 @@ def _url(text: str) -> urllib.parse.SplitResult:
     return url
 
 
-def _header(text: str) -> tuple[str, str]:
+def _ip(text: str) -> str:
+    import ipaddress  # noqa: PLC0415 - few commands are given one
+
+    try:
+        return text and str(ipaddress.ip_address(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected an IP address, got {text!r}") from None
+
+
+def parse_header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not (name.strip() and colon):
         raise argparse.ArgumentTypeError(f"expected 'NAME: VALUE', got {text!r}")
     return name.strip(), value.strip()
 
 
-def _status(text: str) -> int:
+def parse_status(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) == 3):
         raise argparse.ArgumentTypeError(f"expected an HTTP status, got {text!r}")
     return int(text)

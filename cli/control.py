@@ -15,12 +15,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from rejoinder.cli import console
 from rejoinder.cli.check import count
+from rejoinder.cli.history import Changes, Edit, History, Rejection, differences
 from rejoinder.cli.metrics import Metrics, State
 from rejoinder.extproc import Workers
 from rejoinder.extproc.sparing import Sparing
@@ -37,8 +38,9 @@ from rejoinder.rules.watch import changes
 from rejoinder.xds.blame import blame
 from rejoinder.xds.build import Build, build
 from rejoinder.xds.counts import Counted
+from rejoinder.xds.forms import MODULE_SINCE, NO_MODULE
 from rejoinder.xds.server import Connected, Disconnected, Event, Server
-from rejoinder.xds.session import MODULE_SINCE, NO_MODULE, Accepted, Nack, Unable
+from rejoinder.xds.session import Accepted, Nack, Unable
 from rejoinder.xds.translate import Placement, Settings
 
 _LOG: Final = logging.getLogger("rejoinder.control")
@@ -78,6 +80,8 @@ class _Made:
     problems: tuple[Problem, ...]
     fingerprints: Mapping[Path, Fingerprint]
     """Of what was read; as in `Loaded`."""
+    changes: Changes = field(default_factory=dict)
+    """Between what was published last and this."""
     again: bool = False
     """The same files may well be usable in a moment."""
 
@@ -103,7 +107,7 @@ class Control:
     ) -> None:
         self._sources = sources
         self._upstreams = dict(upstreams)
-        self._settings = settings
+        self.settings = settings
         self._memory = Memory()
         self._adjust = adjust
         self.processor = processor
@@ -117,7 +121,13 @@ class Control:
         """Whether an Envoy has rejected that."""
         self._usable = asyncio.Event()
         self._made: _Made | None = None
-        self._problems: tuple[Problem, ...] = ()
+        self.problems: tuple[Problem, ...] = ()
+        """Of the files as they are, whether they can be used or not."""
+        self.shadowed: tuple[Problem, ...] = ()
+        """Of `current`."""
+        self.history = History()
+        self.revision = 0
+        """Another one when anything of this is another, or of what Envoys have."""
         self._reload_failures = 0
         self.metrics = Metrics(self._state)
         self._tally = Tally()
@@ -182,7 +192,7 @@ class Control:
             counts=added([self._tally.counts(), counters.counts]),
             handler_failures=module | ext_proc,
             ext_proc=counters,
-            problems=self._problems,
+            problems=self.problems,
             ruleset=self.current.ruleset if self.current else Ruleset(),
             clients=self.server.status().clients,
             version=self.current.snapshot.version if self.current else "",
@@ -193,7 +203,7 @@ class Control:
         status, counters = self.server.status(), self.processor.counters()
         return {
             "version": status.version,
-            "problems": [str(problem) for problem in self._problems],
+            "problems": [str(problem) for problem in self.problems],
             "reload_failures": self._reload_failures,
             "envoys": [
                 {
@@ -223,8 +233,10 @@ class Control:
                 loaded = load(
                     self._sources, upstreams=self._upstreams, memory=self._memory, look_for_shadowed=False, files=files
                 )
-                built = build(self._adjust(loaded.ruleset), self._settings) if loaded.ruleset else None
-                return _Made(loaded, built, loaded.complaints, loaded.fingerprints)
+                built = build(self._adjust(loaded.ruleset), self.settings) if loaded.ruleset else None
+                before = self.current.ruleset if self.current else Ruleset()
+                changed = differences(before, built.ruleset) if built else {}
+                return _Made(loaded, built, loaded.complaints, loaded.fingerprints, changed)
         except Exception as error:
             self._failed("the files cannot be used")
             self._memory.forget_rules()  # who knows how far it got
@@ -239,15 +251,25 @@ class Control:
     def _failed(self, what: str) -> None:
         self._reload_failures += 1
         self.metrics.reloaded("failed")
+        self.revision += 1
         _LOG.exception("%s; what was there before stays, and the next edit is followed", what)
 
     def _warn(self, warnings: Sequence[Problem]) -> None:
-        self._problems = (*self._problems, *warnings)
+        self.shadowed = tuple(warnings)
+        self.problems = (*self.problems, *warnings)
+        self.revision += 1
         _print(warnings)
 
     def _take(self, made: _Made) -> None:
-        self._problems = made.problems
+        self.problems = made.problems
+        self.revision += 1
         _print(made.problems)
+        edit = Edit(
+            made.built.snapshot.version if made.built else "",
+            sum(problem.severity is Severity.ERROR for problem in made.problems),
+            made.changes,
+        )
+        self.history.edits.append(edit)
         if made.built is None:
             if made.loaded is not None:
                 self.metrics.reloaded("refused")
@@ -272,6 +294,7 @@ class Control:
         self._usable.set()
 
     def _on_event(self, event: Event) -> None:
+        self.revision += 1
         try:
             self._tell(event)
         except Exception:
@@ -285,6 +308,7 @@ class Control:
                 _LOG.info("%s has %s", node, snapshot.version)
                 if snapshot.version in self._published:
                     self.metrics.pushed(max(self._published[snapshot.version], self._connected.get(node, 0)))
+                self.history.accepted(node, snapshot.version)
                 self._accepted = self._builds.get(snapshot.version, self._accepted)
             case Nack() | Unable() if (number := next(self._refusals)) > MOST_REFUSALS:
                 if number == MOST_REFUSALS + 1:
@@ -295,13 +319,11 @@ class Control:
                 self._count(event)
             case Connected(node, peer, envoy):
                 self._connected[node] = time.monotonic()
-                _LOG.info(
-                    "%s (%s%s) has connected", node, f"Envoy {'.'.join(map(str, envoy))}, " if envoy else "", peer
-                )
-                if envoy:
-                    self._warn_of_version(node, envoy)
+                _LOG.info("%s (%s%s) has connected", node, f"Envoy {_dotted(envoy)}, " if envoy else "", peer)
+                if envoy and (lacking := self.lacks(envoy)):
+                    console.say(f"{node} is Envoy {_dotted(envoy)}: {lacking}", "yellow")
             case Unable(node, message):
-                console.say(f"{node} gets its answers from ext_proc, for it cannot use the module: {message}", "yellow")
+                console.say(f"{node} {unable(message)}", "yellow")
             case Disconnected(node, peer):
                 self._connected.pop(node, None)
                 _LOG.info("%s (%s) has gone", node, peer)
@@ -315,33 +337,41 @@ class Control:
             if rule in self.positions:
                 self._handler_failures[rule] += number
 
-    def _warn_of_version(self, node: str, envoy: tuple[int, int]) -> None:
-        version = ".".join(map(str, envoy))
-        if envoy < OLDEST:
-            oldest = ".".join(map(str, OLDEST))
-            console.say(f"{node} is Envoy {version}: Rejoinder is made for {oldest} and newer", "yellow")
-        elif envoy < MODULE_SINCE and self._settings.conditional is Placement.MODULE:
-            since = ".".join(map(str, MODULE_SINCE))
-            console.say(
-                f"{node} is Envoy {version}: the module needs {since}, so its answers come from ext_proc", "yellow"
-            )
+    def lacks(self, envoy: tuple[int, int] | None) -> str:
+        """What this version of Envoy cannot do; empty: nothing, as far as is known."""
+        if envoy and envoy < OLDEST:
+            return f"Rejoinder is made for {_dotted(OLDEST)} and newer"
+        if envoy and envoy < MODULE_SINCE and self.settings.conditional is Placement.MODULE:
+            return f"the module needs {_dotted(MODULE_SINCE)}, so its answers come from ext_proc"
+        return ""
 
     def _on_nack(self, nack: Nack) -> None:
         rejected = self._builds.get(nack.snapshot.version)
         places = blame(nack.message, rejected, self._accepted) if rejected else []
-        lines = (
-            f"{nack.node} rejects the {nack.type.name}: {nack.message}",
-            *(f"  about {place}" for place in places),
-            *(_python_needed(rejected) if rejected and NO_MODULE in nack.message else ()),
-        )
-        console.say(lines[0], "bold red")
-        for line in lines[1:]:
-            console.say(line)
+        what_now = ""
         if nack.instead:
-            console.say("going back to what it had before" if nack.had else "it gets what others have taken", "bold")
+            what_now = "going back to what it had before" if nack.had else "it gets what others have taken"
         elif rejected:
-            console.say("it goes on without that until the files say something else", "bold")
+            what_now = "it goes on without that until the files say something else"
+        said = f"{nack.type.name}: {nack.message}"
+        self.history.rejected(nack.node, nack.snapshot.version, Rejection(said, tuple(places[:MOST_NAMED]), what_now))
         self.rejected |= rejected is not None and rejected is self.current
+        console.say(f"{nack.node} rejects the {said}", "bold red")
+        for place in places:
+            console.say(f"  about {place}")
+        for line in _python_needed(rejected) if rejected and NO_MODULE in nack.message else ():
+            console.say(line)
+        if what_now:
+            console.say(what_now, "bold")
+
+
+def unable(message: str) -> str:
+    """What becomes of an Envoy that says this about the module."""
+    return f"gets its answers from ext_proc, for it cannot use the module: {message}"
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 def _python_needed(rejected: Build) -> Iterator[str]:

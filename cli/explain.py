@@ -1,10 +1,13 @@
-"""`rejoinder explain`: which route and rule decide about a request, where the answer is given, and what is sent."""
+"""`rejoinder explain`: which route and rule decide about a request, where the answer is given, and what is sent.
+
+`explain` is the way in, for the console in the browser as well; `as_json` is what it found for programs.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import SplitResult
 
@@ -18,7 +21,7 @@ from rejoinder.rules.load import load
 from rejoinder.rules.misfit import misfit, rule_misfit
 from rejoinder.rules.model import STATUSES, Forward, Position, Route, Rule, Ruleset, Scope, native_rules
 from rejoinder.rules.program import Program, compile_rules
-from rejoinder.rules.request import LOCAL, MADE_UP, Request, RequestError, Response, now, parse
+from rejoinder.rules.request import LOCAL, MADE_UP, UPSTREAM, Request, RequestError, Response, now, parse
 from rejoinder.xds.translate import Placement
 
 _SHOWN_RULES = 5
@@ -28,7 +31,23 @@ _SHOWN_BODY = 200
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Step:
+class Question:
+    """A request, and what becomes of it; the fields are the options of the command."""
+
+    url: SplitResult
+    method: str = "GET"
+    header: Sequence[tuple[str, str]] = ()
+    route: str | None = None
+    """Of an Envoy with routes of its own, empty if none fits there; None: the routes are ours."""
+    client: str = ""
+    status: int | None = None
+    """That the upstream gives; None: all are asked about."""
+    response_header: Sequence[tuple[str, str]] = ()
+    source: str = UPSTREAM
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
     """One thing that was looked at on the way to the decision."""
 
     kind: str
@@ -39,10 +58,10 @@ class _Step:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Explanation:
+class Explanation:
     request: Request
     decision: Decision
-    steps: tuple[_Step, ...]
+    steps: tuple[Step, ...]
     placement: str
     """Where what the client gets is made: native, ext_proc, module or upstream."""
     rule: str | None
@@ -61,21 +80,41 @@ def run(options: argparse.Namespace) -> int:
     console.print_problems(problem for problem in loaded.problems if loaded.ruleset is None)
     if loaded.ruleset is None:
         return 1
+    if options.status is None and (options.response_header or options.source != UPSTREAM):
+        return console.fail("--response-header and --source are about a response: say its --status")
+    question = Question(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Question)})
     try:
-        request = _request(options)
+        explanation = explain(loaded.ruleset, question, _placement(options.conditional))
     except RequestError as error:
-        console.say(f"Envoy answers {error.status} before any rule is asked: {error}")
+        console.say(refused(error))
         return 0
-    conditional = _placement(options.conditional).value
-    ruleset = loaded.ruleset if options.route is not None else _at_listener(loaded.ruleset, request, options.url)
-    response = options.status and Response(options.status, tuple(options.response_header), options.source)
-    explanation = _explain(ruleset, request, response, conditional, options.route)
-    explanation = dataclasses.replace(explanation, steps=(*_changed(options, request), *explanation.steps))
     if options.format == "json":
-        console.print_json(_json(explanation))
+        console.print_json(as_json(explanation))
     else:
         _print(explanation, options.status)
     return 0
+
+
+def explain(ruleset: Ruleset, question: Question, conditional: Placement) -> Explanation:
+    """What happens to a request, and why. Pure.
+
+    Args:
+        conditional: where the answers to an upstream's status are given.
+
+    Raises:
+        RequestError: Envoy would not take the request.
+    """
+    request = _request(question)
+    there = ruleset if question.route is not None else _at_listener(ruleset, request, question.url)
+    response = (
+        None if question.status is None else Response(question.status, tuple(question.response_header), question.source)
+    )
+    explanation = _explain(there, request, response, conditional.value, question.route)
+    return dataclasses.replace(explanation, steps=(*_changed(question, request), *explanation.steps))
+
+
+def refused(error: RequestError) -> str:
+    return f"Envoy answers {error.status} before any rule is asked: {error}"
 
 
 def _placement(asked: str | None) -> Placement:
@@ -88,28 +127,28 @@ def _placement(asked: str | None) -> Placement:
         return Placement.EXT_PROC
 
 
-def _request(options: argparse.Namespace) -> Request:
-    url = options.url
-    headers = tuple((name, value) for name, value in options.header if name.lower() != "host")
+def _request(question: Question) -> Request:
+    url = question.url
+    headers = tuple((name, value) for name, value in question.header if name.lower() != "host")
     target = (url.path or "/") + (f"?{url.query}" if url.query else "")
-    parsed = parse(options.method, ",".join(_sent("host", options)), target, headers, scheme=url.scheme)
-    return dataclasses.replace(parsed, client=options.client)
+    parsed = parse(question.method, ",".join(_sent("host", question)), target, headers, scheme=url.scheme)
+    return dataclasses.replace(parsed, client=question.client)
 
 
-def _sent(name: str, options: argparse.Namespace) -> list[str]:
+def _sent(name: str, question: Question) -> list[str]:
     """The values of a header that the client sends."""
-    values = [value for other, value in options.header if other.lower() == name]
-    return values or ([options.url.netloc] if name == "host" else [])
+    values = [value for other, value in question.header if other.lower() == name]
+    return values or ([question.url.netloc] if name == "host" else [])
 
 
-def _changed(options: argparse.Namespace, request: Request) -> Iterator[_Step]:
+def _changed(question: Question, request: Request) -> Iterator[Step]:
     """The headers that Envoy changes before any rule is asked."""
-    for name in dict.fromkeys(["host", *(name.lower() for name, _ in options.header)]):
+    for name in dict.fromkeys(["host", *(name.lower() for name, _ in question.header)]):
         seen = request.header(name)
-        if seen != _sent(name, options):
+        if seen != _sent(name, question):
             such = "such as " if name in MADE_UP else ""
             verdict = f"Envoy makes it {such}{quoted(', '.join(seen))}" if seen else "Envoy takes it away"
-            yield _Step("header", name, Position("", 0), verdict, False)
+            yield Step("header", name, Position("", 0), verdict, False)
 
 
 def _at_listener(ruleset: Ruleset, request: Request, url: SplitResult) -> Ruleset:
@@ -125,15 +164,12 @@ def _at_listener(ruleset: Ruleset, request: Request, url: SplitResult) -> Rulese
 
 def _explain(
     ruleset: Ruleset, request: Request, response: Response | None, conditional: str, route_name: str | None
-) -> _Explanation:
-    """Args: route_name: of an Envoy with routes of its own, empty if none fits there; None: the routes are ours."""
+) -> Explanation:
     ours = route_name is None
     if request.moved and ours:
         reply = Reply(307, (("location", request.target),), b"")
-        step = _Step(
-            "path", request.target, Position("", 0), "escaped slashes: Envoy redirects to the plain path", True
-        )
-        return _Explanation(request, decide(Ruleset(), request), (step,), "native", None, reply, ())
+        step = Step("path", request.target, Position("", 0), "escaped slashes: Envoy redirects to the plain path", True)
+        return Explanation(request, decide(Ruleset(), request), (step,), "native", None, reply, ())
     decision = decide(ruleset, request, route_name=route_name)
     routes = _route_steps(ruleset, request, decision) if ours else _foreign_route(route_name)
     program, route = compile_rules(ruleset.rules), route_name or (decision.route.name if decision.route else None)
@@ -141,49 +177,51 @@ def _explain(
     if nowhere and response is None and not decision.reply:
         response = Response(NO_ROUTE_STATUS, source=LOCAL)
     steps = (*routes, *_rule_steps(ruleset, decision, response), _program_step(program, request, route))
+    if decision.rule and (handler := decision.rule.answers[0].handler):
+        return Explanation(request, decision, steps, conditional, decision.rule.name, None, (), handler)
     if decision.reply:
         rule = decision.rule
         native = ours and (rule is None or rule in native_rules(ruleset.rules))
         name = rule.name if rule else None
-        return _Explanation(request, decision, steps, "native" if native else conditional, name, decision.reply, ())
+        return Explanation(request, decision, steps, "native" if native else conditional, name, decision.reply, ())
     if response is None:
-        return _Explanation(request, decision, steps, "upstream", None, None, tuple(_statuses(decision, conditional)))
+        return Explanation(request, decision, steps, "upstream", None, None, tuple(_statuses(decision, conditional)))
     choice = program.on_status(request, route, response)
     if choice and choice.answer.handler:
-        return _Explanation(request, decision, steps, conditional, choice.rule, None, (), choice.answer.handler)
+        return Explanation(request, decision, steps, conditional, choice.rule, None, (), choice.answer.handler)
     if choice:
         steps = (*steps, *_lost_headers(decision.route))
         reply = choice.reply(response.status, Asked(request, route, response, now()))
-        return _Explanation(request, decision, steps, conditional, choice.rule, reply, ())
+        return Explanation(request, decision, steps, conditional, choice.rule, reply, ())
     if nowhere:
-        return _Explanation(request, decision, steps, "native", None, Reply(NO_ROUTE_STATUS, (), b""), ())
-    return _Explanation(request, decision, steps, "upstream", None, None, ())
+        return Explanation(request, decision, steps, "native", None, Reply(NO_ROUTE_STATUS, (), b""), ())
+    return Explanation(request, decision, steps, "upstream", None, None, ())
 
 
-def _route_steps(ruleset: Ruleset, request: Request, decision: Decision) -> Iterator[_Step]:
+def _route_steps(ruleset: Ruleset, request: Request, decision: Decision) -> Iterator[Step]:
     for route in ruleset.routes:
         reason = misfit(Scope(domains=route.domains, request=route.request), request, None)
-        verdict = f"does not fit: {reason}" if reason else f"takes the request: {_action(route)}"
-        yield _Step("route", route.title or route.name, route.position, verdict, route is decision.route)
+        verdict = f"does not fit: {reason}" if reason else f"takes the request: {action_in_words(route)}"
+        yield Step("route", route.title or route.name, route.position, verdict, route is decision.route)
         if route is decision.route:
             return
-    yield _Step("route", "none", Position("", 0), "no route fits: Envoy's own 404", True)
+    yield Step("route", "none", Position("", 0), "no route fits: Envoy's own 404", True)
 
 
-def _lost_headers(route: Route | None) -> Iterator[_Step]:
+def _lost_headers(route: Route | None) -> Iterator[Step]:
     if route and route.response_headers:
         verdict = "its changes to response headers are about the upstream's response, which this answer replaces"
-        yield _Step("headers", route.title or route.name, route.position, verdict, False)
+        yield Step("headers", route.title or route.name, route.position, verdict, False)
 
 
-def _foreign_route(name: str | None) -> Iterator[_Step]:
+def _foreign_route(name: str | None) -> Iterator[Step]:
     if name:
-        yield _Step("route", name, Position("", 0), "takes the request, in an Envoy with routes of its own", True)
+        yield Step("route", name, Position("", 0), "takes the request, in an Envoy with routes of its own", True)
     else:
-        yield _Step("route", "none", Position("", 0), "no route fits, in an Envoy with routes of its own", True)
+        yield Step("route", "none", Position("", 0), "no route fits, in an Envoy with routes of its own", True)
 
 
-def _action(route: Route) -> str:
+def action_in_words(route: Route) -> str:
     if route.action is None:
         return "Envoy's own 404"
     if not isinstance(route.action, Forward):
@@ -191,40 +229,40 @@ def _action(route: Route) -> str:
     return f"forward to upstream {' or '.join(map(quoted, route.action.upstreams))}"
 
 
-def _program_step(program: Program, request: Request, route: str | None) -> _Step:
+def _program_step(program: Program, request: Request, route: str | None) -> Step:
     """What the program makes of it, which is asked in place of all the rules."""
     found = program.found(request, route)
     names = f": {', '.join(rule.name for rule in found[:_SHOWN_RULES])}" if found else ""
     more = ", ..." if len(found) > _SHOWN_RULES else ""
     verdict = f"finds {len(found)} of {len(program.rules)} by domain, path and route{names}{more}"
-    return _Step("program", "rules", Position("", 0), verdict, False)
+    return Step("program", "rules", Position("", 0), verdict, False)
 
 
-def _rule_steps(ruleset: Ruleset, decision: Decision, response: Response | None) -> Iterator[_Step]:
+def _rule_steps(ruleset: Ruleset, decision: Decision, response: Response | None) -> Iterator[Step]:
     request, route = decision.request, decision.route_name
     for rule in ruleset.rules:
         seen = None if rule is decision.rule or (rule.answers and rule.unconditional) else response
         reason = rule_misfit(rule, request, route, seen)
         waits = reason is not None and rule.sees_responses and seen is None and not decision.reply
         if reason and not waits:
-            yield _Step("rule", rule.name, rule.position, f"does not fit: {reason}", False)
+            yield Step("rule", rule.name, rule.position, f"does not fit: {reason}", False)
             continue
         verdict, ends = _verdict(rule, decision, response)
-        yield _Step("rule", rule.name, rule.position, verdict, True)
+        yield Step("rule", rule.name, rule.position, verdict, True)
         if ends:
             return
 
 
 def _verdict(rule: Rule, decision: Decision, response: Response | None) -> tuple[str, bool]:
     """What becomes of a rule that fits, and whether that ends the search."""
+    if rule.observe:
+        return f"fits, and {_trial(rule, decision, response)}; it only observes: the search goes on", False
     last = "; it is final: no later rule is asked" if rule.final and not decision.reply else ""
     if rule is decision.rule:
         return "fits and answers at once", True
     if not rule.answers:
         return "fits, and ends the search: the response is left alone", True
-    if rule.unconditional:
-        return "fits, but the route answers by itself" if decision.reply else "is never asked", rule.final
-    if decision.reply:
+    if decision.reply or decision.rule:
         return "fits, but is about the upstream's status: the upstream is not asked", rule.final
     if response is None:
         if rule.sees_responses:
@@ -236,6 +274,18 @@ def _verdict(rule: Rule, decision: Decision, response: Response | None) -> tuple
     if answer.passes:
         return f"fits, and leaves {response.status} alone: no later rule is asked", True
     return f"fits, and has an answer for {response.status}", True
+
+
+def _trial(rule: Rule, decision: Decision, response: Response | None) -> str:
+    """What becomes of a rule that only observes."""
+    if rule.unconditional:
+        return "would answer at once"
+    if decision.reply:
+        return "is about the upstream's status, which is not asked"
+    if response is None:
+        return "is asked when the status is known"
+    answer = claims(rule).answer(response.status)
+    return f"would {'leave' if answer is None or answer.passes else 'answer'} {response.status}"
 
 
 def _statuses(decision: Decision, conditional: str) -> Iterator[tuple[str, str, str]]:
@@ -251,7 +301,7 @@ def _statuses(decision: Decision, conditional: str) -> Iterator[tuple[str, str, 
         else:
             reply = choice.reply(status, Asked(decision.request, decision.route_name, Response(status)))
             code = "the same status" if choice.answer.status_code is None else str(reply.status)
-            sent = f"{code}, {_size(reply)} ({conditional})"
+            sent = f"{code}, {size(reply)} ({conditional})"
         if groups and groups[-1][2:] == (rule, sent):
             groups[-1] = (groups[-1][0], status, rule, sent)
         else:
@@ -260,11 +310,11 @@ def _statuses(decision: Decision, conditional: str) -> Iterator[tuple[str, str, 
         yield (str(first) if first == last else f"{first}-{last}", rule, sent)
 
 
-def _size(reply: Reply) -> str:
+def size(reply: Reply) -> str:
     return f"{len(reply.body)} bytes" if reply.body else "no body"
 
 
-def _print(explanation: _Explanation, status: int | None) -> None:
+def _print(explanation: Explanation, status: int | None) -> None:
     out, request = console.out, explanation.request
     asked = f"{request.method} {request.scheme}://{request.authority}{request.target}"
     out(("request   ", "bold"), asked, f", upstream says {status}" if status else "")
@@ -284,8 +334,8 @@ def _print(explanation: _Explanation, status: int | None) -> None:
         sender = explanation.handler or "the upstream"
         out(("sent      ", "bold"), f"what {sender} {'makes' if explanation.handler else 'sends'}")
         return
-    out(("sent      ", "bold"), f"{explanation.reply.status}, {_size(explanation.reply)}")
-    for name, value in _all_headers(explanation.reply):
+    out(("sent      ", "bold"), f"{explanation.reply.status}, {size(explanation.reply)}")
+    for name, value in all_headers(explanation.reply):
         out(f"          {name}: {value}")
     if explanation.reply.body:
         body = explanation.reply.body.decode("utf-8", "backslashreplace")
@@ -293,11 +343,11 @@ def _print(explanation: _Explanation, status: int | None) -> None:
         out(body[:_SHOWN_BODY], " ..." if len(body) > _SHOWN_BODY else "")
 
 
-def _all_headers(reply: Reply) -> list[tuple[str, str]]:
+def all_headers(reply: Reply) -> list[tuple[str, str]]:
     return [*reply.headers, ("content-length", str(len(reply.body)))]
 
 
-def _json(explanation: _Explanation) -> dict[str, Any]:
+def as_json(explanation: Explanation) -> dict[str, Any]:
     route, reply = explanation.decision.route, explanation.reply
     return {
         "request": {
@@ -314,14 +364,20 @@ def _json(explanation: _Explanation) -> dict[str, Any]:
         "reply": reply
         and {
             "status": reply.status,
-            "headers": [[name, value] for name, value in _all_headers(reply)],
+            "headers": [[name, value] for name, value in all_headers(reply)],
             "body": reply.body.decode("utf-8", "backslashreplace"),
         },
         "statuses": [
             {"statuses": statuses, "rule": rule, "reply": sent} for statuses, rule, sent in explanation.statuses
         ],
         "steps": [
-            {"kind": step.kind, "name": step.name, "at": str(step.position), "verdict": step.verdict}
+            {
+                "kind": step.kind,
+                "name": step.name,
+                "at": str(step.position),
+                "verdict": step.verdict,
+                "decides": step.decides,
+            }
             for step in explanation.steps
         ],
     }

@@ -33,9 +33,10 @@ def run(options: argparse.Namespace) -> int:
         options.folder.mkdir(parents=True, exist_ok=True)
         sections = [_write(options, branding, status) for status in options.status or page.STATUSES]
         (options.folder / "index.html").write_text(_INDEX.format("".join(sections)), "utf-8")
-    except (OSError, ValueError) as error:
-        console.say(f"error: {error}")
-        return 1
+    except OSError as error:
+        return console.fail(f"{error.filename}: {error.strerror}")
+    except ValueError as error:
+        return console.fail(str(error))
     console.say(f"open {options.folder / 'index.html'}")
     return 0
 

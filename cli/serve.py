@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from rejoinder.cli import admin, console, handlers
 from rejoinder.cli.arguments import Address
 from rejoinder.cli.control import Control, summary
+from rejoinder.cli.web import Console
 from rejoinder.envoy.module import library
 from rejoinder.extproc import Workers
 from rejoinder.rules.http import show_address
@@ -42,11 +43,11 @@ async def _run(options: argparse.Namespace) -> int:
         try:
             await started(stack, control.processor, options.ext_proc)
             await started(stack, control.server, options.xds)
-            if options.admin:
-                stack.enter_context(admin.serving(options.admin, admin.pages(control.status, control.metrics)))
+            await start_console(stack, control, options)
             if options.module:
-                host, port = stack.enter_context(admin.serving(options.module, admin.module()))
-                console.say(f"module at http://{shown((host, port))}/{library.LIBRARY.name}, sha256 {library.sha256()}")
+                module = admin.serving(options.module, admin.application(admin.module()))
+                where = shown(await stack.enter_async_context(module))
+                console.say(f"module at http://{where}/{library.LIBRARY.name}, sha256 {library.sha256()}")
         except OSError as error:
             return console.fail(str(error))
         where = f"xDS on {shown(options.xds)}, ext_proc on {shown(options.ext_proc)}"
@@ -72,6 +73,21 @@ async def started(stack: contextlib.AsyncExitStack, service: _Service, address: 
     port = await service.start(shown(address))
     stack.push_async_callback(service.stop)
     return port
+
+
+async def start_console(stack: contextlib.AsyncExitStack, control: Control, options: argparse.Namespace) -> None:
+    """The admin interface, if it is wanted, until the stack ends.
+
+    Raises:
+        OSError: the address cannot be used.
+    """
+    if options.admin is None:
+        return
+    knows = admin.knows_host(options.admin, options.admin_name)
+    app = admin.application(admin.pages(control.status, control.metrics), Console(control).routes(), knows=knows)
+    console.say(f"console at http://{shown(await stack.enter_async_context(admin.serving(options.admin, app)))}/")
+    if not admin.is_loopback(options.admin):
+        console.say("whoever reaches that address can read what the files say, without a password", "yellow")
 
 
 def stop_signal() -> asyncio.Future[None]:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from rejoinder import envoy
-from rejoinder.cli import admin, console, handlers, placement, requests
+from rejoinder.cli import console, handlers, placement, requests
 from rejoinder.cli.arguments import Address
 from rejoinder.cli.control import Control, summary
 from rejoinder.cli.echo import EchoServer
-from rejoinder.cli.serve import shown, started, stop_signal, until
+from rejoinder.cli.serve import shown, start_console, started, stop_signal, until
 from rejoinder.envoy.module import library
 from rejoinder.extproc import Workers
 from rejoinder.rules.model import Endpoint, Listener, Ruleset, numbered
@@ -63,8 +63,7 @@ async def _run(options: argparse.Namespace) -> int:
                 adjust=_adjust(options.listen, stack),
             )
             control.start()
-            if options.admin:
-                stack.enter_context(admin.serving(options.admin, admin.pages(control.status, control.metrics)))
+            await start_console(stack, control, options)
             # No other user can enter it: private keys go through the control plane, and the admin interface ends Envoy.
             sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rejoinder-")))
             await started(stack, control.server, sockets / "xds")

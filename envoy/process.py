@@ -237,7 +237,7 @@ class EnvoyProcess:
         self._stopping = True
         try:
             if self._child.returncode is None:
-                self._child.terminate()
+                _signal(self._child, signal.SIGTERM)
             async with asyncio.timeout(STOP_SECONDS):
                 await asyncio.shield(self._ended)
         except TimeoutError:
@@ -245,7 +245,7 @@ class EnvoyProcess:
         finally:
             # Also on the way out of a cancellation: nothing is left behind.
             if self._child.returncode is None:
-                self._child.kill()
+                _signal(self._child, signal.SIGKILL)
                 await asyncio.shield(self._ended)
 
     # From what Envoy writes into this file (`--admin-address-path`) once it has taken its bootstrap.
@@ -272,8 +272,7 @@ class EnvoyProcess:
             await asyncio.wait_for(reading, LOG_SECONDS)
         for pump, _ in self._pumps:
             if pump.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    pump.kill()
+                _signal(pump, signal.SIGKILL)
                 await pump.wait()
         return status
 
@@ -296,6 +295,12 @@ async def _read(pump: _Process, take: Callable[[str], None]) -> None:
         if not line:
             return
         take(line.rstrip("\n"))
+
+
+def _signal(child: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    # Not by its own methods: these ask how it is first, and if it has just ended, asyncio hears nothing of how.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child.pid, number)
 
 
 def _cause(status: int, log: tuple[str, ...]) -> str:

@@ -4,15 +4,14 @@ The way in is `Connection`. In go a client's bytes (`receive_data`) and what is 
 parts); out come events, and bytes (`data_to_send`). Nothing is raised for anything that a client sends: what breaks the
 protocol ends the stream with RST_STREAM, or the connection with GOAWAY; then it is `closed`, and is to be hung up as
 soon as the bytes are written. What is sent on a stream that is not there (any more) is dropped: a client may reset it
-at any time. Whatever changes the state of a connection is in this file.
+at any time. This file reads what the client sends; `streams` writes what is sent to it. No other file changes the
+state of a connection.
 
 The numbers of sections are those of RFC 9113, https://www.rfc-editor.org/rfc/rfc9113
 """
 
 from __future__ import annotations
 
-import enum
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
@@ -39,14 +38,10 @@ from rejoinder.extproc.frames import (
     unpadded,
 )
 from rejoinder.extproc.headers import MAX_BLOCK, MAX_LIST_SIZE, Blocks, HeaderError, Headers, HeadersTooLargeError, Kind
+from rejoinder.extproc.streams import MAX_FRAME_SIZE, STREAM_WINDOW, State, Stream, Streams
 
-MAX_FRAME_SIZE: Final = 1 << 14
-"""Of a payload. This and the next are the protocol's defaults, so that they hold from the first byte on, and not only
-when the client has acknowledged something."""
-STREAM_WINDOW: Final = (1 << 16) - 1
-"""Bytes that may be on their way on a stream. A request for one answer is some hundred bytes."""
 CONNECTION_WINDOW: Final = 1 << 20
-"""The same for a connection: hundreds of requests between two turns of the event loop."""
+"""Bytes that a client may send ahead on all streams: hundreds of requests between two turns of the event loop."""
 MAX_CONCURRENT_STREAMS: Final = 4096
 """Each costs about 1 kB here. For more Envoy opens another connection."""
 MAX_USELESS: Final = 10_000
@@ -57,10 +52,7 @@ SMALL: Final = 64
 """Bytes of DATA that are of little use: a message in pieces that small costs as many events as it has bytes. An answer
 makes up for the small message that it is to."""
 SETTINGS_COST: Final = 100
-"""In such frames: the windows of all streams may have to change."""
-EARNED: Final = 2
-"""What a stream that is served makes up for, and so does each part of its body: with it may come a WINDOW_UPDATE or
-two."""
+"""As how many such frames SETTINGS count: the windows of all streams may have to change."""
 
 
 class Request(NamedTuple):
@@ -97,25 +89,15 @@ class Pong(NamedTuple):
 Event = Request | Data | Reset | Pong
 
 
-class _State(enum.Enum):
-    """Of a stream, section 5.1. What we end is closed at once (`Connection._end`): there is no half-closed (local)."""
-
-    IDLE = enum.auto()
-    OPEN = enum.auto()
-    HALF_CLOSED = enum.auto()
-    """The client has sent all."""
-    CLOSED = enum.auto()
-
-
 # Section 5.1: which frame may not come in which state, and what follows. Frames for closed streams may have been under
-# way, and are let fall.
-_MISPLACED: Final[Mapping[tuple[_State, int], tuple[type[ProtocolError], ErrorCode]]] = {
-    (_State.IDLE, Frame.HEADERS): (BrokenConnectionError, ErrorCode.PROTOCOL_ERROR),
-    (_State.IDLE, Frame.DATA): (BrokenConnectionError, ErrorCode.PROTOCOL_ERROR),
-    (_State.IDLE, Frame.RST_STREAM): (BrokenConnectionError, ErrorCode.PROTOCOL_ERROR),
-    (_State.IDLE, Frame.WINDOW_UPDATE): (BrokenConnectionError, ErrorCode.PROTOCOL_ERROR),
-    (_State.HALF_CLOSED, Frame.DATA): (BrokenStreamError, ErrorCode.STREAM_CLOSED),
-    (_State.HALF_CLOSED, Frame.HEADERS): (BrokenStreamError, ErrorCode.STREAM_CLOSED),
+# way, and are ignored.
+_MISPLACED: Final[Mapping[tuple[State, int], tuple[type[ProtocolError], ErrorCode]]] = {
+    (State.IDLE, Frame.HEADERS): (BrokenConnectionError, ErrorCode.PROTOCOL_ERROR),
+    (State.IDLE, Frame.DATA): (BrokenConnectionError, ErrorCode.PROTOCOL_ERROR),
+    (State.IDLE, Frame.RST_STREAM): (BrokenConnectionError, ErrorCode.PROTOCOL_ERROR),
+    (State.IDLE, Frame.WINDOW_UPDATE): (BrokenConnectionError, ErrorCode.PROTOCOL_ERROR),
+    (State.HALF_CLOSED, Frame.DATA): (BrokenStreamError, ErrorCode.STREAM_CLOSED),
+    (State.HALF_CLOSED, Frame.HEADERS): (BrokenStreamError, ErrorCode.STREAM_CLOSED),
 }
 
 # Without a dynamic table, the header block of each stream of an Envoy's route is the same bytes: decoded once.
@@ -126,23 +108,7 @@ _ANNOUNCED: Final = {
 }
 
 
-class _Stream:
-    __slots__ = ("received", "send_window", "state", "trailers", "waiting")
-
-    def __init__(self, state: _State, send_window: int) -> None:
-        self.state = state
-        self.send_window = send_window
-        self.received = 0
-        """Bytes that the client has not been told yet that it may send again."""
-        self.waiting = _NOTHING
-        """What is to be sent when the windows allow it; behind it come the trailers, and the end."""
-        self.trailers: bytes | None = None
-
-
-_NOTHING: Final = memoryview(b"")
-
-
-class Connection:
+class Connection(Streams):
     """One connection.
 
     connection = Connection()
@@ -153,12 +119,9 @@ class Connection:
     """
 
     def __init__(self) -> None:
-        self.closed = False
-        """All is said: what is received is ignored."""
+        super().__init__()
         self.error = ""
         """Why the connection was broken off; empty: it was not."""
-        self.waiting = 0
-        """Bytes that wait for the client's windows. There is no limit here: say no more when it gets too much."""
         self._buffer = b""
         self._expected: int | None = Frame.SETTINGS
         """The only frame that may come now: SETTINGS at first (3.4), CONTINUATION in a header block; None: any."""
@@ -167,20 +130,9 @@ class Connection:
         """Stream, flags and beginning of a header block that goes on."""
         self._blocks = Blocks()
         self._events: list[Event] = []
-        self._streams: dict[int, _Stream] = {}
-        self._last_id = 0
-        self._blocked: OrderedDict[int, _Stream] = OrderedDict()
-        """Streams that could go on if the connection's window were open, in turn."""
-        self._send_window = self._initial_window = STREAM_WINDOW
-        self._max_frame_size = MAX_FRAME_SIZE
         self._received = 0
-        self._useless = 0
-        self._out = [frame(Frame.SETTINGS, 0, 0, settings(_ANNOUNCED))]
+        self._out.append(frame(Frame.SETTINGS, 0, 0, settings(_ANNOUNCED)))
         self._open_window(0, CONNECTION_WINDOW - STREAM_WINDOW)
-
-    @property
-    def open_streams(self) -> int:
-        return len(self._streams)
 
     def receive_data(self, data: bytes) -> list[Event]:
         """What some bytes of the client lead to, in order. Then see `data_to_send`, and whether it is `closed`."""
@@ -212,115 +164,6 @@ class Connection:
         self._buffer = b"" if self.closed else buffer[position:]
         return events
 
-    def data_to_send(self) -> bytes:
-        """What is to be written now. Each byte is handed out once."""
-        data = b"".join(self._out)
-        self._out.clear()
-        return data
-
-    # What is sent.
-
-    def respond(self, stream_id: int, headers: bytes, data: bytes, trailers: bytes) -> None:
-        """A whole response: as `send_headers`, `send_data` and `send_trailers`, but cheaper."""
-        stream = self._streams.get(stream_id)
-        if stream is None:
-            return
-        size = len(data)
-        if size > self._send_window or size > stream.send_window or size > self._max_frame_size:
-            self.send_headers(stream_id, headers)
-            self.send_data(stream_id, data)
-            self.send_trailers(stream_id, trailers)
-            return
-        self._send_window -= size
-        self._out += (
-            frame(1, END_HEADERS, stream_id, headers),
-            frame(0, 0, stream_id, data),
-            frame(1, END_HEADERS | END_STREAM, stream_id, trailers),
-        )
-        self._end(stream_id, stream)
-
-    def send_headers(self, stream_id: int, headers: bytes) -> None:
-        """The headers of a response, from `headers.encode`."""
-        if stream_id in self._streams:
-            self._out.append(frame(Frame.HEADERS, END_HEADERS, stream_id, headers))
-
-    def send_data(self, stream_id: int, data: bytes) -> None:
-        """A part of a body; what the windows do not allow waits."""
-        stream = self._streams.get(stream_id)
-        if stream is not None:
-            stream.waiting = memoryview(bytes(stream.waiting) + data if stream.waiting else data)
-            self.waiting += len(data)
-            self._useless -= EARNED
-            self._send(stream_id, stream)
-
-    def send_trailers(self, stream_id: int, trailers: bytes) -> None:
-        """The end, behind what waits. Without headers and a body before: the response is only this."""
-        stream = self._streams.get(stream_id)
-        if stream is not None:
-            stream.trailers = trailers
-            self._send(stream_id, stream)
-
-    def reset(self, stream_id: int, code: ErrorCode) -> None:
-        """Break a stream off."""
-        if self._forget(stream_id) is not None:
-            self._out.append(frame(Frame.RST_STREAM, 0, stream_id, LONG.pack(code)))
-
-    def ping(self, data: bytes) -> None:
-        """Ask for a `Pong` with these eight bytes."""
-        self._out.append(frame(Frame.PING, 0, 0, data))
-
-    def shut_down(self) -> None:
-        """Have the client open no more streams. Those that are under way are served (section 6.8)."""
-        self._out.append(frame(Frame.GOAWAY, 0, 0, GOAWAY.pack(MAX_WINDOW, ErrorCode.NO_ERROR)))
-
-    def close(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
-        """End the connection and all its streams."""
-        if not self.closed:
-            self.closed = True
-            self._streams.clear()
-            self._blocked.clear()
-            self.waiting = 0
-            self._out.append(frame(Frame.GOAWAY, 0, 0, GOAWAY.pack(self._last_id, code)))
-
-    def forgive(self) -> None:
-        """To be called once a second: what the client did that was of no use is in the past."""
-        self._useless = 0
-
-    def _send(self, stream_id: int, stream: _Stream) -> None:
-        waiting = stream.waiting
-        while waiting:
-            size = min(len(waiting), self._send_window, stream.send_window, self._max_frame_size)
-            if size <= 0:
-                if stream.send_window > 0:
-                    self._blocked[stream_id] = stream
-                break
-            self._out.append(frame(Frame.DATA, 0, stream_id, bytes(waiting[:size])))
-            self._send_window -= size
-            stream.send_window -= size
-            self.waiting -= size
-            waiting = waiting[size:]
-        stream.waiting = waiting
-        if not waiting and stream.trailers is not None:
-            self._out.append(frame(Frame.HEADERS, END_HEADERS | END_STREAM, stream_id, stream.trailers))
-            self._end(stream_id, stream)
-
-    # What has been said in full needs no more of the client: section 8.1, RST_STREAM with NO_ERROR.
-    def _end(self, stream_id: int, stream: _Stream) -> None:
-        del self._streams[stream_id]
-        if stream.state is _State.OPEN:
-            self._out.append(frame(3, 0, stream_id, b"\0\0\0\0"))
-        self._useless -= EARNED
-
-    def _forget(self, stream_id: int) -> _Stream | None:
-        stream = self._streams.pop(stream_id, None)
-        if stream is not None:
-            self._blocked.pop(stream_id, None)
-            self.waiting -= len(stream.waiting)
-        return stream
-
-    def _open_window(self, stream_id: int, size: int) -> None:
-        self._out.append(frame(Frame.WINDOW_UPDATE, 0, stream_id, LONG.pack(size)))
-
     # What is received: one method for each type of frame; `_FRAMES`, below, leads here.
 
     def _on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
@@ -349,13 +192,13 @@ class Connection:
         if self._useless > MAX_USELESS:
             raise BrokenConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that are of no use")
 
-    # The stream that a frame may be about; None: it is closed, and what is said about it is let fall.
-    def _stream(self, kind: Frame, stream_id: int) -> _Stream | None:
+    # The stream that a frame is about; None: it is closed, and the frame is ignored.
+    def _stream(self, kind: Frame, stream_id: int) -> Stream | None:
         stream = self._streams.get(stream_id)
         if stream is not None:
             state = stream.state
         else:
-            state = _State.IDLE if stream_id > self._last_id or stream_id % 2 == 0 else _State.CLOSED
+            state = State.IDLE if stream_id > self._last_id or stream_id % 2 == 0 else State.CLOSED
             self._spend(1)
         if (state, kind) in _MISPLACED:
             error, code = _MISPLACED[state, kind]
@@ -373,13 +216,13 @@ class Connection:
         if flags & PADDED:
             payload = unpadded(payload)
         stream = self._streams.get(stream_id)
-        if stream is None or stream.state is not _State.OPEN:
+        if stream is None or stream.state is not State.OPEN:
             stream = self._stream(Frame.DATA, stream_id)
             if stream is None:
                 return
         end_stream = flags & END_STREAM > 0
         if end_stream:
-            stream.state = _State.HALF_CLOSED
+            stream.state = State.HALF_CLOSED
         else:
             stream.received += size
             if stream.received >= STREAM_WINDOW // 2:
@@ -431,8 +274,8 @@ class Connection:
                 raise BrokenStreamError(ErrorCode.REFUSED_STREAM, "too many streams")  # section 5.1.2
             if kind is not Kind.REQUEST:
                 raise BrokenStreamError(ErrorCode.PROTOCOL_ERROR, "malformed")  # section 8.1.1
-            state = _State.HALF_CLOSED if end_stream else _State.OPEN
-            self._streams[stream_id] = _Stream(state, self._initial_window)
+            state = State.HALF_CLOSED if end_stream else State.OPEN
+            self._streams[stream_id] = Stream(state, self._initial_window)
             self._events.append(Request(stream_id, headers, end_stream))
             return
         if kind is Kind.REQUEST and stream_id not in self._streams:
@@ -441,7 +284,7 @@ class Connection:
         if stream is not None:
             if kind is not Kind.TRAILERS or not end_stream:
                 raise BrokenStreamError(ErrorCode.PROTOCOL_ERROR, "malformed")  # section 8.1
-            stream.state = _State.HALF_CLOSED
+            stream.state = State.HALF_CLOSED
             self._events.append(Data(stream_id, b"", True))
 
     def _on_priority(self, _flags: int, _stream_id: int, _payload: bytes) -> None:
@@ -502,12 +345,6 @@ class Connection:
                 raise wrong(ErrorCode.FLOW_CONTROL_ERROR, "the connection's window is too large")
             while self._blocked and self._send_window > 0:
                 self._send(*self._blocked.popitem(last=False))
-
-    def _widen(self, stream_id: int, stream: _Stream, change: int, wrong: type[ProtocolError]) -> None:
-        stream.send_window += change
-        if stream.send_window > MAX_WINDOW:
-            raise wrong(ErrorCode.FLOW_CONTROL_ERROR, "a stream's window is too large")
-        self._send(stream_id, stream)
 
 
 # For each type of frame: what is done; whether it is about a stream (True), the connection (False) or either (None),

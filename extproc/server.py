@@ -120,8 +120,7 @@ class Processor:
 
     def _step(self, session: Session, output: Output) -> Step:
         end = session.done or not output.message
-        if end:
-            self._count(output)  # before it is sent: who has a reply finds it counted
+        self._count(output, end)  # before it is sent: who has a reply finds it counted
         return Step(output.message, end)
 
     async def _handled(self, session: Session, call: Call) -> Step:
@@ -131,16 +130,16 @@ class Processor:
             made = error
         return self._step(session, self._attempt(lambda: session.on_reply(call, made)))
 
-    def _count(self, output: Output) -> None:
+    def _count(self, output: Output, end: bool) -> None:
         now, statuses = time.time(), (str(output.original_status or NONE), str(output.status or NONE))
         for rule in output.observed:
             self._tally.add(Series(rule, PLACEMENT, *statuses, observed=True), now)
         if output.failed is not None:
             self._handler_failures[output.failed] += 1
-        if output.rule is None:
-            self._passed += 1
-        else:
+        if output.rule is not None:
             self._tally.add(Series(output.rule, PLACEMENT, *statuses), now)
+        elif end:
+            self._passed += 1
 
     # Whatever happens, Envoy gets to go on.
     def _attempt(self, work: Callable[[], Output]) -> Output:

@@ -68,10 +68,10 @@ class Call:
     request: handlers.Request
     response: handlers.Response | None
     rule: str
+    observed: tuple[str, ...]
+    """The rules in front of it that would have answered, and only observe."""
     source: str = ""
     """Whose response that is."""
-    observed: tuple[str, ...] = ()
-    """As in `Output`."""
 
 
 @dataclass(slots=True)
@@ -133,13 +133,16 @@ class Session:
     def on_reply(self, call: Call, made: Reply | HandlerError | None) -> Output:
         """What the reply of a handler leads to, or its failure."""
         self._state = State.DONE
-        if isinstance(made, HandlerError):
-            return Output(failed=call.rule)
-        if made is None:
-            return Output()
-        original = call.response.status if call.response else 0
-        message = immediate(made, call.rule) + marker(call.rule, original, call.source, call.observed)
-        return Output(message, call.rule, made.status, original, observed=call.observed)
+        if isinstance(made, Reply):
+            original = call.response.status if call.response else 0
+            message = immediate(made, call.rule) + marker(call.rule, original, call.source, call.observed)
+            return Output(message, call.rule, made.status, original, observed=call.observed)
+        failed = None if made is None else call.rule
+        if call.response is not None:
+            return Output(failed=failed)  # the other stream is asked about it yet
+        self._state = State.RESPONSE
+        go_on = passing(call.observed, "request_headers") or PASS_REQUEST
+        return Output(go_on, failed=failed, observed=call.observed)
 
     def _on_request(self, message: RequestHeaders) -> tuple[State, Output]:
         asked = Asked(
@@ -148,15 +151,15 @@ class Session:
         seen: list[str] = []
         choice = self._rules.program.on_request(asked.request, asked.route, seen)
         observed = tuple(seen)
+        self._asked = message
         if choice is not None and choice.answer.handler:
-            call = Call(choice.answer.handler, _readable_request(message), None, choice.rule, observed=observed)
+            call = Call(choice.answer.handler, _readable_request(message), None, choice.rule, observed)
             return State.HANDLER, Output(call=call)
         if choice is not None:
             sent = choice.answer.status_code or 0
             return State.DONE, Output(self._reply(choice, asked, observed), choice.rule, sent, observed=observed)
         if not self._rules.program.has_handlers:
             return State.DONE, Output(passing(observed, "request_headers"), observed=observed)
-        self._asked = message
         return State.RESPONSE, Output(passing(observed, "request_headers") or PASS_REQUEST, observed=observed)
 
     def _on_response(self, message: ResponseHeaders) -> tuple[State, Output]:
@@ -176,12 +179,13 @@ class Session:
             reply = self._reply(choice, Asked(request, route, came), observed)
             sent = choice.answer.status_code or message.status
             return State.DONE, Output(reply, choice.rule, sent, message.status, observed=observed)
-        if choice is None or asked is None:  # the matter of the stream that has seen the request, if there is one
-            observed = observed if asked is None else ()
+        if asked is None:  # a handler is the matter of the stream that has seen the request, if there is one
             passed = passing(observed, "response_headers")
             return State.DONE, Output(passed, status=message.status, original_status=message.status, observed=observed)
+        if choice is None:
+            return State.DONE, Output()  # the other stream is asked, and tells who has observed it
         response = handlers.Response(message.status, _readable(message.headers))
-        call = Call(choice.answer.handler, _readable_request(asked), response, choice.rule, came.source, observed)
+        call = Call(choice.answer.handler, _readable_request(asked), response, choice.rule, observed, came.source)
         return State.HANDLER, Output(call=call)
 
     def _reply(self, choice: Choice, asked: Asked, observed: tuple[str, ...]) -> bytes:

@@ -208,7 +208,7 @@ def _set_headers(headers: Iterable[Header]) -> list[dict[str, object]]:
     for name, value in headers:
         options.append(
             {
-                "header": {"key": name.encode(), "raw_value": value.encode()},
+                "header": {"key": name.encode(), "raw_value": value.encode("utf-8", "surrogateescape")},
                 # The first of a name takes the place of what Envoy has (the content-type of a local reply), the others
                 # stand beside it. The filter reads this deprecated field: it cannot tell `append_action:
                 # APPEND_IF_EXISTS_OR_ADD`, a zero, from none, and then overwrites.

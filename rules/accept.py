@@ -12,12 +12,16 @@ allows: a browser in a language that no variant has gets the first page, not the
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 LOOKED_AT: Final = 8192
 """How many bytes of a header count, up to a comma; a hundred times what browsers send."""
+
+MAX_ELEMENTS: Final = 64
+"""... and how many of the elements in them: each is held against each variant."""
 
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _PARAMETER: Final = rb'(%b)=(%b|"(?:[^"\\]|\\.)*+")' % (_TOKEN, _TOKEN)
@@ -80,7 +84,8 @@ def _best(offers: Sequence[Offer], accept: bytes, accept_language: bytes) -> int
 
 
 def _qualities(offered: Sequence[str], header: bytes, specificity: Callable[[_Range, str], int]) -> Sequence[int]:
-    ranges = [parsed for each in _SPLIT.findall(header) if (parsed := _parsed(each))]
+    elements = (parsed for each in _SPLIT.finditer(header) if (parsed := _parsed(each[0])))
+    ranges = list(itertools.islice(elements, MAX_ELEMENTS))
     found = [_quality(ranges, each, specificity) if each else 0 for each in offered]
     highest = max(found, default=0)
     return [quality if each and highest else highest or _WHOLE for each, quality in zip(offered, found, strict=True)]

@@ -99,6 +99,8 @@ def reply(answer: Answer, status: int, asked: Asked = NOBODY, rule: str = "") ->
         for name, given in chosen.headers
     )
     body = chosen.body if isinstance(chosen.body, bytes) else fill(chosen.body, value)
+    if not body:  # Envoy would not send it either
+        headers = tuple(header for header in headers if header[0] != "content-type")
     return Reply(code, (*headers, *_kept(answer, headers, asked.response)), body)
 
 
@@ -130,6 +132,7 @@ def _content(answer: Answer, variant: Variant, vary: str, bodiless: bool) -> Con
     if vary:
         headers = (*headers, ("vary", vary))
     made = tuple((name, _header_template(name, value) if answer.template else value) for name, value in headers)
+    made = tuple(sorted(made, key=lambda header: isinstance(header[1], Template)))  # as in a program's bytes
     template = body and (variant.template or answer.template)
     return Content(
         Offer(variant.content_type, variant.language),

@@ -45,21 +45,21 @@ def of_header(name: str) -> str:
 
 def request_of(attributes: Mapping[str, str]) -> Request:
     """The request, as it was before the route rewrote it."""
+    whole = tuple(
+        [
+            (expression[len(_BEFORE_NAME) : -len(_BEHIND_NAME)].replace(r"\'", "'"), value)
+            for expression, value in attributes.items()
+            if expression.startswith(_BEFORE_NAME)
+        ]
+    )
     return from_envoy(
         attributes.get(METHOD, ""),
         attributes.get(ORIGINAL_HOST) or attributes.get(HOST, ""),
         attributes.get(ORIGINAL_PATH) or attributes.get(PATH, ""),
-        tuple(
-            [
-                (name, line)
-                for expression, value in attributes.items()
-                if expression.startswith(_BEFORE_NAME)
-                for name in (expression[len(_BEFORE_NAME) : -len(_BEHIND_NAME)].replace(r"\'", "'"),)
-                for line in _lines(name, value)
-            ]
-        ),
+        tuple([(name, line) for name, value in whole for line in _lines(name, value)]),
         attributes.get(SCHEME, "http"),
         client_of(attributes),
+        whole,
     )
 
 

@@ -66,6 +66,8 @@ class Source:
     upstreams: list[Mention] = field(default_factory=list)
     rules: int = 0
     """How many rules were met so far."""
+    beside: dict[Path, bytes] = field(default_factory=dict)
+    """The files that it names, with what they hold."""
     operated: bool = False
     """Whoever wrote this may name files and functions of this machine: not so who writes Kubernetes objects."""
     lenient: bool = False
@@ -125,6 +127,20 @@ class Place:
             return node.text
         fixable = isinstance(node, Scalar) and node.kind is not ScalarKind.NULL
         raise self.mistake(f"expected a string, got {describe(node)}" + (" - put it in quotes" if fixable else ""))
+
+    def like(self, pattern: re.Pattern[str], what: str) -> str:
+        """A string that a regular expression fits as a whole; `what` is how a message calls it."""
+        text = self.string()
+        if not pattern.fullmatch(text):
+            raise self.expected(what)
+        return text
+
+    def choice(self, *words: str) -> str:
+        """One of these words."""
+        text = self.string()
+        if text not in words:
+            raise self.expected(" or ".join(filter(None, (", ".join(words[:-1]), words[-1]))))
+        return text
 
     def integer(self, allowed: range, what: str = "a number") -> int:
         """A number within a range; `what` is how a message calls it."""
@@ -304,6 +320,8 @@ def content_beside(place: Place, name: str) -> bytes:
     if not place.source.operated:
         raise place.mistake("a Kubernetes object cannot name a file of this machine: write its content here")
     try:
-        return place.source.files.read(place.beside(name))
+        found = place.source.files.read(path := place.beside(name))
     except UnreadableError as reason:
         raise place.mistake(f"{quoted(name)} {reason}") from None
+    place.source.beside[path] = found
+    return found

@@ -15,15 +15,9 @@ from typing import Final
 from rejoinder.rules.document import List
 from rejoinder.rules.fields import Fields, Place
 from rejoinder.rules.model import Rule, Scope
-from rejoinder.rules.native import (
-    OUR_FIELDS,
-    PLUG_IN_FIELDS,
-    RULE_ONLY_FIELDS,
-    domains,
-    next_rule_name,
-    route_names,
-    scope_answers,
-)
+from rejoinder.rules.rule_file.answers import OUR_FIELDS, PLUG_IN_FIELDS
+from rejoinder.rules.rule_file.matches import domains
+from rejoinder.rules.rule_file.rules import RULE_ONLY_FIELDS, next_rule_name, route_names, scope_answers
 
 TOP_LEVEL_FIELDS: Final = ("_rules_", *PLUG_IN_FIELDS)
 

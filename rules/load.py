@@ -12,20 +12,20 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from rejoinder.rules import addresses, document, higress, native
+from rejoinder.rules import document, higress
 from rejoinder.rules.document import Scalar, ScalarKind, quoted
-from rejoinder.rules.fields import Mention, Place, Source, closest, similar_to
+from rejoinder.rules.fields import Place, Source
 from rejoinder.rules.files import SUFFIXES, Files, Fingerprint, UnreadableError
 from rejoinder.rules.manifests import Manifests, is_object
+from rejoinder.rules.mentions import check_mentions, with_hosts, with_route_groups
 from rejoinder.rules.model import (
     DEFAULT_LISTENER,
     RULE_FILES,
-    Forward,
     Listener,
     Position,
     Route,
@@ -35,6 +35,9 @@ from rejoinder.rules.model import (
 )
 from rejoinder.rules.page import Branding, rule_with_pages
 from rejoinder.rules.problem import Problem, Severity
+from rejoinder.rules.rule_file import addresses, content
+from rejoinder.rules.rule_file.routes import routes as read_routes
+from rejoinder.rules.rule_file.rules import rules as read_rules
 from rejoinder.rules.shadow import shadowed
 
 if TYPE_CHECKING:
@@ -127,7 +130,7 @@ def load(
             text = "nothing was loaded: no object here is of a kind that is read"
             problems.append(Problem(objects[0].position._replace(line=0), text))
     ruleset = _merged(parts, manifests, given, problems, problems if memory is None else left_out)
-    _check_mentions(read, ruleset, manifests.route_groups, objects_go=memory is not None)
+    check_mentions(read, ruleset, manifests.route_groups, objects_go=memory is not None)
     problems += [problem for source in (*read, command_line) for problem in source.problems]
     usable = not any(problem.severity is Severity.ERROR for problem in problems)
     if usable and look_for_shadowed:
@@ -224,14 +227,14 @@ def _read_rule_file(place: Place) -> Part:
     return Part(
         listeners=fields.get("listen", addresses.listeners, ()),
         upstreams=fields.get("upstreams", addresses.upstreams, ()),
-        routes=fields.get("routes", native.routes, ()),
-        branding=fields.get("branding", native.branding, None),
+        routes=fields.get("routes", read_routes, ()),
+        branding=fields.get("branding", content.branding, None),
         rules=(
             *higress.scoped_rules(fields),
             *(
                 (higress.top_level_rule(fields, beside_sections=beside),)
                 if higress.has_top_level_rule(fields)
-                else fields.get("rules", native.rules, ())
+                else fields.get("rules", read_rules, ())
             ),
         ),
     )
@@ -320,7 +323,7 @@ def _merged(
     given = [part.listeners for part in parts if part.listeners]
     for other in given[1:]:
         if other != given[0]:
-            message = f"listen: already given at {given[0][0].position}, and not the same"
+            message = f"listen: conflicts with {given[0][0].position}"
             problems.append(Problem(other[0].position, message))
     brandings = [part.branding for part in parts if part.branding]
     for position, another in brandings[1:]:
@@ -332,7 +335,7 @@ def _merged(
     upstreams |= {each.name: each for each in manifests.upstreams}
     routes = _unique("route", (each for part in parts for each in part.routes), problems)
     rules = _unique("rule", (*(each for part in parts for each in part.rules), *manifests.rules), problems)
-    all_routes = _with_hosts((*routes.values(), *manifests.routes), upstreams)
+    all_routes = with_hosts((*routes.values(), *manifests.routes), upstreams)
     # Where Gateways listen, the address of rule files is needed only if something is to be found there.
     needed = not manifests.listeners or any(route.group == RULE_FILES for route in all_routes)
     listeners = given[0] if given else (DEFAULT_LISTENER,) if needed else ()
@@ -349,37 +352,10 @@ def _merged(
         upstreams=tuple(upstreams.values()),
         routes=all_routes,
         rules=tuple(
-            rule_with_pages(rule, branding) for rule in _with_route_groups(rules.values(), manifests.route_groups)
+            rule_with_pages(rule, branding) for rule in with_route_groups(rules.values(), manifests.route_groups)
         ),
         homeless=manifests.homeless,
     )
-
-
-def _with_hosts(routes: tuple[Route, ...], upstreams: Mapping[str, Upstream]) -> tuple[Route, ...]:
-    """Routes with the Host that their upstreams want, where they say no other."""
-    wanted = {name: each.host for name, each in upstreams.items() if each.host is not None}
-
-    def resolved(route: Route) -> Route:
-        action = route.action
-        if not isinstance(action, Forward) or action.rewrite.host or wanted.keys().isdisjoint(action.upstreams):
-            return route
-        backends = tuple(replace(each, host=each.host or wanted.get(each.upstream or "")) for each in action.backends)
-        rewrite = replace(action.rewrite, host=wanted.get(action.upstream))
-        return replace(route, action=replace(action, backends=backends, rewrite=rewrite))
-
-    return tuple(map(resolved, routes)) if wanted else routes
-
-
-def _with_route_groups(rules: Iterable[Rule], groups: Mapping[str, tuple[str, ...]]) -> tuple[Rule, ...]:
-    """Rules with the routes that they are about, where they name an object that has several."""
-
-    def resolved(rule: Rule) -> Rule:
-        if rule.scope.routes is None or groups.keys().isdisjoint(rule.scope.routes):
-            return rule
-        names = dict.fromkeys(name for given in rule.scope.routes for name in groups.get(given, (given,)))
-        return replace(rule, scope=replace(rule.scope, routes=tuple(names)))
-
-    return tuple(map(resolved, rules) if groups else rules)
 
 
 class _Named(Protocol):
@@ -400,49 +376,3 @@ def _unique(kind: str, things: Iterable[N], problems: list[Problem]) -> dict[str
             message = f"{kind} {quoted(thing.name)}: the name is taken already, at {first.position}"
             problems.append(Problem(thing.position, message))
     return found
-
-
-def _check_mentions(
-    sources: Iterable[Source], ruleset: Ruleset, route_groups: Mapping[str, object], *, objects_go: bool
-) -> None:
-    upstreams = {upstream.name: None for upstream in ruleset.upstreams}  # in order, and quick to look up
-    routes = dict.fromkeys([*(route.name for route in ruleset.routes), *route_groups])
-    unknown: list[Mention] = []
-    for source in sources:
-        for mention in source.upstreams:
-            if mention.name not in upstreams:
-                mention.place.error(_unknown("upstream", mention.name, upstreams))
-        unknown += (mention for mention in source.routes if mention.name not in routes)
-    names = itertools.islice(dict.fromkeys(mention.name for mention in unknown), _COMPARED // max(len(routes), 1))
-    nearest = {name: similar_to(name, routes, cutoff=0) for name in names}
-    for mention in unknown:
-        # The name of an object's route is no slip of the pen where the object may have gone by somebody else's edit.
-        gone = objects_go and mention.name.startswith(_OF_OBJECTS)
-        _about_unknown_route(mention, routes, nearest.get(mention.name), slip=not gone)
-
-
-_SLIP: Final = 0.75
-"""How like a route's name another one must be to be taken for a slip of the pen."""
-
-_OF_OBJECTS: Final = ("httproute/", "ingress/")
-
-_COMPARED: Final = 30_000
-"""How many pairs of names are compared for that. Thousands of unknown names among thousands of routes are no slips:
-they are routes of another Envoy, and an edit must not wait for minutes."""
-
-
-def _about_unknown_route(mention: Mention, routes: Collection[str], nearest: str | None, *, slip: bool) -> None:
-    if slip and nearest and similar_to(mention.name, [nearest], _SLIP):
-        mention.place.error(_unknown("route", mention.name, routes))
-        return
-    there = "" if routes else " (there are no routes here)"
-    there = f" (the closest one here is {quoted(nearest)})" if nearest else there
-    mention.place.warn(
-        f"no route here is called {quoted(mention.name)}: it is taken for one of an Envoy with routes of its own{there}"
-    )
-
-
-def _unknown(kind: str, name: str, known: Collection[str]) -> str:
-    if not known:
-        return f"unknown {kind} {quoted(name)}: no {kind}s are defined"
-    return f"unknown {kind} {quoted(name)}, {closest(name, known)}"

@@ -153,7 +153,9 @@ def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     """Raises:
     ValueError: it is no network in CIDR notation, or has bits behind its prefix; the text says which.
     """
-    return ipaddress.ip_network(text)
+    found = ipaddress.ip_network(text)
+    mapped = found.network_address.ipv4_mapped if isinstance(found, ipaddress.IPv6Network) else None
+    return ipaddress.IPv4Network((mapped, found.prefixlen - 96)) if mapped and found.prefixlen >= 96 else found
 
 
 def domain_covers(pattern: str, other: str) -> bool:

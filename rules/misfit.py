@@ -1,4 +1,5 @@
-"""Why a rule or route is not about a request, in words: what `rejoinder explain` shows beside what `decide` decides.
+"""What a rule or route is about, and why it is not about a request, in words: what `rejoinder explain` and the console
+show beside what `decide` decides.
 
 Pure. `misfit` and `rule_misfit` say None exactly where `decide` finds that a scope, or a rule, fits; tests hold them
 together.
@@ -6,9 +7,31 @@ together.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rejoinder.rules.matching import client_fits, domains_cover, path_fits, value_fits
-from rejoinder.rules.model import PathKind, PathMatch, RequestMatch, Rule, Scope, StringKind, StringMatch
+from rejoinder.rules.model import EVERY_PATH, PathKind, PathMatch, RequestMatch, Rule, Scope, StringKind, StringMatch
 from rejoinder.rules.request import UPSTREAM, Request, Response
+
+
+def in_words(scope: Scope) -> Iterator[str]:
+    """What a request must be like, one test each; of a scope that every request fits, nothing."""
+    if scope.routes is not None:
+        yield _either(scope.routes, "route")
+    if scope.domains:
+        yield _either(scope.domains, "domain")
+    if scope.request.methods:
+        yield _either(scope.request.methods, "method")
+    if scope.request.path != EVERY_PATH:
+        yield _path(scope.request.path)
+    for name, test in scope.request.headers:
+        yield _test("header", name, test)
+    for name, test in scope.request.query:
+        yield _test("query parameter", name, test)
+    if scope.clients:
+        yield _either(scope.clients, "client")
+    for name, test in scope.response_headers:
+        yield _test("response header", name, test, "responses")
 
 
 def rule_misfit(rule: Rule, request: Request, route: str | None, response: Response | None) -> str | None:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from rejoinder.rules.document import quoted
 from rejoinder.rules.model import Answer, Rule, Variant
 
 STATUSES: Final = (400, 401, 403, 404, 405, 408, 410, 413, 429, 500, 501, 502, 503, 504)
@@ -30,6 +31,9 @@ _ACCENT: Final = "#3b5bdb"
 _SCHEMES: Final = {"light": ("#f7f7f5", 4.6), "dark": ("#0e1014", 7.0)}
 """The ground of the page, and the contrast of the accent with it: https://www.w3.org/TR/WCAG22/#contrast-minimum asks
 for 4.5, and on dark grounds more is pleasant."""
+
+MAX_LOGO_SIZE: Final = 32 * 1024
+"""In bytes: it stands in the page of each language and status, and a program has all of them."""
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _SVG: Final = re.compile(rb"\s*(<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE[^>\[]*>|\s)*<svg[\s>]", re.DOTALL)
@@ -55,10 +59,14 @@ class Branding:
     def __post_init__(self) -> None:
         if self.logo is not None:
             _content_type(self.logo)
+            if (size := len(self.logo)) > MAX_LOGO_SIZE:
+                raise ValueError(f"logo: expected at most {MAX_LOGO_SIZE:,} bytes, got {size:,}: every page has it")
         if self.accent and not re.fullmatch(r"#([0-9a-fA-F]{3}|[0-9a-fA-F]{6})", self.accent):
-            raise ValueError(f"accent: expected a colour such as #07a or #0077aa, got {self.accent!r}")
+            raise ValueError(f"accent: expected a colour such as #07a or #0077aa, got {quoted(self.accent)}")
         if self.link and not re.match(r"https?://[^/]|/(?!/)", self.link):
-            raise ValueError(f"link: expected http://..., https://... or a path starting with /, got {self.link!r}")
+            raise ValueError(
+                f"link: expected http://..., https://... or a path starting with /, got {quoted(self.link)}"
+            )
 
 
 def rule_with_pages(rule: Rule, branding: Branding) -> Rule:
@@ -74,7 +82,7 @@ def _rule_with_pages(rule: Rule, branding: Branding) -> Rule:
 
 
 def _with_page(answer: Answer, branding: Branding) -> Iterator[Answer]:
-    """An answer, with the page if it asks for it: once for each status that it names, and once for its patterns."""
+    """An answer, with the page if it asks for it: for each status that it names, and each class of patterns."""
     if not answer.page:
         yield answer
         return
@@ -82,16 +90,19 @@ def _with_page(answer: Answer, branding: Branding) -> Iterator[Answer]:
         yield replace(answer, variants=variants(answer.status_code, branding))
         return
     for pattern in answer.enable_on_status:
-        if len(pattern.digits) == 3:
+        if pattern.exactness == 3:
             found = variants(pattern.statuses()[0], branding)
             yield replace(answer, variants=found, enable_on_status=(pattern,))
-    patterns = tuple(each for each in answer.enable_on_status if len(each.digits) < 3)
-    if patterns or not answer.enable_on_status:
-        classes = {each.digits[:1] for each in patterns}
-        one = int(min(classes) + "99") if len(classes) == 1 and classes != {""} else None
-        yield replace(answer, variants=variants(one, branding), enable_on_status=patterns)
+    patterns = tuple(each for each in answer.enable_on_status if each.exactness < 3)
+    for first in dict.fromkeys(str(each)[0] for each in patterns):
+        found = variants(int(first) * 100 + 99 if first.isdigit() else None, branding)
+        of_class = tuple(each for each in patterns if str(each)[0] == first)
+        yield replace(answer, variants=found, enable_on_status=of_class)
+    if not answer.enable_on_status:
+        yield replace(answer, variants=variants(None, branding))
 
 
+@functools.lru_cache(maxsize=64)  # thousands of rules may show it
 def variants(status: int | None, branding: Branding = Branding()) -> tuple[Variant, ...]:
     """The page in every format and language, as templates.
 
@@ -207,7 +218,7 @@ def _content_type(logo: bytes) -> str:
         return "image/png"
     if _SVG.match(logo.removeprefix(b"\xef\xbb\xbf")):
         return "image/svg+xml"
-    raise ValueError(f"logo: expected the content of an SVG or PNG file, got {logo[:16]!r}...")
+    raise ValueError("logo: expected the content of an SVG or PNG file, and it is neither")
 
 
 # The colour, or the nearest one to it on the way to black or white that can be read on the ground.

@@ -12,16 +12,19 @@ from __future__ import annotations
 import bisect
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-from rejoinder.rules import document, native
+from rejoinder.rules import document
 from rejoinder.rules.document import List
 from rejoinder.rules.fields import Mention, Place, Source
+from rejoinder.rules.files import UnreadableError
 from rejoinder.rules.kubernetes import LastGood
 from rejoinder.rules.model import Position, Rule
-from rejoinder.rules.native import default_rule_name
+from rejoinder.rules.rule_file.rules import default_rule_name
+from rejoinder.rules.rule_file.rules import rules as read_rules
 
 _MOST_CHANGED: Final = 100
 """Beyond so many changed rules, reading all of them is not much slower."""
@@ -29,8 +32,8 @@ _MOST_CHANGED: Final = 100
 _RULES: Final = re.compile(r"^rules:[ ]*(?:#.*)?\n(?:[ ]*(?:#.*)?\n)*(?=([ ]*)-[ ])", re.MULTILINE)
 _END: Final = {True: re.compile(r"\n(?=[^\s#])"), False: re.compile(r"\n(?=[^\s#-])")}
 """Where the last entry ends, by whether they are indented."""
-_UNUSUAL: Final = ("\n---", "\n...", "\n%", "\r", "\x85", "\u2028", "\u2029", "\ufeff", "body_file")
-"""Several documents, other line ends, files beside this one."""
+_UNUSUAL: Final = ("\n---", "\n...", "\n%", "\r", "\x85", "\u2028", "\u2029", "\ufeff")
+"""Several documents, other line ends."""
 _ANCHOR: Final = re.compile(r"&(?<=[\s\[{,]&)\w")  # begins with a plain character, which is found quickly
 
 
@@ -71,6 +74,8 @@ class _File:
     part: Any
     upstreams: tuple[Mention, ...]
     """Of the head and the tail. Routes are named in rules only."""
+    beside: Mapping[Path, bytes]
+    """The files that it names, with what they held."""
     by_text: dict[str, _Known]
 
 
@@ -145,12 +150,12 @@ def _known(source: Source, layout: _Layout, parts: Sequence[Any]) -> _File | Non
     by_text = dict(zip(layout.entries, found, strict=True))
     if len(by_text) != len(rules):
         return None
-    return _File(layout.head, layout.tail, start, end, parts[0], tuple(source.upstreams), by_text)
+    return _File(layout.head, layout.tail, start, end, parts[0], tuple(source.upstreams), source.beside, by_text)
 
 
 def _again(source: Source, layout: _Layout, file: _File) -> _File | None:
     """What a file says after an edit; None: it has to be read in full."""
-    if (file.head, file.tail) != (layout.head, layout.tail):
+    if (file.head, file.tail) != (layout.head, layout.tail) or not _hold(source, file.beside):
         return None
     by_text: dict[str, _Known] = {}
     line, changed = file.start, 0
@@ -172,6 +177,14 @@ def _again(source: Source, layout: _Layout, file: _File) -> _File | None:
     return replace(file, end=line, by_text=by_text)
 
 
+def _hold(source: Source, beside: Mapping[Path, bytes]) -> bool:
+    """Whether files hold what they held. They are looked at by this load, too."""
+    try:
+        return [source.files.read(path) for path in beside] == [*beside.values()]
+    except UnreadableError:
+        return False
+
+
 def _moved(known: _Known, number: int, line: int, source: Source) -> _Known | None:
     """An entry at another place in the file; None: it must be read again."""
     rule = known.rule
@@ -189,8 +202,8 @@ def _read_entry(text: str, number: int, line: int, dash: str, source: Source) ->
     if problems or len(nodes) != 1 or not isinstance(nodes[0], List) or len(nodes[0].items) != 1:
         return None
     own = Source(source.file, source.files, source.prefix, rules=number - 1, operated=source.operated)
-    rules = Place(nodes[0], own, path="rules").attempt(native.rules, ())
-    if own.problems or len(rules) != 1:
+    rules = Place(nodes[0], own, path="rules").attempt(read_rules, ())
+    if own.problems or own.beside or len(rules) != 1:
         return None
     return _Known(number, line, text.count("\n"), rules[0], tuple(own.routes))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -138,6 +138,8 @@ class Request:
     """The path had escaped slashes: Envoy redirects to the normalized path (307) before any rule is asked."""
     client: str = ""
     """The client's IP address, as Envoy knows it; empty: nobody has said."""
+    whole: tuple[Header, ...] = field(default=(), compare=False)
+    """Headers as Envoy has joined their lines, where it tells nothing else, and the lines in `headers` are guessed."""
 
     def header(self, name: str) -> list[str]:
         """The values of a header by its name in lower case."""
@@ -147,11 +149,9 @@ class Request:
 
     def joined(self, name: str) -> str | None:
         """All values of a header in one, as Envoy joins them; None: there is none."""
-        values = self.header(name)
-        if not values:
-            return None
-        rest = ",".join(values[1:])
-        return rest if rest == values[0] else ",".join(values)  # `attributes` has the whole in front of its lines
+        whole = [value for other, value in self.whole if other == name]
+        values = whole or self.header(name)
+        return ",".join(values) if values else None
 
     def parameter(self, name: str) -> list[str]:
         """The first value of a query parameter, as a list of one, or an empty list. `?a` is `a` with an empty value."""
@@ -227,10 +227,13 @@ def from_envoy(
     headers: tuple[Header, ...] = (),
     scheme: str = "http",
     client: str = "",
+    whole: tuple[Header, ...] = (),
 ) -> Request:
-    """The request that an Envoy tells of: it has normalized it already. Headers as in `Request`."""
+    """The request that an Envoy tells of: it has normalized it already. Headers and the rest as in `Request`."""
     path, mark, query = target.partition("?")
-    return Request(method, host_of(authority), path, query if mark else None, headers, scheme, authority, False, client)
+    return Request(
+        method, host_of(authority), path, query if mark else None, headers, scheme, authority, False, client, whole
+    )
 
 
 def of_headers(headers: Iterable[Header], client: str = "") -> Request:

@@ -27,6 +27,9 @@ from rejoinder.rules.model import (
 from rejoinder.rules.problem import Problem, Severity
 from rejoinder.rules.request import METHOD, PATH_HEADER, REMOVED_HEADERS
 
+NEVER: Final = "can never decide"
+"""What is said of a rule or route that earlier ones hide, behind its name."""
+
 ALL_STATUSES: Final = frozenset(STATUSES)
 
 
@@ -54,7 +57,7 @@ def shadowed(ruleset: Ruleset) -> list[Problem]:
         for route in ruleset.routes
         if not route.title  # others stand in the order of a specification, which hides what is meant to be hidden
     )
-    rules = [_of_rule(rule) for rule in ruleset.rules]
+    rules = [_of_rule(rule) for rule in ruleset.rules if not rule.observe]
     return [
         *_warnings("route", routes),
         *_warnings("rule", rules),
@@ -76,7 +79,7 @@ def _not_sent(ruleset: Ruleset) -> Iterator[Problem]:
 def _reasons(match: RequestMatch) -> Iterator[str]:
     for name, _ in match.headers:
         if name in REMOVED_HEADERS:
-            yield f'can never decide, because Envoy takes the header "{name}" off what clients send'
+            yield f'{NEVER}, because Envoy takes the header "{name}" off what clients send'
         elif name == PATH_HEADER:
             yield f'the header "{name}" is Rejoinder\'s own: it has the path, where routes need it'
     if match.methods and not any(map(METHOD.fullmatch, match.methods)):
@@ -94,14 +97,15 @@ def _answered_before(rules: Sequence[_Entry]) -> Iterator[Problem]:
             later = _Earlier()  # what it fits, no later rule answers
         if answering := later.first(entry.scope):
             message = (
-                f'rule "{entry.name}": can never decide about an upstream\'s status, because rule "{answering.name}" '
+                f'rule "{entry.name}": {NEVER} about an upstream\'s status, because rule "{answering.name}" '
                 f"({answering.position}) answers all its requests without asking one"
             )
             yield Problem(entry.position, message, Severity.WARNING)
 
 
 def _of_rule(rule: Rule) -> _Entry:
-    narrowed = rule.unless is not None or rule.sees_responses  # its scope does not say which requests it takes
+    # Its scope does not say which requests it takes; or it takes none.
+    narrowed = rule.unless is not None or rule.sees_responses or rule.observe
     if rule.unconditional:
         return _Entry(rule.name, rule.position, rule.scope, True, answers=True, narrowed=narrowed)
     claimed = claims(rule)
@@ -116,7 +120,7 @@ def _warnings(kind: str, entries: Iterable[_Entry]) -> Iterator[Problem]:
             what = "requests" if hiding[0].takes_all else "statuses"
             those = " and ".join(f'{kind} "{each.name}" ({each.position})' for each in hiding)
             verbs = "stands before it and takes" if len(hiding) == 1 else "stand before it and take"
-            message = f'{kind} "{entry.name}": can never decide, because {those} {verbs} all its {what}'
+            message = f'{kind} "{entry.name}": {NEVER}, because {those} {verbs} all its {what}'
             yield Problem(entry.position, message, Severity.WARNING)
         else:
             earlier.add(entry)

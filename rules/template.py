@@ -22,6 +22,9 @@ from typing import Final
 LONGEST_VALUE: Final = 8192
 """In bytes, before it is escaped. Envoy takes headers of 60 kB; nothing that people are shown is as long."""
 
+MAX_VARIABLES: Final = 1000
+"""In a text: of each, whoever asks may make 8 KiB, and Envoy holds all of it at once."""
+
 
 class Escape(enum.IntEnum):
     """What becomes of a value. Numbered as in the bytes of a program."""
@@ -144,20 +147,24 @@ def parse(text: str, default: Escape) -> Template:
     (b'Error ', Variable(name=<Name.STATUS: 9>, argument='', escape=<Escape.HTML: 1>))
     """
     pieces: list[bytes | Variable] = []
-    literal, at = "", 0
+    literal: list[str] = []
+    at = 0
     while (start := text.find("{{", at)) >= 0:
         end = text.find("}}", start)
         between = text[start + 2 : end]
-        literal, at = literal + text[at:start], end + 2
+        literal.append(text[at:start])
+        at = end + 2
         braces = between.strip() == _BRACES
         if end < 0 or "\n" in between or ("{{" in between and not braces):
             raise TemplateError('expected "}}" behind "{{", in the same line', start)
         if braces:
-            literal += "{{"
+            literal.append("{{")
         else:
-            pieces += (literal.encode(), _variable(between, default, start))
-            literal = ""
-    pieces.append((literal + text[at:]).encode())
+            pieces += ("".join(literal).encode(), _variable(between, default, start))
+            literal.clear()
+            if len(pieces) > 2 * MAX_VARIABLES:
+                raise TemplateError(f"expected at most {MAX_VARIABLES:,} variables", start)
+    pieces.append("".join((*literal, text[at:])).encode())
     return Template(tuple(filter(None, pieces)))
 
 

@@ -75,9 +75,9 @@ MUTATIONS: Final = (
     Mutation("cli/up.py", "models[min(at, len(models) - 1)]", "models[0]", ("listen", "cases")),
     Mutation("cli/up.py", "numbered((*moved, *stay))", "numbered(moved)", ("listen", "cases")),
     # Names that are not there are said so once.
-    Mutation("xds/session.py", " - stream.absent)", ")", ("delta_session",)),
-    Mutation("xds/session.py", "names - wanted.keys()", "names", ("delta_session",)),
-    Mutation("xds/session.py", " - stream.sent.keys() -", " -", ("delta_session",)),
+    Mutation("xds/stream.py", " - self.absent)", ")", ("delta_session",)),
+    Mutation("xds/stream.py", "names - wanted.keys()", "names", ("delta_session",)),
+    Mutation("xds/stream.py", " - self.sent.keys() -", " -", ("delta_session",)),
 )
 
 

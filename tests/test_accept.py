@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rejoinder.rules.accept import LOOKED_AT, Offer, best
+from rejoinder.rules.accept import LOOKED_AT, MAX_ELEMENTS, Offer, best
 
 Best = Callable[[Sequence[Offer], str | None, str | None], int]
 
@@ -174,6 +174,13 @@ def test_what_is_looked_at_ends_with_an_element(choose: Best) -> None:
         accept = f"{'x' * filler}, text/html, image/png"
         end = filler + len(", text/html,")
         assert choose(JSON_HTML, accept, None) == (end <= LOOKED_AT or len(accept) <= LOOKED_AT)
+
+
+def test_the_first_elements_count(choose: Best) -> None:
+    for number in (MAX_ELEMENTS - 1, MAX_ELEMENTS):
+        assert choose(JSON_HTML, "no type at all, ," + "image/png," * number + "text/html", None) == (
+            number < MAX_ELEMENTS
+        )
 
 
 @pytest.mark.parametrize(

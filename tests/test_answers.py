@@ -6,8 +6,11 @@ from typing import Final
 
 import pytest
 
-from rejoinder.rules.answers import Choice, Reply, claims, reply
+from rejoinder.rules import attributes
+from rejoinder.rules.answers import Asked, Choice, Reply, claims, reply
+from rejoinder.rules.matching import client_fits
 from rejoinder.rules.model import STATUSES, Answer, Rule, StatusPattern
+from rejoinder.rules.request import Request
 
 JSON: Final = ("content-type", "application/json; charset=utf-8")
 TEXT: Final = ("content-type", "text/plain; charset=utf-8")
@@ -104,3 +107,17 @@ def test_answers_that_share_a_status_are_told_apart_by_content_not_by_the_name_o
 def test_a_choice_makes_the_reply_of_its_answer() -> None:
     choice = Choice("r", Answer(None, body=b"x"))
     assert choice.reply(503) == Reply(503, (TEXT,), b"x")
+
+
+def test_of_a_header_in_several_lines_a_template_has_all_as_envoy_joins_them() -> None:
+    made = Answer(200, body=b"{{ request.header.x-a }}", template=True)
+    sent = Request("GET", "a.test", "/", headers=(("x-a", "1"), ("x-a", "1"), ("x-a", "2, 3")))
+    told = attributes.request_of({attributes.of_header("x-a"): "1,1,2, 3"})
+    assert [reply(made, 200, Asked(request)).body for request in (sent, told)] == [b"1,1,2, 3"] * 2
+
+
+@pytest.mark.parametrize("text", ["::ffff:10.0.0.0/104", "10.0.0.0/8"])
+def test_a_network_of_mapped_addresses_is_one_of_ipv4(text: str) -> None:
+    assert client_fits((text,), "10.1.2.3")
+    assert client_fits((text,), "::ffff:10.1.2.3")
+    assert not client_fits((text,), "11.1.2.3")

@@ -274,6 +274,24 @@ def test_explain_says_what_envoy_makes_of_the_headers(run: Run) -> None:
     assert (code, err.startswith("Envoy answers 403 before any rule is asked")) == (0, True)
 
 
+def test_explain_goes_on_behind_rules_that_only_observe(run: Run) -> None:
+    Path("rules.yaml").write_text(
+        """\
+rules:
+  - {name: at-once, observe: true, body: x}
+  - {name: on-503, observe: true, final: true, enable_on_status: [503], body: x}
+  - {name: ours, enable_on_status: [503], body: x}
+"""
+    )
+    code, out, _ = run("explain", "rules.yaml", "--url", "/", "--status", "503")
+    assert code == 0
+    assert [line.partition("): ")[2].partition(";")[0] for line in out.splitlines() if line.startswith("rule ")] == [
+        "fits, and would answer at once",
+        "fits, and would answer 503",
+        "fits, and has an answer for 503",
+    ]
+
+
 def test_explain_without_a_status_lists_all(run: Run) -> None:
     code, out, _ = run("explain", "rules.yaml", "--url", "/x", "--format", "json", "--conditional", "ext_proc")
     assert code == 0
@@ -577,7 +595,7 @@ def test_admin_shows_status_and_metrics(up: Up) -> None:
     status = json.loads(up.page("/status"))
     assert [client["version"] for client in status["envoys"]] == [status["version"]]
     assert "rejoinder_xds_clients 1.0\n" in up.page("/metrics")
-    assert ask(up.admin, "GET", "localhost", "/").status == 404
+    assert ask(up.admin, "GET", "localhost", "/none").status == 404
 
 
 @pytest.mark.parametrize("placement", ["module", "ext_proc"])
@@ -885,3 +903,26 @@ def test_bootstrap_of_wrong_rules_prints_what_is_wrong(run: Run) -> None:
     code, out, err = run("bootstrap", "ext_proc", "rules.yaml")
     assert (code, out) == (1, "")
     assert err.startswith("rules.yaml:1: error: ")
+
+
+def test_explain_knows_who_observes_and_who_mocks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(
+        "upstreams: {up: 'http://127.0.0.1:1'}\nroutes: [{name: all, upstream: up}]\nrules:\n"
+        "- {name: trial, observe: true, final: true, enable_on_status: [5xx], body: x}\n"
+        "- {name: none, observe: true, body: x}\n"
+        "- {name: mock, match: {prefix: /users}, handler: 'users:user'}\n"
+        "- {name: real, enable_on_status: [500], body: r}\n"
+    )
+    assert main(["check", str(file), "--strict"]) == 1  # the handler is not there; nothing hides `real`
+    assert "never decide" not in capsys.readouterr().err
+    assert main(["explain", str(file), "--url", "/x", "--status", "500"]) == 0
+    said = capsys.readouterr().out
+    assert "rule      trial" in said
+    assert said.count("it only observes: the search goes on") == 2
+    assert "real" in said.partition("placement")[0]
+    assert "final" not in said
+    assert main(["explain", str(file), "--url", "/users/7", "--conditional", "ext_proc"]) == 0
+    assert "what users:user makes" in capsys.readouterr().out
+    assert main(["explain", str(file), "--url", "/x", "--source", "local"]) == 1
+    assert "--status" in capsys.readouterr().err

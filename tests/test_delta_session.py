@@ -25,8 +25,9 @@ from test_xds_session import (
     snapshots,
 )
 
-from rejoinder.xds.delta import SPLITS_SINCE, DeltaRequest, Incremental
-from rejoinder.xds.session import Accepted, Nack, Output, Response, Unable
+from rejoinder.xds.delta import DeltaRequest, Incremental
+from rejoinder.xds.forms import SPLITS_SINCE
+from rejoinder.xds.session import Accepted, Nack, Output, Unable
 from rejoinder.xds.snapshot import (
     CLUSTERS,
     ENDPOINTS,
@@ -39,6 +40,7 @@ from rejoinder.xds.snapshot import (
     Snapshot,
     routes_of,
 )
+from rejoinder.xds.stream import Response
 
 Held = dict[ResourceType, dict[str, Resource]]
 

@@ -101,6 +101,7 @@ TEMPLATES = (
     '{"status": "{{ status }}", "was": "{{ original_status }}", "reason": "{{ status.reason }}"}',
     "{{ source }} {{ route }} {{ rule | html }} {{ client }} {{ request.header.X-B | raw }} {{ request.header.host }}",
     'braces: {{ "{{" }}, %REQ(x-a)%',
+    "{{ request.query.none }}",
 )
 TYPES = ("text/html", "text/plain; charset=utf-8", "application/json", "text/html;level=1", "image/svg+xml")
 LANGUAGES = ("en", "de", "de-CH", "zh-Hant")

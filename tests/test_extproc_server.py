@@ -151,7 +151,7 @@ def test_of_many_lines_of_one_kind_few_are_written_and_the_rest_is_counted() -> 
 
 def test_answer_that_cannot_be_sent_lets_the_response_pass(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        rule = _rule("broken", headers=(("x-text", "\udc80"),))  # no UTF-8 for that
+        rule = _rule("broken", headers=(("x-\udc80", "text"),))  # no UTF-8 for that
         async with _serving(rule) as (processor, client):
             assert await client.exchange(_UNAVAILABLE) == []
             assert processor.counters().failures == 1

@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 
 from rejoinder.extproc.session import Output, Rules, Session
-from rejoinder.extproc.wire import Message, Other, RequestHeaders, ResponseHeaders, decode
+from rejoinder.extproc.wire import PASS_REQUEST, Message, Other, RequestHeaders, ResponseHeaders, decode
 from rejoinder.rules import attributes
 from rejoinder.rules.answers import Asked
 from rejoinder.rules.handlers import HandlerError, Reply
@@ -160,6 +160,60 @@ def test_handler_that_fails_lets_the_response_pass() -> None:
     assert (output.message, output.rule, output.failed) == (b"", None, "pots")
 
 
+@pytest.mark.parametrize("query", ["pass", "fail"])
+def test_handler_of_requests_that_makes_no_reply_leaves_the_response_to_the_others(query: str) -> None:
+    mock = _rule("mock", "/tea", Answer(handler="teapots:mock"))
+    session = Session(Rules(compile_rules((mock, _rule("pots", "/tea", _HANDLED)))))
+    output = session.on_message(_request(f"/tea?{query}"))
+    assert output.call is not None
+    output = session.on_reply(output.call, None if query == "pass" else HandlerError())
+    assert (output.message, output.failed) == (PASS_REQUEST, None if query == "pass" else "mock")
+    call = session.on_message(_response(418)).call
+    assert call is not None
+    assert (call.handler, call.rule) == ("teapots:pot", "pots")
+
+
+def _watching(*rules: Rule) -> Session:
+    trials = (
+        Rule("asked", (Answer(),), observe=True),
+        Rule("came", (Answer(enable_on_status=(StatusPattern(""),)),), observe=True),
+    )
+    return Session(Rules(compile_rules((*trials, *rules))))
+
+
+@pytest.mark.parametrize(
+    ("session", "messages", "told"),
+    [
+        pytest.param(_watching(*_PLAIN), [_request("/mock")], ["asked"], id="answered at once"),
+        pytest.param(_watching(*_PLAIN), [_response(503)], ["came"], id="answered"),
+        pytest.param(_watching(), [_response(503)], ["came"], id="passed"),
+        pytest.param(
+            _watching(_rule("pots", "/tea", _HANDLED)),
+            [_request("/tea?pass"), _response(418)],
+            ["asked", ""],
+            id="the handler passes, and the other stream is asked",
+        ),
+        pytest.param(
+            _watching(_rule("pots", "/tea", _HANDLED)),
+            [_request("/tea"), _response(418)],
+            ["asked", "came"],
+            id="the handler answers, and no other stream is asked",
+        ),
+        pytest.param(
+            _watching(_rule("pots", "/tea", _HANDLED), *_PLAIN),
+            [_request("/api"), _response(503)],
+            ["asked", "came"],
+            id="another rule answers, and no other stream is asked",
+        ),
+    ],
+)
+def test_who_only_observes_is_told_once(session: Session, messages: list[Message], told: list[str]) -> None:
+    outputs = [_told(session, message) for message in messages]
+    assert [",".join(output.observed) for output in outputs] == told
+    metadata = [_parsed(output.message).dynamic_metadata for output in outputs]
+    assert [each["rejoinder"]["observed"] if "rejoinder" in each else "" for each in metadata] == told
+
+
 def test_reply_has_status_headers_body_and_the_rule() -> None:
     message = _parsed(Session(_RULES).on_message(_response(503)).message)
     reply = message.immediate_response
@@ -168,6 +222,14 @@ def test_reply_has_status_headers_body_and_the_rule() -> None:
     assert [option.append.value for option in reply.headers.set_headers] == [False] * 2 + [True, False]
     assert not reply.headers.remove_headers
     assert message.dynamic_metadata["rejoinder"]["rule"] == "errors"
+
+
+def test_a_header_that_is_kept_may_be_no_utf_8() -> None:
+    answer = Answer(None, enable_on_status=(StatusPattern("503"),), keep_headers=("*",))
+    rules = Rules(compile_rules([_rule("r", "/", answer)]))
+    came = ResponseHeaders(503, (("x-a", "caf\udce9"),), {})
+    (header,) = _parsed(Session(rules).on_message(came).message).immediate_response.headers.set_headers
+    assert (header.header.key, header.header.raw_value) == ("x-a", b"caf\xe9")
 
 
 def test_details_have_no_spaces() -> None:

@@ -40,8 +40,9 @@ from rejoinder.rules.model import (
     StringMatch,
     Upstream,
 )
-from rejoinder.rules.native import MAX_BODY_SIZE, MAX_HEADER_SIZE
 from rejoinder.rules.problem import Severity
+from rejoinder.rules.rule_file.content import MAX_BODY_SIZE
+from rejoinder.rules.rule_file.headers import MAX_HEADER_SIZE
 
 
 @pytest.fixture(autouse=True)
@@ -796,7 +797,7 @@ def test_a_rule_may_name_a_route_of_another_file() -> None:
     ("other", "errors"),
     [
         ("0.0.0.0:1", []),
-        ("0.0.0.0:2", ["2.yaml:1: listen: already given at 1.yaml:1, and not the same"]),
+        ("0.0.0.0:2", ["2.yaml:1: listen: conflicts with 1.yaml:1"]),
     ],
     ids=["equal", "different"],
 )
@@ -943,3 +944,31 @@ def assert_lines(loaded: Loaded) -> None:
 @given(st.one_of(DOCUMENTS.map(str.encode), st.binary(max_size=60)))
 def test_whatever_a_file_holds_is_loaded_or_refused_in_lines(data: bytes) -> None:
     assert_lines(load_text(data))
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("pass: false", "pass: expected true, or nothing at all"),
+        ("body: x, unless: {}", "unless: fits every request, so the rule would never decide: say what it is not about"),
+        ("observe: true, pass: true", "observe: has no effect: a rule that passes has nothing to observe"),
+        ("page: builtin", "page: builtin is about errors: say enable_on_status, or a status_code from 400 on, not 200"),
+        ("page: true", "page: expected builtin, got the boolean true"),
+        ("variants: [{body: x}]", "variants[0]: expected content_type, language or both: how else is it told from the others?"),
+        ("variants: [{language: d_e, body: x}]", 'variants[0].language: expected a language tag such as de or pt-BR, got "d_e"'),
+        ("variants: []", "variants: expected at least one variant, got an empty list"),
+        ('keep_headers: "a*b", enable_on_status: 500, body: x', 'keep_headers: expected a header name, with a * at its end at most, got "a*b"'),
+        ("keep_headers: content-length, enable_on_status: 500, body: x", "keep_headers: content-length is about the body that is replaced: it cannot stay"),
+        ("keep_headers: etag, body: x", "keep_headers: needs enable_on_status: without it no upstream is asked"),
+        ("source: local, body: x", "source: source needs enable_on_status: without it no upstream is asked"),
+        ("match: {response_headers: {a: b}}, body: x", "match: response_headers needs enable_on_status: without it no upstream is asked"),
+        ("match: {clients: 10.0.0.1/8}, body: x", 'match.clients: "10.0.0.1/8" has bits behind its prefix: write "10.0.0.0/8"'),
+        ("clients: 10.0.0.1, body: x", 'unknown field "clients", it belongs into match or unless'),
+        ('template: true, body: "{{ statuss }}"', 'body: unknown name "statuss": did you mean "status"?'),
+        ('template: true, headers: ["x={{ status"], body: x', 'headers: x: expected "}}" behind "{{", in the same line'),
+    ],
+)  # fmt: skip
+def test_a_mistake_about_what_an_answer_can_be_is_one_line(tmp_path: Path, rule: str, message: str) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(f"rules:\n- {{name: r, {rule}}}\n")
+    assert [problem.message for problem in load([file]).problems] == [f'rule "r": {message}']

@@ -262,6 +262,7 @@ DEPENDING = h.program(
     h.rule("trial", [h.reply(body=b"trial")], flags=h.OBSERVES, path=(h.PREFIX, "/trial")),
     h.rule("quiet", [h.reply(status=200)], flags=h.OBSERVES | h.UNCONDITIONAL, path=(h.PREFIX, "/trial")),
     h.rule("not yet", [h.reply([(404, 404)])], flags=h.FINAL, source=h.UPSTREAM, path=(h.PREFIX, "/now")),
+    h.rule("nor now", [], flags=h.FINAL, path=(h.PREFIX, "/now"), unless=h.scope(response=[h.test("a", 5, "")])),
     h.rule("shield", [], flags=h.FINAL, path=(h.PREFIX, "/shield"), unless=h.scope(methods=["PUT"])),
     h.rule(
         "at once",
@@ -306,11 +307,12 @@ DEPENDING = h.program(
     ),
     h.rule(
         "kept",
-        [h.reply([(505, 505)], keep=["retry-after", "x-*", "content-length"], headers=[("x-ours", "1")], body=b"kept")],
+        [h.reply([(505, 505)], keep=["retry-after", "x-*", "content-*"], headers=[("x-ours", "1")], body=b"kept")],
     ),
     h.rule(
         "empty", [h.reply([(506, 506)], contents=[h.content(templates=[("x-a", template()), ("x-b", h.template())])])]
     ),
+    h.rule("v6", [h.reply([(507, 507)], passes=True)], path=(h.EXACT, "/v6"), clients=["::/0"]),
     h.rule(
         "but",
         [h.reply([(507, 507)], body=b"but")],
@@ -382,14 +384,17 @@ DEPENDENT: dict[str, list[str]] = {
     "variant-by-type": [*request(headers=["accept application/json"]), ">", *response(502), "e", "= 502 502|"],
     "kept": [
         *(*request(), ">"),
-        *response(505, "x-ours 2", "x-up 1", "x-up 2", "retry-after 9", "etag 1", "content-length 0"),
-        *("e", "= 505 kept", "+ x-ours 1", "+ x-up 1", "+ x-up 2", "+ retry-after 9", "! etag", "+ content-length 4"),
+        *response(505, "x-ours 2", "x-up 1", "x-up 2", "retry-after 9", "etag 1", "content-type a/b", "content-x 1"),
+        *("e", "= 505 kept", "+ x-ours 1", "+ x-up 1", "+ x-up 2", "+ retry-after 9", "+ content-x 1"),
+        *("! etag", "! content-type", "+ content-length 4"),
     ],
     "kept-in-a-local-reply": [
         *(*request(), ">", *response(505, "x-up 1"), "n", "b x", "s", "= 505 kept", "+ x-up 1", "r reset"),
     ],
     "kept-without-a-value": [*request(), ">", *response(505, "x-up "), "n", "= 505 kept", "+ x-up ", "r reset"],
     "header-without-a-value": [*request(), ">", *response(506), "n", "= 506 -", "+ x-a ", "+ x-b ", "r reset"],
+    "but-no-network-of-ipv6-has-ipv4": [*request(path="/v6"), "a 1.2.3.4:5", ">", *response(507), "e", "= 507 but"],
+    "but-ipv6": [*request(path="/v6"), "a [1::]:5", ">", *response(507), "e", "= 507 -"],
     "but": but("x.a.test", "/x/y", "1.2.3.4:5", "r", answered=False),
     "but-by-host": but("B.test:80", "/x", "1.2.3.4:5", "r", answered=False),
     "but-another-host": but("a.test", "/x", "1.2.3.4:5", "r", answered=True),
@@ -580,12 +585,13 @@ def test_what_depends_on_who_asks(host: Path, name: str) -> None:
         pytest.param({"headers": [h.test("a", 5, "")]}, request(headers=["a 1"]), request(), id="header"),
         pytest.param({"headers": [h.test("host", 0, "a:1")]}, request("a:1"), request("a"), id="authority"),
         pytest.param({"clients": ["::1/128"]}, [*request(), "a [::1]:80"], [*request(), "a 1.2.3.4:80"], id="client"),
+        pytest.param({"source": h.LOCAL}, [*request(), "z x"], request(), id="source"),
         pytest.param({"unless": h.scope(path=(h.EXACT, "/a"))}, request(), request(path="/a"), id="unless"),
         pytest.param({"query": [h.test("a", 2, "2")]}, request(path="/?a=12"), request(path="/?a=1"), id="query"),
     ],
 )
 def test_what_a_single_rule_looks_at_is_known(host: Path, scope: Any, fits: list[str], not_fits: list[str]) -> None:
-    for answers_requests in (False, True):
+    for answers_requests in (False, True) if "source" not in scope else (False,):
         rules = [h.rule("rule", [BUSY], **scope)]
         if answers_requests:
             rules = [h.rule("rule", [h.reply(status=418)], flags=h.UNCONDITIONAL, **scope)]
@@ -595,6 +601,29 @@ def test_what_a_single_rule_looks_at_is_known(host: Path, scope: Any, fits: list
             [told(h.program(*rules)), *fits, ">", *([] if answers_requests else [*response(503), "e"]), f"= {replied}"],
         )
         play(host, [told(h.program(*rules)), *not_fits, ">", *response(status), "e", f"= {status} -"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            (ID, "id"),
+            (METHOD, "GET"),
+            (SCHEME, "https"),
+            (HOST, "h.test"),
+            (PATH, "/p"),
+            (URL, "https://H.test/p?q=1"),
+        ),
+        *(((QUERY, "q"), "1"), ((HEADER, "x-a"), "a"), ((HEADER, "host"), "H.test"), (STATUS, "501")),
+        *((REASON, "Not Implemented"), (ORIGINAL, "501"), (SOURCE, "upstream"), (ROUTE, "r"), (RULE, "page")),
+        *((CLIENT, "192.0.2.1"),),
+    ],
+)
+def test_what_a_single_variable_needs_is_known(host: Path, name: int | tuple[int, str], value: str) -> None:
+    contents = [h.content(template(name), is_template=True)]
+    asked = request("H.test", "/p?q=1", headers=["x-request-id id", ":scheme https", "x-a a"])
+    program = h.program(h.rule("page", [h.reply([(501, 501)], contents=contents)]))
+    play(host, [told(program), *asked, "a 192.0.2.1:80", "o r", ">", *response(501), "e", f"= 501 {value}|"])
 
 
 @pytest.mark.parametrize("name", PARTS)

@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import core
 import handmade as h
 import pytest
 from core import Core, RejectedError
-from gateway import Upstream
+from gateway import Upstream, ruleset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_differential import requests as requests_strategy
@@ -57,7 +58,7 @@ def requests(draw: st.DrawFn) -> Request:
     more = draw(st.lists(st.sampled_from((("x-request-id", "id"), ("x-a", "more"), ("accept-language", "fr, de")))))
     return replace(
         request,
-        headers=tuple(dict.fromkeys((*request.headers, *more))),  # `joined` takes a line that comes twice for one
+        headers=(*request.headers, *more),
         scheme=draw(st.sampled_from(("http", "https"))),
         client=draw(st.sampled_from(CLIENTS)),
     )
@@ -111,6 +112,37 @@ def test_the_core_says_what_decide_says(
     with reads(loaded, encode(compile_rules(rules))) as program:
         for request, response in asked:
             assert said(program, request, route, response) == meant(rules, request, route, response)
+
+
+A_HEADER = '{name: r, body: "[{{ request.header.x-a }}]", headers: {x-b: "{{ request.header.x-a }} "}, template: true}'
+
+
+@pytest.mark.parametrize(
+    ("lines", "joined"),
+    [((), ""), (("",), ""), (("", "b"), ",b"), (("",) * 40, "," * 39), (("a", "", "b"), "a,,b"), ((" a",), " a")],
+)
+def test_of_lines_without_a_value_commas_are_left_and_values_of_headers_have_no_blanks_around_them(
+    loaded: ctypes.CDLL, tmp_path: Path, lines: tuple[str, ...], joined: str
+) -> None:
+    (tmp_path / "rules.yaml").write_text(f"rules: [{A_HEADER}]")
+    request = Request("GET", "a.test", "/", headers=tuple(("x-a", line) for line in lines))
+    rules = ruleset(tmp_path / "rules.yaml").rules
+    with reads(loaded, encode(compile_rules(rules))) as program:
+        found = program.ask(request, "", None)
+    assert found is not None
+    assert found == ("r", decide(Ruleset(rules=rules), request).reply)
+    assert found[1].body == f"[{joined}]".encode()
+    assert dict(found[1].headers)["x-b"] == joined.strip()
+
+
+def test_a_body_that_becomes_empty_has_no_type(loaded: ctypes.CDLL, tmp_path: Path) -> None:
+    body = 'body: "{{ request.query.none }}", template: true, headers: {content-type: "text/{{ status }}", x-a: "1"}'
+    (tmp_path / "rules.yaml").write_text(f"rules: [{{name: r, {body}}}]")
+    request = Request("GET", "a.test", "/")
+    rules = ruleset(tmp_path / "rules.yaml").rules
+    with reads(loaded, encode(compile_rules(rules))) as program:
+        found = program.ask(request, "", None)
+    assert found == ("r", Reply(200, (("x-a", "1"),), b"")) == ("r", decide(Ruleset(rules=rules), request).reply)
 
 
 GOOD = h.reply([(503, 503)], 503, headers=[("x-a", "1")], body=b"busy")

@@ -45,7 +45,7 @@ STATE: Final = State(
     ruleset=Ruleset(
         rules=(Rule("busy", (Answer(enable_on_status=(StatusPattern("503"),)),)), Rule("mock", (Answer(),)))
     ),
-    clients=(ClientStatus("one", "ipv4:127.0.0.1:1", "v1", "v2", None),),
+    clients=(ClientStatus("one", "ipv4:127.0.0.1:1", "v1", "v2", None, (1, 40), ""),),
     version="v2",
 )
 

@@ -19,7 +19,9 @@ import pytest
 from rejoinder.cli import main
 from rejoinder.rules import page as built_in
 from rejoinder.rules.accept import Offer, best
-from rejoinder.rules.page import STATUSES, Branding
+from rejoinder.rules.answers import claims
+from rejoinder.rules.model import Answer, Rule, StatusPattern
+from rejoinder.rules.page import STATUSES, Branding, rule_with_pages
 from rejoinder.rules.template import NAMES, Variable, default_escape, fill, parse
 
 
@@ -193,6 +195,30 @@ def test_everybody_gets_what_they_accept(
     assert (chosen.content_type, chosen.language) == (content_type, language)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "status", "like"),
+    [
+        ("5x4", 514, 511),
+        ("5x4", 504, 511),
+        ("xx4", 404, None),
+        ("x0x", 503, None),
+        ("4x3", 413, 499),
+        ("504", 504, 504),
+    ],
+)
+def test_the_words_of_a_pattern_fit_all_of_its_statuses(pattern: str, status: int, like: int | None) -> None:
+    asked = Rule("r", (Answer(None, enable_on_status=(StatusPattern(pattern.rstrip("x")),), page=True),))
+    answer = claims(rule_with_pages(asked, Branding())).answer(status)
+    assert answer is not None
+    assert answer.variants == built_in.variants(like)
+
+
+def test_rules_share_the_pages_that_they_have() -> None:
+    asked = [Rule(name, (Answer(503, page=True),)) for name in ("one", "other")]
+    one, other = (rule_with_pages(rule, Branding()).answers[0].variants for rule in asked)
+    assert one is other
+
+
 # --- words ---
 
 
@@ -269,20 +295,21 @@ def test_an_svg_file_is_known_by_its_content() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("logo", b"GIF89a", "logo: expected the content of an SVG or PNG file, got b'GIF89a'..."),
-        ("logo", b"<html><svg>", "logo: expected the content of an SVG or PNG file, got b'<html><svg>'..."),
-        ("accent", "red", "accent: expected a colour such as #07a or #0077aa, got 'red'"),
-        ("accent", "#12345", "accent: expected a colour such as #07a or #0077aa, got '#12345'"),
-        ("accent", "#07a\n", r"accent: expected a colour such as #07a or #0077aa, got '#07a\n'"),
+        ("logo", b"GIF89a", "logo: expected the content of an SVG or PNG file, and it is neither"),
+        ("logo", b"<html><svg>", "logo: expected the content of an SVG or PNG file, and it is neither"),
+        ("accent", "red", 'accent: expected a colour such as #07a or #0077aa, got "red"'),
+        ("accent", "#12345", 'accent: expected a colour such as #07a or #0077aa, got "#12345"'),
+        ("accent", "#07a\n", r'accent: expected a colour such as #07a or #0077aa, got "#07a\n"'),
+        ("logo", SVG.ljust(32_769), "logo: expected at most 32,768 bytes, got 32,769: every page has it"),
         (
             "link",
             "javascript:alert(1)",
-            "link: expected http://..., https://... or a path starting with /, got 'javascript:alert(1)'",
+            'link: expected http://..., https://... or a path starting with /, got "javascript:alert(1)"',
         ),
         (
             "link",
             "//evil.example",
-            "link: expected http://..., https://... or a path starting with /, got '//evil.example'",
+            'link: expected http://..., https://... or a path starting with /, got "//evil.example"',
         ),
     ],
 )
@@ -331,13 +358,13 @@ def test_preview_writes_every_variant_and_an_index_that_links_them(tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--accent", "red"], "accent: expected a colour such as #07a or #0077aa, got 'red'"),
-        (["--logo", "missing.svg"], "[Errno 2] No such file or directory: 'missing.svg'"),
+        (["--accent", "red"], 'accent: expected a colour such as #07a or #0077aa, got "red"'),
+        (["--logo", "missing.svg"], "missing.svg: No such file or directory"),
     ],
 )
 def test_preview_says_what_it_cannot_use(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(["preview", str(tmp_path / "pages"), *arguments]) == 1
-    assert capsys.readouterr().err == f"error: {message}\n"
+    assert capsys.readouterr().err == f"rejoinder: {message}\n"
     assert not (tmp_path / "pages").exists()

@@ -1,28 +1,22 @@
-"""The built-in page in Debian's Chromium, with axe-core: narrow and wide, light and dark.
-
-It needs `chromium`, and axe-core's axe.min.js where REJOINDER_AXE says. Without them this file fails in CI (CI=true),
-and is skipped elsewhere.
-"""
+"""The built-in page in Debian's Chromium, with axe-core: narrow and wide, light and dark."""
 
 from __future__ import annotations
 
 import http.server
 import itertools
-import os
-import shutil
 import threading
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from browsing import browser, faults
+from playwright.sync_api import Browser, Page
 from test_page import LANGUAGES, SVG, VALUES, filled, of_type
 
 from rejoinder.rules.page import STATUSES, Branding
 
-CHROMIUM: Final = shutil.which("chromium")
-AXE: Final = Path(os.environ.get("REJOINDER_AXE", ""))
+__all__ = ["browser"]  # a fixture
+
 CSP: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 BRANDINGS: Final = {
@@ -65,24 +59,6 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    missing = [
-        *(["chromium"] if CHROMIUM is None else []),
-        *([] if AXE.is_file() else ["axe.min.js (npm install axe-core; say with REJOINDER_AXE where it is)"]),
-    ]
-    if missing:
-        message = f"the built-in page was not looked at in a browser: there is no {' and no '.join(missing)}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    with sync_playwright() as playwright:
-        # A sandbox of its own is what Chromium cannot have as root, or in most containers.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def page(browser: Browser) -> Page:
     return browser.new_page(reduced_motion="reduce")
 
@@ -100,24 +76,15 @@ def test_it_loads_nothing_fits_and_has_no_fault_that_axe_finds(
     said: list[str] = []
     page.on("request", lambda request: requested.append(request.url))
     page.on("console", lambda message: said.append(message.text))  # what the CSP forbids is said here
-    axe = AXE.read_text("utf-8")
     for path in LOOKED_AT:
         page.goto(address + path)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
-        page.evaluate(axe)
         assert faults(page) == [], path
     assert [url.split(",")[0] for url in requested if not url.startswith("data:image/svg")] == [
         address + path for path in LOOKED_AT
     ]
     assert said == []
     context.close()
-
-
-def faults(page: Page) -> list[Any]:
-    result = page.evaluate("axe.run({resultTypes: ['violations', 'incomplete']})")
-    # What axe could not decide is a contrast over something that it cannot see through: there must be none.
-    found = [*result["violations"], *(each for each in result["incomplete"] if each["id"] == "color-contrast")]
-    return [(each["id"], node["html"], node["failureSummary"]) for each in found for node in each["nodes"]]
 
 
 def test_no_words_are_too_long_for_a_narrow_screen(browser: Browser) -> None:

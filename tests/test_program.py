@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from test_differential import requests as requests_strategy
 from test_differential import rule_files
 
-from rejoinder.rules import native
 from rejoinder.rules.answers import Choice
 from rejoinder.rules.decide import decide
 from rejoinder.rules.document import parse
@@ -33,13 +32,14 @@ from rejoinder.rules.model import (
 from rejoinder.rules.program import Program, compile_rules, needs
 from rejoinder.rules.program_bytes import PART_SIZE, cut, encode
 from rejoinder.rules.request import Request, Response
+from rejoinder.rules.rule_file.rules import rules
 
 
 def rules_of(document: dict[str, Any]) -> tuple[Rule, ...]:
     """The rules of a rule file, whatever routes there are."""
     nodes, _ = parse(yaml.safe_dump(document.get("rules", [])).encode(), "rules.yaml")
     source = Source("rules.yaml", Files())
-    return native.rules(Place(nodes[0], source))
+    return rules(Place(nodes[0], source))
 
 
 def said(program: Program, request: Request, route: str, status: int) -> tuple[Choice | None, Choice | None]:

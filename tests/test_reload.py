@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rejoinder.rules import native
 from rejoinder.rules.fields import Place
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Position, Rule, Ruleset
 from rejoinder.rules.reload import Memory
+from rejoinder.rules.rule_file.rules import rules
 
 HEAD = """\
 upstreams: {up: "http://127.0.0.1:8000"}
@@ -132,16 +132,38 @@ def test_only_what_has_changed_is_read_again(
     memory = check(tmp_path / "rules.yaml", before, *(EDITS[mistake] for mistake in mistakes))
     (tmp_path / "rules.yaml").write_text(EDITS[edit])
     read: list[int] = []
-    rules = native.rules
 
     def counting(place: Place) -> tuple[Rule, ...]:
         found = rules(place)
         read.append(len(found))
         return found
 
-    monkeypatch.setattr(native, "rules", counting)
+    for module in ("load", "reload"):
+        monkeypatch.setattr(f"rejoinder.rules.{module}.read_rules", counting)
     load([tmp_path / "rules.yaml"], memory=memory)
     assert read == [1]
+
+
+@pytest.mark.parametrize("named", ["branding", "body_file"])
+def test_a_file_that_is_named_is_read_again_and_watched(tmp_path: Path, named: str) -> None:
+    beside, file = tmp_path / "beside.svg", tmp_path / "rules.yaml"
+    page = ENTRIES["flow"].replace("body: x", "body_file: beside.svg" if named == "body_file" else "page: builtin")
+    branding = "branding: {logo_file: beside.svg}\n" if named == "branding" else ""
+    text = branding + FILE.replace(ENTRIES["flow"], page)
+    memory = Memory()
+    for content, entries in (
+        ("<svg></svg>", text),
+        ("<svg><g/></svg>", text),
+        ("<svg></svg>", text.replace("body: one", "body: uno")),
+    ):
+        beside.write_text(content)
+        file.write_text(entries)
+        again, first = load([file], memory=memory), load([file])
+        assert first.ruleset
+        assert said(again) == said(first)
+        assert again.fingerprints == first.fingerprints
+    beside.unlink()
+    assert said(load([file], memory=memory)) == said(load([file]))
 
 
 def test_unnamed_rules_are_named_after_their_file_once_there_are_two(tmp_path: Path) -> None:

@@ -99,6 +99,12 @@ PLUG_IN: Final = "{name: all, rules: [{enable_on_status: [503], body: x}, {body:
             ["a-503 < a-5xx", "more < a-5xx"],
             id="who is hidden hides nobody",
         ),
+        pytest.param(["{name: trial, observe: true, body: x}", PAGE], [], id="who only observes takes nothing"),
+        pytest.param(
+            ["{name: trial, observe: true, final: true, enable_on_status: [5xx], body: x}", A_503],
+            [],
+            id="even if it is final",
+        ),
         pytest.param([A_5XX, PAGE], ["a-5xx < page"], id="an unconditional rule answers before a status is known"),
         pytest.param([PAGE, A_5XX], ["a-5xx < page"], id="and leaves no status to ask about"),
         pytest.param([PLUG_IN, A_4XX], ["a-4xx < all"], id="an answer for every other status takes all of them"),

@@ -112,6 +112,7 @@ def test_every_name_is_known() -> None:
         ("{{ request.header. }}", 0, 'expected a name behind "request.header.", got ""'),
         ("{{ request.header.a b }}", 0, 'expected a name behind "request.header.", got "a b"'),
         ("{{ request.query.é }}", 0, 'expected a name behind "request.query.", got "é"'),
+        ("{{status}}" * 1001, 10_000, "expected at most 1,000 variables"),
         ("{{ status | upper }}", 0, 'unknown filter "upper": expected one of raw, html, json, urlencode'),
         ("{{ status | urlencoded }}", 0, 'did you mean "urlencode"?'),
         ("{{ status | }}", 0, 'unknown filter ""'),
@@ -404,3 +405,9 @@ def test_many_values_take_time_that_is_linear(filled: Fill, escape: Escape) -> N
     start = time.process_time()
     filled(template, {(16, ""): '"é<\udcff' * 15_000})
     assert time.process_time() - start < 3
+
+
+def test_many_braces_take_time_that_is_linear() -> None:
+    start = time.process_time()
+    assert parse('{{"{{"}}xxx' * 95_000, Escape.HTML).pieces == (b"{{xxx" * 95_000,)
+    assert time.process_time() - start < 2

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rejoinder.xds.session import Accepted, Nack, Output, Response, Unable
+from rejoinder.xds.session import Accepted, Nack, Output, Unable
 from rejoinder.xds.snapshot import (
     CLUSTERS,
     ENDPOINTS,
@@ -26,6 +26,7 @@ from rejoinder.xds.snapshot import (
     content_version,
 )
 from rejoinder.xds.sotw import Request, StateOfTheWorld
+from rejoinder.xds.stream import Response
 
 
 def resource(kind: ResourceType, name: str, *references: tuple[ResourceType, str], body: str = "1") -> Resource:

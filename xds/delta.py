@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from rejoinder.xds.remember import by_identity
-from rejoinder.xds.session import SHARED, Output, Response, Session, Stream, Subscription, unknown
+from rejoinder.xds.session import Output, Session
 from rejoinder.xds.snapshot import ROUTES, VIRTUAL_HOSTS, Resources, ResourceType, routes_of
+from rejoinder.xds.stream import SHARED, Response, Stream, Subscription, unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,6 @@ class DeltaRequest:
     """Whether it wants an access log; likewise."""
 
 
-SPLITS_SINCE: Final = (1, 40)
-"""From which version of Envoy on virtual hosts are told as resources of their own. An older one may not know
-`vhost_header`, and would pick the wrong ones without a word."""
-
-
 class Incremental(Session):
     """One client's stream."""
 
@@ -60,8 +55,6 @@ class Incremental(Session):
         if asked is None:
             return []
         kind, stream = asked
-        if request.envoy and not self.only:
-            self._splits = request.envoy >= SPLITS_SINCE
         if stream.subscription is None:
             self._resume(kind, stream, request)
         else:
@@ -74,7 +67,7 @@ class Incremental(Session):
         # No names stand for `*` in the first request only.
         wildcard = kind.wildcard and (not request.subscribe or "*" in request.subscribe)
         stream.subscription = Subscription(wildcard, frozenset(request.subscribe) - {"*"})
-        ours = self._of(self.target).by_type[kind] if self.target else {}
+        ours = self.ours.by_type[kind]
         initial = request.initial
         if kind is ROUTES:
             self._resumed = frozenset(initial)

@@ -24,9 +24,10 @@ from google.protobuf.message import DecodeError
 from rejoinder.xds.counts import SERVICE, Counted, decode
 from rejoinder.xds.delta import DeltaRequest, Incremental
 from rejoinder.xds.listening import listen
-from rejoinder.xds.session import Accepted, Nack, Response, Session, Unable
+from rejoinder.xds.session import Accepted, Nack, Session, Unable
 from rejoinder.xds.snapshot import CLUSTERS, ENDPOINTS, EXTENSIONS, LISTENERS, ROUTES, ResourceType, Snapshot
 from rejoinder.xds.sotw import Request, StateOfTheWorld
+from rejoinder.xds.stream import Response
 from rejoinder.xds.wire import (
     MAX_NAMES,
     TooManyNamesError,
@@ -117,6 +118,10 @@ class ClientStatus:
     """Of the snapshot that it is being brought to; empty: none yet. The same as `version` when it has arrived."""
     nack: Nack | None
     """The last time that it said no on this stream."""
+    envoy: tuple[int, int] | None
+    """Its version, if it is an Envoy and says so."""
+    unable: str
+    """Its words, if it cannot use the module and gets the ext_proc filter instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +159,19 @@ class _Client:
         self.peer = peer
         self.session = session
         self.nack: Nack | None = None
+        self.unable = ""
 
     def status(self) -> ClientStatus:
         accepted, target = self.session.accepted, self.session.target
-        return ClientStatus(self.session.node, self.peer, _version(accepted), _version(target), self.nack)
+        return ClientStatus(
+            self.session.node,
+            self.peer,
+            _version(accepted),
+            _version(target),
+            self.nack,
+            self.session.forms.envoy,
+            self.unable,
+        )
 
 
 class Server:
@@ -244,7 +258,10 @@ class Server:
         self._changed = asyncio.Event()
 
     def status(self) -> Status:
-        clients = sorted((client.status() for client in self._clients), key=lambda status: (status.node, status.peer))
+        """May be called by any thread."""
+        clients = sorted(
+            (client.status() for client in tuple(self._clients)), key=lambda status: (status.node, status.peer)
+        )
         return Status(_version(self._offered(None)), tuple(clients), self._nack)
 
     def _handler(self, variant: _Variant, only: ResourceType | None) -> Any:
@@ -278,7 +295,7 @@ class Server:
                     if client not in self._clients:
                         self._clients.add(client)
                         self._away.pop(client.session.node, None)
-                        self._on_event(Connected(client.session.node, client.peer, client.session.envoy))
+                        self._on_event(Connected(client.session.node, client.peer, client.session.forms.envoy))
                 for output in outputs:
                     if isinstance(output, Response):
                         await context.write(output)
@@ -310,6 +327,8 @@ class Server:
         match news:
             case Accepted(snapshot=snapshot):
                 self._proven.update(dict.fromkeys(client.session.types, snapshot))
+            case Unable(message=message):
+                client.unable = message
             case Nack(type=kind, snapshot=snapshot):
                 self._nack = client.nack = news
                 if snapshot is self._snapshot:

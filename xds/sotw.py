@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rejoinder.xds.session import Output, Response, Session, Stream, Subscription, without
+from rejoinder.xds.session import Output, Session
 from rejoinder.xds.snapshot import ResourceType
+from rejoinder.xds.stream import Response, Stream, Subscription, without
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +68,9 @@ class StateOfTheWorld(Session):
         # version is the same set of resources, and nothing need be sent. For the others the specification warns: the
         # client may have forgotten a resource since, or may be waiting for it.
         # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#ack-nack-and-resource-type-instance-version
-        ours = self._of(self.target) if self.target else None
         stream.resumed = bool(version)
-        if ours and subscription.wildcard and version == ours.versions[kind]:
-            stream.sent = stream.accepted = ours.by_type[kind]
+        if subscription.wildcard and version == self.ours.versions[kind]:
+            stream.sent = stream.accepted = self.ours.by_type[kind]
         else:
             stream.owed = kind.whole
 

@@ -15,9 +15,9 @@ from rejoinder.rules.names import METADATA
 from rejoinder.xds.delta import DeltaRequest
 from rejoinder.xds.protobuf import message_class
 from rejoinder.xds.remember import by_identity
-from rejoinder.xds.session import Response
 from rejoinder.xds.snapshot import Resource
 from rejoinder.xds.sotw import Request
+from rejoinder.xds.stream import Response
 
 _DiscoveryRequest: Final = message_class("envoy.service.discovery.v3.DiscoveryRequest")
 _DiscoveryResponse: Final = message_class("envoy.service.discovery.v3.DiscoveryResponse")

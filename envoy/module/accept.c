@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { LOOKED_AT = 8192, WHOLE = 1000, NO_FIT = -1 };
+enum { LOOKED_AT = 8192, MAX_ELEMENTS = 64, WHOLE = 1000, NO_FIT = -1 };
 
 /* --- elements of a header --- */
 
@@ -168,12 +168,8 @@ static bool has_parameter(buffer parameters, const parameter *wanted) {
   return false;
 }
 
-static int fits_type(const element *accepted, buffer content_type) {
-  element offered;
-  if (!read_element(content_type, &offered)) {
-    offered = (element){TEXT(""), TEXT(""), 0};
-  }
-  buffer head = accepted->head, type = offered.head;
+static int fits_type(const element *accepted, const element *offered) {
+  buffer head = accepted->head, type = offered->head;
   int rank = alike(head, TEXT("*/*")) ? 0 : head.length > 1 && !memcmp(head.ptr + head.length - 2, "/*", 2) ? 1 : 2;
   if (rank == 1) {
     head.length -= 1;
@@ -187,7 +183,7 @@ static int fits_type(const element *accepted, buffer content_type) {
   parameter each;
   while (next_parameter(&rest, &each)) {
     if (!alike(each.name, TEXT("q")) && !alike(each.name, TEXT("charset"))) {
-      if (!has_parameter(offered.parameters, &each)) {
+      if (!has_parameter(offered->parameters, &each)) {
         return NO_FIT;
       }
       specificity++;
@@ -197,8 +193,8 @@ static int fits_type(const element *accepted, buffer content_type) {
 }
 
 /* RFC 4647, section 3.3.1. */
-static int fits_language(const element *accepted, buffer tag) {
-  buffer range = accepted->head;
+static int fits_language(const element *accepted, const element *offered) {
+  buffer range = accepted->head, tag = offered->head;
   if (range.length == 1 && *range.ptr == '*') {
     return 0;
   }
@@ -208,16 +204,31 @@ static int fits_language(const element *accepted, buffer tag) {
 
 /* --- the choice --- */
 
-typedef int (*fit)(const element *accepted, buffer offered);
+typedef int (*fit)(const element *accepted, const element *offered);
 
 /* What is asked about one header. Variants that are alike there often follow each other: the last one is remembered. */
 typedef struct {
-  buffer header;
   fit fits;
+  element accepted[MAX_ELEMENTS];
+  size_t count;
   uint32_t highest;
   buffer offered;
   uint32_t q; /* of `offered` */
 } axis;
+
+static void read_header(axis *of, buffer header, bool sent, fit fits) {
+  of->fits = fits, of->count = 0, of->highest = 0, of->q = 0;
+  of->offered = TEXT("");
+  header.length = sent ? header.length : 0;
+  if (header.length > LOOKED_AT) {
+    for (header.length = LOOKED_AT; header.length && header.ptr[header.length - 1] != ',';) {
+      header.length--;
+    }
+  }
+  while (header.length && of->count < MAX_ELEMENTS) {
+    of->count += read_element(take_element(&header), &of->accepted[of->count]);
+  }
+}
 
 static uint32_t quality(axis *of, buffer offered) {
   if (alike(offered, of->offered)) {
@@ -226,14 +237,16 @@ static uint32_t quality(axis *of, buffer offered) {
   int best = NO_FIT;
   of->offered = offered;
   of->q = 0;
-  for (buffer rest = of->header; rest.length && offered.length;) {
-    element each;
-    if (read_element(take_element(&rest), &each)) {
-      int found = of->fits(&each, offered);
-      if (found > best || (found == best && found != NO_FIT && each.q > of->q)) {
-        best = found;
-        of->q = each.q;
-      }
+  element read = {offered, TEXT(""), 0};
+  if (of->fits == fits_type && !read_element(offered, &read)) {
+    read = (element){TEXT(""), TEXT(""), 0};
+  }
+  for (size_t i = 0; i < of->count && offered.length; i++) {
+    const element *each = &of->accepted[i];
+    int found = of->fits(each, &read);
+    if (found > best || (found == best && found != NO_FIT && each->q > of->q)) {
+      best = found;
+      of->q = each->q;
     }
   }
   of->highest = of->q > of->highest ? of->q : of->highest;
@@ -245,22 +258,11 @@ static uint32_t quality_or_highest(axis *of, buffer offered) {
   return of->highest && offered.length ? quality(of, offered) : of->highest ? of->highest : WHOLE;
 }
 
-static buffer looked_at(buffer header, bool sent) {
-  if (!sent || !header.length) {
-    return TEXT("");
-  }
-  if (header.length > LOOKED_AT) {
-    for (header.length = LOOKED_AT; header.length && header.ptr[header.length - 1] != ',';) {
-      header.length--;
-    }
-  }
-  return header;
-}
-
 size_t accept_best(const offer *offers, size_t count, buffer accept, bool has_accept, buffer language,
                    bool has_language) {
-  axis types = {.header = looked_at(accept, has_accept), .fits = fits_type};
-  axis languages = {.header = looked_at(language, has_language), .fits = fits_language};
+  axis types, languages;
+  read_header(&types, accept, has_accept, fits_type);
+  read_header(&languages, language, has_language, fits_language);
   for (size_t i = 0; i < count; i++) {
     quality(&types, offers[i].content_type), quality(&languages, offers[i].language);
   }

@@ -1,7 +1,7 @@
 /* Which of several variants of an answer a request gets, by its Accept and Accept-Language (RFC 9110, section 12.5).
  *
  * The same as rules/accept.py, which has the meaning. Pure, without memory of its own, and linear in the headers, of
- * which the first 8,192 bytes count.
+ * which the first 8,192 bytes and 64 elements count.
  */
 #ifndef REJOINDER_ACCEPT_H
 #define REJOINDER_ACCEPT_H

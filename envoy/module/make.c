@@ -51,9 +51,11 @@ static bool header_value(making *of, buffer name, buffer *value) {
     *value = (buffer){at, length - 1};
     for (const line *each = lines; each < end; each++) {
       if (each->name + 1 == number) {
-        at = put(at == value->ptr ? at : put(at, TEXT(",")), each->value);
+        at = put(count ? at : put(at, TEXT(",")), each->value); /* in front of all but the first */
+        count = 0;
       }
     }
+    return true;
   }
   return count > 0;
 }
@@ -133,6 +135,30 @@ static buffer filled(making *of, reply *made, buffer template) {
   return (buffer){text, length};
 }
 
+static bool is_blank(char byte) { return byte == ' ' || byte == '\t'; }
+
+/* RFC 9110, section 5.5: blanks around a header's value are not part of it. */
+static buffer trimmed(buffer value) {
+  while (value.length && is_blank(value.ptr[0])) {
+    value = (buffer){value.ptr + 1, value.length - 1};
+  }
+  while (value.length && is_blank(value.ptr[value.length - 1])) {
+    value.length--;
+  }
+  return value;
+}
+
+/* Without a body there is none; in a local reply, Envoy would not send it either. */
+static void drop_content_type(reply *made) {
+  size_t count = 0;
+  for (size_t i = 0; i < made->header_count; i++) {
+    if (!same((buffer){made->headers[i].name, made->headers[i].name_length}, TEXT("content-type"))) {
+      made->headers[count++] = made->headers[i];
+    }
+  }
+  made->header_count = count;
+}
+
 static bool has_header(const reply *made, size_t count, buffer name) {
   for (size_t i = 0; i < count; i++) {
     if (same((buffer){made->headers[i].name, made->headers[i].name_length}, name)) {
@@ -197,13 +223,16 @@ reply *reply_make(const program *asked, const reply *given, const question *abou
       header *each = &made->headers[i];
       *each = from->headers[i];
       if (i >= from->header_count) {
-        buffer value = filled(&of, made, (buffer){each->value, each->value_length});
+        buffer value = trimmed(filled(&of, made, (buffer){each->value, each->value_length}));
         each->value = value.ptr, each->value_length = value.length;
         made->empty_values |= !value.length;
       }
     }
     if (from->by_template) {
       made->body = filled(&of, made, from->body);
+      if (!made->body.length) {
+        drop_content_type(made);
+      }
     }
     keep_headers(&of, made, given);
   }

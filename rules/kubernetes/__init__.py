@@ -4,8 +4,9 @@ In: `Object`s from the files, and the upstreams that the command line gives. Out
 object. Pure; nothing is raised: what is wrong with an object is in its status and costs no other object anything.
 
 Reading order: `known` (which fields there are), `objects` (how they are read), `cluster` (all objects together),
-`status` (what becomes of them), then a file for each kind: `gateway`, `http_route` (with `http_matches`, `http_filters`
-and `references`), `direct_response`, `gateway_api` (which puts these together), `ingress`, `wasm_plugin`.
+`status` (what becomes of them), then a file for each kind: `gateway` (with `certificates`), `http_route` (with
+`http_matches`, `http_filters` and `references`), `direct_response`, `gateway_api` (which puts these together),
+`ingress`, `wasm_plugin`.
 """
 
 from __future__ import annotations

@@ -8,8 +8,6 @@ https://gateway-api.sigs.k8s.io/reference/spec/#gateway
 
 from __future__ import annotations
 
-import base64
-import binascii
 import ipaddress
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -17,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from rejoinder.rules.document import Map, quoted
-from rejoinder.rules.fields import Fields, Place, Reader, Source
-from rejoinder.rules.files import Files, UnreadableError
-from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster, invalid
+from rejoinder.rules.fields import Fields, Place, Source
+from rejoinder.rules.files import Files
+from rejoinder.rules.kubernetes.certificates import certificates, client_authorities
+from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster
 from rejoinder.rules.kubernetes.known import GATEWAY, LISTENER, check, spec_of, without
 from rejoinder.rules.kubernetes.objects import Key, Object, alone, items, member, one_of, open_fields, port, string_map
 from rejoinder.rules.kubernetes.status import (
@@ -33,7 +32,7 @@ from rejoinder.rules.kubernetes.status import (
     condition,
 )
 from rejoinder.rules.model import RULE_FILES, Listener, Position
-from rejoinder.rules.native import domains
+from rejoinder.rules.rule_file.matches import domains
 
 INVALID_ROUTE_KINDS: Final = "InvalidRouteKinds"
 """The reason where a listener lets in kinds that there are not: it goes on with those that there are."""
@@ -253,13 +252,13 @@ def _listener(
     pairs: tuple[tuple[bytes, bytes], ...] = ()
     client_ca: bytes | None = None
     if found.protocol == "HTTPS":
-        pairs, secret_faults = _certificates(member(place, "tls"), gateway, cluster)
+        pairs, secret_faults = certificates(member(place, "tls"), gateway, cluster)
         faults += secret_faults
         if not pairs and not secret_faults:
             message = "HTTPS needs tls.certificateRefs with a Secret"
             faults.append(Fault(ACCEPTED, "Invalid", message, place.position))
         own = alone(member(place, "tls"), open_fields, _NO_FIELDS)[0].given.get("frontendValidation")
-        client_ca, ca_faults = _client_ca(own or frontend.get(found.port, frontend.get(None)), gateway, cluster)
+        client_ca, ca_faults = client_authorities(own or frontend.get(found.port, frontend.get(None)), gateway, cluster)
         faults += ca_faults
     return replace(found, certificates=pairs, client_ca=client_ca, faults=tuple(faults), position=place.position)
 
@@ -335,36 +334,6 @@ def _ports(listeners: list[GatewayListener]) -> set[int]:
     return {each.port for each in listeners}
 
 
-# --- certificates ---
-
-
-def _certificates(tls: Place, gateway: Object, cluster: Cluster) -> tuple[tuple[tuple[bytes, bytes], ...], list[Fault]]:
-    references, problems = alone(tls, _certificate_refs, ())
-    faults = [Fault(ACCEPTED, "Invalid", problem.message, problem.position) for problem in problems]
-    pairs: list[tuple[bytes, bytes]] = []
-    for place, group, kind, key in references:
-        target = replace_namespace(key, gateway.key.namespace)
-
-        def fault(reason: str, message: str, place: Place = place) -> None:
-            faults.append(Fault(RESOLVED_REFS, reason, message, place.position))
-
-        if (group, kind) != ("", "Secret"):
-            fault("InvalidCertificateRef", f"{kind} is no place for a certificate: expected a Secret")
-        elif not cluster.granted(gateway, "", "Secret", target):
-            fault("RefNotPermitted", f"Secret {target} is in another namespace, which has no ReferenceGrant for it")
-        elif (secret := cluster.find("Secret", target)) is None:
-            fault("InvalidCertificateRef", f"there is no Secret {target}: add it to the files")
-        else:
-            pair, problems = alone(secret.place, _pair, None)
-            if pair is None or problems:
-                reason = problems[0].message if problems else "nothing in it"
-                cluster.faults[secret] = invalid(problems)
-                fault("InvalidCertificateRef", f"Secret {target} has no certificate that can be used: {reason}")
-            else:
-                pairs.append(pair)
-    return tuple(pairs), faults
-
-
 def _frontend(spec: Place) -> dict[int | None, Place | None]:
     """What is demanded of clients' certificates at each port; None: at the others."""
     found: dict[int | None, Place | None] = {}
@@ -378,92 +347,3 @@ def _frontend(spec: Place) -> dict[int | None, Place | None]:
 
 
 _NO_FIELDS: Final = Fields(Place(Map(0, {}, 0), Source("", Files())), {})
-
-
-def _client_ca(place: Place | None, gateway: Object, cluster: Cluster) -> tuple[bytes | None, list[Fault]]:
-    """The authorities of clients' certificates. What cannot be used is a fault, so that nobody gets in without one."""
-    if place is None:
-        return None, []
-    references, problems = alone(place, _authority_refs, ())
-    faults = [Fault(ACCEPTED, "Invalid", problem.message, problem.position) for problem in problems]
-    found: list[bytes] = []
-    for at, group, kind, key in references:
-        target = replace_namespace(key, gateway.key.namespace)
-        reason, message = "InvalidCACertificateRef", ""
-        if (group, kind) != ("", "ConfigMap"):
-            message = f"{kind} is no place for client authorities: expected a ConfigMap"
-        elif not cluster.granted(gateway, "", "ConfigMap", target):
-            reason = "RefNotPermitted"
-            message = f"ConfigMap {target} is in another namespace, which has no ReferenceGrant for it"
-        elif (config_map := cluster.find("ConfigMap", target)) is None:
-            message = f"there is no ConfigMap {target}, which clients' certificates are to be verified with"
-        else:
-            content, problems = alone(config_map.place, _authorities, b"")
-            cluster.faults[config_map] = invalid(problems)
-            found.append(content)
-            message = f"ConfigMap {target} cannot be used: {problems[0].message}" if problems else ""
-        if message:
-            faults.append(Fault(RESOLVED_REFS, reason, message, at.position))
-    return b"\n".join(found), faults
-
-
-def _authority_refs(place: Place) -> tuple[tuple[Place, str, str, Key], ...]:
-    fields = open_fields(place)
-    fields.get("mode", one_of("AllowValidOnly"), "")
-    references = fields.require("caCertificateRefs", Place.items, [])
-    if not references and "caCertificateRefs" in fields:
-        raise fields["caCertificateRefs"].expected("at least one entry")
-    return tuple(_certificate_ref(each) for each in references)
-
-
-def _authorities(config_map: Place) -> bytes:
-    content = open_fields(member(config_map, "data")).require("ca.crt", lambda it: it.string().encode(), b"")
-    try:
-        config_map.source.files.check_authorities(content)
-    except UnreadableError as reason:
-        raise config_map.mistake(f"data.ca.crt: {reason}") from None
-    return content
-
-
-def replace_namespace(key: Key, default: str) -> Key:
-    """A reference's target; without a namespace it is in that of the object that refers to it."""
-    return key if key.namespace else Key(default, key.name)
-
-
-def _certificate_refs(tls: Place) -> tuple[tuple[Place, str, str, Key], ...]:
-    fields = open_fields(tls)
-    fields.get("mode", one_of("Terminate"), "")
-    return fields.get("certificateRefs", lambda it: it.each(_certificate_ref), ())
-
-
-def _certificate_ref(place: Place) -> tuple[Place, str, str, Key]:
-    fields = open_fields(place)
-    key = Key(fields.get("namespace", Place.string, ""), fields.require("name", Place.string, ""))
-    return place, fields.get("group", Place.string, ""), fields.get("kind", Place.string, "Secret"), key
-
-
-def _pair(secret: Place) -> tuple[bytes, bytes] | None:
-    certificate = _content(secret, "tls.crt", "data", _base64)
-    key = _content(secret, "tls.key", "data", _base64)
-    if not (certificate and key):
-        return None
-    try:
-        secret.source.files.check_pem(certificate, key)
-    except UnreadableError as reason:
-        raise secret.mistake(str(reason)) from None
-    return certificate, key
-
-
-def _content(each: Place, name: str, encoded: str, decode: Reader[bytes]) -> bytes:
-    """An entry of a Secret; the API server takes what stands in `stringData` for `data`."""
-    plain = open_fields(member(each, "stringData"))
-    if name in plain:
-        return plain.get(name, lambda it: it.string().encode(), b"")
-    return open_fields(member(each, encoded)).require(name, decode, b"")
-
-
-def _base64(place: Place) -> bytes:
-    try:
-        return base64.b64decode("".join(place.string().split()), validate=True)
-    except binascii.Error:
-        raise place.mistake("expected base64") from None

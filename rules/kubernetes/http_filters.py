@@ -28,7 +28,9 @@ from rejoinder.rules.model import (
     Redirect,
     Rewrite,
 )
-from rejoinder.rules.native import MAX_HEADER_SIZE, at_most, header_name, redirect_host, redirect_path
+from rejoinder.rules.rule_file.headers import MAX_HEADER_SIZE, header_name
+from rejoinder.rules.rule_file.routes import redirect_host, redirect_path
+from rejoinder.rules.rule_file.values import at_most
 
 MAX_ORIGIN: Final = 1024
 """In bytes: a `*` in it is several instructions of a regular expression."""

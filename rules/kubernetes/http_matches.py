@@ -10,8 +10,9 @@ from rejoinder.rules.fields import Place
 from rejoinder.rules.kubernetes.known import HTTP_MATCH, check
 from rejoinder.rules.kubernetes.objects import alone, items, one_of, open_fields
 from rejoinder.rules.model import EVERY_PATH, EVERY_REQUEST, PathMatch, RequestMatch, StringKind, StringMatch
-from rejoinder.rules.native import PATHS, header_name, parameter_name, regex_text
 from rejoinder.rules.problem import Severity
+from rejoinder.rules.rule_file.headers import header_name
+from rejoinder.rules.rule_file.matches import PATHS, parameter_name, regex_text
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 _PATH_TYPES: Final = {"Exact": "path", "PathPrefix": "prefix", "RegularExpression": "regex"}

@@ -50,8 +50,8 @@ from rejoinder.rules.model import (
     Redirect,
     Rewrite,
 )
-from rejoinder.rules.native import domains
 from rejoinder.rules.problem import Problem
+from rejoinder.rules.rule_file.matches import domains
 
 MAX_WEIGHT: Final = 1_000_000
 MAX_WEIGHTS: Final = 2**32 - 1

@@ -33,8 +33,8 @@ from rejoinder.rules.kubernetes.objects import (
 )
 from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault, Status, condition
 from rejoinder.rules.model import EVERY_PATH, Answer, Backend, Forward, PathKind, PathMatch, RequestMatch, Route
-from rejoinder.rules.native import PATHS, domains
 from rejoinder.rules.problem import Problem, Severity
+from rejoinder.rules.rule_file.matches import PATHS, domains
 
 _PATH_TYPES: Final = {"Exact": "path", "Prefix": "prefix", "ImplementationSpecific": "prefix"}
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 from typing import Final
 
-from rejoinder.rules.addresses import PORTS, host_of
 from rejoinder.rules.fields import Place
 from rejoinder.rules.kubernetes.known import MCP_BRIDGE, check, spec_of
 from rejoinder.rules.kubernetes.objects import SYSTEM_NAMESPACE, Object, alone, items, member, one_of, open_fields, port
 from rejoinder.rules.model import Endpoint, Upstream, UpstreamTls
-from rejoinder.rules.native import name
 from rejoinder.rules.problem import Problem
+from rejoinder.rules.rule_file.addresses import PORTS, host_of
+from rejoinder.rules.rule_file.values import name
 
 _PROTOCOLS: Final = ("", "HTTP", "HTTPS", "HTTP2", "GRPC", "GRPCS")
 

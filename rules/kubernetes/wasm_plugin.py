@@ -32,8 +32,10 @@ from rejoinder.rules.kubernetes.objects import (
 )
 from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault, Status, condition
 from rejoinder.rules.model import Forward, Route, Rule, Scope
-from rejoinder.rules.native import PLUG_IN_FIELDS, domains, scope_answers
 from rejoinder.rules.problem import Problem, Severity
+from rejoinder.rules.rule_file.answers import PLUG_IN_FIELDS
+from rejoinder.rules.rule_file.matches import domains
+from rejoinder.rules.rule_file.rules import scope_answers
 
 PLUGIN: Final = "custom-response"
 

@@ -6,7 +6,7 @@ gets, and `encode` turns the same dictionaries into the bytes that travel. Pure;
 and could be planned can be translated.
 
 Reading order: `listeners` (and the filter chain, with `filters`), `extensions` (with `module` and `ext_proc`),
-`route_configurations`, `routes`, `clusters`, then `encode`.
+`early_errors`, `route_configurations`, `routes`, `clusters`, then `encode`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rejoinder.rules.model import RUNTIME, Ruleset, native_rules
 from rejoinder.rules.program import Program, compile_rules
 from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.clusters import clusters
+from rejoinder.xds.translate.early_errors import local_reply_config
 from rejoinder.xds.translate.extensions import extensions, foreign_filters
 from rejoinder.xds.translate.filters import Off, http_filters, part_filters, to_switch_off
 from rejoinder.xds.translate.listeners import listeners, parts_listener
@@ -74,8 +75,9 @@ def translate(ruleset: Ruleset, program: Program, plan: Plan, settings: Settings
         parts = part_filters(conditional) if placement is Placement.MODULE else []
         carriers = (parts_listener(parts),) if parts else ()
         together, split = routes(to_switch_off(conditional, placement))
+        early = local_reply_config(conditional) if placement is Placement.EXT_PROC else {}
         whole = Configuration(
-            listeners=(*listeners(ruleset, plan, filters), *carriers),
+            listeners=(*listeners(ruleset, plan, filters, early), *carriers),
             routes=together,
             clusters=tuple(clusters(ruleset, conditional, replace(settings, conditional=placement))),
             extensions=(*extensions(conditional, placement), *foreign),
@@ -85,7 +87,7 @@ def translate(ruleset: Ruleset, program: Program, plan: Plan, settings: Settings
         # The whole route configurations stay, for listeners that are draining and those of others.
         in_parts = replace(
             whole,
-            listeners=(*listeners(ruleset, plan, filters, by_group), *carriers),
+            listeners=(*listeners(ruleset, plan, filters, early, by_group), *carriers),
             routes=(*together, *(head for head, _ in split)),
             virtual_hosts=tuple(host for _, hosts in split for host in hosts),
         )

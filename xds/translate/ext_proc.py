@@ -43,7 +43,7 @@ def response_filter(program: Program) -> Json:
         # Nothing else of the response matters: that saves Envoy and the service most of the message.
         forward_rules={"allowed_headers": {"patterns": [_pattern(name) for name in (":status", *looked_at)]}},
     )
-    return _gated(filter_, _statuses_gate(program))
+    return _gated(filter_, _status_test(program.statuses), bool(program.statuses & REFUSALS))
 
 
 def request_filter(program: Program) -> Json:
@@ -56,7 +56,7 @@ def request_filter(program: Program) -> Json:
         more["response_attributes"] = [attributes.CODE_DETAILS]
     response = "SEND" if program.has_handlers else "SKIP"
     filter_ = _filter({"request_header_mode": "SEND", "response_header_mode": response}, **more)
-    return _gated(filter_, _requests_gate(program))
+    return _gated(filter_, _requests_gate(program), program.has_handlers)
 
 
 def host_filter(program: Program) -> Json:
@@ -117,14 +117,16 @@ def _attributes(program: Program) -> list[str]:
     return [expression for expression, wanted in asked.items() if wanted]
 
 
-def _gated(filter_: Json, wanted: Json) -> Json:
-    """A filter that is skipped but for what a predicate wants.
+def _gated(filter_: Json, wanted: Json, sees_refusals: bool) -> Json:
+    """A filter that is skipped but for what a predicate wants; and for responses with which Envoy refuses a request, if
+    it would see them.
 
     (The composite filter would not even be made where it is not wanted, which costs a little less. But an Envoy 1.40
     whose composite filter is replaced by ECDS under load crashes: tried.)
     """
     skip = {"name": "skip", "typed_config": typed("envoy.extensions.filters.common.matcher.action.v3.SkipFilter")}
-    matcher = {"predicate": {"not_matcher": wanted}, "on_match": {"action": skip}}
+    predicates = [{"not_matcher": wanted}, *([_refusal()] if sees_refusals else [])]
+    matcher = {"predicate": _any(predicates), "on_match": {"action": skip}}
     return typed(
         _GATE,
         extension_config={"name": "ext_proc", "typed_config": filter_},
@@ -133,19 +135,6 @@ def _gated(filter_: Json, wanted: Json) -> Json:
 
 
 # --- the gate on statuses ---
-
-
-def _statuses_gate(program: Program) -> Json:
-    if program.statuses.isdisjoint(REFUSALS):
-        return _status_test(program.statuses)
-    # With a request that it refuses, Envoy hangs up: that response must not be held to be asked about. Of the others
-    # with such a status, those of an upstream are told by this header, which the router sets.
-    others = program.statuses - REFUSALS
-    read = typed("envoy.type.matcher.v3.HttpResponseHeaderMatchInput", header_name="x-envoy-upstream-service-time")
-    test = {"safe_regex": {"google_re2": {}, "regex": ".+"}}
-    upstream = {"single_predicate": {"input": {"name": "header", "typed_config": read}, "value_match": test}}
-    refusals = {"and_matcher": {"predicate": [_status_test(program.statuses & REFUSALS), upstream]}}
-    return _any([*([_status_test(others)] if others else []), refusals])
 
 
 def _status_test(named: frozenset[int]) -> Json:
@@ -171,6 +160,16 @@ def _digits(named: frozenset[int], start: int, size: int) -> Iterator[str]:
     elif not named.isdisjoint(block):
         for sub in range(start, start + size, size // 10):
             yield from _digits(named, sub, size // 10)
+
+
+def _refusal() -> Json:
+    # With a request that it refuses, Envoy hangs up: that response must not be held to be asked about (`early_errors`
+    # has answers for it). Of the others with such a status, those of an upstream are told by this header, which the
+    # router sets.
+    read = typed("envoy.type.matcher.v3.HttpResponseHeaderMatchInput", header_name="x-envoy-upstream-service-time")
+    test = {"safe_regex": {"google_re2": {}, "regex": ".+"}}
+    upstream = {"single_predicate": {"input": {"name": "header", "typed_config": read}, "value_match": test}}
+    return {"and_matcher": {"predicate": [_status_test(REFUSALS), {"not_matcher": upstream}]}}
 
 
 # --- the gate on requests ---

@@ -23,15 +23,18 @@ HTTP_10_HOST = "localhost"
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
-def listeners(ruleset: Ruleset, plan: Plan, filters: list[Json], layouts: Mapping[str, Layout] = {}) -> Iterator[Json]:
+def listeners(
+    ruleset: Ruleset, plan: Plan, filters: list[Json], early: Json, layouts: Mapping[str, Layout] = {}
+) -> Iterator[Json]:
     """One Listener for each address.
 
     Args:
         filters: the filter chain of all.
+        early: their `local_reply_config`.
         layouts: of the routes of each group of listeners; WHOLE if it is not there.
     """
     managers = {
-        group: _connection_manager(group, part, filters, layouts.get(group, Layout.WHOLE))
+        group: _connection_manager(group, part, filters, early, layouts.get(group, Layout.WHOLE))
         for group, part in plan.items()
     }
     for listener in ruleset.listeners:
@@ -63,7 +66,7 @@ def listener_name(listener: Listener) -> str:
     return show_address(listener.address, listener.port) + (f"#{listener.number}" if listener.number > 1 else "")
 
 
-def _connection_manager(group: str, plan: PlannedGroup, filters: list[Json], layout: Layout) -> Json:
+def _connection_manager(group: str, plan: PlannedGroup, filters: list[Json], early: Json, layout: Layout) -> Json:
     manager = typed(
         _HCM,
         stat_prefix="ingress",
@@ -90,6 +93,8 @@ def _connection_manager(group: str, plan: PlannedGroup, filters: list[Json], lay
         stream_idle_timeout="300s",
         request_timeout="300s",
     )
+    if early:
+        manager["local_reply_config"] = early
     if needs_path_header(plan, layout):
         manager["early_header_mutation_extensions"] = [
             {

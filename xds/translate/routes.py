@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import functools
 import re
-from collections.abc import Iterator
 from typing import Final
 
 from rejoinder.rules.answers import Reply
@@ -162,8 +161,8 @@ def _changes(route: Route) -> Json:
 def _direct_response(reply: Reply) -> Json:
     result: Json = {"direct_response": {"status": reply.status}}
     if reply.body:
-        result["direct_response"]["body"] = _data_source(reply.body)
-    headers = list(_headers_to_add(reply))
+        result["direct_response"]["body"] = data_source(reply.body)
+    headers = headers_to_add(reply)
     if headers:
         result["response_headers_to_add"] = headers
     if (reply.status == 201 or 300 <= reply.status < 400) and not any(name == "location" for name, _ in reply.headers):
@@ -172,19 +171,24 @@ def _direct_response(reply: Reply) -> Json:
     return result
 
 
-def _data_source(body: bytes) -> Json:
+def data_source(body: bytes) -> Json:
+    """A body, readable where it is text."""
     try:
         return {"inline_string": body.decode("utf-8")}
     except UnicodeDecodeError:
         return {"inline_bytes": base64.b64encode(body).decode()}
 
 
-def _headers_to_add(reply: Reply) -> Iterator[Json]:
+def headers_to_add(reply: Reply) -> list[Json]:
+    """A reply's headers, as HeaderValueOptions."""
+    found: list[Json] = []
     seen: set[str] = set()
-    for name, value in reply.headers:
+    for header in reply.headers:
         # The first value takes the place of what Envoy would say itself (content-type), the others join it.
-        yield header_option((name, value), "APPEND_IF_EXISTS_OR_ADD" if name in seen else "OVERWRITE_IF_EXISTS_OR_ADD")
-        seen.add(name)
+        action = "APPEND_IF_EXISTS_OR_ADD" if header[0] in seen else "OVERWRITE_IF_EXISTS_OR_ADD"
+        found.append(header_option(header, action))
+        seen.add(header[0])
+    return found
 
 
 def _redirect(route: Route, redirect: Redirect) -> Json:

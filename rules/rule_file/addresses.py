@@ -113,10 +113,7 @@ def _upstream_tls(place: Place) -> UpstreamTls:
 
 
 def _sni(place: Place) -> str:
-    text = place.string()
-    if not HOST_NAME.fullmatch(text):
-        raise place.expected("a host name")
-    return text
+    return place.like(HOST_NAME, "a host name")
 
 
 _DEFAULT_CHECK: Final = HealthCheck("/")
@@ -132,10 +129,7 @@ def _health_check(place: Place) -> HealthCheck:
 
 
 def _check_path(place: Place) -> str:
-    text = place.string()
-    if not re.fullmatch(r"/[!-~]*", text):
-        raise place.expected('a path starting with "/", without spaces')
-    return text
+    return place.like(re.compile(r"/[!-~]*"), 'a path starting with "/", without spaces')
 
 
 def _url(place: Place) -> tuple[str, Endpoint | None]:

@@ -1,0 +1,95 @@
+"""What has become of the files since the start: each edit, what it changed, and what Envoys said to it.
+
+Of the event loop; other threads may read. Whoever connects can make as much of it as it likes, so all of it is bounded.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from rejoinder.rules.model import Ruleset
+
+MOST_EDITS: Final = 50
+MOST_NODES: Final = 1000
+"""Of which is said, for each edit, what they made of it."""
+MOST_NAMES: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Some of the things that are new, other or gone."""
+
+    number: int
+    some: tuple[str, ...]
+
+
+Changes = Mapping[str, Mapping[str, Names]]
+"""By kind (`rules`, `routes`, ...), and by `added`, `changed`, `removed` and `moved`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    message: str
+    """Envoy's words."""
+    about: tuple[str, ...]
+    """The places in the files that they are about, as `blame` says them."""
+    what_now: str
+
+
+@dataclass(slots=True)
+class Edit:
+    """What the files said at one time."""
+
+    version: str
+    """Of the snapshot; empty: it could not be used."""
+    errors: int
+    changes: Changes
+    time: float = field(default_factory=time.time)
+    accepted: dict[str, None] = field(default_factory=dict)
+    """By node."""
+    rejected: dict[str, Rejection] = field(default_factory=dict)
+
+
+class History:
+    def __init__(self) -> None:
+        self.edits: deque[Edit] = deque(maxlen=MOST_EDITS)
+        """The latest last."""
+
+    def accepted(self, node: str, version: str) -> None:
+        if (edit := self._of(version)) and len(edit.accepted) < MOST_NODES:
+            edit.accepted[node] = None
+
+    def rejected(self, node: str, version: str, rejection: Rejection) -> None:
+        if (edit := self._of(version)) and len(edit.rejected) < MOST_NODES:
+            edit.rejected[node] = rejection
+
+    def _of(self, version: str) -> Edit | None:
+        return next((edit for edit in reversed(self.edits) if edit.version == version), None)
+
+
+def differences(before: Ruleset, after: Ruleset) -> Changes:
+    """What is another in `after`, by name."""
+    found: dict[str, dict[str, Names]] = {}
+    for kind in ("rules", "routes", "upstreams"):
+        old, new = ({each.name: each for each in getattr(side, kind)} for side in (before, after))
+        groups = {
+            "added": [name for name in new if name not in old],
+            "changed": [name for name, each in new.items() if name in old and old[name] != each],
+            "removed": [name for name in old if name not in new],
+        }
+        stayed = [name for name in old if name in new], [name for name in new if name in old]
+        if stayed[0] != stayed[1] and kind != "upstreams":  # whose order means nothing
+            groups["moved"] = [name for one, name in zip(*stayed, strict=True) if one != name]
+        if named := {word: _names(names) for word, names in groups.items() if names}:
+            found[kind] = named
+    if before.listeners != after.listeners:
+        found["listeners"] = {"changed": Names(len(after.listeners), ())}
+    return found
+
+
+def _names(names: Sequence[str]) -> Names:
+    return Names(len(names), tuple(names[:MOST_NAMES]))

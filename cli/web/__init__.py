@@ -1,0 +1,162 @@
+"""The console: a page for a browser that shows what goes on, the same as JSON, and a stream of events that says when to
+look again.
+
+Reading order: `view` (what there is to show), here (who asks for it, and how), `page.html` (what a browser gets:
+complete without `console.js`, with which it searches while one types, and follows). `openapi.yaml` describes the JSON.
+Nothing here changes anything. Values are text wherever they come from: the template escapes all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import jinja2
+from aiohttp import web
+
+from rejoinder.cli.admin import in_thread
+from rejoinder.cli.control import Control
+from rejoinder.cli.web.view import PAGE, Json, UnusableError, View
+
+__all__ = ["Console"]
+
+FOLDER: Final = Path(__file__).parent
+FILES: Final = {
+    "console.css": "text/css",
+    "console.svg": "image/svg+xml",
+    "console.js": "text/javascript",
+    "api/openapi.yaml": "application/yaml",
+}
+
+MAX_STREAMS: Final = 16
+"""Of events: half of all connections."""
+LOOK_SECONDS: Final = 1.0
+"""From one look at what has changed to the next: no client is told more often."""
+SILENT_SECONDS: Final = 15.0
+"""After which a client is told that nothing is new: one that has gone is found out."""
+
+FRAME: Final = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
+"""For a page out of a rule: it looks as it does in a browser, and does nothing."""
+
+
+class Console:
+    def __init__(self, control: Control) -> None:
+        self._view = View(control)
+        self._streams = 0
+        self._seen = (0.0, "")
+        """When somebody last looked, and the revision of then."""
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        )
+        self._template = environment.get_template("page.html")
+
+    def routes(self) -> list[web.RouteDef]:
+        view = self._view
+        tables: dict[str, Callable[[Mapping[str, str]], Any]] = {
+            "summary": lambda _: view.summary(),
+            "problems": lambda _: view.problems(),
+            "rules": view.rules,
+            "routes": view.routes,
+            "upstreams": lambda _: view.upstreams(),
+            "envoys": lambda _: view.envoys(),
+            "history": lambda _: view.history(),
+            "explain": view.explain,
+        }
+        return [
+            web.get("/", self._page),
+            *(web.get(f"/api/{name}", functools.partial(self._json, make)) for name, make in tables.items()),
+            web.get("/api/explain/page", self._explained_page),
+            web.get("/api/events", self._events),
+            *(web.get(f"/{path}", functools.partial(_file, path)) for path in FILES),
+        ]
+
+    async def _json(self, make: Callable[[Mapping[str, str]], Any], request: web.Request) -> web.Response:
+        try:
+            return web.json_response(await in_thread(request, make, request.query))
+        except UnusableError as error:
+            return web.json_response({"error": str(error)}, status=400)
+
+    async def _page(self, request: web.Request) -> web.Response:
+        html = await in_thread(request, self._rendered, request.query)
+        return web.Response(text=html, content_type="text/html")
+
+    def _rendered(self, query: Mapping[str, str]) -> str:
+        view, search = self._view, {"q": query.get("q", "")}
+        pages: dict[str, Json] = {}
+        error, explained = "", None
+        try:
+            for kind, make in (("rules", view.rules), ("routes", view.routes)):
+                pages[kind] = make(search | {"offset": query.get(f"{kind}_from", "0")})
+        except UnusableError:
+            raise web.HTTPBadRequest(text="expected whole numbers") from None
+        if "url" in query:
+            try:
+                explained = view.explain(query)
+            except UnusableError as unusable:
+                error = str(unusable)
+        return self._template.render(
+            query=query,
+            link=lambda **changed: f"?{urlencode({**query, **changed})}",
+            step=PAGE,
+            error=error,
+            explained=explained,
+            steps=[each for at, each in enumerate((explained or {}).get("steps", ())) if each["decides"] or at < PAGE],
+            frame=f"/api/explain/page?{urlencode(query)}",
+            summary=view.summary(),
+            problems=view.problems(),
+            upstreams=view.upstreams(),
+            envoys=view.envoys(),
+            history=view.history(),
+            **pages,
+        )
+
+    async def _explained_page(self, request: web.Request) -> web.Response:
+        """What a client would see: for a frame."""
+        try:
+            reply = await in_thread(request, self._view.reply, request.query)
+        except UnusableError as error:
+            raise web.HTTPBadRequest(text=str(error)) from None
+        content_type = dict(reply.headers).get("content-type", "") if reply else ""
+        # Of another type it might be a script or a style.
+        if reply is None or content_type.partition(";")[0].strip().lower() != "text/html":
+            raise web.HTTPNotFound(text="expected a request that is answered with a page (text/html)")
+        headers = {"content-type": content_type, "content-security-policy": FRAME}
+        return web.Response(body=reply.body, headers=headers)
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): the revision, when it is
+        another one. Whoever is slow misses some, and gets the latest."""
+        if self._streams >= MAX_STREAMS:
+            raise web.HTTPServiceUnavailable(text=f"expected no more than {MAX_STREAMS} event streams")
+        self._streams += 1
+        try:
+            response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+            await response.prepare(request)
+            told, when = None, 0.0
+            while True:
+                revision = await self._revision(request)
+                if revision != told or time.monotonic() - when > SILENT_SECONDS:
+                    await response.write(f"data: {revision}\n\n".encode())
+                    told, when = revision, time.monotonic()
+                await asyncio.sleep(LOOK_SECONDS)
+        except ConnectionError:
+            return response
+        finally:
+            self._streams -= 1
+
+    async def _revision(self, request: web.Request) -> str:
+        when, revision = self._seen
+        if time.monotonic() - when >= LOOK_SECONDS / 2:  # else another stream has just looked
+            revision = await in_thread(request, self._view.revision)
+            self._seen = time.monotonic(), revision
+        return revision
+
+
+async def _file(path: str, request: web.Request) -> web.Response:
+    body = await in_thread(request, (FOLDER / Path(path).name).read_bytes)
+    return web.Response(body=body, content_type=FILES[path], charset="utf-8")

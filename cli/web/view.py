@@ -1,0 +1,335 @@
+"""What the console shows, as plain values for JSON and for the page.
+
+In: a `Control`, and what somebody asks. Out: dictionaries. Nothing here is shown yet, so nothing is escaped: every text
+is as it came from files, Envoys and requests. Any thread may ask, one at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from rejoinder.cli import arguments
+from rejoinder.cli.control import Control, unable
+from rejoinder.cli.explain import Question, action_in_words, as_json, explain, refused
+from rejoinder.cli.history import Edit
+from rejoinder.rules.answers import Reply
+from rejoinder.rules.counts import RuleCounts
+from rejoinder.rules.misfit import in_words
+from rejoinder.rules.model import Answer, Position, Route, Rule, Ruleset, Scope, Upstream, native_rules
+from rejoinder.rules.problem import Problem
+from rejoinder.rules.request import LOCAL, UPSTREAM, RequestError
+from rejoinder.rules.shadow import NEVER
+from rejoinder.xds.server import ClientStatus
+
+Json = dict[str, Any]
+
+_Rows = list[tuple[Json, str]]
+"""What is shown of each thing, and the text in which it is searched for."""
+
+PAGE: Final = 100
+"""How many rules or routes are shown at once, if nobody says another number."""
+MOST: Final = 1000
+
+_ABOUT_RULE: Final = re.compile(r'rule "(.*?)"')
+_NOTHING: Final = RuleCounts()
+_NO_RULES: Final = Ruleset()
+_SOURCES: Final = {UPSTREAM: "from an upstream", LOCAL: "from Envoy itself", "": ""}
+
+
+class UnusableError(ValueError):
+    """What was asked makes no sense; the text says what was expected."""
+
+
+class View:
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._ruleset = _NO_RULES
+        self._rules: _Rows = []
+        self._routes: _Rows = []
+
+    def revision(self) -> str:
+        """Another one when anything is another."""
+        counts = self._control.counts().values()
+        return f"{self._control.revision}.{sum(each.hits + each.observed for each in counts)}"
+
+    def summary(self) -> Json:
+        ruleset, clients, version = self._current(), self._control.server.status().clients, self._version()
+        problems = self._control.problems
+        return {
+            "version": version,
+            "rules": len(ruleset.rules),
+            "routes": len(ruleset.routes),
+            "upstreams": len(ruleset.upstreams),
+            "envoys": len(clients),
+            "rejecting": sum(_state(client, version) == "rejects" for client in clients),
+            "problems": {
+                severity: sum(each.severity.value == severity for each in problems)
+                for severity in ("error", "warning", "note")
+            },
+        }
+
+    def problems(self) -> list[Json]:
+        return [_problem(problem) for problem in self._control.problems]
+
+    def rules(self, query: Mapping[str, str]) -> Json:
+        """A part of the rules that have all the words of `q`, in order."""
+        ruleset = self._current()
+        part = _part(self._rules, query)
+        about = self._problems_by_rule(ruleset)
+        counts = self._control.counts()
+        part["items"] = [
+            row
+            | _counted(counts.get(row["name"], _NOTHING))
+            | {
+                "problems": (problems := about.get(row["name"], [])),
+                "hidden": any(f'rule "{row["name"]}": {NEVER}' in each["message"] for each in problems),
+            }
+            for row in part["items"]
+        ]
+        return part
+
+    def routes(self, query: Mapping[str, str]) -> Json:
+        """A part of the routes that have all the words of `q`, in order."""
+        self._current()
+        return _part(self._routes, query)
+
+    def upstreams(self) -> list[Json]:
+        return [_upstream(upstream) for upstream in self._current().upstreams]
+
+    def envoys(self) -> list[Json]:
+        version = self._version()
+        return [
+            {
+                "node": client.node,
+                "peer": client.peer,
+                "envoy": ".".join(map(str, client.envoy)) if client.envoy else None,
+                "version": client.version,
+                "target": client.target,
+                "state": _state(client, version),
+                "rejected": client.nack and f"{client.nack.type.name}: {client.nack.message}",
+                "about": self._about(client),
+                "lacks": unable(client.unable) if client.unable else self._control.lacks(client.envoy) or None,
+            }
+            for client in self._control.server.status().clients
+        ]
+
+    def history(self) -> list[Json]:
+        """The latest first."""
+        return [_edit(edit) for edit in reversed(tuple(self._control.history.edits))]
+
+    def explain(self, query: Mapping[str, str]) -> Json:
+        """Raises:
+        UnusableError: of the query.
+        """
+        return self._explained(query)[0]
+
+    def reply(self, query: Mapping[str, str]) -> Reply | None:
+        """What is sent to a client; None: what an upstream or a handler says. Raises as `explain` does."""
+        return self._explained(query)[1]
+
+    def _explained(self, query: Mapping[str, str]) -> tuple[Json, Reply | None]:
+        question = _question(query)
+        try:
+            found = explain(self._current(), question, self._control.settings.conditional)
+        except RequestError as error:
+            return {"refused": refused(error)}, None
+        return as_json(found), found.reply
+
+    def _current(self) -> Ruleset:
+        """What is in force, with its rows."""
+        ruleset = self._control.current.ruleset if self._control.current else _NO_RULES
+        if ruleset is not self._ruleset:
+            native = set(native_rules(ruleset.rules))
+            conditional = self._control.settings.conditional.value
+            rules = (
+                _rule(n, each, "native" if each in native else conditional) for n, each in enumerate(ruleset.rules, 1)
+            )
+            self._rules = [(row, _searched(row)) for row in rules]
+            self._routes = [(row, _searched(row)) for row in map(_route, ruleset.routes)]
+            self._ruleset = ruleset
+        return ruleset
+
+    def _version(self) -> str:
+        """Of what was published last, whether Envoys take it or not."""
+        return self._control.current.snapshot.version if self._control.current else ""
+
+    def _problems_by_rule(self, ruleset: Ruleset) -> Mapping[str, list[Json]]:
+        control = self._control
+        at = {rule.position: rule.name for rule in ruleset.rules}
+        found = defaultdict[str, list[Json]](list)
+        for problem in dict.fromkeys((*control.problems, *control.shadowed)):
+            named = _ABOUT_RULE.match(problem.message)
+            if name := named[1] if named else at.get(problem.position):
+                found[name].append(_problem(problem))
+        for client in control.server.status().clients:
+            for about in self._about(client) if _state(client, self._version()) == "rejects" else ():
+                if named := _ABOUT_RULE.search(about):
+                    message = f"{client.node} rejects it: {client.nack and client.nack.message}"
+                    found[named[1]].append({"at": "", "severity": "error", "message": message})
+        return found
+
+    def _about(self, client: ClientStatus) -> Sequence[str]:
+        """The places in the files that an Envoy's last rejection is about."""
+        if client.nack is None:
+            return ()
+        edits = reversed(tuple(self._control.history.edits))
+        edit = next((each for each in edits if each.version == client.nack.snapshot.version), None)
+        rejection = edit and edit.rejected.get(client.node)
+        return rejection.about if rejection else ()
+
+
+def _question(query: Mapping[str, str]) -> Question:
+    """What the fields of the form ask: those of `rejoinder explain`, with one header a line."""
+
+    def read(name: str, parse: Callable[[str], Any], default: Any) -> Any:
+        text = query.get(name, "").strip()
+        try:
+            return parse(text) if text else default
+        except argparse.ArgumentTypeError as error:
+            raise UnusableError(f"{name}: {error}") from None
+
+    def headers(text: str) -> list[tuple[str, str]]:
+        return [arguments.parse_header(line) for line in text.splitlines() if line.strip()]
+
+    return Question(
+        url=read("url", arguments.parse_url, None) or arguments.parse_url("/"),
+        method=read("method", str, "GET"),
+        header=read("header", headers, ()),
+        client=read("client", str, ""),
+        status=read("status", arguments.parse_status, None),
+        response_header=read("response_header", headers, ()),
+        source=read("source", _source, UPSTREAM),
+    )
+
+
+def _source(text: str) -> str:
+    if text not in (UPSTREAM, LOCAL):
+        raise argparse.ArgumentTypeError(f"expected {UPSTREAM} or {LOCAL}, got {text!r}")
+    return text
+
+
+def _part(rows: _Rows, query: Mapping[str, str]) -> Json:
+    words = query.get("q", "").casefold().split()
+    found = [row for row, text in rows if all(word in text for word in words)]
+    offset, limit = (_number(query, *given) for given in (("offset", 0), ("limit", PAGE)))
+    return {"total": len(found), "offset": offset, "items": found[offset : offset + min(limit, MOST)]}
+
+
+def _number(query: Mapping[str, str], name: str, default: int) -> int:
+    text = query.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise UnusableError(f"{name}: expected a whole number, got {text!r}")
+    return int(text)
+
+
+def _searched(row: Json) -> str:
+    return " ".join(map(str, _leaves(row))).casefold()
+
+
+def _leaves(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return (value,)
+    return (leaf for each in value for leaf in _leaves(each))
+
+
+def _rule(number: int, rule: Rule, placement: str) -> Json:
+    return {
+        "number": number,
+        "name": rule.name,
+        "at": _at(rule.position),
+        "scope": list(in_words(rule.scope)),
+        "unless": list(in_words(rule.unless)) if rule.unless else [],
+        "source": _SOURCES[rule.source],
+        "answers": [_answer(answer) for answer in rule.answers],
+        "placement": placement,
+        "kind": "observe" if rule.observe else "final" if rule.final else "",
+    }
+
+
+def _answer(answer: Answer) -> Json:
+    return {"on": [str(pattern) for pattern in answer.enable_on_status], "sends": _sends(answer)}
+
+
+def _sends(answer: Answer) -> str:
+    if answer.passes:
+        return "left alone"
+    if answer.handler:
+        return f"what {answer.handler} makes"
+    status = "the same status" if answer.status_code is None else str(answer.status_code)
+    if answer.variants:
+        return f"{status}, {len(answer.variants)} variants"
+    return f"{status}, {len(answer.body)} bytes" if answer.body else status
+
+
+def _counted(counts: RuleCounts) -> Json:
+    return {
+        "hits": counts.hits,
+        "last_hit": counts.last_hit and _time(counts.last_hit),
+        "by_original_status": dict(counts.by_original_status),
+        "observed": counts.observed,
+    }
+
+
+def _route(route: Route) -> Json:
+    limit = route.rate_limit
+    return {
+        "name": route.title or route.name,
+        "at": _at(route.position),
+        "scope": list(in_words(Scope(domains=route.domains, request=route.request))),
+        "action": action_in_words(route),
+        "rate_limit": limit and f"{limit.requests} in {limit.interval:g} s",
+        "group": route.group,
+    }
+
+
+def _upstream(upstream: Upstream) -> Json:
+    return {
+        "name": upstream.name,
+        "at": _at(upstream.position),
+        "addresses": [f"{each.host}:{each.port}" for each in upstream.endpoints],
+        "protocol": ("HTTP/2" if upstream.http2 else "HTTP/1.1") + (" over TLS" if upstream.tls else ""),
+        "host": upstream.host,
+        "health_check": upstream.health_check and upstream.health_check.path,
+    }
+
+
+def _state(client: ClientStatus, version: str) -> str:
+    if client.nack and client.nack.snapshot.version == version != client.version:
+        return "rejects"
+    if client.version == client.target == version:
+        return "current"
+    return "waits" if not client.target else "on its way"
+
+
+def _edit(edit: Edit) -> Json:
+    return {
+        "time": _time(edit.time),
+        "version": edit.version,
+        "errors": edit.errors,
+        "changes": {
+            kind: {word: dataclasses.asdict(names) for word, names in groups.items()}
+            for kind, groups in edit.changes.items()
+        },
+        "accepted": list(edit.accepted),
+        "rejected": [{"node": node} | dataclasses.asdict(said) for node, said in edit.rejected.copy().items()],
+    }
+
+
+def _problem(problem: Problem) -> Json:
+    return {"at": _at(problem.position), "severity": problem.severity.value, "message": problem.message}
+
+
+def _at(position: Position) -> str:
+    return "" if position == Position("", 0) else str(position)
+
+
+def _time(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,165 @@
+"""What a Gateway's listeners have for TLS: certificates with keys from Secrets, client authorities from ConfigMaps.
+
+In: places of a Gateway that refer to them, and the `Cluster`. Out: PEM, and a `Fault` for each reference that cannot be
+used. Pure.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, NamedTuple
+
+from rejoinder.rules.fields import Place
+from rejoinder.rules.files import UnreadableError
+from rejoinder.rules.kubernetes.cluster import Cluster, invalid
+from rejoinder.rules.kubernetes.objects import Key, Object, alone, member, one_of, open_fields
+from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault
+
+
+class _Reference(NamedTuple):
+    place: Place
+    group: str
+    kind: str
+    target: Key
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """What is expected of the object that a reference names."""
+
+    kind: str
+    purpose: str
+    reason: str
+    """The specification's word for a reference that cannot be used."""
+    absent: str
+    """The end of the message that there is no such object."""
+
+
+_CERTIFICATE: Final = _Use("Secret", "a certificate", "InvalidCertificateRef", ": add it to the files")
+_CLIENT_CA: Final = _Use(
+    "ConfigMap",
+    "client authorities",
+    "InvalidCACertificateRef",
+    ", which clients' certificates are to be verified with",
+)
+
+
+def certificates(tls: Place, gateway: Object, cluster: Cluster) -> tuple[tuple[tuple[bytes, bytes], ...], list[Fault]]:
+    """Chains with their keys, from the `tls` of a listener."""
+    references, problems = alone(tls, partial(_certificate_refs, gateway=gateway), ())
+    faults = [Fault(ACCEPTED, "Invalid", problem.message, problem.position) for problem in problems]
+    pairs: list[tuple[bytes, bytes]] = []
+    for reference in references:
+        secret = _find(reference, _CERTIFICATE, gateway, cluster)
+        if isinstance(secret, Fault):
+            faults.append(secret)
+            continue
+        pair, problems = alone(secret.place, _pair, None)
+        if pair is None or problems:
+            reason = problems[0].message if problems else "nothing in it"
+            cluster.faults[secret] = invalid(problems)
+            message = f"Secret {secret.key} has no certificate that can be used: {reason}"
+            faults.append(_fault(reference, _CERTIFICATE, message))
+        else:
+            pairs.append(pair)
+    return tuple(pairs), faults
+
+
+def client_authorities(place: Place | None, gateway: Object, cluster: Cluster) -> tuple[bytes | None, list[Fault]]:
+    """The authorities of clients' certificates, from a `validation`; None: no certificate is demanded.
+
+    A reference that cannot be used is a fault, so that no client gets in without a certificate.
+    """
+    if place is None:
+        return None, []
+    references, problems = alone(place, partial(_authority_refs, gateway=gateway), ())
+    faults = [Fault(ACCEPTED, "Invalid", problem.message, problem.position) for problem in problems]
+    contents: list[bytes] = []
+    for reference in references:
+        config_map = _find(reference, _CLIENT_CA, gateway, cluster)
+        if isinstance(config_map, Fault):
+            faults.append(config_map)
+            continue
+        content, problems = alone(config_map.place, _authorities, b"")
+        cluster.faults[config_map] = invalid(problems)
+        contents.append(content)
+        if problems:
+            message = f"ConfigMap {config_map.key} cannot be used: {problems[0].message}"
+            faults.append(_fault(reference, _CLIENT_CA, message))
+    return b"\n".join(contents), faults
+
+
+def _find(reference: _Reference, use: _Use, gateway: Object, cluster: Cluster) -> Object | Fault:
+    """The object that a reference names, if it may be used."""
+    target = f"{use.kind} {reference.target}"
+    if (reference.group, reference.kind) != ("", use.kind):
+        return _fault(reference, use, f"{reference.kind} is no place for {use.purpose}: expected a {use.kind}")
+    if not cluster.granted(gateway, "", use.kind, reference.target):
+        message = f"{target} is in another namespace, which has no ReferenceGrant for it"
+        return Fault(RESOLVED_REFS, "RefNotPermitted", message, reference.place.position)
+    return cluster.find(use.kind, reference.target) or _fault(reference, use, f"there is no {target}{use.absent}")
+
+
+def _fault(reference: _Reference, use: _Use, message: str) -> Fault:
+    return Fault(RESOLVED_REFS, use.reason, message, reference.place.position)
+
+
+def _certificate_refs(tls: Place, gateway: Object) -> tuple[_Reference, ...]:
+    fields = open_fields(tls)
+    fields.get("mode", one_of("Terminate"), "")
+    return fields.get("certificateRefs", lambda it: it.each(partial(_reference, gateway=gateway)), ())
+
+
+def _authority_refs(place: Place, gateway: Object) -> tuple[_Reference, ...]:
+    fields = open_fields(place)
+    fields.get("mode", one_of("AllowValidOnly"), "")
+    references = fields.require("caCertificateRefs", Place.items, [])
+    if not references and "caCertificateRefs" in fields:
+        raise fields["caCertificateRefs"].expected("at least one entry")
+    return tuple(_reference(each, gateway) for each in references)
+
+
+def _reference(place: Place, gateway: Object) -> _Reference:
+    fields = open_fields(place)
+    namespace = fields.get("namespace", Place.string, "") or gateway.key.namespace
+    target = Key(namespace, fields.require("name", Place.string, ""))
+    return _Reference(place, fields.get("group", Place.string, ""), fields.get("kind", Place.string, "Secret"), target)
+
+
+def _authorities(config_map: Place) -> bytes:
+    content = open_fields(member(config_map, "data")).require("ca.crt", lambda it: it.string().encode(), b"")
+    try:
+        config_map.source.files.check_authorities(content)
+    except UnreadableError as reason:
+        raise config_map.mistake(f"data.ca.crt: {reason}") from None
+    return content
+
+
+def _pair(secret: Place) -> tuple[bytes, bytes] | None:
+    certificate = _content(secret, "tls.crt")
+    key = _content(secret, "tls.key")
+    if not (certificate and key):
+        return None
+    try:
+        secret.source.files.check_pem(certificate, key)
+    except UnreadableError as reason:
+        raise secret.mistake(str(reason)) from None
+    return certificate, key
+
+
+def _content(secret: Place, name: str) -> bytes:
+    """An entry of a Secret; the API server takes what stands in `stringData` for `data`."""
+    plain = open_fields(member(secret, "stringData"))
+    if name in plain:
+        return plain.get(name, lambda it: it.string().encode(), b"")
+    return open_fields(member(secret, "data")).require(name, _base64, b"")
+
+
+def _base64(place: Place) -> bytes:
+    try:
+        return base64.b64decode("".join(place.string().split()), validate=True)
+    except binascii.Error:
+        raise place.mistake("expected base64") from None

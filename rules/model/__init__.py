@@ -1,0 +1,42 @@
+"""What a rule file says, as values: the vocabulary of the whole project.
+
+Everything here is frozen and compares by content; nothing here reads files, knows YAML or knows Envoy. `load` makes a
+`Ruleset`, `decide` says what it means, `xds.plan` works it into routes. The words are those of docs/rule-format.md.
+Each file has the values of one kind; all of them are imported from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from rejoinder.rules.model.listeners import *
+from rejoinder.rules.model.matches import *
+from rejoinder.rules.model.routes import *
+from rejoinder.rules.model.rules import *
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """All that the loaded files say, merged. Names are unique within their kind."""
+
+    listeners: tuple[Listener, ...] = (DEFAULT_LISTENER,)
+    upstreams: tuple[Upstream, ...] = ()
+    routes: tuple[Route, ...] = ()
+    """In the order in which they are tried."""
+    rules: tuple[Rule, ...] = ()
+    """In the order in which they are tried."""
+    homeless: tuple[Listener, ...] = ()
+    """Listeners whose address belongs to another Gateway: nobody listens there until they are moved."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups of listeners, in order."""
+        return tuple(dict.fromkeys(listener.group for listener in self.listeners))
+
+    def of_group(self, group: str) -> Ruleset:
+        """What is in force at the listeners of one group: its routes, and every rule."""
+        return replace(
+            self,
+            listeners=tuple(each for each in self.listeners if each.group == group),
+            routes=tuple(each for each in self.routes if each.group == group),
+        )

@@ -1,0 +1,104 @@
+"""Where Envoy listens, and the upstreams that it forwards to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from rejoinder.rules.model.matches import Position
+
+RULE_FILES: Final = ""
+"""The group of the listeners and routes that stand in rule files. Others belong to a port of a Gateway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address of an upstream."""
+
+    host: str
+    """An IP address (IPv6 without brackets) or a DNS name."""
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamTls:
+    """How a TLS upstream is told from others, and what it is shown."""
+
+    ca: bytes | None = None
+    """PEM, whom to trust; None: as for all upstreams."""
+    sni: str | None = None
+    """The name to ask for, and to find in the certificate; None: the endpoint's own."""
+    certificate: bytes | None = None
+    """PEM, the chain that Envoy shows; None: it has none to show."""
+    key: bytes | None = field(default=None, repr=False)
+    """PEM; given when `certificate` is."""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """A request that is sent to each endpoint from time to time; one that fails gets no others."""
+
+    path: str
+    interval: float = 10.0
+    timeout: float = 2.0
+    """Both in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A named backend; requests are spread over its addresses in turn."""
+
+    name: str
+    endpoints: tuple[Endpoint, ...]
+    """Empty for `builtin:echo` until somebody says where it listens."""
+    tls: bool = False
+    """TLS with the certificate verified against the endpoint's host name."""
+    echo: bool = False
+    """`builtin:echo`: the small server that `rejoinder up` runs itself."""
+    http2: bool = False
+    """HTTP/2, without negotiation (h2c where there is no TLS)."""
+    host: str | None = None
+    """The Host that it gets, if a route says no other; None: the request's."""
+    tls_options: UpstreamTls = UpstreamTls()
+    connect_timeout: float = 5.0
+    """In seconds."""
+    health_check: HealthCheck | None = None
+    position: Position = field(default=Position("", 0), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """An address that Envoy accepts HTTP/1.1 and HTTP/2 on."""
+
+    address: str
+    """An IP address, IPv6 without brackets."""
+    port: int
+    """0: any free one."""
+    certificate: bytes | None = None
+    """PEM, the chain; None: no TLS."""
+    key: bytes | None = field(default=None, repr=False)
+    """PEM; given when `certificate` is."""
+    more_certificates: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    """Further chains with their keys; a client gets the one that fits the name it asks for (SNI)."""
+    client_ca: bytes | None = None
+    """PEM: who has no certificate of one of these authorities is refused; None: nobody is asked for one."""
+    number: int = 1
+    """Which one it is of several with this address, as port 0 may be given many times."""
+    group: str = RULE_FILES
+    """Which routes it has: those of the same group."""
+    position: Position = field(default=Position("", 0), compare=False)
+
+
+def numbered(listeners: Iterable[Listener]) -> tuple[Listener, ...]:
+    """Listeners with those told apart that have the same address."""
+    count: Counter[tuple[str, int]] = Counter()
+    result: list[Listener] = []
+    for each in listeners:
+        count[each.address, each.port] += 1
+        result.append(replace(each, number=count[each.address, each.port]))
+    return tuple(result)
+
+
+DEFAULT_LISTENER: Final = Listener("0.0.0.0", 10000)

@@ -1,0 +1,125 @@
+"""Rules: scopes and their answers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from rejoinder.rules.model.matches import EVERY_REQUEST, Header, Position, RequestMatch, StatusPattern, StringMatch
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One of several bodies of an answer."""
+
+    content_type: str = ""
+    """As in the header; empty: that of the answer. At least one of this and `language` is given."""
+    language: str = ""
+    """A language tag (RFC 5646); empty: none is said."""
+    body: bytes = b""
+    template: bool = False
+    """As in `Answer`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response that is written in a rule file."""
+
+    status_code: int | None = 200
+    """What the client gets, one of STATUSES; None: the status that the upstream gave (`original`)."""
+    headers: tuple[Header, ...] = ()
+    """In order; a name may come several times. Never content-length; content-type only if the user gave it, or a file
+    whose name tells it."""
+    body: bytes = b""
+    enable_on_status: tuple[StatusPattern, ...] = ()
+    """The upstream statuses that call for this answer; empty: any, or an unconditional answer (see `Rule`)."""
+    handler: str = ""
+    """`package.module:function`, a Python function that makes status, headers and body; empty: they are given here."""
+    passes: bool = False
+    """The response is left alone, and no later rule is asked: the rest counts for nothing."""
+    variants: tuple[Variant, ...] = ()
+    """In place of `body`: a request gets the one that it accepts best."""
+    template: bool = False
+    """Body and header values are templates (`rules.template`)."""
+    page: bool = False
+    """The built-in page takes the place of `variants`, once all files are read."""
+    keep_headers: tuple[str, ...] = ()
+    """Names, in lower case, of headers of the response that stay, or beginnings of names with a `*` behind them."""
+
+    @property
+    def fixed(self) -> bool:
+        """The reply is always the same, but for the status of `original`."""
+        return not (self.handler or self.passes or self.variants or self.template or self.keep_headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which requests a rule is about: all of it must fit."""
+
+    domains: tuple[str, ...] = ()
+    """Any of these: `example.com`, `*.example.com` or `*`, in lower case without port; empty: every domain."""
+    routes: tuple[str, ...] | None = None
+    """The route that the request takes is one of these; None: any route, or none at all."""
+    request: RequestMatch = EVERY_REQUEST
+    clients: tuple[str, ...] = ()
+    """The client's address is in one of these networks, in CIDR notation; empty: any client."""
+    response_headers: tuple[tuple[str, StringMatch], ...] = ()
+    """Tests of the response, as `RequestMatch.headers` has them. Before there is a response, they do not fit."""
+
+
+EVERY_SCOPE: Final = Scope()
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A scope and its answers: an upstream's status calls for one of them. All of them unconditional: the first one is
+    given without asking an upstream."""
+
+    name: str
+    answers: tuple[Answer, ...]
+    """Empty where `final` alone counts."""
+    scope: Scope = EVERY_SCOPE
+    final: bool = False
+    """A request that it is about is no later rule's, whether or not this one has an answer."""
+    unless: Scope | None = None
+    """It is not about requests that fit this."""
+    observe: bool = False
+    """A trial: it is told when it would have answered, and then nothing is done."""
+    source: str = ""
+    """It is about responses of an `upstream`, or about `local` ones, which Envoy makes itself; empty: both."""
+    position: Position = field(default=Position("", 0), compare=False)
+
+    def __hash__(self) -> int:
+        return hash(self.name)  # which is unique, and much quicker than all the rest
+
+    @property
+    def unconditional(self) -> bool:
+        """Whether the first answer is given without asking an upstream."""
+        return bool(self.answers) and not any(answer.enable_on_status for answer in self.answers)
+
+    @property
+    def sees_responses(self) -> bool:
+        """Whether a response, and not its status alone, has to be known to tell what it is about."""
+        return bool(
+            self.source or self.scope.response_headers or (self.unless is not None and self.unless.response_headers)
+        )
+
+    @property
+    def simple(self) -> bool:
+        """Whether a route can say it: a fixed answer, or none, to requests with nothing unusual about them."""
+        return (
+            all(answer.fixed for answer in self.answers)
+            and not self.observe
+            and not self.scope.clients
+            and self.unless is None
+            and not self.sees_responses
+        )
+
+
+def native_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """The rules that routes can say, up to the first one that answers without a status, or is final, in a way that they
+    cannot: from there on, the program has to be asked."""
+    simple = itertools.takewhile(lambda rule: rule.simple or not (rule.unconditional or rule.final), rules)
+    return tuple(rule for rule in simple if rule.unconditional or rule.final)

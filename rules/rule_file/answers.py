@@ -1,0 +1,133 @@
+"""One answer: of a rule, of an entry of its `rules`, or of a route's `respond`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from rejoinder.rules.answers import NEVER_KEPT
+from rejoinder.rules.document import Scalar, ScalarKind, quoted
+from rejoinder.rules.fields import Fields, Place
+from rejoinder.rules.http import BODILESS, REDIRECTS
+from rejoinder.rules.model import Answer, StatusPattern
+from rejoinder.rules.rule_file.content import body_of, check_template, type_of_file, variants
+from rejoinder.rules.rule_file.headers import header_name, headers
+from rejoinder.rules.rule_file.values import distinct, status, status_pattern
+
+PLUG_IN_FIELDS: Final = ("status_code", "headers", "body", "body_file", "handler", "enable_on_status")
+"""The fields of an answer in every form."""
+OUR_FIELDS: Final = ("pass", "variants", "template", "page", "keep_headers")
+"""Those that the plug-in does not have."""
+ANSWER_FIELDS: Final = (*PLUG_IN_FIELDS, *OUR_FIELDS)
+
+_CONTENT: Final = ("body", "body_file", "variants", "page")
+
+_HANDLER: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+
+OK: Final = 200
+"""The status of an unconditional answer without `status_code`."""
+
+NEEDS_STATUS: Final = "needs enable_on_status: without it no upstream is asked"
+
+
+def answer(place: Place, default: int | None = OK, known: Sequence[str] = ANSWER_FIELDS) -> Answer:
+    """One answer on its own. Args as for `answer_of`; `known` are the fields that it may have."""
+    return answer_of(place.fields(*known), default)
+
+
+def answer_of(fields: Fields, default: int | None) -> Answer:
+    """The answer that fields describe; `default` is its status if it says none, None: the upstream's."""
+    if not fields.unknown and not any(each in fields for each in ANSWER_FIELDS):
+        raise fields.place.mistake(f"says nothing to answer: expected one of {', '.join(ANSWER_FIELDS)}")
+    patterns = fields.get("enable_on_status", lambda it: it.one_or_more(status_pattern), ())
+    if "handler" in fields:
+        refuse_beside("handler", fields, "the function says what is sent", but="enable_on_status")
+        return Answer(default, enable_on_status=patterns, handler=fields.get("handler", _handler, ""))
+    if fields.get("pass", _true, False):
+        refuse_beside("pass", fields, "the response is left alone", but="enable_on_status")
+        return Answer(default, enable_on_status=patterns, passes=True)
+    content = fields.only_one(*_CONTENT)
+    template = fields.get("template", Place.boolean, False)
+    body = body_of(fields, template)
+    code = fields.get("status_code", _status_or_original, default)
+    bodiless = [s for s in BODILESS if s == code or (code is None and StatusPattern(str(s)) in patterns)]
+    if bodiless and content and (body or content not in ("body", "body_file")):
+        fields[content].error(f"a response with status {bodiless[0]} cannot have a body")
+    given_headers = fields.get("headers", headers, ())
+    for name, value in given_headers if template else ():
+        check_template(fields["headers"], Answer(headers=((name, value),), template=True), f"{name}: ")
+    if code in REDIRECTS and "headers" not in fields:
+        fields["status_code"].warn("a redirect without a Location header leads nowhere")
+    if "body_file" in fields and not any(each == "content-type" for each, _ in given_headers):
+        given_headers = (*type_of_file(fields["body_file"]), *given_headers)
+    made = Answer(
+        code,
+        given_headers,
+        body,
+        patterns,
+        variants=fields.get("variants", lambda it: variants(it, template), ()),
+        template=template,
+        page=bool(fields.get("page", _page, "")),
+        keep_headers=fields.get("keep_headers", lambda it: distinct(it.one_or_more(_kept_header)), ()),
+    )
+    if template and content in ("body", "body_file"):
+        check_template(fields[content], Answer(body=body, template=True))
+    if made.page and not patterns and (code is None or code < 400):
+        fields["page"].error(f"builtin is about errors: say enable_on_status, or a status_code from 400 on, not {code}")
+    typed = made.page or (bool(made.variants) and all(each.content_type for each in made.variants))
+    if typed and any(name == "content-type" for name, _ in given_headers):
+        fields["headers"].warn(f"content-type has no effect: {content} says its own")
+    return made
+
+
+def _true(place: Place) -> bool:
+    if not place.boolean():
+        raise place.mistake("expected true, or nothing at all")
+    return True
+
+
+def refuse_beside(field: str, fields: Fields, why: str, but: str = "") -> None:
+    """Note a mistake for every other field of an answer, save `but`."""
+    for other in ANSWER_FIELDS:
+        if other in fields and other not in (field, but):
+            fields[other].error(f"has no place beside {field}: {why}")
+
+
+def refuse_original(place: Place, answer: Answer) -> None:
+    """Note `status_code: original` of an unconditional answer as a mistake."""
+    if answer.status_code is None:
+        place.field("status_code").error(f"original {NEEDS_STATUS}")
+
+
+def _page(place: Place) -> str:
+    if not (isinstance(place.node, Scalar) and place.node.text == "builtin"):
+        raise place.expected("builtin")
+    return place.node.text
+
+
+def _kept_header(place: Place) -> str:
+    text = place.string()
+    name = text if text == "*" else header_name(place, text.removesuffix("*")) + "*" * text.endswith("*")
+    if "*" in name[:-1]:
+        raise place.expected("a header name, with a * at its end at most")
+    if name in NEVER_KEPT:
+        raise place.mistake(f"{name} is about the body that is replaced: it cannot stay")
+    return name
+
+
+def _handler(place: Place) -> str:
+    if not place.source.operated:
+        raise place.mistake("a Kubernetes object cannot name a function of this machine: rule files can")
+    if (file := re.fullmatch(r"(?:\./)?(.+)\.py:(\w+)", place.string())) is not None:
+        written = f"{file[1].replace('/', '.')}:{file[2]}"
+        raise place.mistake(f"expected a Python function as package.module:function: write {quoted(written)}")
+    return place.like(_HANDLER, "a Python function as package.module:function")
+
+
+def _status_or_original(place: Place) -> int | None:
+    if isinstance(place.node, Scalar) and place.node.text == "original":
+        return None
+    if isinstance(place.node, Scalar) and place.node.kind is ScalarKind.STRING and not place.node.text.isdecimal():
+        raise place.expected("a status from 200 to 599, or original")
+    return status(place)

@@ -1,0 +1,145 @@
+"""What an answer consists of: `body`, `body_file`, `variants`, `template`; and `branding`, of the built-in page."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from rejoinder.rules.answers import contents
+from rejoinder.rules.document import List, Map, Scalar, ScalarKind, describe, quoted
+from rejoinder.rules.fields import Fields, Place, content_beside
+from rejoinder.rules.http import TOKEN
+from rejoinder.rules.model import Answer, Header, Position, Variant
+from rejoinder.rules.page import Branding
+from rejoinder.rules.rule_file.values import listed
+from rejoinder.rules.template import TemplateError
+
+if TYPE_CHECKING:
+    import mimetypes
+
+MAX_BODY_SIZE: Final = 1024 * 1024
+"""In bytes. Every Envoy gets every body with each change of its configuration, and keeps it in memory: a larger one is
+a download and belongs on an upstream. (Envoy's own default for a direct response is 4,096.)"""
+
+_MEDIA_TYPE: Final = re.compile(rf"{TOKEN.pattern}/{TOKEN.pattern}( *; *{TOKEN.pattern}=({TOKEN.pattern}|\"[^\"]*\"))*")
+_LANGUAGE: Final = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")  # RFC 4647, section 2.1
+_TEXT_TYPES: Final = re.compile(r"text/.*|application/(json|javascript|xml|.*\+(json|xml))|image/svg\+xml")
+
+
+def body_of(fields: Fields, template: bool) -> bytes:
+    """`body` or `body_file`; empty if neither is given."""
+    body = functools.partial(_body, template=template)
+    return fields.get("body", body, b"") or fields.get("body_file", _body_file, b"")
+
+
+def _body(place: Place, template: bool = False) -> bytes:
+    if isinstance(place.node, Map | List):
+        raise place.mistake(
+            f"expected a string, got {describe(place.node)}: put the text in quotes, as in body: '{{\"a\": 1}}'"
+        )
+    odd = None if template else re.search(r"\{\{|%[A-Z_]+\(", place.string())
+    if odd is not None:
+        place.warn(f"{quoted(odd[0])} is sent as it stands: say template: true for {{{{ variables }}}}")
+    return _limited(place, place.string().encode())
+
+
+def _body_file(place: Place) -> bytes:
+    return _limited(place, content_beside(place, place.string()))
+
+
+def _limited(place: Place, body: bytes) -> bytes:
+    if len(body) > MAX_BODY_SIZE:
+        raise place.mistake(f"a body has at most {MAX_BODY_SIZE:,} bytes, this one has {len(body):,}")
+    return body
+
+
+def check_template(place: Place, answer: Answer, which: str = "") -> None:
+    """Note what is wrong with the templates of an answer, as a mistake of this place; `which`: of which part of it."""
+    try:
+        contents(answer, False)
+    except UnicodeDecodeError:
+        place.error(f"{which}expected a template in UTF-8")
+    except TemplateError as error:
+        place.error(f"{which}{error}")
+
+
+def variants(place: Place, template: bool) -> tuple[Variant, ...]:
+    """`variants`; `template` is what their answer says, which a variant may change for itself."""
+    if not listed(place).items():
+        raise place.expected("at least one variant")
+    read: dict[tuple[str, str], Variant] = {}
+    for item in place.items():
+        variant = item.attempt(functools.partial(_variant, template=template), None)
+        if variant is not None and read.setdefault((variant.content_type, variant.language), variant) is not variant:
+            item.warn("is never sent: a variant before it has the same content_type and language")
+    return tuple(read.values())
+
+
+def _variant(place: Place, template: bool) -> Variant:
+    fields = place.fields("content_type", "language", "body", "body_file", "template")
+    content = fields.only_one("body", "body_file")
+    if content is None and not fields.unknown:
+        raise place.mistake("expected body or body_file")
+    template = fields.get("template", Place.boolean, template)
+    made = Variant(
+        content_type=fields.get("content_type", _media_type, ""),
+        language=fields.get("language", _language, ""),
+        body=body_of(fields, template),
+        template=template,
+    )
+    if not made.content_type and "body_file" in fields:
+        made = replace(made, content_type=dict(type_of_file(fields["body_file"])).get("content-type", ""))
+    if template and content:
+        check_template(fields[content], Answer(variants=(made,)))
+    said = made.content_type or made.language or "content_type" in fields or "language" in fields
+    if not said and not fields.unknown:
+        place.error("expected content_type, language or both: how else is it told from the others?")
+    return made
+
+
+def _media_type(place: Place) -> str:
+    text = place.string()
+    if not _MEDIA_TYPE.fullmatch(text) or "*" in text:
+        raise place.expected("a media type such as text/html")
+    return text
+
+
+def _language(place: Place) -> str:
+    return place.like(_LANGUAGE, "a language tag such as de or pt-BR")
+
+
+def branding(place: Place) -> tuple[Position, Branding]:
+    """`branding`: whose the built-in page is; and where that stands."""
+    fields = place.fields("name", "logo_file", "accent", "link")
+    try:
+        return place.position, Branding(
+            name=fields.get("name", Place.string, ""),
+            logo=fields.get("logo_file", lambda it: content_beside(it, it.string()), None),
+            accent=fields.get("accent", _accent, ""),
+            link=fields.get("link", Place.string, ""),
+        )
+    except ValueError as error:
+        raise place.mistake(str(error)) from None
+
+
+def _accent(place: Place) -> str:
+    if isinstance(place.node, Scalar) and place.node.kind is ScalarKind.NULL:
+        raise place.mistake('expected a colour, got nothing: # begins a comment, so write it in quotes: "#0077aa"')
+    return place.string()
+
+
+@functools.cache
+def _types() -> mimetypes.MimeTypes:
+    import mimetypes  # noqa: PLC0415 - few rule files have such a body
+
+    return mimetypes.MimeTypes(filenames=())  # the same on every machine, whatever its own files say
+
+
+def type_of_file(place: Place) -> tuple[Header, ...]:
+    """The `content-type` that the extension of a file stands for; nothing if it is unknown."""
+    guess = _types().guess_type(place.node.text)[0] if isinstance(place.node, Scalar) else None
+    if guess is None:
+        return ()
+    return (("content-type", f"{guess}; charset=utf-8" if _TEXT_TYPES.fullmatch(guess) else guess),)

@@ -1,0 +1,188 @@
+"""`rules`: a list of scopes (`match`, `unless`), each with one answer or with several in a list of its own."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from rejoinder.rules.document import quoted
+from rejoinder.rules.fields import Fields, Mention, Place
+from rejoinder.rules.matching import network
+from rejoinder.rules.model import EVERY_SCOPE, Answer, Rule, Scope, StatusPattern
+from rejoinder.rules.request import LOCAL, UPSTREAM
+from rejoinder.rules.rule_file.answers import (
+    ANSWER_FIELDS,
+    NEEDS_STATUS,
+    OK,
+    PLUG_IN_FIELDS,
+    answer,
+    answer_of,
+    refuse_beside,
+    refuse_original,
+)
+from rejoinder.rules.rule_file.matches import REQUEST_FIELDS, domains, header_matches, request_match
+from rejoinder.rules.rule_file.values import distinct, listed, name, named
+
+RULE_ONLY_FIELDS: Final = ("name", "match", "unless", "source", "rules", "final", "observe")
+"""The fields that a rule has and an answer does not have."""
+
+
+def rules(place: Place) -> tuple[Rule, ...]:
+    """`rules`: a list of scopes, each with one or more answers."""
+    return listed(place).each(_rule)
+
+
+def _rule(place: Place) -> Rule:
+    default_name = next_rule_name(place)
+    place = named(place, "rule", default_name)
+    fields = place.fields(*RULE_ONLY_FIELDS, *ANSWER_FIELDS, hints=_ELSEWHERE)
+    rule = Rule(
+        name=fields.get("name", name, default_name),
+        answers=scope_answers(fields),
+        scope=fields.get("match", _scope, EVERY_SCOPE),
+        final=fields.get("final", Place.boolean, False),
+        unless=fields.get("unless", _unless, None),
+        observe=fields.get("observe", Place.boolean, False),
+        source=fields.get("source", _source, ""),
+        position=place.position,
+    )
+    if rule.unconditional:
+        _refuse_about_responses(fields, rule)
+        if rule.answers[0].passes:  # such a rule only ends the search
+            rule = replace(rule, answers=(), final=True)
+    if rule.observe and all(each.passes for each in rule.answers):
+        fields["observe"].warn("has no effect: a rule that passes has nothing to observe")
+    return rule
+
+
+def _unless(place: Place) -> Scope:
+    scope = _scope(place)
+    if scope == EVERY_SCOPE:
+        place.error("fits every request, so the rule would never decide: say what it is not about")
+    return scope
+
+
+def _source(place: Place) -> str:
+    source = place.choice(UPSTREAM, LOCAL, "any")
+    return "" if source == "any" else source
+
+
+def _refuse_about_responses(fields: Fields, rule: Rule) -> None:
+    """Note the tests of a response that an unconditional rule has: it is asked before there is a response."""
+    if rule.source:
+        fields["source"].error(f"source {NEEDS_STATUS}")
+    for field, scope in (("match", rule.scope), ("unless", rule.unless)):
+        if scope and scope.response_headers:
+            fields[field].error(f"response_headers {NEEDS_STATUS}")
+
+
+_ELSEWHERE: Final = {
+    "location": 'it is a header: write headers: ["Location=https://example.com"]',
+    "redirect": 'routes have it: in a rule, write status_code: 302 and headers: ["Location=https://example.com"]',
+    "respond": "routes have it: what stands in it are the fields of a rule itself",
+    "upstream": "routes have it",
+    "path": "it belongs into match",
+    "prefix": "it belongs into match",
+    "domains": "it belongs into match",
+    "clients": "it belongs into match or unless",
+    "response_headers": "it belongs into match or unless",
+}
+"""What messages say of fields that are often written in a rule and belong elsewhere."""
+
+
+def next_rule_name(place: Place) -> str:
+    """The name of an unnamed rule: its number within its file. Call this once for every rule, in their order."""
+    place.source.rules += 1
+    return default_rule_name(place.source.prefix, place.source.rules)
+
+
+def default_rule_name(prefix: str, number: int) -> str:
+    """The name of the unnamed rule with this number in its file, counted from 1."""
+    return f"{prefix}rule-{number}"
+
+
+def _scope(place: Place) -> Scope:
+    fields = place.fields("domains", "routes", *REQUEST_FIELDS, "clients", "response_headers")
+    return Scope(
+        domains=fields.get("domains", domains, ()),
+        routes=fields.get("routes", route_names, None),
+        request=request_match(fields),
+        clients=fields.get("clients", lambda it: distinct(it.one_or_more(_network)), ()),
+        response_headers=fields.get("response_headers", header_matches, ()),
+    )
+
+
+def _network(place: Place) -> str:
+    text = place.string()
+    try:
+        return str(network(text))
+    except ValueError as error:
+        if "host bits" in str(error):
+            wanted = str(ipaddress.ip_network(text, strict=False))
+            raise place.mistake(f"{quoted(text)} has bits behind its prefix: write {quoted(wanted)}") from None
+        raise place.expected('an address such as "203.0.113.7", or a network such as "203.0.113.0/24"') from None
+
+
+def route_names(place: Place) -> tuple[str, ...]:
+    """Names of routes, one or a list. `load` checks that they exist once all files are read."""
+
+    def one(item: Place) -> str:
+        route = item.string()
+        item.source.routes.append(Mention(item, route))
+        return route
+
+    return distinct(place.one_or_more(one))
+
+
+def scope_answers(fields: Fields, *, plug_in: bool = False) -> tuple[Answer, ...]:
+    """The answers of one scope: its own fields are one answer, or `rules` is a list of them.
+
+    Args:
+        fields: of the scope.
+        plug_in: a form of the plug-in's, where `status_code` is 200 if it is left out; in a rule, an answer to the
+            upstream's status then keeps that.
+    """
+    if "rules" in fields:
+        refuse_beside("rules", fields, "move it into one of them")
+        return fields["rules"].attempt(functools.partial(_answers_of_one_scope, plug_in=plug_in), ())
+    conditional = "enable_on_status" in fields and not plug_in
+    return _checked((fields.place,), (answer_of(fields, None if conditional else OK),))
+
+
+def _answers_of_one_scope(place: Place, plug_in: bool) -> tuple[Answer, ...]:
+    """A list of answers for one scope; no status may be claimed twice."""
+    items = place.items()
+    if not items:
+        raise place.expected("at least one answer")
+    conditional = any(item.has("enable_on_status") for item in items) and not plug_in
+    known = PLUG_IN_FIELDS if plug_in else ANSWER_FIELDS
+    one = functools.partial(answer, default=None if conditional else OK, known=known)
+    found = [(item, item.attempt(one, None)) for item in items]
+    read = [(item, each) for item, each in found if each is not None]
+    return _checked([item for item, _ in read], tuple(each for _, each in read))
+
+
+# What one answer of a scope cannot know of the others.
+def _checked(places: Sequence[Place], answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
+    unconditional = not any(place.has("enable_on_status") for place in places)  # also where it is wrong
+    claimed: dict[StatusPattern, int] = {}
+    default: Place | None = None
+    for place, each in zip(places, answers, strict=True):
+        for pattern in each.enable_on_status:
+            if pattern in claimed:
+                message = f"{pattern} is claimed twice in this scope, first in line {claimed[pattern]}"
+                place.field("enable_on_status").error(message)
+            claimed.setdefault(pattern, place.field("enable_on_status").node.line)
+        if unconditional:
+            refuse_original(place, each)
+            if each.keep_headers:
+                place.field("keep_headers").error(NEEDS_STATUS)
+        if not each.enable_on_status:
+            if default is not None:
+                line = default.node.line
+                place.warn(f"is never given: the answer without enable_on_status in line {line} comes first")
+            default = default or place
+    return answers

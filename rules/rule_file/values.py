@@ -1,0 +1,70 @@
+"""Values that several sections of a rule file have: names, statuses, lists without repetition."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sized
+from typing import Final, TypeVar
+
+from rejoinder.rules.document import Map, Scalar, quoted
+from rejoinder.rules.fields import Place
+from rejoinder.rules.model import STATUSES, StatusPattern
+
+_NAME: Final = re.compile(r"[A-Za-z0-9._/-]+")  # becomes part of Envoy resource names and statistics
+_STATUS_PATTERN: Final = re.compile(r"[2-5][0-9]{2}|(?=.*x)[1-5x][0-9x]{2}", re.IGNORECASE)
+
+T = TypeVar("T", bound=Sized)
+
+
+def name(place: Place) -> str:
+    """A name that becomes part of Envoy's resource names."""
+    return place.like(_NAME, "a name of letters, digits and . _ / -")
+
+
+def named(place: Place, kind: str, default_name: str) -> Place:
+    """A place as the named thing that stands there; without a name, messages say the path of the place."""
+    given = default_name
+    if isinstance(place.node, Map) and "name" in place.node.entries:
+        node = place.node.entries["name"].value
+        if isinstance(node, Scalar) and node.text:
+            given = node.text
+    return place.about(f"{kind} {quoted(given)}") if given else place
+
+
+def listed(place: Place) -> Place:
+    """A place that is to hold a list; a mapping there is an error that says how to write a list."""
+    if isinstance(place.node, Map) and place.node.entries:
+        raise place.mistake('expected a list, got a mapping: begin each entry with "- "')
+    return place
+
+
+def distinct(values: Iterable[str]) -> tuple[str, ...]:
+    """Values in their order, without repetition."""
+    return tuple(dict.fromkeys(values))
+
+
+def at_most(place: Place, most: int, what: str, value: T) -> T:
+    """The value, unless it is longer than Envoy accepts; `what` names its parts in the message."""
+    if len(value) > most:
+        raise place.mistake(f"expected at most {most:,} {what}, got {len(value):,}")
+    return value
+
+
+def status(place: Place) -> int:
+    """A status that an answer can have."""
+    node = place.node
+    # The plug-in takes numbers in quotes too.
+    if isinstance(node, Scalar) and re.fullmatch("[0-9]{3}", node.text) and int(node.text) in STATUSES:
+        return int(node.text)
+    raise place.expected("a status from 200 to 599")
+
+
+def status_pattern(place: Place) -> StatusPattern:
+    """One entry of `enable_on_status`."""
+    text = place.node.text if isinstance(place.node, Scalar) else ""
+    if not _STATUS_PATTERN.fullmatch(text):
+        raise place.expected("a status from 200 to 599, or three characters such as 5xx or 40x")
+    pattern = StatusPattern(text.lower().rstrip("x"))
+    if not pattern.statuses():
+        place.warn(f"no response has a status such as {text}: they are 200 to 599")
+    return pattern

@@ -1,0 +1,46 @@
+"""Debian's Chromium, with axe-core, for tests of pages.
+
+It needs `chromium`, and axe-core's axe.min.js where REJOINDER_AXE says. Without them such tests fail in CI (CI=true),
+and are skipped elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+CHROMIUM: Final = shutil.which("chromium")
+AXE: Final = Path(os.environ.get("REJOINDER_AXE", ""))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    missing = [
+        *(["chromium"] if CHROMIUM is None else []),
+        *([] if AXE.is_file() else ["axe.min.js (npm install axe-core; say with REJOINDER_AXE where it is)"]),
+    ]
+    if missing:
+        message = f"no page was looked at in a browser: there is no {' and no '.join(missing)}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    with sync_playwright() as playwright:
+        # A sandbox of its own is what Chromium cannot have as root, or in most containers.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def faults(page: Page) -> list[Any]:
+    """What axe finds wrong with a page."""
+    page.evaluate(AXE.read_text("utf-8"))
+    result = page.evaluate("axe.run({resultTypes: ['violations', 'incomplete']})")
+    # What axe could not decide is a contrast over something that it cannot see through: there must be none.
+    found = [*result["violations"], *(each for each in result["incomplete"] if each["id"] == "color-contrast")]
+    return [(each["id"], node["html"], node["failureSummary"]) for each in found for node in each["nodes"]]

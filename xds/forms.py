@@ -1,0 +1,60 @@
+"""Which form of a snapshot a client gets: it depends on its version, and on what it has said about the module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from rejoinder.xds.snapshot import EXTENSIONS, ResourceType, Snapshot
+
+MODULE_SINCE: Final = (1, 38)
+"""From which version of Envoy on the module is loaded: an earlier one has another interface."""
+
+SPLITS_SINCE: Final = (1, 40)
+"""From which version of Envoy on virtual hosts are resources of their own. An older one may not know `vhost_header`,
+and would pick the wrong ones without a word."""
+
+COUNTS_SINCE: Final = (1, 39)
+"""From which version of Envoy on answers are counted: in an earlier one, nothing bounds the number of counters."""
+
+NO_MODULE: Final = "dynamic module"
+"""In the words of an Envoy that cannot load it, or whose module rejects the program: it lacks a Python for it, say."""
+
+
+@dataclass(slots=True)
+class Forms:
+    """What is known of one client."""
+
+    may_split: bool
+    """Its stream is incremental and for all types."""
+    envoy: tuple[int, int] | None = None
+    """Its version, if it is an Envoy and says so."""
+    access_log: bool = False
+    """It wants one."""
+    without_module: bool = False
+    """It was seen to be unable to load the module."""
+    refused: Snapshot | None = None
+    """The last snapshot whose program its module rejected."""
+
+    def of(self, snapshot: Snapshot) -> Snapshot:
+        """The form of a snapshot that the client gets."""
+        old = self.envoy is not None and self.envoy < MODULE_SINCE
+        if (old or self.without_module or snapshot is self.refused) and snapshot.without_module:
+            snapshot = snapshot.without_module
+        splits = self.may_split and self.envoy is not None and self.envoy >= SPLITS_SINCE
+        snapshot = snapshot.split if splits and snapshot.split else snapshot
+        return snapshot.logged(self.envoy is not None and self.envoy >= COUNTS_SINCE, self.access_log)
+
+    def learn(self, kind: ResourceType, snapshot: Snapshot, message: str) -> bool:
+        """Note that a client has rejected resources of a snapshot.
+
+        Returns:
+            Whether the module is the reason, and the client now gets another form of the snapshot.
+        """
+        if kind is not EXTENSIONS or NO_MODULE not in message or not snapshot.without_module:
+            return False
+        if self.without_module or snapshot is self.refused:
+            return False
+        self.without_module = f"load {NO_MODULE}" in message  # otherwise it may accept the next program
+        self.refused = snapshot
+        return True

@@ -1,0 +1,68 @@
+"""What Envoy refuses before any filter has seen it, answered for rules in Envoys of ours: `local_reply_config`. Pure.
+
+The module sees such responses; ext_proc must not hold them, for Envoy hangs up with them. So where ext_proc answers,
+the connection manager itself has the answers of rules about every request, as far as they are the same for everybody.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rejoinder.rules.answers import Choice, claims
+from rejoinder.rules.attributes import CODE_DETAILS, FINAL_DETAILS
+from rejoinder.rules.model import EVERY_SCOPE, STATUSES
+from rejoinder.rules.names import DETAILS
+from rejoinder.rules.program import Program
+from rejoinder.rules.request import LOCAL
+from rejoinder.xds.translate.ext_proc import REFUSALS
+from rejoinder.xds.translate.routes import data_source, headers_to_add
+from rejoinder.xds.translate.settings import Json, typed
+
+EARLY: Final = frozenset({400, 408, 413, 426, 431})
+"""The statuses of such responses. (And 501, for a transfer-encoding that there is not; but with that, each edit of a
+rule on 5xx would change listeners.)"""
+
+
+def local_reply_config(program: Program) -> Json:
+    """What a connection manager is told; empty: nothing."""
+    found: dict[Choice, list[int]] = {}
+    # About what gets one of these statuses, ext_proc would be asked, and hold it.
+    held = (set(STATUSES) if program.has_handlers else program.statuses) - REFUSALS
+    for status in sorted(EARLY & program.statuses):
+        if (choice := _choice(program, status)) and choice.answer.status_code not in held:
+            found.setdefault(choice, []).append(status)
+    return {"mappers": [_mapper(*each) for each in found.items()]} if found else {}
+
+
+def _choice(program: Program, status: int) -> Choice | None:
+    """The answer to a request of which nothing is known."""
+    for rule in program.rules:
+        about_all = rule.scope == EVERY_SCOPE and rule.unless is None and rule.source in ("", LOCAL)
+        if about_all and not rule.observe and not rule.unconditional:
+            answer = claims(rule).answer(status)
+            if answer is not None:
+                return Choice(rule.name, answer) if answer.fixed else None
+            if rule.final:
+                return None
+    return None
+
+
+def _mapper(choice: Choice, statuses: list[int]) -> Json:
+    reply = choice.reply(statuses[0])
+    final = f"{CODE_DETAILS} in {sorted(FINAL_DETAILS)} || {CODE_DETAILS}.startsWith('{DETAILS}')"
+    test = typed(
+        "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
+        expression=f"response.code in {statuses} && !({final})",
+    )
+    headers = dict(reply.headers)
+    text = {"text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%" if reply.body else ""}}
+    mapper: Json = {
+        "filter": {"extension_filter": {"name": "envoy.access_loggers.extension_filters.cel", "typed_config": test}},
+        "headers_to_add": headers_to_add(reply),
+        "body_format_override": {**text, "content_type": headers.get("content-type", "")},
+    }
+    if reply.body:
+        mapper["body"] = data_source(reply.body)
+    if choice.answer.status_code is not None:
+        mapper["status_code"] = reply.status
+    return mapper
