@@ -35,9 +35,9 @@ from rejoinder.xds.build import build
 from rejoinder.xds.counts import SERVICE, Counted, decode
 from rejoinder.xds.protobuf import message_class
 from rejoinder.xds.server import Server
-from rejoinder.xds.stream import Response
 from rejoinder.xds.snapshot import LISTENERS
 from rejoinder.xds.sotw import StateOfTheWorld
+from rejoinder.xds.stream import Response
 from rejoinder.xds.translate import Placement, Settings
 from rejoinder.xds.translate.logs import access_logs
 from rejoinder.xds.wire import decode_request
