@@ -177,6 +177,8 @@ def test_several_lines_are_one_value(answering: Gateway) -> None:
     for phase in ("before", "behind"):
         answer = answering.ask("GET", "a.test", f"/json/{phase}", lines)
         assert json.loads(answer.body) == {"a": '"<1>,2', "q": ""}
+        answer = answering.ask("GET", "a.test", f"/json/{phase}", [("x-a", ""), ("x-a", "1"), ("x-status", "503")])
+        assert json.loads(answer.body) == {"a": ",1", "q": ""}
 
 
 @pytest.fixture(scope="module")

@@ -51,9 +51,11 @@ static bool header_value(making *of, buffer name, buffer *value) {
     *value = (buffer){at, length - 1};
     for (const line *each = lines; each < end; each++) {
       if (each->name + 1 == number) {
-        at = put(at == value->ptr ? at : put(at, TEXT(",")), each->value);
+        at = put(at, each->value);
+        at = --count ? put(at, TEXT(",")) : at;
       }
     }
+    return true;
   }
   return count > 0;
 }
