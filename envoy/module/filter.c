@@ -180,13 +180,15 @@ static request *take_request(void *envoy, const program *program) {
     }
   }
   arrived from = {
-      .method = request_header(envoy, TEXT(":method")),
-      .authority = request_header(envoy, TEXT(":authority")),
-      .path = request_header(envoy, TEXT(":path")),
       .client = attribute(envoy, program, NEEDS_CLIENT, SOURCE_ADDRESS),
       .lines = lines,
       .line_count = count,
   };
+  if (program_needs(program) & NEEDS_TARGET) {
+    from.method = request_header(envoy, TEXT(":method"));
+    from.authority = request_header(envoy, TEXT(":authority"));
+    from.path = request_header(envoy, TEXT(":path"));
+  }
   if (program_needs(program) & NEEDS_SCHEME) {
     from.scheme = request_header(envoy, TEXT(":scheme"));
   }

@@ -51,8 +51,8 @@ static bool header_value(making *of, buffer name, buffer *value) {
     *value = (buffer){at, length - 1};
     for (const line *each = lines; each < end; each++) {
       if (each->name + 1 == number) {
-        at = put(count ? at : put(at, TEXT(",")), each->value); /* in front of all but the first */
-        count = 0;
+        at = put(at, each->value);
+        at = --count ? put(at, TEXT(",")) : at;
       }
     }
     return true;

@@ -100,7 +100,9 @@ static bool index_rule(program *of, const rule *rule) {
 
 static bool memory(reader *in, bool got) { return expect(in, got, "memory for what stands here"); }
 
-static void need(program *of, uint32_t what) { of->needs |= what; }
+static void need(program *of, uint32_t what) {
+  of->needs |= what & (NEEDS_TARGET | NEEDS_SCHEME | NEEDS_CLIENT) ? what | NEEDS_REQUEST : what;
+}
 
 /* Of `host`, the authority is told. */
 static buffer told_name(buffer name) { return same(name, TEXT("host")) ? TEXT(":authority") : name; }
@@ -136,15 +138,15 @@ static buffer take_template(program *of, reader *in) {
   }
   for (buffer rest = template_pieces(read); rest.length;) {
     static const uint32_t needs[NAMES_END] = {
-        [NAME_REQUEST_METHOD] = NEEDS_REQUEST,
-        [NAME_REQUEST_SCHEME] = NEEDS_REQUEST | NEEDS_SCHEME,
-        [NAME_REQUEST_HOST] = NEEDS_REQUEST,
-        [NAME_REQUEST_PATH] = NEEDS_REQUEST,
-        [NAME_REQUEST_URL] = NEEDS_REQUEST | NEEDS_SCHEME,
-        [NAME_REQUEST_QUERY] = NEEDS_REQUEST,
+        [NAME_REQUEST_METHOD] = NEEDS_TARGET,
+        [NAME_REQUEST_SCHEME] = NEEDS_SCHEME,
+        [NAME_REQUEST_HOST] = NEEDS_TARGET,
+        [NAME_REQUEST_PATH] = NEEDS_TARGET,
+        [NAME_REQUEST_URL] = NEEDS_TARGET | NEEDS_SCHEME,
+        [NAME_REQUEST_QUERY] = NEEDS_TARGET,
         [NAME_SOURCE] = NEEDS_SOURCE,
         [NAME_ROUTE] = NEEDS_ROUTE,
-        [NAME_CLIENT] = NEEDS_REQUEST | NEEDS_CLIENT,
+        [NAME_CLIENT] = NEEDS_CLIENT,
     };
     template_piece each = template_next(&rest);
     uint32_t number;
@@ -196,14 +198,14 @@ static uint32_t read_tests(program *of, reader *in, int what) {
       *made = read;
     }
   }
-  need(of, !count ? 0 : what == OF_RESPONSE ? NEEDS_HEADERS : NEEDS_REQUEST);
+  need(of, !count ? 0 : what == OF_RESPONSE ? NEEDS_HEADERS : what == OF_QUERY ? NEEDS_TARGET : NEEDS_REQUEST);
   return count;
 }
 
 static scope read_scope(program *of, reader *in) {
   scope read = {.domains = read_texts(in)};
   for (texts left = read.domains; left.count && !in->failed;) {
-    need(of, same(next_text(&left), TEXT("*")) ? 0 : NEEDS_REQUEST);
+    need(of, same(next_text(&left), TEXT("*")) ? 0 : NEEDS_TARGET);
   }
   read.has_routes = read_choice(in, 2, "1 and a list of routes, or 0 and an empty one");
   read.routes = read_texts(in);
@@ -226,8 +228,8 @@ static scope read_scope(program *of, reader *in) {
     read_bytes(in, ADDRESS_LENGTH, "an address");
   }
   read.response_tests = read_tests(of, in, OF_RESPONSE);
-  need(of, read.path_kind != EVERY_PATH || read.methods.count ? NEEDS_REQUEST : 0);
-  need(of, read.client_count ? NEEDS_REQUEST | NEEDS_CLIENT : 0);
+  need(of, read.path_kind != EVERY_PATH || read.methods.count ? NEEDS_TARGET : 0);
+  need(of, read.client_count ? NEEDS_CLIENT : 0);
   need(of, read.has_routes ? NEEDS_ROUTE : 0);
   return read;
 }
@@ -319,7 +321,7 @@ static void read_reply(program *of, reader *in, const rule *rule) {
     in->failed = true;
   }
   read.kept = read_texts(in);
-  need(of, read.by_handler ? NEEDS_REQUEST | NEEDS_ROUTE : 0);
+  need(of, read.by_handler ? NEEDS_TARGET | NEEDS_ROUTE : 0);
   need(of, read.kept.count ? NEEDS_HEADERS : 0);
   read.content_count = read_list(in, 17);
   expect(in, read.content_count, "a content");

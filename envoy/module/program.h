@@ -103,7 +103,8 @@ void program_free(program *old);
 
 /* What must be known to ask. */
 enum {
-  NEEDS_REQUEST = 1,    /* method, authority, path, and `program_headers` */
+  NEEDS_REQUEST = 1,    /* something of it: `program_headers`, and what stands below */
+  NEEDS_TARGET = 64,    /* method, authority, path */
   NEEDS_SCHEME = 2,
   NEEDS_CLIENT = 4,
   NEEDS_ROUTE = 8,

@@ -48,7 +48,7 @@ static struct {
   field fields[MANY_HEADERS];
   size_t count;
 } maps[4];
-static char received[1 << 16], sent[1 << 21], details_sent[512], route[256], protocol[16], logged[1 << 14];
+static char received[1 << 18], sent[1 << 21], details_sent[512], route[256], protocol[16], logged[1 << 14];
 static char client[256], code_details[256], metadata[1 << 12];
 static size_t received_length, sent_length;
 static bool in_body, local_reply, scheduled, released, ended, reset;
