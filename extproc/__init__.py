@@ -2,8 +2,8 @@
 
 Reading order: `wire` (the protocol's messages), `session` (one stream as a value), `calls` (Python handlers), `server`
 (the service), `sparing` (its log), `workers` (it as processes, on several cores). Below them is a gRPC server
-(docs/http2.md): `frames` and `headers` (the bytes), `streams` and `http2` (a connection as a value), `grpc` (the
-sockets, and what waits for its turn).
+(docs/http2.md): `frames` and `headers` (the bytes), `streams` and `http2` (a connection as a value),
+`grpc_wire` (messages), `client` (a connection with its calls), `grpc` (the server, and whose turn it is).
 """
 
 from rejoinder.extproc.server import Counters, Processor

@@ -69,9 +69,9 @@ class Source:
     beside: dict[Path, bytes] = field(default_factory=dict)
     """The files that it names, with what they hold."""
     operated: bool = False
-    """Whoever wrote this may name files and functions of this machine: not so who writes Kubernetes objects."""
+    """The author may name files and functions of this machine. Authors of Kubernetes objects may not."""
     lenient: bool = False
-    """What this is written for ignores fields that it does not know, so they are warnings."""
+    """Unknown fields are warnings, because the software that the file is written for ignores them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,17 +50,17 @@ class Loaded:
     """What a load found."""
 
     ruleset: Ruleset | None
-    """None if any problem is an error, but for those that cost no more than their own file (see `memory`)."""
+    """None if any problem is an error; an error that only costs its own file does not count (see `memory`)."""
     problems: tuple[Problem, ...]
     """Errors and warnings, by file and line."""
     statuses: tuple[Status, ...]
-    """What has become of each Kubernetes object; what is wrong with one is there, and not among the problems."""
+    """The state of each Kubernetes object. Mistakes in an object are in its status, not among the problems."""
     fingerprints: Mapping[Path, Fingerprint]
     """What each of `files` held when it was read; `watch.changes` compares."""
 
     @property
     def complaints(self) -> tuple[Problem, ...]:
-        """The problems, and what is wrong with Kubernetes objects, which never keeps the rest from being used."""
+        """The problems, and the mistakes in Kubernetes objects. The latter cost only their object."""
         return _sorted((*self.problems, *(problem for status in self.statuses for problem in status.problems())))
 
     @property
@@ -98,10 +98,10 @@ def load(
         sources: files, and folders whose `*.yaml`, `*.yml` and `*.json` are read in the order of their names (not those
             of folders within, and none that starts with a dot). A file that is named twice is read once.
         upstreams: URLs by upstream name, which replace or add to those in the files (`--upstream NAME=URL`).
-        memory: of the last load, to be quicker when little has changed; and to go on with what was there where a
-            manifest cannot be used, and without it where nothing was. None: this is the only load, of all or nothing.
-        look_for_shadowed: warn of rules that can never decide. After a small edit of a large file that takes longer
-            than all the rest, so it may be left for later (`shadow.shadowed`).
+        memory: of the last load. Unchanged rules are not read again, and a manifest that cannot be used keeps what it
+            said before, or is left out. None: there is one load only, and any error makes it fail.
+        look_for_shadowed: warn of rules that can never decide. After a small edit of a large file this takes longer
+            than everything else, so callers may do it later (`shadow.shadowed`).
         files: what reads them; None: a new one.
 
     Returns:
@@ -220,8 +220,8 @@ _SECTIONS: Final = ("listen", "upstreams", "routes", "rules", "_rules_", "brandi
 
 
 def _read_rule_file(place: Place) -> Part:
-    # Whoever comments out the last rule is left with an empty section. Not so the fields of an answer: one without
-    # anything behind enable_on_status would be for every request.
+    # A user who comments out the last rule leaves an empty section behind, which is allowed. An empty field of an
+    # answer is not: with nothing behind enable_on_status, the answer would be for every request.
     fields = place.fields(*dict.fromkeys((*_SECTIONS, *higress.TOP_LEVEL_FIELDS))).without_empty(*_SECTIONS)
     beside = any(section in fields for section in ("listen", "upstreams", "routes"))
     return Part(
@@ -263,12 +263,12 @@ _SECTION: Final = re.compile(rb"^[\"']?(?:" + "|".join(_SECTIONS).encode() + rb"
 
 
 def _keep(sources: Sequence[Path], read: Sequence[Source], said: list[list[Part]], memory: Memory) -> list[Problem]:
-    """Replace what manifests say that cannot be used by what they said before, or by nothing.
+    """Replace the content of manifests that cannot be used by what they said before, or by nothing.
 
-    Not so rule files: they are one unit, whose parts refer to each other.
+    Rule files are not replaced: they are one unit, whose parts refer to each other.
 
     Returns:
-        What is wrong with those files.
+        The problems of these manifests.
     """
     problems: list[Problem] = []
     bad = [any(problem.severity is Severity.ERROR for problem in source.problems) for source in read]
@@ -290,8 +290,8 @@ def _keep(sources: Sequence[Path], read: Sequence[Source], said: list[list[Part]
 
 
 def _may_be_manifest(source: Source, sources: Sequence[Path]) -> bool:
-    """Whether a file that never could be read may be one of another folder's many: nobody named it, or it can be looked
-    into and has no section of a rule file."""
+    """Whether a file that was never read without a mistake may be a manifest: it has no section of a rule file, or it
+    cannot be opened and was found in a folder."""
     path = Path(source.file)
     try:
         return not _SECTION.search(source.files.read(path))

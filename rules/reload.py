@@ -1,10 +1,10 @@
-"""Reads a rule file again after an edit: of thousands of rules, only those whose text is another than before.
+"""Reads a rule file again after an edit: of thousands of rules, only those whose text has changed.
 
 In: a file's text and the way to read it all. Out: what that would give, and the same notes in the `Source`. `Memory` is
-the way in. Nothing is raised. It is for the ordinary file: one document, with a `rules:` whose entries each start on a
-line of their own. Anything that could make a rule depend on the text beside it (anchors, several documents, a mistake)
-has the whole file read, as does a change outside of `rules`. `Memory` also holds what manifests said, for `load` to go
-on with where they cannot be used.
+the way in. Nothing is raised. It works for the ordinary file: one document, with a `rules:` whose entries start on a
+line of their own. The whole file is read if a rule may depend on the text beside it (anchors, several documents, a
+mistake), or if something outside of `rules` has changed. `Memory` also keeps what manifests said, which `load` uses if
+they cannot be used any more.
 """
 
 from __future__ import annotations

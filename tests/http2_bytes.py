@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Final, NamedTuple
 
+from rejoinder.extproc.client import Client
 from rejoinder.extproc.frames import ACK, END_HEADERS, END_STREAM, HEADER, PREFACE, Frame, frame
-from rejoinder.extproc.grpc import READ_BUFFER, Client
+from rejoinder.extproc.grpc import READ_BUFFER
 from rejoinder.extproc.headers import encode
 
 REQUEST: Final[tuple[tuple[str, str], ...]] = (

@@ -21,6 +21,7 @@ import pytest
 from http2_bytes import BLOCK, OPENING, REQUEST, Seen, Wire, data, frames, headers, message, request
 from test_tls import certificate
 
+from rejoinder.extproc.client import KEEPALIVE, KEEPALIVE_TIMEOUT, MESSAGE_COST, Client
 from rejoinder.extproc.frames import (
     ACK,
     END_HEADERS,
@@ -32,18 +33,8 @@ from rejoinder.extproc.frames import (
     frame,
     settings,
 )
-from rejoinder.extproc.grpc import (
-    KEEPALIVE,
-    KEEPALIVE_TIMEOUT,
-    MAX_MESSAGE,
-    MESSAGE_COST,
-    SLICE,
-    TURN,
-    Client,
-    Metadata,
-    Server,
-    Step,
-)
+from rejoinder.extproc.grpc import SLICE, TURN, Metadata, Server, Step
+from rejoinder.extproc.grpc_wire import MAX_MESSAGE
 from rejoinder.extproc.headers import Blocks, encode
 
 PATH: Final = dict(REQUEST)[":path"]
@@ -689,7 +680,7 @@ def test_sockets_are_read_between_slices() -> None:
 
 
 def test_client_that_does_not_open_its_windows_is_let_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rejoinder.extproc.grpc.MAX_WAITING", 100)
+    monkeypatch.setattr("rejoinder.extproc.client.MAX_WAITING", 100)
 
     async def main() -> None:
         bench = Bench()

@@ -72,7 +72,7 @@ class Incremental(Session):
         if kind is ROUTES:
             self._resumed = frozenset(initial)
         elif kind is VIRTUAL_HOSTS and not self._resumed.issuperset(map(routes_of, initial)):
-            # Envoy lists those, too, that it has dropped, because it had no route configuration for them.
+            # Envoy also lists virtual hosts that it has dropped because it had no route configuration for them.
             initial = {name: version if routes_of(name) in self._resumed else "" for name, version in initial.items()}
         if wildcard and initial == _versions(ours):
             had = ours
@@ -84,8 +84,8 @@ class Incremental(Session):
                 }
             )
         stream.sent = stream.accepted = had
-        # Who has nothing and asks for all is told even that there is nothing. (Of virtual hosts Envoy expects no such
-        # word, and asks for them whether or not there are any.)
+        # A client that has nothing and asks for all is answered even if there is nothing. (Envoy expects no such answer
+        # for virtual hosts, and asks for them whether or not there are any.)
         stream.owed = kind.whole and wildcard and not had
 
     def _distrust(self, stream: Stream, response: Response) -> None:

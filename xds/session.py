@@ -357,7 +357,7 @@ class Session(abc.ABC):
 
     def _is_whole(self) -> bool:
         """Whether the client has asked for all that it will, as far as one can tell."""
-        # Envoy asks for its clusters first, and for more when they are ready: listeners, or what its own listeners are
-        # to have. Of one that has asked for clusters alone nobody knows whether that is all.
+        # Envoy asks for clusters first, and for more when they are ready: listeners, or what its own listeners need. A
+        # client that has asked for clusters alone may ask for more.
         asked = set(self.types) - {CLUSTERS, ENDPOINTS}
         return bool(self.only or asked) or not self.ours.by_type[LISTENERS]

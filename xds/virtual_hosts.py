@@ -37,8 +37,8 @@ class VirtualHosts(Stream):
     def renew(self, routes: frozenset[str]) -> None:
         """Note that route configurations with these names are sent as new ones.
 
-        Of one that the client has just asked for, it has no virtual hosts, whatever it was sent; of one that it has
-        rejected, or was told is no more, perhaps some.
+        If the client has just asked for one, it has no virtual hosts of it, whatever it was sent. If it has rejected
+        one, or was told that it is no more, it may have some.
         """
         names = [name for name in self.sent if routes_of(name) in routes] if routes else []
         if names:

@@ -1,4 +1,4 @@
-"""Gateways: where they listen, which of their listeners can be used, and which routes each of these lets in.
+"""Gateways: where they listen, which of their listeners can be used, and which routes a listener accepts.
 
 In: `Gateway` objects and the `Cluster`. Out: `Gateway` values with what is wrong in them. Pure.
 
@@ -35,7 +35,7 @@ from rejoinder.rules.model import RULE_FILES, Listener, Position
 from rejoinder.rules.rule_file.matches import domains
 
 INVALID_ROUTE_KINDS: Final = "InvalidRouteKinds"
-"""The reason where a listener lets in kinds that there are not: it goes on with those that there are."""
+"""The reason for a listener that allows kinds of routes which do not exist here: it accepts the other kinds."""
 
 ADDRESS_NOT_USABLE: Final = "AddressNotUsable"
 
@@ -46,7 +46,7 @@ _PROTOCOLS: Final = {"HTTP": "http", "HTTPS": "https"}
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """A Kubernetes label selector: all that is given must hold."""
+    """A Kubernetes label selector: all labels and expressions must hold."""
 
     labels: tuple[tuple[str, str], ...] = ()
     expressions: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
@@ -79,7 +79,7 @@ class GatewayListener:
     """Same, All, None or Selector."""
     selector: Selector = Selector()
     kinds: tuple[tuple[str, str], ...] | None = None
-    """Group and kind of the routes that it lets in; None: those that its protocol has."""
+    """Group and kind of the routes that it accepts; None: those of its protocol."""
     certificates: tuple[tuple[bytes, bytes], ...] = ()
     """Chains and keys."""
     client_ca: bytes | None = None
@@ -123,7 +123,7 @@ class Gateway:
 
     @property
     def usable(self) -> bool:
-        """Whether routes can be attached; requests come in if it has its addresses for itself, too."""
+        """Whether routes can be attached. For requests to come in, no other Gateway may have one of its addresses."""
         return all(fault.reason == ADDRESS_NOT_USABLE for fault in self.faults)
 
     @property
@@ -132,7 +132,7 @@ class Gateway:
         return any(fault.reason == ADDRESS_NOT_USABLE for fault in self.faults)
 
     def group(self, number: int) -> str:
-        """How the group of listeners is called that one port of this Gateway is."""
+        """The name of the group of listeners on one port of this Gateway."""
         return RULE_FILES if self.object is None else f"gateway/{self.key}/{number}"
 
     def sockets(self) -> Iterator[Listener]:
@@ -172,7 +172,7 @@ class Gateway:
 
 
 def _programmed(faults: tuple[Fault, ...]) -> tuple[Fault, ...]:
-    """What is not accepted is not in Envoy either."""
+    """Faults of PROGRAMMED. What is not accepted is not programmed either."""
     inherited = (replace(f, condition=PROGRAMMED, reason="Invalid") for f in faults if f.condition == ACCEPTED)
     return (*(fault for fault in faults if fault.condition == PROGRAMMED), *inherited)
 
@@ -201,7 +201,7 @@ _HTTP_ROUTE: Final = ((GATEWAY_API, "HTTPRoute"),)
 
 
 def read_gateway(each: Object, cluster: Cluster) -> Gateway:
-    """A Gateway; what is wrong stays with it, or with the listener that it is about."""
+    """A Gateway. Mistakes become faults of the Gateway, or of the listener that they are about."""
     frontend, problems = alone(each.spec(), _known_fields, {})
     addresses, address_problems = alone(member(each.spec(), "addresses"), _addresses, (ANY_ADDRESS,))
     places, listener_problems = alone(member(each.spec(), "listeners"), items, [])
@@ -303,7 +303,7 @@ def _expression(place: Place) -> tuple[str, str, tuple[str, ...]]:
 
 
 def _told_apart(listeners: list[GatewayListener]) -> tuple[GatewayListener, ...]:
-    """Listeners that share a port must differ in host name and agree in protocol; none of those that do not is used."""
+    """Listeners with their conflicts: those of one port must have different hosts and the same protocol."""
     protocols = {number: {each.protocol for each in listeners if each.port == number} for number in _ports(listeners)}
     hosts = Counter((each.port, each.hostname) for each in listeners)
     names = Counter(each.name for each in listeners)
@@ -335,7 +335,7 @@ def _ports(listeners: list[GatewayListener]) -> set[int]:
 
 
 def _frontend(spec: Place) -> dict[int | None, Place | None]:
-    """What is demanded of clients' certificates at each port; None: at the others."""
+    """The validation of clients' certificates at each port; None: at all other ports."""
     found: dict[int | None, Place | None] = {}
     frontend = open_fields(spec).get("tls", open_fields, _NO_FIELDS).get("frontend", open_fields, _NO_FIELDS)
     found[None] = frontend.get("default", open_fields, _NO_FIELDS).given.get("validation")

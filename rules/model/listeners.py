@@ -10,7 +10,7 @@ from typing import Final
 from rejoinder.rules.model.matches import Position
 
 RULE_FILES: Final = ""
-"""The group of the listeners and routes that stand in rule files. Others belong to a port of a Gateway."""
+"""The group of the listeners and routes of rule files. All other groups belong to a port of a Gateway."""
 
 
 @dataclass(frozen=True, slots=True)

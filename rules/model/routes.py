@@ -91,7 +91,7 @@ class Retries:
     """When a request is sent to the upstream once more."""
 
     attempts: int
-    """Beside the first one."""
+    """The first attempt is not counted."""
     on: tuple[str, ...]
     """Statuses and patterns as in `StatusPattern`, `connect-failure`, `refused-stream`, `reset`."""
 
@@ -106,7 +106,7 @@ class Forward:
     """One of these is picked for each request; the sum of their weights is not 0."""
     rewrite: Rewrite = Rewrite()
     mirrors: tuple[tuple[str, float], ...] = ()
-    """Upstreams that get a copy of a percentage of the requests; what they say is thrown away."""
+    """Upstreams that get a copy of a percentage of the requests; their responses are dropped."""
     cors: Cors | None = None
     timeout: float = 0.0
     """In seconds, for the whole response; 0: none."""
@@ -118,7 +118,7 @@ class Forward:
 
     @property
     def upstreams(self) -> tuple[str, ...]:
-        """Those that may get the request."""
+        """The upstreams that may get the request."""
         given = tuple(each.upstream for each in self.backends if each.upstream is not None and each.weight)
         return given if self.backends else (self.upstream,)
 
@@ -137,9 +137,9 @@ class Route:
     """A named request match with one action. The first one of its group that fits takes the request."""
 
     name: str
-    """Unique, save that what one match of a manifest becomes (for several hosts or listeners) has one name."""
+    """Unique; but the routes that one match of a manifest becomes, for several hosts or listeners, share a name."""
     action: Answer | Redirect | Forward | None
-    """None: what comes here fits no route, and gets Envoy's own 404."""
+    """None: the request is answered as if no route fitted, with Envoy's own 404."""
     domains: tuple[str, ...] = ()
     """As in `Scope`."""
     request: RequestMatch = EVERY_REQUEST
@@ -151,8 +151,8 @@ class Route:
     group: str = RULE_FILES
     """The listeners that it is for: see `Listener.group`."""
     title: str = ""
-    """What people call it, for a route that was not named by its author: `HTTPRoute shop/web rule 1 match 0`. Such
-    routes come in the order of their specification."""
+    """How messages call a route without a name of its own: `HTTPRoute shop/web rule 1 match 0`. These routes are in the
+    order of their specification."""
     position: Position = field(default=Position("", 0), compare=False)
 
     def __hash__(self) -> int:

@@ -15,9 +15,9 @@ class Variant:
     """One of several bodies of an answer."""
 
     content_type: str = ""
-    """As in the header; empty: that of the answer. At least one of this and `language` is given."""
+    """The value of the header; empty: the answer's own. Every variant has a content type, a language, or both."""
     language: str = ""
-    """A language tag (RFC 5646); empty: none is said."""
+    """A language tag (RFC 5646); empty: the variant has no language."""
     body: bytes = b""
     template: bool = False
     """As in `Answer`."""
@@ -30,15 +30,15 @@ class Answer:
     status_code: int | None = 200
     """What the client gets, one of STATUSES; None: the status that the upstream gave (`original`)."""
     headers: tuple[Header, ...] = ()
-    """In order; a name may come several times. Never content-length; content-type only if the user gave it, or a file
-    whose name tells it."""
+    """In order; a name may come several times. content-length is never here, and content-type only if the rule has it,
+    or the extension of `body_file` stands for it."""
     body: bytes = b""
     enable_on_status: tuple[StatusPattern, ...] = ()
     """The upstream statuses that call for this answer; empty: any, or an unconditional answer (see `Rule`)."""
     handler: str = ""
-    """`package.module:function`, a Python function that makes status, headers and body; empty: they are given here."""
+    """`package.module:function`, a Python function that makes status, headers and body; empty: this answer has them."""
     passes: bool = False
-    """The response is left alone, and no later rule is asked: the rest counts for nothing."""
+    """The response is left alone, and no later rule is asked. The other fields have no effect."""
     variants: tuple[Variant, ...] = ()
     """In place of `body`: a request gets the one that it accepts best."""
     template: bool = False
@@ -46,7 +46,7 @@ class Answer:
     page: bool = False
     """The built-in page takes the place of `variants`, once all files are read."""
     keep_headers: tuple[str, ...] = ()
-    """Names, in lower case, of headers of the response that stay, or beginnings of names with a `*` behind them."""
+    """The response's headers that stay: names in lower case, or beginnings of names with a `*` behind them."""
 
     @property
     def fixed(self) -> bool:
@@ -74,21 +74,21 @@ EVERY_SCOPE: Final = Scope()
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A scope and its answers: an upstream's status calls for one of them. All of them unconditional: the first one is
-    given without asking an upstream."""
+    """A scope and its answers. The upstream's status decides which answer is given; if no answer names a status, the
+    first one is given without asking an upstream."""
 
     name: str
     answers: tuple[Answer, ...]
-    """Empty where `final` alone counts."""
+    """Empty if the rule only keeps later rules away (`final`)."""
     scope: Scope = EVERY_SCOPE
     final: bool = False
-    """A request that it is about is no later rule's, whether or not this one has an answer."""
+    """Later rules are not asked about a request that this rule fits, whether or not this one has an answer."""
     unless: Scope | None = None
-    """It is not about requests that fit this."""
+    """The rule does not fit requests that fit this scope."""
     observe: bool = False
-    """A trial: it is told when it would have answered, and then nothing is done."""
+    """A trial: that the rule would have answered is counted and logged, and nothing else is done."""
     source: str = ""
-    """It is about responses of an `upstream`, or about `local` ones, which Envoy makes itself; empty: both."""
+    """The rule fits only responses of an `upstream`, or only `local` ones, which Envoy makes itself; empty: both."""
     position: Position = field(default=Position("", 0), compare=False)
 
     def __hash__(self) -> int:
@@ -101,14 +101,14 @@ class Rule:
 
     @property
     def sees_responses(self) -> bool:
-        """Whether a response, and not its status alone, has to be known to tell what it is about."""
+        """Whether the rule tests more of a response than its status."""
         return bool(
             self.source or self.scope.response_headers or (self.unless is not None and self.unless.response_headers)
         )
 
     @property
     def simple(self) -> bool:
-        """Whether a route can say it: a fixed answer, or none, to requests with nothing unusual about them."""
+        """Whether a route can give its answer: the answer is fixed, and the rule tests what a route can test."""
         return (
             all(answer.fixed for answer in self.answers)
             and not self.observe
@@ -119,7 +119,7 @@ class Rule:
 
 
 def native_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
-    """The rules that routes can say, up to the first one that answers without a status, or is final, in a way that they
-    cannot: from there on, the program has to be asked."""
+    """The unconditional and final rules whose answers routes can give. They end in front of the first unconditional or
+    final rule whose answer a route cannot give: from there on, the program is asked."""
     simple = itertools.takewhile(lambda rule: rule.simple or not (rule.unconditional or rule.final), rules)
     return tuple(rule for rule in simple if rule.unconditional or rule.final)

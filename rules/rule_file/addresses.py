@@ -49,7 +49,7 @@ def listeners(place: Place) -> tuple[Listener, ...]:
 
 def upstreams(place: Place) -> tuple[Upstream, ...]:
     """`upstreams`: URLs by name."""
-    # One that cannot be used is there all the same: that routes name it is no second mistake.
+    # An upstream with a mistake still exists: that routes name it is no second mistake.
     return tuple(
         member.attempt(functools.partial(upstream, name), Upstream(name, ())) for name, member in place.members()
     )

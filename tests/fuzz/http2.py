@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from http2_bytes import BLOCK, OPENING, PING, REQUEST, TRAILERS, Wire, data, frames, headers, message
 
+from rejoinder.extproc.client import Client
 from rejoinder.extproc.frames import ACK, END_HEADERS, END_STREAM, PADDED, ErrorCode, Frame, Setting, frame, settings
-from rejoinder.extproc.grpc import Client, Metadata, Server, Step
+from rejoinder.extproc.grpc import Metadata, Server, Step
 from rejoinder.extproc.headers import encode
 from rejoinder.extproc.http2 import MAX_CONCURRENT_STREAMS, Connection, Data, Event, Request, Reset
 

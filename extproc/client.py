@@ -1,0 +1,350 @@
+"""One client's connection to the gRPC server: its streams, and its messages in a queue until `grpc.Server` serves them.
+
+In go its bytes, by asyncio, and turns, by the server; out come bytes. Nothing is raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
+
+from rejoinder.extproc import http2
+from rejoinder.extproc.grpc_wire import OK, RESPONSE, Status, framed, refusal, take_messages, trailers
+from rejoinder.extproc.headers import Headers
+
+if TYPE_CHECKING:
+    from rejoinder.extproc.grpc import Server
+
+_LOG: Final = logging.getLogger("rejoinder.extproc")
+
+MAX_PARTIAL: Final = 8 << 20
+"""Bytes of a connection's messages that are not complete yet; at least MAX_MESSAGE, so that one alone always can be."""
+MESSAGE_COST: Final = 1 << 10
+"""In bytes: as how much a message counts beside its own size."""
+MAX_WAITING: Final = 16 << 20
+"""Bytes of answers that wait for a client's windows, and beyond which its exchanges pass."""
+WRITE_BUFFER: Final = 1 << 20
+"""Bytes of answers that wait for a client to read. Beyond that neither its bytes nor its messages are looked at."""
+LARGE: Final = 1 << 16
+"""Bytes of an answer that is written at once, and not joined with others: so that a slow client is noticed."""
+KEEPALIVE: Final = 30.0
+"""Seconds without a sign of life before a client is asked for one."""
+KEEPALIVE_TIMEOUT: Final = 10.0
+"""Seconds that it may take: the same for a client that does not read, and one that is to hang up."""
+
+_ALIVE: Final = b"are you?"
+_SHUT_DOWN: Final = b"goodbye!"
+
+Metadata = Headers
+"""A request's headers, with the pseudo headers."""
+
+
+class Step(NamedTuple):
+    """What a message leads to."""
+
+    message: bytes
+    """To be sent; empty: nothing is."""
+    end: bool
+    """The stream is to be ended."""
+
+
+class Exchange(Protocol):
+    """One stream."""
+
+    def on_message(self, data: bytes) -> Step | Awaitable[Step]:
+        """What a message leads to. What takes time is awaited, and the stream's next message with it."""
+
+    def on_end(self) -> None:
+        """Both sides have ended the stream. (Not called where the client has reset it, or gone away.)"""
+
+
+Method = Callable[[Metadata], Exchange]
+
+
+class _Call:
+    """One stream."""
+
+    __slots__ = ("arrived", "exchange", "held", "metadata", "method", "partial", "responding", "stream_id", "working")
+
+    def __init__(self, stream_id: int, method: Method, metadata: Metadata) -> None:
+        self.stream_id = stream_id
+        self.method = method
+        self.metadata = metadata
+        self.exchange: Exchange | None = None
+        self.arrived = 0.0
+        """When the message came that is answered."""
+        self.partial = bytearray()
+        """The beginning of a message."""
+        self.responding = False
+        """The headers have been sent."""
+        self.working = False
+        """A step is awaited."""
+        self.held: list[bytes | None] = []
+        """Messages that came meanwhile. They count as queued."""
+
+    def release(self) -> list[bytes | None]:
+        """The messages that were held; none are any more."""
+        held, self.held = self.held, []
+        return held
+
+
+def _cost(message: bytes | None) -> int:
+    return MESSAGE_COST + len(message or b"")
+
+
+class Client(asyncio.BufferedProtocol):
+    """One client's connection. Made by `Server`."""
+
+    def __init__(self, server: Server) -> None:
+        self.http2 = http2.Connection()
+        self.queued = 0
+        """The cost of what is in the queue, or held by a call."""
+        self._server = server
+        self._transport: asyncio.Transport | None = None
+        self._calls: dict[int, _Call] = {}
+        self._queue: collections.deque[tuple[float, _Call, bytes | None]] = collections.deque()
+        """When it came, whose it is, and a message; None: the end."""
+        self._partial = 0
+        self._paused = False
+        self._heard = self._unread_since = server.clock()
+        self._pinged = False
+        self._drained = False
+
+    # Called by asyncio.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport = cast(asyncio.Transport, transport)
+        tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+        if (tls is not None and tls.selected_alpn_protocol() != "h2") or not self._server.admit(self):
+            transport.abort()
+            return
+        transport.set_write_buffer_limits(high=WRITE_BUFFER)
+        self.flush()
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        return self._server.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._heard = now = self._server.clock()
+        for event in self.http2.receive_data(bytes(self._server.buffer[:nbytes])):
+            if isinstance(event, http2.Request):
+                self._on_request(event, now)
+            elif isinstance(event, http2.Data):
+                self._on_data(event, now)
+            elif isinstance(event, http2.Reset):
+                self._forget(event.stream_id)
+            elif event.data == _SHUT_DOWN:
+                self._drained = True  # it has heard that it is to open no more streams
+        self.flush()
+
+    def pause_writing(self) -> None:
+        self._paused, self._unread_since = True, self._server.clock()
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+            if self._queue:
+                self._server.enqueue(self)
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._transport = None
+        self._drop()
+        self._server.forget(self)
+
+    # Called by the server.
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._queue) and not self._paused
+
+    def serve(self, turn: int) -> int:
+        """Answer at most `turn` messages; returns how many."""
+        done = 0
+        while self._queue and done < turn and not self._paused:
+            arrived, call, message = self._queue.popleft()
+            done += 1
+            if call.working and self._calls.get(call.stream_id) is call:
+                call.held.append(message)
+                continue
+            self.queued -= _cost(message)
+            if self._calls.get(call.stream_id) is not call:
+                continue  # it has been reset
+            if message is not None and (
+                self._server.clock() - arrived > self._server.max_wait or self.http2.waiting > MAX_WAITING
+            ):
+                self._server.overloaded += 1
+                self._finish(call, Status.OK)
+            else:
+                call.arrived = arrived
+                self._answer(call, message)
+        return done
+
+    def flush(self) -> None:
+        """Write what is to be written."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        data = self.http2.data_to_send()
+        if data:
+            self._transport.write(data)
+        if self._drained and not self.http2.open_streams:
+            self.close()
+        elif self.http2.closed:
+            if self.http2.error:
+                _LOG.warning("a client's connection is broken off: %s", self.http2.error)
+            self._hang_up()
+
+    def shut_down(self) -> None:
+        """Let no new streams in, and close the connection when the last one has ended."""
+        self.http2.shut_down()
+        self.http2.ping(_SHUT_DOWN)
+        self.flush()
+
+    def close(self) -> None:
+        """End all streams, and close the connection when everything is written."""
+        if self._transport is not None and not self.http2.closed:
+            self.http2.close()
+            self._drained = False
+            self.flush()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def tick(self, now: float) -> None:
+        self.http2.forgive()
+        silent = now - self._heard
+        unread = now - self._unread_since if self._paused or self.http2.closed else 0
+        if unread > KEEPALIVE_TIMEOUT or silent > KEEPALIVE + KEEPALIVE_TIMEOUT:
+            self.abort()
+        elif silent > KEEPALIVE and not self._pinged:
+            self.http2.ping(_ALIVE)
+            self.flush()
+        self._pinged = silent > KEEPALIVE
+
+    def _hang_up(self) -> None:
+        self._unread_since = self._server.clock()
+        self._drop()
+        if self._transport is not None:
+            self._transport.close()
+
+    def _drop(self) -> None:
+        for stream_id in list(self._calls):
+            self._forget(stream_id)
+        self._queue.clear()
+        self.queued = 0
+
+    # What comes in.
+
+    def _on_request(self, event: http2.Request, now: float) -> None:
+        stream_id, headers, end_stream = event
+        fields, methods = dict(headers), self._server.methods
+        refused = refusal(fields, methods)
+        if refused is not None:
+            self.http2.send_trailers(stream_id, refused)
+            return
+        self._calls[stream_id] = call = _Call(stream_id, methods[fields[":path"]], headers)
+        if end_stream:
+            self._enqueue(call, None, now)
+
+    def _on_data(self, event: http2.Data, now: float) -> None:
+        stream_id, data, end_stream = event
+        call = self._calls.get(stream_id)
+        if call is None:
+            return
+        self._partial -= len(call.partial)
+        messages, refused = take_messages(call.partial, data)
+        self._partial += len(call.partial)
+        for message in messages:
+            self._enqueue(call, message, now)
+        if refused is not None:
+            self._finish(call, *refused)
+        elif self._partial > MAX_PARTIAL:
+            self._finish(call, Status.RESOURCE_EXHAUSTED, "too many messages at once")
+        elif end_stream and call.partial:
+            self._finish(call, Status.INTERNAL, "the last message is not complete")
+        elif end_stream:
+            self._enqueue(call, None, now)
+
+    def _enqueue(self, call: _Call, message: bytes | None, now: float) -> None:
+        if self._server.has_room(self):
+            if not self._queue:
+                self._server.enqueue(self)
+            self._queue.append((now, call, message))
+            self.queued += _cost(message)
+        elif self._calls.get(call.stream_id) is call:
+            self._server.overloaded += 1
+            self._finish(call, Status.OK)
+
+    # What goes out.
+
+    def _answer(self, call: _Call, message: bytes | None) -> None:
+        try:
+            if call.exchange is None:
+                call.exchange = call.method(call.metadata)
+            if message is None:
+                call.exchange.on_end()
+                self._finish(call, Status.OK)
+                return
+            step = call.exchange.on_message(message)
+            if isinstance(step, Step):
+                self._send(call, step)
+                return
+        except Exception:
+            self._fail(call)
+            return
+        call.working = True
+        task = asyncio.get_running_loop().create_task(self._awaited(call, step))
+        self._server.tasks.add(task)
+        task.add_done_callback(self._server.tasks.discard)
+
+    async def _awaited(self, call: _Call, coming: Awaitable[Step]) -> None:
+        try:
+            self._send(call, await coming)
+        except Exception:
+            self._fail(call)
+        call.working = False
+        held = call.release()
+        self.queued -= sum(map(_cost, held))
+        for message in held:
+            self._enqueue(call, message, self._server.clock())
+        self.flush()
+
+    def _fail(self, call: _Call) -> None:
+        self._server.failures += 1
+        _LOG.exception("an exchange passes untouched, because this went wrong")
+        self._finish(call, Status.OK)
+
+    def _send(self, call: _Call, step: Step) -> None:
+        self._server.note(call.arrived)
+        message, end = step
+        data = framed(message)
+        if data and end and not call.responding:
+            self.http2.respond(call.stream_id, RESPONSE, data, OK)
+            self._forget(call.stream_id)
+        else:
+            if data:
+                if not call.responding:
+                    call.responding = True
+                    self.http2.send_headers(call.stream_id, RESPONSE)
+                self.http2.send_data(call.stream_id, data)
+            if end:
+                self._finish(call, Status.OK)
+        if len(data) > LARGE:
+            self.flush()
+
+    def _finish(self, call: _Call, status: Status, message: str = "") -> None:
+        self.http2.send_trailers(call.stream_id, trailers(status, message, alone=not call.responding))
+        self._forget(call.stream_id)
+
+    def _forget(self, stream_id: int) -> None:
+        call = self._calls.pop(stream_id, None)
+        if call is not None:
+            self._partial -= len(call.partial)
+            self.queued -= sum(map(_cost, call.release()))
