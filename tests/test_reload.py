@@ -147,7 +147,8 @@ def test_only_what_has_changed_is_read_again(
 @pytest.mark.parametrize("named", ["branding", "body_file"])
 def test_a_file_that_is_named_is_read_again_and_watched(tmp_path: Path, named: str) -> None:
     beside, file = tmp_path / "beside.svg", tmp_path / "rules.yaml"
-    page = ENTRIES["flow"].replace("body: x", "body_file: beside.svg" if named == "body_file" else "status_code: 503, page: builtin")
+    answer = "body_file: beside.svg" if named == "body_file" else "status_code: 503, page: builtin"
+    page = ENTRIES["flow"].replace("body: x", answer)
     branding = "branding: {logo_file: beside.svg}\n" if named == "branding" else ""
     text = branding + FILE.replace(ENTRIES["flow"], page)
     memory = Memory()
