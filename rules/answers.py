@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -122,7 +123,8 @@ def _content(answer: Answer, variant: Variant, vary: str, bodiless: bool) -> Con
     body = b"" if bodiless else variant.body
     headers = answer.headers
     given = variant.content_type or next((value for name, value in headers if name == "content-type"), "")
-    content_type = (given or _guessed_type(body)) if body else ""  # without a body, Envoy would not send one
+    template = bool(body) and (variant.template or answer.template)
+    content_type = given or _guessed_type(body, template) if body else ""  # without a body, Envoy would not send one
     if variant.content_type or not content_type:
         headers = tuple((name, value) for name, value in headers if name != "content-type")
     if content_type and (variant.content_type or not given):
@@ -133,7 +135,6 @@ def _content(answer: Answer, variant: Variant, vary: str, bodiless: bool) -> Con
         headers = (*headers, ("vary", vary))
     made = tuple((name, _header_template(name, value) if answer.template else value) for name, value in headers)
     made = tuple(sorted(made, key=lambda header: isinstance(header[1], Template)))  # as in a program's bytes
-    template = body and (variant.template or answer.template)
     return Content(
         Offer(variant.content_type, variant.language),
         made,
@@ -201,8 +202,14 @@ def _value(variable: Variable, asked: Asked, code: int, rule: str) -> str:
     return values[variable.name] or ""
 
 
+_VARIABLE: Final = re.compile(rb"\{\{[^\n]*?\}\}")
+
+
 @functools.lru_cache(maxsize=_REMEMBERED)
-def _guessed_type(body: bytes) -> str:
+def _guessed_type(body: bytes, template: bool) -> str:
+    if template:  # an object or a list, whether values are in quotes or not
+        body = _VARIABLE.sub(b"0", body)
+        body = body if body.lstrip()[:1] in (b"{", b"[") else b""
     return f"{'application/json' if _is_json(body) else 'text/plain'}; charset=utf-8"
 
 

@@ -121,3 +121,16 @@ def test_a_network_of_mapped_addresses_is_one_of_ipv4(text: str) -> None:
     assert client_fits((text,), "10.1.2.3")
     assert client_fits((text,), "::ffff:10.1.2.3")
     assert not client_fits((text,), "11.1.2.3")
+
+
+@pytest.mark.parametrize(
+    ("body", "sent", "of"),
+    [
+        (b'{"status": {{ status }}, "path": "{{ request.path }}"}', b'{"status": 200, "path": "/\\u0022"}', JSON),
+        (b"{{ request.path }}", b'/"', TEXT),
+        (b"{{ request.path }} is not here", b'/" is not here', TEXT),
+    ],
+)
+def test_a_template_is_json_where_it_is_with_values_in_it(body: bytes, sent: bytes, of: tuple[str, str]) -> None:
+    made = reply(Answer(200, body=body, template=True), 200, Asked(Request("GET", "a.test", '/"')))
+    assert (made.body, made.headers) == (sent, (of,))
