@@ -245,8 +245,7 @@ class Client(asyncio.BufferedProtocol):
     def _on_request(self, event: http2.Request, now: float) -> None:
         stream_id, headers, end_stream = event
         fields, methods = dict(headers), self._server.methods
-        refused = refusal(fields, methods)
-        if refused is not None:
+        if (refused := refusal(fields, methods)) is not None:
             self.http2.send_trailers(stream_id, refused)
             return
         self._calls[stream_id] = call = _Call(stream_id, methods[fields[":path"]], headers)
@@ -255,8 +254,7 @@ class Client(asyncio.BufferedProtocol):
 
     def _on_data(self, event: http2.Data, now: float) -> None:
         stream_id, data, end_stream = event
-        call = self._calls.get(stream_id)
-        if call is None:
+        if (call := self._calls.get(stream_id)) is None:
             return
         self._partial -= len(call.partial)
         messages, refused = take_messages(call.partial, data)
@@ -344,7 +342,6 @@ class Client(asyncio.BufferedProtocol):
         self._forget(call.stream_id)
 
     def _forget(self, stream_id: int) -> None:
-        call = self._calls.pop(stream_id, None)
-        if call is not None:
+        if (call := self._calls.pop(stream_id, None)) is not None:
             self._partial -= len(call.partial)
             self.queued -= sum(map(_cost, call.release()))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from rejoinder.xds.remember import by_identity
 from rejoinder.xds.session import Output, Session
-from rejoinder.xds.snapshot import ROUTES, VIRTUAL_HOSTS, Resources, ResourceType, routes_of
+from rejoinder.xds.snapshot import ROUTES, VIRTUAL_HOSTS, Resources, routes_of
 from rejoinder.xds.stream import SHARED, Response, Stream, Subscription, unknown
 
 
@@ -51,19 +51,19 @@ class Incremental(Session):
             What is to be sent and to be known because of it, in order; empty also for a type that is not ours. What
             answers anything but the last response counts for its names only.
         """
-        asked = self._asked(request)
-        if asked is None:
+        stream = self._asked(request)
+        if stream is None:
             return []
-        kind, stream = asked
         if stream.subscription is None:
-            self._resume(kind, stream, request)
+            self._resume(stream, request)
         else:
-            _resubscribe(kind, stream, stream.subscription, request)
+            _resubscribe(stream, stream.subscription, request)
         if stream.under_way and request.nonce == stream.under_way.nonce:
             return self._answered(stream, request.error)
         return list(self._advance())
 
-    def _resume(self, kind: ResourceType, stream: Stream, request: DeltaRequest) -> None:
+    def _resume(self, stream: Stream, request: DeltaRequest) -> None:
+        kind = stream.type
         # No names stand for `*` in the first request only.
         wildcard = kind.wildcard and (not request.subscribe or "*" in request.subscribe)
         stream.subscription = Subscription(wildcard, frozenset(request.subscribe) - {"*"})
@@ -102,11 +102,11 @@ def _versions(resources: Resources) -> dict[str, str]:
     return {name: resource.version for name, resource in resources.items()}
 
 
-def _resubscribe(kind: ResourceType, stream: Stream, before: Subscription, request: DeltaRequest) -> None:
+def _resubscribe(stream: Stream, before: Subscription, request: DeltaRequest) -> None:
     # A name that is asked for (again) is answered, whatever the client has. So is one that is no longer asked for while
     # the wildcard is: the client has dropped it and cannot know whether the wildcard is about it.
     added, dropped = frozenset(request.subscribe), frozenset(request.unsubscribe)
-    wildcard = ("*" in added or before.wildcard) and "*" not in dropped
+    wildcard = stream.type.wildcard and ("*" in added or before.wildcard) and "*" not in dropped
     names = (before.names - dropped) | (added - {"*"})
-    stream.given_up = (stream.given_up | dropped) - names - {"*"} if kind.wildcard and wildcard else frozenset()
-    stream.resubscribe(Subscription(kind.wildcard and wildcard, names), repeated=added | dropped)
+    stream.given_up = (stream.given_up | dropped) - names - {"*"} if wildcard else frozenset()
+    stream.resubscribe(Subscription(wildcard, names), repeated=added | dropped)

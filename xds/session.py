@@ -197,31 +197,30 @@ class Session(abc.ABC):
         others.
         """
 
-    def _asked(self, request: Request | DeltaRequest) -> tuple[ResourceType, Stream] | None:
-        """The type that a request is about; None: it is not ours. A service of one type need not be told the type."""
+    def _asked(self, request: Request | DeltaRequest) -> Stream | None:
+        """The stream of a request's type; None: it is not ours. A request to a service of one type may leave it out."""
         self.node = self.node or request.node
         self.forms.envoy = self.forms.envoy or request.envoy
         self.forms.access_log |= request.access_log
         kind = self.only if self.only and not request.type_url else _TYPES_BY_URL.get(request.type_url)
         if kind is None or (self.only and kind is not self.only):
             return None
-        return kind, self._streams[kind]
+        return self._streams[kind]
 
     def _answered(self, stream: Stream, error: str | None) -> list[Output]:
         """Take the answer to the response under way, if there is one, and go on."""
         outputs: list[Output] = []
-        if stream.under_way is not None:
-            if error is None:
-                stream.accept()
-            else:
-                outputs.append(self._reject(stream, stream.under_way, error))
+        if stream.under_way is not None and error is not None:
+            outputs.append(self._reject(stream, stream.under_way, error))
+        elif stream.under_way is not None:
+            stream.accept()
         return outputs + list(self._advance())
 
     def _reject(self, stream: Stream, response: Response, message: str) -> Nack | Unable:
         snapshot = stream.snapshot
         assert snapshot is not None
         stream.under_way = None
-        missing: frozenset[Reference] = frozenset() if stream.resumed else stream.lost(response.names)
+        missing = frozenset[Reference]() if stream.resumed else stream.lost(response.names)
         self._distrust(stream, response)
         if self.forms.learn(stream.type, snapshot, message):
             return Unable(self.node, message)
@@ -334,18 +333,17 @@ class Session(abc.ABC):
 
     def _made(self, *kinds: ResourceType) -> bool:
         """Whether the client has all resources of these types that it wants; it may have others too."""
-        streams = [self._streams[kind] for kind in kinds]
         return all(
             stream.subscription is None or stream.rejected is self.target or stream.made(self._asked_for(stream))
-            for stream in streams
+            for stream in map(self._streams.__getitem__, kinds)
         )
 
     def _settled(self, *kinds: ResourceType) -> bool:
         """Whether the client has exactly what it wants of these types, and what it is about to want."""
         return all(
-            self._streams[kind].rejected is self.target
-            or (self._made(kind) and self._streams[kind].settled(self._asked_for(self._streams[kind]), self.ours))
-            for kind in kinds
+            stream.rejected is self.target
+            or (self._made(stream.type) and stream.settled(self._asked_for(stream), self.ours))
+            for stream in map(self._streams.__getitem__, kinds)
         )
 
     def _has_all(self) -> bool:

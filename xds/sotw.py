@@ -47,32 +47,29 @@ class StateOfTheWorld(Session):
             a request that was overtaken by a response (its nonce is not the last one): the client repeats what it
             wants when it answers that response.
         """
-        asked = self._asked(request)
-        if asked is None:
+        stream = self._asked(request)
+        if stream is None or (stream.nonce and request.nonce != stream.nonce):
             return []
-        kind, stream = asked
-        if stream.nonce and request.nonce != stream.nonce:
-            return []
-        before = stream.subscription
+        kind, before = stream.type, stream.subscription
         subscription = _subscription(kind, before, request.names)
         stream.resubscribe(subscription)
         if before is None:
-            self._resume(kind, stream, subscription, request.version)
+            self._resume(stream, subscription, request.version)
         elif kind.whole and subscription.names - before.names:
             # A name that is new is answered even if the client has the resource already, by its wildcard.
             stream.owed = True
         return self._answered(stream, request.error)
 
-    def _resume(self, kind: ResourceType, stream: Stream, subscription: Subscription, version: str) -> None:
+    def _resume(self, stream: Stream, subscription: Subscription, version: str) -> None:
         # A client that comes back says which version it has. For a wildcard subscription to a whole type, the same
         # version is the same set of resources, and nothing need be sent. For the others the specification warns: the
         # client may have forgotten a resource since, or may be waiting for it.
         # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#ack-nack-and-resource-type-instance-version
         stream.resumed = bool(version)
-        if subscription.wildcard and version == self.ours.versions[kind]:
-            stream.sent = stream.accepted = self.ours.by_type[kind]
+        if subscription.wildcard and version == self.ours.versions[stream.type]:
+            stream.sent = stream.accepted = self.ours.by_type[stream.type]
         else:
-            stream.owed = kind.whole
+            stream.owed = stream.type.whole
 
     def _distrust(self, stream: Stream, response: Response) -> None:
         if stream.whole:
