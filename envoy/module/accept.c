@@ -20,7 +20,7 @@ static char lower(char byte) { return byte >= 'A' && byte <= 'Z' ? (char)(byte |
 
 static bool alike(buffer one, buffer other) {
   for (size_t i = 0; one.length == other.length && i < one.length; i++) {
-    if (lower(one.ptr[i]) != lower(other.ptr[i])) {
+    if (one.ptr[i] != other.ptr[i] && lower(one.ptr[i]) != lower(other.ptr[i])) {
       return false;
     }
   }
@@ -42,17 +42,14 @@ static void skip_spaces(buffer *in) {
 }
 
 /* RFC 9110, section 5.6.2. */
-static bool in_token(char byte) {
-  switch (byte) {
-    case '!': case '#': case '$': case '%': case '&': case '\'': case '*': case '+': case '-': case '.': case '^':
-    case '_': case '`': case '|': case '~': return true;
-    default: return (lower(byte) >= 'a' && lower(byte) <= 'z') || (byte >= '0' && byte <= '9');
-  }
-}
+static const bool in_token[256] = {
+    ['!'] = true, ['#' ... '\''] = true, ['*'] = true, ['+'] = true, ['-'] = true, ['.'] = true, ['|'] = true,
+    ['~'] = true, ['0' ... '9'] = true, ['A' ... 'Z'] = true, ['^' ... 'z'] = true,
+};
 
 static buffer take_token(buffer *from) {
   size_t length = 0;
-  while (length < from->length && in_token(from->ptr[length])) {
+  while (length < from->length && in_token[(unsigned char)from->ptr[length]]) {
     length++;
   }
   return take(from, length);
