@@ -169,4 +169,4 @@ if __name__ == "__main__":
     arguments.add_argument("--short", action="store_true")
     arguments.add_argument("--rounds", type=int, default=6)
     options = arguments.parse_args()
-    asyncio.run(main(0.5, 1, 20) if options.short else main(2, options.rounds, ENVOYS))
+    asyncio.run(main(1, 1, 20) if options.short else main(2, options.rounds, ENVOYS))
