@@ -49,17 +49,17 @@ ERRORS = Rule("errors", (Answer(503, enable_on_status=(StatusPattern("5"),)),))
 MESSAGES = {kind: message_class(kind.message) for kind in (CLUSTERS, LISTENERS, ROUTES, EXTENSIONS)}
 
 
-def parsed(cls: type[Any], fields: Json) -> bytes:
+def parsed(cls: type[Any], fields: Json) -> tuple[int, Json]:
     message = cls()
     # (The parser takes `@type` out and puts it back at the end.)
     json_format.ParseDict(copy.deepcopy(fields), message, descriptor_pool=message.DESCRIPTOR.file.pool)
-    return in_order(cls, message.SerializeToString())
+    return read(cls, message.SerializeToString())
 
 
-def in_order(cls: type[Any], encoded: bytes) -> bytes:
-    """With maps in the order in which protobuf has them, which is its own."""
-    again: bytes = cls.FromString(encoded).SerializeToString(deterministic=True)
-    return again
+def read(cls: type[Any], encoded: bytes) -> tuple[int, Json]:
+    """How many bytes there are, and what they say, whatever the order of maps, which is the library's own."""
+    message = cls.FromString(encoded)
+    return len(encoded), json_format.MessageToDict(message, descriptor_pool=message.DESCRIPTOR.file.pool)
 
 
 def check(configuration: Configuration) -> None:
@@ -70,7 +70,7 @@ def check(configuration: Configuration) -> None:
         (ROUTES, configuration.routes),
         (EXTENSIONS, configuration.extensions),
     ):
-        assert {name: in_order(MESSAGES[kind], each.body) for name, each in resources[kind].items()} == {
+        assert {name: read(MESSAGES[kind], each.body) for name, each in resources[kind].items()} == {
             message["name"]: parsed(MESSAGES[kind], message) for message in messages
         }
 
@@ -138,8 +138,7 @@ ROUTE_FIELDS: dict[str, Json] = {
 @pytest.mark.parametrize("fields", ROUTE_FIELDS.values(), ids=ROUTE_FIELDS)
 def test_a_message_is_encoded_as_protobuf_would(fields: Json) -> None:
     encoded = encoder(ROUTES.message)(fields)
-    assert len(encoded) == len(parsed(MESSAGES[ROUTES], fields))
-    assert in_order(MESSAGES[ROUTES], encoded) == parsed(MESSAGES[ROUTES], fields)
+    assert read(MESSAGES[ROUTES], encoded) == parsed(MESSAGES[ROUTES], fields)
 
 
 @pytest.mark.parametrize(
