@@ -142,12 +142,12 @@ def _content(answer: Answer, variant: Variant, vary: str, bodiless: bool) -> Con
     )
 
 
-def variables(answer: Answer) -> Iterator[Variable]:
-    """What the templates of an answer look at."""
+def templates(answer: Answer) -> Iterator[Template]:
+    """The templates of an answer: of its headers and its bodies."""
     for content in contents(answer, False):
         for given in (*(value for _, value in content.headers), content.body):
             if isinstance(given, Template):
-                yield from (piece for piece in given.pieces if isinstance(piece, Variable))
+                yield given
 
 
 def _with_charset(content_type: str) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from rejoinder.rules.answers import Choice, claims, variables
+from rejoinder.rules.answers import Choice, claims, templates
 from rejoinder.rules.matching import fits, rule_fits
 from rejoinder.rules.model import EVERY_PATH, STATUSES, PathKind, RequestMatch, Rule, Scope, StringKind, StringMatch
 from rejoinder.rules.request import Request, Response
@@ -299,10 +299,10 @@ def needs(program: Program) -> Needs:
     """What a program needs to know."""
     scopes = [scope for rule in program.rules for scope in _scopes(rule)]
     answers = [answer for rule in program.rules for answer in rule.answers if not answer.fixed]
-    used = {variable for answer in answers for variable in variables(answer)}
-    names = {variable.name for variable in used}
+    used = {template for answer in answers for template in templates(answer)}
+    names = {name for template in used for name in template.names}
     headers = {name for scope in scopes for name, _ in scope.request.headers}
-    headers.update(variable.argument for variable in used if variable.name is Name.REQUEST_HEADER)
+    headers.update(name for template in used for name in template.headers)
     headers.update(name for answer in answers if answer.variants for name in ("accept", "accept-language"))
     headers.update(["x-request-id"] if Name.REQUEST_ID in names else [])
     return Needs(

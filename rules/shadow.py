@@ -104,7 +104,7 @@ def _answered_before(rules: Sequence[_Entry]) -> Iterator[Problem]:
 
 
 def _of_rule(rule: Rule) -> _Entry:
-    # Its scope does not say which requests it takes; or it takes none.
+    # Its scope does not say which requests it takes.
     narrowed = rule.unless is not None or rule.sees_responses
     if rule.unconditional:
         return _Entry(rule.name, rule.position, rule.scope, True, answers=True, narrowed=narrowed)

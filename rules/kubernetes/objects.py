@@ -113,9 +113,7 @@ def annotations_without_effect(each: Object, *read: str) -> Iterator[Problem]:
     names = [
         name
         for name, value in annotations_of(each).items()
-        if name.startswith(_DECIDING)
-        and name not in read
-        and not (isinstance(value.node, Scalar) and value.node.text == "false")
+        if name.startswith(_DECIDING) and name not in read and not _switched_off(value)
     ]
     if names:
         text = f"{each.title}: annotations have no effect here: {', '.join(names)}"
