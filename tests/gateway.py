@@ -92,6 +92,27 @@ def only_for(gateway: Gateway, placement: Placement) -> None:
         pytest.skip(f"about {placement.value}")
 
 
+def wait_for(
+    condition: Callable[[], bool],
+    process: subprocess.Popen[Any] | None = None,
+    failures: tuple[type[Exception], ...] = (OSError,),
+) -> None:
+    """Wait until something is so.
+
+    Args:
+        process: must live meanwhile.
+        failures: what is tried again: for lack of a connection.
+    """
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        assert process is None or process.poll() is None, "it has ended"
+        with contextlib.suppress(*failures):
+            if condition():
+                return
+        time.sleep(0.02)
+    raise AssertionError("it does not come to be so")
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -432,14 +453,8 @@ class Gateway:
         return self.ask("GET", host, path).body.decode() == body
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        """Wait until something is so. A request that fails is asked again."""
-        end = time.monotonic() + SECONDS
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError):
-                if condition():
-                    return
-            time.sleep(0.01)
-        raise AssertionError("it does not come to be so")
+        """As the function of this name."""
+        wait_for(condition)
 
     def ask(self, method: str, host: str, target: str, headers: Sequence[tuple[str, str]] = ()) -> Response:
         return ask(self.address, method, host, target, headers)

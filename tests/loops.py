@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
@@ -31,14 +30,3 @@ def running(manager: AbstractAsyncContextManager[T]) -> Iterator[T]:
         finally:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait until something is so. What fails for lack of a connection is tried again."""
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError):
-            if condition():
-                return
-        time.sleep(0.02)
-    raise AssertionError("it does not come to be so")

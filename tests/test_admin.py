@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from gateway import SECONDS, ask
-from loops import running, wait_for
+from gateway import SECONDS, ask, wait_for
+from loops import running
 
 from rejoinder.cli import admin
 from rejoinder.cli.arguments import Address

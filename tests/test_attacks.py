@@ -6,6 +6,7 @@ edit. `test_serve_lasts.py` has what happens to the machine around them: the dis
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import json
@@ -25,7 +26,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 import pytest
-from gateway import SECONDS, Upstream, ask, children, free_ports, tcp_ports
+from gateway import SECONDS, Upstream, ask, children, free_ports, tcp_ports, wait_for
 
 from rejoinder import envoy
 from rejoinder.extproc.server import SERVICE
@@ -59,7 +60,7 @@ Request: Any = message_class("envoy.service.discovery.v3.DiscoveryRequest")
 Response: Any = message_class("envoy.service.discovery.v3.DiscoveryResponse")
 
 
-class Target:
+class Target(abc.ABC):
     """A program under attack, with its Envoy."""
 
     xds: int | None = None
@@ -78,8 +79,9 @@ class Target:
         stack.callback(self.end)
         self.process = self.start("--admin", f"127.0.0.1:{self.admin[1]}", "--conditional", "ext_proc")
 
+    @abc.abstractmethod
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        raise NotImplementedError
+        """Start the program, and what it needs."""
 
     def run(self, *arguments: str) -> subprocess.Popen[bytes]:
         limited = f'ulimit -n {FILES} && exec "$@"'
@@ -120,14 +122,7 @@ class Target:
         return self.get("/page") == f"page {self.edits}".encode() and self.get("/") == f"busy {self.edits}".encode()
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + SECONDS
-        while time.monotonic() < end:
-            assert self.process.poll() is None, "it has ended"
-            with contextlib.suppress(OSError):
-                if condition():
-                    return
-            time.sleep(0.05)
-        raise AssertionError("it does not come to be so")
+        wait_for(condition, self.process)
 
     def holds(self) -> None:
         """It is alive, answers, and follows an edit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import itertools
 import json
@@ -14,11 +15,11 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
+import gateway
 import pytest
 import yaml
 from gateway import SECONDS, Response, Upstream, ask, children, free_port, inodes, taken_port, tcp_ports
@@ -495,15 +496,7 @@ class Command:
         return [(match[1], int(match[2])) for match in found if match]
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait until something is so. What fails for lack of a connection is tried again."""
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            if condition():
-                return
-        time.sleep(0.02)
-    raise AssertionError("it does not come to be so")
+wait_for = functools.partial(gateway.wait_for, failures=(OSError, http.client.HTTPException))
 
 
 def is_running(pid: int) -> bool:

@@ -15,9 +15,9 @@ from urllib.parse import urlencode
 
 import pytest
 import yaml
-from gateway import SECONDS, Response, ask
+from gateway import SECONDS, Response, ask, wait_for
 from jsonschema import Draft202012Validator
-from loops import running, wait_for
+from loops import running
 from openapi_spec_validator import validate
 
 from rejoinder.cli import admin, main, web

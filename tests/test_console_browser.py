@@ -14,8 +14,7 @@ from typing import Final, Literal
 
 import pytest
 from browsing import browser, faults
-from gateway import SECONDS, ask, free_ports
-from loops import wait_for
+from gateway import SECONDS, ask, free_ports, wait_for
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 __all__ = ["browser"]  # a fixture

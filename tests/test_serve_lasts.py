@@ -23,7 +23,7 @@ import grpc
 import grpc.aio
 import pytest
 from edits import TEXT, edited
-from gateway import SECONDS, Upstream, ask, children, free_ports
+from gateway import SECONDS, Upstream, ask, children, free_ports, wait_for
 
 from rejoinder.envoy.module import library
 from rejoinder.extproc.server import SERVICE
@@ -64,14 +64,7 @@ class Serve:
         return status
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + SECONDS
-        while time.monotonic() < end:
-            assert self.process.poll() is None, "it has ended"
-            with contextlib.suppress(OSError):
-                if condition():
-                    return
-            time.sleep(0.05)
-        raise AssertionError("it does not come to be so")
+        wait_for(condition, self.process)
 
     def follows(self, body: str) -> None:
         """It takes an edit."""
