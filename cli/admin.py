@@ -21,8 +21,8 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from aiohttp import web
 
-from rejoinder.cli.arguments import Address
 from rejoinder.cli.metrics import CONTENT_TYPE, Metrics
+from rejoinder.cli.values import Address
 from rejoinder.envoy.module import library
 from rejoinder.rules.http import show_address
 from rejoinder.rules.request import host_of

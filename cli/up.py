@@ -16,10 +16,10 @@ from typing import Final
 
 from rejoinder import envoy
 from rejoinder.cli import console, handlers, placement, requests
-from rejoinder.cli.arguments import Address
 from rejoinder.cli.control import Control, summary
 from rejoinder.cli.echo import EchoServer
 from rejoinder.cli.serve import shown, start_console, started, stop_signal, until
+from rejoinder.cli.values import Address
 from rejoinder.envoy.module import library
 from rejoinder.extproc import Workers
 from rejoinder.rules.model import Endpoint, Listener, Ruleset, numbered

@@ -21,8 +21,8 @@ from loops import running
 from openapi_spec_validator import validate
 
 from rejoinder.cli import admin, main, web
-from rejoinder.cli.arguments import Address
 from rejoinder.cli.control import Control
+from rejoinder.cli.values import Address
 from rejoinder.extproc import Workers
 from rejoinder.rules.model import Endpoint
 from rejoinder.xds.server import Event

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from rejoinder.cli import arguments
+from rejoinder.cli import values
 from rejoinder.cli.control import Control, unable
 from rejoinder.cli.explain import Question, action_in_words, as_json, explain, refused
 from rejoinder.cli.history import Edit
@@ -195,14 +195,14 @@ def _question(query: Mapping[str, str]) -> Question:
             raise UnusableError(f"{name}: {error}") from None
 
     def headers(text: str) -> list[tuple[str, str]]:
-        return [arguments.parse_header(line) for line in text.splitlines() if line.strip()]
+        return [values.parse_header(line) for line in text.splitlines() if line.strip()]
 
     return Question(
-        url=read("url", arguments.parse_url, None) or arguments.parse_url("/"),
+        url=read("url", values.parse_url, None) or values.parse_url("/"),
         method=read("method", str, "GET"),
         header=read("header", headers, ()),
         client=read("client", str, ""),
-        status=read("status", arguments.parse_status, None),
+        status=read("status", values.parse_status, None),
         response_header=read("response_header", headers, ()),
         source=read("source", _source, UPSTREAM),
     )

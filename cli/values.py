@@ -1,0 +1,68 @@
+"""What values on the command line are: text in, a value out.
+
+Each function raises `argparse.ArgumentTypeError`, whose text says what was expected and what came.
+"""
+
+from __future__ import annotations
+
+import argparse
+import urllib.parse
+
+from rejoinder.rules.http import parse_address
+
+Address = tuple[str, int]
+"""A host and a port."""
+
+
+def parse_endpoint(text: str) -> Address:
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def parse_upstream(text: str) -> tuple[str, str]:
+    name, equals, url = text.partition("=")
+    if not (name and equals and url):
+        raise argparse.ArgumentTypeError(f"expected NAME=URL, got {text!r}")
+    return name, url
+
+
+def parse_url(text: str) -> urllib.parse.SplitResult:
+    whole = "://" in text and not text.startswith("/")
+    try:
+        url = urllib.parse.urlsplit(text if whole else f"http://localhost/{text.removeprefix('/')}")
+        usable = url.scheme in ("http", "https") and url.hostname and url.port != 0
+    except ValueError:  # half an IPv6 address, a port that is none
+        usable = False
+    if not usable:
+        raise argparse.ArgumentTypeError(f"expected http://HOST/PATH, https://HOST/PATH or a path, got {text!r}")
+    return url
+
+
+def parse_ip(text: str) -> str:
+    import ipaddress  # noqa: PLC0415 - few commands are given one
+
+    try:
+        return text and str(ipaddress.ip_address(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected an IP address, got {text!r}") from None
+
+
+def parse_header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not (name.strip() and colon):
+        raise argparse.ArgumentTypeError(f"expected 'NAME: VALUE', got {text!r}")
+    return name.strip(), value.strip()
+
+
+def parse_status(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) == 3):
+        raise argparse.ArgumentTypeError(f"expected an HTTP status, got {text!r}")
+    return int(text)
+
+
+def parse_count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
