@@ -196,7 +196,7 @@ def sample(match: str, count: int) -> Sample:
 def way(
     file: Path, memory: Memory, send: Callable[[Snapshot], list[bytes]], built: Callable[[], None] = lambda: None
 ) -> Way:
-    """Go it. Garbage is collected when `cli/control.py` has it collected: not while it loads and builds."""
+    """Go it. Garbage is collected when `cli/making.py` has it collected: not while it loads and builds."""
     gc.disable()
     times = [time.perf_counter()]
     ruleset = load([file], memory=memory, look_for_shadowed=False).ruleset  # as `serve`, which warns afterwards

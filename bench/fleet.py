@@ -32,7 +32,7 @@ from typing import Any, Final
 import grpc.aio
 from harness import Report, Spread, cpu_seconds, publish
 
-from rejoinder.cli.control import KEPT_BUILDS
+from rejoinder.cli.envoys import KEPT_BUILDS
 from rejoinder.xds.forms import SPLITS_SINCE
 from rejoinder.xds.protobuf import message_class
 from rejoinder.xds.server import ADS

@@ -1,7 +1,8 @@
 """The command line: arguments in, text out.
 
 Reading order: `arguments` (what can be said), one file for each command, `control` (the loop that `up` and `serve`
-share), `console` (how things are printed), `admin` and `web` (what a browser sees).
+share), `making` (load and build), `envoys` (what Envoys say), `console` (how things are printed), `admin` and `web`
+(what a browser sees).
 """
 
 from __future__ import annotations

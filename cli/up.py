@@ -110,7 +110,7 @@ def _sends_counts(binary: Path) -> bool:
 
 
 def _tell(line: str, control: Control) -> None:
-    for text in requests.shown(line, control.positions):
+    for text in requests.shown(line, control.envoys.positions):
         console.announce(text)
 
 
@@ -122,7 +122,7 @@ async def _ready(gateway: envoy.EnvoyProcess, control: Control) -> Build:
         try:
             bound = await gateway.ready(listeners)
         except envoy.EnvoyNotReadyError:
-            if built is control.current and not control.rejected:
+            if built is control.current and not control.envoys.rejected:
                 raise
             continue
         for name, listener in listeners.items():

@@ -76,7 +76,7 @@ class Console:
 
     def tell(self, event: Event) -> None:
         """As an Envoy would."""
-        self.control._on_event(event)
+        self.control.envoys.tell(event)
 
     @contextlib.asynccontextmanager
     async def served(self) -> AsyncIterator[Self]:

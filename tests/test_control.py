@@ -15,7 +15,7 @@ import pytest
 from edits import TEXT, edited
 from gateway import SECONDS
 
-from rejoinder.cli import control
+from rejoinder.cli import control, making
 from rejoinder.cli.control import MOST_PRINTED, Control
 from rejoinder.extproc import Workers
 from rejoinder.rules.load import Loaded, load
@@ -115,7 +115,7 @@ def test_what_is_raised_while_files_are_read_is_of_the_same_kind(
             raise RecursionError
         return loaded
 
-    monkeypatch.setattr(control, "load", broken)
+    monkeypatch.setattr(making, "load", broken)
 
     async def main() -> None:
         async with following(file) as followed:
@@ -142,7 +142,7 @@ def test_a_load_that_fails_before_it_has_read_anything_is_tried_again(
             raise RecursionError
         return load(*arguments, **options)
 
-    monkeypatch.setattr(control, "load", broken)
+    monkeypatch.setattr(making, "load", broken)
     monkeypatch.setattr(control, "RETRY_SECONDS", 0.05)
 
     async def main() -> None:

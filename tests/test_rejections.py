@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rejoinder.cli.control import MOST_REFUSALS, Control
+from rejoinder.cli.control import Control
+from rejoinder.cli.envoys import MOST_REFUSALS
 from rejoinder.extproc import Workers
 from rejoinder.rules.model import Endpoint
 from rejoinder.xds.session import Nack
@@ -24,14 +25,14 @@ def test_going_back_is_said_of_clients_that_had_something(
     instead: Snapshot | None, had: bool, last: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     control = Control((), (), Settings(Endpoint("127.0.0.1", 1)), processor=Workers(1))
-    control._on_event(Nack("n", CLUSTERS, Snapshot(()), "no", instead, had))
+    control.envoys.tell(Nack("n", CLUSTERS, Snapshot(()), "no", instead, had))
     assert capsys.readouterr().err.splitlines()[-1] == last
 
 
 def test_of_very_many_rejections_some_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     control = Control((), (), Settings(Endpoint("127.0.0.1", 1)), processor=Workers(1))
     for number in range(MOST_REFUSALS * 2):
-        control._on_event(Nack(f"n{number}", CLUSTERS, Snapshot(()), "no"))
+        control.envoys.tell(Nack(f"n{number}", CLUSTERS, Snapshot(()), "no"))
     said = capsys.readouterr().err.splitlines()
     assert len(said) == MOST_REFUSALS + 1
     assert said[-1] == "... further rejections are not printed before the next edit"

@@ -21,7 +21,7 @@ import pytest
 from gateway import Gateway, Upstream, ask
 
 from rejoinder import envoy
-from rejoinder.cli.control import OLDEST
+from rejoinder.cli.envoys import OLDEST
 from rejoinder.envoy.module import library
 from rejoinder.extproc import Processor
 from rejoinder.rules.model import Answer, Endpoint, Forward, Route, Rule, Ruleset, Scope, StatusPattern

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from rejoinder.cli import values
-from rejoinder.cli.control import Control, unable
+from rejoinder.cli.control import Control
+from rejoinder.cli.envoys import unable
 from rejoinder.cli.explain import Question, action_in_words, as_json, explain, refused
 from rejoinder.cli.history import Edit
 from rejoinder.rules.answers import Reply
@@ -114,7 +115,7 @@ class View:
                 "state": _state(client, version),
                 "rejected": client.nack and f"{client.nack.type.name}: {client.nack.message}",
                 "about": self._about(client),
-                "lacks": unable(client.unable) if client.unable else self._control.lacks(client.envoy) or None,
+                "lacks": unable(client.unable) if client.unable else self._control.envoys.lacks(client.envoy) or None,
             }
             for client in self._control.server.status().clients
         ]

@@ -1,0 +1,182 @@
+"""What Envoys say to what they are given: told to the person who watches, to the history and to the metrics.
+
+In: builds that were published, and events of the xDS server. Out: lines and counts. For one event loop. Whoever
+connects can say as much as it likes, so all of it is bounded.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from rejoinder.cli import console
+from rejoinder.cli.history import History, Rejection
+from rejoinder.cli.metrics import Metrics
+from rejoinder.extproc.sparing import Sparing
+from rejoinder.extproc.wire import PLACEMENT
+from rejoinder.rules.counts import Tally
+from rejoinder.rules.model import Position
+from rejoinder.rules.program import needs_python
+from rejoinder.xds.blame import blame
+from rejoinder.xds.build import Build
+from rejoinder.xds.counts import Counted
+from rejoinder.xds.forms import MODULE_SINCE, NO_MODULE
+from rejoinder.xds.server import Connected, Disconnected, Event
+from rejoinder.xds.session import Accepted, Nack, Unable
+from rejoinder.xds.translate import Placement
+
+_LOG: Final = logging.getLogger("rejoinder.envoys")
+_LOG.addFilter(Sparing(1000))  # as many Envoys as there may be, and more
+
+KEPT_BUILDS: Final = 4
+
+MOST_NAMED: Final = 3
+"""How many rules are named that an Envoy without Python cannot use."""
+
+OLDEST: Final = (1, 36)
+"""The oldest Envoy that everything but the module is tested with (docs/deploy.md)."""
+
+MOST_REFUSALS: Final = 100
+"""Rejections that are printed of an edit: whoever connects can make as many as it likes."""
+
+
+class Envoys:
+    """
+    Args:
+        conditional: where answers to statuses are given.
+        history: is told who has taken or rejected which edit.
+        metrics: likewise.
+    """
+
+    def __init__(self, conditional: Placement, history: History, metrics: Metrics) -> None:
+        self._conditional = conditional
+        self._history = history
+        self._metrics = metrics
+        self._builds: dict[str, Build] = {}
+        """What was published lately, by snapshot version: what an Envoy may still say something about."""
+        self._published: dict[str, float] = {}
+        """When, by `time.monotonic`; as `_builds`."""
+        self._current: Build | None = None
+        self._accepted: Build | None = None
+        self._connected: dict[str, float] = {}
+        """When clients came, by `time.monotonic` and their node ids."""
+        self.rejected = False
+        """Whether one has rejected what was published last."""
+        self.positions: Mapping[str, Position] = {}
+        """Where the rules stand that are published, by their names."""
+        self.tally = Tally()
+        """What was reported of rules."""
+        self.handler_failures: collections.Counter[str] = collections.Counter()
+        """In the module, by rule."""
+        self.events = 0
+        """How many there were."""
+        self._refusals = itertools.count(1)
+        """Since the last edit."""
+
+    def offer(self, build: Build) -> None:
+        """Know of a build that may be published in a moment."""
+        self._refusals = itertools.count(1)
+        self._builds = {**self._builds, build.snapshot.version: build}
+        for old in list(self._builds)[:-KEPT_BUILDS]:
+            del self._builds[old]
+        self._published = {kept: self._published.get(kept, time.monotonic()) for kept in self._builds}
+
+    def published(self, build: Build) -> None:
+        """Know of a build that was."""
+        self._current, self.rejected = build, False
+        self.positions = {rule.name: rule.position for rule in build.ruleset.rules}
+        self.tally.keep(self.positions)
+
+    def tell(self, event: Event) -> None:
+        """Take what one says. Raises nothing."""
+        self.events += 1
+        try:
+            self._tell(event)
+        except Exception:
+            _LOG.exception("about %s", type(event).__name__)
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, Nack):
+            self._metrics.rejected(event.node)
+        match event:
+            case Accepted(node, snapshot):
+                _LOG.info("%s has %s", node, snapshot.version)
+                if snapshot.version in self._published:
+                    self._metrics.pushed(max(self._published[snapshot.version], self._connected.get(node, 0)))
+                self._history.accepted(node, snapshot.version)
+                self._accepted = self._builds.get(snapshot.version, self._accepted)
+            case Nack() | Unable() if (number := next(self._refusals)) > MOST_REFUSALS:
+                if number == MOST_REFUSALS + 1:
+                    console.say("... further rejections are not printed before the next edit", "bold")
+            case Nack():
+                self._on_nack(event)
+            case Counted():
+                self._count(event)
+            case Connected(node, peer, envoy):
+                self._connected[node] = time.monotonic()
+                _LOG.info("%s (%s%s) has connected", node, f"Envoy {_dotted(envoy)}, " if envoy else "", peer)
+                if envoy and (lacking := self.lacks(envoy)):
+                    console.say(f"{node} is Envoy {_dotted(envoy)}: {lacking}", "yellow")
+            case Unable(node, message):
+                console.say(f"{node} {unable(message)}", "yellow")
+            case Disconnected(node, peer):
+                self._connected.pop(node, None)
+                _LOG.info("%s (%s) has gone", node, peer)
+
+    def _count(self, counted: Counted) -> None:
+        for series, number in counted.answers:
+            # Those of ext_proc are counted by who gives them.
+            if series.rule in self.positions and series.placement != PLACEMENT:
+                self.tally.add(series, time.time(), number)
+        for rule, number in counted.handler_failures:
+            if rule in self.positions:
+                self.handler_failures[rule] += number
+
+    def lacks(self, envoy: tuple[int, int] | None) -> str:
+        """What this version of Envoy cannot do; empty: nothing, as far as is known."""
+        if envoy and envoy < OLDEST:
+            return f"Rejoinder is made for {_dotted(OLDEST)} and newer"
+        if envoy and envoy < MODULE_SINCE and self._conditional is Placement.MODULE:
+            return f"the module needs {_dotted(MODULE_SINCE)}, so its answers come from ext_proc"
+        return ""
+
+    def _on_nack(self, nack: Nack) -> None:
+        rejected = self._builds.get(nack.snapshot.version)
+        places = blame(nack.message, rejected, self._accepted) if rejected else []
+        what_now = ""
+        if nack.instead:
+            what_now = "going back to what it had before" if nack.had else "it gets what others have taken"
+        elif rejected:
+            what_now = "it goes on without that until the files say something else"
+        said = f"{nack.type.name}: {nack.message}"
+        self._history.rejected(nack.node, nack.snapshot.version, Rejection(said, tuple(places[:MOST_NAMED]), what_now))
+        self.rejected |= rejected is not None and rejected is self._current
+        console.say(f"{nack.node} rejects the {said}", "bold red")
+        for place in places:
+            console.say(f"  about {place}")
+        for line in _python_needed(rejected) if rejected and NO_MODULE in nack.message else ():
+            console.say(line)
+        if what_now:
+            console.say(what_now, "bold")
+
+
+def unable(message: str) -> str:
+    """What becomes of an Envoy that says this about the module."""
+    return f"gets its answers from ext_proc, for it cannot use the module: {message}"
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def _python_needed(rejected: Build) -> Iterator[str]:
+    """Why a module may reject a program: Envoy does not pass its words on."""
+    wanting = [rule for rule in rejected.program.rules if needs_python(rule)]
+    for rule in wanting[:MOST_NAMED]:
+        yield f'  {rule.position}: rule "{rule.name}" needs Python in that Envoy, for a regular expression or a handler'
+    if wanting:
+        yield "  docs/module.md says which variables it has to be started with; or let it ask ext_proc"
