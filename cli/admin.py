@@ -15,17 +15,19 @@ import json
 import logging
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
 from aiohttp import web
 
 from rejoinder.cli.metrics import CONTENT_TYPE, Metrics
-from rejoinder.cli.values import Address
 from rejoinder.envoy.module import library
-from rejoinder.rules.http import show_address
 from rejoinder.rules.request import host_of
+from rejoinder.transport import unix
+from rejoinder.transport.addresses import Address, is_loopback, show
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,6 +53,9 @@ HEADERS: Final = {
 }
 """Nothing comes from elsewhere or is told to anybody, and no text becomes a script or a frame."""
 
+HEALTHY: Final = "/healthz"
+READY: Final = "/readyz"
+
 _THREAD: Final = web.AppKey("thread", ThreadPoolExecutor)
 
 Status = Callable[[], dict[str, Any]]
@@ -71,8 +76,29 @@ def module() -> Pages:
     return {f"/{library.LIBRARY.name}": ("application/octet-stream", library.LIBRARY.read_bytes)}
 
 
+def probes(unready: Callable[[], str]) -> list[web.RouteDef]:
+    """What an orchestrator asks: whether the process lives, and whether it has something to serve.
+
+    Args:
+        unready: says why it has not; empty: it has.
+    """
+
+    async def healthy(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def ready(_: web.Request) -> web.Response:
+        reason = unready()
+        return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
+
+    return [web.get(HEALTHY, healthy), web.get(READY, ready)]
+
+
 def application(
-    pages: Pages, routes: Iterable[web.RouteDef] = (), *, knows: Callable[[str], bool] = lambda _: True
+    pages: Pages,
+    routes: Iterable[web.RouteDef] = (),
+    *,
+    knows: Callable[[str], bool] = lambda _: True,
+    certified: bool = False,
 ) -> web.Application:
     """What `serving` serves.
 
@@ -80,6 +106,7 @@ def application(
         pages: each is made in a thread.
         routes: of the console.
         knows: whether it may be asked by this host name.
+        certified: whether clients need a certificate for all but `probes`.
     """
 
     @web.middleware
@@ -87,6 +114,8 @@ def application(
         if not knows(host_of(request.host)):
             text = f"expected an address, localhost or a name given with --admin-name as the host, got {request.host!r}"
             raise web.HTTPMisdirectedRequest(text=text)
+        if certified and request.path not in (HEALTHY, READY) and not request.get_extra_info("peercert"):
+            raise web.HTTPForbidden(text="expected a client certificate of an authority in --tls-client-ca")
         try:
             return await handler(request)
         except (web.HTTPException, ConnectionError):
@@ -121,7 +150,9 @@ async def in_thread(request: web.Request, make: Callable[P, T], *arguments: P.ar
 def knows_host(address: Address, names: Container[str]) -> Callable[[str], bool]:
     """By which names a server may be asked that listens there: addresses, localhost, and these names. Any other may be
     that of a stranger's page, whose name leads here by now (DNS rebinding). No page of the internet has a name without
-    a dot; containers and services have."""
+    a dot; containers and services have. No page leads to a Unix socket."""
+    if isinstance(address, Path):
+        return lambda _: True
     elsewhere = not is_loopback(address)
 
     def knows(name: str) -> bool:
@@ -133,31 +164,22 @@ def knows_host(address: Address, names: Container[str]) -> Callable[[str], bool]
     return knows
 
 
-def is_loopback(address: Address) -> bool:
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(address[0]).is_loopback
-    return address[0] == "localhost"
-
-
 @contextlib.asynccontextmanager
-async def serving(address: Address, app: web.Application) -> AsyncIterator[Address]:
+async def serving(
+    address: Address, app: web.Application, tls: ssl.SSLContext | None = None, mode: int = unix.MODE
+) -> AsyncIterator[Address]:
     """Serve for as long as the block lasts; the address that is bound.
 
     Args:
         address: port 0 takes any free one.
         app: is of no further use afterwards.
+        tls: for TLS.
+        mode: of a Unix socket.
 
     Raises:
         OSError: the address cannot be used.
     """
-    try:
-        listening = socket.create_server(address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        raise OSError(f"cannot listen on {show_address(*address)}: {reason}") from error
-    listening.setblocking(False)
-    # Those that do not read what they have asked for, either (inherited by their sockets).
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(IDLE_SECONDS * 1000))
+    listening = unix.listen(address, mode) if isinstance(address, Path) else _listen(address)
     runner = web.AppRunner(
         app, access_log=None, logger=_STRANGERS, keepalive_timeout=IDLE_SECONDS, shutdown_timeout=0.1
     )
@@ -165,9 +187,9 @@ async def serving(address: Address, app: web.Application) -> AsyncIterator[Addre
         await runner.setup()
         connections = runner.server
         assert connections is not None
-        accepting = asyncio.create_task(_accept(listening, connections))
+        accepting = asyncio.create_task(_accept(listening, connections, tls))
         try:
-            yield listening.getsockname()[:2]
+            yield address if isinstance(address, Path) else listening.getsockname()[:2]
         finally:
             accepting.cancel()
             await asyncio.gather(accepting, return_exceptions=True)
@@ -175,20 +197,42 @@ async def serving(address: Address, app: web.Application) -> AsyncIterator[Addre
             await runner.cleanup()
 
 
-async def _accept(listening: socket.socket, connections: web.Server) -> None:
+def _listen(address: tuple[str, int]) -> socket.socket:
+    try:
+        listening = socket.create_server(address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise OSError(f"cannot listen on {show(address)}: {reason}") from error
+    listening.setblocking(False)
+    # Those that do not read what they have asked for, either (inherited by their sockets).
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(IDLE_SECONDS * 1000))
+    return listening
+
+
+async def _accept(listening: socket.socket, connections: web.Server, tls: ssl.SSLContext | None) -> None:
     """Take in connections, one by one and not too many: a server of asyncio would take in a hundred at a time."""
     loop = asyncio.get_running_loop()
+    connecting: set[asyncio.Task[None]] = set()
+
+    async def connect(client: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # it has gone, or does not agree on TLS
+            timeout = IDLE_SECONDS if tls else None
+            await loop.connect_accepted_socket(connections, client, ssl=tls, ssl_handshake_timeout=timeout)
+
     while True:
         try:
             client, _ = await loop.sock_accept(listening)
         except OSError:  # no file descriptors left
             await asyncio.sleep(1)
             continue
-        if len(connections.connections) >= MAX_CONNECTIONS:
+        if len(connections.connections) + len(connecting) >= MAX_CONNECTIONS:
             client.close()
             continue
-        with contextlib.suppress(OSError):  # it has gone
-            await loop.connect_accepted_socket(connections, client)
+        if tls is None:
+            await connect(client)
+            continue
+        connecting.add(task := asyncio.create_task(connect(client)))  # it may take its time
+        task.add_done_callback(connecting.discard)
 
 
 def _json(status: dict[str, Any]) -> str:

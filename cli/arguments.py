@@ -7,11 +7,13 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
+from rejoinder.cli.transport import EXT_PROC, PLACE, add_envoy_side, add_listening
 from rejoinder.cli.values import (
     parse_count,
     parse_endpoint,
     parse_header,
     parse_ip,
+    parse_service,
     parse_status,
     parse_upstream,
     parse_url,
@@ -19,7 +21,6 @@ from rejoinder.cli.values import (
 from rejoinder.rules.names import TRUSTED_CA
 
 XDS: Final = ("127.0.0.1", 18000)
-EXT_PROC: Final = ("127.0.0.1", 18001)
 PLACEMENTS: Final = ("module", "ext_proc")
 
 _EXAMPLES: Final = {
@@ -30,7 +31,9 @@ _EXAMPLES: Final = {
 """,
     "serve": """examples:
   rejoinder serve /etc/rejoinder                 then start Envoy with: rejoinder bootstrap ads > envoy.yaml
-  rejoinder serve rules.yaml --xds 0.0.0.0:18000 --ext-proc 0.0.0.0:18001 --ext-proc-advertise rejoinder:18001
+  rejoinder serve rules.yaml --xds unix:/run/rejoinder/xds --ext-proc unix:/run/rejoinder/ext_proc
+  rejoinder serve rules.yaml --xds 0.0.0.0:18000 --ext-proc 0.0.0.0:18001 --ext-proc-advertise rejoinder:18001 \\
+    --tls-cert tls.crt --tls-key tls.key --tls-client-ca ca.crt --envoy-ca ca.yaml --envoy-cert cert.yaml
 """,
     "check": """examples:
   rejoinder check rules.yaml
@@ -47,6 +50,9 @@ _EXAMPLES: Final = {
 """,
     "bootstrap": """examples:
   rejoinder bootstrap ads > envoy.yaml           an Envoy that gets everything from `rejoinder serve`
+  rejoinder bootstrap secret --envoy-cert /tls/tls.crt --envoy-key /tls/tls.key > cert.yaml
+  rejoinder bootstrap secret --envoy-ca /tls/ca.crt > ca.yaml
+  rejoinder bootstrap ads --xds rejoinder:18000 --envoy-ca ca.yaml --envoy-cert cert.yaml > envoy.yaml
   rejoinder bootstrap ext_proc rules.yaml        what these rules need in an Envoy that you configure yourself
   rejoinder bootstrap module rules.yaml          the same for the dynamic module, with the rules in it
   rejoinder bootstrap ext_proc                   filters that follow the rules of `rejoinder serve` by themselves
@@ -104,16 +110,17 @@ def parser() -> argparse.ArgumentParser:
     _sources(serve)
     _trusted_ca(serve)
     serve.add_argument(
-        "--xds", type=parse_endpoint, default=XDS, metavar="HOST:PORT", help="xDS for Envoys (default 127.0.0.1:18000)"
+        "--xds", type=parse_service, default=XDS, metavar=PLACE, help="xDS for Envoys (default 127.0.0.1:18000)"
     )
     serve.add_argument(
         "--ext-proc",
-        type=parse_endpoint,
+        type=parse_service,
         default=EXT_PROC,
-        metavar="HOST:PORT",
+        metavar=PLACE,
         help="the ext_proc service (default 127.0.0.1:18001)",
     )
-    _ext_proc_advertise(serve)
+    add_envoy_side(serve)
+    add_listening(serve)
     _workers(serve, "processes for the ext_proc service, on that port and those behind it (default 1)")
     _conditional(serve, "ext_proc")
     serve.add_argument(
@@ -167,7 +174,7 @@ def parser() -> argparse.ArgumentParser:
     _sources(render)
     _trusted_ca(render)
     _conditional(render, "ext_proc")
-    _ext_proc_advertise(render)
+    add_envoy_side(render)
     _workers(render, "with how many --workers `serve` runs (default 1)")
 
     _bootstrap(commands)
@@ -179,9 +186,10 @@ def _bootstrap(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     bootstrap = _command(commands, "bootstrap", "print what to put into an Envoy that somebody else runs")
     bootstrap.add_argument(
         "kind",
-        choices=("ads", "ext_proc", "module"),
+        choices=("ads", "ext_proc", "module", "secret"),
         help="ads: a whole bootstrap that gets everything from `rejoinder serve`; "
-        "ext_proc, module: the filters and clusters for an existing configuration",
+        "ext_proc, module: the filters and clusters for an existing configuration; secret: a file for Envoy's SDS, of "
+        "--envoy-cert and --envoy-key, or of --envoy-ca",
     )
     _sources(bootstrap, "*")
     bootstrap.add_argument(
@@ -193,13 +201,13 @@ def _bootstrap(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     bootstrap.add_argument(
         "--xds",
-        type=parse_endpoint,
+        type=parse_service,
         default=XDS,
-        metavar="HOST:PORT",
+        metavar=PLACE,
         help="where `serve` is (default 127.0.0.1:18000)",
     )
     _trusted_ca(bootstrap)
-    _ext_proc_advertise(bootstrap)
+    add_envoy_side(bootstrap)
     _workers(bootstrap, "with how many --workers `serve` runs (default 1)")
     bootstrap.add_argument(
         "--envoy-admin", type=parse_endpoint, metavar="HOST:PORT", help="Envoy's own admin interface (default: none)"
@@ -295,15 +303,6 @@ def _conditional(command: argparse.ArgumentParser, default: str | None = None) -
     )
 
 
-def _ext_proc_advertise(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--ext-proc-advertise",
-        type=parse_endpoint,
-        metavar="HOST:PORT",
-        help="where Envoy finds the ext_proc service (default: where `serve` listens, 127.0.0.1:18001)",
-    )
-
-
 def _workers(command: argparse.ArgumentParser, text: str) -> None:
     command.add_argument("--workers", type=parse_count, default=1, metavar="N", help=text)
 
@@ -311,10 +310,10 @@ def _workers(command: argparse.ArgumentParser, text: str) -> None:
 def _admin(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--admin",
-        type=parse_endpoint,
-        metavar="HOST:PORT",
-        help="Rejoinder's own admin interface: the console (a page for a browser), /api, /status (JSON) and /metrics "
-        "(Prometheus) (default: none)",
+        type=parse_service,
+        metavar=PLACE,
+        help="Rejoinder's own admin interface: the console (a page for a browser), /api, /status (JSON), /metrics "
+        "(Prometheus), /healthz and /readyz (default: none)",
     )
     command.add_argument(
         "--admin-name",

@@ -9,12 +9,13 @@ from typing import Any, Final
 from urllib.parse import SplitResult
 
 from rejoinder import envoy
-from rejoinder.cli import arguments, console, handlers
+from rejoinder.cli import console, handlers, transport
 from rejoinder.envoy.module import library
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint, Ruleset, Upstream
 from rejoinder.rules.program import Program, compile_rules, needs, needs_python
 from rejoinder.rules.program_bytes import encode
+from rejoinder.transport.envoy_side import EnvoyTls, secret
 from rejoinder.xds.translate import Placement
 from rejoinder.xds.translate.clusters import ext_proc_cluster, upstream_cluster
 from rejoinder.xds.translate.ext_proc import sees_requests
@@ -26,6 +27,12 @@ _FILTERS_GO: Final = "# Into http_filters of the http_connection_manager, before
 
 
 def run(options: argparse.Namespace) -> int:
+    try:
+        if options.kind == "secret":
+            return _secret(options)
+        tls = transport.envoy_tls(options)
+    except transport.UnusableError as error:
+        return console.fail(str(error))
     if options.kind == "ads":
         if options.sources:
             return console.fail("bootstrap ads takes no rule files: `rejoinder serve` has them")
@@ -33,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
         console.print_yaml(
             envoy.bootstrap(
                 options.xds,
+                tls=tls,
                 admin=options.envoy_admin,
                 access_log=options.access_log,
                 counts=None if options.no_counts else 5.0,
@@ -40,14 +48,26 @@ def run(options: argparse.Namespace) -> int:
         )
         return 0
     if not options.sources:
-        return _follow(options)
+        return _follow(options, tls)
     loaded = load(options.sources, upstreams=dict(options.upstream))
     console.print_problems(loaded.complaints)
     if loaded.ruleset is None:
         return 1
     _warn_of_routes(loaded.ruleset)
     program = compile_rules(loaded.ruleset.rules)
-    return _module(options, program) if options.kind == "module" else _ext_proc(options, program)
+    return _module(options, program) if options.kind == "module" else _ext_proc(options, program, tls)
+
+
+def _secret(options: argparse.Namespace) -> int:
+    if bool(options.envoy_ca) is bool(options.envoy_cert and options.envoy_key):
+        raise transport.UnusableError(
+            "bootstrap secret: expected --envoy-cert and --envoy-key, or --envoy-ca, with paths of PEM files"
+        )
+    print(
+        "# Envoy reads this where --envoy-cert or --envoy-ca names it, and what it names again whenever that changes."
+    )
+    console.print_yaml(secret(options.envoy_cert, options.envoy_key, options.envoy_ca))
+    return 0
 
 
 def _warn_of_routes(ruleset: Ruleset) -> None:
@@ -59,7 +79,7 @@ def _warn_of_routes(ruleset: Ruleset) -> None:
         )
 
 
-def _ext_proc(options: argparse.Namespace, program: Program) -> int:
+def _ext_proc(options: argparse.Namespace, program: Program, tls: EnvoyTls | None) -> int:
     names = {"requests"} if not sees_requests(program) else set()
     names |= {"host"} if not needs(program).hosts else set()
     print(
@@ -71,14 +91,13 @@ def _ext_proc(options: argparse.Namespace, program: Program) -> int:
     )
     filters = foreign_filters(program, Placement.EXT_PROC)
     console.print_yaml([each for each in filters if each["name"].rpartition(".")[2] not in names])
-    _print_cluster(options)
+    _print_cluster(options, tls)
     return 0
 
 
-def _print_cluster(options: argparse.Namespace) -> None:
+def _print_cluster(options: argparse.Namespace, tls: EnvoyTls | None) -> None:
     print("\n# Into the clusters: where `rejoinder serve` answers.")
-    service = Endpoint(*(options.ext_proc_advertise or arguments.EXT_PROC))
-    console.print_yaml([ext_proc_cluster(service, options.workers)])
+    console.print_yaml([ext_proc_cluster(transport.ext_proc(options), options.workers, tls)])
 
 
 def _module(options: argparse.Namespace, program: Program) -> int:
@@ -122,7 +141,7 @@ def _print_environment(sources: Iterable[Path]) -> None:
         print(f"#   {name}={value}")
 
 
-def _follow(options: argparse.Namespace) -> int:
+def _follow(options: argparse.Namespace, tls: EnvoyTls | None) -> int:
     kind = Placement(options.kind)
     print(
         f"{_FILTERS_GO} Envoy has the rest, and every change of\n"
@@ -133,7 +152,7 @@ def _follow(options: argparse.Namespace) -> int:
         _print_search_path()
     console.print_yaml(list(foreign_discovery(kind)))
     print("\n# Into the clusters: where `rejoinder serve` tells.")
-    console.print_yaml([envoy.xds_cluster(options.xds)])
+    console.print_yaml([envoy.xds_cluster(options.xds, tls)])
     if kind is Placement.EXT_PROC:
-        _print_cluster(options)
+        _print_cluster(options, tls)
     return 0

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import argparse
 
-from rejoinder.cli import arguments, console, handlers
+from rejoinder.cli import console, handlers, transport
 from rejoinder.cli.sources import opened
 from rejoinder.envoy.module import library
-from rejoinder.rules.http import show_address
 from rejoinder.rules.load import load
-from rejoinder.rules.model import Endpoint
 from rejoinder.rules.program import compile_rules
+from rejoinder.transport.addresses import show
 from rejoinder.xds.plan import plan
 from rejoinder.xds.translate import Json, Placement, Settings, conditional_program, static_bootstrap, translate
 
 
 def run(options: argparse.Namespace) -> int:
+    try:
+        tls = transport.envoy_tls(options)
+    except transport.UnusableError as error:
+        return console.fail(str(error))
     files = opened(options.sources)
     loaded = load(options.sources, upstreams=dict(options.upstream), files=files)
     console.print_problems(loaded.complaints)
     if loaded.ruleset is None:
         return 1
-    ext_proc = Endpoint(*(options.ext_proc_advertise or arguments.EXT_PROC))
+    ext_proc = transport.ext_proc(options)
     console.warn_of_echo(loaded.ruleset)
     settings = Settings(
-        ext_proc, Placement(options.conditional), ext_proc_ports=options.workers, trusted_ca=options.trusted_ca
+        ext_proc,
+        Placement(options.conditional),
+        ext_proc_ports=options.workers,
+        envoy_tls=tls,
+        trusted_ca=options.trusted_ca,
     )
     program = compile_rules(loaded.ruleset.rules)
     built = translate(loaded.ruleset, program, plan(loaded.ruleset), settings)
@@ -44,6 +51,6 @@ def run(options: argparse.Namespace) -> int:
     elif conditional:
         console.say(
             f"note: answers to upstream statuses come from `rejoinder serve` with the same files, at "
-            f"{show_address(ext_proc.host, ext_proc.port)}; without it, upstream responses pass through"
+            f"{show(ext_proc)}; without it, upstream responses pass through"
         )
     return 0

@@ -9,17 +9,19 @@ import logging
 import signal
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from rejoinder.cli import admin, console, handlers
+from rejoinder.cli import admin, console, handlers, transport
 from rejoinder.cli.control import Control, summary
-from rejoinder.cli.values import Address
 from rejoinder.cli.web import Console
 from rejoinder.envoy.module import library
 from rejoinder.extproc import Workers
-from rejoinder.rules.http import show_address
-from rejoinder.rules.model import Endpoint
+from rejoinder.transport.addresses import Address, is_loopback, show
+from rejoinder.transport.tls import Files, Reloading
+from rejoinder.transport.unix import MODE
 from rejoinder.xds.translate import Placement, Settings
+
+MOST_REASONS: Final = 10
 
 
 def run(options: argparse.Namespace) -> int:
@@ -29,28 +31,39 @@ def run(options: argparse.Namespace) -> int:
 
 async def _run(options: argparse.Namespace) -> int:
     stop = stop_signal()
+    try:
+        tls, envoy_tls = transport.files(options), transport.envoy_tls(options)
+    except transport.UnusableError as error:
+        return console.fail(str(error))
     settings = Settings(
-        Endpoint(*(options.ext_proc_advertise or options.ext_proc)),
+        transport.ext_proc(options),
         Placement(options.conditional),
         fallback=True,
         ext_proc_ports=options.workers,
+        envoy_tls=envoy_tls,
         trusted_ca=options.trusted_ca,
     )
     handlers.find_in(handlers.folders_of(options.sources))
-    control = Control(options.sources, options.upstream, settings, processor=Workers(options.workers))
+    control = Control(
+        options.sources,
+        options.upstream,
+        settings,
+        processor=Workers(options.workers, tls, options.socket_mode),
+        adjust=transport.told(options),
+    )
     control.start()
     async with contextlib.AsyncExitStack() as stack:
         try:
             await started(stack, control.processor, options.ext_proc)
-            await started(stack, control.server, options.xds)
-            await start_console(stack, control, options)
+            await started(stack, control.server, options.xds, tls, options.socket_mode)
+            await start_console(stack, control, options, tls)
             if options.module:
                 module = admin.serving(options.module, admin.application(admin.module()))
-                where = shown(await stack.enter_async_context(module))
+                where = show(await stack.enter_async_context(module))
                 console.say(f"module at http://{where}/{library.LIBRARY.name}, sha256 {library.sha256()}")
         except OSError as error:
             return console.fail(str(error))
-        where = f"xDS on {shown(options.xds)}, ext_proc on {shown(options.ext_proc)}"
+        where = f"xDS on {show(options.xds)}, ext_proc on {show(options.ext_proc)}"
         if built := control.current:
             console.warn_of_echo(built.ruleset)
         console.say(f"serving: {summary(built) if built else 'nothing so far'}; {where}", "green")
@@ -59,35 +72,57 @@ async def _run(options: argparse.Namespace) -> int:
 
 
 class _Service(Protocol):
-    async def start(self, address: str) -> int: ...
+    async def start(self, address: str, *how: Any) -> int: ...
 
     async def stop(self) -> None: ...
 
 
-async def started(stack: contextlib.AsyncExitStack, service: _Service, address: Address | Path) -> int:
+async def started(stack: contextlib.AsyncExitStack, service: _Service, address: Address, *how: Any) -> int:
     """Start a service that stops with the stack; its port.
 
     Raises:
         OSError: the address cannot be used.
     """
-    port = await service.start(shown(address))
+    port = await service.start(show(address), *how)
     stack.push_async_callback(service.stop)
     return port
 
 
-async def start_console(stack: contextlib.AsyncExitStack, control: Control, options: argparse.Namespace) -> None:
+async def start_console(
+    stack: contextlib.AsyncExitStack, control: Control, options: argparse.Namespace, tls: Files | None = None
+) -> None:
     """The admin interface, if it is wanted, until the stack ends.
 
     Raises:
         OSError: the address cannot be used.
     """
-    if options.admin is None:
+    address = options.admin
+    if address is None:
         return
-    knows = admin.knows_host(options.admin, options.admin_name)
-    app = admin.application(admin.pages(control.status, control.metrics), Console(control).routes(), knows=knows)
-    console.say(f"console at http://{shown(await stack.enter_async_context(admin.serving(options.admin, app)))}/")
-    if not admin.is_loopback(options.admin):
+    certified = tls is not None and tls.client_ca is not None and not options.admin_no_client_cert
+    app = admin.application(
+        admin.pages(control.status, control.metrics),
+        [*admin.probes(lambda: unready(control)), *Console(control).routes()],
+        knows=admin.knows_host(address, options.admin_name),
+        certified=certified,
+    )
+    if isinstance(address, Path):
+        mode = getattr(options, "socket_mode", MODE)
+        await stack.enter_async_context(admin.serving(address, app, mode=mode))
+        console.say(f"console at {show(address)}")
+        return
+    serving = admin.serving(address, app, Reloading(tls, required=False) if tls else None)
+    bound = await stack.enter_async_context(serving)
+    console.say(f"console at {'https' if tls else 'http'}://{show(bound)}/")
+    if not (certified or is_loopback(address)):
         console.say("whoever reaches that address can read what the files say, without a password", "yellow")
+
+
+def unready(control: Control) -> str:
+    """Why there is nothing to serve; empty: there is."""
+    if control.current is not None:
+        return ""
+    return "\n".join(["the files cannot be used", *map(str, control.problems[:MOST_REASONS])])
 
 
 def stop_signal() -> asyncio.Future[None]:
@@ -110,8 +145,3 @@ async def until(stop: asyncio.Future[None], *work: Coroutine[Any, Any, None]) ->
         await asyncio.gather(*tasks, return_exceptions=True)
     for ended in done:
         ended.result()
-
-
-def shown(address: Address | Path) -> str:
-    """An address as one writes it, IPv6 in brackets; of a Unix socket, as gRPC does."""
-    return f"unix:{address}" if isinstance(address, Path) else show_address(*address)

@@ -18,19 +18,17 @@ from rejoinder import envoy
 from rejoinder.cli import console, handlers, placement, requests
 from rejoinder.cli.control import Control, summary
 from rejoinder.cli.echo import EchoServer
-from rejoinder.cli.serve import shown, start_console, started, stop_signal, until
-from rejoinder.cli.values import Address
+from rejoinder.cli.serve import start_console, started, stop_signal, until
 from rejoinder.envoy.module import library
 from rejoinder.extproc import Workers
 from rejoinder.rules.model import Endpoint, Listener, Ruleset, numbered
+from rejoinder.transport.addresses import Tcp, show
 from rejoinder.xds.build import Build
 from rejoinder.xds.translate import Settings
 from rejoinder.xds.translate.listeners import listener_name
 
 FLUSH_SECONDS: Final = 1.0
 """Between two reports of what has been counted."""
-
-_ANY_PORT: Final = ("127.0.0.1", 0)
 
 
 class _CannotStartError(Exception):
@@ -54,18 +52,18 @@ async def _run(options: argparse.Namespace) -> int:
             folders = handlers.folders_of(options.sources)
             handlers.find_in(folders)
             processor = Workers(1)
-            ext_proc = Endpoint(_ANY_PORT[0], await started(stack, processor, _ANY_PORT))
+            # No other user can enter it: private keys go through the control plane, and the admin interface ends Envoy.
+            sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rejoinder-")))
+            await started(stack, processor, sockets / "ext_proc")
             control = Control(
                 options.sources,
                 options.upstream,
-                Settings(ext_proc, chosen.placement, fallback=True, trusted_ca=options.trusted_ca),
+                Settings(sockets / "ext_proc", chosen.placement, fallback=True, trusted_ca=options.trusted_ca),
                 processor=processor,
                 adjust=_adjust(options.listen, stack),
             )
             control.start()
             await start_console(stack, control, options)
-            # No other user can enter it: private keys go through the control plane, and the admin interface ends Envoy.
-            sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rejoinder-")))
             await started(stack, control.server, sockets / "xds")
             environ = {**os.environ, **library.environment(handlers=folders)}
             await until(stop, control.follow(), _run_envoy(control, binary.path, sockets, environ, options))
@@ -128,11 +126,11 @@ async def _ready(gateway: envoy.EnvoyProcess, control: Control) -> Build:
         for name, listener in listeners.items():
             scheme = "https" if listener.certificate else "http"
             for address in bound[name]:
-                console.announce(f"listening on {scheme}://{shown(address)}")
+                console.announce(f"listening on {scheme}://{show(address)}")
         return built
 
 
-def _adjust(listen: list[Address] | None, stack: contextlib.AsyncExitStack) -> Callable[[Ruleset], Ruleset]:
+def _adjust(listen: list[Tcp] | None, stack: contextlib.AsyncExitStack) -> Callable[[Ruleset], Ruleset]:
     """What `up` changes about the files' ruleset: where it listens, and where `builtin:echo` is."""
     echo: list[EchoServer] = []
 
@@ -149,7 +147,7 @@ def _adjust(listen: list[Address] | None, stack: contextlib.AsyncExitStack) -> C
     return adjust
 
 
-def _elsewhere(ruleset: Ruleset, listen: list[Address]) -> tuple[Listener, ...]:
+def _elsewhere(ruleset: Ruleset, listen: list[Tcp]) -> tuple[Listener, ...]:
     """The listeners with other addresses.
 
     The first address is for the first kind of them, the second for the second, and so on; the last kind takes what is

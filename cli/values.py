@@ -6,19 +6,31 @@ Each function raises `argparse.ArgumentTypeError`, whose text says what was expe
 from __future__ import annotations
 
 import argparse
+import re
 import urllib.parse
 
 from rejoinder.rules.http import parse_address
-
-Address = tuple[str, int]
-"""A host and a port."""
+from rejoinder.transport import addresses
 
 
-def parse_endpoint(text: str) -> Address:
+def parse_endpoint(text: str) -> addresses.Tcp:
     try:
         return parse_address(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def parse_service(text: str) -> addresses.Address:
+    try:
+        return addresses.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def parse_mode(text: str) -> int:
+    if not re.fullmatch("0?[0-7]{3}", text):
+        raise argparse.ArgumentTypeError(f"expected a mode such as 660, got {text!r}")
+    return int(text, 8)
 
 
 def parse_upstream(text: str) -> tuple[str, str]:

@@ -6,13 +6,12 @@ which one reads them, ready for `json.dump` or `yaml.safe_dump(..., sort_keys=Fa
 
 from __future__ import annotations
 
-import ipaddress
-from pathlib import Path
 from typing import Any, Final
 
-from rejoinder.envoy.admin import Address
 from rejoinder.rules.model import RUNTIME
 from rejoinder.rules.names import XDS_CLUSTER
+from rejoinder.transport.addresses import Address, as_envoy, discovery
+from rejoinder.transport.envoy_side import EnvoyTls, transport_socket
 
 Json = dict[str, Any]
 
@@ -32,9 +31,10 @@ MAX_CONNECTIONS: Final = 50_000
 
 
 def bootstrap(
-    xds: Address | Path = DEFAULT_XDS,
+    xds: Address = DEFAULT_XDS,
     *,
-    admin: Address | Path | None = None,
+    tls: EnvoyTls | None = None,
+    admin: Address | None = None,
     node_id: str = "rejoinder",
     cluster: str = "rejoinder",
     access_log: bool = False,
@@ -48,6 +48,7 @@ def bootstrap(
     Args:
         xds: host and port of the control plane, or its Unix socket. A DNS name is resolved every 5 s: it may come
             later, and move.
+        tls: with what the control plane is reached; None: without TLS.
         admin: IP address and port of the admin interface, or a Unix socket for this user alone. It can stop Envoy: an
             address should be a loopback one. Port 0 takes any free one. None: no admin interface.
         node_id: how this Envoy introduces itself to the control plane; its log lines name the Envoy by it.
@@ -82,7 +83,7 @@ def bootstrap(
             "cds_config": _from_ads(),
             "lds_config": _from_ads(),
         },
-        "static_resources": {"clusters": [xds_cluster(xds)]},
+        "static_resources": {"clusters": [xds_cluster(xds, tls)]},
         **({} if counts is None else _sink(counts)),
         "overload_manager": {
             "resource_monitors": [
@@ -124,9 +125,9 @@ def _sink(seconds: float) -> Json:
     }
 
 
-def _admin(address: Address | Path) -> Json:
+def _admin(address: Address) -> Json:
     # An operator must get in when the connections are used up.
-    return {"address": _address(address), "ignore_global_conn_limit": True}
+    return {"address": as_envoy(address), "ignore_global_conn_limit": True}
 
 
 def _from_ads() -> Json:
@@ -134,12 +135,13 @@ def _from_ads() -> Json:
     return {"resource_api_version": "V3", "ads": {}, "initial_fetch_timeout": "0s"}
 
 
-def xds_cluster(address: Address | Path) -> Json:
+def xds_cluster(address: Address, tls: EnvoyTls | None = None) -> Json:
     """The cluster of the control plane; args as for `bootstrap`."""
     return {
         "name": XDS_CLUSTER,
         "connect_timeout": "2s",
-        **({"type": "STATIC"} if isinstance(address, Path) else _discovery(address[0])),
+        **discovery([address]),
+        **transport_socket(tls, address),
         # A control plane whose machine vanished is noticed after 45 s. HTTP/2 pings (`connection_keepalive`) would do
         # it too, but a gRPC server takes frequent ones for abuse unless it is told otherwise, and closes the stream
         # ("Too many pings": tried with grpcio's defaults).
@@ -154,25 +156,6 @@ def xds_cluster(address: Address | Path) -> Json:
         },
         "load_assignment": {
             "cluster_name": XDS_CLUSTER,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(address)}}]}],
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": as_envoy(address)}}]}],
         },
     }
-
-
-def _discovery(host: str) -> Json:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return {
-            "type": "STRICT_DNS",
-            # `localhost` is ::1 first for Envoy's default family; most control planes listen on IPv4.
-            "dns_lookup_family": "V4_PREFERRED",
-        }
-    return {"type": "STATIC"}
-
-
-def _address(address: Address | Path) -> Json:
-    if isinstance(address, Path):
-        return {"pipe": {"path": str(address), "mode": 0o600}}
-    host, port = address
-    return {"socket_address": {"address": host, "port_value": port}}

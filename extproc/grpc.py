@@ -17,10 +17,13 @@ import contextlib
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final
 
 from rejoinder.extproc.client import Client, Exchange, Metadata, Method, Step
 from rejoinder.rules.http import parse_address
+from rejoinder.transport import unix
+from rejoinder.transport.addresses import UNIX
 
 __all__ = ["BOUNDS", "Exchange", "Metadata", "Method", "Server", "Step"]
 
@@ -39,6 +42,8 @@ SLICE: Final = 32
 wait in the kernel, where nobody knows how long."""
 MAX_CONNECTIONS: Final = 1024
 """Envoy has one for each of its threads."""
+HANDSHAKE_SECONDS: Final = 10.0
+"""That a client may take to agree on TLS."""
 TICK: Final = 1.0
 """Seconds between two looks at all clients."""
 
@@ -100,30 +105,39 @@ class Server:
         """How many are open."""
         return sum(connection.http2.open_streams for connection in self.connections)
 
-    async def listen(self, address: str) -> int:
+    async def listen(self, address: str, mode: int = unix.MODE) -> int:
         """Begin to serve.
 
         Args:
-            address: `HOST:PORT`, IPv6 in brackets; port 0: any free one.
+            address: `HOST:PORT`, IPv6 in brackets; port 0: any free one. `unix:/PATH`: a Unix socket, without TLS.
+            mode: of a Unix socket.
 
         Returns:
-            The port.
+            The port; 0 for a Unix socket.
 
         Raises:
             OSError: the address is in use or not this machine's; the text says which address. Choose another.
         """
         loop = asyncio.get_running_loop()
-        try:
-            host, port = parse_address(address)
-            # Without SO_REUSEPORT: a second server on the port is an error.
-            self._listening = await loop.create_server(
-                lambda: Client(self), host, port, ssl=self._tls, backlog=MAX_CONNECTIONS
-            )
-        except (OSError, OverflowError, ValueError) as error:
-            raise OSError(f"cannot listen on {address}: it is in use, or not this machine's") from error
+        if address.startswith(UNIX):
+            listening = unix.listen(Path(address.removeprefix(UNIX)), mode, MAX_CONNECTIONS)
+            self._listening = await loop.create_unix_server(lambda: Client(self), sock=listening)
+            port = 0
+        else:
+            try:
+                # Without SO_REUSEPORT: a second server on the port is an error.
+                self._listening = await loop.create_server(
+                    lambda: Client(self),
+                    *parse_address(address),
+                    ssl=self._tls,
+                    ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls else None,
+                    backlog=MAX_CONNECTIONS,
+                )
+            except (OSError, OverflowError, ValueError) as error:
+                raise OSError(f"cannot listen on {address}: it is in use, or not this machine's") from error
+            port = self._listening.sockets[0].getsockname()[1]
         self._ticking = loop.call_later(TICK, self._tick_again)
-        bound: int = self._listening.sockets[0].getsockname()[1]
-        return bound
+        return port
 
     async def stop(self, grace: float = 0.0) -> None:
         """Stop listening and end all connections.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import logging
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from rejoinder.rules.answers import Reply
 from rejoinder.rules.counts import NONE, Counts, Series, Tally
 from rejoinder.rules.handlers import HandlerError, Handlers
 from rejoinder.rules.program import Program
+from rejoinder.transport import unix
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")
 _LOG.addFilter(Sparing(20))
@@ -71,27 +73,18 @@ class Processor:
     await processor.stop()
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        """Args: tls: for TLS."""
         self._calls = Calls(Handlers(_LOG.error))
         self._rules = Rules()
         self._tally = Tally()
         self._handler_failures: collections.Counter[str] = collections.Counter()
         self._passed = self._failures = 0
-        self._grpc = grpc.Server({f"/{SERVICE}/Process": self._open})
+        self._grpc = grpc.Server({f"/{SERVICE}/Process": self._open}, tls=tls)
 
-    async def start(self, address: str) -> int:
-        """Listen.
-
-        Args:
-            address: `HOST:PORT`, IPv6 in brackets; port 0: any free one.
-
-        Returns:
-            The port.
-
-        Raises:
-            OSError: the address is in use or not this machine's; the text says which address. Choose another.
-        """
-        return await self._grpc.listen(address)
+    async def start(self, address: str, mode: int = unix.MODE) -> int:
+        """Listen. Args, Returns, Raises: as for `grpc.Server.listen`."""
+        return await self._grpc.listen(address, mode)
 
     async def stop(self) -> None:
         """End all streams and stop listening. Envoys let responses pass until there is a service again."""

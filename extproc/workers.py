@@ -1,11 +1,11 @@
 """The ext_proc service as processes, one or several on as many cores, that each run a `Processor`, with its face.
 
-They listen on consecutive ports, and Envoy's cluster has them all: so Envoy spreads the streams evenly. (One port for
-all, with SO_REUSEPORT, spreads connections, of which an Envoy has one for each of its threads: they may well all meet
-in one process.) A process is told by a pipe how the rules have changed, and says when it answers for them; the end of
-the pipe is its end, and so is ours. One that dies is replaced. One that does not answer is waited for once, and then
-has the rules when it answers again: each has a thread here that talks to it, so that a pipe which nobody reads holds
-up nothing else.
+They listen on consecutive ports, or Unix sockets, and Envoy's cluster has them all: so Envoy spreads the streams
+evenly. (One port for all, with SO_REUSEPORT, spreads connections, of which an Envoy has one for each of its threads:
+they may well all meet in one process.) A process is told by a pipe how the rules have changed, and says when it answers
+for them; the end of the pipe is its end, and so is ours. One that dies is replaced. One that does not answer is waited
+for once, and then has the rules when it answers again: each has a thread here that talks to it, so that a pipe which
+nobody reads holds up nothing else.
 
 Nothing that takes long is done beside the answers: who reads rule files does not hold Python's lock here, and a process
 takes rules in and compiles them in a thread, in parts (PART), as whoever unpickles keeps the lock for all of a message.
@@ -29,12 +29,15 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from rejoinder.extproc.server import Counters, Processor
 from rejoinder.rules.counts import Counts, added
 from rejoinder.rules.model import Rule
 from rejoinder.rules.program import Program, compile_rules
+from rejoinder.transport import tls, unix
+from rejoinder.transport.addresses import Address, nth, parse, show
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")
 _SPAWN: Final = multiprocessing.get_context("spawn")  # a fork would take half of gRPC's threads along
@@ -134,28 +137,38 @@ class _Line:
 class _Worker:
     process: multiprocessing.process.BaseProcess
     line: _Line
-    port: int
+    address: Address
+    """Where it listens, and so does the one that replaces it."""
 
 
 class Workers:
     """Processes that answer for the same rules. What a `Processor` has, this has too."""
 
-    def __init__(self, count: int, *, answer_seconds: float = ANSWER_SECONDS) -> None:
+    def __init__(
+        self,
+        count: int,
+        files: tls.Files | None = None,
+        mode: int = unix.MODE,
+        *,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
         """Args:
         count: how many processes.
+        files: for TLS, where they do not listen on Unix sockets.
+        mode: of Unix sockets.
         answer_seconds: in place of the constant.
         """
         self._count = count
+        self._files, self._mode = files, mode
         self._answer_seconds = answer_seconds
-        self._host = ""
         self._workers: list[_Worker] = []
         self._published = compile_rules(())
         self._replacing: set[asyncio.Task[None]] = set()
 
     @property
     def ports(self) -> list[int]:
-        """Where the processes listen."""
-        return [worker.port for worker in self._workers]
+        """Where the processes listen; 0 for Unix sockets."""
+        return [0 if isinstance(worker.address, Path) else worker.address[1] for worker in self._workers]
 
     @property
     def pids(self) -> list[int | None]:
@@ -163,29 +176,27 @@ class Workers:
         return [worker.process.pid for worker in self._workers]
 
     async def start(self, address: str) -> int:
-        """Listen, on a port and those behind it.
+        """Listen, on an address and those behind it (`addresses.nth`).
 
         Args:
-            address: `HOST:PORT`, IPv6 in brackets; port 0: any free ones.
+            address: `HOST:PORT`, IPv6 in brackets; port 0: any free ones. `unix:/PATH`: Unix sockets.
 
         Returns:
-            The first port.
+            The first port; 0 for a Unix socket.
 
         Raises:
             OSError: one of the addresses is in use or not this machine's; the text says which address.
         """
-        self._host, _, text = address.rpartition(":")
-        first = int(text)
         try:
-            for number in range(self._count):
-                self._workers.append(await self._started(first + number if first else 0))
+            for at in range(self._count):
+                self._workers.append(await self._started(nth(parse(address), at)))
         except OSError:
             await self.stop()
             raise
         self._tell_all(self._published)
         for worker in self._workers:
             self._watch(worker)
-        return self._workers[0].port
+        return self.ports[0]
 
     async def stop(self) -> None:
         """End all streams and processes."""
@@ -216,22 +227,22 @@ class Workers:
         for line, number in told:
             line.wait(number, until)
 
-    async def _started(self, port: int) -> _Worker:
+    async def _started(self, address: Address) -> _Worker:
         for _ in range(STARTS - 1):
             with contextlib.suppress(_DiedError):
-                return await self._spawn(port)
+                return await self._spawn(address)
         try:
-            return await self._spawn(port)
+            return await self._spawn(address)
         except _DiedError as error:
             raise OSError(f"{error}, {STARTS} times") from None
 
-    async def _spawn(self, port: int) -> _Worker:
+    async def _spawn(self, address: Address) -> _Worker:
         """Raises:
         OSError: the address cannot be used.
         _DiedError: it has ended.
         """
         here, there = _SPAWN.Pipe()
-        arguments = there, f"{self._host}:{port}", os.getpid()
+        arguments = there, address, self._files, self._mode, os.getpid()
         process = _SPAWN.Process(target=_work, args=arguments, name="ext_proc", daemon=True)
         # Not in a thread: with the thread that started it, a process loses its parent.
         process.start()
@@ -243,13 +254,13 @@ class Workers:
             here.close()
             raise
         if isinstance(answer, int):
-            return _Worker(process, _Line(here), answer)
+            return _Worker(process, _Line(here), (address[0], answer) if isinstance(address, tuple) else address)
         here.close()
         process.kill()
         await _ended(process)
         if answer is not None:
             raise OSError(answer)
-        raise _DiedError(f"a process for {self._host}:{port} did not start")
+        raise _DiedError(f"a process for {show(address)} did not start")
 
     def _watch(self, worker: _Worker) -> None:
         loop = asyncio.get_running_loop()
@@ -268,7 +279,7 @@ class Workers:
         backoff = 0.1
         while True:
             try:
-                replacement = await self._spawn(worker.port)
+                replacement = await self._spawn(worker.address)
                 break
             except Exception as error:  # no memory, no processes: later there may be
                 _LOG.error("it could not be replaced, and it is tried again in %g s: %s", backoff, error)
@@ -342,7 +353,7 @@ def _same(some: tuple[Rule, ...], others: tuple[Rule, ...]) -> int:
     )
 
 
-def _work(pipe: Pipe, address: str, parent: int) -> None:
+def _work(pipe: Pipe, address: Address, files: tls.Files | None, mode: int, parent: int) -> None:
     """The process: says its port, or why it has none; then for each message its counters."""
     if sys.platform == "linux":
         # However the parent dies. (Elsewhere, the end of the pipe is noticed.)
@@ -353,9 +364,9 @@ def _work(pipe: Pipe, address: str, parent: int) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
 
     async def run() -> None:
-        processor = Processor()
         try:
-            port = await processor.start(address)
+            processor = Processor(tls.Reloading(files) if files and isinstance(address, tuple) else None)
+            port = await processor.start(show(address), mode)
         except OSError as error:
             pipe.send(str(error))
             return

@@ -21,6 +21,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from rejoinder.transport import tls, unix
 from rejoinder.xds.counts import SERVICE, Counted, decode
 from rejoinder.xds.delta import DeltaRequest, Incremental
 from rejoinder.xds.listening import listen
@@ -208,18 +209,8 @@ class Server:
         """Set, and replaced, when there is another snapshot."""
         self._grpc: Any = None
 
-    async def start(self, address: str) -> int:
-        """Listen.
-
-        Args:
-            address: as for `listen`.
-
-        Returns:
-            The port.
-
-        Raises:
-            OSError: the address is in use or not this machine's; the text says which address. Choose another.
-        """
+    async def start(self, address: str, files: tls.Files | None = None, mode: int = unix.MODE) -> int:
+        """Listen. Args, Returns, Raises: as for `listen`."""
         server = grpc.aio.server(options=_OPTIONS)
         server.add_generic_rpc_handlers(
             tuple(
@@ -231,7 +222,7 @@ class Server:
         )
         counts: dict[str, Any] = {"Export": grpc.unary_unary_rpc_method_handler(self._take_counts)}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, counts),))
-        port = listen(server, address)
+        port = listen(server, address, files, mode)
         await server.start()
         self._grpc = server
         return port

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from rejoinder.rules.model import Endpoint, HealthCheck, Ruleset, Upstream
 from rejoinder.rules.program import Program
+from rejoinder.transport.addresses import Address, as_envoy, discovery, host_name, is_ip, nth
+from rejoinder.transport.envoy_side import EnvoyTls, transport_socket
 from rejoinder.xds.translate.forwarding import duration
 from rejoinder.xds.translate.settings import EXT_PROC_CLUSTER, Json, Placement, Settings, inline, typed
 
@@ -22,20 +23,22 @@ def clusters(ruleset: Ruleset, program: Program, settings: Settings) -> Iterator
     for upstream in ruleset.upstreams:
         yield upstream_cluster(upstream, settings.trusted_ca)
     if program and settings.conditional is Placement.EXT_PROC:
-        yield ext_proc_cluster(settings.ext_proc, settings.ext_proc_ports)
+        yield ext_proc_cluster(settings.ext_proc, settings.ext_proc_ports, settings.envoy_tls)
 
 
-def ext_proc_cluster(service: Endpoint, ports: int = 1) -> Json:
+def ext_proc_cluster(service: Endpoint | Address, ports: int = 1, tls: EnvoyTls | None = None) -> Json:
     """The cluster of the ext_proc service: gRPC, so HTTP/2.
 
     Args:
         service: where it listens.
-        ports: on how many ports from there on.
+        ports: on how many ports, or sockets, from there on.
+        tls: as in `Settings`.
     """
-    endpoints = tuple(Endpoint(service.host, service.port + number) for number in range(ports))
+    first = (service.host, service.port) if isinstance(service, Endpoint) else service
     return {
-        **_cluster(EXT_PROC_CLUSTER, endpoints),
+        **_cluster(EXT_PROC_CLUSTER, [nth(first, at) for at in range(ports)]),
         "connect_timeout": "1s",
+        **transport_socket(tls, first),
         "per_connection_buffer_limit_bytes": EXT_PROC_BUFFER,
         # A stream lasts as long as its response; beyond Envoy's 1,024, responses would pass without being asked about.
         "circuit_breakers": {"thresholds": [{"max_requests": 1_000_000, "max_pending_requests": 1_000_000}]},
@@ -58,7 +61,8 @@ def _http2(options: Json) -> Json:
 
 def upstream_cluster(upstream: Upstream, trusted_ca: str) -> Json:
     """The cluster of an upstream; `trusted_ca` as in `Settings`."""
-    cluster = {**_cluster(upstream.name, upstream.endpoints), "connect_timeout": duration(upstream.connect_timeout)}
+    addresses = [(endpoint.host, endpoint.port) for endpoint in upstream.endpoints]
+    cluster = {**_cluster(upstream.name, addresses), "connect_timeout": duration(upstream.connect_timeout)}
     if upstream.tls:
         cluster["transport_socket"] = _upstream_tls(upstream, trusted_ca)
     if upstream.http2:
@@ -82,12 +86,10 @@ def _health_check(upstream: Upstream, check: HealthCheck) -> Json:
     }
 
 
-def _cluster(name: str, endpoints: tuple[Endpoint, ...]) -> Json:
-    named = any(not _is_ip(endpoint.host) for endpoint in endpoints)
+def _cluster(name: str, endpoints: Sequence[Address]) -> Json:
     return {
         "name": name,
-        "type": "STRICT_DNS" if named else "STATIC",
-        **({"dns_lookup_family": "V4_PREFERRED"} if named else {}),
+        **discovery(endpoints),
         "per_connection_buffer_limit_bytes": 32768,
         "load_assignment": {
             "cluster_name": name,
@@ -96,16 +98,15 @@ def _cluster(name: str, endpoints: tuple[Endpoint, ...]) -> Json:
     }
 
 
-def _endpoint(endpoint: Endpoint) -> Json:
-    address = {"socket_address": {"address": endpoint.host, "port_value": endpoint.port}}
-    named = {} if _is_ip(endpoint.host) else {"hostname": endpoint.host}
-    return {"endpoint": {"address": address, **named}}
+def _endpoint(address: Address) -> Json:
+    named = {"hostname": name} if (name := host_name(address)) else {}
+    return {"endpoint": {"address": as_envoy(address), **named}}
 
 
 def _upstream_tls(upstream: Upstream, trusted_ca: str) -> Json:
     options = upstream.tls_options
     hosts = (options.sni,) if options.sni else dict.fromkeys(endpoint.host for endpoint in upstream.endpoints)
-    names = [{"san_type": "IP_ADDRESS" if _is_ip(host) else "DNS", "matcher": {"exact": host}} for host in hosts]
+    names = [{"san_type": "IP_ADDRESS" if is_ip(host) else "DNS", "matcher": {"exact": host}} for host in hosts]
     common: Json = {
         "validation_context": {
             "trusted_ca": inline(options.ca) if options.ca else {"filename": trusted_ca},
@@ -119,11 +120,3 @@ def _upstream_tls(upstream: Upstream, trusted_ca: str) -> Json:
     sni: Json = {"sni": options.sni} if options.sni else {"auto_host_sni": True}
     name = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
     return {"name": "tls", "typed_config": typed(name, **sni, common_tls_context=common)}
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from rejoinder.rules.model import Endpoint
 from rejoinder.rules.names import TRUSTED_CA
+from rejoinder.transport.addresses import Address
+from rejoinder.transport.envoy_side import EnvoyTls
 
 Json = dict[str, Any]
 """A message of Envoy's API in its JSON mapping, with the field names of the .proto files."""
@@ -32,10 +34,12 @@ class Placement(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    ext_proc: Endpoint
+    ext_proc: Endpoint | Address
     """Where Envoy finds the ext_proc service."""
     ext_proc_ports: int = field(default=1, kw_only=True)
-    """On how many ports it listens, from that one on."""
+    """On how many ports, or sockets, it listens, from that one on."""
+    envoy_tls: EnvoyTls | None = field(default=None, kw_only=True)
+    """With what Envoy reaches it; None: without TLS."""
     conditional: Placement = Placement.EXT_PROC
     """Where the answers to an upstream's status are given."""
     fallback: bool = False

@@ -1,0 +1,4 @@
+"""How Envoys and operators reach the services: addresses, Unix sockets, TLS, and what every gRPC service is asked.
+
+Reading order: `addresses`, `unix`, `tls` (our side), `envoy_side` (Envoy's), `standard` (health and reflection).
+"""

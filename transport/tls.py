@@ -1,0 +1,124 @@
+"""TLS of our services: what they show, and whose clients they let in, as the files say when somebody connects.
+
+In go names of files (`Files`), out come the contexts of new connections; those that are open stay as they are. Files
+are looked at for each connection, by content: so it does not matter how they are replaced. Files that cannot be used,
+or that do not fit each other because they are just being replaced, change nothing. I/O happens here.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+_LOG: Final = logging.getLogger("rejoinder.tls")
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """PEM."""
+
+    certificate: Path
+    """With those between it and the authority behind it."""
+    key: Path
+    client_ca: Path | None = None
+    """Clients have to show a certificate of these authorities; None: they need none."""
+
+    def read(self) -> tuple[bytes, bytes, bytes | None]:
+        """Raises: OSError."""
+        return (
+            self.certificate.read_bytes(),
+            self.key.read_bytes(),
+            self.client_ca.read_bytes() if self.client_ca else None,
+        )
+
+
+class Current:
+    """What is in the files: at the first time it has to be usable.
+
+    Raises:
+        OSError: a file cannot be read, or is not what it should be; the text says which.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._said = ""
+        self.pem, self._checked = self._load()
+
+    def refresh(self) -> bool:
+        """Look at the files; whether there is something new to use."""
+        try:
+            if self._files.read() == self.pem:
+                return False
+            self.pem, self._checked = self._load()
+        except OSError as error:
+            if str(error) != self._said:
+                self._said = str(error)
+                _LOG.error("%s; what was there before is used on", error)
+            return False
+        self._said = ""
+        _LOG.warning("new connections get what is now in %s", self._files.certificate)
+        return True
+
+    def context(self) -> ssl.SSLContext:
+        """For a new connection; not to be changed."""
+        self.refresh()
+        return self._checked
+
+    def _load(self) -> tuple[tuple[bytes, bytes, bytes | None], ssl.SSLContext]:
+        files = self._files
+        pem = files.read()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(files.certificate, files.key, password=b"")  # else it asks at the terminal
+        except (ssl.SSLError, ValueError) as error:
+            wanted = f"expected a certificate in {files.certificate} and its key, without a password, in {files.key}"
+            raise OSError(f"{wanted} (PEM): {_reason(error)}") from None
+        if files.client_ca:
+            try:
+                context.load_verify_locations(files.client_ca)
+            except ssl.SSLError as error:
+                raise OSError(f"expected certificates (PEM) in {files.client_ca}: {_reason(error)}") from None
+            context.verify_mode = ssl.CERT_REQUIRED
+        if files.read() != pem:
+            raise OSError(f"{files.certificate} and {files.key} are being replaced")
+        return pem, context
+
+
+class Reloading(ssl.SSLContext):
+    """A context for servers of asyncio, which give each connection to `wrap_bio`: it gets what the files say by then.
+
+    Raises:
+        OSError: as `Current`.
+    """
+
+    _current: Current
+    _protocols: Sequence[str] = ()
+    _required: bool
+
+    def __new__(cls, files: Files, *, required: bool = True) -> Reloading:
+        """Args: required: clients have to show a certificate where there is a `client_ca`; they may, otherwise."""
+        made = super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
+        made._current, made._required = Current(files), required
+        return made
+
+    def __init__(self, files: Files, *, required: bool = True) -> None:
+        """As `__new__`."""
+
+    def set_alpn_protocols(self, alpn_protocols: Any) -> None:
+        self._protocols = alpn_protocols
+
+    def wrap_bio(self, *arguments: Any, **named: Any) -> ssl.SSLObject:
+        context = self._current.context()
+        if self._protocols:
+            context.set_alpn_protocols(self._protocols)
+        if context.verify_mode is ssl.CERT_REQUIRED and not self._required:
+            context.verify_mode = ssl.CERT_OPTIONAL
+        return context.wrap_bio(*arguments, **named)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "reason", None) or str(error)

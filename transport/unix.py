@@ -1,0 +1,66 @@
+"""Unix sockets of ours: who may connect says the mode of the file, which nobody else's umask changes.
+
+A file that nobody listens on is what an ended process has left: it is replaced. I/O happens here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+MODE: Final = 0o600
+
+
+@contextlib.contextmanager
+def claimed(path: Path, mode: int = MODE) -> Iterator[None]:
+    """A block that binds a socket to a path, which then has that mode from the beginning.
+
+    Raises:
+        OSError: somebody listens there, or it is no place for a socket; the text says which.
+    """
+    try:
+        _make_room(path)
+        before = os.umask(0o777 & ~mode)
+        try:
+            yield
+        finally:
+            os.umask(before)
+    except OSError as error:
+        raise OSError(f"cannot listen on unix:{path}: {error.strerror or error}") from error
+
+
+def listen(path: Path, mode: int = MODE, backlog: int = 100) -> socket.socket:
+    """A socket that listens. Raises as `claimed`."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with claimed(path, mode):
+            listening.bind(str(path))
+        listening.listen(backlog)
+    except BaseException:
+        listening.close()
+        raise
+    listening.setblocking(False)
+    return listening
+
+
+def _make_room(path: Path) -> None:
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise OSError("a file that is no socket is there")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except BlockingIOError:  # too many wait to be let in
+            pass
+    raise OSError("somebody listens there already")
