@@ -27,10 +27,11 @@ from rejoinder.cli.metrics import CONTENT_TYPE, Metrics
 from rejoinder.envoy.module import library
 from rejoinder.rules.request import host_of
 from rejoinder.transport import unix
-from rejoinder.transport.addresses import Address, is_loopback, show
+from rejoinder.transport.addresses import Address, Tcp, is_loopback, show
 
 P = ParamSpec("P")
 T = TypeVar("T")
+A = TypeVar("A", Tcp, Path)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _LOG: Final = logging.getLogger("rejoinder.admin")
@@ -166,8 +167,8 @@ def knows_host(address: Address, names: Container[str]) -> Callable[[str], bool]
 
 @contextlib.asynccontextmanager
 async def serving(
-    address: Address, app: web.Application, tls: ssl.SSLContext | None = None, mode: int = unix.MODE
-) -> AsyncIterator[Address]:
+    address: A, app: web.Application, tls: ssl.SSLContext | None = None, mode: int = unix.MODE
+) -> AsyncIterator[A]:
     """Serve for as long as the block lasts; the address that is bound.
 
     Args:

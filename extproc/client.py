@@ -50,6 +50,10 @@ class Step(NamedTuple):
     """To be sent; empty: nothing is."""
     end: bool
     """The stream is to be ended."""
+    status: Status = Status.OK
+    """It ends with this one."""
+    then: Callable[[], Awaitable[Step]] | None = None
+    """What comes next, without a message of the client; it is cancelled when the client goes."""
 
 
 class Exchange(Protocol):
@@ -68,7 +72,18 @@ Method = Callable[[Metadata], Exchange]
 class _Call:
     """One stream."""
 
-    __slots__ = ("arrived", "exchange", "held", "metadata", "method", "partial", "responding", "stream_id", "working")
+    __slots__ = (
+        "arrived",
+        "exchange",
+        "held",
+        "metadata",
+        "method",
+        "partial",
+        "responding",
+        "stream_id",
+        "then",
+        "working",
+    )
 
     def __init__(self, stream_id: int, method: Method, metadata: Metadata) -> None:
         self.stream_id = stream_id
@@ -83,6 +98,8 @@ class _Call:
         """The headers have been sent."""
         self.working = False
         """A step is awaited."""
+        self.then: asyncio.Task[None] | None = None
+        """What awaits it, if it is of no use without the client."""
         self.held: list[bytes | None] = []
         """Messages that came meanwhile. They count as queued."""
 
@@ -293,18 +310,26 @@ class Client(asyncio.BufferedProtocol):
             step = call.exchange.on_message(message)
             if isinstance(step, Step):
                 self._send(call, step)
-                return
+                if step.then is None:
+                    return
         except Exception:
             self._fail(call)
             return
         call.working = True
         task = asyncio.get_running_loop().create_task(self._awaited(call, step))
+        call.then = task if isinstance(step, Step) else None
         self._server.tasks.add(task)
         task.add_done_callback(self._server.tasks.discard)
 
-    async def _awaited(self, call: _Call, coming: Awaitable[Step]) -> None:
+    async def _awaited(self, call: _Call, coming: Step | Awaitable[Step]) -> None:
         try:
-            self._send(call, await coming)
+            step = coming if isinstance(coming, Step) else await coming
+            if step is not coming:
+                self._send(call, step)
+            while step.then is not None:
+                step = await step.then()
+                self._send(call, step)
+                self.flush()
         except Exception:
             self._fail(call)
         call.working = False
@@ -321,9 +346,8 @@ class Client(asyncio.BufferedProtocol):
 
     def _send(self, call: _Call, step: Step) -> None:
         self._server.note(call.arrived)
-        message, end = step
-        data = framed(message)
-        if data and end and not call.responding:
+        data = framed(step.message)
+        if data and step.end and not call.responding:
             self.http2.respond(call.stream_id, RESPONSE, data, OK)
             self._forget(call.stream_id)
         else:
@@ -332,8 +356,8 @@ class Client(asyncio.BufferedProtocol):
                     call.responding = True
                     self.http2.send_headers(call.stream_id, RESPONSE)
                 self.http2.send_data(call.stream_id, data)
-            if end:
-                self._finish(call, Status.OK)
+            if step.end:
+                self._finish(call, step.status)
         if len(data) > LARGE:
             self.flush()
 
@@ -345,3 +369,5 @@ class Client(asyncio.BufferedProtocol):
         if (call := self._calls.pop(stream_id, None)) is not None:
             self._partial -= len(call.partial)
             self.queued -= sum(map(_cost, call.release()))
+            if call.then is not None:
+                call.then.cancel()

@@ -21,6 +21,7 @@ class Status(enum.IntEnum):
     """https://grpc.io/docs/guides/status-codes/"""
 
     OK = 0
+    NOT_FOUND = 5
     RESOURCE_EXHAUSTED = 8
     UNIMPLEMENTED = 12
     INTERNAL = 13

@@ -22,19 +22,22 @@ from rejoinder.extproc.calls import Calls
 from rejoinder.extproc.grpc import Metadata, Step
 from rejoinder.extproc.session import Call, Output, Rules, Session
 from rejoinder.extproc.sparing import Sparing
+from rejoinder.extproc.standard import methods
 from rejoinder.extproc.wire import PLACEMENT, decode
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.counts import NONE, Counts, Series, Tally
 from rejoinder.rules.handlers import HandlerError, Handlers
 from rejoinder.rules.program import Program
 from rejoinder.transport import unix
+from rejoinder.transport.standard import Standard
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")
 _LOG.addFilter(Sparing(20))
 # Where no file descriptors are left, it has a traceback for each connection that could be accepted.
 logging.getLogger("asyncio").addFilter(Sparing(20))
 
-SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
+_PACKAGE: Final = "envoy.service.ext_proc.v3"
+SERVICE: Final = f"{_PACKAGE}.ExternalProcessor"
 
 GRACE: Final = 0.5
 """Seconds that exchanges have to end when the service stops. The others wait for an upstream, maybe for minutes."""
@@ -80,7 +83,10 @@ class Processor:
         self._tally = Tally()
         self._handler_failures: collections.Counter[str] = collections.Counter()
         self._passed = self._failures = 0
-        self._grpc = grpc.Server({f"/{SERVICE}/Process": self._open}, tls=tls)
+        self._standard = Standard(
+            {SERVICE: {"Process": (f"{_PACKAGE}.ProcessingRequest", f"{_PACKAGE}.ProcessingResponse")}}
+        )
+        self._grpc = grpc.Server({f"/{SERVICE}/Process": self._open, **methods(self._standard)}, tls=tls)
 
     async def start(self, address: str, mode: int = unix.MODE) -> int:
         """Listen. Args, Returns, Raises: as for `grpc.Server.listen`."""
@@ -94,6 +100,7 @@ class Processor:
         """Answer for these rules from now on; an exchange whose request was seen before keeps to the rules of then."""
         self._rules = Rules(program)
         self._tally.keep({rule.name for rule in program.rules})
+        self._standard.serve()
 
     def counters(self) -> Counters:
         return Counters(

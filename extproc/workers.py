@@ -162,7 +162,7 @@ class Workers:
         self._files, self._mode = files, mode
         self._answer_seconds = answer_seconds
         self._workers: list[_Worker] = []
-        self._published = compile_rules(())
+        self._published: Program | None = None
         self._replacing: set[asyncio.Task[None]] = set()
 
     @property

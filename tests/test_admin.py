@@ -16,7 +16,7 @@ from gateway import SECONDS, ask, wait_for
 from loops import running
 
 from rejoinder.cli import admin
-from rejoinder.cli.values import Address
+from rejoinder.transport.addresses import Tcp as Address
 
 LARGE: Final = b"x" * (64 << 20)
 PAGES: Final[admin.Pages] = {"/": ("text/plain", lambda: b"here"), "/large": ("text/plain", lambda: LARGE)}

@@ -22,9 +22,9 @@ from openapi_spec_validator import validate
 
 from rejoinder.cli import admin, main, web
 from rejoinder.cli.control import Control
-from rejoinder.cli.values import Address
 from rejoinder.extproc import Workers
 from rejoinder.rules.model import Endpoint
+from rejoinder.transport.addresses import Tcp as Address
 from rejoinder.xds.server import Event
 from rejoinder.xds.session import Accepted, Nack
 from rejoinder.xds.snapshot import LISTENERS

@@ -22,12 +22,14 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from rejoinder.transport import tls, unix
+from rejoinder.transport.standard import Methods, Standard
 from rejoinder.xds.counts import SERVICE, Counted, decode
 from rejoinder.xds.delta import DeltaRequest, Incremental
 from rejoinder.xds.listening import listen
 from rejoinder.xds.session import Accepted, Nack, Session, Unable
 from rejoinder.xds.snapshot import CLUSTERS, ENDPOINTS, EXTENSIONS, LISTENERS, ROUTES, ResourceType, Snapshot
 from rejoinder.xds.sotw import Request, StateOfTheWorld
+from rejoinder.xds.standard import handlers
 from rejoinder.xds.stream import Response
 from rejoinder.xds.wire import (
     MAX_NAMES,
@@ -155,6 +157,14 @@ _VARIANTS: Final = (
 )
 
 
+def _methods(named: str) -> Methods:
+    package = "envoy.service.discovery.v3"
+    return {
+        f"{prefix}{named}": (f"{package}.{kind}Request", f"{package}.{kind}Response")
+        for prefix, kind in (("Stream", "Discovery"), ("Delta", "DeltaDiscovery"))
+    }
+
+
 class _Client:
     def __init__(self, peer: str, session: StateOfTheWorld | Incremental) -> None:
         self.peer = peer
@@ -207,6 +217,7 @@ class Server:
         self._clients: set[_Client] = set()
         self._changed = asyncio.Event()
         """Set, and replaced, when there is another snapshot."""
+        self._standard = Standard({service: _methods(named) for service, named, _ in _SERVICES})
         self._grpc: Any = None
 
     async def start(self, address: str, files: tls.Files | None = None, mode: int = unix.MODE) -> int:
@@ -221,7 +232,9 @@ class Server:
             )
         )
         counts: dict[str, Any] = {"Export": grpc.unary_unary_rpc_method_handler(self._take_counts)}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, counts),))
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, counts), *handlers(self._standard))
+        )
         port = listen(server, address, files, mode)
         await server.start()
         self._grpc = server
@@ -247,6 +260,7 @@ class Server:
         self._refused, self._taken_back = None, False
         self._changed.set()
         self._changed = asyncio.Event()
+        self._standard.serve()
 
     def status(self) -> Status:
         """May be called by any thread."""
