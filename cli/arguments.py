@@ -33,7 +33,8 @@ _EXAMPLES: Final = {
   rejoinder serve /etc/rejoinder                 then start Envoy with: rejoinder bootstrap ads > envoy.yaml
   rejoinder serve rules.yaml --xds unix:/run/rejoinder/xds --ext-proc unix:/run/rejoinder/ext_proc
   rejoinder serve rules.yaml --xds 0.0.0.0:18000 --ext-proc 0.0.0.0:18001 --ext-proc-advertise rejoinder:18001 \\
-    --tls-cert tls.crt --tls-key tls.key --tls-client-ca ca.crt --envoy-ca ca.yaml --envoy-cert cert.yaml
+    --tls-cert tls.crt --tls-key tls.key --tls-client-ca ca.crt \\
+    --envoy-ca /etc/envoy/ca.yaml --envoy-cert /etc/envoy/cert.yaml
 """,
     "check": """examples:
   rejoinder check rules.yaml
@@ -52,7 +53,7 @@ _EXAMPLES: Final = {
   rejoinder bootstrap ads > envoy.yaml           an Envoy that gets everything from `rejoinder serve`
   rejoinder bootstrap secret --envoy-cert /tls/tls.crt --envoy-key /tls/tls.key > cert.yaml
   rejoinder bootstrap secret --envoy-ca /tls/ca.crt > ca.yaml
-  rejoinder bootstrap ads --xds rejoinder:18000 --envoy-ca ca.yaml --envoy-cert cert.yaml > envoy.yaml
+  rejoinder bootstrap ads --xds rejoinder:18000 --envoy-ca /etc/envoy/ca.yaml --envoy-cert /etc/envoy/cert.yaml
   rejoinder bootstrap ext_proc rules.yaml        what these rules need in an Envoy that you configure yourself
   rejoinder bootstrap module rules.yaml          the same for the dynamic module, with the rules in it
   rejoinder bootstrap ext_proc                   filters that follow the rules of `rejoinder serve` by themselves

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from rejoinder.cli import console
-from rejoinder.cli.values import parse_mode, parse_service
+from rejoinder.cli.values import parse_absolute, parse_mode, parse_service
 from rejoinder.rules.model import Ruleset
 from rejoinder.transport import tls, unix
 from rejoinder.transport.addresses import Address, is_loopback, show
@@ -59,9 +59,12 @@ def add_envoy_side(command: argparse.ArgumentParser) -> None:
         "how Envoy connects to xDS and ext_proc",
         "paths where Envoy runs; PEM, or a file of `rejoinder bootstrap secret` (.yaml), which Envoy follows",
     )
-    group.add_argument("--envoy-ca", metavar="FILE", help="with TLS: the authorities of the certificate of `serve`")
-    group.add_argument("--envoy-cert", metavar="FILE", default="", help="the certificate that Envoy shows")
-    group.add_argument("--envoy-key", metavar="FILE", default="", help="... and its key, if that is PEM")
+    for name, text in (
+        ("ca", "with TLS: the authorities of the certificate of `serve`"),
+        ("cert", "the certificate that Envoy shows"),
+        ("key", "... and its key, if that is PEM"),
+    ):
+        group.add_argument(f"--envoy-{name}", type=parse_absolute, metavar="FILE", default="", help=text)
     group.add_argument(
         "--tls-server-name",
         metavar="NAME",
@@ -87,7 +90,7 @@ def envoy_tls(options: argparse.Namespace) -> EnvoyTls | None:
         raise UnusableError(
             "--envoy-key: expected with --envoy-cert in PEM, and only then (the key is in the other file)"
         )
-    if options.envoy_ca is None:
+    if not options.envoy_ca:
         if certificate or key or options.tls_server_name:
             raise UnusableError("expected --envoy-ca beside --envoy-cert, --envoy-key and --tls-server-name")
         return None
@@ -113,7 +116,7 @@ def files(options: argparse.Namespace) -> tls.Files | None:
         raise UnusableError(
             "--tls-cert: expected --tls-client-ca, too: the authorities of Envoys' certificates; or --insecure"
         )
-    if all(given) and isinstance(ext_proc(options), tuple) and options.envoy_ca is None:
+    if all(given) and isinstance(ext_proc(options), tuple) and not options.envoy_ca:
         raise UnusableError(
             "--tls-cert: expected --envoy-ca and --envoy-cert, too: with what Envoys reach the ext_proc service; or "
             "--ext-proc unix:/PATH"

@@ -27,6 +27,12 @@ def parse_service(text: str) -> addresses.Address:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def parse_absolute(text: str) -> str:
+    if text and not text.startswith("/"):
+        raise argparse.ArgumentTypeError(f"expected an absolute path, where Envoy runs, got {text!r}")
+    return text
+
+
 def parse_mode(text: str) -> int:
     if not re.fullmatch("0?[0-7]{3}", text):
         raise argparse.ArgumentTypeError(f"expected a mode such as 660, got {text!r}")
