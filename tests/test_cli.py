@@ -610,17 +610,17 @@ def test_up_counts_answers_and_has_a_line_for_each(tmp_path: Path, placement: st
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_no_other_user_reaches_the_control_plane_of_up_or_its_envoys_admin_interface(up: Up) -> None:
-    """Private keys go through the one, and the other can stop Envoy."""
+def test_no_other_user_reaches_the_services_of_up_or_its_envoys_admin_interface(up: Up) -> None:
+    """Private keys go through the control plane, and the admin interface can stop Envoy."""
     up.answers("/mock")
     (client,) = json.loads(up.page("/status"))["envoys"]
     assert client["peer"].startswith("unix:")
     sockets = [socket for pid in (up.process.pid, *children(up.process.pid)) for socket in unix_sockets(pid)]
-    assert sorted(path.name for path in sockets) == ["admin", "xds"]
+    assert sorted(path.name for path in sockets) == ["admin", "ext_proc", "xds"]
     for path in sockets:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert tcp_ports(children(up.process.pid, "envoy")) == {up.address[1]}
+    assert tcp_ports(children(up.process.pid)) == {up.address[1]}
 
 
 def unix_sockets(pid: int) -> list[Path]:

@@ -35,6 +35,7 @@ from rejoinder.extproc.server import SERVICE
 from rejoinder.rules.load import load
 from rejoinder.transport import tls, unix
 from rejoinder.transport.addresses import Tcp, nth, parse, show
+from rejoinder.xds.protobuf import encoder
 from rejoinder.xds.server import ADS
 
 PLACEMENTS = pytest.mark.parametrize("placement", ["module", "ext_proc"])
@@ -124,6 +125,11 @@ class Secured:
         Path("cert.yaml").write_text(printed(capsys, "secret", *pair))
         Path("ca.yaml").write_text(printed(capsys, "secret", "--envoy-ca", str(self.theirs.ca)))
 
+    def pem(self) -> tuple[str, ...]:
+        """The same as `envoy` without the files that Envoy would follow."""
+        certificate, key = self.authority.sign("envoy")
+        return "--envoy-ca", str(self.authority.certificate), "--envoy-cert", str(certificate), "--envoy-key", str(key)
+
     def context(self, authority: Authority | None = None, *, certified: bool = True) -> ssl.SSLContext:
         """Of a client that trusts an authority, and has a certificate of it."""
         authority = authority or self.authority
@@ -161,7 +167,8 @@ def test_an_envoy_with_a_certificate_has_its_configuration_and_one_without_has_n
     secured.print_secrets(capsys)
     address = rules(upstream)
     where = ("ads", "--xds", show(secured.xds))
-    welcome, stranger = printed(capsys, *where, *secured.envoy), printed(capsys, *where, *secured.envoy[:2])
+    theirs = secured.envoy if placement == "ext_proc" else secured.pem()
+    welcome, stranger = printed(capsys, *where, *theirs), printed(capsys, *where, *secured.envoy[:2])
     with Command(*secured.arguments) as serve, running_envoy(stranger, "stranger") as admin:
         serve.wait_until_said("serving: ")
 
@@ -362,14 +369,6 @@ def test_everything_goes_over_unix_sockets(
         assert status["version"] == status["target"]
 
 
-def test_up_listens_on_nothing_that_another_user_can_reach(upstream: Upstream) -> None:
-    address = rules(upstream)
-    with Command("up", "rules.yaml", "--conditional", "ext_proc", "--concurrency", "1") as up:
-        up.wait_until_said("serving: ")
-        assert answers(address)
-        assert tcp_ports([up.process.pid, *children(up.process.pid)]) == {address[1]}
-
-
 def test_what_is_no_socket_stays(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     with pytest.raises(OSError, match=r"cannot listen on unix:.*file: a file that is no socket is there"):
@@ -507,3 +506,89 @@ def test_readiness_is_that_there_is_a_configuration_and_says_why_not() -> None:
         Path("rules.yaml").write_text("rules: [{name: a, boddy: x}]\n")
         serve.wait_until_said("not reloaded")
         assert ask(admin, "GET", "localhost", "/readyz").body == b"ok\n"  # with what it had
+
+
+# --- what is printed for Envoy ---
+
+PEM: Final = ["--envoy-ca", "/x/ca.crt", "--envoy-cert", "/x/tls.crt", "--envoy-key", "/x/tls.key"]
+FOLLOWED: Final = ["--envoy-ca", "/x/ca.yaml", "--envoy-cert", "/x/cert.json"]
+
+
+def clusters(capsys: pytest.CaptureFixture[str], *words: str) -> list[Any]:
+    assert main(words) == 0
+    found = []
+    for part in yaml.safe_load_all(capsys.readouterr().out.replace("\n\n", "\n---\n")):
+        resources = part.get("static_resources", {}) if isinstance(part, dict) else {"clusters": part}
+        found += [each for each in resources.get("clusters", ()) if each["name"].startswith("rejoinder_")]
+    return found
+
+
+@pytest.mark.parametrize("tls", [PEM, FOLLOWED], ids=["PEM", "SDS"])
+@pytest.mark.parametrize(
+    ("how", "names"),
+    [
+        ("bootstrap ads", ["rejoinder_xds"]),
+        ("bootstrap ext_proc rules.yaml", ["rejoinder_ext_proc"]),
+        ("bootstrap ext_proc", ["rejoinder_xds", "rejoinder_ext_proc"]),
+        ("bootstrap module", ["rejoinder_xds"]),
+        ("render rules.yaml", ["rejoinder_ext_proc"]),
+    ],
+)
+def test_whatever_is_printed_has_tls(
+    how: str, names: list[str], tls: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("rules.yaml").write_text("rules: [{name: a, enable_on_status: [503], body: x}]\n")
+    found = clusters(capsys, *how.split(), *tls, "--tls-server-name", "box.test")
+    assert [each["name"] for each in found] == names
+    for each in found:
+        context = each["transport_socket"]["typed_config"]
+        assert context["sni"] == "box.test"
+        encoder("envoy.config.cluster.v3.Cluster")(each)  # such a message
+    places = [*(["--xds", "unix:/x/xds"] if "bootstrap" in how else []), "--ext-proc-advertise", "unix:/x/ext_proc"]
+    for each in clusters(capsys, *how.split(), *tls, *places):
+        assert "transport_socket" not in each
+        (endpoint,) = each["load_assignment"]["endpoints"][0]["lb_endpoints"]
+        assert endpoint["endpoint"]["address"]["pipe"]["path"] == each["name"].replace("rejoinder_", "/x/")
+
+
+@pytest.mark.parametrize(
+    ("host", "sni", "verified"),
+    [
+        ("box.test", "box.test", {"san_type": "DNS", "matcher": {"exact": "box.test"}}),
+        ("10.1.2.3", None, {"san_type": "IP_ADDRESS", "matcher": {"exact": "10.1.2.3"}}),
+    ],
+)
+def test_envoy_verifies_the_name_or_address_that_it_connects_to(
+    host: str, sni: str | None, verified: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (cluster,) = clusters(capsys, "bootstrap", "ads", "--xds", f"{host}:1", *PEM)
+    context = cluster["transport_socket"]["typed_config"]
+    assert context.get("sni") == sni
+    assert context["common_tls_context"]["validation_context"]["match_typed_subject_alt_names"] == [verified]
+
+
+def test_a_service_with_another_name_is_told_nothing(
+    tmp_path: Path, upstream: Upstream, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secured = Secured(tmp_path)
+    rules(upstream)
+    certificate, key = secured.authority.sign("envoy")
+    files = (
+        "--envoy-ca",
+        str(secured.authority.certificate),
+        "--envoy-cert",
+        str(certificate),
+        "--envoy-key",
+        str(key),
+    )
+    config = printed(capsys, "ads", "--xds", show(secured.xds), *files, "--tls-server-name", "box.test")
+    with Command(*secured.arguments) as serve, running_envoy(config) as admin:
+        name = "cluster.rejoinder_xds.ssl.fail_verify_san"
+        wait_for(lambda: asyncio.run(admin.stats(name))[name] > 1, serve.process)
+        assert not serve.said("has connected")
+
+
+@pytest.mark.parametrize("words", [[], PEM, ["--envoy-cert", "/x/a"]])
+def test_a_secret_is_of_one_kind(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bootstrap", "secret", *words]) == 1
+    assert "expected --envoy-cert and --envoy-key, or --envoy-ca" in capsys.readouterr().err
