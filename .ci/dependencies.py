@@ -26,6 +26,8 @@ USERS: Final = (
     "http2",
     "grpc",
     "xds_server",
+    "standard",
+    "transport",
     "module",
     "cli",
     "admin",

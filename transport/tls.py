@@ -60,7 +60,7 @@ class Current:
                 _LOG.error("%s; what was there before is used on", error)
             return False
         self._said = ""
-        _LOG.warning("new connections get what is now in %s", self._files.certificate)
+        _LOG.info("new connections get what is now in %s", self._files.certificate)
         return True
 
     def context(self) -> ssl.SSLContext:

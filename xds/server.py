@@ -65,6 +65,8 @@ _OPTIONS: Final = (
     # A route configuration can have any size; gRPC's limit is 4 MB.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", MAX_REQUEST),
+    # Who does not agree on TLS: gRPC lets it try for 2 minutes.
+    ("grpc.server_handshake_timeout_ms", 10_000),
     # An Envoy has one stream for ADS, or one for each type; with more, it opens another connection. Each may hold a
     # request that is not complete yet.
     ("grpc.max_concurrent_streams", 16),
