@@ -22,6 +22,7 @@ from rejoinder.transport.unix import MODE
 from rejoinder.xds.translate import Placement, Settings
 
 MOST_REASONS: Final = 10
+"""Problems that `/readyz` names."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -99,6 +100,8 @@ async def start_console(
     address = options.admin
     if address is None:
         return
+    if isinstance(address, Path):
+        tls = None
     certified = tls is not None and tls.client_ca is not None and not options.admin_no_client_cert
     app = admin.application(
         admin.pages(control.status, control.metrics),

@@ -80,10 +80,10 @@ def add_envoy_side(command: argparse.ArgumentParser) -> None:
 
 
 def envoy_tls(options: argparse.Namespace) -> EnvoyTls | None:
-    """What Envoys need for TLS.
+    """What Envoys need for TLS; None: they go without.
 
     Raises:
-        UnusableError
+        UnusableError: something is missing.
     """
     certificate, key = options.envoy_cert, options.envoy_key
     if certificate and bool(key) is certificate.endswith(SDS):

@@ -360,13 +360,28 @@ def test_everything_goes_over_unix_sockets(
     ):
         wait_for(lambda: answers(address), serve.process)
         assert [stat.S_IMODE(path.stat().st_mode) for path in paths] == [0o660] * 4
-        connection = http.client.HTTPConnection("anything.test")
-        with contextlib.closing(connection):
-            connection.sock = socket.socket(socket.AF_UNIX)
-            connection.sock.connect(str(sockets["admin"]))
-            connection.request("GET", "/status")
-            (status,) = json.loads(connection.getresponse().read())["envoys"]
+        (status,) = json.loads(page(sockets["admin"], "/status"))["envoys"]
         assert status["version"] == status["target"]
+
+
+def page(path: Path, what: str) -> bytes:
+    """Of the admin interface on a Unix socket."""
+    connection = http.client.HTTPConnection("anything.test")
+    with contextlib.closing(connection):
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(str(path))
+        connection.request("GET", what)
+        response = connection.getresponse()
+        assert response.status == 200
+        return response.read()
+
+
+def test_a_unix_socket_beside_tls_asks_for_no_certificate(tmp_path: Path, upstream: Upstream) -> None:
+    rules(upstream)
+    with Command(*Secured(tmp_path, "--admin", f"unix:{tmp_path}/admin").arguments) as serve:
+        serve.wait_until_said("serving: ")
+        assert page(tmp_path / "admin", "/readyz") == b"ok\n"
+        assert json.loads(page(tmp_path / "admin", "/status"))["problems"] == []
 
 
 def test_what_is_no_socket_stays(tmp_path: Path) -> None:
