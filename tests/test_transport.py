@@ -31,6 +31,7 @@ from rejoinder.cli import admin, main
 from rejoinder.cli.arguments import parser
 from rejoinder.cli.transport import told
 from rejoinder.envoy.module import library
+from rejoinder.extproc import grpc as extproc_grpc
 from rejoinder.extproc.server import SERVICE
 from rejoinder.rules.load import load
 from rejoinder.transport import tls, unix
@@ -291,6 +292,20 @@ def test_connections_that_do_not_agree_on_tls_end(tmp_path: Path, monkeypatch: p
         for each in silent:
             with contextlib.suppress(ConnectionError):
                 assert each.recv(1) == b""
+
+
+def test_ext_proc_waits_for_tls_for_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extproc_grpc, "HANDSHAKE_SECONDS", 0.3)
+
+    async def main() -> None:
+        server = extproc_grpc.Server({}, tls=tls.Reloading(tls.Files(*Authority(tmp_path).sign("server"))))
+        reader, writer = await asyncio.open_connection("127.0.0.1", await server.listen("127.0.0.1:0"))
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+        writer.close()
+        await server.stop()
+
+    asyncio.run(asyncio.wait_for(main(), SECONDS))
 
 
 @pytest.mark.parametrize(
