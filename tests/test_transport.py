@@ -110,15 +110,7 @@ class Secured:
         self.arguments = (
             *("serve", "rules.yaml", "--xds", show(self.xds), "--ext-proc", show(self.ext_proc)),
             *("--admin", show(self.admin), "--tls-cert", str(self.ours.certificate), "--tls-key", str(self.ours.key)),
-            *(
-                "--tls-client-ca",
-                str(self.ours.ca),
-                "--envoy-ca",
-                f"{folder}/ca.yaml",
-                "--envoy-cert",
-                f"{folder}/cert.yaml",
-                *more,
-            ),
+            *("--tls-client-ca", str(self.ours.ca), *self.envoy, *more),
         )
 
     def print_secrets(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,16 +196,7 @@ def test_certificates_are_replaced_without_a_restart(
     secured = Secured(tmp_path, "--conditional", "ext_proc")
     secured.print_secrets(capsys)
     address = rules(upstream)
-    config = printed(
-        capsys,
-        "ads",
-        "--xds",
-        show(secured.xds),
-        "--envoy-ca",
-        f"{tmp_path}/ca.yaml",
-        "--envoy-cert",
-        f"{tmp_path}/cert.yaml",
-    )
+    config = printed(capsys, "ads", "--xds", show(secured.xds), *secured.envoy)
     with Command(*secured.arguments) as serve, running_envoy(config) as admin:
         wait_for(lambda: answers(address), serve.process)
         ours = {ssl.PEM_cert_to_DER_cert(secured.ours.certificate.read_text())}
@@ -602,16 +585,8 @@ def test_a_service_with_another_name_is_told_nothing(
 ) -> None:
     secured = Secured(tmp_path)
     rules(upstream)
-    certificate, key = secured.authority.sign("envoy")
-    files = (
-        "--envoy-ca",
-        str(secured.authority.certificate),
-        "--envoy-cert",
-        str(certificate),
-        "--envoy-key",
-        str(key),
-    )
-    config = printed(capsys, "ads", "--xds", show(secured.xds), *files, "--tls-server-name", "box.test")
+    words = (*secured.pem(), "--tls-server-name", "box.test")
+    config = printed(capsys, "ads", "--xds", show(secured.xds), *words)
     with Command(*secured.arguments) as serve, running_envoy(config) as admin:
         name = "cluster.rejoinder_xds.ssl.fail_verify_san"
         wait_for(lambda: asyncio.run(admin.stats(name))[name] > 1, serve.process)
