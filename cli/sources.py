@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from rejoinder.rules.files import Files
+from rejoinder.rules.files import Files, limited
 
 _STANDARD_INPUT: Final = Path("-")
 
 
 def opened(sources: Iterable[Path]) -> Files:
     """What reads them."""
-    return Files({_STANDARD_INPUT.absolute(): sys.stdin.buffer.read()} if _STANDARD_INPUT in sources else {})
+    return Files({_STANDARD_INPUT.absolute(): limited(sys.stdin.buffer)} if _STANDARD_INPUT in sources else {})

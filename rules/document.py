@@ -29,7 +29,7 @@ nesting (20 seconds for 100,000 brackets), so it must be bounded."""
 _TOO_DEEP: Final = f"nested more than {MAX_DEPTH} levels deep"
 
 MAX_WEIGHT: Final = 1_000_000
-"""What a document may hold once its aliases are expanded: every node counts 1, and another for each 64 characters of
+"""What a file may hold once its aliases are expanded: every node counts 1, and another for each 64 characters of
 its text. A rule is about 20 nodes. Nine lines of nested aliases expand to a billion ("billion laughs"; Go's yaml.v3 and
 SnakeYAML limit aliases too)."""
 
@@ -128,7 +128,8 @@ def parse(data: bytes, file: str) -> tuple[list[Node], list[Problem]]:
 
     Returns:
         The documents that could be read, without empty ones, and what is wrong. Text behind a mistake that leaves no
-        sense in what follows is not read, but the documents in front of it are there.
+        sense in what follows is not read, but the documents in front of it are there. Of a file that is too large, none
+        is.
     """
     problems: list[Problem] = []
     documents: list[Node] = []
@@ -141,6 +142,9 @@ def parse(data: bytes, file: str) -> tuple[list[Node], list[Problem]]:
         if file.endswith(".json"):
             text = _SURROGATE_PAIR.sub(_one_character, text)
         documents.extend(_documents(text, report))
+    except _TooLargeError as error:
+        documents.clear()  # or each of a hundred thousand would be complained about
+        report(error.line, error.message)
     except _TextError as error:
         report(error.line, error.message)
     if not documents and not problems:
@@ -156,6 +160,10 @@ _Report: TypeAlias = Callable[[int, str], None]
 class _TextError(Exception):
     def __init__(self, line: int, message: str) -> None:
         self.line, self.message = line, message
+
+
+class _TooLargeError(_TextError):
+    pass
 
 
 # The complement of YAML 1.1's c-printable, https://yaml.org/spec/1.1/#c-printable. libyaml refuses these too, but
@@ -267,6 +275,7 @@ class _Builder:
     report: _Report
     stack: list[_OpenList | _OpenMap] = field(default_factory=list)
     anchors: dict[str, Node] = field(default_factory=dict)
+    weight: int = 0  # of the documents that are finished
 
     # Returns a document when one is finished.
     def feed(self, event: yaml.Event, line: int) -> Node | None:
@@ -315,13 +324,13 @@ class _Builder:
     def _finish(self, node: Node, anchor: str | None, line: int) -> Node | None:
         if anchor is not None:
             self.anchors[anchor] = node
+        top = self.stack[-1] if self.stack else self
+        top.weight += node.weight
+        if top.weight + (self.weight if self.stack else 0) > MAX_WEIGHT:
+            raise _TooLargeError(line, f"too large: more than {MAX_WEIGHT:,} entries with all aliases expanded")
         if not self.stack:
             return node
-        top = self.stack[-1]
-        top.weight += node.weight
-        if top.weight > MAX_WEIGHT:
-            raise _TextError(line, f"too large: more than {MAX_WEIGHT:,} entries with all aliases expanded")
-        top.add(node)
+        self.stack[-1].add(node)
         return None
 
 

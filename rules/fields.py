@@ -27,6 +27,10 @@ from rejoinder.rules.problem import Problem, Severity
 _SHOWN_NAMES: Final = 20
 """How many names a message lists: all fields of a mapping, but not ten thousand routes."""
 
+MAX_ITEMS: Final = 100_000
+"""Of a list; and rules, routes and objects of all files together. So many rules take a minute until they are served,
+and most of a gigabyte; of the smallest ones, the files that may be loaded have room for millions."""
+
 _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST: Final = 8760 * 3600.0
@@ -176,6 +180,8 @@ class Place:
         """The entries of a list, each a place."""
         if not isinstance(self.node, List):
             raise self.expected("a list")
+        if len(self.node.items) > MAX_ITEMS:
+            raise self.mistake(f"expected at most {MAX_ITEMS:,} entries, got {len(self.node.items):,}")
         return [replace(self, node=node, path=f"{self.path}[{at}]") for at, node in enumerate(self.node.items)]
 
     def each(self, read: Callable[[Place], T]) -> tuple[T, ...]:

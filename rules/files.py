@@ -15,10 +15,17 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import IO, Final, TypeAlias
 
 MAX_FILE_SIZE: Final = 10_000_000
 """In bytes. Some 50,000 rules; what is larger is not a rule file but a mistake, and is refused before it is read."""
+
+MAX_TOTAL_SIZE: Final = 64_000_000
+"""In bytes, of all files of one load, those beside the rules included: they are in memory together. Sixty of the
+largest pages, or ten times what the most rules need (`fields.MAX_ITEMS`)."""
+
+MAX_RULE_FILES: Final = 10_000
+"""Of a folder. Each is opened at every look for changes; a folder with more is another one than was meant."""
 
 _NOTHING_LEFT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -33,6 +40,11 @@ Fingerprint: TypeAlias = str
 class UnreadableError(Exception):
     """A path that cannot be read; the text is why, for the author of the rules."""
 
+    fingerprint: Fingerprint = ""
+    """Of what it holds, if that is what `fingerprint` will say; empty: that will say the text."""
+
+
+_MISSING: Final = UnreadableError("does not exist")
 
 Content: TypeAlias = bytes | tuple[str, ...] | UnreadableError
 """A file's bytes, the names of a folder's rule files in order, or why there is neither."""
@@ -44,6 +56,10 @@ class Files:
 
     contents: dict[Path, Content] = field(default_factory=dict)
     """All that was looked at, by absolute path (symbolic links are not resolved)."""
+    folder: Path | None = None
+    """Where relative paths begin, of files that are no more: there is nothing but `contents`. None: they are there, in
+    the working directory."""
+    _size: int = 0
 
     def read(self, path: Path) -> bytes:
         """The content of a file of at most MAX_FILE_SIZE bytes.
@@ -116,10 +132,18 @@ class Files:
         return {path: _fingerprint(content) for path, content in self.contents.items()}
 
     def _look(self, path: Path) -> Content:
-        place = Path(os.path.abspath(path))
+        place = Path(os.path.abspath(path if self.folder is None else self.folder / path))
         if place not in self.contents:
-            self.contents[place] = _look(place)
+            self.contents[place] = self._bounded(_look(place)) if self.folder is None else _MISSING
         return self.contents[place]
+
+    def _bounded(self, content: Content) -> Content:
+        if not isinstance(content, bytes) or self._size + len(content) <= MAX_TOTAL_SIZE:
+            self._size += len(content) if isinstance(content, bytes) else 0
+            return content
+        error = UnreadableError(f"is too much: all files together may have {MAX_TOTAL_SIZE:,} bytes")
+        error.fingerprint = _fingerprint(content)
+        return error
 
 
 @contextlib.contextmanager
@@ -155,32 +179,50 @@ def _fingerprint(content: Content) -> Fingerprint:
         case tuple():
             return "/".join(("folder", *content))
         case UnreadableError():
-            return str(content)
+            return content.fingerprint or str(content)
 
 
 def _look(path: Path) -> Content:
     try:
-        # Asked before opening: a named pipe would block.
+        # Asked before opening, which may do something to a device, and behind it, when it may be another one.
         found = os.stat(path)
         if stat.S_ISDIR(found.st_mode):
-            return tuple(sorted(name for name in os.listdir(path) if _is_rule_file(path, name)))
-        if not stat.S_ISREG(found.st_mode):
-            return UnreadableError("is not a regular file")
-        if found.st_size > MAX_FILE_SIZE:
-            return _too_large(found.st_size)
-        with open(path, "rb") as file:
-            data = file.read(MAX_FILE_SIZE + 1)
-        return data if len(data) <= MAX_FILE_SIZE else _too_large(len(data))
+            return _rule_files(path)
+        if stat.S_ISREG(found.st_mode):
+            with open(path, "rb", opener=_at_once) as file:
+                found = os.fstat(file.fileno())
+                if stat.S_ISREG(found.st_mode):
+                    return limited(file, found.st_size)
+        return UnreadableError("is not a regular file")
+    except FileNotFoundError:
+        return _MISSING
     except OSError as error:
-        return UnreadableError(
-            "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
-        )
+        return UnreadableError(f"cannot be read: {error.strerror}")
     except ValueError:
         return UnreadableError("is not a path")
 
 
-def _is_rule_file(folder: Path, name: str) -> bool:
-    return name.endswith(SUFFIXES) and not name.startswith(".") and not (folder / name).is_dir()
+def limited(file: IO[bytes], size: int = 0) -> bytes | UnreadableError:
+    """What a file holds of a certain size, as far as that is known, if it is not too large."""
+    data = file.read(MAX_FILE_SIZE + 1) if size <= MAX_FILE_SIZE else b""
+    size = max(size, len(data))
+    return data if size <= MAX_FILE_SIZE else _too_large(size)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file; a pipe, or some files of /proc, could make one wait for ever."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _rule_files(folder: Path) -> Content:
+    names: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(SUFFIXES) and not entry.name.startswith(".") and not os.path.isdir(entry):
+                names.append(entry.name)
+                if len(names) > MAX_RULE_FILES:
+                    return UnreadableError(f"has more than {MAX_RULE_FILES:,} rule files")
+    return tuple(sorted(names))
 
 
 def _too_large(size: int) -> UnreadableError:

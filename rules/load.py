@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from rejoinder.rules import document, higress
 from rejoinder.rules.document import Scalar, ScalarKind, quoted
-from rejoinder.rules.fields import Place, Source
+from rejoinder.rules.fields import MAX_ITEMS, Place, Source
 from rejoinder.rules.files import SUFFIXES, Files, Fingerprint, UnreadableError
 from rejoinder.rules.manifests import Manifests, is_object
 from rejoinder.rules.mentions import check_mentions, with_hosts, with_route_groups
@@ -112,7 +112,14 @@ def load(
     named = _rule_files(sources, files, problems)
     prefixes = _prefixes(named)
     read = [Source(str(path), files, prefix, operated=True) for path, prefix in zip(named, prefixes, strict=True)]
-    said = [_parts(source, memory) for source in read]
+    said: list[list[Part]] = []
+    number = 0
+    for source in read:
+        said.append(_parts(source, memory))
+        number += sum(len(part.rules) + len(part.routes) + len(part.objects) for part in said[-1])
+        if number > MAX_ITEMS:  # and no time is spent on what cannot be used
+            problems.append(Problem(Position(source.file, 0), _TOO_MANY))
+            return Loaded(None, _sorted(problems), (), files.fingerprints())
     left_out = _keep(sources, read, said, memory) if memory else []
     parts = [part for each in said for part in each]
     command_line = Source("--upstream", files)
@@ -130,6 +137,8 @@ def load(
             text = "nothing was loaded: no object here is of a kind that is read"
             problems.append(Problem(objects[0].position._replace(line=0), text))
     ruleset = _merged(parts, manifests, given, problems, problems if memory is None else left_out)
+    if len(ruleset.rules) + len(ruleset.routes) > MAX_ITEMS:
+        problems.append(Problem(Position(str(sources[0]), 0), _TOO_MANY))
     check_mentions(read, ruleset, manifests.route_groups, objects_go=memory is not None)
     problems += [problem for source in (*read, command_line) for problem in source.problems]
     usable = not any(problem.severity is Severity.ERROR for problem in problems)
@@ -141,6 +150,9 @@ def load(
         manifests.statuses,
         files.fingerprints(),
     )
+
+
+_TOO_MANY: Final = f"expected at most {MAX_ITEMS:,} rules, routes and objects in all files together"
 
 
 def _sorted(problems: Iterable[Problem]) -> tuple[Problem, ...]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from rejoinder.rules.fields import MAX_ITEMS
 from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster
 from rejoinder.rules.kubernetes.direct_response import KIND as DIRECT_RESPONSE
 from rejoinder.rules.kubernetes.direct_response import direct_response_status, read_direct_response
@@ -59,6 +60,10 @@ class Part:
     notes: tuple[Problem, ...] = ()
 
 
+MAX_ROUTES: Final = 10_000
+"""That an HTTPRoute may be: five times what its most rules and matches are at one listener with its most hostnames."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Attachment:
     """An HTTPRoute at one listener."""
@@ -82,16 +87,15 @@ def read_gateway_api(cluster: Cluster) -> Part:
     attached: dict[tuple[Key, str], set[Key]] = {}
     statuses: list[Status] = []
     for route in routes:
-        parents: list[ParentStatus] = []
-        found: dict[tuple[Key, str], _Attachment] = {}
-        for ref in route.parents:
-            attachments, fault = _attach(route, ref, by_key, cluster)
-            found.update({(each.gateway.key, each.listener.name): each for each in attachments})
-            parents.append(_parent_status(route, ref, attachments, fault))
+        led = [(ref, *_attach(route, ref, by_key, cluster)) for ref in route.parents]
+        found = {(each.gateway.key, each.listener.name): each for _, attachments, _ in led for each in attachments}
+        if too_large := _too_large(route, found.values(), len(entries)):
+            route, found = replace(route, faults=(*route.faults, too_large)), {}  # noqa: PLW2901 - with its fault
         for where, each in found.items():
             attached.setdefault(where, set()).add(route.object.key)
             entries += _entries(route, each)
-        statuses.append(Status(route.object, _unattached(route), tuple(parents)))
+        parents = tuple(_parent_status(route, *each) for each in led)
+        statuses.append(Status(route.object, _unattached(route), parents))
     entries += (entry for gateway in gateways for entry in _fences(gateway))
     entries.sort(key=lambda entry: entry[0])
     return Part(
@@ -111,6 +115,19 @@ def read_gateway_api(cluster: Cluster) -> Part:
             *(note for each in cluster.of_kind("Gateway") for note in annotations_without_effect(each)),
         ),
     )
+
+
+def _too_large(route: HttpRoute, at: Iterable[_Attachment], others: int) -> Fault | None:
+    """Why an HTTPRoute cannot be used, if it is that: its matches are there again at each listener, for each hostname,
+    and a short text could be millions."""
+    size = sum(len(each.domains) for each in at) * sum(len(rule.matches) for rule in route.rules)
+    if size <= min(MAX_ROUTES, MAX_ITEMS - others):
+        return None
+    message = (
+        f"with each match at each listener and hostname, it is {size:,} routes: "
+        f"expected at most {MAX_ROUTES:,}, and {MAX_ITEMS:,} of all HTTPRoutes together"
+    )
+    return Fault(ACCEPTED, "UnsupportedValue", message, route.object.position)
 
 
 def _on_their_own(gateways: Iterable[Gateway]) -> list[Gateway]:
