@@ -10,6 +10,7 @@ import collections
 import itertools
 import logging
 import time
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -62,8 +63,10 @@ class Envoys:
         """When, by `time.monotonic`; as `_builds`."""
         self._current: Build | None = None
         self._accepted: Build | None = None
-        self._connected: dict[str, float] = {}
-        """When clients came, by `time.monotonic` and their node ids."""
+        self._clients: dict[tuple[str, str], tuple[float, tuple[int, int] | None]] = {}
+        """By node id and address: when they came, by `time.monotonic`, and their versions."""
+        self.connected = 0
+        """How many there are."""
         self.rejected = False
         """Whether one has rejected what was published last."""
         self.positions: Mapping[str, Position] = {}
@@ -91,6 +94,12 @@ class Envoys:
         self.positions = {rule.name: rule.position for rule in build.ruleset.rules}
         self.tally.keep(self.positions)
 
+    def has_accepted(self) -> bool:
+        """Whether one has taken what was published last, or the same before."""
+        return bool(
+            self._accepted and self._current and self._accepted.snapshot.version == self._current.snapshot.version
+        )
+
     def tell(self, event: Event) -> None:
         """Take what one says. Raises nothing."""
         self.events += 1
@@ -104,9 +113,10 @@ class Envoys:
             self._metrics.rejected(event.node)
         match event:
             case Accepted(node, snapshot):
-                _LOG.info("%s has %s", node, snapshot.version)
+                _LOG.info("%s has %s", self._name(event), snapshot.version)
                 if snapshot.version in self._published:
-                    self._metrics.pushed(max(self._published[snapshot.version], self._connected.get(node, 0)))
+                    came, _ = self._clients.get((node, event.peer), (0.0, None))
+                    self._metrics.pushed(max(self._published[snapshot.version], came))
                 self._history.accepted(node, snapshot.version)
                 self._accepted = self._builds.get(snapshot.version, self._accepted)
             case Nack() | Unable() if (number := next(self._refusals)) > MOST_REFUSALS:
@@ -117,15 +127,24 @@ class Envoys:
             case Counted():
                 self._count(event)
             case Connected(node, peer, envoy):
-                self._connected[node] = time.monotonic()
-                _LOG.info("%s (%s%s) has connected", node, f"Envoy {_dotted(envoy)}, " if envoy else "", peer)
-                if envoy and (lacking := self.lacks(envoy)):
-                    console.say(f"{node} is Envoy {_dotted(envoy)}: {lacking}", "yellow")
-            case Unable(node, message):
-                console.say(f"{node} {unable(message)}", "yellow")
+                self.connected += 1
+                self._clients[node, peer] = time.monotonic(), envoy
+                _LOG.info("%s has connected", self._name(event))
+                if lacking := self.lacks(envoy):
+                    console.say(f"{self._name(event)}: {lacking}", "yellow")
+            case Unable():
+                console.say(f"{self._name(event)} {unable(event.message)}", "yellow")
             case Disconnected(node, peer):
-                self._connected.pop(node, None)
-                _LOG.info("%s (%s) has gone", node, peer)
+                _LOG.info("%s has gone", self._name(event))
+                self.connected -= 1
+                self._clients.pop((node, peer), None)
+
+    def _name(self, event: Connected | Disconnected | Accepted | Nack | Unable) -> str:
+        """How lines call a client: by its node id, version and address."""
+        _, envoy = self._clients.get((event.node, event.peer), (0.0, None))
+        address = urllib.parse.unquote(event.peer.partition(":")[2])  # behind `ipv4:`; `unix:` has nothing there
+        known = ", ".join(filter(None, (envoy and f"Envoy {_dotted(envoy)}", address)))
+        return f"{event.node} ({known})" if known else event.node
 
     def _count(self, counted: Counted) -> None:
         for series, number in counted.answers:
@@ -155,7 +174,7 @@ class Envoys:
         said = f"{nack.type.name}: {nack.message}"
         self._history.rejected(nack.node, nack.snapshot.version, Rejection(said, tuple(places[:MOST_NAMED]), what_now))
         self.rejected |= rejected is not None and rejected is self._current
-        console.say(f"{nack.node} rejects the {said}", "bold red")
+        console.say(f"{self._name(nack)} rejects the {said}", "bold red")
         for place in places:
             console.say(f"  about {place}")
         for line in _python_needed(rejected) if rejected and NO_MODULE in nack.message else ():

@@ -11,12 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from rejoinder.rules.model import Ruleset
+from rejoinder.rules.document import printable
+from rejoinder.rules.model import Listener, Route, Rule, Ruleset, Upstream
+from rejoinder.xds.translate.listeners import listener_name
 
 MOST_EDITS: Final = 50
 MOST_NODES: Final = 1000
 """Of which is said, for each edit, what they made of it."""
 MOST_NAMES: Final = 20
+MOST_SAID: Final = 3
+"""Names in a line, of each kind."""
+LONGEST_NAME: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,7 @@ class Names:
 
 
 Changes = Mapping[str, Mapping[str, Names]]
-"""By kind (`rules`, `routes`, ...), and by `added`, `changed`, `removed` and `moved`."""
+"""By kind (`rules`, `routes`, `upstreams`, `listeners`), and by `added`, `changed`, `removed` and `moved`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +79,44 @@ class History:
 def differences(before: Ruleset, after: Ruleset) -> Changes:
     """What is another in `after`, by name."""
     found: dict[str, dict[str, Names]] = {}
-    for kind in ("rules", "routes", "upstreams"):
-        old, new = ({each.name: each for each in getattr(side, kind)} for side in (before, after))
+    for kind in ("rules", "routes", "upstreams", "listeners"):
+        old, new = ({_name(each): each for each in getattr(side, kind)} for side in (before, after))
         groups = {
             "added": [name for name in new if name not in old],
             "changed": [name for name, each in new.items() if name in old and old[name] != each],
             "removed": [name for name in old if name not in new],
         }
         stayed = [name for name in old if name in new], [name for name in new if name in old]
-        if stayed[0] != stayed[1] and kind != "upstreams":  # whose order means nothing
+        if stayed[0] != stayed[1] and kind in ("rules", "routes"):  # the others' order means nothing
             groups["moved"] = [name for one, name in zip(*stayed, strict=True) if one != name]
         if named := {word: _names(names) for word, names in groups.items() if names}:
             found[kind] = named
-    if before.listeners != after.listeners:
-        found["listeners"] = {"changed": Names(len(after.listeners), ())}
     return found
+
+
+def in_words(changes: Changes, after: Ruleset) -> str:
+    """What an edit has changed, in one line that is not too long: of each kind, the first names, and how many more."""
+    return ", ".join(
+        f"{word} {'' if kind == 'rules' else kind.removesuffix('s') + ' '}{_listed(names, _places(kind, word, after))}"
+        for kind, groups in changes.items()
+        for word, names in groups.items()
+    )
+
+
+def _places(kind: str, word: str, after: Ruleset) -> Mapping[str, str]:
+    """Where that stands which is new."""
+    of_kind = getattr(after, kind) if word == "added" and kind != "listeners" else ()
+    return {each.name: f" ({each.position})" for each in of_kind if each.position.line}
+
+
+def _listed(names: Names, places: Mapping[str, str]) -> str:
+    shown = [f"{printable(name, LONGEST_NAME)}{places.get(name, '')}" for name in names.some[:MOST_SAID]]
+    more = names.number - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _name(each: Rule | Route | Upstream | Listener) -> str:
+    return listener_name(each) if isinstance(each, Listener) else each.name
 
 
 def _names(names: Sequence[str]) -> Names:

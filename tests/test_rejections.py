@@ -8,7 +8,8 @@ from rejoinder.cli.control import Control
 from rejoinder.cli.envoys import MOST_REFUSALS
 from rejoinder.extproc import Workers
 from rejoinder.rules.model import Endpoint
-from rejoinder.xds.session import Nack
+from rejoinder.xds.server import Connected
+from rejoinder.xds.session import Nack, Unable
 from rejoinder.xds.snapshot import CLUSTERS, Snapshot
 from rejoinder.xds.translate import Settings
 
@@ -36,3 +37,17 @@ def test_of_very_many_rejections_some_are_printed(capsys: pytest.CaptureFixture[
     said = capsys.readouterr().err.splitlines()
     assert len(said) == MOST_REFUSALS + 1
     assert said[-1] == "... further rejections are not printed before the next edit"
+
+
+def test_two_with_one_id_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    control = Control((), (), Settings(Endpoint("127.0.0.1", 1)), processor=Workers(1))
+    for peer, envoy in (("ipv4:127.0.0.1:1", (1, 39)), ("ipv6:%5B::1%5D:2", (1, 40))):
+        control.envoys.tell(Connected("n", peer, envoy))
+    for peer in ("ipv4:127.0.0.1:1", "ipv6:%5B::1%5D:2", "unix:"):
+        control.envoys.tell(Unable("n", "no", peer))
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(" gets ")[0] for line in said] == [
+        "n (Envoy 1.39, 127.0.0.1:1)",
+        "n (Envoy 1.40, [::1]:2)",
+        "n",
+    ]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import grpc
@@ -341,7 +341,7 @@ class Server:
                 if snapshot is self._snapshot:
                     self._refused = kind
                 self._take_back()
-        self._on_event(news)
+        self._on_event(replace(news, peer=client.peer))
 
     def _miss(self, session: Session) -> None:
         """Remember a client that has left, if it may come back and take the snapshot."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from rejoinder.xds.forms import Forms
@@ -80,6 +80,8 @@ class Accepted:
 
     node: str
     snapshot: Snapshot
+    peer: str = field(default="", compare=False)
+    """Its address, as gRPC writes it, which the server knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,8 @@ class Nack:
     """What it is sent because of that; None: nothing. It keeps what it accepted, or gets a newer snapshot."""
     had: bool = False
     """Whether it goes back to what it had, rather than to what others have."""
+    peer: str = field(default="", compare=False)
+    """As in `Accepted`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,8 @@ class Unable:
     node: str
     message: str
     """Its words."""
+    peer: str = field(default="", compare=False)
+    """As in `Accepted`."""
 
 
 Output = Response | Accepted | Nack | Unable
