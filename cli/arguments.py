@@ -105,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="Envoy's own admin interface, for anybody on this machine (default: none that others can reach)",
     )
+    _state(up)
     up.add_argument("--log", action="store_true", help="a line for each request that a rule answers")
 
     serve = _command(commands, "serve", "the control plane and the ext_proc service, for Envoys that run elsewhere")
@@ -124,6 +125,7 @@ def parser() -> argparse.ArgumentParser:
     add_listening(serve)
     _workers(serve, "processes for the ext_proc service, on that port and those behind it (default 1)")
     _conditional(serve, "ext_proc")
+    _state(serve)
     serve.add_argument(
         "--module",
         type=parse_endpoint,
@@ -322,6 +324,16 @@ def _admin(command: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="a host name under which --admin is reached, other than localhost (may be repeated)",
+    )
+
+
+def _state(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        help="keep the last set of files that Envoys have accepted here, with private keys, and serve it where a start "
+        "finds files that cannot be used; the exit code is 1 if that is still so at the end (default: keep nothing)",
     )
 
 

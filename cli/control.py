@@ -12,13 +12,15 @@ import asyncio
 import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from rejoinder.cli import console
 from rejoinder.cli.check import count
 from rejoinder.cli.envoys import Envoys
-from rejoinder.cli.history import Edit, History
+from rejoinder.cli.history import Edit, History, in_words
+from rejoinder.cli.last_good import LastGood, Saved
 from rejoinder.cli.making import Made, Maker, no_garbage_collection
 from rejoinder.cli.metrics import Metrics, State
 from rejoinder.extproc import Workers
@@ -29,7 +31,7 @@ from rejoinder.rules.problem import Problem, Severity
 from rejoinder.rules.shadow import shadowed
 from rejoinder.rules.watch import changes
 from rejoinder.xds.build import Build
-from rejoinder.xds.server import Server
+from rejoinder.xds.server import Event, Server
 from rejoinder.xds.translate import Placement, Settings
 
 _LOG: Final = logging.getLogger("rejoinder.control")
@@ -51,6 +53,7 @@ class Control:
         upstreams: URLs by name that replace those in the files.
         settings: how Envoys reach us.
         adjust: what the command line changes about a ruleset.
+        state: where the last good set is kept; None: nowhere.
     """
 
     def __init__(
@@ -61,17 +64,21 @@ class Control:
         *,
         processor: Workers,
         adjust: Callable[[Ruleset], Ruleset] = lambda ruleset: ruleset,
+        state: Path | None = None,
     ) -> None:
         self.settings = settings
         self.processor = processor
         self.history = History()
         self.metrics = Metrics(self._state)
         self.envoys = Envoys(settings.conditional, self.history, self.metrics)
-        self.server = Server(self.envoys.tell)
+        self.server = Server(self._tell)
         self._maker = Maker(sources, upstreams, settings, adjust)
+        self.last_good = LastGood(state)
         self._made: Made | None = None
         self.current: Build | None = None
         """What was published last."""
+        self._saved: Saved | None = None
+        """The files of that."""
         self._usable = asyncio.Event()
         self.problems: tuple[Problem, ...] = ()
         """Of the files as they are, whether they can be used or not."""
@@ -81,16 +88,21 @@ class Control:
         self._reload_failures = 0
 
     def start(self) -> None:
-        """Load and publish for the first time. If the files cannot be used, that is said, and `follow` waits for them.
-        Envoys are told nothing meanwhile, and keep what they have."""
+        """Load and publish for the first time. If the files cannot be used, that is said, and what was kept of them is
+        served until they can. If nothing was, `follow` waits; Envoys are told nothing meanwhile, and keep what they
+        have."""
         with no_garbage_collection():
-            self._made = made = self._make()
+            kept = self.last_good.read(self._maker.recall)
+            made = self._make()
+            self._made = made = replace(made, problems=(*made.problems, *self.last_good.problems))
             try:
                 self._take(made)
                 if made.built:
                     self._warn(shadowed(made.built.ruleset))
             except Exception:
                 self._failed("what the files say cannot be published")
+            if kept and self.current is None:
+                self._serve(*kept)
             gc.freeze()
         if self.current is None:
             console.say(_WAITING, "bold")
@@ -101,15 +113,37 @@ class Control:
         assert self.current is not None
         return self.current
 
+    def _serve(self, when: str, build: Callable[[], Made]) -> None:
+        """Serve what was kept."""
+        try:
+            made = build()
+            self._publish(made)
+        except Exception:
+            self._failed("what was kept cannot be published")
+            return
+        self.last_good.served = when
+        self.history.edits.append(Edit(self.current.snapshot.version if self.current else "", 0, made.changes))
+        text = f"THE FILES CANNOT BE USED: serving the last good set, of {when}, as kept in {self.last_good.folder}"
+        console.say(f"{text}; the files are followed as soon as they can be used", "bold red")
+
     async def follow(self) -> None:
         """Publish every change of the files, for ever."""
+        keeping = asyncio.create_task(self.last_good.keep())
+        try:
+            await self._follow()
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+    async def _follow(self) -> None:
         assert self._made is not None, "start comes first"
         # In a thread, as looking is: Envoys and their responses do not wait for it.
         async for made in changes(self._made, self._make):
             try:
                 self._take(made)
                 if made.built:
-                    console.say(f"reloaded: {summary(made.built)}")
+                    changed = in_words(made.changes, made.built.ruleset) or "nothing is another"
+                    console.say(f"reloaded: {summary(made.built)}; {changed}")
                     self._warn(await asyncio.to_thread(shadowed, made.built.ruleset))
                 else:
                     console.say("not reloaded: what was there before stays" if self.current else _WAITING, "bold")
@@ -121,6 +155,11 @@ class Control:
     def revision(self) -> int:
         """Another one when anything of this is another, or of what Envoys have."""
         return self._edits + self.envoys.events
+
+    @property
+    def exit_code(self) -> int:
+        """Of a command that ends now."""
+        return 1 if self.last_good.served else 0
 
     def counts(self) -> Mapping[str, RuleCounts]:
         """What rules have done, by their names; one that has done nothing is not there. May be called by any thread."""
@@ -138,6 +177,8 @@ class Control:
             ruleset=self.current.ruleset if self.current else Ruleset(),
             clients=self.server.status().clients,
             version=self.current.snapshot.version if self.current else "",
+            serves_last_good=bool(self.last_good.served),
+            cannot_keep=bool(self.last_good.trouble),
         )
 
     def status(self) -> dict[str, Any]:
@@ -147,6 +188,11 @@ class Control:
             "version": status.version,
             "problems": [str(problem) for problem in self.problems],
             "reload_failures": self._reload_failures,
+            "last_good": {
+                "kept_in": str(self.last_good.folder) if self.last_good.folder else None,
+                "served": self.last_good.served or None,
+                "trouble": self.last_good.trouble or None,
+            },
             "envoys": [
                 {
                     "node": client.node,
@@ -196,6 +242,12 @@ class Control:
             self.metrics.reloaded("failed" if made.failed else "refused")
             self._reload_failures += made.failed
             return
+        self._publish(made)
+        self.last_good.served = ""
+        self.metrics.reloaded("ok")
+
+    def _publish(self, made: Made) -> None:
+        assert made.built is not None
         self.envoys.offer(made.built)
         try:
             self.processor.publish(made.built.program)
@@ -204,10 +256,25 @@ class Control:
             if self.current:
                 self.processor.publish(self.current.program)  # the two belong together
             raise
-        self.current = made.built
+        self.current, self._saved = made.built, made.saved
         self.envoys.published(made.built)
-        self.metrics.reloaded("ok")
+        self._judge()
         self._usable.set()
+
+    def _tell(self, event: Event) -> None:
+        self.envoys.tell(event)
+        self._judge()
+
+    def _judge(self) -> None:
+        """Have the set in force kept, or not, by what Envoys say to it."""
+        if self._saved is None:
+            return
+        if self.envoys.has_accepted():
+            self.last_good.accepted(self._saved)
+        elif self.envoys.rejected:
+            self.last_good.rejected(self._saved)
+        elif not self.envoys.connected:
+            self.last_good.unseen(self._saved)
 
 
 def _print(problems: Sequence[Problem]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from rejoinder.cli.history import Changes, differences
-from rejoinder.rules.files import Files, Fingerprint
-from rejoinder.rules.load import load
+from rejoinder.cli.last_good import Saved, UnusableError
+from rejoinder.rules.files import Content, Files, Fingerprint
+from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Position, Ruleset
-from rejoinder.rules.problem import Problem
+from rejoinder.rules.problem import Problem, Severity
 from rejoinder.rules.reload import Memory
 from rejoinder.xds.build import Build, build
 from rejoinder.xds.translate import Settings
@@ -39,6 +41,8 @@ class Made:
     """Of what was read; as in `Loaded`."""
     changes: Changes = field(default_factory=dict)
     """Between what was published last and this."""
+    saved: Saved | None = None
+    """What to keep of it; None: nothing, for there are errors."""
     failed: bool = False
     """For a reason of ours, which is in the log."""
     again: bool = False
@@ -62,11 +66,13 @@ class Maker:
         settings: Settings,
         adjust: Callable[[Ruleset], Ruleset],
     ) -> None:
-        self._sources = sources
+        self._sources = tuple(sources)
         self._upstreams = dict(upstreams)
         self._settings = settings
         self._adjust = adjust
         self._memory = Memory()
+        self._good: Mapping[Path, Content] = {}
+        """What files held when there was no error in them."""
 
     def make(self, before: Ruleset) -> Made:
         """Load and build.
@@ -77,12 +83,8 @@ class Maker:
         files = Files()
         try:
             with no_garbage_collection():
-                loaded = load(
-                    self._sources, upstreams=self._upstreams, memory=self._memory, look_for_shadowed=False, files=files
-                )
-                built = build(self._adjust(loaded.ruleset), self._settings) if loaded.ruleset else None
-                changed = differences(before, built.ruleset) if built else {}
-                return Made(built, loaded.complaints, loaded.fingerprints, changed)
+                loaded = self._load(self._sources, files, self._memory)
+                return self._made(loaded, before, self._saved(loaded, files) if loaded.ruleset else None)
         except Exception as error:
             _LOG.exception("the files cannot be used; what was there before stays, and the next edit is followed")
             self._memory.forget_rules()  # who knows how far it got
@@ -93,6 +95,41 @@ class Maker:
                 return Made(None, problems, read, failed=True)
             unknown = dict.fromkeys((*read, *(source.absolute() for source in self._sources)), _UNKNOWN)
             return Made(None, problems, unknown, failed=True, again=True)
+
+    def recall(self, saved: Saved) -> Callable[[], Made]:
+        """Take a set that was kept for what was there before, as if it had been loaded.
+
+        Returns:
+            What builds it.
+
+        Raises:
+            UnusableError: it cannot be used. So may anything else.
+        """
+        memory = Memory()
+        for contents in saved.loads:
+            loaded = self._load(saved.sources, Files(dict(contents), folder=saved.folder), memory)
+        if loaded.ruleset is None:
+            raise UnusableError(str(loaded.complaints[0]))
+        self._memory, self._good = memory, saved.loads[0]
+        return lambda: self._made(loaded, Ruleset(), saved)
+
+    def _load(self, sources: Sequence[Path], files: Files, memory: Memory) -> Loaded:
+        return load(sources, upstreams=self._upstreams, memory=memory, look_for_shadowed=False, files=files)
+
+    def _made(self, loaded: Loaded, before: Ruleset, saved: Saved | None) -> Made:
+        if loaded.ruleset is None:
+            return Made(None, loaded.complaints, loaded.fingerprints)
+        built = build(self._adjust(loaded.ruleset), self._settings)
+        return Made(built, loaded.complaints, loaded.fingerprints, differences(before, built.ruleset), saved)
+
+    def _saved(self, loaded: Loaded, files: Files) -> Saved:
+        """Of a file with an error something of before may be in force, so what it held then is part of the set."""
+        errors = (each for each in loaded.complaints if each.severity is Severity.ERROR)
+        wrong = {Path(os.path.abspath(each.position.file)) for each in errors}
+        now = files.contents
+        before = self._good
+        self._good = {path: before.get(path, held) if path in wrong else held for path, held in now.items()}
+        return Saved(self._sources, Path.cwd(), (self._good, now) if wrong else (now,))
 
 
 @contextmanager

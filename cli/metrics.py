@@ -55,6 +55,9 @@ class State:
     clients: Sequence[ClientStatus]
     version: str
     """What they are to have."""
+    serves_last_good: bool = False
+    cannot_keep: bool = False
+    """Of `--state`."""
 
 
 class Metrics(Collector):
@@ -121,6 +124,9 @@ class Metrics(Collector):
         yield _gauge("rejoinder_problems", "What is wrong with the files as they are.", ["severity"], problems)
         yield _gauge("rejoinder_rules", "Rules in force, by kind.", ["kind"], _kinds(state.ruleset))
         yield _gauge("rejoinder_routes", "Routes in force.", [], [((), len(state.ruleset.routes))])
+        served, unsaved = float(state.serves_last_good), float(state.cannot_keep)
+        yield _gauge("rejoinder_last_good_served", "1: the set of --state, in place of the files.", [], [((), served)])
+        yield _gauge("rejoinder_last_good_unsaved", "1: what is in force cannot be kept.", [], [((), unsaved)])
         behind = sum(client.version != client.target for client in state.clients)
         refusing = sum(bool(each.nack and each.nack.snapshot.version == state.version) for each in state.clients)
         for name, text, number in (

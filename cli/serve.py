@@ -51,6 +51,7 @@ async def _run(options: argparse.Namespace) -> int:
         settings,
         processor=Workers(options.workers, tls, options.socket_mode),
         adjust=transport.told(options),
+        state=options.state,
     )
     control.start()
     async with contextlib.AsyncExitStack() as stack:
@@ -67,9 +68,10 @@ async def _run(options: argparse.Namespace) -> int:
         where = f"xDS on {show(options.xds)}, ext_proc on {show(options.ext_proc)}"
         if built := control.current:
             console.warn_of_echo(built.ruleset)
-        console.say(f"serving: {summary(built) if built else 'nothing so far'}; {where}", "green")
+        serving = "serving the last good set" if control.last_good.served else "serving"
+        console.say(f"{serving}: {summary(built) if built else 'nothing so far'}; {where}", "green")
         await until(stop, control.follow())
-    return 0
+    return control.exit_code
 
 
 class _Service(Protocol):

@@ -61,6 +61,7 @@ async def _run(options: argparse.Namespace) -> int:
                 Settings(sockets / "ext_proc", chosen.placement, fallback=True, trusted_ca=options.trusted_ca),
                 processor=processor,
                 adjust=_adjust(options.listen, stack),
+                state=options.state,
             )
             control.start()
             await start_console(stack, control, options)
@@ -76,7 +77,7 @@ async def _run(options: argparse.Namespace) -> int:
             envoy.EnvoyNotReadyError,
         ) as error:
             return console.fail(str(error))
-    return 0
+    return control.exit_code
 
 
 async def _run_envoy(

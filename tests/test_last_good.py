@@ -365,7 +365,7 @@ def test_a_new_envoy_that_rejects_the_routes_gets_no_listener_until_there_are_ot
 
 
 @contextlib.contextmanager
-def up(file: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def up(file: Path, *arguments: str, ends: int = 0) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         [sys.executable, "-m", "rejoinder.cli", "up", str(file), "--concurrency", "1", *arguments],
         stdout=subprocess.PIPE,
@@ -376,7 +376,7 @@ def up(file: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         try:
             yield process
             process.terminate()
-            assert process.wait(SECONDS) == 0
+            assert process.wait(SECONDS) == ends
         finally:
             process.kill()
 

@@ -64,6 +64,7 @@ class View:
         problems = self._control.problems
         return {
             "version": version,
+            "last_good": self._control.last_good.served or None,
             "rules": len(ruleset.rules),
             "routes": len(ruleset.routes),
             "upstreams": len(ruleset.upstreams),

@@ -1,0 +1,257 @@
+"""The last good set: what `--state DIR` keeps for a start over files that cannot be used.
+
+In: the files of a set that was published, with what they hold, and what Envoys make of it. Out: the same at another
+start. DIR has two files: `accepted`, the last set that an Envoy has taken in full; and `published`, a later one that
+was published while no Envoy was connected, until one takes or rejects it. Each is the SHA-256 of what follows it, and a
+line of JSON. It is written beside its place and renamed: what stands there is the old one or the new one. What is
+damaged, of another version of Rejoinder, or may be somebody else's is not used. I/O happens here; nothing is raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from rejoinder.cli import console
+from rejoinder.rules.files import MAX_TOTAL_SIZE, Content, UnreadableError
+from rejoinder.rules.model import Position
+from rejoinder.rules.problem import Problem, Severity
+
+MAX_SIZE: Final = 12 * MAX_TOTAL_SIZE
+"""In bytes. JSON needs six for one that is no text, and a file may be kept twice."""
+
+RETRY_SECONDS: Final = 10.0
+"""From a write that failed (a full disk) to the next."""
+
+T = TypeVar("T")
+
+_ACCEPTED: Final = "accepted"
+_PUBLISHED: Final = "published"
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The files of a set."""
+
+    sources: tuple[Path, ...]
+    """As on the command line."""
+    folder: Path
+    """The working directory."""
+    loads: tuple[Mapping[Path, Content], ...]
+    """What files hold. Loaded one after the other, they give the set: manifests of before may be in force still."""
+
+
+class UnusableError(Exception):
+    """What was kept cannot be used; the text is why."""
+
+
+class LastGood:
+    """For one event loop.
+
+    Args:
+        folder: where it is kept; None: it is not.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder and folder.absolute()
+        self.served = ""
+        """When the set was kept that is served in place of the files; empty: none is."""
+        self.trouble = ""
+        """Why what is in force cannot be kept; empty: it can."""
+        self.problems: tuple[Problem, ...] = ()
+        """About what was kept, and cannot be used."""
+        self._wanted: dict[str, Saved | None] = {}
+        self._digests: dict[str, str] = {}
+        """Of what stands there."""
+        self._changed = asyncio.Event()
+        self._one_writes = threading.Lock()
+
+    def read(self, recall: Callable[[Saved], T]) -> tuple[str, T] | None:
+        """The latest of what was kept that can be used: when that was, and what `recall` makes of it, which raises what
+        is wrong with it. `problems` has the others."""
+        if self.folder is None:
+            return None
+        with contextlib.suppress(OSError):
+            for left in self.folder.glob(f"*{_NEW}"):  # by one that was killed
+                left.unlink()
+        for name in (_PUBLISHED, _ACCEPTED):
+            try:
+                when, data = self._read(name)
+                recalled = recall(_decoded(data))
+            except FileNotFoundError:
+                continue
+            except Exception as error:
+                text = f"what was kept here is not used: {_reason(error)}"
+                self.problems += (Problem(Position(f"{self.folder}/{name}", 0), text, Severity.WARNING),)
+            else:
+                self._digests[name] = data[:_DIGEST].decode()
+                return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when)), recalled
+        return None
+
+    def accepted(self, saved: Saved) -> None:
+        """An Envoy has taken this."""
+        self._want({_ACCEPTED: saved, _PUBLISHED: None})
+
+    def unseen(self, saved: Saved) -> None:
+        """This was published, and there is no Envoy to say anything about it."""
+        self._want({_PUBLISHED: saved})
+
+    def rejected(self, saved: Saved) -> None:
+        """An Envoy has rejected this, and none has taken it."""
+        if self._wanted.get(_PUBLISHED) == saved:
+            self._want({_PUBLISHED: None})
+
+    def _want(self, wanted: Mapping[str, Saved | None]) -> None:
+        if self.folder and {**self._wanted, **wanted} != self._wanted:
+            self._wanted.update(wanted)
+            self._changed.set()
+
+    async def keep(self) -> None:
+        """Keep what is wanted, for ever. What goes wrong is said, and tried again; it holds up nothing else."""
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), RETRY_SECONDS if self.trouble else None)
+                self._changed.clear()
+                try:
+                    trouble = await asyncio.to_thread(self._write_all)
+                except Exception as error:  # no threads left
+                    trouble = _reason(error)
+                self._note(trouble)
+        finally:
+            self._note(self._write_all())
+
+    def _note(self, trouble: str) -> None:
+        if trouble and trouble != self.trouble:
+            text = f"the last good set cannot be kept in {self.folder}: {trouble}"
+            console.say(f"{text}; what is served goes on, and this is tried again every {RETRY_SECONDS:g} s", "bold")
+        elif self.trouble and not trouble:
+            console.say(f"the last good set is kept in {self.folder} again")
+        self.trouble = trouble
+
+    def _write_all(self) -> str:
+        """Have the files as they are wanted; why that cannot be."""
+        with self._one_writes:
+            try:
+                for name in (_ACCEPTED, _PUBLISHED):  # in this order one of them is there at any time
+                    if name not in self._wanted:
+                        continue
+                    data = _encoded(saved) if (saved := self._wanted[name]) else b""
+                    digest = data[:_DIGEST].decode()
+                    if name == _PUBLISHED and digest == self._digests.get(_ACCEPTED):
+                        data, digest = b"", ""
+                    if digest != self._digests.get(name):
+                        self._replace(name, data)
+                    self._digests[name] = digest
+            except Exception as error:  # no room, no memory: whatever it is, answers are given without
+                return _reason(error)
+            return ""
+
+    def _replace(self, name: str, data: bytes) -> None:
+        """Write a file, or remove it where there is no data."""
+        assert self.folder
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if data:
+            number, temporary = tempfile.mkstemp(_NEW, f"{name}-", self.folder)  # of mode 0600: keys may be in it
+            try:
+                with open(number, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file)
+                os.replace(temporary, self.folder / name)
+            except BaseException:
+                Path(temporary).unlink()
+                raise
+        else:
+            (self.folder / name).unlink(missing_ok=True)
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _read(self, name: str) -> tuple[float, bytes]:
+        assert self.folder
+        # A link or a named pipe is none of ours; neither is what others may write: it may name code to run.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(os.open(self.folder / name, flags), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_SIZE:
+                raise UnusableError("it is no file that Rejoinder has written")
+            # Kubernetes lets the `fsGroup` of a Pod write all files of its volumes: a group of ours may.
+            others = 0o002 if found.st_gid in (os.getegid(), *os.getgroups()) else 0o022
+            if found.st_uid not in (0, os.geteuid()) or found.st_mode & others:
+                raise UnusableError("it belongs to another user, or another user may write it")
+            return found.st_mtime, file.read(MAX_SIZE)
+
+
+_DIGEST: Final = 64
+_NEW: Final = ".new"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnusableError):
+        return str(error)
+    return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+
+
+def _version() -> str:
+    return importlib.metadata.version("rejoinder")
+
+
+def _encoded(saved: Saved) -> bytes:
+    first, *others = saved.loads
+    changed = [{path: content for path, content in each.items() if first.get(path) is not content} for each in others]
+    value = {
+        "rejoinder": _version(),
+        "sources": [str(source) for source in saved.sources],
+        "folder": str(saved.folder),
+        "loads": [{str(path): _plain(content) for path, content in each.items()} for each in (first, *changed)],
+    }
+    text = json.dumps(value).encode() + b"\n"
+    return hashlib.sha256(text).hexdigest().encode() + b"\n" + text
+
+
+def _decoded(data: bytes) -> Saved:
+    digest, text = data[:_DIGEST], data[_DIGEST + 1 :]
+    if hashlib.sha256(text).hexdigest().encode() != digest:
+        raise UnusableError("it is damaged: its content is not what was written")
+    value: dict[str, Any] = json.loads(text)
+    if value["rejoinder"] != _version():
+        raise UnusableError(f"it is of Rejoinder {value['rejoinder']}, and this is {_version()}")
+    first, *others = ({Path(path): _content(each) for path, each in contents.items()} for contents in value["loads"])
+    loads = (first, *({**first, **each} for each in others))
+    return Saved(tuple(map(Path, value["sources"])), Path(value["folder"]), loads)
+
+
+# Bytes are text as file names are for Python (PEP 383): readable, and back again whatever they are.
+def _plain(content: Content) -> Any:
+    match content:
+        case bytes():
+            return content.decode("utf-8", "surrogateescape")
+        case tuple():
+            return list(content)
+        case UnreadableError():
+            return {"unreadable": str(content)}
+
+
+def _content(plain: Any) -> Content:
+    match plain:
+        case str():
+            return plain.encode("utf-8", "surrogateescape")
+        case list():
+            return tuple(plain)
+        case _:
+            return UnreadableError(plain["unreadable"])
