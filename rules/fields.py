@@ -6,7 +6,7 @@ problem and go on with a default: a document with three mistakes reports three, 
 errors are never used. Nothing but `FieldError` is raised.
 
     def redirect(place: Place) -> Redirect:
-        fields = place.fields("host", "path")
+        fields = place.fields(REDIRECT)
         return Redirect(host=fields.get("host", Place.string, None), path=fields.get("path", Place.string, None))
 """
 
@@ -23,6 +23,7 @@ from rejoinder.rules.document import List, Map, Node, Scalar, ScalarKind, descri
 from rejoinder.rules.files import Files, UnreadableError
 from rejoinder.rules.model import Position
 from rejoinder.rules.problem import Problem, Severity
+from rejoinder.rules.shape import DURATION, Shape
 
 _SHOWN_NAMES: Final = 20
 """How many names a message lists: all fields of a mapping, but not ten thousand routes."""
@@ -31,7 +32,6 @@ MAX_ITEMS: Final = 100_000
 """Of a list; and rules, routes and objects of all files together. So many rules take a minute until they are served,
 and most of a gigabyte; of the smallest ones, the files that may be loaded have room for millions."""
 
-_DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST: Final = 8760 * 3600.0
 """A year; protobuf's own durations end after 10,000."""
@@ -161,7 +161,7 @@ class Place:
     def duration(self, least: float = 0.0, why: str = "") -> float:
         """A duration in seconds, such as `100ms`, from `least` on; `why` is what a message says about shorter ones."""
         text = self.node.text if isinstance(self.node, Scalar) else ""
-        found = _DURATION.fullmatch(text)
+        found = DURATION.fullmatch(text)
         if found is None:
             raise self.expected('a duration such as "1s", "100ms", "1m" or "1h"')
         seconds = float(found[1]) * _SECONDS[found[2]]
@@ -202,26 +202,44 @@ class Place:
             raise self.expected("a mapping")
         return [(name, self.field(name)) for name in self.node.entries]
 
-    def fields(self, *known: str, hints: Mapping[str, str] = {}) -> Fields:
-        """The fields of a mapping; unknown ones are noted as mistakes.
-
-        Args:
-            known: the fields that there are.
-            hints: what to say of fields that are likely to be written here and belong elsewhere.
+    def fields(self, shape: Shape) -> Fields:
+        """The fields of a mapping; what does not fit its shape is noted as mistakes.
 
         Raises:
             FieldError: it is not a mapping.
         """
         if not isinstance(self.node, Map):
-            raise self.expected(f"a mapping with {_one_of(known)}")
-        unknown = [name for name in self.node.entries if name not in known]
+            raise self.expected(f"a mapping with {_one_of(tuple(shape.fields))}")
+        unknown = [name for name in self.node.entries if name not in shape.fields]
         for name in unknown:
             if self.source.lenient:
-                self.key(name).warn(f"the field {quoted(name)} is ignored, {closest(name, known)}")
+                self.key(name).warn(f"the field {quoted(name)} is ignored, {closest(name, shape.fields)}")
             else:
-                self.unknown(name, known, hints.get(name))
-        given = {name: self.field(name) for name in self.node.entries if name in known}
-        return Fields(self, given, bool(unknown) and not self.source.lenient)
+                self.unknown(name, shape.fields, shape.hints.get(name))
+        given = {name: self.field(name) for name in self.node.entries if name in shape.fields}
+        given = {name: it for name, it in given.items() if not (name in shape.sections and it.empty)}
+        misspelled = bool(unknown) and not self.source.lenient
+        self._check_together(shape, given, misspelled)
+        return Fields(self, given, misspelled)
+
+    def _check_together(self, shape: Shape, given: Mapping[str, Place], misspelled: bool) -> None:
+        for name in shape.required if not misspelled else ():
+            if name not in given:
+                self.error(f"{name} is missing")
+        for group in shape.some_of if not misspelled else ():
+            if given.keys().isdisjoint(group):
+                self.error(f"expected {'' if group in shape.one_of else 'at least '}one of {', '.join(group)}")
+        for group in shape.one_of:
+            first, *more = [name for name in group if name in given] or [""]
+            for name in more:
+                given[name].error(f"give only one of {', '.join(group)}; {first} is given too")
+        for name, (why, others) in shape.alone.items():
+            for other in others if name in given else ():
+                if other in given:
+                    given[other].error(f"has no place beside {name}: {why}")
+        for name, other in shape.needs.items():
+            if name in given and other not in given and not misspelled:
+                given[name].error(f"has no place without {other}")
 
     def unknown(self, name: str, known: Iterable[str], hint: str | None = None) -> None:
         """Note that one of the fields that are given is not among those that there are."""
@@ -280,18 +298,9 @@ class Fields:
             self.place.error(f"{name} is missing")
         return self.get(name, read, stand_in)
 
-    def without_empty(self, *names: str) -> Fields:
-        """The same without those of these fields that have nothing behind them."""
-        return replace(
-            self, given={name: place for name, place in self.given.items() if not (name in names and place.empty)}
-        )
-
-    def only_one(self, *names: str) -> str | None:
-        """Which of these fields is given, None if none is; that more than one is given is noted as a mistake."""
-        given = [name for name in names if name in self.given]
-        for name in given[1:]:
-            self.given[name].error(f"give only one of {', '.join(names)}; {given[0]} is given too")
-        return given[0] if given else None
+    def first(self, *names: str) -> str | None:
+        """Which of these fields is given, None if none is."""
+        return next((name for name in names if name in self.given), None)
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -15,13 +15,30 @@ from typing import Final
 from rejoinder.rules.document import List
 from rejoinder.rules.fields import Fields, Place
 from rejoinder.rules.model import Rule, Scope
-from rejoinder.rules.rule_file.answers import OUR_FIELDS, PLUG_IN_FIELDS
-from rejoinder.rules.rule_file.matches import domains
+from rejoinder.rules.rule_file.answers import OUR_FIELDS, PLUG_IN_ANSWER, PLUG_IN_FIELDS, SCOPE_TOGETHER
+from rejoinder.rules.rule_file.matches import DOMAINS, domains
 from rejoinder.rules.rule_file.rules import RULE_ONLY_FIELDS, next_rule_name, route_names, scope_answers
+from rejoinder.rules.shape import TEXT, Shape, Table, listed, one_or_more
 
-TOP_LEVEL_FIELDS: Final = ("_rules_", *PLUG_IN_FIELDS)
-
-_SCOPES: Final = ("_match_route_", "_match_domain_")
+_SCOPES: Final[Table] = {
+    "_match_route_": (one_or_more(TEXT), "Names of routes, one or a list."),
+    "_match_domain_": (DOMAINS, "Domains, one or a list."),
+}
+_CONFIGURATION: Final[Table] = {
+    "rules": (listed(PLUG_IN_ANSWER, 1), "Several answers, instead of one."),
+    **PLUG_IN_FIELDS,
+}
+CONFIGURATION: Final = Shape("configuration", _CONFIGURATION, some_of=(tuple(_CONFIGURATION),), **SCOPE_TOGETHER)
+_SCOPED: Final = Shape(
+    "scoped-configuration",
+    {**_SCOPES, **_CONFIGURATION},
+    some_of=(tuple(_SCOPES), tuple(_CONFIGURATION)),
+    **{**SCOPE_TOGETHER, "one_of": (tuple(_SCOPES), *SCOPE_TOGETHER["one_of"])},
+)
+SCOPED: Final = (listed(_SCOPED), "The custom-response plug-in's own form: configurations for routes or domains.")
+"""The field `_rules_`."""
+WHOLE: Final = Shape("plug-in", {"_rules_": SCOPED, **_CONFIGURATION}, **SCOPE_TOGETHER)
+"""Everything, as a WasmPlugin has it."""
 
 
 def scoped_rules(fields: Fields) -> tuple[Rule, ...]:
@@ -60,10 +77,7 @@ def top_level_rule(fields: Fields, *, beside_sections: bool = False) -> Rule:
 
 
 def _scoped_rule(place: Place) -> Rule:
-    fields = place.fields(*_SCOPES, "rules", *PLUG_IN_FIELDS)
-    # The plug-in refuses an entry with both scopes, too.
-    if fields.only_one(*_SCOPES) is None:
-        place.error(f"expected one of {', '.join(_SCOPES)}")
+    fields = place.fields(_SCOPED)
     scope = Scope(
         domains=fields.get("_match_domain_", domains, ()),
         routes=fields.get("_match_route_", route_names, None),

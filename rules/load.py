@@ -36,9 +36,13 @@ from rejoinder.rules.model import (
 from rejoinder.rules.page import Branding, rule_with_pages
 from rejoinder.rules.problem import Problem, Severity
 from rejoinder.rules.rule_file import addresses, content
+from rejoinder.rules.rule_file.answers import PLUG_IN_FIELDS, SCOPE_TOGETHER
+from rejoinder.rules.rule_file.routes import ROUTES
 from rejoinder.rules.rule_file.routes import routes as read_routes
+from rejoinder.rules.rule_file.rules import RULES
 from rejoinder.rules.rule_file.rules import rules as read_rules
 from rejoinder.rules.shadow import shadowed
+from rejoinder.rules.shape import Shape, Table
 
 if TYPE_CHECKING:
     from rejoinder.rules.kubernetes import Object, Status
@@ -228,13 +232,23 @@ class _Kind:
     """May raise FieldError."""
 
 
-_SECTIONS: Final = ("listen", "upstreams", "routes", "rules", "_rules_", "branding")
+_SECTIONS: Final[Table] = {
+    "listen": (addresses.LISTEN, "Where Envoy accepts requests: one or several (default 0.0.0.0:10000)."),
+    "upstreams": (addresses.UPSTREAMS, "Named backends: a URL, a list of URLs, or a mapping that says more."),
+    "routes": (ROUTES, "Which requests go where, tried in order."),
+    "rules": (RULES, "Custom responses, tried in order."),
+    "_rules_": higress.SCOPED,
+    "branding": (content.BRANDING, "Whose the built-in page is."),
+}
+RULE_FILE: Final = Shape(
+    "rule-file", {**_SECTIONS, **PLUG_IN_FIELDS}, sections=tuple(_SECTIONS), **SCOPE_TOGETHER
+)  # fmt: skip
 
 
 def _read_rule_file(place: Place) -> Part:
     # A user who comments out the last rule leaves an empty section behind, which is allowed. An empty field of an
     # answer is not: with nothing behind enable_on_status, the answer would be for every request.
-    fields = place.fields(*dict.fromkeys((*_SECTIONS, *higress.TOP_LEVEL_FIELDS))).without_empty(*_SECTIONS)
+    fields = place.fields(RULE_FILE)
     beside = any(section in fields for section in ("listen", "upstreams", "routes"))
     return Part(
         listeners=fields.get("listen", addresses.listeners, ()),

@@ -27,6 +27,7 @@ STATUSES: Final = (400, 401, 403, 404, 405, 408, 410, 413, 429, 500, 501, 502, 5
 _RETRIED: Final = (None, 408, 429, 500, 502, 503, 504)
 """Statuses after which the same request may well succeed."""
 
+COLOUR: Final = re.compile("#([0-9a-fA-F]{3}|[0-9a-fA-F]{6})")
 _ACCENT: Final = "#3b5bdb"
 _SCHEMES: Final = {"light": ("#f7f7f5", 4.6), "dark": ("#0e1014", 7.0)}
 """The ground of the page, and the contrast of the accent with it: https://www.w3.org/TR/WCAG22/#contrast-minimum asks
@@ -61,7 +62,7 @@ class Branding:
             _content_type(self.logo)
             if (size := len(self.logo)) > MAX_LOGO_SIZE:
                 raise ValueError(f"logo: expected at most {MAX_LOGO_SIZE:,} bytes, got {size:,}: every page has it")
-        if self.accent and not re.fullmatch(r"#([0-9a-fA-F]{3}|[0-9a-fA-F]{6})", self.accent):
+        if self.accent and not COLOUR.fullmatch(self.accent):
             raise ValueError(f"accent: expected a colour such as #07a or #0077aa, got {quoted(self.accent)}")
         if self.link and not re.match(r"https?://[^/]|/(?!/)", self.link):
             raise ValueError(

@@ -515,7 +515,7 @@ WRONG_IN_A_RULE: Final = [
     ("rules: []", "rules: expected at least one answer, got an empty list"),
     (
         "rules: [{}]",
-        "rules[0]: says nothing to answer: expected one of status_code, headers, body, body_file, handler, enable_on_status, pass, variants, template, page, keep_headers",
+        "rules[0]: expected at least one of status_code, headers, body, body_file, handler, enable_on_status, pass, variants, template, page, keep_headers",
     ),
     (
         "rules: [{enable_on_status: [503, 5xx]}, {enable_on_status: [5xx], body: x}]",
@@ -552,7 +552,7 @@ WRONG_IN_A_MATCH: Final = [
     ("headers: {a: 1}", "headers.a: expected a string, got the number 1 - put it in quotes"),
     ("headers: {a: {prefix: ''}}", "headers.a.prefix: an empty string fits everything: write present: true"),
     ("headers: {a: {present: false}}", "headers.a.present: expected true: absence cannot be matched"),
-    ("headers: {a: {}}", "headers.a: expected a string or a mapping with one of exact, prefix, suffix, contains, regex, present, got an empty mapping"),
+    ("headers: {a: {}}", "headers.a: expected one of exact, prefix, suffix, contains, regex, present"),
     ("headers: {a: {exact: a, regex: b}}", "headers.a.regex: give only one of exact, prefix, suffix, contains, regex, present; exact is given too"),
     ("query: {debug: 1}", "query.debug: expected a string, got the number 1 - put it in quotes"),
     ("query: {'': a}", 'query.: expected a parameter name, got ""'),
@@ -604,7 +604,7 @@ WRONG_ELSEWHERE: Final = [
     ("routes: [{name: a}]\n", '1: route "a": expected one of upstream, respond, redirect'),
     ("routes: [{name: a, upstream: b}]\n", '1: route "a": upstream: unknown upstream "b": no upstreams are defined'),
     ("upstreams: {bb: http://b}\nroutes: [{name: a, upstream: b}]\n", '2: route "a": upstream: unknown upstream "b", did you mean "bb"?'),
-    ("routes: [{name: a, respond: {body: x, enable_on_status: [503]}}]\n", '1: route "a": respond: enable_on_status has no meaning here: a route that answers asks no upstream'),
+    ("routes: [{name: a, respond: {body: x, enable_on_status: [503]}}]\n", '1: route "a": respond: unknown field "enable_on_status", a route that answers asks no upstream'),
     ("routes: [{name: a, respond: {status_code: original}}]\n", '1: route "a": respond.status_code: original needs enable_on_status: without it no upstream is asked'),
     ("routes: [{name: a, respond: {body: x}, redirect: {host: b}}]\n", '1: route "a": redirect: give only one of upstream, respond, redirect; respond is given too'),
     ("routes: [{name: a, redirect: {}}]\n", '1: route "a": redirect: expected at least one of scheme, host, port, path, prefix'),
@@ -614,7 +614,7 @@ WRONG_ELSEWHERE: Final = [
     ("routes: [{name: a, redirect: {port: 0}}]\n", '1: route "a": redirect.port: expected a port from 1 to 65535, got the number 0'),
     ("routes: [{name: a, redirect: {path: /b, status_code: 304}}]\n", '1: route "a": redirect.status_code: expected one of 301, 302, 303, 307, 308, got the number 304'),
     ("routes: [{name: a, redirect: {scheme: ftp}}]\n", '1: route "a": redirect.scheme: expected http or https, got "ftp"'),
-    ("routes: [{name: a, respond: {body: x}, rate_limit: {requests: 1, per: 1s}}]\n", '1: route "a": rate_limit: only a route with an upstream can have rate_limit'),
+    ("routes: [{name: a, respond: {body: x}, rate_limit: {requests: 1, per: 1s}}]\n", '1: route "a": rate_limit: has no place without upstream'),
     *((f"upstreams: {{b: http://b}}\nroutes: [{{name: a, upstream: b, rate_limit: {wrong}}}]\n", f'2: route "a": rate_limit{message}')
       for wrong, message in [
           ("{per: 1s}", ": requests is missing"),
@@ -626,11 +626,13 @@ WRONG_ELSEWHERE: Final = [
       ]),
     ("routes:\n- {name: a, path: /1, respond: {body: x}}\n- {name: a, path: /2, respond: {body: x}}\n", '3: route "a": the name is taken already, at rules.yaml:2'),
     ("rules:\n- {name: a, match: {path: /1}, body: x}\n- {name: a, match: {path: /2}, body: x}\n", '3: rule "a": the name is taken already, at rules.yaml:2'),
-    ("rules:\n- {match: {path: /1}, body: x}\n- {}\n", '3: rule "rule-2": says nothing to answer: expected one of status_code, headers, body, body_file, handler, enable_on_status, pass, variants, template, page, keep_headers'),
+    ("rules:\n- {match: {path: /1}, body: x}\n- {}\n", '3: rule "rule-2": expected at least one of status_code, headers, body, body_file, handler, enable_on_status, pass, variants, template, page, keep_headers, rules'),
     ("rules:\n- 3\n", "2: rules[0]: expected a mapping with one of status_code, headers, body, body_file, handler, enable_on_status, got the number 3"),
     ("rules: {}\n", "1: rules: expected a list, got an empty mapping"),
     ("_rules_: [{body: x}]\n", "1: _rules_[0]: expected one of _match_route_, _match_domain_"),
     ("_rules_: [{_match_service_: [a], _match_domain_: [a], body: x}]\n", '1: _rules_[0]: unknown field "_match_service_", did you mean "_match_route_"?'),
+    ("body: x\nrules: [{name: a, body: y}]\n", "1: body: has no place beside rules: move it into one of them"),
+    ("routes: [{name: a, respond: {page: builtin, status_code: 503}}]\n", '1: route "a": respond: unknown field "page", a route gives the same answer to everybody: it belongs into a rule'),
     ("routs: []\n", '1: unknown field "routs", did you mean "routes"?'),
 ]  # fmt: skip
 
@@ -954,7 +956,7 @@ def test_whatever_a_file_holds_is_loaded_or_refused_in_lines(data: bytes) -> Non
         ("observe: true, pass: true", "observe: has no effect: a rule that passes has nothing to observe"),
         ("page: builtin", "page: builtin is about errors: say enable_on_status, or a status_code from 400 on, not 200"),
         ("page: true", "page: expected builtin, got the boolean true"),
-        ("variants: [{body: x}]", "variants[0]: expected content_type, language or both: how else is it told from the others?"),
+        ("variants: [{body: x}]", "variants[0]: expected at least one of content_type, language, body_file"),
         ("variants: [{language: d_e, body: x}]", 'variants[0].language: expected a language tag such as de or pt-BR, got "d_e"'),
         ("variants: []", "variants: expected at least one variant, got an empty list"),
         ('keep_headers: "a*b", enable_on_status: 500, body: x', 'keep_headers: expected a header name, with a * at its end at most, got "a*b"'),

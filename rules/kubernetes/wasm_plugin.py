@@ -33,7 +33,6 @@ from rejoinder.rules.kubernetes.objects import (
 from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault, Status, condition
 from rejoinder.rules.model import Forward, Route, Rule, Scope
 from rejoinder.rules.problem import Problem, Severity
-from rejoinder.rules.rule_file.answers import PLUG_IN_FIELDS
 from rejoinder.rules.rule_file.matches import domains
 from rejoinder.rules.rule_file.rules import scope_answers
 
@@ -155,7 +154,7 @@ class _Reader:
     def _default(self, place: Place) -> tuple[Rule, ...]:
         if not open_fields(place).given:
             return ()
-        fields = place.fields("rules", *higress.TOP_LEVEL_FIELDS)
+        fields = place.fields(higress.WHOLE)
         scoped = higress.scoped_rules(fields)
         rules = [replace(rule, name=self._name(f"rules/{number}")) for number, rule in enumerate(scoped)]
         if fields.given.keys() - {"_rules_"}:
@@ -173,9 +172,7 @@ class _Reader:
             names.append(self._named(fields["ingress"], self._of_ingress, "Ingress, HTTPRoute or route"))
         if "service" in fields:
             names.append(self._named(fields["service"], self._of_service, "route to a Service or upstream"))
-        answers = fields.require(
-            "config", lambda it: scope_answers(it.fields("rules", *PLUG_IN_FIELDS), plug_in=True), ()
-        )
+        answers = fields.require("config", lambda it: scope_answers(it.fields(higress.CONFIGURATION), plug_in=True), ())
         routes = tuple(sorted(set.intersection(*names))) if names else None
         if routes == () or not answers:
             return ()  # it is about nothing, which has been said

@@ -15,6 +15,7 @@ from rejoinder.rules.document import Map, quoted
 from rejoinder.rules.fields import Fields, Place, content_beside
 from rejoinder.rules.files import UnreadableError
 from rejoinder.rules.model import Endpoint, HealthCheck, Listener, Upstream, UpstreamTls, numbered
+from rejoinder.rules.shape import BOOLEAN, DURATION, TEXT, Shape, Table, any_of, by_name, like, one_or_more
 
 ECHO: Final = "builtin:echo"
 """The upstream URL that stands for the small server in `rejoinder up`."""
@@ -23,13 +24,68 @@ PORTS: Final = range(1, 65536)
 
 # Labels of letters, digits and `-`, RFC 1123, section 2.1; and `_`, which is common in container networks.
 HOST_NAME: Final = re.compile(
-    r"(?=.{1,253}\Z)"  # as DNS has it, and SNI
-    r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*",
-    re.IGNORECASE | re.ASCII,
+    r"(?=.{1,253}$)"  # as DNS has it, and SNI
+    r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*"
 )
 
+_UPSTREAM_NAME: Final = re.compile(r"[A-Za-z0-9._/:-]+")
 _ADDRESS: Final = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*):(?P<port>[0-9]{1,5})")
 _URL: Final = re.compile(r"(?P<scheme>https?)://(?P<host>\[[^\[\]]*\]|[^:/?#@\[\]]+)(:(?P<port>[0-9]{1,5}))?/?")
+_CHECK_PATH: Final = re.compile(r"/[!-~]*")
+
+# --- what they are like ---
+
+IPV6: Final = like(re.compile(r"\[[0-9a-fA-F:.]+\]"))
+_FILE: Final = "relative to this one, in PEM"
+_PAIR: Final[Table] = {
+    "certificate": (TEXT, f"File with the certificate chain, {_FILE}."),
+    "key": (TEXT, f"File with its private key, {_FILE}, without a password."),
+}
+_LISTENER: Final = Shape(
+    "listener",
+    {
+        "address": (like(_ADDRESS), 'An IP address and a port, such as "0.0.0.0:443".'),
+        **_PAIR,
+        "client_ca": (TEXT, f"File with authorities, {_FILE}: clients without a certificate of theirs are refused."),
+    },
+    required=("address", "certificate", "key"),
+)
+LISTEN: Final = one_or_more(any_of(like(_ADDRESS), _LISTENER))
+
+_URLS: Final = one_or_more(like(re.compile(re.escape(ECHO)), _URL))
+_TLS: Final = Shape(
+    "upstream-tls",
+    {
+        "ca": (TEXT, f"File with the authorities to trust, {_FILE}."),
+        "sni": (like(HOST_NAME), "The name to ask for, which must be in the certificate."),
+        **_PAIR,
+    },
+    needs={"certificate": "key", "key": "certificate"},
+)
+_HEALTH_CHECK: Final = Shape(
+    "health-check",
+    {
+        "path": (like(_CHECK_PATH), "What is asked for."),
+        "interval": (like(DURATION), "Between two questions (default 10s)."),
+        "timeout": (like(DURATION), "How long an answer may take (default 2s)."),
+    },
+    required=("path",),
+)
+_UPSTREAM: Final = Shape(
+    "upstream",
+    {
+        "urls": (_URLS, "A URL or a list of URLs."),
+        "http2": (BOOLEAN, "true: HTTP/2, also without TLS."),
+        "host": (TEXT, "The Host that it gets, if the route's rewrite says no other."),
+        "tls": (_TLS, "Only with https://."),
+        "connect_timeout": (like(DURATION), "How long a connection may take (default 5s)."),
+        "health_check": (_HEALTH_CHECK, "Each address is asked; one that fails gets no requests."),
+    },
+    required=("urls",),
+)
+UPSTREAMS: Final = by_name(like(_UPSTREAM_NAME), any_of(_URLS, _UPSTREAM))
+
+# --- how they are read ---
 
 
 def listeners(place: Place) -> tuple[Listener, ...]:
@@ -58,12 +114,12 @@ def upstreams(place: Place) -> tuple[Upstream, ...]:
 def upstream(name: str, place: Place) -> Upstream:
     """One upstream: a URL or a list of them, or a mapping that has these and says more."""
     place = place.about(f"upstream {quoted(name)}")
-    if not re.fullmatch(r"[A-Za-z0-9._/:-]+", name):
+    if not _UPSTREAM_NAME.fullmatch(name):
         raise place.mistake("expected a name of letters, digits and . _ / -")
     if not isinstance(place.node, Map):
         return _at_urls(name, place)
-    fields = place.fields("urls", "http2", "host", "tls", "connect_timeout", "health_check")
-    found = fields.require("urls", functools.partial(_at_urls, name), Upstream(name, ()))
+    fields = place.fields(_UPSTREAM)
+    found = fields.get("urls", functools.partial(_at_urls, name), Upstream(name, ()))
     if "tls" in fields and not found.tls and found.endpoints:
         fields["tls"].error("only https:// upstreams have TLS")
     return replace(
@@ -100,9 +156,7 @@ def _host_header(place: Place) -> str:
 
 
 def _upstream_tls(place: Place) -> UpstreamTls:
-    fields = place.fields("ca", "sni", "certificate", "key")
-    if ("certificate" in fields) != ("key" in fields):
-        place.error("certificate and key are given together")
+    fields = place.fields(_TLS)
     certificate, key = _pair(fields)
     return UpstreamTls(
         ca=fields.get("ca", _authorities, None),
@@ -120,16 +174,16 @@ _DEFAULT_CHECK: Final = HealthCheck("/")
 
 
 def _health_check(place: Place) -> HealthCheck:
-    fields = place.fields("path", "interval", "timeout")
+    fields = place.fields(_HEALTH_CHECK)
     return HealthCheck(
-        path=fields.require("path", _check_path, "/"),
+        path=fields.get("path", _check_path, "/"),
         interval=fields.get("interval", lambda it: it.duration(0.1, "100ms"), _DEFAULT_CHECK.interval),
         timeout=fields.get("timeout", lambda it: it.duration(0.01, "10ms"), _DEFAULT_CHECK.timeout),
     )
 
 
 def _check_path(place: Place) -> str:
-    return place.like(re.compile(r"/[!-~]*"), 'a path starting with "/", without spaces')
+    return place.like(_CHECK_PATH, 'a path starting with "/", without spaces')
 
 
 def _url(place: Place) -> tuple[str, Endpoint | None]:
@@ -171,10 +225,8 @@ def _ip_address(text: str) -> str | None:
 def _listener(place: Place) -> Listener:
     if not isinstance(place.node, Map):
         return _address(place)
-    fields = place.fields("address", "certificate", "key", "client_ca")
-    listener = fields.require("address", _address, Listener("", 0))
-    for name in ("certificate", "key"):
-        fields.require(name, lambda _: None, None)
+    fields = place.fields(_LISTENER)
+    listener = fields.get("address", _address, Listener("", 0))
     certificate, key = _pair(fields)
     client_ca = fields.get("client_ca", _authorities, None)
     return replace(listener, certificate=certificate, key=key, client_ca=client_ca, position=place.position)

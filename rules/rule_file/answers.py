@@ -3,27 +3,70 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from rejoinder.rules.answers import NEVER_KEPT
 from rejoinder.rules.document import Scalar, ScalarKind, quoted
 from rejoinder.rules.fields import Fields, Place
 from rejoinder.rules.http import BODILESS, REDIRECTS
 from rejoinder.rules.model import Answer, StatusPattern
-from rejoinder.rules.rule_file.content import body_of, check_template, type_of_file, variants
-from rejoinder.rules.rule_file.headers import header_name, headers
-from rejoinder.rules.rule_file.values import distinct, status, status_pattern
-
-PLUG_IN_FIELDS: Final = ("status_code", "headers", "body", "body_file", "handler", "enable_on_status")
-"""The fields of an answer in every form."""
-OUR_FIELDS: Final = ("pass", "variants", "template", "page", "keep_headers")
-"""Those that the plug-in does not have."""
-ANSWER_FIELDS: Final = (*PLUG_IN_FIELDS, *OUR_FIELDS)
+from rejoinder.rules.rule_file.content import (
+    CONTENT,
+    TEMPLATE,
+    VARIANTS,
+    body_of,
+    check_template,
+    type_of_file,
+    variants,
+)
+from rejoinder.rules.rule_file.headers import HEADERS, headers
+from rejoinder.rules.rule_file.values import STATUS_OR_ORIGINAL, STATUS_PATTERN, distinct, status, status_pattern
+from rejoinder.rules.shape import TRUE, Shape, Table, choice, like, one_or_more
 
 _CONTENT: Final = ("body", "body_file", "variants", "page")
-
 _HANDLER: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+_KEPT_HEADER: Final = re.compile(r"\*|[!#$%&'+.^_`|~0-9A-Za-z-]+\*?")
+
+PLUG_IN_FIELDS: Final[Table] = {
+    "status_code": (STATUS_OR_ORIGINAL, "The status that is sent: 200 to 599, or original, the upstream's own."),
+    "headers": (HEADERS, "Headers that are sent: a list of name=value, or a mapping from names to values."),
+    **CONTENT,
+    "handler": (like(_HANDLER), "Instead of all else: a Python function, package.module:function, that answers."),
+    "enable_on_status": (
+        one_or_more(STATUS_PATTERN),
+        "The upstream statuses that call for this answer: numbers, and patterns such as 5xx. Without it, the upstream "
+        "is not asked.",
+    ),
+}
+"""The fields of an answer in every form."""
+OUR_FIELDS: Final[Table] = {
+    "pass": (TRUE, "true: the response is left alone, and no later rule is asked."),
+    "variants": (VARIANTS, "Instead of body: several, of which each request gets the one that it accepts best."),
+    "template": TEMPLATE,
+    "page": (choice("builtin"), "Instead of body: a page that comes with Rejoinder."),
+    "keep_headers": (
+        one_or_more(like(_KEPT_HEADER)),
+        "Headers of the upstream's response that stay: names, or beginnings of names with a * at the end.",
+    ),
+}
+"""Those that the plug-in does not have."""
+ANSWER_FIELDS: Final[Table] = {**PLUG_IN_FIELDS, **OUR_FIELDS}
+
+
+_ALONE: Final = {
+    name: (why, tuple(each for each in ANSWER_FIELDS if each not in (name, "enable_on_status")))
+    for name, why in (("handler", "the function says what is sent"), ("pass", "the response is left alone"))
+}
+TOGETHER: Final[dict[str, Any]] = {"one_of": (_CONTENT,), "alone": _ALONE}
+"""For every shape with the fields of an answer: which of them exclude others."""
+SCOPE_TOGETHER: Final[dict[str, Any]] = {
+    "one_of": (_CONTENT,),
+    "alone": {**_ALONE, "rules": ("move it into one of them", tuple(ANSWER_FIELDS))},
+}
+"""The same where a list of answers may stand in their place, as `rules`."""
+
+ANSWER: Final = Shape("answer", ANSWER_FIELDS, some_of=(tuple(ANSWER_FIELDS),), **TOGETHER)
+PLUG_IN_ANSWER: Final = Shape("plug-in-answer", PLUG_IN_FIELDS, some_of=(tuple(PLUG_IN_FIELDS),), **TOGETHER)
 
 OK: Final = 200
 """The status of an unconditional answer without `status_code`."""
@@ -31,23 +74,19 @@ OK: Final = 200
 NEEDS_STATUS: Final = "needs enable_on_status: without it no upstream is asked"
 
 
-def answer(place: Place, default: int | None = OK, known: Sequence[str] = ANSWER_FIELDS) -> Answer:
-    """One answer on its own. Args as for `answer_of`; `known` are the fields that it may have."""
-    return answer_of(place.fields(*known), default)
+def answer(place: Place, default: int | None = OK, shape: Shape = ANSWER) -> Answer:
+    """One answer on its own. Args as for `answer_of`."""
+    return answer_of(place.fields(shape), default)
 
 
 def answer_of(fields: Fields, default: int | None) -> Answer:
     """The answer that fields describe; `default` is its status if it says none, None: the upstream's."""
-    if not fields.unknown and not any(each in fields for each in ANSWER_FIELDS):
-        raise fields.place.mistake(f"says nothing to answer: expected one of {', '.join(ANSWER_FIELDS)}")
     patterns = fields.get("enable_on_status", lambda it: it.one_or_more(status_pattern), ())
     if "handler" in fields:
-        refuse_beside("handler", fields, "the function says what is sent", but="enable_on_status")
         return Answer(default, enable_on_status=patterns, handler=fields.get("handler", _handler, ""))
     if fields.get("pass", _true, False):
-        refuse_beside("pass", fields, "the response is left alone", but="enable_on_status")
         return Answer(default, enable_on_status=patterns, passes=True)
-    content = fields.only_one(*_CONTENT)
+    content = fields.first(*_CONTENT)
     template = fields.get("template", Place.boolean, False)
     body = body_of(fields, template)
     code = fields.get("status_code", _status_or_original, default)
@@ -87,13 +126,6 @@ def _true(place: Place) -> bool:
     return True
 
 
-def refuse_beside(field: str, fields: Fields, why: str, but: str = "") -> None:
-    """Note a mistake for every other field of an answer, save `but`."""
-    for other in ANSWER_FIELDS:
-        if other in fields and other not in (field, but):
-            fields[other].error(f"has no place beside {field}: {why}")
-
-
 def refuse_original(place: Place, answer: Answer) -> None:
     """Note `status_code: original` of an unconditional answer as a mistake."""
     if answer.status_code is None:
@@ -107,10 +139,7 @@ def _page(place: Place) -> str:
 
 
 def _kept_header(place: Place) -> str:
-    text = place.string()
-    name = text if text == "*" else header_name(place, text.removesuffix("*")) + "*" * text.endswith("*")
-    if "*" in name[:-1]:
-        raise place.expected("a header name, with a * at its end at most")
+    name = place.like(_KEPT_HEADER, "a header name, with a * at its end at most").lower()
     if name in NEVER_KEPT:
         raise place.mistake(f"{name} is about the body that is replaced: it cannot stay")
     return name

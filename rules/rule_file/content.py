@@ -12,8 +12,9 @@ from rejoinder.rules.document import List, Map, Scalar, ScalarKind, describe, qu
 from rejoinder.rules.fields import Fields, Place, content_beside
 from rejoinder.rules.http import TOKEN
 from rejoinder.rules.model import Answer, Header, Position, Variant
-from rejoinder.rules.page import Branding
-from rejoinder.rules.rule_file.values import listed
+from rejoinder.rules.page import COLOUR, Branding
+from rejoinder.rules.rule_file.values import as_list
+from rejoinder.rules.shape import BOOLEAN, TEXT, Shape, like, listed
 from rejoinder.rules.template import TemplateError
 
 if TYPE_CHECKING:
@@ -25,6 +26,33 @@ a download and belongs on an upstream. (Envoy's own default for a direct respons
 
 _MEDIA_TYPE: Final = re.compile(rf"{TOKEN.pattern}/{TOKEN.pattern}( *; *{TOKEN.pattern}=({TOKEN.pattern}|\"[^\"]*\"))*")
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")  # RFC 4647, section 2.1
+CONTENT: Final = {
+    "body": (TEXT, "The text that is sent, at most 1 MiB."),
+    "body_file": (TEXT, "Instead of body: a file with it, relative to this one."),
+}
+TEMPLATE: Final = (BOOLEAN, "true: body and header values have {{ variables }}.")
+_VARIANT: Final = Shape(
+    "variant",
+    {
+        "content_type": (like(_MEDIA_TYPE), "Its media type, such as text/html."),
+        "language": (like(_LANGUAGE), "Its language, such as de or pt-BR."),
+        **CONTENT,
+        "template": TEMPLATE,
+    },
+    some_of=(tuple(CONTENT), ("content_type", "language", "body_file")),
+    one_of=(tuple(CONTENT),),
+)
+VARIANTS: Final = listed(_VARIANT, 1)
+BRANDING: Final = Shape(
+    "branding",
+    {
+        "name": (TEXT, "Whose page it is."),
+        "logo_file": (TEXT, "An SVG or PNG file, relative to this one."),
+        "accent": (like(COLOUR), 'A colour such as "#0077aa", in quotes.'),
+        "link": (TEXT, "Where the name or logo leads."),
+    },
+)
+
 _TEXT_TYPES: Final = re.compile(r"text/.*|application/(json|javascript|xml|.*\+(json|xml))|image/svg\+xml")
 
 
@@ -67,7 +95,7 @@ def check_template(place: Place, answer: Answer, which: str = "") -> None:
 
 def variants(place: Place, template: bool) -> tuple[Variant, ...]:
     """`variants`; `template` is what their answer says, which a variant may change for itself."""
-    if not listed(place).items():
+    if not as_list(place).items():
         raise place.expected("at least one variant")
     read: dict[tuple[str, str], Variant] = {}
     for item in place.items():
@@ -78,10 +106,8 @@ def variants(place: Place, template: bool) -> tuple[Variant, ...]:
 
 
 def _variant(place: Place, template: bool) -> Variant:
-    fields = place.fields("content_type", "language", "body", "body_file", "template")
-    content = fields.only_one("body", "body_file")
-    if content is None and not fields.unknown:
-        raise place.mistake("expected body or body_file")
+    fields = place.fields(_VARIANT)
+    content = fields.first("body", "body_file")
     template = fields.get("template", Place.boolean, template)
     made = Variant(
         content_type=fields.get("content_type", _media_type, ""),
@@ -93,9 +119,8 @@ def _variant(place: Place, template: bool) -> Variant:
         made = replace(made, content_type=dict(type_of_file(fields["body_file"])).get("content-type", ""))
     if template and content:
         check_template(fields[content], Answer(variants=(made,)))
-    said = made.content_type or made.language or "content_type" in fields or "language" in fields
-    if not said and not fields.unknown:
-        place.error("expected content_type, language or both: how else is it told from the others?")
+    if "body_file" in fields and not (made.content_type or fields.first("content_type", "language")):
+        place.error("expected content_type, language or both: the extension of body_file does not say its type")
     return made
 
 
@@ -112,7 +137,7 @@ def _language(place: Place) -> str:
 
 def branding(place: Place) -> tuple[Position, Branding]:
     """`branding`: whose the built-in page is; and where that stands."""
-    fields = place.fields("name", "logo_file", "accent", "link")
+    fields = place.fields(BRANDING)
     try:
         return place.position, Branding(
             name=fields.get("name", Place.string, ""),

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
 from rejoinder.rules.document import List, Map, Scalar, ScalarKind, quoted
 from rejoinder.rules.fields import Place
-from rejoinder.rules.http import CONNECTION_HEADERS, CONTROL_IN_VALUE, TOKEN
+from rejoinder.rules.http import CONNECTION_HEADERS, TOKEN
 from rejoinder.rules.model import MAX_HEADERS, Header
 from rejoinder.rules.rule_file.values import at_most
+from rejoinder.rules.shape import any_of, by_name, like, listed, one_or_more
 
 MAX_HEADER_SIZE: Final = 16384
 """In bytes, for a name or a value: Envoy refuses a `HeaderValue` that is longer."""
 
 _OVERWRITTEN_HEADERS: Final = frozenset({"date", "server"})
+
+_VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+_PAIR: Final = re.compile(rf"[ \t]*{TOKEN.pattern}[ \t]*={_VALUE.pattern}")
+
+HEADER_NAME: Final = like(TOKEN)
+HEADERS: Final = any_of(
+    listed(like(_PAIR)), by_name(HEADER_NAME, one_or_more(any_of(like(_VALUE), {"type": "number"})))
+)
+"""What `headers` of an answer is like."""
 
 
 def headers(place: Place) -> tuple[Header, ...]:
@@ -66,7 +77,7 @@ def _header(place: Place, name: str, value: str) -> Header | None:
         return None
     if name in _OVERWRITTEN_HEADERS:
         place.warn(f"the header {name} has no effect: Envoy writes its own")
-    if CONTROL_IN_VALUE.search(value):
+    if not _VALUE.fullmatch(value):
         raise place.mistake(f"the value of {name} has a line break or control character: {quoted(value)}")
     if len(value.encode()) > MAX_HEADER_SIZE:
         raise place.mistake(f"Envoy takes at most {MAX_HEADER_SIZE:,} bytes in a header's value")

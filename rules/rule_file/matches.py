@@ -14,23 +14,52 @@ from rejoinder.rules.http import CONTROL, TOKEN
 from rejoinder.rules.matching import RegexError, compile_regex
 from rejoinder.rules.model import EVERY_PATH, MAX_TEXT, PathKind, PathMatch, RequestMatch, StringKind, StringMatch
 from rejoinder.rules.request import normalize_path
-from rejoinder.rules.rule_file.addresses import HOST_NAME, is_ipv6
-from rejoinder.rules.rule_file.headers import header_name
+from rejoinder.rules.rule_file.addresses import HOST_NAME, IPV6, is_ipv6
+from rejoinder.rules.rule_file.headers import HEADER_NAME, header_name
 from rejoinder.rules.rule_file.values import at_most, distinct
+from rejoinder.rules.shape import NOT_EMPTY, TEXT, TRUE, Shape, Table, any_of, by_name, like, one_or_more
 
 MAX_PARAMETER_SIZE: Final = 1024
 """In bytes: Envoy refuses a longer name in a `QueryParameterMatcher`."""
 
-_PATH_KINDS: Final = tuple(kind.value for kind in PathKind)
+PATH_KINDS: Final = tuple(kind.value for kind in PathKind)
+_STRING_KINDS: Final = tuple(kind.value for kind in StringKind)
 
-REQUEST_FIELDS: Final = (*_PATH_KINDS, "methods", "headers", "query")
+PATH: Final = like(re.compile(r"/[!\"$->@-~]*"))
+_STRING_TEST: Final = Shape(
+    "string-test",
+    {
+        "exact": (TEXT, "It is equal."),
+        "prefix": (NOT_EMPTY, "It starts with this."),
+        "suffix": (NOT_EMPTY, "It ends with this."),
+        "contains": (NOT_EMPTY, "It has this in it."),
+        "regex": (NOT_EMPTY, "The expression (RE2) fits it as a whole."),
+        "present": (TRUE, "true: it is there, with any value."),
+    },
+    some_of=(_STRING_KINDS,),
+    one_of=(_STRING_KINDS,),
+)
+HEADER_TESTS: Final = by_name(HEADER_NAME, any_of(TEXT, _STRING_TEST))
+DOMAINS: Final = one_or_more(any_of(IPV6, like(re.compile(rf"\*|(\*\.)?{HOST_NAME.pattern}"))))
+
+REQUEST_FIELDS: Final[Table] = {
+    "path": (PATH, "Exactly this path, without the query."),
+    "prefix": (PATH, "This path and all below it."),
+    "regex": (NOT_EMPTY, "Paths that the expression (RE2) fits as a whole."),
+    "methods": (one_or_more(like(re.compile(r"[!#$%&'*+.^_`|~0-9A-Z-]+"))), "Any of these methods, in upper case."),
+    "headers": (HEADER_TESTS, "Every header named here, with this value."),
+    "query": (
+        by_name(like(re.compile(r"[^\x00-\x1f\x7f]+")), any_of(TEXT, _STRING_TEST)),
+        "Every query parameter named here, with this value.",
+    ),
+}
 
 _PATH_SAFE: Final = "/%:@!$&'()*+,;=-._~"  # pchar, RFC 3986, section 3.3
 
 
 def request_match(fields: Fields) -> RequestMatch:
     """The test that the REQUEST_FIELDS of a mapping describe."""
-    kind = fields.only_one(*_PATH_KINDS)
+    kind = fields.first(*PATH_KINDS)
     return RequestMatch(
         path=fields.get(kind, PATHS[kind], EVERY_PATH) if kind else EVERY_PATH,
         methods=fields.get("methods", _methods, ()),
@@ -153,13 +182,10 @@ def _string_match(place: Place) -> StringMatch:
             wanted = "write a mapping with regex, prefix, suffix or contains"
             place.warn(f"{quoted(text)} is compared as it stands: {wanted}")
         return StringMatch(StringKind.EXACT, text)
-    kinds = [kind.value for kind in StringKind]
-    fields = place.fields(*kinds)
-    given = fields.only_one(*kinds)
-    if given is None and fields.unknown:
+    fields = place.fields(_STRING_TEST)
+    given = fields.first(*_STRING_KINDS)
+    if given is None:  # which has been noted
         return StringMatch(StringKind.PRESENT)
-    if given is None:
-        raise place.expected(f"a string or a mapping with one of {', '.join(kinds)}")
     kind = StringKind(given)
     if kind is StringKind.PRESENT:
         if not fields[given].boolean():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -23,35 +24,138 @@ from rejoinder.rules.model import (
     Rewrite,
     Route,
 )
-from rejoinder.rules.rule_file.addresses import HOST_NAME, PORTS, is_ipv6
-from rejoinder.rules.rule_file.answers import answer, refuse_original
-from rejoinder.rules.rule_file.matches import REQUEST_FIELDS, domains, path_prefix, request_match
-from rejoinder.rules.rule_file.values import at_most, distinct, listed, name, named, status, status_pattern
+from rejoinder.rules.rule_file.addresses import HOST_NAME, IPV6, PORTS, is_ipv6
+from rejoinder.rules.rule_file.answers import ANSWER_FIELDS, TOGETHER, answer, refuse_original
+from rejoinder.rules.rule_file.matches import (
+    DOMAINS,
+    PATH,
+    PATH_KINDS,
+    REQUEST_FIELDS,
+    domains,
+    path_prefix,
+    request_match,
+)
+from rejoinder.rules.rule_file.values import (
+    NAME,
+    STATUS_PATTERN,
+    as_list,
+    at_most,
+    distinct,
+    name,
+    named,
+    status,
+    status_pattern,
+)
+from rejoinder.rules.shape import DURATION, Shape, Table, any_of, choice, integer, like, listed, one_or_more
 
 MIN_RATE_LIMIT_INTERVAL: Final = 0.05
 """In seconds: Envoy refuses a shorter fill interval of a local rate limit."""
 
 
+RETRY_REASONS: Final = ("connect-failure", "refused-stream", "reset")
+"""The reasons for a retry beside statuses, in Envoy's words."""
+DEFAULT_RETRIES: Final = RETRY_REASONS[:2]
+"""The reasons where the upstream has not seen the request."""
+
+_URL_PATH: Final = like(re.compile(r"/[^ #\x00-\x1f\x7f]*"))
+_HOST: Final = any_of(like(HOST_NAME), IPV6)
+
+_ACTION_FIELDS: Final = ("upstream", "respond", "redirect")
+_RATE_LIMIT: Final = Shape(
+    "rate-limit",
+    {
+        "requests": (integer(range(1, 2**32)), "So many requests are let through ..."),
+        "per": (like(DURATION), "... in this time, from 50ms on."),
+    },
+    required=("requests", "per"),
+)
+_RETRIES: Final = Shape(
+    "retries",
+    {
+        "attempts": (integer(range(1, 11)), "At most so often."),
+        "on": (
+            one_or_more(any_of(STATUS_PATTERN, choice(*RETRY_REASONS))),
+            f"On statuses, patterns such as 5xx, and {', '.join(RETRY_REASONS)} (default: the first two of these).",
+        ),
+    },
+    required=("attempts",),
+)
+_REWRITE: Final = Shape(
+    "rewrite",
+    {
+        "host": (_HOST, "The Host that the upstream gets."),
+        "path": (_URL_PATH, "The whole new path."),
+        "prefix": (PATH, "What takes the place of the route's prefix."),
+    },
+    some_of=(("host", "path", "prefix"),),
+    one_of=(("path", "prefix"),),
+)
+_FORWARD_FIELDS: Final[Table] = {
+    "rate_limit": (_RATE_LIMIT, "What exceeds it is answered 429 by Envoy."),
+    "timeout": (like(DURATION), "How long the whole response may take, such as 30s; 0s, the default: for ever."),
+    "idle_timeout": (like(DURATION), "How long nothing may be sent either way (default 300s)."),
+    "retries": (_RETRIES, "Send a request that has failed again."),
+    "upgrades": (listed(like(TOKEN)), "Protocols that a client may switch to (default: websocket)."),
+    "rewrite": (_REWRITE, "What the upstream is asked for."),
+}
+_RESPOND: Final = Shape(
+    "respond",
+    {name: ANSWER_FIELDS[name] for name in ("status_code", "headers", "body", "body_file")},
+    some_of=(("status_code", "headers", "body", "body_file"),),
+    hints={
+        **dict.fromkeys(ANSWER_FIELDS, "a route gives the same answer to everybody: it belongs into a rule"),
+        "enable_on_status": "a route that answers asks no upstream",
+    },
+    **TOGETHER,
+)
+_REDIRECT: Final = Shape(
+    "redirect",
+    {
+        "scheme": (choice("http", "https"), "http or https."),
+        "host": (_HOST, "A host name, without port."),
+        "port": (integer(PORTS), "1 to 65535."),
+        "path": (_URL_PATH, "The whole new path, maybe with a query."),
+        "prefix": (PATH, "What takes the place of the route's prefix."),
+        "status_code": (
+            any_of(choice(*REDIRECTS), choice(*map(str, REDIRECTS))),
+            "301 (the default), 302, 303, 307 or 308.",
+        ),
+    },
+    some_of=(("scheme", "host", "port", "path", "prefix"),),
+    one_of=(("path", "prefix"),),
+)
+_ROUTE: Final = Shape(
+    "route",
+    {
+        "name": (NAME, "Unique. Rules name routes by it."),
+        "domains": (DOMAINS, "One or a list: example.com, *.example.com or * (default: every domain)."),
+        **REQUEST_FIELDS,
+        "upstream": (NAME, "Name of the upstream to forward to."),
+        "respond": (_RESPOND, "An answer."),
+        "redirect": (_REDIRECT, "Where to send the client; what is not given stays as it is in the request."),
+        **_FORWARD_FIELDS,
+    },
+    required=("name",),
+    some_of=(_ACTION_FIELDS,),
+    one_of=(_ACTION_FIELDS, PATH_KINDS),
+    needs=dict.fromkeys(_FORWARD_FIELDS, "upstream"),
+)
+ROUTES: Final = listed(_ROUTE)
+
+
 def routes(place: Place) -> tuple[Route, ...]:
     """`routes`: a list of named request matches with one action each."""
-    return listed(place).each(_route)
+    return as_list(place).each(_route)
 
 
 def _route(place: Place) -> Route:
     place = named(place, "route", "")
-    fields = place.fields(
-        "name", "domains", *REQUEST_FIELDS, "upstream", "respond", "redirect", "rate_limit", *_FORWARD_FIELDS
-    )  # fmt: skip
-    action = fields.only_one("upstream", "respond", "redirect")
-    if action is None and not fields.unknown:
-        place.error("expected one of upstream, respond, redirect")
-    for field in ("rate_limit", *_FORWARD_FIELDS):
-        if field in fields and action not in ("upstream", None):
-            fields[field].error(f"only a route with an upstream can have {field}")
+    fields = place.fields(_ROUTE)
+    action = fields.first(*_ACTION_FIELDS)
     request = request_match(fields)
     does = fields.get(action or "", _ACTIONS[action or "upstream"], Answer())
     return Route(
-        name=fields.require("name", name, ""),
+        name=fields.get("name", name, ""),
         action=_forwarding(fields, does, request) if isinstance(does, Forward) else does,
         domains=fields.get("domains", domains, ()),
         request=request,
@@ -66,9 +170,6 @@ def _forward(place: Place) -> Forward:
     return Forward(upstream)
 
 
-_FORWARD_FIELDS: Final = ("timeout", "idle_timeout", "retries", "upgrades", "rewrite")
-
-
 def _forwarding(fields: Fields, forward: Forward, request: RequestMatch) -> Forward:
     return replace(
         forward,
@@ -81,10 +182,7 @@ def _forwarding(fields: Fields, forward: Forward, request: RequestMatch) -> Forw
 
 
 def _rewrite(place: Place, request: RequestMatch) -> Rewrite:
-    fields = place.fields("host", "path", "prefix")
-    if not fields.given and not fields.unknown:
-        raise place.expected("at least one of host, path, prefix")
-    fields.only_one("path", "prefix")
+    fields = place.fields(_REWRITE)
     if "prefix" in fields and request.path.kind is not PathKind.PREFIX:
         fields["prefix"].error("takes the place of the route's prefix, and it has none: write path")
     return Rewrite(
@@ -103,17 +201,11 @@ def rewrite_path(place: Place) -> str:
 
 
 def _retries(place: Place) -> Retries:
-    fields = place.fields("attempts", "on")
+    fields = place.fields(_RETRIES)
     return Retries(
-        attempts=fields.require("attempts", lambda it: it.integer(range(1, 11), "a number of attempts"), 1),
+        attempts=fields.get("attempts", lambda it: it.integer(range(1, 11), "a number of attempts"), 1),
         on=fields.get("on", lambda it: distinct(it.one_or_more(_retry_reason)), DEFAULT_RETRIES),
     )
-
-
-RETRY_REASONS: Final = ("connect-failure", "refused-stream", "reset")
-"""The reasons for a retry beside statuses, in Envoy's words."""
-DEFAULT_RETRIES: Final = RETRY_REASONS[:2]
-"""The reasons where the upstream has not seen the request."""
 
 
 def _retry_reason(place: Place) -> str:
@@ -134,21 +226,13 @@ def _upgrade(place: Place) -> str:
 
 
 def _respond(place: Place) -> Answer:
-    for field in ("enable_on_status", "handler"):
-        if place.has(field):
-            raise place.mistake(f"{field} has no meaning here: a route that answers asks no upstream")
-    response = answer(place)
+    response = answer(place, shape=_RESPOND)
     refuse_original(place, response)
-    if not response.fixed or response.page:
-        place.error("a route gives the same answer to everybody: what depends on the request is a rule's to say")
     return response
 
 
 def _redirect(place: Place) -> Redirect:
-    fields = place.fields("scheme", "host", "port", "path", "prefix", "status_code")
-    if not fields.given.keys() - {"status_code"}:
-        place.error("expected at least one of scheme, host, port, path, prefix")
-    fields.only_one("path", "prefix")
+    fields = place.fields(_REDIRECT)
     return Redirect(
         scheme=fields.get("scheme", lambda it: it.choice("http", "https"), None),
         host=fields.get("host", redirect_host, None),
@@ -190,10 +274,10 @@ def _redirect_status(place: Place) -> int:
 
 
 def _rate_limit(place: Place) -> RateLimit:
-    fields = place.fields("requests", "per")
+    fields = place.fields(_RATE_LIMIT)
     return RateLimit(
-        requests=fields.require("requests", lambda it: it.integer(range(1, 2**32), "a number of requests"), 1),
-        interval=fields.require(
+        requests=fields.get("requests", lambda it: it.integer(range(1, 2**32), "a number of requests"), 1),
+        interval=fields.get(
             "per", lambda it: it.duration(MIN_RATE_LIMIT_INTERVAL, "50ms, the shortest that Envoy takes"), 1.0
         ),
     )

@@ -14,31 +14,75 @@ from rejoinder.rules.matching import network
 from rejoinder.rules.model import EVERY_SCOPE, Answer, Rule, Scope, StatusPattern
 from rejoinder.rules.request import LOCAL, UPSTREAM
 from rejoinder.rules.rule_file.answers import (
+    ANSWER,
     ANSWER_FIELDS,
     NEEDS_STATUS,
     OK,
-    PLUG_IN_FIELDS,
+    PLUG_IN_ANSWER,
+    SCOPE_TOGETHER,
     answer,
     answer_of,
-    refuse_beside,
     refuse_original,
 )
-from rejoinder.rules.rule_file.matches import REQUEST_FIELDS, domains, header_matches, request_match
-from rejoinder.rules.rule_file.values import distinct, listed, name, named
+from rejoinder.rules.rule_file.matches import (
+    DOMAINS,
+    HEADER_TESTS,
+    PATH_KINDS,
+    REQUEST_FIELDS,
+    domains,
+    header_matches,
+    request_match,
+)
+from rejoinder.rules.rule_file.values import NAME, as_list, distinct, name, named
+from rejoinder.rules.shape import BOOLEAN, TEXT, Shape, Table, choice, listed, one_or_more
 
-RULE_ONLY_FIELDS: Final = ("name", "match", "unless", "source", "rules", "final", "observe")
+_SCOPE: Final = Shape(
+    "scope",
+    {
+        "domains": (DOMAINS, "One or a list: example.com, *.example.com or *."),
+        "routes": (one_or_more(TEXT), "Names of routes, one or a list."),
+        **REQUEST_FIELDS,
+        "clients": (one_or_more(TEXT), "The client's address is one of these, or in one of these networks."),
+        "response_headers": (HEADER_TESTS, "Every header of the response that is named here; with enable_on_status."),
+    },
+    one_of=(PATH_KINDS,),
+)
+RULE_ONLY_FIELDS: Final[Table] = {
+    "name": (NAME, "Unique."),
+    "match": (_SCOPE, "Which requests it is about: all that is given must fit (default: every request)."),
+    "unless": (_SCOPE, "It is not about what fits these."),
+    "source": (choice(UPSTREAM, LOCAL, "any"), "Who made the status that it is about; local: Envoy itself."),
+    "rules": (listed(ANSWER, 1), "Several answers for this scope, instead of one."),
+    "final": (BOOLEAN, "true: no later rule is asked about a request that fits this one."),
+    "observe": (BOOLEAN, "true: a trial, which is counted and marked in logs, and does nothing."),
+}
 """The fields that a rule has and an answer does not have."""
+_RULE: Final = Shape(
+    "rule",
+    {**RULE_ONLY_FIELDS, **ANSWER_FIELDS},
+    some_of=((*ANSWER_FIELDS, "rules"),),
+    hints={
+        "location": 'it is a header: write headers: ["Location=https://example.com"]',
+        "redirect": 'routes have it: in a rule, write status_code: 302 and headers: ["Location=https://example.com"]',
+        "respond": "routes have it: what stands in it are the fields of a rule itself",
+        "upstream": "routes have it",
+        **dict.fromkeys(("path", "prefix", "domains"), "it belongs into match"),
+        **dict.fromkeys(("clients", "response_headers"), "it belongs into match or unless"),
+    },
+    **SCOPE_TOGETHER,
+)
+RULES: Final = listed(_RULE)
 
 
 def rules(place: Place) -> tuple[Rule, ...]:
     """`rules`: a list of scopes, each with one or more answers."""
-    return listed(place).each(_rule)
+    return as_list(place).each(_rule)
 
 
 def _rule(place: Place) -> Rule:
     default_name = next_rule_name(place)
     place = named(place, "rule", default_name)
-    fields = place.fields(*RULE_ONLY_FIELDS, *ANSWER_FIELDS, hints=_ELSEWHERE)
+    fields = place.fields(_RULE)
     rule = Rule(
         name=fields.get("name", name, default_name),
         answers=scope_answers(fields),
@@ -79,20 +123,6 @@ def _refuse_about_responses(fields: Fields, rule: Rule) -> None:
             fields[field].error(f"response_headers {NEEDS_STATUS}")
 
 
-_ELSEWHERE: Final = {
-    "location": 'it is a header: write headers: ["Location=https://example.com"]',
-    "redirect": 'routes have it: in a rule, write status_code: 302 and headers: ["Location=https://example.com"]',
-    "respond": "routes have it: what stands in it are the fields of a rule itself",
-    "upstream": "routes have it",
-    "path": "it belongs into match",
-    "prefix": "it belongs into match",
-    "domains": "it belongs into match",
-    "clients": "it belongs into match or unless",
-    "response_headers": "it belongs into match or unless",
-}
-"""What messages say of fields that are often written in a rule and belong elsewhere."""
-
-
 def next_rule_name(place: Place) -> str:
     """The name of an unnamed rule: its number within its file. Call this once for every rule, in their order."""
     place.source.rules += 1
@@ -105,7 +135,7 @@ def default_rule_name(prefix: str, number: int) -> str:
 
 
 def _scope(place: Place) -> Scope:
-    fields = place.fields("domains", "routes", *REQUEST_FIELDS, "clients", "response_headers")
+    fields = place.fields(_SCOPE)
     return Scope(
         domains=fields.get("domains", domains, ()),
         routes=fields.get("routes", route_names, None),
@@ -146,7 +176,6 @@ def scope_answers(fields: Fields, *, plug_in: bool = False) -> tuple[Answer, ...
             upstream's status then keeps that.
     """
     if "rules" in fields:
-        refuse_beside("rules", fields, "move it into one of them")
         return fields["rules"].attempt(functools.partial(_answers_of_one_scope, plug_in=plug_in), ())
     conditional = "enable_on_status" in fields and not plug_in
     return _checked((fields.place,), (answer_of(fields, None if conditional else OK),))
@@ -158,8 +187,8 @@ def _answers_of_one_scope(place: Place, plug_in: bool) -> tuple[Answer, ...]:
     if not items:
         raise place.expected("at least one answer")
     conditional = any(item.has("enable_on_status") for item in items) and not plug_in
-    known = PLUG_IN_FIELDS if plug_in else ANSWER_FIELDS
-    one = functools.partial(answer, default=None if conditional else OK, known=known)
+    shape = PLUG_IN_ANSWER if plug_in else ANSWER
+    one = functools.partial(answer, default=None if conditional else OK, shape=shape)
     found = [(item, item.attempt(one, None)) for item in items]
     read = [(item, each) for item, each in found if each is not None]
     return _checked([item for item, _ in read], tuple(each for _, each in read))

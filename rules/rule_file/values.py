@@ -9,9 +9,18 @@ from typing import Final, TypeVar
 from rejoinder.rules.document import Map, Scalar, quoted
 from rejoinder.rules.fields import Place
 from rejoinder.rules.model import STATUSES, StatusPattern
+from rejoinder.rules.shape import any_of, integer, like
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._/-]+")  # becomes part of Envoy resource names and statistics
-_STATUS_PATTERN: Final = re.compile(r"[2-5][0-9]{2}|(?=.*x)[1-5x][0-9x]{2}", re.IGNORECASE)
+_STATUS: Final = re.compile(r"[2-5][0-9]{2}")
+_ORIGINAL: Final = re.compile("original")
+_STATUS_PATTERN: Final = re.compile(_STATUS.pattern + "|(?=.*[xX])[1-5xX][0-9xX]{2}")
+
+# What they are like, for shapes.
+NAME: Final = like(_NAME)
+STATUS: Final = any_of(integer(STATUSES), like(_STATUS))
+STATUS_OR_ORIGINAL: Final = any_of(integer(STATUSES), like(_STATUS, _ORIGINAL))
+STATUS_PATTERN: Final = any_of(integer(STATUSES), like(_STATUS_PATTERN))
 
 T = TypeVar("T", bound=Sized)
 
@@ -31,7 +40,7 @@ def named(place: Place, kind: str, default_name: str) -> Place:
     return place.about(f"{kind} {quoted(given)}") if given else place
 
 
-def listed(place: Place) -> Place:
+def as_list(place: Place) -> Place:
     """A place that is to hold a list; a mapping there is an error that says how to write a list."""
     if isinstance(place.node, Map) and place.node.entries:
         raise place.mistake('expected a list, got a mapping: begin each entry with "- "')

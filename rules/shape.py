@@ -1,0 +1,84 @@
+"""What may stand where in a rule file: a `Shape` for each mapping, which its reader and `rejoinder schema` share.
+
+In: nothing. Out: values that stand beside the readers of `rule_file`. `Place.fields` lets nothing pass that is not in
+the shape, and notes what is missing, or given together and must not be: readers do not say that again. What a value is
+like is JSON Schema (https://json-schema.org/draft/2020-12), made of the expressions that the readers use.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+Schema: TypeAlias = "Mapping[str, Any] | Shape"
+"""What a value is like. Within one, a shape may stand wherever JSON Schema has a schema."""
+
+Table: TypeAlias = Mapping[str, tuple[Schema, str]]
+"""Fields by name: what their values are like, and what they are for, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a mapping may hold."""
+
+    name: str
+    """As the schema calls it; unique."""
+    fields: Table
+    required: tuple[str, ...] = ()
+    some_of: tuple[tuple[str, ...], ...] = ()
+    """Of each of these groups at least one is given."""
+    one_of: tuple[tuple[str, ...], ...] = ()
+    """Of each of these groups at most one is given."""
+    alone: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    """Fields that others have no place beside: why, and which."""
+    needs: Mapping[str, str] = field(default_factory=dict)
+    """Fields that have no place without another one."""
+    sections: tuple[str, ...] = ()
+    """Those that may have nothing behind them, which is as if they were not there."""
+    hints: Mapping[str, str] = field(default_factory=dict)
+    """What to say of fields that are likely to be written here and belong elsewhere."""
+
+
+BOOLEAN: Final[Schema] = {"type": "boolean"}
+TRUE: Final[Schema] = {"const": True}
+TEXT: Final[Schema] = {"type": "string"}
+NOT_EMPTY: Final[Schema] = {"type": "string", "minLength": 1}
+DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
+
+
+def like(*patterns: re.Pattern[str]) -> Schema:
+    """A text that one of these expressions fits as a whole; they have no flags, and nothing that JavaScript has not."""
+    choices = "|".join(re.sub(r"\(\?P<\w+>", "(", pattern.pattern) for pattern in patterns)
+    return {"type": "string", "pattern": f"^(?:{choices})$"}
+
+
+def choice(*values: str | int) -> Schema:
+    """One of these."""
+    return {"enum": values}
+
+
+def integer(allowed: range) -> Schema:
+    """A number within a range."""
+    return {"type": "integer", "minimum": allowed.start, "maximum": allowed.stop - 1}
+
+
+def any_of(*schemas: Schema) -> Schema:
+    """What fits one of these."""
+    return {"anyOf": schemas}
+
+
+def listed(item: Schema, least: int = 0) -> Schema:
+    """A list."""
+    return {"type": "array", "items": item, **({"minItems": least} if least else {})}
+
+
+def one_or_more(item: Schema) -> Schema:
+    """A list that is not empty, or what stands alone in place of a list of one."""
+    return any_of(item, listed(item, 1))
+
+
+def by_name(name: Schema, value: Schema) -> Schema:
+    """A mapping whose keys are up to the user."""
+    return {"type": "object", "propertyNames": name, "additionalProperties": value}
