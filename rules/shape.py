@@ -7,6 +7,7 @@ like is JSON Schema (https://json-schema.org/draft/2020-12), made of the express
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -66,7 +67,8 @@ def integer(allowed: range) -> Schema:
 
 def any_of(*schemas: Schema) -> Schema:
     """What fits one of these."""
-    return {"anyOf": schemas}
+    nested = [schema["anyOf"] if isinstance(schema, Mapping) and "anyOf" in schema else (schema,) for schema in schemas]
+    return {"anyOf": tuple(itertools.chain.from_iterable(nested))}
 
 
 def listed(item: Schema, least: int = 0) -> Schema:

@@ -948,28 +948,28 @@ def test_whatever_a_file_holds_is_loaded_or_refused_in_lines(data: bytes) -> Non
     assert_lines(load_text(data))
 
 
-@pytest.mark.parametrize(
-    ("rule", "message"),
-    [
-        ("pass: false", "pass: expected true, or nothing at all"),
-        ("body: x, unless: {}", "unless: fits every request, so the rule would never decide: say what it is not about"),
-        ("observe: true, pass: true", "observe: has no effect: a rule that passes has nothing to observe"),
-        ("page: builtin", "page: builtin is about errors: say enable_on_status, or a status_code from 400 on, not 200"),
-        ("page: true", "page: expected builtin, got the boolean true"),
-        ("variants: [{body: x}]", "variants[0]: expected at least one of content_type, language, body_file"),
-        ("variants: [{language: d_e, body: x}]", 'variants[0].language: expected a language tag such as de or pt-BR, got "d_e"'),
-        ("variants: []", "variants: expected at least one variant, got an empty list"),
-        ('keep_headers: "a*b", enable_on_status: 500, body: x', 'keep_headers: expected a header name, with a * at its end at most, got "a*b"'),
-        ("keep_headers: content-length, enable_on_status: 500, body: x", "keep_headers: content-length is about the body that is replaced: it cannot stay"),
-        ("keep_headers: etag, body: x", "keep_headers: needs enable_on_status: without it no upstream is asked"),
-        ("source: local, body: x", "source: source needs enable_on_status: without it no upstream is asked"),
-        ("match: {response_headers: {a: b}}, body: x", "match: response_headers needs enable_on_status: without it no upstream is asked"),
-        ("match: {clients: 10.0.0.1/8}, body: x", 'match.clients: "10.0.0.1/8" has bits behind its prefix: write "10.0.0.0/8"'),
-        ("clients: 10.0.0.1, body: x", 'unknown field "clients", it belongs into match or unless'),
-        ('template: true, body: "{{ statuss }}"', 'body: unknown name "statuss": did you mean "status"?'),
-        ('template: true, headers: ["x={{ status"], body: x', 'headers: x: expected "}}" behind "{{", in the same line'),
-    ],
-)  # fmt: skip
+WRONG_IN_AN_ANSWER: Final = [
+    ("pass: false", "pass: expected true, or nothing at all"),
+    ("body: x, unless: {}", "unless: fits every request, so the rule would never decide: say what it is not about"),
+    ("observe: true, pass: true", "observe: has no effect: a rule that passes has nothing to observe"),
+    ("page: builtin", "page: builtin is about errors: say enable_on_status, or a status_code from 400 on, not 200"),
+    ("page: true", "page: expected builtin, got the boolean true"),
+    ("variants: [{body: x}]", "variants[0]: expected at least one of content_type, language, body_file"),
+    ("variants: [{language: d_e, body: x}]", 'variants[0].language: expected a language tag such as de or pt-BR, got "d_e"'),
+    ("variants: []", "variants: expected at least one variant, got an empty list"),
+    ('keep_headers: "a*b", enable_on_status: 500, body: x', 'keep_headers: expected a header name, with a * at its end at most, got "a*b"'),
+    ("keep_headers: content-length, enable_on_status: 500, body: x", "keep_headers: content-length is about the body that is replaced: it cannot stay"),
+    ("keep_headers: etag, body: x", "keep_headers: needs enable_on_status: without it no upstream is asked"),
+    ("source: local, body: x", "source: source needs enable_on_status: without it no upstream is asked"),
+    ("match: {response_headers: {a: b}}, body: x", "match: response_headers needs enable_on_status: without it no upstream is asked"),
+    ("match: {clients: 10.0.0.1/8}, body: x", 'match.clients: "10.0.0.1/8" has bits behind its prefix: write "10.0.0.0/8"'),
+    ("clients: 10.0.0.1, body: x", 'unknown field "clients", it belongs into match or unless'),
+    ('template: true, body: "{{ statuss }}"', 'body: unknown name "statuss": did you mean "status"?'),
+    ('template: true, headers: ["x={{ status"], body: x', 'headers: x: expected "}}" behind "{{", in the same line'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "message"), WRONG_IN_AN_ANSWER)
 def test_a_mistake_about_what_an_answer_can_be_is_one_line(tmp_path: Path, rule: str, message: str) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text(f"rules:\n- {{name: r, {rule}}}\n")

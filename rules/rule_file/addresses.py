@@ -23,10 +23,9 @@ ECHO: Final = "builtin:echo"
 PORTS: Final = range(1, 65536)
 
 # Labels of letters, digits and `-`, RFC 1123, section 2.1; and `_`, which is common in container networks.
-HOST_NAME: Final = re.compile(
-    r"(?=.{1,253}$)"  # as DNS has it, and SNI
-    r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*"
-)
+_LABEL: Final = "[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
+_LABELS: Final = rf"{_LABEL}(\.{_LABEL})*"
+HOST_NAME: Final = re.compile(r"(?=.{1,253}$)" + _LABELS)  # the length is DNS's, and SNI's
 
 _UPSTREAM_NAME: Final = re.compile(r"[A-Za-z0-9._/:-]+")
 _ADDRESS: Final = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*):(?P<port>[0-9]{1,5})")
@@ -35,7 +34,9 @@ _CHECK_PATH: Final = re.compile(r"/[!-~]*")
 
 # --- what they are like ---
 
-IPV6: Final = like(re.compile(r"\[[0-9a-fA-F:.]+\]"))
+_IPV6: Final = r"\[[0-9a-fA-F:.]+\]"
+IPV6: Final = like(re.compile(_IPV6))
+_HOST: Final = like(re.compile(rf"({_LABELS}|{_IPV6})(:[0-9]{{1,5}})?"))
 _FILE: Final = "relative to this one, in PEM"
 _PAIR: Final[Table] = {
     "certificate": (TEXT, f"File with the certificate chain, {_FILE}."),
@@ -76,7 +77,7 @@ _UPSTREAM: Final = Shape(
     {
         "urls": (_URLS, "A URL or a list of URLs."),
         "http2": (BOOLEAN, "true: HTTP/2, also without TLS."),
-        "host": (TEXT, "The Host that it gets, if the route's rewrite says no other."),
+        "host": (_HOST, "The Host that it gets, if the route's rewrite says no other."),
         "tls": (_TLS, "Only with https://."),
         "connect_timeout": (like(DURATION), "How long a connection may take (default 5s)."),
         "health_check": (_HEALTH_CHECK, "Each address is asked; one that fails gets no requests."),

@@ -37,6 +37,7 @@ from rejoinder.rules.rule_file.matches import (
 )
 from rejoinder.rules.rule_file.values import (
     NAME,
+    STATUS,
     STATUS_PATTERN,
     as_list,
     at_most,
@@ -84,7 +85,7 @@ _REWRITE: Final = Shape(
     "rewrite",
     {
         "host": (_HOST, "The Host that the upstream gets."),
-        "path": (_URL_PATH, "The whole new path."),
+        "path": (like(re.compile(r"/[^ #?\x00-\x1f\x7f]*")), "The whole new path, without a query."),
         "prefix": (PATH, "What takes the place of the route's prefix."),
     },
     some_of=(("host", "path", "prefix"),),
@@ -100,7 +101,10 @@ _FORWARD_FIELDS: Final[Table] = {
 }
 _RESPOND: Final = Shape(
     "respond",
-    {name: ANSWER_FIELDS[name] for name in ("status_code", "headers", "body", "body_file")},
+    {
+        "status_code": (STATUS, "200 (the default) to 599."),
+        **{name: ANSWER_FIELDS[name] for name in ("headers", "body", "body_file")},
+    },
     some_of=(("status_code", "headers", "body", "body_file"),),
     hints={
         **dict.fromkeys(ANSWER_FIELDS, "a route gives the same answer to everybody: it belongs into a rule"),
