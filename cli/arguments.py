@@ -1,18 +1,22 @@
-"""What can be said on the command line, and what the help texts say about it."""
+"""What can be said on the command line, and what the help texts say about it.
+
+This is all that `--help` waits for, so nothing here imports what takes long: not even `typing` and `pathlib`, which
+take as long as `argparse` itself.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
-from typing import Any, Final
 
+from rejoinder.cli import texts
 from rejoinder.cli.transport import EXT_PROC, PLACE, add_envoy_side, add_listening
 from rejoinder.cli.values import (
     parse_count,
     parse_endpoint,
     parse_header,
     parse_ip,
+    parse_path,
     parse_service,
     parse_status,
     parse_upstream,
@@ -20,10 +24,10 @@ from rejoinder.cli.values import (
 )
 from rejoinder.rules.names import TRUSTED_CA
 
-XDS: Final = ("127.0.0.1", 18000)
-PLACEMENTS: Final = ("module", "ext_proc")
+XDS = ("127.0.0.1", 18000)
+PLACEMENTS = ("module", "ext_proc")
 
-_EXAMPLES: Final = {
+_EXAMPLES = {
     "up": """examples:
   rejoinder up rules.yaml
   rejoinder up rules/ --listen 127.0.0.1:8080 --upstream httpbin=http://127.0.0.1:8000
@@ -62,11 +66,23 @@ _EXAMPLES: Final = {
   rejoinder preview pages                        then open pages/index.html
   rejoinder preview pages --name Acme --logo acme.svg --accent '#07a' --link https://example.com --status 503
 """,
+    "init": """examples:
+  rejoinder init && rejoinder up rules.yaml
+  rejoinder init -                               print it
+""",
+    "schema": """examples:
+  rejoinder schema > .rejoinder.schema.json
+""",
+    "completion": """examples:
+  rejoinder completion bash > ~/.local/share/bash-completion/completions/rejoinder
+  rejoinder completion zsh > _rejoinder          in a folder of $fpath
+  rejoinder completion fish > ~/.config/fish/completions/rejoinder.fish
+""",
 }
 
 
 class _Version(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         import importlib.metadata  # noqa: PLC0415 - it takes half as long as all of `--help`
 
         parser.exit(message=f"rejoinder {importlib.metadata.version('rejoinder')}\n")
@@ -77,7 +93,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="rejoinder",
         description="Custom HTTP responses for Envoy, from one rule file.",
-        epilog="Start with: rejoinder up examples/quickstart.yaml",
+        epilog="Start with: rejoinder init && rejoinder up rules.yaml. "
+        "`rejoinder COMMAND --help` has each command's options, files, environment and exit codes.",
     )
     top.add_argument("--version", action=_Version, nargs=0, help="show the version and end")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -107,6 +124,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _state(up)
     up.add_argument("--log", action="store_true", help="a line for each request that a rule answers")
+    _log_format(up)
 
     serve = _command(commands, "serve", "the control plane and the ext_proc service, for Envoys that run elsewhere")
     _sources(serve)
@@ -133,6 +151,7 @@ def parser() -> argparse.ArgumentParser:
         help="offer the dynamic module over HTTP, for Envoys that fetch it (bootstrap module --remote) (default: none)",
     )
     _admin(serve)
+    _log_format(serve)
 
     _check(commands)
 
@@ -182,6 +201,7 @@ def parser() -> argparse.ArgumentParser:
 
     _bootstrap(commands)
     _preview(commands)
+    _written(commands)
     return top
 
 
@@ -226,7 +246,7 @@ def _bootstrap(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    check = _command(commands, "check", "say what is wrong with rule files (exit code 0: nothing, 1: something)")
+    check = _command(commands, "check", "say what is wrong with rule files")
     _sources(check)
     check.add_argument("--strict", action="store_true", help="warnings count as well (exit code 1)")
     check.add_argument(
@@ -239,9 +259,9 @@ def _preview(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     preview = _command(
         commands, "preview", "write the built-in page, in every format and language, as files to look at"
     )
-    preview.add_argument("folder", type=Path, metavar="DIR", help="where to; made if it is not there")
+    preview.add_argument("folder", type=parse_path, metavar="DIR", help="where to; made if it is not there")
     preview.add_argument("--name", default="", help="whose page it is")
-    preview.add_argument("--logo", type=Path, metavar="FILE", help="an SVG or PNG file")
+    preview.add_argument("--logo", type=parse_path, metavar="FILE", help="an SVG or PNG file")
     preview.add_argument("--accent", default="", metavar="COLOUR", help="such as '#07a'")
     preview.add_argument("--link", default="", metavar="URL", help="where the name or logo leads")
     preview.add_argument(
@@ -253,6 +273,16 @@ def _preview(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
 
 
+def _written(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    init = _command(commands, "init", "write a first rule file, with comments")
+    init.add_argument(
+        "file", nargs="?", type=parse_path, default="rules.yaml", metavar="FILE", help="(default rules.yaml; - prints)"
+    )
+    _command(commands, "schema", "print the JSON Schema of the rule file, for editors")
+    completion = _command(commands, "completion", "print what a shell needs to complete all this")
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="which shell")
+
+
 def _command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],  # argparse has no public name for it
     name: str,
@@ -261,8 +291,8 @@ def _command(
     return commands.add_parser(
         name,
         help=text,
-        description=f"{text[0].upper()}{text[1:]}.",
-        epilog=_EXAMPLES[name],
+        description=f"{text[0].upper()}{text[1:]}.\n\n{texts.ABOUT[name]}",
+        epilog=texts.epilog(name, _EXAMPLES[name]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
@@ -271,7 +301,7 @@ def _sources(command: argparse.ArgumentParser, nargs: str = "+") -> None:
     command.add_argument(
         "sources",
         nargs=nargs,
-        type=Path,
+        type=parse_path,
         metavar="SOURCE",
         help="a rule file, Kubernetes manifests, or a folder of them (*.yaml, *.yml, *.json)",
     )
@@ -334,6 +364,15 @@ def _state(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="keep the last set of files that Envoys have accepted here, with private keys, and serve it where a start "
         "finds files that cannot be used; the exit code is 1 if that is still so at the end (default: keep nothing)",
+    )
+
+
+def _log_format(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        help="json: each line of standard output and error is an object; text: those of standard error have time and "
+        "level, unless it is a terminal (default $REJOINDER_LOG_FORMAT, else text)",
     )
 
 

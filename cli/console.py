@@ -1,6 +1,7 @@
 """How things are printed: colours and tables where the output is a terminal, plain lines where it is not.
 
-What a command was asked for goes to standard output, everything else (problems, progress) to standard error.
+What a command was asked for goes to standard output, everything else (problems, progress) to standard error. For
+`serve` and `up`, which call `start_log`, the latter is a log: `say` is the door to it, beside `logging`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
 import yaml
@@ -23,6 +24,12 @@ Part: TypeAlias = str | tuple[str, str]
 _STYLES: Final = {"bold": "1", "bold red": "1;31", "dim": "2", "green": "32", "yellow": "33"}
 """By name: https://en.wikipedia.org/wiki/ANSI_escape_code#Select_Graphic_Rendition_parameters"""
 _SEVERITIES: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
+
+_LEVELS: Final = {"bold red": "error", "yellow": "warning"}
+"""By style; else `info`."""
+
+_dated = False
+"""Lines have time and level: see `start_log`."""
 
 _GONE: Final = (OSError, ValueError, AttributeError)
 """What is raised by a stream that is broken, or closed, or None."""
@@ -50,28 +57,63 @@ def _text(part: Part, coloured: bool) -> str:
     return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if coloured and style else text
 
 
-def print_problems(problems: Iterable[Problem], line: Callable[..., None] = err) -> None:
-    """One line each: where, which severity, what."""
-    for problem in problems:
-        severity = (f"{problem.severity.value}: ", _SEVERITIES[problem.severity])
-        line((f"{problem.position}: ", "bold"), severity, problem.message)
+def start_log(log_format: str | None, level: int, message: str) -> None:
+    """What is said and logged from now on are lines of a log.
+
+    Args:
+        log_format: of `--log-format`; None: as $REJOINDER_LOG_FORMAT says.
+        level: what is logged below it is not written.
+        message: what of a record of `logging` stands in a line of text.
+    """
+    from rejoinder.rules import log  # noqa: PLC0415 - other commands have no log
+
+    global _dated  # noqa: PLW0603 - as `logging` itself has it: a process has one log
+    if log_format:
+        os.environ[log.VARIABLE] = log_format
+    _dated = log.start(level, message)
 
 
-def say(text: str, style: str = "") -> None:
-    """A line about what is going on."""
-    err((text, style))
+def say(text: str, style: str = "", *, event: str = "note", **fields: Any) -> None:
+    """A line about what is going on; `event` and `fields` as for `log.line`."""
+    _tell(err, _LEVELS.get(style, "info"), event, fields, (text, style))
 
 
-def announce(text: str) -> None:
+def announce(text: str, *, event: str, **fields: Any) -> None:
     """A line on standard output by a command that goes on whether somebody reads it or not."""
     with contextlib.suppress(*_GONE):
-        out(text)
+        _tell(out, "info", event, fields, text)
 
 
 def fail(text: str) -> int:
     """A line about why the command cannot go on; returns its exit code."""
-    err(("rejoinder: ", "bold red"), text)
+    _tell(err, "error", "failed", {}, ("rejoinder: ", "bold red"), text)
     return 1
+
+
+def print_problems(problems: Iterable[Problem], line: Callable[..., None] = err) -> None:
+    """One line each: where, which severity, what."""
+    for problem in problems:
+        style, file = _SEVERITIES[problem.severity], {"file": problem.position.file, "line": problem.position.line}
+        parts = (f"{problem.position}: ", "bold"), (f"{problem.severity.value}: ", style), problem.message
+        fields = {**file, "severity": problem.severity.value}
+        _tell(line, _LEVELS.get(style, "info"), "problem", fields, *parts, message=problem.message)
+
+
+def _tell(
+    line: Callable[..., None], level: str, event: str, fields: Mapping[str, Any], *parts: Part, message: str = ""
+) -> None:
+    if not _dated:
+        line(*parts)
+        return
+    from rejoinder.rules import log  # noqa: PLC0415 - as in `start_log`
+
+    text = "".join(part if isinstance(part, str) else part[0] for part in parts)
+    if log.as_json():
+        line(log.line(level, event, message or text, fields))
+    elif line is err:
+        line(log.line(level, event, text, fields))
+    else:
+        line(*parts)
 
 
 def print_json(value: Any) -> None:

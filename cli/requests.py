@@ -18,6 +18,15 @@ _MOST_OF_TARGET = 200
 """Of host and path together, in characters."""
 
 
+def fields(line: str) -> Mapping[str, Any]:
+    """What Envoy says of a request; nothing if the line is about none."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def shown(line: str, positions: Mapping[str, Position]) -> Iterator[str]:
     """What is said of a request: a line for the rule that has answered, and one for those that only observe.
 
@@ -30,12 +39,11 @@ def shown(line: str, positions: Mapping[str, Position]) -> Iterator[str]:
     >>> list(shown(log, {"login": Position("rules.yaml", 3)}))
     ['13:06:49 GET a.test/ 401 -> 302 login (rules.yaml:3)']
     """
-    try:
-        found: dict[str, Any] = json.loads(line)
-        time = str(found["time"])[11:19]
-    except (ValueError, TypeError, KeyError):
+    found = fields(line)
+    if "time" not in found:
         yield printable(line, _MOST_OF_TARGET)
         return
+    time = str(found["time"])[11:19]
 
     def named(rule: str) -> str:
         return f"{printable(rule, _MOST_OF_TARGET)} ({positions.get(rule, 'it is no more')})"

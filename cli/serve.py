@@ -26,7 +26,7 @@ MOST_REASONS: Final = 10
 
 
 def run(options: argparse.Namespace) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    console.start_log(options.log_format, logging.INFO, "%(message)s")
     return asyncio.run(_run(options))
 
 
@@ -62,14 +62,16 @@ async def _run(options: argparse.Namespace) -> int:
             if options.module:
                 module = admin.serving(options.module, admin.application(admin.module()))
                 where = show(await stack.enter_async_context(module))
-                console.say(f"module at http://{where}/{library.LIBRARY.name}, sha256 {library.sha256()}")
+                console.say(
+                    f"module at http://{where}/{library.LIBRARY.name}, sha256 {library.sha256()}", event="module"
+                )
         except OSError as error:
             return console.fail(str(error))
         where = f"xDS on {show(options.xds)}, ext_proc on {show(options.ext_proc)}"
         if built := control.current:
             console.warn_of_echo(built.ruleset)
         serving = "serving the last good set" if control.last_good.served else "serving"
-        console.say(f"{serving}: {summary(built) if built else 'nothing so far'}; {where}", "green")
+        console.say(f"{serving}: {summary(built) if built else 'nothing so far'}; {where}", "green", event="serving")
         await until(stop, control.follow())
     return control.exit_code
 
@@ -114,13 +116,14 @@ async def start_console(
     if isinstance(address, Path):
         mode = getattr(options, "socket_mode", MODE)
         await stack.enter_async_context(admin.serving(address, app, mode=mode))
-        console.say(f"console at {show(address)}")
+        console.say(f"console at {show(address)}", event="console")
         return
     serving = admin.serving(address, app, Reloading(tls, required=False) if tls else None)
     bound = await stack.enter_async_context(serving)
-    console.say(f"console at {'https' if tls else 'http'}://{show(bound)}/")
+    console.say(f"console at {'https' if tls else 'http'}://{show(bound)}/", event="console")
     if not (certified or is_loopback(address)):
-        console.say("whoever reaches that address can read what the files say, without a password", "yellow")
+        text = "whoever reaches that address can read what the files say, without a password"
+        console.say(text, "yellow", event="console")
 
 
 def unready(control: Control) -> str:

@@ -36,7 +36,7 @@ class _CannotStartError(Exception):
 
 
 def run(options: argparse.Namespace) -> int:
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    console.start_log(options.log_format, logging.WARNING, "%(name)s: %(message)s")
     return asyncio.run(_run(options))
 
 
@@ -48,7 +48,9 @@ async def _run(options: argparse.Namespace) -> int:
             binary = envoy.find(options.envoy)
             chosen = placement.choose(options.conditional, binary.path)
             if chosen.why_not_module:
-                console.say(f"note: answers to upstream statuses come from ext_proc: {chosen.why_not_module}")
+                console.say(
+                    f"note: answers to upstream statuses come from ext_proc: {chosen.why_not_module}", event="placement"
+                )
             folders = handlers.folders_of(options.sources)
             handlers.find_in(folders)
             processor = Workers(1)
@@ -97,7 +99,9 @@ async def _run_envoy(
         binary, bootstrap, concurrency=options.concurrency, environ=environ, on_output=on_output
     ) as gateway:
         built = await _ready(gateway, control)
-        console.say(f"serving: {summary(built)}; edit the files, and Envoy follows; Ctrl-C ends", "green")
+        console.say(
+            f"serving: {summary(built)}; edit the files, and Envoy follows; Ctrl-C ends", "green", event="serving"
+        )
         await gateway.wait()
 
 
@@ -110,7 +114,7 @@ def _sends_counts(binary: Path) -> bool:
 
 def _tell(line: str, control: Control) -> None:
     for text in requests.shown(line, control.envoys.positions):
-        console.announce(text)
+        console.announce(text, event="request", **requests.fields(line))
 
 
 async def _ready(gateway: envoy.EnvoyProcess, control: Control) -> Build:
@@ -127,7 +131,8 @@ async def _ready(gateway: envoy.EnvoyProcess, control: Control) -> Build:
         for name, listener in listeners.items():
             scheme = "https" if listener.certificate else "http"
             for address in bound[name]:
-                console.announce(f"listening on {scheme}://{show(address)}")
+                url = f"{scheme}://{show(address)}"
+                console.announce(f"listening on {url}", event="listening", url=url)
         return built
 
 

@@ -6,14 +6,24 @@ Each function raises `argparse.ArgumentTypeError`, whose text says what was expe
 from __future__ import annotations
 
 import argparse
-import re
-import urllib.parse
 
-from rejoinder.rules.http import parse_address
-from rejoinder.transport import addresses
+TYPE_CHECKING = False  # what checkers of types take for true; see `arguments` for why it is not imported
+if TYPE_CHECKING:
+    import urllib.parse
+    from pathlib import Path
+
+    from rejoinder.transport import addresses
+
+
+def parse_path(text: str) -> Path:
+    from pathlib import Path  # noqa: PLC0415 - as all imports here: `--help` needs none of them
+
+    return Path(text)
 
 
 def parse_endpoint(text: str) -> addresses.Tcp:
+    from rejoinder.rules.http import parse_address  # noqa: PLC0415
+
     try:
         return parse_address(text)
     except ValueError as error:
@@ -21,6 +31,8 @@ def parse_endpoint(text: str) -> addresses.Tcp:
 
 
 def parse_service(text: str) -> addresses.Address:
+    from rejoinder.transport import addresses  # noqa: PLC0415
+
     try:
         return addresses.parse(text)
     except ValueError as error:
@@ -34,7 +46,7 @@ def parse_absolute(text: str) -> str:
 
 
 def parse_mode(text: str) -> int:
-    if not re.fullmatch("0?[0-7]{3}", text):
+    if len(text.removeprefix("0")) != 3 or set(text) - set("01234567"):
         raise argparse.ArgumentTypeError(f"expected a mode such as 660, got {text!r}")
     return int(text, 8)
 
@@ -47,6 +59,8 @@ def parse_upstream(text: str) -> tuple[str, str]:
 
 
 def parse_url(text: str) -> urllib.parse.SplitResult:
+    import urllib.parse  # noqa: PLC0415
+
     whole = "://" in text and not text.startswith("/")
     try:
         url = urllib.parse.urlsplit(text if whole else f"http://localhost/{text.removeprefix('/')}")
@@ -59,7 +73,7 @@ def parse_url(text: str) -> urllib.parse.SplitResult:
 
 
 def parse_ip(text: str) -> str:
-    import ipaddress  # noqa: PLC0415 - few commands are given one
+    import ipaddress  # noqa: PLC0415
 
     try:
         return text and str(ipaddress.ip_address(text))

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rejoinder.extproc.server import Counters, Processor
+from rejoinder.rules import log
 from rejoinder.rules.counts import Counts, added
 from rejoinder.rules.model import Rule
 from rejoinder.rules.program import Program, compile_rules
@@ -361,7 +362,7 @@ def _work(pipe: Pipe, address: Address, files: tls.Files | None, mode: int, pare
     if os.getppid() != parent:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the pipe
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    log.start(logging.WARNING)
 
     async def run() -> None:
         try:

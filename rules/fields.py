@@ -12,7 +12,6 @@ errors are never used. Nothing but `FieldError` is raised.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -317,6 +316,8 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 def similar_to(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The name that is most like another, None if none is; `cutoff` as in `difflib.get_close_matches`."""
+    import difflib  # noqa: PLC0415 - for mistakes alone
+
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
 
 

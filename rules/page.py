@@ -10,12 +10,12 @@ from __future__ import annotations
 import base64
 import functools
 import html
-import importlib.resources
 import json
 import re
 import string
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from rejoinder.rules.document import quoted
@@ -211,7 +211,7 @@ def _frame() -> string.Template:
 
 
 def _beside(name: str) -> str:
-    return importlib.resources.files("rejoinder.rules").joinpath(name).read_text("utf-8")
+    return Path(__file__).with_name(name).read_text("utf-8")
 
 
 def _content_type(logo: bytes) -> str:

@@ -68,16 +68,23 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 # --- what can be said ---
 
+COMMANDS: Final = (
+    *("up", "serve", "check", "explain", "render", "bootstrap", "preview"),
+    *("init", "schema", "completion"),
+)
 
-@pytest.mark.parametrize("command", ["up", "serve", "check", "explain", "render", "bootstrap", "preview"])
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_examples(run: Run, command: str) -> None:
     code, out, err = run(command, "--help")
     assert (code, err) == (0, "")
     assert f"usage: rejoinder {command}" in out
     assert f"examples:\n  rejoinder {command} " in out
+    assert "exit code:\n  0  " in out
+    assert max(map(len, out.splitlines())) < 120
 
 
-@pytest.mark.parametrize("command", ["up", "serve", "check", "explain", "render", "bootstrap", "preview"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_named_in_the_help(run: Run, command: str) -> None:
     code, out, _ = run("--help")
     assert code == 0

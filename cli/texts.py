@@ -1,0 +1,114 @@
+"""What the help of a command says beside its options: what it does and prints, how it ends, and what it reads.
+
+It stands there as it is written here, so with lines that fit a terminal.
+"""
+
+from __future__ import annotations
+
+ABOUT = {
+    "up": """\
+Starts Envoy, its control plane and the ext_proc service, and runs them until
+Ctrl-C or SIGTERM. Every change of the files is live within a second; what does
+not load, or what Envoy rejects, changes nothing and is reported.
+
+Standard output has a line for each address that Envoy listens on, and with
+--log one for each request that a rule answers. Standard error has the log:
+problems of the files with file and line, reloads, and Envoy's own warnings.""",
+    "serve": """\
+Serves the files' configuration to Envoys that ask for it by xDS, and answers
+them as an ext_proc service, until Ctrl-C or SIGTERM. Every change of the files
+is live within a second; what does not load changes nothing, and from what an
+Envoy rejects it goes back. A start over files that cannot be used waits for
+them.
+
+Standard error has the log: problems of the files with file and line, reloads,
+Envoys that come, go and reject.""",
+    "check": """\
+Reads the files as `up` and `serve` do, and says all that is wrong with them,
+each with file and line, and what has become of each Kubernetes object. Nothing
+is started and nobody is asked.
+
+Standard output has the problems; standard error a line that counts upstreams,
+routes and rules if all is fine.""",
+    "explain": """\
+Says what becomes of a request: what Envoy makes of it, which route takes it,
+each rule with why it fits or not, where the answer is given, and what is sent.
+Without --status, what is done for each status. Nothing is sent.""",
+    "render": """\
+Prints a configuration with all routes and answers in it, for an Envoy that
+nobody tells about later edits. Standard error has notes on what it needs:
+private keys that stand in it, the module, the ext_proc service.""",
+    "bootstrap": """\
+Prints YAML on standard output: a whole configuration for an Envoy of ours
+(ads), or what to paste into that of an Envoy that is configured by somebody
+else (ext_proc, module). Standard error has notes on what it needs.""",
+    "preview": """\
+Writes a file for each status, format and language, and index.html with links
+to all of them.""",
+    "init": """\
+Writes a commented rule file that `rejoinder up` starts with, and beside it
+.rejoinder.schema.json, by which editors complete and check it. What is there
+already is never overwritten.""",
+    "schema": """\
+Prints the JSON Schema (2020-12) of the rule file on standard output. An editor
+with yaml-language-server reads it where the first line of a rule file says: #
+yaml-language-server: $schema=PATH. It knows fields and how values are written;
+what takes a look at other files or other rules, `rejoinder check` says.""",
+    "completion": """\
+Prints a script for the shell on standard output, which completes commands,
+options, their values and files.""",
+}
+
+_UNUSABLE = "2  the arguments cannot be used"
+_LOADED = f"0  done   1  the files cannot be loaded   {_UNUSABLE}"
+_RUNS = f"0  ended by Ctrl-C or SIGTERM   1  {{}}   {_UNUSABLE}"
+
+ENDS = {
+    "up": _RUNS.format("it cannot start, or Envoy has ended"),
+    "serve": _RUNS.format("it cannot start"),
+    "check": f"0  nothing is wrong (without --strict: no error)   1  something is   {_UNUSABLE}",
+    "explain": _LOADED,
+    "render": _LOADED,
+    "bootstrap": _LOADED,
+    "preview": f"0  done   1  a file cannot be read or written   {_UNUSABLE}",
+    "init": f"0  done   1  the file is there already, or cannot be written   {_UNUSABLE}",
+    "schema": f"0  done   {_UNUSABLE}",
+    "completion": f"0  done   {_UNUSABLE}",
+}
+
+_SSL_CERT_FILE = "SSL_CERT_FILE          the authorities that https:// upstreams are verified with; see --trusted-ca"
+_PYTHONPATH = "PYTHONPATH             where handlers are, beside the folders of the files"
+_LOG = "REJOINDER_LOG_FORMAT   text or json; see --log-format"
+_COLOUR = "NO_COLOR, TERM=dumb    no colours on a terminal"
+
+ENVIRONMENT = {
+    "up": (
+        "ENVOY_BIN              the Envoy to run, if --envoy names none",
+        *(_SSL_CERT_FILE, _PYTHONPATH, _LOG, _COLOUR),
+    ),
+    "serve": (_SSL_CERT_FILE, _PYTHONPATH, _LOG, _COLOUR),
+    "check": (_PYTHONPATH, _COLOUR),
+    "explain": (_PYTHONPATH, _COLOUR),
+    "render": (_SSL_CERT_FILE,),
+    "bootstrap": (_SSL_CERT_FILE,),
+}
+
+_SOURCES = """\
+SOURCE is a file or a folder, whose *.yaml, *.yml and *.json are read in the
+order of their names, without those that start with a dot. body_file,
+certificate, key and other names of files in them are relative to the file."""
+
+FILES = dict.fromkeys(("up", "serve", "check", "explain", "render", "bootstrap"), _SOURCES)
+
+
+def epilog(command: str, examples: str) -> str:
+    """What stands behind the options."""
+    sections = (
+        ("files", FILES.get(command, "").splitlines()),
+        ("environment", ENVIRONMENT.get(command, ())),
+        ("exit code", ENDS[command].split("   ")),
+    )
+    return (
+        "".join(f"{name}:\n" + "".join(f"  {it}\n" for it in lines) + "\n" for name, lines in sections if lines)
+        + examples
+    )

@@ -1,0 +1,131 @@
+"""The log of `serve` and `up`: each line of it as `--log-format` says, whoever writes it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from gateway import free_port
+from test_cli import RULES, Command, get, is_running, wait_for
+
+from rejoinder.rules import log
+
+TIME: Final = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+"""RFC 3339, section 5.6."""
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_with_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rules.yaml").write_text(RULES)
+
+
+def objects(lines: list[str]) -> list[dict[str, Any]]:
+    """What the lines are; each must be an object with what all of them have."""
+    found = [json.loads(line) for line in lines]
+    for each in found:
+        assert re.fullmatch(TIME.replace(r"\.\d{3}", r"(\.\d+)?"), each["time"]), each
+        assert each["level"] in ("info", "warning", "error")
+        assert re.fullmatch("[a-z_]+", each["event"])
+        assert "\x1b" not in each["message"]
+    return found
+
+
+def of(lines: list[str], event: str) -> list[dict[str, Any]]:
+    return [each for each in objects(list(lines)) if each["event"] == event]
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_every_line_of_up_is_an_object(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if how == "variable":
+        monkeypatch.setenv(log.VARIABLE, "json")
+    option = ("--log-format", "json") if how == "option" else ()
+    with Command("up", "rules.yaml", "--listen", "127.0.0.1:0", "--concurrency", "1", "--log", *option) as up:
+        wait_for(lambda: of(up.err, "serving"))
+        host, _, port = of(up.out, "listening")[0]["url"].removeprefix("http://").rpartition(":")
+        assert get((host, int(port)), "/mock").body == b"mock"
+        wait_for(lambda: of(up.out, "request"))
+        Path("rules.yaml").write_text(RULES.replace("503", "99"))
+        wait_for(lambda: of(up.err, "not_reloaded"))
+        Path("rules.yaml").write_text(RULES.replace("busy", "later"))
+        wait_for(lambda: of(up.err, "reload"))
+    [request] = of(up.out, "request")
+    assert {name: request[name] for name in ("method", "path", "rule", "status")} == {
+        "method": "GET",
+        "path": "/mock",
+        "rule": "mock",
+        "status": 200,
+    }
+    problem = of(up.err, "problem")[0]
+    assert (problem["file"], problem["line"], problem["severity"], problem["level"]) == (
+        *("rules.yaml", 9),
+        *("error", "error"),
+    )
+    assert problem["message"].startswith('rule "errors": rules[0].enable_on_status[0]: expected a status')
+    assert objects(up.out + up.err)
+
+
+def test_every_line_of_serve_is_an_object_those_of_its_processes_too() -> None:
+    ports = [free_port(), free_port()]
+    where = ("--xds", f"127.0.0.1:{ports[0]}", "--ext-proc", f"127.0.0.1:{ports[1]}")
+    with Command("serve", "rules.yaml", *where, "--log-format", "json") as serve:
+        wait_for(lambda: of(serve.err, "serving"))
+        [worker] = [pid for pid in workers(serve.process.pid) if is_running(pid)]
+        os.kill(worker, 9)
+        wait_for(lambda: of(serve.err, "extproc"))
+    assert any("is replaced" in each["message"] for each in of(serve.err, "extproc"))
+    assert objects(serve.out + serve.err)
+
+
+def workers(pid: int) -> list[int]:
+    """The processes that answer, of those that a process has started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(each) for each in children if "spawn_main" in Path(f"/proc/{each}/cmdline").read_text()]
+
+
+def test_a_start_that_fails_is_an_object() -> None:
+    with Command("serve", "rules.yaml", "--xds", "192.0.2.1:1", "--log-format", "json") as serve:
+        assert serve.ended() == 1
+    assert [each["level"] for each in of(serve.err, "failed")] == ["error"]
+
+
+def test_text_has_time_and_level_where_standard_error_is_no_terminal() -> None:
+    Path("rules.yaml").write_text("rules: [{name: a, body: x}, {name: b, body: y}]")
+    with Command("up", "rules.yaml", "--listen", "127.0.0.1:0", "--concurrency", "1") as up:
+        up.wait_until_said("serving: ")
+    assert re.fullmatch(r"listening on http://127\.0\.0\.1:\d+\n", up.out[0])
+    assert [re.fullmatch(rf"({TIME}) (\w+) .*\n", line) is not None for line in up.err] == [True] * len(up.err)
+    assert any(re.match(rf'{TIME} warning rules\.yaml:1: warning: rule "b"', line) for line in up.err)
+    assert any(re.match(rf"{TIME} info serving: ", line) for line in up.err)
+
+
+def test_on_a_terminal_lines_are_for_people() -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "rejoinder.cli", "serve", "rules.yaml", "--xds", "192.0.2.1:1"]
+    ended = subprocess.run(command, stdin=theirs, stdout=theirs, stderr=theirs, check=False, timeout=60)
+    said = os.read(ours, 10_000).decode()
+    os.close(theirs), os.close(ours)
+    assert ended.returncode == 1
+    assert "rejoinder: " in said
+    assert not re.search(TIME, said)
+
+
+def test_a_traceback_is_within_its_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(log.VARIABLE, "json")
+    formatter = log._Dated("%(message)s")
+    try:
+        raise ValueError("no\nway")
+    except ValueError:
+        info = sys.exc_info()
+    record = logging.LogRecord("rejoinder.control", logging.ERROR, "", 1, "%s is odd", ("it",), info)
+    [found] = objects([formatter.format(record)])
+    assert (found["event"], found["message"]) == ("control", "it is odd")
+    assert found["exception"].endswith("ValueError: no\nway")
