@@ -107,7 +107,7 @@ _MADE_ESCAPE = re.compile(r"\0(?=[0-9a-f]{2})", re.IGNORECASE)
 _UNESCAPED = re.compile(r"""["<>^`{|}]""")
 # A dot segment may have its dots escaped, or parameters behind plain dots (`..;x`): so Envoy's URL library sees it.
 _DOT_SEGMENT = re.compile(r"(?P<dots>\.{1,2})(;.*)?|(?P<escaped>(\.|%2e){1,2})", re.IGNORECASE)
-_REFUSED = re.compile(r"%00|[\x00-\x20#\x7f-\U0010ffff]")
+_REFUSED = re.compile(r'%00|[^!"$-~]')
 
 
 class RequestError(ValueError):
