@@ -105,7 +105,7 @@ class Control:
                 self._serve(*kept)
             gc.freeze()
         if self.current is None:
-            console.say(_WAITING, "bold")
+            console.say(_WAITING, "bold", event="waiting")
 
     async def usable(self) -> Build:
         """Wait until the files can be used."""
@@ -143,10 +143,12 @@ class Control:
                 self._take(made)
                 if made.built:
                     changed = in_words(made.changes, made.built.ruleset) or "nothing is another"
-                    console.say(f"reloaded: {summary(made.built)}; {changed}")
+                    version = made.built.snapshot.version
+                    console.say(f"reloaded: {summary(made.built)}; {changed}", event="reload", version=version)
                     self._warn(await asyncio.to_thread(shadowed, made.built.ruleset))
                 else:
-                    console.say("not reloaded: what was there before stays" if self.current else _WAITING, "bold")
+                    text = "not reloaded: what was there before stays" if self.current else _WAITING
+                    console.say(text, "bold", event="not_reloaded" if self.current else "waiting")
                     await asyncio.sleep(RETRY_SECONDS if made.again else 0)
             except Exception:
                 self._failed("what the files say cannot be published")
@@ -281,7 +283,9 @@ def _print(problems: Sequence[Problem]) -> None:
     if len(problems) > MOST_PRINTED:
         shown = sorted(problems, key=lambda problem: problem.severity is not Severity.ERROR)[:MOST_PRINTED]
         console.print_problems(shown)
-        console.say(f"... these are {MOST_PRINTED} of {len(problems)}; `rejoinder check` prints all", "bold")
+        console.say(
+            f"... these are {MOST_PRINTED} of {len(problems)}; `rejoinder check` prints all", "bold", event="problem"
+        )
     else:
         console.print_problems(problems)
 

@@ -12,13 +12,14 @@ import logging
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 from rejoinder.cli import console
 from rejoinder.cli.history import History, Rejection
 from rejoinder.cli.metrics import Metrics
 from rejoinder.extproc.sparing import Sparing
 from rejoinder.extproc.wire import PLACEMENT
+from rejoinder.rules import log
 from rejoinder.rules.counts import Tally
 from rejoinder.rules.model import Position
 from rejoinder.rules.program import needs_python
@@ -113,7 +114,8 @@ class Envoys:
             self._metrics.rejected(event.node)
         match event:
             case Accepted(node, snapshot):
-                _LOG.info("%s has %s", self._name(event), snapshot.version)
+                extra = log.about("accepted", **self._fields(event), version=snapshot.version)
+                _LOG.info("%s has %s", self._name(event), snapshot.version, extra=extra)
                 if snapshot.version in self._published:
                     came, _ = self._clients.get((node, event.peer), (0.0, None))
                     self._metrics.pushed(max(self._published[snapshot.version], came))
@@ -121,7 +123,7 @@ class Envoys:
                 self._accepted = self._builds.get(snapshot.version, self._accepted)
             case Nack() | Unable() if (number := next(self._refusals)) > MOST_REFUSALS:
                 if number == MOST_REFUSALS + 1:
-                    console.say("... further rejections are not printed before the next edit", "bold")
+                    console.say("... further rejections are not printed before the next edit", "bold", event="nack")
             case Nack():
                 self._on_nack(event)
             case Counted():
@@ -129,22 +131,31 @@ class Envoys:
             case Connected(node, peer, envoy):
                 self.connected += 1
                 self._clients[node, peer] = time.monotonic(), envoy
-                _LOG.info("%s has connected", self._name(event))
+                extra = log.about("connected", **self._fields(event))
+                _LOG.info("%s has connected", self._name(event), extra=extra)
                 if lacking := self.lacks(envoy):
-                    console.say(f"{self._name(event)}: {lacking}", "yellow")
+                    text = f"{self._name(event)}: {lacking}"
+                    console.say(text, "yellow", event="lacking", **self._fields(event))
             case Unable():
-                console.say(f"{self._name(event)} {unable(event.message)}", "yellow")
+                text = f"{self._name(event)} {unable(event.message)}"
+                console.say(text, "yellow", event="lacking", **self._fields(event))
             case Disconnected(node, peer):
-                _LOG.info("%s has gone", self._name(event))
+                extra = log.about("disconnected", **self._fields(event))
+                _LOG.info("%s has gone", self._name(event), extra=extra)
                 self.connected -= 1
                 self._clients.pop((node, peer), None)
 
-    def _name(self, event: Connected | Disconnected | Accepted | Nack | Unable) -> str:
-        """How lines call a client: by its node id, version and address."""
+    def _fields(self, event: Connected | Disconnected | Accepted | Nack | Unable) -> dict[str, str]:
+        """Who it is, as far as is known."""
         _, envoy = self._clients.get((event.node, event.peer), (0.0, None))
         address = urllib.parse.unquote(event.peer.partition(":")[2])  # behind `ipv4:`; `unix:` has nothing there
-        known = ", ".join(filter(None, (envoy and f"Envoy {_dotted(envoy)}", address)))
-        return f"{event.node} ({known})" if known else event.node
+        return {"node": event.node, "envoy": _dotted(envoy) if envoy else "", "peer": address}
+
+    def _name(self, event: Connected | Disconnected | Accepted | Nack | Unable) -> str:
+        """How lines call a client: by its node id, version and address."""
+        node, envoy, address = self._fields(event).values()
+        known = ", ".join(filter(None, (envoy and f"Envoy {envoy}", address)))
+        return f"{node} ({known})" if known else node
 
     def _count(self, counted: Counted) -> None:
         for series, number in counted.answers:
@@ -174,13 +185,15 @@ class Envoys:
         said = f"{nack.type.name}: {nack.message}"
         self._history.rejected(nack.node, nack.snapshot.version, Rejection(said, tuple(places[:MOST_NAMED]), what_now))
         self.rejected |= rejected is not None and rejected is self._current
-        console.say(f"{self._name(nack)} rejects the {said}", "bold red")
+        about: dict[str, Any] = {"event": "nack", **self._fields(nack), "version": nack.snapshot.version}
+        text = f"{self._name(nack)} rejects the {said}"
+        console.say(text, "bold red", **about, places=[str(place) for place in places])
         for place in places:
-            console.say(f"  about {place}")
+            console.say(f"  about {place}", **about)
         for line in _python_needed(rejected) if rejected and NO_MODULE in nack.message else ():
-            console.say(line)
+            console.say(line, **about)
         if what_now:
-            console.say(what_now, "bold")
+            console.say(what_now, "bold", **about)
 
 
 def unable(message: str) -> str:

@@ -36,6 +36,11 @@ def start(level: int, message: str = "%(name)s: %(message)s") -> bool:
     return dated
 
 
+def about(event: str, **fields: Any) -> dict[str, Any]:
+    """What `logging` is given as `extra`, for a line with this event and these fields."""
+    return {"event": event, "fields": fields}
+
+
 def as_json() -> bool:
     return os.environ.get(VARIABLE) == "json"
 
