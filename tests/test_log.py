@@ -16,7 +16,17 @@ import pytest
 from gateway import free_port
 from test_cli import RULES, Command, get, is_running, wait_for
 
+from rejoinder.cli import console
+from rejoinder.cli.control import Control
+from rejoinder.extproc import Workers
 from rejoinder.rules import log
+from rejoinder.rules.model import Endpoint
+from rejoinder.xds.server import Connected, Disconnected
+from rejoinder.xds.session import Accepted, Nack
+from rejoinder.xds.snapshot import CLUSTERS, Snapshot
+from rejoinder.xds.translate import Settings
+
+PROJECT: Final = Path(__file__).parents[1]
 
 TIME: Final = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 """RFC 3339, section 5.6."""
@@ -49,14 +59,14 @@ def test_every_line_of_up_is_an_object(how: str, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(log.VARIABLE, "json")
     option = ("--log-format", "json") if how == "option" else ()
     with Command("up", "rules.yaml", "--listen", "127.0.0.1:0", "--concurrency", "1", "--log", *option) as up:
-        wait_for(lambda: of(up.err, "serving"))
+        wait_for(lambda: bool(of(up.err, "serving")))
         host, _, port = of(up.out, "listening")[0]["url"].removeprefix("http://").rpartition(":")
         assert get((host, int(port)), "/mock").body == b"mock"
-        wait_for(lambda: of(up.out, "request"))
+        wait_for(lambda: bool(of(up.out, "request")))
         Path("rules.yaml").write_text(RULES.replace("503", "99"))
-        wait_for(lambda: of(up.err, "not_reloaded"))
+        wait_for(lambda: bool(of(up.err, "not_reloaded")))
         Path("rules.yaml").write_text(RULES.replace("busy", "later"))
-        wait_for(lambda: of(up.err, "reload"))
+        wait_for(lambda: bool(of(up.err, "reload")))
     [request] = of(up.out, "request")
     assert {name: request[name] for name in ("method", "path", "rule", "status")} == {
         "method": "GET",
@@ -77,10 +87,10 @@ def test_every_line_of_serve_is_an_object_those_of_its_processes_too() -> None:
     ports = [free_port(), free_port()]
     where = ("--xds", f"127.0.0.1:{ports[0]}", "--ext-proc", f"127.0.0.1:{ports[1]}")
     with Command("serve", "rules.yaml", *where, "--log-format", "json") as serve:
-        wait_for(lambda: of(serve.err, "serving"))
+        wait_for(lambda: bool(of(serve.err, "serving")))
         [worker] = [pid for pid in workers(serve.process.pid) if is_running(pid)]
         os.kill(worker, 9)
-        wait_for(lambda: of(serve.err, "extproc"))
+        wait_for(lambda: bool(of(serve.err, "extproc")))
     assert any("is replaced" in each["message"] for each in of(serve.err, "extproc"))
     assert objects(serve.out + serve.err)
 
@@ -112,10 +122,49 @@ def test_on_a_terminal_lines_are_for_people() -> None:
     command = [sys.executable, "-m", "rejoinder.cli", "serve", "rules.yaml", "--xds", "192.0.2.1:1"]
     ended = subprocess.run(command, stdin=theirs, stdout=theirs, stderr=theirs, check=False, timeout=60)
     said = os.read(ours, 10_000).decode()
-    os.close(theirs), os.close(ours)
+    os.close(theirs)
+    os.close(ours)
     assert ended.returncode == 1
     assert "rejoinder: " in said
     assert not re.search(TIME, said)
+
+
+def test_what_envoys_do_has_events_with_fields(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(log.VARIABLE, "json")
+    monkeypatch.setattr(console, "_dated", True)
+    caplog.set_level(logging.INFO)
+    control = Control((), (), Settings(Endpoint("127.0.0.1", 1)), processor=Workers(1))
+    snapshot = Snapshot(())
+    for event in (
+        Connected("n", "127.0.0.1:1", (1, 35)),
+        Accepted("n", snapshot),
+        Nack("n", CLUSTERS, snapshot, "no", snapshot, True),
+        Disconnected("n", "127.0.0.1:1"),
+    ):
+        control.envoys.tell(event)
+    formatter = log._Dated("%(message)s")
+    logged = objects([formatter.format(record) for record in caplog.records])
+    assert [(each["event"], each["node"]) for each in logged] == [
+        *(("connected", "n"), ("accepted", "n"), ("disconnected", "n")),
+    ]
+    assert (logged[0]["peer"], logged[0]["envoy"], logged[1]["version"]) == ("127.0.0.1:1", "1.35", snapshot.version)
+    said = objects(capsys.readouterr().err.splitlines())
+    assert [(each["event"], each["level"]) for each in said] == [
+        *(("lacking", "warning"), ("nack", "error"), ("nack", "info")),
+    ]
+    assert (said[1]["node"], said[1]["version"], said[1]["places"]) == ("n", snapshot.version, [])
+
+
+def test_every_event_is_in_the_docs() -> None:
+    page = (PROJECT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    known = set(re.findall(r"`(\w+)`", page[page.index("## The log") :]))
+    sources = "".join(path.read_text(encoding="utf-8") for path in (PROJECT / "cli").glob("*.py"))
+    events = set(re.findall(r'event="(\w+)"|log\.about\("(\w+)"', sources))
+    named = {name for pair in events for name in pair if name} | {"not_reloaded", "waiting", "failed", "problem"}
+    assert named
+    assert named <= known
 
 
 def test_a_traceback_is_within_its_object(monkeypatch: pytest.MonkeyPatch) -> None:
