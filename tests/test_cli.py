@@ -672,7 +672,7 @@ def test_up_ends_with_one_line_when_its_envoy_is_killed() -> None:
         for child in children(up.process.pid, "envoy"):
             os.kill(child, signal.SIGKILL)
         assert up.ended() == 1
-    assert up.err[before:] == ["rejoinder: Envoy was killed by SIGKILL\n"]
+    assert [line.partition(" ")[2] for line in up.err[before:]] == ["error rejoinder: Envoy was killed by SIGKILL\n"]
 
 
 def assert_fails_with_one_line(message: str, *arguments: str) -> None:
@@ -680,7 +680,7 @@ def assert_fails_with_one_line(message: str, *arguments: str) -> None:
         assert command.ended() == 1
     assert command.out == []
     assert len(command.err) == 1, command.err
-    assert re.fullmatch(message, command.err[0].rstrip("\n")), command.err
+    assert re.fullmatch(rf"\S+Z error {message}\n", command.err[0]), command.err
 
 
 @pytest.mark.parametrize("option", ["--listen", "--admin", "--envoy-admin"])

@@ -33,7 +33,7 @@ def up(sources: Sequence[Path], listeners: int) -> Iterator[list[Address]]:
         deadline.start()
         try:
             assert process.stderr is not None
-            assert any(line.startswith("serving: ") for line in process.stderr), "it ended"
+            assert any(" serving: " in line for line in process.stderr), "it ended"
             yield places
         finally:
             deadline.cancel()

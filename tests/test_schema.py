@@ -160,3 +160,38 @@ def test_what_is_wrong_is_not_valid(text: str, message: str) -> None:
 @pytest.mark.parametrize("words", [words for group in LEFT_TO_THE_READER.values() for words in group])
 def test_nothing_is_left_to_the_reader_that_the_schema_knows(words: str) -> None:
     assert any(not complaints(text) for text, message in WRONG if words in message)
+
+
+# --- every field of the schema is read ---
+
+PLACES: Final[dict[str, str]] = {
+    "rule-file": "%s",
+    "listener": "listen: %s",
+    "upstream": "upstreams: {u: %s}",
+    "upstream-tls": "upstreams: {u: {urls: https://u, tls: %s}}",
+    "health-check": "upstreams: {u: {urls: http://u, health_check: %s}}",
+    "branding": "branding: %s",
+    "route": "routes: [%s]\n---\nupstreams: {u: http://u}\nroutes: [{<<: [%s, {name: r, upstream: u}]}]",
+    "respond": "routes: [{name: r, respond: %s}]",
+    "redirect": "routes: [{name: r, redirect: %s}]",
+    "rewrite": "upstreams: {u: http://u}\nroutes: [{name: r, upstream: u, rewrite: %s}]",
+    "retries": "upstreams: {u: http://u}\nroutes: [{name: r, upstream: u, retries: %s}]",
+    "rate-limit": "upstreams: {u: http://u}\nroutes: [{name: r, upstream: u, rate_limit: %s}]",
+    "rule": "rules: [{name: other, pass: true}, %s]",
+    "scope": "rules: [{name: r, match: %s}]",
+    "string-test": "rules: [{name: r, match: {headers: {a: %s}}}]",
+    "answer": "rules: [{name: r, rules: [%s]}]",
+    "variant": "rules: [{name: r, variants: [%s]}]",
+    "plug-in-answer": "rules: [%s]",
+    "scoped-configuration": "_rules_: [%s]",
+}
+"""Where in a rule file a mapping of each shape may stand."""
+
+FIELDS: Final = [(shape, field) for shape, each in schema()["$defs"].items() for field in each["properties"]]
+
+
+@pytest.mark.parametrize(("shape", "field"), FIELDS)
+def test_a_field_of_the_schema_is_read(tmp_path: Path, shape: str, field: str) -> None:
+    document = PLACES[shape].replace("%s", f"{{{field}: {{odd: [[[]]]}}}}")
+    about = [error for error in errors(document, tmp_path) if re.search(rf"\b{field}\b.*: |odd", error)]
+    assert [error for error in about if not re.search("has no place|give only one|unknown field .* did", error)]
