@@ -24,7 +24,7 @@ MAX_BODY_SIZE: Final = 1024 * 1024
 """In bytes. Every Envoy gets every body with each change of its configuration, and keeps it in memory: a larger one is
 a download and belongs on an upstream. (Envoy's own default for a direct response is 4,096.)"""
 
-_MEDIA_TYPE: Final = re.compile(rf"{TOKEN.pattern}/{TOKEN.pattern}( *; *{TOKEN.pattern}=({TOKEN.pattern}|\"[^\"]*\"))*")
+_MEDIA_TYPE: Final = re.compile(rf'{TOKEN.pattern}/{TOKEN.pattern}( *; *{TOKEN.pattern}=({TOKEN.pattern}|"[^"]*"))*')
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")  # RFC 4647, section 2.1
 CONTENT: Final = {
     "body": (TEXT, "The text that is sent, at most 1 MiB."),

@@ -25,7 +25,7 @@ MAX_PARAMETER_SIZE: Final = 1024
 PATH_KINDS: Final = tuple(kind.value for kind in PathKind)
 _STRING_KINDS: Final = tuple(kind.value for kind in StringKind)
 
-PATH: Final = like(re.compile(r"/[!\"$->@-~]*"))
+PATH: Final = like(re.compile('/[!"$->@-~]*'))
 _STRING_TEST: Final = Shape(
     "string-test",
     {
