@@ -6,6 +6,6 @@ request: domains, path, methods, headers, query), `addresses` (`listen` and `ups
 read). `branding` is in `content`. The custom-response plug-in's own forms are in `rules.higress`.
 
 In: places of a document (see `rules.fields`). Out: values of `rules.model`; mistakes are noted in the place's `Source`.
-A reader raises `FieldError` if it cannot make a value, and nothing else. To add a field, add it to the reader of its
-section and to the docs.
+A reader raises `FieldError` if it cannot make a value, and nothing else. To add a field, add it to the `Shape` of its
+section (see `rules.shape`), to the reader and to the docs.
 """
