@@ -49,9 +49,10 @@ NOT_EMPTY: Final[Schema] = {"type": "string", "minLength": 1}
 DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
 
 
-def like(*patterns: re.Pattern[str]) -> Schema:
+def like(*patterns: re.Pattern[str] | str) -> Schema:
     """A text that one of these expressions fits as a whole; they have no flags, and nothing that JavaScript has not."""
-    choices = "|".join(re.sub(r"\(\?P<\w+>", "(", pattern.pattern) for pattern in patterns)
+    texts = (pattern if isinstance(pattern, str) else pattern.pattern for pattern in patterns)
+    choices = re.sub(r"\(\?P<\w+>", "(", "|".join(texts))
     return {"type": "string", "pattern": f"^(?:{choices})$"}
 
 

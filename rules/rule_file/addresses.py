@@ -35,8 +35,8 @@ _CHECK_PATH: Final = re.compile(r"/[!-~]*")
 # --- what they are like ---
 
 _IPV6: Final = r"\[[0-9a-fA-F:.]+\]"
-IPV6: Final = like(re.compile(_IPV6))
-_HOST: Final = like(re.compile(rf"({_LABELS}|{_IPV6})(:[0-9]{{1,5}})?"))
+IPV6: Final = like(_IPV6)
+_HOST: Final = like(rf"({_LABELS}|{_IPV6})(:[0-9]{{1,5}})?")
 _FILE: Final = "relative to this one, in PEM"
 _PAIR: Final[Table] = {
     "certificate": (TEXT, f"File with the certificate chain, {_FILE}."),
@@ -53,7 +53,7 @@ _LISTENER: Final = Shape(
 )
 LISTEN: Final = one_or_more(any_of(like(_ADDRESS), _LISTENER))
 
-_URLS: Final = one_or_more(like(re.compile(re.escape(ECHO)), _URL))
+_URLS: Final = one_or_more(like(ECHO, _URL))
 _TLS: Final = Shape(
     "upstream-tls",
     {

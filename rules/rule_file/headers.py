@@ -19,7 +19,7 @@ MAX_HEADER_SIZE: Final = 16384
 _OVERWRITTEN_HEADERS: Final = frozenset({"date", "server"})
 
 _VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
-_PAIR: Final = re.compile(rf"[ \t]*{TOKEN.pattern}[ \t]*={_VALUE.pattern}")
+_PAIR: Final = rf"[ \t]*{TOKEN.pattern}[ \t]*={_VALUE.pattern}"
 
 HEADER_NAME: Final = like(TOKEN)
 HEADERS: Final = any_of(

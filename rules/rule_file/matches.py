@@ -25,7 +25,7 @@ MAX_PARAMETER_SIZE: Final = 1024
 PATH_KINDS: Final = tuple(kind.value for kind in PathKind)
 _STRING_KINDS: Final = tuple(kind.value for kind in StringKind)
 
-PATH: Final = like(re.compile('/[!"$->@-~]*'))
+PATH: Final = like('/[!"$->@-~]*')
 _STRING_TEST: Final = Shape(
     "string-test",
     {
@@ -40,16 +40,16 @@ _STRING_TEST: Final = Shape(
     one_of=(_STRING_KINDS,),
 )
 HEADER_TESTS: Final = by_name(HEADER_NAME, any_of(TEXT, _STRING_TEST))
-DOMAINS: Final = one_or_more(any_of(IPV6, like(re.compile(rf"\*|(\*\.)?{HOST_NAME.pattern}"))))
+DOMAINS: Final = one_or_more(any_of(IPV6, like(rf"\*|(\*\.)?{HOST_NAME.pattern}")))
 
 REQUEST_FIELDS: Final[Table] = {
     "path": (PATH, "Exactly this path, without the query."),
     "prefix": (PATH, "This path and all below it."),
     "regex": (NOT_EMPTY, "Paths that the expression (RE2) fits as a whole."),
-    "methods": (one_or_more(like(re.compile(r"[!#$%&'*+.^_`|~0-9A-Z-]+"))), "Any of these methods, in upper case."),
+    "methods": (one_or_more(like(r"[!#$%&'*+.^_`|~0-9A-Z-]+")), "Any of these methods, in upper case."),
     "headers": (HEADER_TESTS, "Every header named here, with this value."),
     "query": (
-        by_name(like(re.compile(r"[^\x00-\x1f\x7f]+")), any_of(TEXT, _STRING_TEST)),
+        by_name(like(r"[^\x00-\x1f\x7f]+"), any_of(TEXT, _STRING_TEST)),
         "Every query parameter named here, with this value.",
     ),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -58,7 +57,7 @@ RETRY_REASONS: Final = ("connect-failure", "refused-stream", "reset")
 DEFAULT_RETRIES: Final = RETRY_REASONS[:2]
 """The reasons where the upstream has not seen the request."""
 
-_URL_PATH: Final = like(re.compile(r"/[^ #\x00-\x1f\x7f]*"))
+_URL_PATH: Final = like(r"/[^ #\x00-\x1f\x7f]*")
 _HOST: Final = any_of(like(HOST_NAME), IPV6)
 
 _ACTION_FIELDS: Final = ("upstream", "respond", "redirect")
@@ -85,7 +84,7 @@ _REWRITE: Final = Shape(
     "rewrite",
     {
         "host": (_HOST, "The Host that the upstream gets."),
-        "path": (like(re.compile(r"/[^ #?\x00-\x1f\x7f]*")), "The whole new path, without a query."),
+        "path": (like(r"/[^ #?\x00-\x1f\x7f]*"), "The whole new path, without a query."),
         "prefix": (PATH, "What takes the place of the route's prefix."),
     },
     some_of=(("host", "path", "prefix"),),

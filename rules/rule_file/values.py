@@ -12,14 +12,13 @@ from rejoinder.rules.model import STATUSES, StatusPattern
 from rejoinder.rules.shape import any_of, integer, like
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._/-]+")  # becomes part of Envoy resource names and statistics
-_STATUS: Final = re.compile(r"[2-5][0-9]{2}")
-_ORIGINAL: Final = re.compile("original")
-_STATUS_PATTERN: Final = re.compile(_STATUS.pattern + "|(?=.*[xX])[1-5xX][0-9xX]{2}")
+_STATUS: Final = "[2-5][0-9]{2}"
+_STATUS_PATTERN: Final = re.compile(_STATUS + "|(?=.*[xX])[1-5xX][0-9xX]{2}")
 
 # What they are like, for shapes.
 NAME: Final = like(_NAME)
 STATUS: Final = any_of(integer(STATUSES), like(_STATUS))
-STATUS_OR_ORIGINAL: Final = any_of(integer(STATUSES), like(_STATUS, _ORIGINAL))
+STATUS_OR_ORIGINAL: Final = any_of(integer(STATUSES), like(_STATUS, "original"))
 STATUS_PATTERN: Final = any_of(integer(STATUSES), like(_STATUS_PATTERN))
 
 T = TypeVar("T", bound=Sized)
