@@ -10,7 +10,7 @@ import argparse
 import os
 
 from rejoinder.cli import texts
-from rejoinder.cli.transport import EXT_PROC, PLACE, add_envoy_side, add_listening
+from rejoinder.cli.connecting import EXT_PROC, PLACE, add_envoy_side, add_listening
 from rejoinder.cli.values import (
     parse_count,
     parse_endpoint,

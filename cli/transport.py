@@ -1,4 +1,4 @@
-"""Over what services are reached: the options that say it, what must be said with what, and to whom no keys are told.
+"""Over what services are reached: what options must be said with what, and to whom no keys are told.
 
 `serve` listens elsewhere than on this machine only with TLS and client certificates, or if it is told to go without
 (`--insecure`). Private keys are told to clients that have shown who they are, or are on this machine.
@@ -10,73 +10,17 @@ import argparse
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from rejoinder.cli import console
-from rejoinder.cli.values import parse_absolute, parse_mode, parse_service
+from rejoinder.cli.connecting import EXT_PROC
 from rejoinder.rules.model import Ruleset
-from rejoinder.transport import tls, unix
+from rejoinder.transport import tls
 from rejoinder.transport.addresses import Address, is_loopback, show
 from rejoinder.transport.envoy_side import SDS, EnvoyTls
-
-EXT_PROC: Final = ("127.0.0.1", 18001)
-
-PLACE: Final = "HOST:PORT|unix:/PATH"
 
 
 class UnusableError(Exception):
     """Options that do not go together; the text says which, and what to say instead."""
-
-
-def add_listening(command: argparse.ArgumentParser) -> None:
-    """How `serve` is reached."""
-    group = command.add_argument_group("who may connect", "to xDS, ext_proc and --admin; docs/security.md")
-    for name, text in (
-        ("cert", "speak TLS with this certificate (PEM), and follow the file when it changes"),
-        ("key", "... and this key"),
-        ("client-ca", "who connects has to show a certificate of these authorities (PEM)"),
-    ):
-        group.add_argument(f"--tls-{name}", type=Path, metavar="FILE", help=text)
-    group.add_argument(
-        "--admin-no-client-cert", action="store_true", help="... but not to --admin, where browsers come (still TLS)"
-    )
-    group.add_argument(
-        "--socket-mode", type=parse_mode, default=unix.MODE, metavar="MODE", help="of Unix sockets (default 600)"
-    )
-    group.add_argument(
-        "--insecure",
-        action="store_true",
-        help="let everybody in who reaches xDS and ext_proc, on other addresses than loopback ones, too",
-    )
-    group.add_argument(
-        "--insecure-keys", action="store_true", help="... and tell them the private keys of listeners and upstreams"
-    )
-
-
-def add_envoy_side(command: argparse.ArgumentParser) -> None:
-    """How Envoys reach `serve`."""
-    group = command.add_argument_group(
-        "how Envoy connects to xDS and ext_proc",
-        "paths where Envoy runs; PEM, or a file of `rejoinder bootstrap secret` (.yaml), which Envoy follows",
-    )
-    for name, text in (
-        ("ca", "with TLS: the authorities of the certificate of `serve`"),
-        ("cert", "the certificate that Envoy shows"),
-        ("key", "... and its key, if that is PEM"),
-    ):
-        group.add_argument(f"--envoy-{name}", type=parse_absolute, metavar="FILE", default="", help=text)
-    group.add_argument(
-        "--tls-server-name",
-        metavar="NAME",
-        default="",
-        help="what the certificate of `serve` is for (default: the host that Envoy connects to)",
-    )
-    group.add_argument(
-        "--ext-proc-advertise",
-        type=parse_service,
-        metavar=PLACE,
-        help="where Envoy finds the ext_proc service (default: where `serve` listens, 127.0.0.1:18001)",
-    )
 
 
 def envoy_tls(options: argparse.Namespace) -> EnvoyTls | None:

@@ -91,6 +91,20 @@ def test_every_command_is_named_in_the_help(run: Run, command: str) -> None:
     assert re.search(rf"^    {command}\s", out, re.MULTILINE)
 
 
+def test_help_waits_for_nothing_that_takes_long_to_import() -> None:
+    code = """if True:
+        import sys
+        before = set(sys.modules)
+        from rejoinder.cli.arguments import parser
+        parser().format_help()
+        print(*{*sys.modules} - before)
+    """
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"argparse", "rejoinder.cli.texts"} <= {*loaded}
+    slow = {"asyncio", "dataclasses", "json", "logging", "pathlib", "shutil", "ssl", "typing", "yaml"}
+    assert slow.isdisjoint(loaded)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
