@@ -7,7 +7,14 @@ from collections.abc import Iterator
 import pytest
 from gateway import Gateway
 
+from rejoinder.cli import console
 from rejoinder.xds.translate import Placement
+
+
+@pytest.fixture(autouse=True)
+def _no_log_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command in this process has begun ends with its test."""
+    monkeypatch.setattr(console, "_dated", False)
 
 
 @pytest.fixture(scope="module", params=list(Placement), ids=lambda placement: placement.value)

@@ -348,7 +348,7 @@ def test_everything_goes_over_unix_sockets(
         with Command(*words) as second:  # somebody lives there
             assert second.ended() == 1
         (line,) = second.err
-        assert line == f"rejoinder: cannot listen on {ext_proc}: somebody listens there already\n"
+        assert line.endswith(f"Z error rejoinder: cannot listen on {ext_proc}: somebody listens there already\n")
         first.process.kill()
         assert first.ended() == -signal.SIGKILL
     assert all(path.exists() for path in paths)  # nobody is left to take them away
@@ -458,7 +458,7 @@ def test_serve_says_what_is_missing_before_it_lets_anybody_in(
     free = ["--xds", "127.0.0.1:0", "--ext-proc", "127.0.0.1:0"]
     assert main(["serve", "rules.yaml", *free, *words]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(f"rejoinder: {message}", line), line
+    assert re.fullmatch(rf"\S+Z error rejoinder: {message}", line), line
 
 
 def test_insecure_is_let_listen_anywhere() -> None:
