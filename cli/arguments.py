@@ -126,16 +126,14 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--concurrency", type=parse_count, metavar="N", help="Envoy's worker threads (default: one for each core)"
     )
-    _admin(up)
+    _running(up)
     up.add_argument(
         "--envoy-admin",
         type=parse_endpoint,
         metavar="HOST:PORT",
         help="Envoy's own admin interface, for anybody on this machine (default: none that others can reach)",
     )
-    _state(up)
     up.add_argument("--log", action="store_true", help="a line for each request that a rule answers")
-    _log_format(up)
 
     serve = _command(commands, "serve", "the control plane and the ext_proc service, for Envoys that run elsewhere")
     _sources(serve)
@@ -154,15 +152,13 @@ def parser() -> argparse.ArgumentParser:
     add_listening(serve)
     _workers(serve, "processes for the ext_proc service, on that port and those behind it (default 1)")
     _conditional(serve, "ext_proc")
-    _state(serve)
     serve.add_argument(
         "--module",
         type=parse_endpoint,
         metavar="HOST:PORT",
         help="offer the dynamic module over HTTP, for Envoys that fetch it (bootstrap module --remote) (default: none)",
     )
-    _admin(serve)
-    _log_format(serve)
+    _running(serve)
 
     _check(commands)
 
@@ -351,6 +347,13 @@ def _workers(command: argparse.ArgumentParser, text: str) -> None:
     command.add_argument("--workers", type=parse_count, default=1, metavar="N", help=text)
 
 
+def _running(command: argparse.ArgumentParser) -> None:
+    """What commands have that run on."""
+    _admin(command)
+    _state(command)
+    _log_format(command)
+
+
 def _admin(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--admin",
@@ -371,7 +374,7 @@ def _admin(command: argparse.ArgumentParser) -> None:
 def _state(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--state",
-        type=Path,
+        type=parse_path,
         metavar="DIR",
         help="keep the last set of files that Envoys have accepted here, with private keys, and serve it where a start "
         "finds files that cannot be used; the exit code is 1 if that is still so at the end (default: keep nothing)",

@@ -124,7 +124,7 @@ class Control:
         self.last_good.served = when
         self.history.edits.append(Edit(self.current.snapshot.version if self.current else "", 0, made.changes))
         text = f"THE FILES CANNOT BE USED: serving the last good set, of {when}, as kept in {self.last_good.folder}"
-        console.say(f"{text}; the files are followed as soon as they can be used", "bold red")
+        console.say(f"{text}; the files are followed as soon as they can be used", "bold red", event="last_good")
 
     async def follow(self) -> None:
         """Publish every change of the files, for ever."""

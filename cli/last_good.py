@@ -136,9 +136,10 @@ class LastGood:
     def _note(self, trouble: str) -> None:
         if trouble and trouble != self.trouble:
             text = f"the last good set cannot be kept in {self.folder}: {trouble}"
-            console.say(f"{text}; what is served goes on, and this is tried again every {RETRY_SECONDS:g} s", "bold")
+            text += f"; what is served goes on, and this is tried again every {RETRY_SECONDS:g} s"
+            console.say(text, "yellow", event="last_good")
         elif self.trouble and not trouble:
-            console.say(f"the last good set is kept in {self.folder} again")
+            console.say(f"the last good set is kept in {self.folder} again", event="last_good")
         self.trouble = trouble
 
     def _write_all(self) -> str:

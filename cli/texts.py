@@ -64,8 +64,8 @@ _LOADED = f"0  done   1  the files cannot be loaded   {_UNUSABLE}"
 _RUNS = f"0  ended by Ctrl-C or SIGTERM   1  {{}}   {_UNUSABLE}"
 
 ENDS = {
-    "up": _RUNS.format("it cannot start, or Envoy has ended"),
-    "serve": _RUNS.format("it cannot start"),
+    "up": _RUNS.format("it cannot start, or Envoy has ended, or (with --state) the files cannot be used"),
+    "serve": _RUNS.format("it cannot start, or (with --state) the files cannot be used"),
     "check": f"0  nothing is wrong (without --strict: no error)   1  something is   {_UNUSABLE}",
     "explain": _LOADED,
     "render": _LOADED,

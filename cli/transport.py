@@ -92,6 +92,7 @@ def _without_keys(ruleset: Ruleset) -> Ruleset:
             f"{what} {becomes}: its private key is not told to Envoys that have not shown who they are: say "
             "--tls-client-ca, or --insecure-keys",
             "yellow",
+            event="private_key",
         )
 
     for listener in ruleset.listeners:

@@ -138,10 +138,10 @@ def test_what_envoys_do_has_events_with_fields(
     control = Control((), (), Settings(Endpoint("127.0.0.1", 1)), processor=Workers(1))
     snapshot = Snapshot(())
     for event in (
-        Connected("n", "127.0.0.1:1", (1, 35)),
-        Accepted("n", snapshot),
-        Nack("n", CLUSTERS, snapshot, "no", snapshot, True),
-        Disconnected("n", "127.0.0.1:1"),
+        Connected("n", "ipv4:127.0.0.1:1", (1, 35)),
+        Accepted("n", snapshot, "ipv4:127.0.0.1:1"),
+        Nack("n", CLUSTERS, snapshot, "no", snapshot, True, peer="ipv4:127.0.0.1:1"),
+        Disconnected("n", "ipv4:127.0.0.1:1"),
     ):
         control.envoys.tell(event)
     formatter = log._Dated("%(message)s")
@@ -154,7 +154,8 @@ def test_what_envoys_do_has_events_with_fields(
     assert [(each["event"], each["level"]) for each in said] == [
         *(("lacking", "warning"), ("nack", "error"), ("nack", "info")),
     ]
-    assert (said[1]["node"], said[1]["version"], said[1]["places"]) == ("n", snapshot.version, [])
+    assert {(each["node"], each["envoy"], each["peer"]) for each in said} == {("n", "1.35", "127.0.0.1:1")}
+    assert (said[1]["version"], said[1]["places"]) == (snapshot.version, [])
 
 
 def test_every_event_is_in_the_docs() -> None:
