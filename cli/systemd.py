@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from rejoinder.cli.control import Control, summary
+from rejoinder.extproc.grpc import HANDSHAKE_SECONDS
 from rejoinder.rules.problem import Severity
 from rejoinder.transport.addresses import Address, show
 from rejoinder.transport.tls import Files, Reloading
@@ -83,7 +84,8 @@ async def relayed(listening: socket.socket | None, address: Address, tls: Files 
                         copy.cancel()
                     await asyncio.gather(*copies, return_exceptions=True)
 
-        server = await asyncio.start_server(relay, sock=listening, ssl=context)
+        seconds = HANDSHAKE_SECONDS if context else None
+        server = await asyncio.start_server(relay, sock=listening, ssl=context, ssl_handshake_timeout=seconds)
         try:
             yield behind
         finally:
@@ -113,7 +115,7 @@ def _status(control: Control) -> str:
     """In a line, for `systemctl status`."""
     wrong = next((problem for problem in control.problems if problem.severity is Severity.ERROR), None)
     served = summary(control.current) if control.current else "nothing is served"
-    if control.rejected:
+    if control.envoys.rejected:
         served += "; an Envoy rejects that"
     return " ".join(f"{served}; not in force: {wrong}".split()) if wrong else served
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,11 +19,13 @@ from gateway import SECONDS, Upstream, children, wait_for
 from test_cli import Command
 from test_transport import Secured, _read, answers, printed, rules, running_envoy
 
+from rejoinder import envoy
+from rejoinder.cli.arguments import parser
 from rejoinder.extproc.server import SERVICE
 from rejoinder.transport.addresses import Address, Tcp, nth, show
 from rejoinder.xds.server import ADS
 
-UNITS: Final = sorted((Path(__file__).parents[1] / "examples" / "systemd").iterdir())
+UNITS: Final = Path(__file__).parents[1] / "examples" / "systemd"
 
 
 @pytest.fixture(autouse=True)
@@ -166,12 +169,43 @@ def test_a_socket_that_no_option_names_is_an_error() -> None:
 # --- units ---
 
 
+def _said(unit: str, name: str) -> list[str]:
+    """What a unit of ours says, each time that it says it."""
+    text = (UNITS / unit).read_text().replace("\\\n", " ")
+    return re.findall(rf"^{name}=(.*)$", text, re.MULTILINE)
+
+
+def _command(unit: str) -> list[str]:
+    (line,) = _said(unit, "ExecStart")
+    return line.split()
+
+
 def test_systemd_has_nothing_to_say_about_the_units(tmp_path: Path) -> None:
-    for unit in UNITS:
+    for unit in UNITS.iterdir():
         text = unit.read_text()
-        for program in ("/opt/rejoinder/bin/rejoinder", "/usr/local/bin/envoy"):  # which are not here
-            text = text.replace(program, "/bin/true")
+        if unit.suffix == ".service":  # the program is not here
+            text = text.replace(_command(unit.name)[0], "/bin/true")
         (tmp_path / unit.name).write_text(text)
     command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *map(str, tmp_path.iterdir())]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_the_service_says_the_addresses_of_the_socket() -> None:
+    options = parser().parse_args(_command("rejoinder.service")[1:])
+    addresses = [show(each).removeprefix("unix:") for each in (options.xds, options.ext_proc, options.admin)]
+    assert _said("rejoinder.socket", "ListenStream") == addresses
+
+
+def test_envoy_may_enter_the_sockets_and_its_group_is_none_that_systemd_makes() -> None:
+    (group,) = _said("rejoinder.socket", "SocketGroup")
+    assert _said("envoy.service", "SupplementaryGroups") == [group]
+    assert not (UNITS / f"{group}.service").exists()
+
+
+def test_envoy_takes_the_command_of_its_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("envoy.yaml").write_text(printed(capsys, "ads", "--xds", "unix:/run/rejoinder/xds"))
+    _, *arguments = ("envoy.yaml" if each.endswith("/envoy.yaml") else each for each in _command("envoy.service"))
+    command = [str(envoy.find().path), *arguments, "--mode", "validate"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
