@@ -51,7 +51,7 @@ def sockets(*options: Address | None) -> Sockets:
         listening = socket.socket(fileno=number)
         listening.setblocking(False)
         name = listening.getsockname()
-        given[Path(name) if isinstance(name, str) else name[:2]] = listening
+        given[name[:2] if isinstance(name, tuple) else Path(os.fsdecode(name))] = listening
     if strangers := [show(address) for address in given if address not in options]:
         wanted = ", ".join(show(option) for option in options if option is not None)
         raise OSError(f"systemd listens on {', '.join(strangers)} for this service, and its options say {wanted}")

@@ -121,26 +121,24 @@ class Server:
             OSError: the address is in use or not this machine's; the text says which address. Choose another.
         """
         loop = asyncio.get_running_loop()
+        tls = self._tls
         if address.startswith(UNIX):
-            listening = given or unix.listen(Path(address.removeprefix(UNIX)), mode, MAX_CONNECTIONS)
-            self._listening = await loop.create_unix_server(lambda: Client(self), sock=listening)
-            port = 0
-        else:
-            try:
-                where: dict[str, Any] = (
-                    {"sock": given} if given else dict(zip(("host", "port"), parse_address(address), strict=True))
-                )
-                # Without SO_REUSEPORT: a second server on the port is an error.
-                self._listening = await loop.create_server(
-                    lambda: Client(self),
-                    **where,
-                    ssl=self._tls,
-                    ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls else None,
-                    backlog=MAX_CONNECTIONS,
-                )
-            except (OSError, OverflowError, ValueError) as error:
-                raise OSError(f"cannot listen on {address}: it is in use, or not this machine's") from error
-            port = self._listening.sockets[0].getsockname()[1]
+            tls, given = None, given or unix.listen(Path(address.removeprefix(UNIX)), mode, MAX_CONNECTIONS)
+        try:
+            where: dict[str, Any] = {"sock": given}
+            if given is None:
+                where["host"], where["port"] = parse_address(address)
+            # Without SO_REUSEPORT: a second server on the port is an error.
+            self._listening = await loop.create_server(
+                lambda: Client(self),
+                **where,
+                ssl=tls,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS if tls else None,
+                backlog=MAX_CONNECTIONS,
+            )
+        except (OSError, OverflowError, ValueError) as error:
+            raise OSError(f"cannot listen on {address}: it is in use, or not this machine's") from error
+        port: int = 0 if address.startswith(UNIX) else self._listening.sockets[0].getsockname()[1]
         self._ticking = loop.call_later(TICK, self._tick_again)
         return port
 

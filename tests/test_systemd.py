@@ -21,9 +21,16 @@ from test_transport import Secured, _read, answers, printed, rules, running_envo
 
 from rejoinder import envoy
 from rejoinder.cli.arguments import parser
+from rejoinder.cli.control import Control
+from rejoinder.cli.systemd import tell
+from rejoinder.extproc import Workers
 from rejoinder.extproc.server import SERVICE
+from rejoinder.rules.model import Endpoint
 from rejoinder.transport.addresses import Address, Tcp, nth, show
 from rejoinder.xds.server import ADS
+from rejoinder.xds.session import Nack
+from rejoinder.xds.snapshot import CLUSTERS
+from rejoinder.xds.translate import Settings
 
 UNITS: Final = Path(__file__).parents[1] / "examples" / "systemd"
 
@@ -86,6 +93,19 @@ def test_systemd_is_told_what_is_served(name: str) -> None:
         assert told.hears("WATCHDOG", "1")
         serve.process.send_signal(signal.SIGTERM)
         assert told.hears("STOPPING", "1")
+
+
+@pytest.mark.usefixtures("envoys")
+def test_systemd_is_told_that_an_envoy_rejects_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    control = Control([Path("rules.yaml")], (), Settings(Endpoint("127.0.0.1", 1)), processor=Workers(1))
+    control.start()
+    assert control.current is not None
+    control.envoys.tell(Nack("n", CLUSTERS, control.current.snapshot, "no"))
+    monkeypatch.setenv("NOTIFY_SOCKET", "notify")
+    with Told("notify") as told:
+        with contextlib.suppress(TimeoutError):
+            asyncio.run(asyncio.wait_for(tell(control), 0.01))
+        assert told.hears("STATUS", "1 route, 2 rules; an Envoy rejects that")
 
 
 @pytest.mark.usefixtures("envoys")
