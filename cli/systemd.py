@@ -115,6 +115,8 @@ def _status(control: Control) -> str:
     """In a line, for `systemctl status`."""
     wrong = next((problem for problem in control.problems if problem.severity is Severity.ERROR), None)
     served = summary(control.current) if control.current else "nothing is served"
+    if control.last_good.served:
+        served += f": the last good set, of {control.last_good.served}"
     if control.envoys.rejected:
         served += "; an Envoy rejects that"
     return " ".join(f"{served}; not in force: {wrong}".split()) if wrong else served
