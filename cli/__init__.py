@@ -2,7 +2,7 @@
 
 Reading order: `arguments` (what can be said), one file for each command, `control` (the loop that `up` and `serve`
 share), `making` (load and build), `envoys` (what Envoys say), `console` (how things are printed), `admin` and `web`
-(what a browser sees).
+(what a browser sees), `systemd`.
 """
 
 from __future__ import annotations

@@ -167,7 +167,11 @@ def knows_host(address: Address, names: Container[str]) -> Callable[[str], bool]
 
 @contextlib.asynccontextmanager
 async def serving(
-    address: A, app: web.Application, tls: ssl.SSLContext | None = None, mode: int = unix.MODE
+    address: A,
+    app: web.Application,
+    tls: ssl.SSLContext | None = None,
+    mode: int = unix.MODE,
+    given: socket.socket | None = None,
 ) -> AsyncIterator[A]:
     """Serve for as long as the block lasts; the address that is bound.
 
@@ -176,11 +180,17 @@ async def serving(
         app: is of no further use afterwards.
         tls: for TLS.
         mode: of a Unix socket.
+        given: one that listens there already.
 
     Raises:
         OSError: the address cannot be used.
     """
-    listening = unix.listen(address, mode) if isinstance(address, Path) else _listen(address)
+    if isinstance(address, Path):
+        listening = given or unix.listen(address, mode)
+    else:
+        listening = given or _listen(address)
+        # Those that do not read what they have asked for, either (inherited by their sockets).
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(IDLE_SECONDS * 1000))
     runner = web.AppRunner(
         app, access_log=None, logger=_STRANGERS, keepalive_timeout=IDLE_SECONDS, shutdown_timeout=0.1
     )
@@ -205,8 +215,6 @@ def _listen(address: tuple[str, int]) -> socket.socket:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise OSError(f"cannot listen on {show(address)}: {reason}") from error
     listening.setblocking(False)
-    # Those that do not read what they have asked for, either (inherited by their sockets).
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(IDLE_SECONDS * 1000))
     return listening
 
 

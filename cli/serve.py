@@ -7,16 +7,17 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from rejoinder.cli import admin, console, handlers, transport
+from rejoinder.cli import admin, console, handlers, systemd, transport
 from rejoinder.cli.control import Control, summary
 from rejoinder.cli.web import Console
 from rejoinder.envoy.module import library
 from rejoinder.extproc import Workers
-from rejoinder.transport.addresses import Address, is_loopback, show
+from rejoinder.transport.addresses import Address, is_loopback, nth, show
 from rejoinder.transport.tls import Files, Reloading
 from rejoinder.transport.unix import MODE
 from rejoinder.xds.translate import Placement, Settings
@@ -34,7 +35,9 @@ async def _run(options: argparse.Namespace) -> int:
     stop = stop_signal()
     try:
         tls, envoy_tls = transport.files(options), transport.envoy_tls(options)
-    except transport.UnusableError as error:
+        ext_proc = [nth(options.ext_proc, at) for at in range(options.workers)]
+        given = systemd.sockets(options.xds, *ext_proc, options.admin)
+    except (transport.UnusableError, OSError) as error:
         return console.fail(str(error))
     settings = Settings(
         transport.ext_proc(options),
@@ -49,7 +52,7 @@ async def _run(options: argparse.Namespace) -> int:
         options.sources,
         options.upstream,
         settings,
-        processor=Workers(options.workers, tls, options.socket_mode),
+        processor=Workers(options.workers, tls, options.socket_mode, given),
         adjust=transport.told(options),
         state=options.state,
     )
@@ -57,8 +60,9 @@ async def _run(options: argparse.Namespace) -> int:
     async with contextlib.AsyncExitStack() as stack:
         try:
             await started(stack, control.processor, options.ext_proc)
-            await started(stack, control.server, options.xds, tls, options.socket_mode)
-            await start_console(stack, control, options, tls)
+            xds = await stack.enter_async_context(systemd.relayed(given.get(options.xds), options.xds, tls))
+            await started(stack, control.server, xds, tls, options.socket_mode)
+            await start_console(stack, control, options, tls, given.get(options.admin))
             if options.module:
                 module = admin.serving(options.module, admin.application(admin.module()))
                 where = show(await stack.enter_async_context(module))
@@ -72,7 +76,7 @@ async def _run(options: argparse.Namespace) -> int:
             console.warn_of_echo(built.ruleset)
         serving = "serving the last good set" if control.last_good.served else "serving"
         console.say(f"{serving}: {summary(built) if built else 'nothing so far'}; {where}", "green", event="serving")
-        await until(stop, control.follow())
+        await until(stop, control.follow(), systemd.tell(control))
     return control.exit_code
 
 
@@ -94,7 +98,11 @@ async def started(stack: contextlib.AsyncExitStack, service: _Service, address: 
 
 
 async def start_console(
-    stack: contextlib.AsyncExitStack, control: Control, options: argparse.Namespace, tls: Files | None = None
+    stack: contextlib.AsyncExitStack,
+    control: Control,
+    options: argparse.Namespace,
+    tls: Files | None = None,
+    given: socket.socket | None = None,
 ) -> None:
     """The admin interface, if it is wanted, until the stack ends.
 
@@ -115,10 +123,10 @@ async def start_console(
     )
     if isinstance(address, Path):
         mode = getattr(options, "socket_mode", MODE)
-        await stack.enter_async_context(admin.serving(address, app, mode=mode))
+        await stack.enter_async_context(admin.serving(address, app, mode=mode, given=given))
         console.say(f"console at {show(address)}", event="console")
         return
-    serving = admin.serving(address, app, Reloading(tls, required=False) if tls else None)
+    serving = admin.serving(address, app, Reloading(tls, required=False) if tls else None, given=given)
     bound = await stack.enter_async_context(serving)
     console.say(f"console at {'https' if tls else 'http'}://{show(bound)}/", event="console")
     if not (certified or is_loopback(address)):

@@ -14,11 +14,12 @@ import asyncio
 import bisect
 import collections
 import contextlib
+import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rejoinder.extproc.client import Client, Exchange, Metadata, Method, Step
 from rejoinder.rules.http import parse_address
@@ -105,12 +106,13 @@ class Server:
         """How many are open."""
         return sum(connection.http2.open_streams for connection in self.connections)
 
-    async def listen(self, address: str, mode: int = unix.MODE) -> int:
+    async def listen(self, address: str, mode: int = unix.MODE, given: socket.socket | None = None) -> int:
         """Begin to serve.
 
         Args:
             address: `HOST:PORT`, IPv6 in brackets; port 0: any free one. `unix:/PATH`: a Unix socket, without TLS.
             mode: of a Unix socket.
+            given: one that listens there already.
 
         Returns:
             The port; 0 for a Unix socket.
@@ -119,23 +121,24 @@ class Server:
             OSError: the address is in use or not this machine's; the text says which address. Choose another.
         """
         loop = asyncio.get_running_loop()
+        tls = self._tls
         if address.startswith(UNIX):
-            listening = unix.listen(Path(address.removeprefix(UNIX)), mode, MAX_CONNECTIONS)
-            self._listening = await loop.create_unix_server(lambda: Client(self), sock=listening)
-            port = 0
-        else:
-            try:
-                # Without SO_REUSEPORT: a second server on the port is an error.
-                self._listening = await loop.create_server(
-                    lambda: Client(self),
-                    *parse_address(address),
-                    ssl=self._tls,
-                    ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls else None,
-                    backlog=MAX_CONNECTIONS,
-                )
-            except (OSError, OverflowError, ValueError) as error:
-                raise OSError(f"cannot listen on {address}: it is in use, or not this machine's") from error
-            port = self._listening.sockets[0].getsockname()[1]
+            tls, given = None, given or unix.listen(Path(address.removeprefix(UNIX)), mode, MAX_CONNECTIONS)
+        try:
+            where: dict[str, Any] = {"sock": given}
+            if given is None:
+                where["host"], where["port"] = parse_address(address)
+            # Without SO_REUSEPORT: a second server on the port is an error.
+            self._listening = await loop.create_server(
+                lambda: Client(self),
+                **where,
+                ssl=tls,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS if tls else None,
+                backlog=MAX_CONNECTIONS,
+            )
+        except (OSError, OverflowError, ValueError) as error:
+            raise OSError(f"cannot listen on {address}: it is in use, or not this machine's") from error
+        port: int = 0 if address.startswith(UNIX) else self._listening.sockets[0].getsockname()[1]
         self._ticking = loop.call_later(TICK, self._tick_again)
         return port
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import logging
+import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -88,9 +89,9 @@ class Processor:
         )
         self._grpc = grpc.Server({f"/{SERVICE}/Process": self._open, **methods(self._standard)}, tls=tls)
 
-    async def start(self, address: str, mode: int = unix.MODE) -> int:
+    async def start(self, address: str, mode: int = unix.MODE, given: socket.socket | None = None) -> int:
         """Listen. Args, Returns, Raises: as for `grpc.Server.listen`."""
-        return await self._grpc.listen(address, mode)
+        return await self._grpc.listen(address, mode, given)
 
     async def stop(self) -> None:
         """End all streams and stop listening. Envoys let responses pass until there is a service again."""

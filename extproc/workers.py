@@ -24,10 +24,12 @@ import multiprocessing.connection
 import multiprocessing.process
 import os
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -150,6 +152,7 @@ class Workers:
         count: int,
         files: tls.Files | None = None,
         mode: int = unix.MODE,
+        given: Mapping[Address, socket.socket] = types.MappingProxyType({}),
         *,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
@@ -157,10 +160,11 @@ class Workers:
         count: how many processes.
         files: for TLS, where they do not listen on Unix sockets.
         mode: of Unix sockets.
+        given: sockets that listen already, by address. Who connects while a process is replaced waits there.
         answer_seconds: in place of the constant.
         """
         self._count = count
-        self._files, self._mode = files, mode
+        self._files, self._mode, self._given = files, mode, given
         self._answer_seconds = answer_seconds
         self._workers: list[_Worker] = []
         self._published: Program | None = None
@@ -243,7 +247,7 @@ class Workers:
         _DiedError: it has ended.
         """
         here, there = _SPAWN.Pipe()
-        arguments = there, address, self._files, self._mode, os.getpid()
+        arguments = there, address, self._files, self._mode, self._given.get(address), os.getpid()
         process = _SPAWN.Process(target=_work, args=arguments, name="ext_proc", daemon=True)
         # Not in a thread: with the thread that started it, a process loses its parent.
         process.start()
@@ -354,7 +358,9 @@ def _same(some: tuple[Rule, ...], others: tuple[Rule, ...]) -> int:
     )
 
 
-def _work(pipe: Pipe, address: Address, files: tls.Files | None, mode: int, parent: int) -> None:
+def _work(
+    pipe: Pipe, address: Address, files: tls.Files | None, mode: int, given: socket.socket | None, parent: int
+) -> None:
     """The process: says its port, or why it has none; then for each message its counters."""
     if sys.platform == "linux":
         # However the parent dies. (Elsewhere, the end of the pipe is noticed.)
@@ -367,7 +373,7 @@ def _work(pipe: Pipe, address: Address, files: tls.Files | None, mode: int, pare
     async def run() -> None:
         try:
             processor = Processor(tls.Reloading(files) if files and isinstance(address, tuple) else None)
-            port = await processor.start(show(address), mode)
+            port = await processor.start(show(address), mode, given)
         except OSError as error:
             pipe.send(str(error))
             return

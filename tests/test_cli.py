@@ -15,7 +15,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -460,15 +460,15 @@ def test_bootstrap_ads_with_an_access_log_and_without_counts(run: Run) -> None:
 
 
 class Command:
-    """A `rejoinder` process of its own, ended at the end of the block."""
+    """A `rejoinder` process of its own, maybe started by another command, ended at the end of the block."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, by: Sequence[str] = (), **environ: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "rejoinder.cli", *arguments],
+            [*by, sys.executable, "-m", "rejoinder.cli", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environ},
         )
         assert self.process.stdout is not None
         assert self.process.stderr is not None

@@ -1,7 +1,7 @@
-"""docker-compose.yml, the image and the bootstrap that it runs: the same commands, with the local binaries.
+"""docker-compose.yml and the bootstrap that it runs: the same commands, with the local binaries.
 
-What a container would get (a host name, a fixed port, a mounted path) is replaced; everything else in the commands is
-read from docker-compose.yml and envoy/Dockerfile, so that they cannot go stale.
+What a container would get (a fixed port, a mounted path) is replaced; everything else in the commands is read from
+docker-compose.yml and envoy/Dockerfile, so that they cannot go stale. `test_images` looks at the image.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import images
 import pytest
 import yaml
 
@@ -89,20 +90,19 @@ def test_docker_compose_accepts_the_file() -> None:
 
 
 def test_the_bootstrap_is_what_bootstrap_ads_prints() -> None:
-    assert yaml.safe_load(BOOTSTRAP.read_text()) == bootstrap(("rejoinder", 18000), admin=("127.0.0.1", 9901))
+    socket = Path(_option(SERVICES["rejoinder"]["command"], "--xds").removeprefix("unix:"))
+    assert yaml.safe_load(BOOTSTRAP.read_text()) == bootstrap(socket, admin=("127.0.0.1", 9901))
 
 
 def test_every_mounted_path_exists_and_is_read_only() -> None:
     mounts = [mount.split(":") for service in SERVICES.values() for mount in service.get("volumes", ())]
-    mounts = [mount for mount in mounts if mount[0] != "module"]
+    mounts = [mount for mount in mounts if mount[0] != "shared"]
     assert mounts
     assert [mount for mount in mounts if mount[2] != "ro" or not (TOP / mount[0]).exists()] == []
 
 
-def test_the_image_listens_where_its_healthcheck_and_compose_look() -> None:
-    assert "0.0.0.0:18000" in _from_dockerfile("CMD")
-    assert "0.0.0.0:18000" in SERVICES["rejoinder"]["command"]
-    assert "('127.0.0.1', 18000)" in (TOP / "envoy" / "Dockerfile").read_text()
+def _option(command: list[str], name: str) -> str:
+    return command[command.index(name) + 1]
 
 
 def _envoy_command(config: Path) -> list[str]:
@@ -150,17 +150,10 @@ class Stack:
 @pytest.fixture(name="stack", scope="module")
 def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("compose")
-    xds, ext_proc = _free_port(), _free_port()
+    shared, *_ = SERVICES["module"]["volumes"][0].removeprefix("shared:").split(":")
     config, admin_address, rules = folder / "bootstrap.yaml", folder / "admin", folder / "rules"
     config.write_text(
-        _replaced(
-            BOOTSTRAP.read_text(),
-            {
-                "address: rejoinder\n": "address: localhost\n",
-                "port_value: 18000": f"port_value: {xds}",
-                "port_value: 9901": "port_value: 0",
-            },
-        )
+        _replaced(BOOTSTRAP.read_text(), {shared: str(folder), "port_value: 9901": "port_value: 0"}),
     )
     shutil.copytree(TOP / SERVICES["rejoinder"]["volumes"][0].split(":")[0], rules)
     assert _from_dockerfile("ENTRYPOINT") == ["rejoinder"]
@@ -170,9 +163,8 @@ def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             SERVICES["rejoinder"]["command"],
             {
                 "/rules": str(rules),
-                "0.0.0.0:18000": f"127.0.0.1:{xds}",
-                "0.0.0.0:18001": f"127.0.0.1:{ext_proc}",
-                "rejoinder:18001": f"localhost:{ext_proc}",
+                shared: str(folder),
+                "127.0.0.1:18002": f"127.0.0.1:{_free_port()}",
             },
         ),
     ]
@@ -183,13 +175,12 @@ def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         file.write_text("listen: 127.0.0.1:0\n" + _replaced(file.read_text(), {"http://httpbin:8080": upstream.url}))
         # Envoy first: it has to wait for its control plane.
         # Nothing else is in its environment: no Python, above all.
-        ((variable, _),) = SERVICES["envoy"]["environment"].items()
-        module = folder / "module"
-        module.mkdir()
-        assert SERVICES["module"]["entrypoint"][:2] == ["cp", "/librejoinder.so"]
-        shutil.copy(library.LIBRARY, module)
+        ((variable, place),) = SERVICES["envoy"]["environment"].items()
+        assert place == shared
+        assert SERVICES["module"]["entrypoint"] == ["cp", "/librejoinder.so", f"{shared}/"]
+        shutil.copy(library.LIBRARY, folder)
         command = [*_envoy_command(config), "--admin-address-path", str(admin_address)]
-        envoy = subprocess.Popen(command, env={variable: str(module)})
+        envoy = subprocess.Popen(command, env={variable: str(folder)})
         stack.callback(_end, envoy)
         control_plane = subprocess.Popen(serve)
         running = Stack(rules, serve, control_plane, ("", 0), ("", 0))
@@ -214,11 +205,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def test_the_healthchecks_pass(stack: Stack) -> None:
-    in_dockerfile = re.search(r"^ +CMD (\[.*\])$", (TOP / "envoy" / "Dockerfile").read_text(), re.MULTILINE)
-    assert in_dockerfile is not None
-    port = re.search(r"--xds\0[^\0]+:(\d+)", "\0".join(stack.serve))
-    assert port is not None
-    of_rejoinder = _localized(json.loads(in_dockerfile[1]), {"python3": sys.executable, "18000": port[1]})
+    of_rejoinder = images.healthcheck("rejoinder", _option(stack.serve, "--admin"))
     kind, *of_envoy = _localized(
         SERVICES["envoy"]["healthcheck"]["test"], {"127.0.0.1/9901": "{}/{}".format(*stack.admin)}
     )
