@@ -26,7 +26,7 @@ from rejoinder.extproc.sparing import Sparing
 from rejoinder.extproc.standard import methods
 from rejoinder.extproc.wire import PLACEMENT, decode
 from rejoinder.rules.answers import Reply
-from rejoinder.rules.counts import NONE, Counts, Series, Tally
+from rejoinder.rules.counts import NONE, Counts, Kind, Series, Tally
 from rejoinder.rules.handlers import HandlerError, Handlers
 from rejoinder.rules.program import Program
 from rejoinder.transport import unix
@@ -49,7 +49,7 @@ class Counters:
     """What has been done so far."""
 
     counts: Counts
-    """Answers, and what rules have observed."""
+    """What rules have done."""
     passed: int
     """Exchanges that came here and were let pass untouched."""
     failures: int
@@ -133,8 +133,10 @@ class Processor:
 
     def _count(self, output: Output, end: bool) -> None:
         now, statuses = time.time(), (str(output.original_status or NONE), str(output.status or NONE))
-        for rule in output.observed:
-            self._tally.add(Series(rule, PLACEMENT, *statuses, observed=True), now)
+        for rule in output.seen.observed:
+            self._tally.add(Series(rule, PLACEMENT, *statuses, Kind.OBSERVED), now)
+        if output.seen.passed:
+            self._tally.add(Series(output.seen.passed, PLACEMENT, *statuses, Kind.PASSED), now)
         if output.failed is not None:
             self._handler_failures[output.failed] += 1
         if output.rule is not None:

@@ -35,7 +35,7 @@ from rejoinder.rules.attributes import CODE_DETAILS, FINAL_DETAILS, ROUTE_NAME, 
 from rejoinder.rules.handlers import HandlerError
 from rejoinder.rules.model import Header
 from rejoinder.rules.names import DETAILS
-from rejoinder.rules.program import Program, compile_rules
+from rejoinder.rules.program import Program, Seen, compile_rules
 from rejoinder.rules.request import LOCAL, UPSTREAM, Response, now, of_headers
 
 
@@ -68,8 +68,8 @@ class Call:
     request: handlers.Request
     response: handlers.Response | None
     rule: str
-    observed: tuple[str, ...]
-    """The rules in front of it that would have answered, and only observe."""
+    seen: Seen
+    """What the rules in front of it do."""
     source: str = ""
     """Whose response that is."""
 
@@ -90,8 +90,8 @@ class Output:
     """What was wrong with the message, for the log; None: nothing."""
     failed: str | None = None
     """The rule whose handler has failed; None: none has."""
-    observed: tuple[str, ...] = ()
-    """The rules that would have answered, and only observe."""
+    seen: Seen = field(default_factory=Seen)
+    """What rules do that give no answer."""
     call: Call | None = None
     """What is to be called; then `Session.on_reply` says what that leads to."""
 
@@ -135,32 +135,31 @@ class Session:
         self._state = State.DONE
         if isinstance(made, Reply):
             original = call.response.status if call.response else 0
-            message = immediate(made, call.rule) + marker(call.rule, original, call.source, call.observed)
-            return Output(message, call.rule, made.status, original, observed=call.observed)
+            message = immediate(made, call.rule) + marker(call.rule, original, call.source, tuple(call.seen.observed))
+            return Output(message, call.rule, made.status, original, seen=call.seen)
         failed = None if made is None else call.rule
         if call.response is not None:
             return Output(failed=failed)  # the other stream is asked about it yet
         self._state = State.RESPONSE
-        go_on = passing(call.observed, "request_headers") or PASS_REQUEST
-        return Output(go_on, failed=failed, observed=call.observed)
+        go_on = passing(call.seen, "request_headers") or PASS_REQUEST
+        return Output(go_on, failed=failed, seen=call.seen)
 
     def _on_request(self, message: RequestHeaders) -> tuple[State, Output]:
         asked = Asked(
             of_headers(message.headers, client_of(message.attributes)), message.attributes.get(ROUTE_NAME) or None
         )
-        seen: list[str] = []
+        seen = Seen()
         choice = self._rules.program.on_request(asked.request, asked.route, seen)
-        observed = tuple(seen)
         self._asked = message
         if choice is not None and choice.answer.handler:
-            call = Call(choice.answer.handler, _readable_request(message), None, choice.rule, observed)
+            call = Call(choice.answer.handler, _readable_request(message), None, choice.rule, seen)
             return State.HANDLER, Output(call=call)
         if choice is not None:
             sent = choice.answer.status_code or 0
-            return State.DONE, Output(self._reply(choice, asked, observed), choice.rule, sent, observed=observed)
+            return State.DONE, Output(self._reply(choice, asked, seen), choice.rule, sent, seen=seen)
         if not self._rules.program.has_handlers:
-            return State.DONE, Output(passing(observed, "request_headers"), observed=observed)
-        return State.RESPONSE, Output(passing(observed, "request_headers") or PASS_REQUEST, observed=observed)
+            return State.DONE, Output(passing(seen, "request_headers"), seen=seen)
+        return State.RESPONSE, Output(passing(seen, "request_headers") or PASS_REQUEST, seen=seen)
 
     def _on_response(self, message: ResponseHeaders) -> tuple[State, Output]:
         details = message.attributes.get(CODE_DETAILS, "")
@@ -172,25 +171,28 @@ class Session:
         )
         route = (message if asked is None else asked).attributes.get(ROUTE_NAME) or None
         came = Response(message.status, message.headers, UPSTREAM if details == VIA_UPSTREAM else LOCAL)
-        seen: list[str] = []
+        seen, before = Seen(), Seen()
         choice = self._rules.program.on_status(request, route, came, seen)
-        observed = tuple(seen)
+        if seen.passed:
+            self._rules.program.on_request(request, route, before)
+            # Told when the request came, by the other stream, or, in Envoys of ours, by its route.
+            seen.passed = "" if before.passed == seen.passed else seen.passed
         if choice is not None and not choice.answer.handler:
-            reply = self._reply(choice, Asked(request, route, came), observed)
+            reply = self._reply(choice, Asked(request, route, came), seen)
             sent = choice.answer.status_code or message.status
-            return State.DONE, Output(reply, choice.rule, sent, message.status, observed=observed)
+            return State.DONE, Output(reply, choice.rule, sent, message.status, seen=seen)
         if asked is None:  # a handler is the matter of the stream that has seen the request, if there is one
-            passed = passing(observed, "response_headers")
-            return State.DONE, Output(passed, status=message.status, original_status=message.status, observed=observed)
+            passed = passing(seen, "response_headers")
+            return State.DONE, Output(passed, status=message.status, original_status=message.status, seen=seen)
         if choice is None:
             return State.DONE, Output()  # the other stream is asked, and tells who has observed it
         response = handlers.Response(message.status, _readable(message.headers))
-        call = Call(choice.answer.handler, _readable_request(asked), response, choice.rule, observed, came.source)
+        call = Call(choice.answer.handler, _readable_request(asked), response, choice.rule, seen, came.source)
         return State.HANDLER, Output(call=call)
 
-    def _reply(self, choice: Choice, asked: Asked, observed: tuple[str, ...]) -> bytes:
+    def _reply(self, choice: Choice, asked: Asked, seen: Seen) -> bytes:
         status, source = (asked.response.status, asked.response.source) if asked.response else (0, "")
-        return self._rules.ready(choice, status, asked) + marker(choice.rule, status, source, observed)
+        return self._rules.ready(choice, status, asked) + marker(choice.rule, status, source, tuple(seen.observed))
 
 
 Step = Callable[[Session, Any], tuple[State, Output]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from rejoinder.rules.counts import NONE
 from rejoinder.rules.messages import Messages, message_classes
 from rejoinder.rules.model import Header
 from rejoinder.rules.names import DETAILS, METADATA
+from rejoinder.rules.program import Seen
 
 PLACEMENT: Final = "ext_proc"
 
@@ -136,18 +137,17 @@ PASS_REQUEST: Final[bytes] = _ProcessingResponse(request_headers={}).SerializeTo
 """The request goes on, and the response is awaited."""
 
 
-def passing(observed: Sequence[str], what: str) -> bytes:
-    """A request or a response goes on, and access logs are told which rules have observed it; empty: there are none.
+def passing(seen: Seen, what: str) -> bytes:
+    """A request or a response goes on, and access logs are told which rules have to do with that; empty: none has.
 
     Args:
-        observed: the rules' names.
         what: `request_headers` or `response_headers`.
     """
-    if not observed:
+    told = {"observed": ",".join(seen.observed)} if seen.observed else {}
+    told |= {"passed": seen.passed} if seen.passed else {}
+    if not told:
         return b""
-    message = _ProcessingResponse(
-        **{what: {}}, dynamic_metadata=_metadata(observed=",".join(observed), placement=PLACEMENT)
-    )
+    message = _ProcessingResponse(**{what: {}}, dynamic_metadata=_metadata(**told, placement=PLACEMENT))
     encoded: bytes = message.SerializeToString()
     return encoded
 

@@ -6,6 +6,7 @@ statuses upstreams make up, there are no more series than MOST_SERIES and one fo
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -20,18 +21,31 @@ MOST_SERIES: Final = 20_000
 """Of statuses told apart. A rule mostly meets one or two."""
 
 
+class Kind(enum.StrEnum):
+    """What has been done: as metrics are called."""
+
+    ANSWERED = "answers"
+    """The rule has answered."""
+    OBSERVED = "observed"
+    """It would have, and only observes."""
+    PASSED = "passed"
+    """It has let a response pass for which later ones may have had an answer, or a request for which one had."""
+    ROUTE = "route_answers"
+    """No rule: a route has answered or redirected by itself."""
+
+
 class Series(NamedTuple):
     """What is counted by itself."""
 
     rule: str
+    """Its name; of ROUTE, the route's."""
     placement: str
     """Where: `native`, `module` or `ext_proc`."""
     original_status: str
     """What the upstream, or Envoy itself, had said; NONE: nobody was asked; or OTHER."""
     status: str
     """What was sent, or OTHER."""
-    observed: bool = False
-    """The rule only observes: it would have answered."""
+    kind: Kind = Kind.ANSWERED
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +60,8 @@ class RuleCounts:
     """The answers, by what the upstream had said; see `Series`."""
     observed: int = 0
     """Responses that it would have answered if it did not only observe."""
+    passed: int = 0
+    """What it has let pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +72,31 @@ class Counts:
     last: Mapping[str, float] = field(default_factory=dict)
     """When a rule has last answered, by its name, in UNIX seconds."""
 
-    def total(self, *, observed: bool = False) -> dict[str, int]:
-        """Answers by the names of rules; or what they have observed."""
+    def total(self, kind: Kind = Kind.ANSWERED) -> dict[str, int]:
+        """By the names of rules, or of routes."""
         total: dict[str, int] = {}
         for each, number in self.series.items():
-            if each.observed is observed:
+            if each.kind is kind:
                 total[each.rule] = total.get(each.rule, 0) + number
         return total
 
     def by_rule(self) -> dict[str, RuleCounts]:
         """The rules that have done something, by their names."""
-        hits, observed = self.total(), self.total(observed=True)
+        hits, observed, passed = map(self.total, (Kind.ANSWERED, Kind.OBSERVED, Kind.PASSED))
         statuses: dict[str, dict[str, int]] = {}
         for each, number in self.series.items():
-            if not each.observed:
+            if each.kind is Kind.ANSWERED:
                 of_rule = statuses.setdefault(each.rule, {})
                 of_rule[each.original_status] = of_rule.get(each.original_status, 0) + number
         return {
-            name: RuleCounts(hits.get(name, 0), self.last.get(name), statuses.get(name, {}), observed.get(name, 0))
-            for name in hits | observed
+            name: RuleCounts(
+                hits.get(name, 0),
+                self.last.get(name),
+                statuses.get(name, {}),
+                observed.get(name, 0),
+                passed.get(name, 0),
+            )
+            for name in hits | observed | passed
         }
 
 
@@ -92,12 +114,16 @@ class Tally:
             series = series._replace(original_status=OTHER, status=OTHER)
             known = self._series.get(series)
         self._series[series] = (known or 0) + number
-        if not series.observed:
+        if series.kind is Kind.ANSWERED:
             self._last[series.rule] = when
 
-    def keep(self, rules: Collection[str]) -> None:
-        """Forget all other rules."""
-        self._series = {series: number for series, number in self._series.items() if series.rule in rules}
+    def keep(self, rules: Collection[str], routes: Collection[str] = ()) -> None:
+        """Forget all others."""
+        self._series = {
+            series: number
+            for series, number in self._series.items()
+            if series.rule in (routes if series.kind is Kind.ROUTE else rules)
+        }
         self._last = {rule: when for rule, when in self._last.items() if rule in rules}
 
     def counts(self) -> Counts:

@@ -24,11 +24,20 @@ from rejoinder.rules.template import Name
 _NOTHING_MORE: Final = RequestMatch()
 
 
+@dataclass(slots=True)
+class Seen:
+    """What rules do that give no answer, by their names."""
+
+    observed: list[str] = field(default_factory=list)
+    """Those that would have answered, and only observe."""
+    passed: str = ""
+    """The one that has let a response pass for which others may have an answer, or a request for which one has."""
+
+
 class _Compiled(NamedTuple):
     """A rule as it is asked."""
 
     name: str
-
     named: Mapping[int, int]
     """As in `Claims`."""
     choices: tuple[Choice, ...]
@@ -36,6 +45,8 @@ class _Compiled(NamedTuple):
     otherwise: Choice | None
     unconditional: bool
     final: bool
+    passes: bool
+    """It has no answers: it is there to keep those of others away."""
     observe: bool
     routes: frozenset[str] | None
     """The names of the routes that it is about; None: that is no question any more once the rule is found."""
@@ -73,28 +84,32 @@ class Program:
     def __bool__(self) -> bool:
         return bool(self.rules)
 
-    def on_request(self, request: Request, route: str | None, observed: list[str] | None = None) -> Choice | None:
+    def on_request(self, request: Request, route: str | None, seen: Seen | None = None) -> Choice | None:
         """The answer to a request, before any upstream is asked; None: none.
 
         Args:
             request: as Envoy's router sees it.
             route: the name of the route that it takes; None: none.
-            observed: is told the rules that would have answered, and only observe, by their names.
+            seen: is told what rules do that give no answer.
         """
         if not self.asks_requests:
             return None
-        for rule in self._fitting(request, route, None):
+        seen = seen or Seen()
+        fitting = self._fitting(request, route, None)
+        for rule in fitting:
             if rule.observe:
-                if rule.unconditional and observed is not None:
-                    observed.append(rule.name)
+                if rule.unconditional:
+                    seen.observed.append(rule.name)
             elif rule.unconditional:
                 return rule.otherwise
             elif rule.final:
+                if rule.passes and any(each.unconditional and not each.observe for each in fitting):
+                    seen.passed = rule.name
                 return None
         return None
 
     def on_status(
-        self, request: Request, route: str | None, response: Response, observed: list[str] | None = None
+        self, request: Request, route: str | None, response: Response, seen: Seen | None = None
     ) -> Choice | None:
         """The answer in place of a response, an upstream's or Envoy's own; None: the response passes.
 
@@ -102,16 +117,20 @@ class Program:
         """
         if response.status not in self.statuses:
             return None
+        seen = seen or Seen()
         for rule in self._fitting(request, route, response):
             if not rule.unconditional:
                 number = rule.named.get(response.status)
                 choice = rule.otherwise if number is None else rule.choices[number]
                 if rule.observe:
-                    if choice is not None and not choice.answer.passes and observed is not None:
-                        observed.append(rule.name)
+                    if choice is not None and not choice.answer.passes:
+                        seen.observed.append(rule.name)
                     continue
-                if choice is not None:
-                    return None if choice.answer.passes else choice
+                if choice is not None and not choice.answer.passes:
+                    return choice
+                if choice is not None or rule.passes:
+                    seen.passed = rule.name
+                    return None
             if rule.final and not rule.observe:
                 return None
         return None
@@ -196,6 +215,7 @@ def _compiled_rule(rule: Rule) -> tuple[_Compiled, Collection[int]]:
         otherwise=None if claimed.otherwise is None else Choice(rule.name, claimed.otherwise),
         unconditional=rule.unconditional,
         final=rule.final,
+        passes=not rule.answers,
         observe=rule.observe,
         routes=None if untested else frozenset(rule.scope.routes or ()),
         match=None if match == _NOTHING_MORE else match,

@@ -15,6 +15,7 @@ from rejoinder.envoy.module.build import PURE
 from rejoinder.rules.accept import Offer
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.matching import compile_regex
+from rejoinder.rules.program import Seen
 from rejoinder.rules.request import LOCAL, Request, Response
 
 HARNESS: Final = Path(__file__).parent / "harness"
@@ -140,6 +141,7 @@ def library(path: Path) -> ctypes.CDLL:
     for name in ("program_ask", "reply_make"):
         getattr(loaded, name).restype = ctypes.POINTER(_Reply)
     loaded.program_observed.restype = ctypes.c_uint32
+    loaded.program_passed.restype = _Text
     loaded.program_headers.restype = ctypes.POINTER(_Text)
     loaded.program_open.restype = ctypes.c_bool
     return loaded
@@ -190,14 +192,14 @@ class Core:
         route: str,
         response: Response | None,
         now: int = 0,
-        observed: list[str] | None = None,
+        seen: Seen | None = None,
     ) -> tuple[str, Reply] | None:
         """The rule that answers, and the reply; one of status 0 and nothing else: a handler makes it.
 
         Args:
             response: None: there is none yet.
             now: seconds since 1970.
-            observed: is told the rules that would have answered, and only observe.
+            seen: is told what rules do that give no answer.
         """
         loaded, program = self._loaded, ctypes.c_void_p(self._program)
         taken = loaded.request_new(program, ctypes.byref(self._arrived(request)))
@@ -205,12 +207,14 @@ class Core:
         about = _Question(taken, _buffer(route), came)
         end, at, name = ctypes.c_uint32(), 0, _Text()
         found = loaded.program_ask(program, ctypes.byref(about), ctypes.byref(end))
-        while observed is not None:
+        while seen is not None:
             at = loaded.program_observed(program, ctypes.byref(about), at, end, ctypes.byref(name))
             if at == end.value:
                 break
-            observed.append(bytes(name).decode())
+            seen.observed.append(bytes(name).decode())
             at += 1
+        if seen is not None and not found:
+            seen.passed = bytes(loaded.program_passed(program, ctypes.byref(about), end)).decode()
         made = None
         if found and not (found[0].by_handler or found[0].is_fixed):
             made = loaded.reply_make(program, found, ctypes.byref(about), ctypes.c_long(now))

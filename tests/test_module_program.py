@@ -25,7 +25,7 @@ from test_program import rules_of
 from rejoinder.rules.answers import Asked, Choice, Reply
 from rejoinder.rules.decide import NO_ROUTE_STATUS, decide
 from rejoinder.rules.model import STATUSES, Rule, Ruleset
-from rejoinder.rules.program import compile_rules
+from rejoinder.rules.program import Seen, compile_rules
 from rejoinder.rules.program_bytes import encode
 from rejoinder.rules.request import LOCAL, UPSTREAM, Request, Response
 
@@ -65,16 +65,21 @@ def requests(draw: st.DrawFn) -> Request:
 
 
 def meant(rules: tuple[Rule, ...], request: Request, route: str, response: Response) -> list[Any]:
-    """What `decide` says about a request, and about a response if it says nothing; each behind who observes it."""
+    """What `decide` says about a request, and about a response if it says nothing; each behind who observes it, and
+    with whom the program in Python has let it pass."""
     decision = decide(Ruleset(rules=rules), request, route_name=route)
     at_once = [*decision.observed]
     asked = Asked(request, route or None, time=datetime.datetime.fromtimestamp(NOW, datetime.UTC).strftime(RFC_3339))
     if decision.rule:
         choice = Choice(decision.rule.name, decision.rule.answers[0])
-        return [at_once, sent(choice, NO_ROUTE_STATUS, asked), [], None]
+        return [Seen(at_once), sent(choice, NO_ROUTE_STATUS, asked), Seen(), None]
     observed: list[str] = []
     found = decision.choose(response, observed) if response.status in STATUSES else None
-    return [at_once, None, observed, sent(found, response.status, replace(asked, response=response))]
+    program, first, later = compile_rules(rules), Seen(), Seen()
+    program.on_request(request, route or None, first)
+    program.on_status(request, route or None, response, later)
+    first, later = Seen(at_once, first.passed), Seen(observed, later.passed)
+    return [first, None, later, sent(found, response.status, replace(asked, response=response))]
 
 
 RFC_3339 = "%Y-%m-%dT%H:%M:%SZ"
@@ -92,11 +97,11 @@ def ordered(reply: Reply) -> Reply:
 
 
 def said(program: Core, request: Request, route: str, response: Response) -> list[Any]:
-    observed: tuple[list[str], list[str]] = [], []
-    at_once = program.ask(request, route, None, NOW, observed[0])
-    later = None if at_once else program.ask(request, route, response, NOW, observed[1])
+    seen = Seen(), Seen()
+    at_once = program.ask(request, route, None, NOW, seen[0])
+    later = None if at_once else program.ask(request, route, response, NOW, seen[1])
     first, second = (found and (found[0], ordered(found[1])) for found in (at_once, later))
-    return [observed[0], first, observed[1], second]
+    return [seen[0], first, seen[1], second]
 
 
 @settings(max_examples=200, deadline=None)

@@ -27,6 +27,7 @@ typedef struct {
   buffer route;
   const response *response;
   bool for_observers; /* of the rules, only those that observe are looked at; else only the others */
+  bool for_replies;   /* ... only those that have one */
   uint32_t from;      /* no rule before this one is looked at */
   uint32_t best;      /* ... or from here on */
   const reply *reply; /* of the best rule so far */
@@ -158,7 +159,7 @@ static void ask_list(search *asked, uint32_t leaf) {
       continue;
     }
     const reply *found = each->unconditional == (on == ON_REQUEST) ? reply_for(of, each, status) : NULL;
-    bool ends = asked->for_observers ? found && !found->passes : found || each->final;
+    bool ends = asked->for_observers ? found && !found->passes : found || (each->final && !asked->for_replies);
     if (ends && fits(asked, each)) {
       asked->best = entries[at].rule;
       asked->reply = found && found->passes ? NULL : found;
@@ -223,6 +224,25 @@ const reply *program_ask(const program *asked, const question *about, uint32_t *
   }
   *end = made.best;
   return made.reply;
+}
+
+buffer program_passed(const program *asked, const question *about, uint32_t end) {
+  uint32_t count = (uint32_t)asked->rules.count;
+  search behind = search_for(asked, about, count);
+  if (end >= behind.best) {
+    return (buffer){0};
+  }
+  const rule *decides = &ITEMS(rule, asked->rules)[end];
+  if (about->response) {
+    const reply *found = reply_for(asked, decides, about->response->status);
+    return !decides->replies || (found && found->passes) ? decides->name : (buffer){0};
+  }
+  behind.from = end + 1;
+  behind.for_replies = true;
+  if (!decides->replies) {
+    look(&behind);
+  }
+  return behind.best < count ? decides->name : (buffer){0};
 }
 
 uint32_t program_observed(const program *asked, const question *about, uint32_t from, uint32_t end, buffer *name) {

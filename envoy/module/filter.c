@@ -33,6 +33,7 @@ typedef struct {
   size_t replies;  /* Envoy's ids of the counters */
   size_t failures;
   size_t observed;
+  size_t passed;
 } filter;
 
 typedef struct {
@@ -45,6 +46,7 @@ typedef struct {
   uint32_t status;        /* that the response came with */
   bool is_local;          /* Envoy has said that it makes the response itself */
   bool decided;           /* the program is not asked again */
+  bool passed;            /* it has been told who has let it pass */
   bool held;              /* the reply waits for the upstream's body to end */
   bool at_once;           /* ... but not beyond what has come already */
   int64_t expected;       /* bytes of that body; -1: nobody knows */
@@ -69,7 +71,8 @@ const void *HOOK(config_new)(void *envoy_config, buffer name, buffer given) {
   if (made &&
       !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("replies"), &rule, 1, &made->replies) &&
       !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("handler_failures"), &rule, 1, &made->failures) &&
-      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("observed"), &rule, 1, &made->observed)) {
+      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("observed"), &rule, 1, &made->observed) &&
+      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("passed"), &rule, 1, &made->passed)) {
     made->config = config_new(name, given, &beside_engine, &why);
   }
   if (made && made->config) {
@@ -294,6 +297,17 @@ static void observe(void *envoy, const stream *self, const question *about, uint
   }
 }
 
+/* Tell once of the rule that lets it pass. */
+static void let_pass(void *envoy, stream *self, const question *about, uint32_t end) {
+  buffer name = program_passed(self->program, about, end);
+  if (name.length && !self->passed) {
+    self->passed = true;
+    count(envoy, self->filter->passed, name);
+    mark(envoy, TEXT("passed"), name);
+    mark(envoy, TEXT("placement"), TEXT("module"));
+  }
+}
+
 /* Ask, and note what has been decided; what is not fixed is made now. False: what is there goes on. */
 static bool decide(void *envoy, stream *self, const response *response) {
   buffer route = attribute(envoy, self->program, NEEDS_ROUTE, ROUTE_NAME);
@@ -302,6 +316,7 @@ static bool decide(void *envoy, stream *self, const response *response) {
   const reply *found = program_ask(self->program, &about, &end);
   observe(envoy, self, &about, end);
   if (!found) {
+    let_pass(envoy, self, &about, end);
     return false;
   }
   if (found->by_handler) {

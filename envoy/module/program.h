@@ -137,6 +137,10 @@ const reply *program_ask(const program *asked, const question *about, uint32_t *
  * `end`. */
 uint32_t program_observed(const program *asked, const question *about, uint32_t from, uint32_t end, buffer *name);
 
+/* The name of the rule that has let this pass, where `program_ask` has given no reply and this `end`: a response for
+ * which others may have one, or a request for which one behind it has; empty: none has. */
+buffer program_passed(const program *asked, const question *about, uint32_t end);
+
 /* Make what is not fixed in a reply that the program has given to the same question. It needs the program, and nothing
  * else of what is given. NULL: no memory. */
 reply *reply_make(const program *asked, const reply *given, const question *about, time_t now);

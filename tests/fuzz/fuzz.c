@@ -75,6 +75,8 @@ static const reply *ask_twice(const program *asked, const question *about) {
     assert(!last || at >= last);
     last = at + 1;
   }
+  buffer passed = program_passed(asked, about, end);
+  assert(!passed.length || memchr(passed.ptr, passed.ptr[0], passed.length));
   touch(found);
   if (found && !found->by_handler) {
     make(asked, found, about);

@@ -23,7 +23,8 @@
  *   = STATUS BODY  what the client has got, all of it; `-` in place of the body: none
  *   + NAME VALUE   a header that it has got with it       ! NAME       one that it has not
  *   k RULE COUNT   so often has the rule replied          f RULE COUNT so often has its handler failed
- *   g RULE COUNT   so often has it observed               m KEY VALUE  access logs are told so
+ *   g RULE COUNT   so often has it observed               j RULE COUNT so often has it let pass
+ *   m KEY VALUE    access logs are told so
  *   r REASON       how the upstream's stream ended: kept, reset
  *   y DETAILS      of the local reply
  *
@@ -255,7 +256,7 @@ bool CALLBACK(http_set_dynamic_metadata_string)(void *envoy, buffer name_space, 
 int CALLBACK(http_filter_config_define_counter)(void *envoy_config, buffer name, buffer *labels, size_t count,
                                                 size_t *id) {
   (void)envoy_config, (void)labels, (void)count;
-  *id = name.ptr[0] == 'r' ? 'k' : name.ptr[0] == 'o' ? 'g' : 'f';
+  *id = name.ptr[0] == 'r' ? 'k' : name.ptr[0] == 'o' ? 'g' : name.ptr[0] == 'p' ? 'j' : 'f';
   return 0;
 }
 int CALLBACK(http_filter_increment_counter)(void *envoy, size_t id, buffer *labels, size_t count, uint64_t value) {
@@ -495,7 +496,7 @@ static void play(char *line) {
         fail("expected the metadata %s, got %s", rest, metadata);
       }
       break;
-    case 'k': case 'f': case 'g':
+    case 'k': case 'f': case 'g': case 'j':
       if (counted(line[0], rest) != strtoul(second, NULL, 10)) {
         fail("expected a count of %s for %s, got %zu", second, rest, counted(line[0], rest));
       }
