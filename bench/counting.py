@@ -25,6 +25,7 @@ from harness import Cost, Goal, Report, Spread, gateway_cost, in_turns, publish,
 
 from rejoinder.envoy import find, running
 from rejoinder.envoy.module import library
+from rejoinder.rules.counts import Kind
 from rejoinder.rules.model import (
     Answer,
     Endpoint,
@@ -39,11 +40,12 @@ from rejoinder.rules.model import (
     Scope,
     Upstream,
 )
+from rejoinder.rules.names import METADATA
 from rejoinder.rules.program import compile_rules
 from rejoinder.xds.counts import REPORT, SERVICE
 from rejoinder.xds.plan import plan
 from rejoinder.xds.translate import Json, Placement, Settings, static_bootstrap, translate
-from rejoinder.xds.translate.logs import ANSWERS, logged
+from rejoinder.xds.translate.logs import COUNTERS, logged
 
 NEITHER, COUNTED, LOGGED = "neither", "counted", "counted and logged"
 FORMS: Final = {NEITHER: (False, False), COUNTED: (True, False), LOGGED: (True, True)}
@@ -96,7 +98,7 @@ async def control_plane(envoys: int, seconds: float) -> tuple[float, float]:
     names = [f"rule-{number}" for number in range(SERIES)]
     rules = "".join(f"- {{name: {name}, match: {{path: /{name}}}, body: x}}\n" for name in names)
     points = [{"as_int": 1, "attributes": _attributes(name)} for name in names]
-    metric = {"name": ANSWERS.encode(), "sum": {"data_points": points}}
+    metric = {"name": f"{METADATA}.{COUNTERS[Kind.ANSWERED]}".encode(), "sum": {"data_points": points}}
     report = REPORT(resource_metrics=[{"scope_metrics": [{"metrics": [metric]}]}]).SerializeToString()
     sent = 0
     with tempfile.TemporaryDirectory() as folder:

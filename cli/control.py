@@ -25,7 +25,7 @@ from rejoinder.cli.making import Made, Maker, no_garbage_collection
 from rejoinder.cli.metrics import Metrics, State
 from rejoinder.extproc import Workers
 from rejoinder.extproc.wire import PLACEMENT
-from rejoinder.rules.counts import RuleCounts, added
+from rejoinder.rules.counts import Counts, Kind, added
 from rejoinder.rules.model import Ruleset
 from rejoinder.rules.problem import Problem, Severity
 from rejoinder.rules.shadow import shadowed
@@ -163,9 +163,9 @@ class Control:
         """Of a command that ends now."""
         return 1 if self.last_good.served else 0
 
-    def counts(self) -> Mapping[str, RuleCounts]:
-        """What rules have done, by their names; one that has done nothing is not there. May be called by any thread."""
-        return self._state().counts.by_rule()
+    def counts(self) -> Counts:
+        """What rules and routes have done. May be called by any thread."""
+        return self._state().counts
 
     def _state(self) -> State:
         counters = self.processor.counters()
@@ -211,7 +211,7 @@ class Control:
                 "overloaded": counters.overloaded,
                 "failures": counters.failures,
                 "handler_failures": dict(counters.handler_failures),
-                "observed": counters.counts.total(observed=True),
+                "observed": counters.counts.total(Kind.OBSERVED),
             },
         }
 

@@ -20,7 +20,7 @@ from rejoinder.cli.metrics import Metrics
 from rejoinder.extproc.sparing import Sparing
 from rejoinder.extproc.wire import PLACEMENT
 from rejoinder.rules import log
-from rejoinder.rules.counts import Tally
+from rejoinder.rules.counts import Kind, Tally
 from rejoinder.rules.model import Position
 from rejoinder.rules.program import needs_python
 from rejoinder.xds.blame import blame
@@ -72,8 +72,10 @@ class Envoys:
         """Whether one has rejected what was published last."""
         self.positions: Mapping[str, Position] = {}
         """Where the rules stand that are published, by their names."""
+        self.routes: Mapping[str, Position] = {}
+        """... the routes."""
         self.tally = Tally()
-        """What was reported of rules."""
+        """What was reported of rules and routes."""
         self.handler_failures: collections.Counter[str] = collections.Counter()
         """In the module, by rule."""
         self.events = 0
@@ -93,7 +95,8 @@ class Envoys:
         """Know of a build that was."""
         self._current, self.rejected = build, False
         self.positions = {rule.name: rule.position for rule in build.ruleset.rules}
-        self.tally.keep(self.positions)
+        self.routes = {route.name: route.position for route in build.ruleset.routes}
+        self.tally.keep(self.positions, self.routes)
 
     def has_accepted(self) -> bool:
         """Whether one has taken what was published last, or the same before."""
@@ -160,7 +163,8 @@ class Envoys:
     def _count(self, counted: Counted) -> None:
         for series, number in counted.answers:
             # Those of ext_proc are counted by who gives them.
-            if series.rule in self.positions and series.placement != PLACEMENT:
+            known = self.routes if series.kind is Kind.ROUTE else self.positions
+            if series.rule in known and series.placement != PLACEMENT:
                 self.tally.add(series, time.time(), number)
         for rule, number in counted.handler_failures:
             if rule in self.positions:

@@ -28,7 +28,7 @@ from prometheus_client.registry import Collector
 from rejoinder.extproc import Counters
 from rejoinder.extproc.grpc import BOUNDS
 from rejoinder.extproc.wire import PLACEMENT
-from rejoinder.rules.counts import OTHER, Counts
+from rejoinder.rules.counts import OTHER, Counts, Kind
 from rejoinder.rules.model import Ruleset
 from rejoinder.rules.problem import Problem, Severity
 from rejoinder.xds.server import ClientStatus
@@ -157,12 +157,14 @@ def _gauge(name: str, text: str, labels: Sequence[str], samples: _Samples) -> Me
 
 def _answers(counts: Counts) -> Iterator[Metric]:
     labels = ["rule", "placement", "original_status", "status"]
-    for name, text, observed in (
-        ("rejoinder_answers", "Answers that rules have given.", False),
-        ("rejoinder_observed", "Answers that rules would have given that only observe.", True),
+    for kind, text in (
+        (Kind.ANSWERED, "Answers that rules have given."),
+        (Kind.OBSERVED, "Answers that rules would have given that only observe."),
+        (Kind.PASSED, "Responses that rules have let pass."),
     ):
-        samples = [(each[:4], number) for each, number in counts.series.items() if each.observed is observed]
-        yield _counter(name, text, labels, samples)
+        yield _counter(f"rejoinder_{kind}", text, labels, [(each[:4], number) for each, number in counts.of(kind)])
+    routes = [((each.rule, each.status), number) for each, number in counts.of(Kind.ROUTE)]
+    yield _counter(f"rejoinder_{Kind.ROUTE}", "What routes have answered by themselves.", ["route", "status"], routes)
 
 
 def _kinds(ruleset: Ruleset) -> _Samples:

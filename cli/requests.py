@@ -27,16 +27,18 @@ def fields(line: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def shown(line: str, positions: Mapping[str, Position]) -> Iterator[str]:
-    """What is said of a request: a line for the rule that has answered, and one for those that only observe.
+def shown(line: str, positions: Mapping[str, Position], routes: Mapping[str, Position]) -> Iterator[str]:
+    """What is said of a request: a line for the rule that has answered, or the route that has by itself, and one for
+    each that only observes, or lets it pass.
 
     Args:
         line: of Envoy's log.
         positions: where rules stand, by their names.
+        routes: where routes do.
 
     >>> log = '{"time": "2026-11-26T13:06:49.123Z", "method": "GET", "host": "a.test", "path": "/", "status": 302, '
     >>> log += '"rule": "login", "original_status": "401"}'
-    >>> list(shown(log, {"login": Position("rules.yaml", 3)}))
+    >>> list(shown(log, {"login": Position("rules.yaml", 3)}, {}))
     ['13:06:49 GET a.test/ 401 -> 302 login (rules.yaml:3)']
     """
     found = fields(line)
@@ -45,13 +47,17 @@ def shown(line: str, positions: Mapping[str, Position]) -> Iterator[str]:
         return
     time = str(found["time"])[11:19]
 
-    def named(rule: str) -> str:
-        return f"{printable(rule, _MOST_OF_TARGET)} ({positions.get(rule, 'it is no more')})"
+    def named(name: str, positions: Mapping[str, Position] = positions) -> str:
+        return f"{printable(name, _MOST_OF_TARGET)} ({positions.get(name, 'it is no more')})"
 
     status, original = found.get("status", 0), found.get("original_status", NONE)
     target = printable(f"{found.get('host', '')}{found.get('path', '')}", _MOST_OF_TARGET)
     request = f"{time} {printable(str(found.get('method', '-')), 20)} {target}"
     if rule := found.get("rule"):
         yield f"{request} {'' if original == NONE else f'{original} -> '}{status} {named(rule)}"
+    elif found.get("details") == "direct_response":
+        yield f"{request} {status} by route {named(str(found.get('route')), routes)}"
+    if passed := found.get("passed", found.get("passed_by_route")):
+        yield f"{request} {original if rule else status} passed by {named(passed)}"
     if observed := found.get("observed"):
         yield f"{request} {original if rule else status} observed by {', '.join(map(named, observed.split(',')))}"

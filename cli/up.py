@@ -113,7 +113,7 @@ def _sends_counts(binary: Path) -> bool:
 
 
 def _tell(line: str, control: Control) -> None:
-    for text in requests.shown(line, control.envoys.positions):
+    for text in requests.shown(line, control.envoys.positions, control.envoys.routes):
         console.announce(text, event="request", **requests.fields(line))
 
 

@@ -20,7 +20,7 @@ DEFAULT_XDS: Final = ("127.0.0.1", 18000)
 COUNTS_SINCE: Final = (1, 37)
 """From which version of Envoy on it can be told to send our counters alone."""
 
-_OURS: Final = {"google_re2": {}, "regex": r"rejoinder\.(answers|observed_answers|handler_failures)\..*"}
+_OURS: Final = {"google_re2": {}, "regex": r"rejoinder\.(answers|observed_answers|passed_responses|route_answers|handler_failures)\..*"}
 """The names of our counters. (Others of the module's say less of the same.)"""
 
 _EVICTION: Final = "600s"

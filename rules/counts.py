@@ -75,19 +75,20 @@ class Counts:
     def total(self, kind: Kind = Kind.ANSWERED) -> dict[str, int]:
         """By the names of rules, or of routes."""
         total: dict[str, int] = {}
-        for each, number in self.series.items():
-            if each.kind is kind:
-                total[each.rule] = total.get(each.rule, 0) + number
+        for each, number in self.of(kind):
+            total[each.rule] = total.get(each.rule, 0) + number
         return total
+
+    def of(self, kind: Kind) -> list[tuple[Series, int]]:
+        return [(each, number) for each, number in self.series.items() if each.kind is kind]
 
     def by_rule(self) -> dict[str, RuleCounts]:
         """The rules that have done something, by their names."""
         hits, observed, passed = map(self.total, (Kind.ANSWERED, Kind.OBSERVED, Kind.PASSED))
         statuses: dict[str, dict[str, int]] = {}
-        for each, number in self.series.items():
-            if each.kind is Kind.ANSWERED:
-                of_rule = statuses.setdefault(each.rule, {})
-                of_rule[each.original_status] = of_rule.get(each.original_status, 0) + number
+        for each, number in self.of(Kind.ANSWERED):
+            of_rule = statuses.setdefault(each.rule, {})
+            of_rule[each.original_status] = of_rule.get(each.original_status, 0) + number
         return {
             name: RuleCounts(
                 hits.get(name, 0),

@@ -49,7 +49,7 @@ def test_counts_by_rule() -> None:
     tally = Tally()
     tally.add(BUSY, 10.0)
     tally.add(BUSY._replace(original_status="502"), 12.0, 2)
-    tally.add(BUSY._replace(rule="trial", observed=True), 13.0)
+    tally.add(BUSY._replace(rule="trial", kind=Kind.OBSERVED), 13.0)
     found = added([tally.counts(), Counts({BUSY._replace(placement="ext_proc"): 4}, {"busy": 11.0})]).by_rule()
     assert found == {
         "busy": RuleCounts(7, 12.0, {"503": 5, "502": 2}),
@@ -161,10 +161,10 @@ def test_every_placement_is_counted_told_and_logged(gateway: Gateway) -> None:
         Series("mock, too", "native", NONE, "200"): 2,
         Series("missing", placement, "404", "200"): 1,
         Series("busy", placement, "503", "503"): 1,
-        Series("trial", placement, "502", "502", observed=True): 1,
-        Series("trial", placement, "503", "503", observed=True): 1,
+        Series("trial", placement, "502", "502", kind=Kind.OBSERVED): 1,
+        Series("trial", placement, "503", "503", kind=Kind.OBSERVED): 1,
         Series("made", placement, "504", "410"): 1,
-        Series("trial", placement, "504", "410", observed=True): 1,
+        Series("trial", placement, "504", "410", kind=Kind.OBSERVED): 1,
     }
 
     def all_told() -> bool:

@@ -34,7 +34,7 @@ STATE: Final = State(
         {
             Series("busy", "module", "503", "200"): 3,
             Series(HOSTILE, "native", "none", "200"): 1,
-            Series("trial", "ext_proc", "404", "404", observed=True): 2,
+            Series("trial", "ext_proc", "404", "404", kind=Kind.OBSERVED): 2,
         }
     ),
     handler_failures={("fails", "module"): 1},

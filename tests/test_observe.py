@@ -26,7 +26,7 @@ rules:
 
 def counts(gateway: Gateway) -> Counter[str]:
     if gateway.conditional is Placement.EXT_PROC:
-        return Counter(gateway.processor.counters().counts.total(observed=True))
+        return Counter(gateway.processor.counters().counts.total(Kind.OBSERVED))
     return Counter({name.rpartition(".")[2]: number for name, number in gateway.stats(r"\.observed\.").items()})
 
 

@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rejoinder.rules.counts import NONE, Series
+from rejoinder.rules.counts import NONE, Kind, Series
 from rejoinder.rules.messages import message_classes
-from rejoinder.xds.translate.logs import ANSWERS, OBSERVED
+from rejoinder.rules.names import METADATA
+from rejoinder.xds.translate.logs import COUNTERS, NATIVE
 
 SERVICE: Final = "opentelemetry.proto.collector.metrics.v1.MetricsService"
+
+_KINDS: Final = {f"{METADATA}.{name}": kind for kind, name in COUNTERS.items()}
 
 _FAILURES: Final = "rejoinder.handler_failures"
 """The module's own counter."""
@@ -42,7 +45,7 @@ class Counted:
     """An Envoy has counted these since the last time."""
 
     answers: tuple[tuple[Series, int], ...]
-    """What rules have done, and how often."""
+    """What rules and routes have done, and how often."""
     handler_failures: tuple[tuple[str, int], ...]
     """In the module, by the rule's name."""
 
@@ -52,14 +55,17 @@ def decode(data: bytes) -> Counted:
     for name, tags, number in _points(REPORT.FromString(data)):
         rule, status = tags.get("rule", ""), tags.get("status", "")
         found = Series(rule, tags.get("placement", ""), tags.get("original_status") or NONE, status)
-        if name == ANSWERS:
-            answers.append((found, number))
-        elif name == OBSERVED:
-            # Where no rule has answered, nobody says what was there before: it is what was sent.
-            seen = found._replace(original_status=tags.get("original_status") or status, observed=True)
-            answers += [(seen._replace(rule=each), number) for each in rule.split(",")]
-        elif name == _FAILURES:
-            failures.append((rule, number))
+        match _KINDS.get(name):
+            case Kind.ANSWERED:
+                answers.append((found, number))
+            case Kind.ROUTE:
+                answers.append((Series(tags.get("route", ""), NATIVE, NONE, status, Kind.ROUTE), number))
+            case Kind() as kind:
+                # Where no rule has answered, nobody says what was there before: it is what was sent.
+                seen = found._replace(original_status=tags.get("original_status") or status, kind=kind)
+                answers += [(seen._replace(rule=each), number) for each in rule.split(",")]
+            case _ if name == _FAILURES:
+                failures.append((rule, number))
     return Counted(tuple(answers), tuple(failures))
 
 

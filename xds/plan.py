@@ -65,6 +65,8 @@ class PlannedRoute:
     """The route of the file that the request takes; None: there is none, or it does not matter."""
     rule: str = ""
     """The name of the rule that answers."""
+    passed: str = ""
+    """The name of the rule that passes, and keeps away one that would answer."""
 
     def __hash__(self) -> int:
         return hash((self.route, self.rule))  # quick, and rarely the same for two
@@ -219,7 +221,7 @@ def _plan_route(route: Route | None, match: Meet, rules: _Index) -> list[Planned
     for _, (rule, own) in sorted(found, key=_place):
         part = meet(match, own)
         if part is not None and part not in planned:
-            planned[part] = _answering(part, route, rule) if rule.unconditional else _passing(part, route)
+            planned[part] = _answering(part, route, rule) if rule.unconditional else _passing(part, route, rule)
         if part == match:
             break
     planned.setdefault(match, _passing(match, route))
@@ -271,7 +273,8 @@ def _answering(match: Meet, route: Route | None, rule: Rule) -> PlannedRoute:
 
 
 @functools.lru_cache(maxsize=REMEMBERED)
-def _passing(match: Meet, route: Route | None) -> PlannedRoute:
-    """What the route does by itself."""
+def _passing(match: Meet, route: Route | None, rule: Rule | None = None) -> PlannedRoute:
+    """What the route does by itself; rule: the one that says so."""
     action = None if route is None else route.action
-    return PlannedRoute(match, reply(action, NO_ROUTE_STATUS) if isinstance(action, Answer) else action, route)
+    done = reply(action, NO_ROUTE_STATUS) if isinstance(action, Answer) else action
+    return PlannedRoute(match, done, route, passed=rule.name if rule and not rule.answers else "")

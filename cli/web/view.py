@@ -20,7 +20,7 @@ from rejoinder.cli.envoys import unable
 from rejoinder.cli.explain import Question, action_in_words, as_json, explain, refused
 from rejoinder.cli.history import Edit
 from rejoinder.rules.answers import Reply
-from rejoinder.rules.counts import RuleCounts
+from rejoinder.rules.counts import Kind, RuleCounts
 from rejoinder.rules.misfit import in_words
 from rejoinder.rules.model import Answer, Position, Route, Rule, Ruleset, Scope, Upstream, native_rules
 from rejoinder.rules.problem import Problem
@@ -56,8 +56,7 @@ class View:
 
     def revision(self) -> str:
         """Another one when anything is another."""
-        counts = self._control.counts().values()
-        return f"{self._control.revision}.{sum(each.hits + each.observed for each in counts)}"
+        return f"{self._control.revision}.{sum(self._control.counts().series.values())}"
 
     def summary(self) -> Json:
         ruleset, clients, version = self._current(), self._control.server.status().clients, self._version()
@@ -84,7 +83,7 @@ class View:
         ruleset = self._current()
         part = _part(self._rules, query)
         about = self._problems_by_rule(ruleset)
-        counts = self._control.counts()
+        counts = self._control.counts().by_rule()
         part["items"] = [
             row
             | _counted(counts.get(row["name"], _NOTHING))
@@ -99,7 +98,9 @@ class View:
     def routes(self, query: Mapping[str, str]) -> Json:
         """A part of the routes that have all the words of `q`, in order."""
         self._current()
-        return _part(self._routes, query)
+        part, answers = _part(self._routes, query), self._control.counts().total(Kind.ROUTE)
+        part["items"] = [row | {"answers": answers.get(row["route"], 0)} for row in part["items"]]
+        return part
 
     def upstreams(self) -> list[Json]:
         return [_upstream(upstream) for upstream in self._current().upstreams]
@@ -277,6 +278,7 @@ def _counted(counts: RuleCounts) -> Json:
         "last_hit": counts.last_hit and _time(counts.last_hit),
         "by_original_status": dict(counts.by_original_status),
         "observed": counts.observed,
+        "passed": counts.passed,
     }
 
 
@@ -284,6 +286,7 @@ def _route(route: Route) -> Json:
     limit = route.rate_limit
     return {
         "name": route.title or route.name,
+        "route": route.name,
         "at": _at(route.position),
         "scope": list(in_words(Scope(domains=route.domains, request=route.request))),
         "action": action_in_words(route),

@@ -15,8 +15,9 @@ from rejoinder.rules.names import DETAILS
 from rejoinder.rules.program import Program
 from rejoinder.rules.request import LOCAL
 from rejoinder.xds.translate.ext_proc import REFUSALS
+from rejoinder.xds.translate.logs import cel
 from rejoinder.xds.translate.routes import data_source, headers_to_add
-from rejoinder.xds.translate.settings import Json, typed
+from rejoinder.xds.translate.settings import Json
 
 EARLY: Final = frozenset({400, 408, 413, 426, 431})
 """The statuses of such responses. (And 501, for a transfer-encoding that there is not; but with that, each edit of a
@@ -50,14 +51,11 @@ def _choice(program: Program, status: int) -> Choice | None:
 def _mapper(choice: Choice, statuses: list[int]) -> Json:
     reply = choice.reply(statuses[0])
     final = f"{CODE_DETAILS} in {sorted(FINAL_DETAILS)} || {CODE_DETAILS}.startsWith('{DETAILS}')"
-    test = typed(
-        "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
-        expression=f"response.code in {statuses} && !({final})",
-    )
+    test = cel(choice.rule, f"response.code in {statuses} && !({final})")
     headers = dict(reply.headers)
     text = {"text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%" if reply.body else ""}}
     mapper: Json = {
-        "filter": {"extension_filter": {"name": "envoy.access_loggers.extension_filters.cel", "typed_config": test}},
+        "filter": test,
         "headers_to_add": headers_to_add(reply),
         "body_format_override": {**text, "content_type": headers.get("content-type", "")},
     }

@@ -126,7 +126,7 @@ def _rate_limit() -> Json:
 def rate_limit_override(limits: dict[str, RateLimit]) -> tuple[str, Json]:
     """What a route configuration says to have routes limited, each by a bucket of its own.
 
-    The buckets hang on the route configuration and are found by `rate_limit_metadata`, so that all the Envoy routes
+    The buckets hang on the route configuration and are found by the routes' metadata, so that all the Envoy routes
     that one route of the file becomes draw from one bucket.
     """
     always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
@@ -165,11 +165,13 @@ def rate_limit_override(limits: dict[str, RateLimit]) -> tuple[str, Json]:
     )
 
 
-def marker(rule: str) -> Json:
-    """What a route's metadata says that answers for a rule."""
-    return {"filter_metadata": {METADATA: {"rule": rule}}}
+def metadata(rule: str = "", passed: str = "", limited: str = "") -> Json:
+    """What a route's metadata says; empty: nothing.
 
-
-def rate_limit_metadata(route: str) -> Json:
-    """What a route's metadata says to be counted under the name of the file's route."""
-    return {"filter_metadata": {METADATA: {"route": route}}}
+    Args:
+        rule: that it answers for.
+        passed: the rule that has kept others from answering.
+        limited: the name of the file's route under which its requests are limited.
+    """
+    told = {key: name for key, name in (("rule", rule), ("passed", passed), ("route", limited)) if name}
+    return {"filter_metadata": {METADATA: told}} if told else {}

@@ -1,22 +1,29 @@
-"""Access logs of Envoys of ours: those that count answers, and the one in JSON. Pure.
+"""Access logs of Envoys of ours: those that count, and the one in JSON. Pure.
 
 What listeners say of access logs depends on the Envoy, and not on the rules: so it is added (`logged`) to those of a
-snapshot, for each kind of client.
+snapshot, for each kind of client. One thing is the rules': the answers that a listener has by itself (`early_errors`).
 
 Every answer has a marker. In dynamic metadata, `rejoinder`: `rule`, `original_status`, `source` and `placement`, or
-`observed`; of an answer that a route gives, its `rule` is the route's metadata.
+`observed`, or `passed`; of what a route does, `rule` or `passed` is the route's metadata.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
-from rejoinder.rules.counts import MOST_SERIES, NONE
+from rejoinder.rules.attributes import CODE_DETAILS, VIA_UPSTREAM
+from rejoinder.rules.counts import MOST_SERIES, NONE, OTHER, Kind
 from rejoinder.rules.names import METADATA
 from rejoinder.xds.translate.settings import Json, typed
 
-ANSWERS: Final = f"{METADATA}.answers"
-OBSERVED: Final = f"{METADATA}.observed_answers"
+COUNTERS: Final = {
+    Kind.ANSWERED: "answers",
+    Kind.OBSERVED: "observed_answers",
+    Kind.PASSED: "passed_responses",
+    Kind.ROUTE: "route_answers",
+}
+"""Their names in Envoy, behind METADATA. (The module has counters of its own, with other names.)"""
 NATIVE: Final = "native"
 
 
@@ -24,8 +31,16 @@ def _dynamic(key: str) -> str:
     return f"%DYNAMIC_METADATA({METADATA}:{key})%"
 
 
-_RULE_OF_ROUTE: Final = f"%METADATA(ROUTE:{METADATA}:rule)%"
+def _of_route(key: str) -> str:
+    return f"%METADATA(ROUTE:{METADATA}:{key})%"
+
+
+def _has(key: str, metadata: str) -> str:
+    return f"('{METADATA}' in {metadata} && '{key}' in {metadata}['{METADATA}'])"
+
+
 _STATUS: Final = "%RESPONSE_CODE%"
+_ROUTE_METADATA: Final = "xds.route_metadata.filter_metadata"
 
 _LINE: Final = {
     "time": "%START_TIME%",
@@ -33,11 +48,13 @@ _LINE: Final = {
     "host": "%REQ(:AUTHORITY)%",
     "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
     "status": _STATUS,
-    "rule": _dynamic("rule") + _RULE_OF_ROUTE,
+    "rule": _dynamic("rule") + _of_route("rule"),
     "placement": _dynamic("placement"),
     "original_status": _dynamic("original_status"),
     "source": _dynamic("source"),
     "observed": _dynamic("observed"),
+    "passed": _dynamic("passed"),
+    "passed_by_route": _of_route("passed"),
     "route": "%ROUTE_NAME%",
     "details": "%RESPONSE_CODE_DETAILS%",
     "flags": "%RESPONSE_FLAGS%",
@@ -52,45 +69,66 @@ _LINE: Final = {
 """A line of the log in JSON. A name without a value is left out."""
 
 
-def access_logs(counts: bool, lines: bool) -> list[Json]:
+class _Early(NamedTuple):
+    """An answer that a listener has by itself."""
+
+    test: str
+    """What is true of it, as an expression."""
+    marker: dict[str, str]
+
+
+def access_logs(counts: bool, lines: bool, early: Sequence[_Early] = ()) -> list[Json]:
     """The `envoy.config.accesslog.v3.AccessLog`s.
 
     Args:
-        counts: answers are counted.
+        counts: what rules and routes do is counted.
         lines: each request is a line in JSON on Envoy's standard output.
+        early: the answers of the listener's own.
     """
     logs = []
     if counts:
-        # A route that answers for a rule. (A route's own answer has these details, too, but no rule.)
-        by_route = f"response.code_details == 'direct_response' && '{METADATA}' in xds.route_metadata.filter_metadata"
-        cel = typed("envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter", expression=by_route)
-        answered = {"rule": _dynamic("rule"), "placement": _dynamic("placement")}
-        original = {"original_status": _dynamic("original_status")}
+        # A route's own answer has the same details as that which it gives for a rule.
+        direct, for_rule = f"{CODE_DETAILS} == 'direct_response'", _has("rule", _ROUTE_METADATA)
+        passed = f"{_has('passed', _ROUTE_METADATA)} && !{_has('passed', 'metadata.filter_metadata')}"
+        answered = {key: _dynamic(key) for key in ("rule", "placement", "original_status")}
+        native = {"placement": NATIVE, "original_status": NONE}
         logs += [
-            _counter(
-                "answers",
-                {"extension_filter": {"name": "route", "typed_config": cel}},
-                {"rule": _RULE_OF_ROUTE, "placement": NATIVE, "original_status": NONE},
-            ),
-            _counter("answers", _marked("rule"), answered | original),
-            _counter("observed_answers", _marked("observed"), answered | original | {"rule": _dynamic("observed")}),
+            _counter(Kind.ANSWERED, cel("rule", f"{direct} && {for_rule}"), native | {"rule": _of_route("rule")}),
+            _counter(Kind.ANSWERED, _marked("rule"), answered),
+            *(_counter(Kind.ANSWERED, cel(each.marker["rule"], each.test), each.marker) for each in early),
+            _counter(Kind.OBSERVED, _marked("observed"), answered | {"rule": _dynamic("observed")}),
+            _counter(Kind.PASSED, _marked("passed"), answered | {"rule": _dynamic("passed")}),
+            _counter(Kind.PASSED, cel("passed", passed), answered | {"rule": _of_route("passed"), "placement": NATIVE}),
+            _counter(Kind.ROUTE, cel("route", f"{direct} && !{for_rule}"), {"route": "%ROUTE_NAME%"}),
         ]
     if lines:
-        formatted = {"json_format": _LINE, "omit_empty_values": True}
-        stdout = typed("envoy.extensions.access_loggers.stream.v3.StdoutAccessLog", log_format=formatted)
-        logs.append({"name": "stdout", "typed_config": stdout})
+        others = " && ".join(f"!({each.test})" for each in early)
+        logs.append(_stdout(_LINE, cel("others", others) if early else {}))
+        logs += [_stdout(_LINE | each.marker, cel(each.marker["rule"], each.test)) for each in early]
     return logs
 
 
-def _counter(name: str, wanted: Json, tags: dict[str, str]) -> Json:
+def cel(name: str, expression: str) -> Json:
+    """The `envoy.config.accesslog.v3.AccessLogFilter` of an expression."""
+    test = typed("envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter", expression=expression)
+    return {"extension_filter": {"name": name, "typed_config": test}}
+
+
+def _counter(kind: Kind, wanted: Json, tags: dict[str, str]) -> Json:
     told = [{"name": tag, "value_format": value} for tag, value in {**tags, "status": _STATUS}.items()]
     config = typed(
         "envoy.extensions.access_loggers.stats.v3.Config",
         # What is not used for a while may go, so that rules which are no more have no part in the limit.
         stats_scope={"prefix": METADATA, "max_counters": MOST_SERIES, "enable_eviction": True},
-        counters=[{"stat": {"name": name, "tags": told}, "value_fixed": 1}],
+        counters=[{"stat": {"name": COUNTERS[kind], "tags": told}, "value_fixed": 1}],
     )
     return {"name": "counts", "filter": wanted, "typed_config": config}
+
+
+def _stdout(line: dict[str, str], wanted: Json) -> Json:
+    formatted = {"json_format": line, "omit_empty_values": True}
+    config = typed("envoy.extensions.access_loggers.stream.v3.StdoutAccessLog", log_format=formatted)
+    return {"name": "stdout", **({"filter": wanted} if wanted else {}), "typed_config": config}
 
 
 def _marked(key: str) -> Json:
@@ -98,11 +136,29 @@ def _marked(key: str) -> Json:
     return {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": False}}
 
 
+def _early(mapper: Json) -> _Early:
+    """What is true, when all is over, of a response that a `local_reply_config` has mapped."""
+    test, sent = mapper["filter"]["extension_filter"], mapper.get("status_code")
+    expression = f"{test['typed_config']['expression']} && {CODE_DETAILS} != '{VIA_UPSTREAM}'"
+    statuses, _, final = expression.partition(" && ")
+    marker = {"rule": test["name"].replace("%", "%%"), "placement": NATIVE, "original_status": _STATUS}
+    if sent is not None:
+        # What else Envoy says with that status has a cluster, or has found no route.
+        expression = f"response.code == {sent} && {final} && !has(xds.cluster_name) && {CODE_DETAILS} != 'route_not_found'"
+        known = statuses.partition("[")[2].rstrip("]")
+        marker["original_status"] = known if known.isdigit() else OTHER
+    return _Early(expression, marker)
+
+
 def logged(listener: Json, counts: bool, lines: bool) -> Json:
     """A Listener with access logs. Args as for `access_logs`."""
-    more = {"access_log": access_logs(counts, lines)}
 
-    def with_logs(chain: Json) -> Json:
-        return {**chain, "filters": [{**one, "typed_config": one["typed_config"] | more} for one in chain["filters"]]}
+    def with_logs(manager: Json) -> Json:
+        early = [_early(mapper) for mapper in manager.get("local_reply_config", {}).get("mappers", ())]
+        return manager | {"access_log": access_logs(counts, lines, early)}
 
-    return {**listener, "filter_chains": [with_logs(chain) for chain in listener["filter_chains"]]}
+    chains = [
+        {**chain, "filters": [{**one, "typed_config": with_logs(one["typed_config"])} for one in chain["filters"]]}
+        for chain in listener["filter_chains"]
+    ]
+    return {**listener, "filter_chains": chains}

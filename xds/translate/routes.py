@@ -19,7 +19,7 @@ from rejoinder.rules.request import PATH_HEADER
 from rejoinder.xds.plan import PlannedRoute
 from rejoinder.xds.remember import REMEMBERED
 from rejoinder.xds.translate.buckets import Start
-from rejoinder.xds.translate.filters import CORS, Off, marker, rate_limit_metadata, switched_off
+from rejoinder.xds.translate.filters import CORS, Off, metadata, switched_off
 from rejoinder.xds.translate.forwarding import NO_UPSTREAM, cors_policy, header_changes, header_option, route_action
 from rejoinder.xds.translate.settings import Json
 
@@ -83,10 +83,9 @@ def _route(planned: PlannedRoute, off: Off) -> Json:
         overrides[CORS] = cors_policy(planned.action.cors)
     if overrides:
         route["typed_per_filter_config"] = overrides
-    if planned.rule:
-        route["metadata"] = marker(planned.rule)
-    elif isinstance(planned.action, Forward) and planned.route and planned.route.rate_limit:
-        route["metadata"] = rate_limit_metadata(planned.route.name)
+    limited = isinstance(planned.action, Forward) and planned.route and planned.route.rate_limit
+    if told := metadata(planned.rule, planned.passed, planned.route.name if limited and planned.route else ""):
+        route["metadata"] = told
     return route
 
 
