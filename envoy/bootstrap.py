@@ -20,11 +20,24 @@ DEFAULT_XDS: Final = ("127.0.0.1", 18000)
 COUNTS_SINCE: Final = (1, 37)
 """From which version of Envoy on it can be told to send our counters alone."""
 
-_OURS: Final = {"google_re2": {}, "regex": r"rejoinder\.(answers|observed_answers|passed_responses|route_answers|handler_failures)\..*"}
+_OURS: Final = {
+    "google_re2": {},
+    "regex": r"rejoinder\.(answers|observed_answers|passed_responses|route_answers|handler_failures)\..*",
+}
 """The names of our counters. (Others of the module's say less of the same.)"""
 
 _EVICTION: Final = "600s"
 """After how long a counter that nothing has been added to goes: those of rules that are no more."""
+
+KEPT_REPORTS: Final = 100
+"""How many reports an Envoy keeps that it cannot deliver: with one every five seconds, those of eight minutes."""
+
+_AGAIN: Final = {
+    # Reasons for which nobody can have had it yet: what is delivered twice would be counted twice.
+    "retry_on": "connect-failure,refused-stream,reset-before-request",
+    "num_retries": KEPT_REPORTS,
+    "retry_back_off": {"base_interval": "1s", "max_interval": "10s"},
+}
 
 MAX_CONNECTIONS: Final = 50_000
 """The figure of Envoy's advice for edge proxies. Without a limit, clients can use up Envoy's file descriptors."""
@@ -114,7 +127,7 @@ def _sink(seconds: float) -> Json:
     others = {"predicate": {"not_matcher": ours}, "on_match": {"action": drop}}
     config = {
         "@type": sink,
-        "grpc_service": {"envoy_grpc": {"cluster_name": XDS_CLUSTER}},
+        "grpc_service": {"envoy_grpc": {"cluster_name": XDS_CLUSTER}, "retry_policy": _AGAIN},
         "report_counters_as_deltas": True,
         "custom_metric_conversions": {"matcher_list": {"matchers": [others]}},
     }
@@ -142,6 +155,7 @@ def xds_cluster(address: Address, tls: EnvoyTls | None = None) -> Json:
         "connect_timeout": "2s",
         **discovery([address]),
         **transport_socket(tls, address),
+        "circuit_breakers": {"thresholds": [{"max_retries": KEPT_REPORTS}]},
         # A control plane whose machine vanished is noticed after 45 s. HTTP/2 pings (`connection_keepalive`) would do
         # it too, but a gRPC server takes frequent ones for abuse unless it is told otherwise, and closes the stream
         # ("Too many pings": tried with grpcio's defaults).

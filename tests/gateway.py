@@ -371,8 +371,8 @@ class Gateway:
         self.server = Server(self._on_event)
         self.ext_proc_port = await self.processor.start("127.0.0.1:0")
         self._stack.push_async_callback(self.processor.stop)
-        xds = await self.server.start("127.0.0.1:0")
-        self._stack.push_async_callback(self.server.stop)
+        self.xds_port = xds = await self.server.start("127.0.0.1:0")
+        self._stack.push_async_callback(self._stop_server)
         self.envoy = await self._stack.enter_async_context(
             envoy.running(
                 self._binary or envoy.find().path,
@@ -382,6 +382,18 @@ class Gateway:
                 on_output=self.output.append,
             )
         )
+
+    async def _stop_server(self) -> None:
+        await self.server.stop()
+
+    def restart(self) -> None:
+        """Have a new control plane where the old one was, which says nothing yet."""
+
+        async def start() -> None:
+            self.server = Server(self._on_event)
+            await self.server.start(f"127.0.0.1:{self.xds_port}")
+
+        self.run(start())
 
     def _on_event(self, event: Event) -> None:
         with self._settled:

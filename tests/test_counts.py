@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from gateway import Gateway
 
 from rejoinder.cli.requests import shown
 from rejoinder.rules import counts
-from rejoinder.rules.counts import NONE, OTHER, Counts, RuleCounts, Series, Tally, added
+from rejoinder.rules.counts import NONE, OTHER, Counts, Kind, RuleCounts, Series, Tally, added
 from rejoinder.rules.model import (
     Answer,
     Endpoint,
@@ -23,6 +24,7 @@ from rejoinder.rules.model import (
     PathKind,
     PathMatch,
     Position,
+    Redirect,
     RequestMatch,
     Route,
     Rule,
@@ -79,7 +81,7 @@ def test_rules_that_are_no_more_are_forgotten() -> None:
 
 def test_no_more_counters_than_that_in_an_envoy() -> None:
     scopes = [log["typed_config"]["stats_scope"] for log in access_logs(counts=True, lines=False)]
-    assert [scope["max_counters"] for scope in scopes] == [counts.MOST_SERIES] * 3
+    assert [scope["max_counters"] for scope in scopes] == [counts.MOST_SERIES] * len(scopes)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x0a\x00"])
@@ -119,16 +121,20 @@ def fails(request, response):
 def answers(request, response):
     return Reply(410, (), b"made")
 """
-STATUSES = ("200", "404", "503", "502", "504", "418")
+STATUSES = ("200", "404", "503", "502", "504", "418", "500")
 OWN = RequestMatch(PathMatch(PathKind.EXACT, "/own"))
 RULES = Ruleset(
     upstreams=(Upstream("up", (), echo=True),),
     routes=(
         Route("own", Answer(body=b"own"), request=OWN),
+        Route("moved", Redirect(path="/x"), request=RequestMatch(PathMatch(PathKind.EXACT, "/moved"))),
         Route("all", Forward("up")),
     ),
     rules=(
+        Rule("shield", (), _path("/shield"), final=True),
         Rule("mock, too", (Answer(body=b"mock"),), _path("/mock")),
+        Rule("below", (Answer(body=b"below"),), Scope(request=RequestMatch(PathMatch(PathKind.PREFIX, "/shield")))),
+        Rule("let", (_on("500", b"", passes=True),)),
         Rule("trial", (_on("5"),), observe=True),
         Rule("missing", (Answer(200, body=b"here", enable_on_status=(StatusPattern("404"),)),)),
         Rule("busy", (_on("503"),)),
@@ -136,7 +142,16 @@ RULES = Ruleset(
         Rule("made", (_on("504", b"", handler="counted_handlers:answers"),)),
     ),
 )
-REQUESTS = (("/mock", "-"), ("/mock", "-"), ("/own", "-"), *(("/x", status) for status in STATUSES))
+REQUESTS = (
+    ("/mock", "-"),
+    ("/mock", "-"),
+    ("/own", "-"),
+    *(("/x", status) for status in STATUSES),
+    ("/shield", "200"),
+    ("/shield", "503"),
+    ("/shield/x", "-"),
+    ("/moved", "-"),
+)
 
 
 @pytest.fixture(name="gateway", scope="module", params=list(Placement), ids=lambda placement: placement.value)
@@ -150,8 +165,7 @@ def _gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def test_every_placement_is_counted_told_and_logged(gateway: Gateway) -> None:
-    placement = gateway.conditional.value
-    answers: Counter[Series] = Counter()
+    placement, by_module = gateway.conditional.value, gateway.conditional is Placement.MODULE
     gateway.apply(RULES)
     gateway.events.clear()
     for path, status in REQUESTS:
@@ -165,23 +179,26 @@ def test_every_placement_is_counted_told_and_logged(gateway: Gateway) -> None:
         Series("trial", placement, "503", "503", kind=Kind.OBSERVED): 1,
         Series("made", placement, "504", "410"): 1,
         Series("trial", placement, "504", "410", kind=Kind.OBSERVED): 1,
+        Series("below", "native", NONE, "200"): 1,
+        Series("let", placement, "500", "500", Kind.PASSED): 1,
+        # By the route alone, but for what the module is asked about; ext_proc sees requests, for there are handlers.
+        Series("shield", "native" if by_module else placement, "200", "200", Kind.PASSED): 1,
+        Series("shield", placement, "503", "503", Kind.PASSED): 1,
+        Series("own", "native", NONE, "200", Kind.ROUTE): 1,
+        Series("moved", "native", NONE, "301", Kind.ROUTE): 1,
     }
 
-    def all_told() -> bool:
-        answers.clear()
-        for event in list(gateway.events):
-            if isinstance(event, Counted):
-                answers.update({series: number for series, number in event.answers if series.rule != "generation"})
-        return {each: answers[each] for each in expected} == expected
-
-    gateway.wait_for(all_told)
-    if gateway.conditional is Placement.MODULE:
+    gateway.wait_for(lambda: _told(gateway) == expected)
+    if by_module:
         failed = [event.handler_failures for event in gateway.events if isinstance(event, Counted)]
         assert (("fails", 1),) in failed
     else:
-        assert gateway.processor.counters().counts.series == {
-            each: number for each, number in expected.items() if each.placement == placement
+        own = {
+            each: number for each, number in expected.items() if each.placement == placement and each.rule != "shield"
         }
+        # It tells when the request comes.
+        own[Series("shield", placement, NONE, NONE, Kind.PASSED)] = 2
+        assert gateway.processor.counters().counts.series == own
 
     def logged() -> list[dict[str, Any]]:
         return [line for line in map(json.loads, gateway.output) if line["host"] == "a.test"]
@@ -198,9 +215,83 @@ def test_every_placement_is_counted_told_and_logged(gateway: Gateway) -> None:
         (None, None, None),
         ("made", "504", "upstream"),
         (None, None, None),
+        (None, None, None),
+        (None, None, None),
+        (None, None, None),
+        ("below", None, None),
+        (None, None, None),
     ]
-    assert [line.get("observed") for line in found] == [*[None] * 5, "trial", "trial", "trial", None]
+    assert [line.get("observed") for line in found[:9]] == [*[None] * 5, "trial", "trial", "trial", None]
+    shield = None if by_module else "shield"
+    assert [line.get("passed") for line in found[9:]] == ["let", shield, "shield", None, None]
+    assert [line.get("passed_by_route") for line in found[9:]] == [None, "shield", "shield", None, None]
     assert found[4]["details"] in ("via_upstream", "rejoinder:missing")
+
+
+EARLY = Ruleset(
+    upstreams=RULES.upstreams,
+    routes=RULES.routes,
+    rules=(
+        Rule('"a" 100%', (_on("431", b"too large"),)),
+        Rule("other", (Answer(451, body=b"no", enable_on_status=(StatusPattern("400"),)),)),
+        Rule("missing", (_on("404", b"missing"),)),
+    ),
+)
+"""What Envoy refuses before any filter has seen it is answered by the module or, where that is not there, by itself."""
+
+
+def test_what_envoy_refuses_at_once_is_counted_and_logged(gateway: Gateway) -> None:
+    gateway.apply(EARLY)
+    gateway.events.clear()
+    gateway.output.clear()
+    for sent, status in ((b"x: 1\r\n" * 200, 431), (b"content-length: 1\r\ntransfer-encoding: chunked\r\n", 451)):
+        with socket.create_connection(gateway.address) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nhost: a.test\r\n" + sent + b"\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 %d" % status)
+    # No such thing, though the statuses are the same.
+    assert gateway.ask("GET", "a.test", "/a", [("x-status", "451")]).status == 451
+    assert gateway.ask("GET", "a.test", "/a", [("x-status", "431")]).body == b"too large"
+    placement = "module" if gateway.conditional is Placement.MODULE else "native"
+    expected = {
+        Series('"a" 100%', placement, "431", "431"): 1,
+        Series("other", placement, "400", "451"): 1,
+        Series('"a" 100%', gateway.conditional.value, "431", "431"): 2 if placement == "module" else 1,
+    }
+    gateway.wait_for(lambda: _told(gateway) == expected)
+
+    def logged() -> list[tuple[str, str | None]]:
+        lines = (line for line in map(json.loads, gateway.output) if line["status"] in (431, 451))
+        return [(line["rule"], line.get("original_status")) for line in lines]
+
+    gateway.wait_for(lambda: len(logged()) == 4)
+    assert logged() == [('"a" 100%', "431"), ("other", "400"), ("", None), ('"a" 100%', "431")]
+
+
+def _told(gateway: Gateway) -> Counter[Series]:
+    """What Envoy has told of."""
+    told: Counter[Series] = Counter()
+    for event in list(gateway.events):
+        if isinstance(event, Counted):
+            told.update({series: number for series, number in event.answers if series.rule != "generation"})
+    return told
+
+
+def test_what_cannot_be_delivered_is_told_when_there_is_a_control_plane_again() -> None:
+    with Gateway(counts=0.1) as gateway:
+        gateway.apply(RULES)
+        gateway.run(gateway.server.stop())
+        gateway.events.clear()
+        mock = Series("mock, too", "native", NONE, "200")
+        for _ in range(3):
+            gateway.ask("GET", "a.test", "/mock")
+            flushed = _retries(gateway)
+            gateway.wait_for(lambda flushed=flushed: _retries(gateway) > flushed)  # type: ignore[misc]
+        gateway.restart()
+        gateway.wait_for(lambda: _told(gateway)[mock] == 3)
+
+
+def _retries(gateway: Gateway) -> int:
+    return gateway.stats(r"^cluster\.rejoinder_xds\.upstream_rq_retry$")["cluster.rejoinder_xds.upstream_rq_retry"]
 
 
 def _listener(node: dict[str, Any], metadata: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -230,9 +321,9 @@ MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConne
     [
         pytest.param({"id": "one"}, False, [], id="nobody knows what it is"),
         pytest.param(_envoy(38), False, [], id="too old to be counted in"),
-        pytest.param(_envoy(39), False, ["counts"] * 3, id="counts"),
+        pytest.param(_envoy(39), False, ["counts"] * 6, id="counts"),
         pytest.param(_envoy(36), True, ["stdout"], id="old, and wants lines"),
-        pytest.param(_envoy(40), True, [*["counts"] * 3, "stdout"], id="both"),
+        pytest.param(_envoy(40), True, [*["counts"] * 6, "stdout"], id="both"),
     ],
 )
 def test_an_envoy_gets_the_access_logs_that_it_can_take_and_wants(
@@ -249,12 +340,12 @@ def test_an_envoy_gets_the_access_logs_that_it_can_take_and_wants(
     ["", "[]", "null", "12", '{"time": 3}', "Envoy says something", '{"time": "2026-11-26T13:00:00Z", "status": 200}'],
 )
 def test_lines_of_any_kind_are_shown_or_passed_over(line: str) -> None:
-    assert len(list(shown(line, {}))) <= 1
+    assert len(list(shown(line, {}, {}))) <= 1
 
 
 def test_what_clients_send_cannot_write_to_a_terminal() -> None:
     entry = {"time": "2026-11-26T13:00:00Z", "method": "GET", "host": "a\x1b[2J", "path": "/\n" * 500, "rule": "r"}
-    (text,) = shown(json.dumps({**entry, "status": 200}), {"r": Position("rules.yaml", 3)})
+    (text,) = shown(json.dumps({**entry, "status": 200}), {"r": Position("rules.yaml", 3)}, {})
     assert text.isprintable()
     assert len(text) < 600
     assert text.endswith(" 200 r (rules.yaml:3)")

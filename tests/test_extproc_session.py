@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
@@ -209,9 +210,34 @@ def _watching(*rules: Rule) -> Session:
 )
 def test_who_only_observes_is_told_once(session: Session, messages: list[Message], told: list[str]) -> None:
     outputs = [_told(session, message) for message in messages]
-    assert [",".join(output.observed) for output in outputs] == told
+    assert [",".join(output.seen.observed) for output in outputs] == told
     metadata = [_parsed(output.message).dynamic_metadata for output in outputs]
     assert [each["rejoinder"]["observed"] if "rejoinder" in each else "" for each in metadata] == told
+
+
+_SHIELD = Rule("shield", (), Scope(request=RequestMatch(PathMatch(PathKind.EXACT, "/a"))), final=True)
+_LET = Rule("let", (Answer(enable_on_status=(StatusPattern("503"),), passes=True),))
+_ERRORS = Rule("errors", (Answer(enable_on_status=(StatusPattern("5"),)),))
+
+
+@pytest.mark.parametrize(
+    ("rules", "path", "told"),
+    [
+        pytest.param((_LET, _ERRORS), "/a", ["", "let"], id="for a status"),
+        pytest.param((_SHIELD, _ERRORS), "/a", ["", "shield"], id="for every status"),
+        pytest.param((_SHIELD, _ERRORS), "/b", ["", ""], id="another request's"),
+        pytest.param((_SHIELD, _rule("mock", "/a", Answer()), _LET), "/a", ["shield", ""], id="told when it was asked"),
+        pytest.param((_SHIELD, _rule("mock", "/b", Answer()), _LET), "/a", ["", "shield"], id="nothing was kept away"),
+        pytest.param((replace(_LET, observe=True), _ERRORS), "/b", ["", ""], id="a trial"),
+        pytest.param((replace(_ERRORS, final=True), _LET), "/b", ["", ""], id="behind one that answers"),
+    ],
+)
+def test_who_lets_something_pass_is_told_once(rules: tuple[Rule, ...], path: str, told: list[str]) -> None:
+    of_rules = Rules(compile_rules(rules))
+    outputs = [Session(of_rules).on_message(each) for each in (_request(path), _response(503, path))]
+    assert [output.seen.passed for output in outputs] == told
+    metadata = [_parsed(output.message).dynamic_metadata for output in outputs]
+    assert [each.fields["rejoinder"].struct_value.fields["passed"].string_value for each in metadata] == told
 
 
 def test_reply_has_status_headers_body_and_the_rule() -> None:

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rejoinder.cli.metrics import MOST_NODES, Metrics, State
 from rejoinder.extproc import Counters
-from rejoinder.rules.counts import Counts, Series
+from rejoinder.rules.counts import Counts, Kind, Series
 from rejoinder.rules.model import Answer, Position, Rule, Ruleset, StatusPattern
 from rejoinder.rules.problem import Problem
 from rejoinder.xds.server import ClientStatus

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gateway import Gateway, Upstream, ruleset
 
+from rejoinder.rules.counts import Kind
 from rejoinder.xds.translate import Placement
 
 RULES = """

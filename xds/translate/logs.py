@@ -141,10 +141,14 @@ def _early(mapper: Json) -> _Early:
     test, sent = mapper["filter"]["extension_filter"], mapper.get("status_code")
     expression = f"{test['typed_config']['expression']} && {CODE_DETAILS} != '{VIA_UPSTREAM}'"
     statuses, _, final = expression.partition(" && ")
-    marker = {"rule": test["name"].replace("%", "%%"), "placement": NATIVE, "original_status": _STATUS}
+    # Of two values, the second of which is nothing: in JSON, one alone would be a number.
+    original = _STATUS + _dynamic("original_status")
+    marker = {"rule": test["name"].replace("%", "%%"), "placement": NATIVE, "original_status": original}
     if sent is not None:
         # What else Envoy says with that status has a cluster, or has found no route.
-        expression = f"response.code == {sent} && {final} && !has(xds.cluster_name) && {CODE_DETAILS} != 'route_not_found'"
+        expression = (
+            f"response.code == {sent} && {final} && !has(xds.cluster_name) && {CODE_DETAILS} != 'route_not_found'"
+        )
         known = statuses.partition("[")[2].rstrip("]")
         marker["original_status"] = known if known.isdigit() else OTHER
     return _Early(expression, marker)
