@@ -329,7 +329,7 @@ def but(authority: str, path: str, client: str, route: str, answered: bool) -> l
 NOW = [*request("H.test", "/now?a=<b>"), "q :scheme https", "a 192.0.2.1:80"]
 
 DEPENDENT: dict[str, list[str]] = {
-    "passes": [*request(), "a 10.9.8.7:80", ">", *response(505), "e", "= 505 -", "k office 0"],
+    "passes": [*request(), "a 10.9.8.7:80", ">", *response(505), "e", "= 505 -", "k office 0", "j office 1", "m passed office"],
     "passes-ipv6": [*request(), "a [2001:db8::7]:80", ">", *response(505), "e", "= 505 -"],
     "another-client": [*request(), "a 11.9.8.7:80", ">", *response(505), "e", "= 505 kept"],
     "no-client": [*request(), "a /socket", ">", *response(505), "e", "= 505 kept"],
@@ -339,7 +339,7 @@ DEPENDENT: dict[str, list[str]] = {
         *("g trial 1", "k trial 0", "m observed trial", "m rule kept"),
     ],
     "nobody-observes": [*request(), ">", *response(505), "e", "g trial 0", "g quiet 0"],
-    "final-alone": [*request(path="/shield"), ">", *response(505), "e", "= 505 -"],
+    "final-alone": [*request(path="/shield"), ">", *response(505), "e", "= 505 -", "j shield 1", "m placement module"],
     "final-unless": [*request(path="/shield", method="PUT"), ">", *response(505), "e", "= 505 kept"],
     "at-once": [
         *(*NOW, ">", "= 503 H.test|at once|192.0.2.1||local|503|", "y rejoinder:at_once"),

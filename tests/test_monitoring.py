@@ -35,6 +35,8 @@ STATE: Final = State(
             Series("busy", "module", "503", "200"): 3,
             Series(HOSTILE, "native", "none", "200"): 1,
             Series("trial", "ext_proc", "404", "404", kind=Kind.OBSERVED): 2,
+            Series("health", "native", "200", "200", Kind.PASSED): 4,
+            Series("robots", "native", "none", "200", Kind.ROUTE): 5,
         }
     ),
     handler_failures={("fails", "module"): 1},
@@ -100,6 +102,7 @@ def test_numbers_are_told_as_they_are() -> None:
     assert found["rejoinder_answers_total", labels] == 3
     observed = (("original_status", "404"), ("placement", "ext_proc"), ("rule", "trial"), ("status", "404"))
     assert found["rejoinder_observed_total", observed] == 2
+    assert found["rejoinder_route_answers_total", (("route", "robots"), ("status", "200"))] == 5
     assert {dict(of).get("rule") for name, of in found if name == "rejoinder_answers_total"} == {"busy", HOSTILE}
     assert found["rejoinder_problems", (("severity", "error"),)] == 1
     assert found["rejoinder_rules", (("kind", "conditional"),)] == 1

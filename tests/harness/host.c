@@ -253,6 +253,13 @@ bool CALLBACK(http_set_dynamic_metadata_string)(void *envoy, buffer name_space, 
            value.ptr);
   return true;
 }
+void CALLBACK(http_set_dynamic_metadata_string_batch)(void *envoy, buffer name_space, const header *each,
+                                                      size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    CALLBACK(http_set_dynamic_metadata_string)(envoy, name_space, (buffer){each[i].name, each[i].name_length},
+                                               (buffer){each[i].value, each[i].value_length});
+  }
+}
 int CALLBACK(http_filter_config_define_counter)(void *envoy_config, buffer name, buffer *labels, size_t count,
                                                 size_t *id) {
   (void)envoy_config, (void)labels, (void)count;
@@ -413,7 +420,7 @@ static size_t counted(char id, const char *rule) {
 static void play(char *line) {
   char *rest = line[0] && line[1] ? line + 2 : line + strlen(line);
   char *space = strchr(rest, ' '), *second = space ? space + 1 : rest + strlen(rest);
-  if (strchr("cCqwu+kfg=", line[0]) && space) {
+  if (strchr("cCqwu+kfgj=", line[0]) && space) {
     *space = 0;
   }
   buffer found = {0};
