@@ -3,19 +3,15 @@ without JavaScript. No time is measured."""
 
 from __future__ import annotations
 
-import re
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
 import pytest
 from browsing import browser, faults
-from gateway import SECONDS, ask, free_ports, wait_for
+from gateway import ask, wait_for
 from playwright.sync_api import Browser, BrowserContext, Page, expect
+from with_console import Rejoinder, running
 
 __all__ = ["browser"]  # a fixture
 
@@ -33,46 +29,6 @@ rules:
   - {{name: late, enable_on_status: [503], body: never}}
   - {{name: trial, observe: true, match: {{clients: [203.0.113.0/24]}}, enable_on_status: [4xx], body: not here}}
 """
-
-
-class Rejoinder:
-    """A process with a console."""
-
-    def __init__(self, command: str, file: Path, *options: str) -> None:
-        self.file = file
-        self.address = ("", 0)
-        """Where its Envoy listens."""
-        ports = free_ports()
-        self.url = f"http://127.0.0.1:{ports[0]}"
-        if command == "serve":
-            options = ("--xds", f"127.0.0.1:{ports[1]}", "--ext-proc", f"127.0.0.1:{ports[2]}", *options)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "rejoinder.cli", command, str(file), "--admin", self.url[7:], *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        wait_for(lambda: ask(("127.0.0.1", ports[0]), "GET", "localhost", "/status").status == 200)
-
-    def started(self) -> None:
-        """Wait until its Envoy listens."""
-        assert self.process.stdout
-        found = re.fullmatch(r"listening on http://(.*):(\d+)\n", self.process.stdout.readline())
-        assert found
-        self.address = found[1], int(found[2])
-
-
-@contextmanager
-def running(command: str, file: Path, text: str, *options: str) -> Iterator[Rejoinder]:
-    file.write_text(text)
-    it = Rejoinder(command, file, *options)
-    try:
-        yield it
-    finally:
-        it.process.send_signal(signal.SIGTERM)
-        it.process.wait(SECONDS)
-        assert it.process.stdout
-        it.process.stdout.close()
 
 
 @pytest.fixture(scope="module")

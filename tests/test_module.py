@@ -329,7 +329,17 @@ def but(authority: str, path: str, client: str, route: str, answered: bool) -> l
 NOW = [*request("H.test", "/now?a=<b>"), "q :scheme https", "a 192.0.2.1:80"]
 
 DEPENDENT: dict[str, list[str]] = {
-    "passes": [*request(), "a 10.9.8.7:80", ">", *response(505), "e", "= 505 -", "k office 0", "j office 1", "m passed office"],
+    "passes": [
+        *request(),
+        "a 10.9.8.7:80",
+        ">",
+        *response(505),
+        "e",
+        "= 505 -",
+        "k office 0",
+        "j office 1",
+        "m passed office",
+    ],
     "passes-ipv6": [*request(), "a [2001:db8::7]:80", ">", *response(505), "e", "= 505 -"],
     "another-client": [*request(), "a 11.9.8.7:80", ">", *response(505), "e", "= 505 kept"],
     "no-client": [*request(), "a /socket", ">", *response(505), "e", "= 505 kept"],

@@ -9,10 +9,13 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import pytest
 import yaml
+from gateway import ask, free_ports, wait_for
 from prometheus_client.parser import text_string_to_metric_families
+from with_console import Rejoinder, running
 
 from rejoinder.cli.metrics import MOST_NODES, Metrics, State
 from rejoinder.extproc import Counters
@@ -23,7 +26,8 @@ from rejoinder.xds.server import ClientStatus
 
 PROJECT: Final = Path(__file__).parents[1]
 MONITORING: Final = PROJECT / "examples" / "monitoring"
-PROMTOOL: Final = shutil.which("promtool")
+PROMTOOL, PROMETHEUS = shutil.which("promtool"), shutil.which("prometheus")
+needs_prometheus = pytest.mark.skipif(None in (PROMTOOL, PROMETHEUS), reason="needs Debian's package prometheus")
 OTHERS: Final = {"up"}
 """Metrics of Prometheus' own."""
 
@@ -89,11 +93,16 @@ def dashboard() -> dict[str, Any]:
     return found
 
 
-def expressions() -> Iterator[str]:
-    yield from (alert["expr"] for alert in alerts())
+def dashboard_expressions() -> Iterator[str]:
     for panel in dashboard()["panels"]:
         for target in panel.get("targets", ()):
-            yield re.sub(r"\$__rate_interval|\$__range", "5m", target["expr"])
+            # As Grafana replaces them.
+            yield re.sub(r"\$__rate_interval|\$__range", "1m", target["expr"]).replace("$job", ".*")
+
+
+def expressions() -> Iterator[str]:
+    yield from (alert["expr"] for alert in alerts())
+    yield from dashboard_expressions()
 
 
 def test_numbers_are_told_as_they_are() -> None:
@@ -162,16 +171,137 @@ def test_the_dashboard_is_one() -> None:
             assert 'job=~"$job"' in target["expr"]
 
 
-@pytest.mark.skipif(PROMTOOL is None, reason="needs promtool, of Debian's package prometheus")
+@needs_prometheus
 def test_prometheus_takes_all_of_it(tmp_path: Path) -> None:
     rules = [{"record": f"a:{number}", "expr": expression} for number, expression in enumerate(expressions())]
     file = tmp_path / "all.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": rules}]}))
-    commands = (
-        (["check", "rules", str(file)], b""),
-        (["check", "config", str(MONITORING / "prometheus.yaml")], b""),
-        (["check", "metrics"], metrics().text()),
-    )
-    for arguments, given in commands:
-        done = subprocess.run([str(PROMTOOL), *arguments], input=given, capture_output=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+    _promtool("check", "rules", str(file))
+    _promtool("check", "config", str(MONITORING / "prometheus.yaml"))
+    _promtool("check", "metrics", given=metrics().text())
+
+
+FIRES: Final = {
+    # what: (the alert, series at one sample a minute from the start on, what its name, or what it is about, adds)
+    "no answer": ("RejoinderDown", 'up{job="rejoinder",instance="a"}', "1 0x20", ["instance", "job"]),
+    "wrong files": ("RejoinderFilesWrong", 'rejoinder_problems{severity="error"}', "2x20", []),
+    "an edit": ("RejoinderReloadFailed", 'rejoinder_reloads_total{result="failed"}', "0x9 1x20", ["result"]),
+    "a rejection": ("RejoinderEnvoyRejects", "rejoinder_xds_clients_rejecting", "1x20", []),
+    "behind": ("RejoinderEnvoysBehind", "rejoinder_xds_clients_behind", "1x20", []),
+    "no Envoy": ("RejoinderNoEnvoys", "rejoinder_xds_clients", "0x20", []),
+    "overload": ("RejoinderOverloaded", "rejoinder_ext_proc_overloaded_total", "0+9x20", []),
+    "an exchange": ("RejoinderExtProcFailures", "rejoinder_ext_proc_failures_total", "0x9 1x20", []),
+    "the first failure": ("RejoinderHandlerFails", 'rejoinder_handler_failures_total{rule="r"}', "_x9 1x20", ["rule"]),
+    "another failure": ("RejoinderHandlerFails", 'rejoinder_handler_failures_total{rule="r"}', "4x9 5x20", ["rule"]),
+    "hidden errors": (
+        "RejoinderAnswersForErrors",
+        'rejoinder_answers_total{rule="r",original_status="503"}',
+        "0+90x20",
+        ["rule"],
+    ),
+}
+QUIET: Final = {
+    "RejoinderDown": "1x20",
+    "RejoinderFilesWrong": "0x20",
+    "RejoinderReloadFailed": "1x20",
+    "RejoinderEnvoyRejects": "0x20",
+    "RejoinderEnvoysBehind": "1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0",
+    "RejoinderNoEnvoys": "1x20",
+    "RejoinderOverloaded": "7x20",
+    "RejoinderExtProcFailures": "7x20",
+    "RejoinderHandlerFails": "7x20",
+    "RejoinderAnswersForErrors": "0+30x20",
+}
+"""Values of the same series with which nothing is the matter."""
+
+
+def _promtool(*arguments: str, given: bytes = b"") -> None:
+    done = subprocess.run([str(PROMTOOL), *arguments], input=given, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_prometheus
+def test_each_alert_fires_when_it_should_and_not_else(tmp_path: Path) -> None:
+    assert {name for name, *_ in FIRES.values()} == {alert["alert"] for alert in alerts()} == QUIET.keys()
+    severities = {alert["alert"]: alert["labels"]["severity"] for alert in alerts()}
+    tests = []
+    for what, (name, series, values, labels) in FIRES.items():
+        known = dict(re.findall(r'(\w+)="(.*?)"', series)) | {"severity": severities[name]}
+        kept = {label: known[label] for label in (*labels, "severity")} | {"alertname": name, "alertstate": "firing"}
+        fired = "ALERTS{" + ", ".join(f'{label}="{value}"' for label, value in sorted(kept.items())) + "}"
+        for case, given, expected in ((what, values, [{"labels": fired, "value": 1}]), (name, QUIET[name], [])):
+            asked = {"expr": 'ALERTS{alertstate="firing"}', "eval_time": "15m", "exp_samples": expected}
+            tests.append(
+                {"name": case, "interval": "1m", "input_series": [{"series": series, "values": given}]}
+                | {"promql_expr_test": [asked]}
+            )
+    file = tmp_path / "tests.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(MONITORING / "alerts.yaml")], "tests": tests}))
+    _promtool("test", "rules", str(file))
+
+
+GATEWAY: Final = """\
+listen: 127.0.0.1:0
+upstreams: {echo: "builtin:echo"}
+routes: [{name: own, path: /own, respond: {body: own}}, {name: all, upstream: echo}]
+rules:
+  - {name: mock, match: {path: /mock}, body: mock}
+  - {name: let, match: {path: /status/502}, pass: true}
+  - {name: trial, observe: true, enable_on_status: [5xx], body: not here}
+  - {name: fails, enable_on_status: [504], handler: "failing:page"}
+  - {name: busy, enable_on_status: [5xx], body: busy}
+"""
+
+
+@needs_prometheus
+def test_a_prometheus_has_data_for_the_whole_dashboard(tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text("def page(request, response):\n    raise RuntimeError\n")
+    (port,) = free_ports(1)
+    options = ("--concurrency", "1", "--conditional", "ext_proc", "--trusted-ca", str(tmp_path / "nowhere.pem"))
+    with running("up", tmp_path / "rules.yaml", GATEWAY, *options) as up:
+        up.started()
+        config = yaml.safe_load((MONITORING / "prometheus.yaml").read_text())
+        (job,) = config["scrape_configs"]
+        job |= {"scrape_interval": "1s", "scrape_timeout": "1s", "static_configs": [{"targets": [up.url[7:]]}]}
+        config |= {"rule_files": [str(MONITORING / "alerts.yaml")], "global": {"evaluation_interval": "1s"}}
+        (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(config))
+        address = ("127.0.0.1", port)
+        command = [str(PROMETHEUS), f"--config.file={tmp_path}/prometheus.yaml", f"--storage.tsdb.path={tmp_path}/data"]
+        command.append(f"--web.listen-address=127.0.0.1:{port}")
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as prometheus:
+            try:
+                _have_something_of_everything(up)
+
+                def empty() -> list[str]:
+                    return [each for each in dashboard_expressions() if not _result(address, each)]
+
+                wait_for(lambda: not empty(), prometheus, (OSError, AssertionError))
+                (group,) = _asked(address, "/api/v1/rules")["data"]["groups"]
+                assert {rule["name"]: rule["health"] for rule in group["rules"]} == {
+                    alert["alert"]: "ok" for alert in alerts()
+                }
+                wait_for(lambda: {"RejoinderEnvoyRejects", "RejoinderHandlerFails"} <= _alerting(address), prometheus)
+            finally:
+                prometheus.terminate()
+
+
+def _have_something_of_everything(up: Rejoinder) -> None:
+    for path in ("/mock", "/own", *(f"/status/{status}" for status in (200, 502, 503, 504))):
+        ask(up.address, "GET", "a.test", path)
+    up.file.write_text(GATEWAY.replace("}\nroutes", ', tls: "https://127.0.0.1:1"}\nroutes'))
+
+
+def _asked(address: tuple[str, int], path: str) -> Any:
+    response = ask(address, "GET", "localhost", path)
+    assert response.status == 200, response.body
+    return json.loads(response.body)
+
+
+def _result(address: tuple[str, int], expression: str) -> list[Any]:
+    found: list[Any] = _asked(address, f"/api/v1/query?query={quote(expression)}")["data"]["result"]
+    return found
+
+
+def _alerting(address: tuple[str, int]) -> set[str]:
+    """The names of alerts that fire or are about to."""
+    return {alert["labels"]["alertname"] for alert in _asked(address, "/api/v1/alerts")["data"]["alerts"]}
