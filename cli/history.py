@@ -5,6 +5,7 @@ Of the event loop; other threads may read. Whoever connects can make as much of 
 
 from __future__ import annotations
 
+import bisect
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -86,9 +87,8 @@ def differences(before: Ruleset, after: Ruleset) -> Changes:
             "changed": [name for name, each in new.items() if name in old and old[name] != each],
             "removed": [name for name in old if name not in new],
         }
-        stayed = [name for name in old if name in new], [name for name in new if name in old]
-        if stayed[0] != stayed[1] and kind in ("rules", "routes"):  # the others' order means nothing
-            groups["moved"] = [name for one, name in zip(*stayed, strict=True) if one != name]
+        if kind in ("rules", "routes"):  # the others' order means nothing
+            groups["moved"] = _moved(list(old), [name for name in new if name in old])
         if named := {word: _names(names) for word, names in groups.items() if names}:
             found[kind] = named
     return found
@@ -117,6 +117,28 @@ def _listed(names: Names, places: Mapping[str, str]) -> str:
 
 def _name(each: Rule | Route | Upstream | Listener) -> str:
     return listener_name(each) if isinstance(each, Listener) else each.name
+
+
+def _moved(before: Sequence[str], after: Sequence[str]) -> list[str]:
+    """The fewest names that, taken out, leave the others in the order of before.
+
+    >>> _moved("abcd", "dabc"), _moved("abcd", "abd"), _moved("abcd", "cdab")
+    (['d'], [], ['c', 'd'])
+    """
+    place = {name: number for number, name in enumerate(before)}
+    # A longest ascending run of places (https://en.wikipedia.org/wiki/Longest_increasing_subsequence): for each length,
+    # what the run ends with that ends earliest, and for each name, what stands before it in its run.
+    ends: list[int] = []
+    previous: dict[int, int | None] = {}
+    for at in map(place.__getitem__, after):
+        length = bisect.bisect(ends, at)
+        previous[at] = ends[length - 1] if length else None
+        ends[length : length + 1] = [at]
+    kept, last = set[int](), ends[-1] if ends else None
+    while last is not None:
+        kept.add(last)
+        last = previous[last]
+    return [name for name in after if place[name] not in kept]
 
 
 def _names(names: Sequence[str]) -> Names:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from gateway import SECONDS
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM: Final = shutil.which("chromium")
 AXE: Final = Path(os.environ.get("REJOINDER_AXE", ""))
@@ -32,7 +33,8 @@ def browser() -> Iterator[Browser]:
         pytest.skip(message)
     with sync_playwright() as playwright:
         # A sandbox of its own is what Chromium cannot have as root, or in most containers.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=1000 * SECONDS)
+        expect.set_options(timeout=1000 * SECONDS)
         yield browser
         browser.close()
 

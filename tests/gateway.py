@@ -55,8 +55,8 @@ from rejoinder.xds.translate.encode import snapshot
 from rejoinder.xds.translate.extensions import FOREIGN_TYPES, foreign_filters
 from rejoinder.xds.translate.filters import discovered
 
-SECONDS = 30.0
-"""How long a test waits for what must come."""
+SECONDS = 60.0
+"""How long a test waits for what must come; what must not come is not waited for."""
 
 MARKER_DOMAIN = "generation.invalid"
 MARKER_PATH = RequestMatch(PathMatch(PathKind.EXACT, "/generation.invalid"))

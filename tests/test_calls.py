@@ -11,13 +11,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from gateway import SECONDS
 
 from rejoinder.extproc.calls import Calls
 from rejoinder.rules.handlers import HandlerError, Handlers, Reply, Request, Response
 
 REQUEST = Request("GET", "a.test", "/x", None, (), "")
 RESPONSE = Response(503, ())
-SECONDS = 30
 
 
 @pytest.fixture

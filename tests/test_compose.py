@@ -24,6 +24,7 @@ from typing import Any, Final, TypeVar
 import images
 import pytest
 import yaml
+from gateway import SECONDS
 
 from rejoinder.cli.echo import EchoServer
 from rejoinder.envoy import Admin, bootstrap, find
@@ -32,8 +33,6 @@ from rejoinder.envoy.module import library
 TOP: Final = Path(__file__).parent.parent
 SERVICES: Final[dict[str, Any]] = yaml.safe_load((TOP / "docker-compose.yml").read_text())["services"]
 BOOTSTRAP: Final = TOP / "envoy" / "bootstrap.yaml"
-SECONDS: Final = 15.0
-"""For anything that takes time; a slow machine needs a part of it."""
 
 T = TypeVar("T")
 

@@ -285,7 +285,7 @@ def test_the_history_says_what_changed_and_who_took_it(file: Path) -> None:
             "added": ["n"],
             "changed": ["b"],
             "removed": ["a"],
-            "moved": ["c", "b"],
+            "moved": ["c"],
         }
         assert last["accepted"] == ["fine"]
         assert [(each["node"], each["message"]) for each in last["rejected"]] == [

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 import pytest
 from browsing import browser, faults
-from gateway import ask, wait_for
+from gateway import SECONDS, ask, wait_for
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from with_console import Rejoinder, running
 
@@ -49,6 +49,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
     def open_page(url: str, path: str = "/", width: int = 1280, **options: object) -> Page:
         context = browser.new_context(viewport={"width": width, "height": 800}, **options)  # type: ignore[arg-type]
         contexts.append(context)
+        context.set_default_timeout(1000 * SECONDS)
         page = context.new_page()
         page.on("request", lambda request: None if request.url.startswith(url) else said.append(request.url))
         page.on("console", lambda message: said.append(message.text))

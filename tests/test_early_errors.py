@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from gateway import Gateway, Response, ruleset
+from gateway import SECONDS, Gateway, Response, ruleset
 from http2_bytes import OPENING, frames, headers
 
 from rejoinder.extproc.frames import END_HEADERS, END_STREAM, Frame
@@ -37,8 +37,6 @@ rules:
     headers: {{content-type: text/html, x-percent: "100%", set-cookie: [a=1, b=2]}}
     body: "{BODY}"
 """
-PATIENCE: Final = 5.0
-
 GET: Final = b"GET / HTTP/1.1\r\nhost: a.test\r\n"
 REFUSED: Final = {
     # what is sent: (the bytes, the status)
@@ -74,7 +72,7 @@ def _rules(folder: Path, text: str) -> Ruleset:
 
 @contextlib.contextmanager
 def _sent(gateway: Gateway, data: bytes) -> Iterator[socket.socket]:
-    with socket.create_connection(gateway.address, PATIENCE) as client:
+    with socket.create_connection(gateway.address, SECONDS) as client:
         client.sendall(data)
         yield client
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 import pytest
+from gateway import SECONDS
 
 from rejoinder.extproc import Workers
 from rejoinder.extproc.server import SERVICE
@@ -22,7 +23,6 @@ from rejoinder.rules.program import Program, compile_rules
 from rejoinder.xds.protobuf import message_class
 
 Request: Any = message_class("envoy.service.ext_proc.v3.ProcessingRequest")
-SECONDS = 60
 
 
 def program(body: str) -> Program:

@@ -18,6 +18,7 @@ import h2.config
 import h2.connection
 import h2.events
 import pytest
+from gateway import SECONDS
 from http2_bytes import BLOCK, OPENING, REQUEST, Seen, Wire, data, frames, headers, message, request
 from test_tls import certificate
 
@@ -39,7 +40,6 @@ from rejoinder.extproc.headers import Blocks, encode
 
 PATH: Final = dict(REQUEST)[":path"]
 OK: Final = ("grpc-status", "0")
-SECONDS: Final = 60
 
 
 class Echo:
