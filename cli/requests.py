@@ -24,7 +24,8 @@ def fields(line: str) -> Mapping[str, Any]:
         found = json.loads(line)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    # Before 1.40, Envoy writes `null` for what there is not.
+    return {key: value for key, value in found.items() if value is not None} if isinstance(found, dict) else {}
 
 
 def shown(line: str, positions: Mapping[str, Position], routes: Mapping[str, Position]) -> Iterator[str]:

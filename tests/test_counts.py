@@ -343,6 +343,30 @@ def test_lines_of_any_kind_are_shown_or_passed_over(line: str) -> None:
     assert len(list(shown(line, {}, {}))) <= 1
 
 
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"rule": "r", "status": 200, "details": "direct_response"}, ["200 r (rules.yaml:3)"]),
+        ({"rule": "r", "status": 302, "original_status": "429"}, ["429 -> 302 r (rules.yaml:3)"]),
+        (
+            {"rule": "", "route": "own", "status": 200, "details": "direct_response"},
+            ["200 by route own (routes.yaml:4)"],
+        ),
+        ({"rule": "", "status": 503, "passed": "r"}, ["503 passed by r (rules.yaml:3)"]),
+        ({"rule": "", "status": 200, "passed_by_route": "r"}, ["200 passed by r (rules.yaml:3)"]),
+        ({"rule": "", "status": 200, "observed": "r,gone"}, ["200 observed by r (rules.yaml:3), gone (it is no more)"]),
+        ({"rule": "", "status": 200}, []),
+    ],
+)
+def test_what_is_said_of_a_request(entry: dict[str, Any], said: list[str]) -> None:
+    request = {"time": "2026-11-26T13:00:00Z", "method": "GET", "host": "a.test", "path": "/x"}
+    places = {"r": Position("rules.yaml", 3)}, {"own": Position("routes.yaml", 4)}
+    nothing = dict.fromkeys(("rule", "original_status", "observed", "passed", "passed_by_route"))
+    for left_out in ({}, nothing):
+        lines = shown(json.dumps({**left_out, **request, **entry}), *places)
+        assert list(lines) == [f"13:00:00 GET a.test/x {each}" for each in said]
+
+
 def test_what_clients_send_cannot_write_to_a_terminal() -> None:
     entry = {"time": "2026-11-26T13:00:00Z", "method": "GET", "host": "a\x1b[2J", "path": "/\n" * 500, "rule": "r"}
     (text,) = shown(json.dumps({**entry, "status": 200}), {"r": Position("rules.yaml", 3)}, {})
