@@ -1,7 +1,7 @@
 """What rules have done, counted: one form for all placements. A value (`Counts`) and what makes it (`Tally`).
 
 In go answers as they are given, or as Envoys report them; out come plain numbers. Pure; nothing is raised. However many
-statuses upstreams make up, there are no more series than MOST_SERIES and one for each rule and placement.
+statuses upstreams make up, there are no more series than MOST_SERIES and one for each rule, placement and kind.
 """
 
 from __future__ import annotations
