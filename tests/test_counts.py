@@ -132,6 +132,8 @@ RULES = Ruleset(
     ),
     rules=(
         Rule("shield", (), _path("/shield"), final=True),
+        Rule("guard", (), _path("/own"), final=True),
+        Rule("never", (Answer(body=b"never"),), _path("/own")),
         Rule("mock, too", (Answer(body=b"mock"),), _path("/mock")),
         Rule("below", (Answer(body=b"below"),), Scope(request=RequestMatch(PathMatch(PathKind.PREFIX, "/shield")))),
         Rule("let", (_on("500", b"", passes=True),)),
@@ -185,6 +187,7 @@ def test_every_placement_is_counted_told_and_logged(gateway: Gateway) -> None:
         Series("shield", "native" if by_module else placement, "200", "200", Kind.PASSED): 1,
         Series("shield", placement, "503", "503", Kind.PASSED): 1,
         Series("own", "native", NONE, "200", Kind.ROUTE): 1,
+        Series("guard", "native", "200", "200", Kind.PASSED): 1,
         Series("moved", "native", NONE, "301", Kind.ROUTE): 1,
     }
 
@@ -321,9 +324,9 @@ MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConne
     [
         pytest.param({"id": "one"}, False, [], id="nobody knows what it is"),
         pytest.param(_envoy(38), False, [], id="too old to be counted in"),
-        pytest.param(_envoy(39), False, ["counts"] * 6, id="counts"),
+        pytest.param(_envoy(39), False, ["counts"] * 4, id="counts"),
         pytest.param(_envoy(36), True, ["stdout"], id="old, and wants lines"),
-        pytest.param(_envoy(40), True, [*["counts"] * 6, "stdout"], id="both"),
+        pytest.param(_envoy(40), True, [*["counts"] * 4, "stdout"], id="both"),
     ],
 )
 def test_an_envoy_gets_the_access_logs_that_it_can_take_and_wants(

@@ -8,19 +8,20 @@ https://opentelemetry.io/docs/specs/otlp/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from rejoinder.rules.counts import NONE, Kind, Series
 from rejoinder.rules.messages import message_classes
 from rejoinder.rules.names import METADATA
-from rejoinder.xds.translate.logs import COUNTERS, NATIVE
+from rejoinder.xds.translate.logs import COUNTERS, NATIVE, ROUTES
 
 SERVICE: Final = "opentelemetry.proto.collector.metrics.v1.MetricsService"
 
 _KINDS: Final = {f"{METADATA}.{name}": kind for kind, name in COUNTERS.items()}
 
+_ROUTES: Final = f"{METADATA}.{ROUTES}"
 _FAILURES: Final = "rejoinder.handler_failures"
 """The module's own counter."""
 
@@ -58,15 +59,26 @@ def decode(data: bytes) -> Counted:
         match _KINDS.get(name):
             case Kind.ANSWERED:
                 answers.append((found, number))
-            case Kind.ROUTE:
-                answers.append((Series(tags.get("route", ""), NATIVE, NONE, status, Kind.ROUTE), number))
             case Kind() as kind:
                 # Where no rule has answered, nobody says what was there before: it is what was sent.
                 seen = found._replace(original_status=tags.get("original_status") or status, kind=kind)
                 answers += [(seen._replace(rule=each), number) for each in rule.split(",")]
+            case _ if name == _ROUTES:
+                answers += [(each, number) for each in _of_route(tags, status)]
             case _ if name == _FAILURES:
                 failures.append((rule, number))
     return Counted(tuple(answers), tuple(failures))
+
+
+def _of_route(tags: Mapping[str, str], status: str) -> Iterator[Series]:
+    """What a route has done: answered for a rule or by itself, or passed for one."""
+    rule, passed = tags.get("rule"), tags.get("passed")
+    if rule:
+        yield Series(rule, NATIVE, NONE, status)
+    elif not passed or tags.get("own"):
+        yield Series(tags.get("route", ""), NATIVE, NONE, status, Kind.ROUTE)
+    if passed and not tags.get("told"):  # else a filter has told of it
+        yield Series(passed, NATIVE, tags.get("original_status") or status, status, Kind.PASSED)
 
 
 def _points(request: Any) -> Iterator[tuple[str, dict[str, str], int]]:

@@ -100,6 +100,8 @@ class PlannedGroup:
     """Whether some route has more than one test of the path."""
     leads_nowhere: bool
     """Whether some route is for requests that get Envoy's own 404."""
+    passes: bool
+    """Whether some route passes for a rule."""
 
 
 Plan = Mapping[str, PlannedGroup]
@@ -123,6 +125,7 @@ def _plan_group(routes: Sequence[Route], rules: Sequence[Rule]) -> PlannedGroup:
         largest_body=max((len(each.action.body) for each in planned if isinstance(each.action, Reply)), default=0),
         splits_paths=any(len(each.match.paths) > 1 for each in planned),
         leads_nowhere=any(each.action is None for each in planned),
+        passes=any(each.passed for each in planned),
     )
 
 

@@ -165,13 +165,12 @@ def rate_limit_override(limits: dict[str, RateLimit]) -> tuple[str, Json]:
     )
 
 
-def metadata(rule: str = "", passed: str = "", limited: str = "") -> Json:
-    """What a route's metadata says; empty: nothing.
+def metadata(**told: str) -> Json:
+    """What a metadata, a route's for one, says; empty: nothing.
 
     Args:
-        rule: that it answers for.
-        passed: the rule that has kept others from answering.
-        limited: the name of the file's route under which its requests are limited.
+        told: `rule`: the name of the one that the route answers for; `passed`: of the one that has kept others from
+            answering, and `own`: the route answers by itself then; `route`: under this name its requests are limited.
     """
-    told = {key: name for key, name in (("rule", rule), ("passed", passed), ("route", limited)) if name}
-    return {"filter_metadata": {METADATA: told}} if told else {}
+    named = {key: name for key, name in told.items() if name}
+    return {"filter_metadata": {METADATA: named}} if named else {}

@@ -1,7 +1,8 @@
 """Access logs of Envoys of ours: those that count, and the one in JSON. Pure.
 
 What listeners say of access logs depends on the Envoy, and not on the rules: so it is added (`logged`) to those of a
-snapshot, for each kind of client. One thing is the rules': the answers that a listener has by itself (`early_errors`).
+snapshot, for each kind of client. Two things are the rules': the answers that a listener has by itself
+(`early_errors`), and whether some route passes for a rule, which its metadata says.
 
 Every answer has a marker. In dynamic metadata, `rejoinder`: `rule`, `original_status`, `source` and `placement`, or
 `observed`, or `passed`; of what a route does, `rule` or `passed` is the route's metadata.
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from rejoinder.rules.attributes import CODE_DETAILS, VIA_UPSTREAM
-from rejoinder.rules.counts import MOST_SERIES, NONE, OTHER, Kind
+from rejoinder.rules.counts import MOST_SERIES, OTHER, Kind
 from rejoinder.rules.names import METADATA
 from rejoinder.xds.translate.settings import Json, typed
 
@@ -21,9 +22,10 @@ COUNTERS: Final = {
     Kind.ANSWERED: "answers",
     Kind.OBSERVED: "observed_answers",
     Kind.PASSED: "passed_responses",
-    Kind.ROUTE: "route_answers",
 }
-"""Their names in Envoy, behind METADATA. (The module has counters of its own, with other names.)"""
+"""What filters do, by the names in Envoy, behind METADATA. (The module has counters of its own, with other names.)"""
+ROUTES: Final = "routes"
+"""Likewise: what routes do."""
 NATIVE: Final = "native"
 
 
@@ -35,12 +37,7 @@ def _of_route(key: str) -> str:
     return f"%METADATA(ROUTE:{METADATA}:{key})%"
 
 
-def _has(key: str, metadata: str) -> str:
-    return f"('{METADATA}' in {metadata} && '{key}' in {metadata}['{METADATA}'])"
-
-
 _STATUS: Final = "%RESPONSE_CODE%"
-_ROUTE_METADATA: Final = "xds.route_metadata.filter_metadata"
 
 _LINE: Final = {
     "time": "%START_TIME%",
@@ -77,29 +74,23 @@ class _Early(NamedTuple):
     marker: dict[str, str]
 
 
-def access_logs(counts: bool, lines: bool, early: Sequence[_Early] = ()) -> list[Json]:
+def access_logs(counts: bool, lines: bool, early: Sequence[_Early] = (), *, passing: bool = False) -> list[Json]:
     """The `envoy.config.accesslog.v3.AccessLog`s.
 
     Args:
         counts: what rules and routes do is counted.
         lines: each request is a line in JSON on Envoy's standard output.
         early: the answers of the listener's own.
+        passing: there are routes on which a rule passes. (To ask every request costs a microsecond.)
     """
     logs = []
     if counts:
-        # A route's own answer has the same details as that which it gives for a rule.
-        direct, for_rule = f"{CODE_DETAILS} == 'direct_response'", _has("rule", _ROUTE_METADATA)
-        passed = f"{_has('passed', _ROUTE_METADATA)} && !{_has('passed', 'metadata.filter_metadata')}"
         answered = {key: _dynamic(key) for key in ("rule", "placement", "original_status")}
-        native = {"placement": NATIVE, "original_status": NONE}
         logs += [
-            _counter(Kind.ANSWERED, cel("rule", f"{direct} && {for_rule}"), native | {"rule": _of_route("rule")}),
-            _counter(Kind.ANSWERED, _marked("rule"), answered),
-            *(_counter(Kind.ANSWERED, cel(each.marker["rule"], each.test), each.marker) for each in early),
-            _counter(Kind.OBSERVED, _marked("observed"), answered | {"rule": _dynamic("observed")}),
-            _counter(Kind.PASSED, _marked("passed"), answered | {"rule": _dynamic("passed")}),
-            _counter(Kind.PASSED, cel("passed", passed), answered | {"rule": _of_route("passed"), "placement": NATIVE}),
-            _counter(Kind.ROUTE, cel("route", f"{direct} && !{for_rule}"), {"route": "%ROUTE_NAME%"}),
+            _routes(passing),
+            _counter(COUNTERS[Kind.ANSWERED], _marked("rule"), answered),
+            *(_counter(COUNTERS[Kind.ANSWERED], cel(each.marker["rule"], each.test), each.marker) for each in early),
+            *(_counter(COUNTERS[kind], _marked(key), answered | {"rule": _dynamic(key)}) for kind, key in _TOLD),
         ]
     if lines:
         others = " && ".join(f"!({each.test})" for each in early)
@@ -108,19 +99,33 @@ def access_logs(counts: bool, lines: bool, early: Sequence[_Early] = ()) -> list
     return logs
 
 
+_TOLD: Final = ((Kind.OBSERVED, "observed"), (Kind.PASSED, "passed"))
+
+
+def _routes(passing: bool) -> Json:
+    """The one of what routes do: for one reason or another, for each test costs every request."""
+    test, tags = f"{CODE_DETAILS} == 'direct_response'", {"rule": _of_route("rule"), "route": "%ROUTE_NAME%"}
+    if passing:
+        metadata = "xds.route_metadata.filter_metadata"
+        test += f" || '{METADATA}' in {metadata} && 'passed' in {metadata}['{METADATA}']"
+        tags |= {key: _of_route(key) for key in ("passed", "own")}
+        tags |= {"told": _dynamic("passed"), "original_status": _dynamic("original_status")}
+    return _counter(ROUTES, cel("routes", test), tags)
+
+
 def cel(name: str, expression: str) -> Json:
     """The `envoy.config.accesslog.v3.AccessLogFilter` of an expression."""
     test = typed("envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter", expression=expression)
     return {"extension_filter": {"name": name, "typed_config": test}}
 
 
-def _counter(kind: Kind, wanted: Json, tags: dict[str, str]) -> Json:
+def _counter(name: str, wanted: Json, tags: dict[str, str]) -> Json:
     told = [{"name": tag, "value_format": value} for tag, value in {**tags, "status": _STATUS}.items()]
     config = typed(
         "envoy.extensions.access_loggers.stats.v3.Config",
         # What is not used for a while may go, so that rules which are no more have no part in the limit.
         stats_scope={"prefix": METADATA, "max_counters": MOST_SERIES, "enable_eviction": True},
-        counters=[{"stat": {"name": COUNTERS[kind], "tags": told}, "value_fixed": 1}],
+        counters=[{"stat": {"name": name, "tags": told}, "value_fixed": 1}],
     )
     return {"name": "counts", "filter": wanted, "typed_config": config}
 
@@ -157,9 +162,11 @@ def _early(mapper: Json) -> _Early:
 def logged(listener: Json, counts: bool, lines: bool) -> Json:
     """A Listener with access logs. Args as for `access_logs`."""
 
+    passing = bool(listener.get("metadata"))
+
     def with_logs(manager: Json) -> Json:
         early = [_early(mapper) for mapper in manager.get("local_reply_config", {}).get("mappers", ())]
-        return manager | {"access_log": access_logs(counts, lines, early)}
+        return manager | {"access_log": access_logs(counts, lines, early, passing=passing)}
 
     chains = [
         {**chain, "filters": [{**one, "typed_config": with_logs(one["typed_config"])} for one in chain["filters"]]}

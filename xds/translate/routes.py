@@ -84,7 +84,12 @@ def _route(planned: PlannedRoute, off: Off) -> Json:
     if overrides:
         route["typed_per_filter_config"] = overrides
     limited = isinstance(planned.action, Forward) and planned.route and planned.route.rate_limit
-    if told := metadata(planned.rule, planned.passed, planned.route.name if limited and planned.route else ""):
+    if told := metadata(
+        rule=planned.rule,
+        passed=planned.passed,
+        own=planned.name if planned.passed and answers else "",
+        route=planned.name if limited else "",
+    ):
         route["metadata"] = told
     return route
 
