@@ -253,7 +253,7 @@ def _rule(number: int, rule: Rule, placement: str) -> Json:
         "source": _SOURCES[rule.source],
         "answers": [_answer(answer) for answer in rule.answers],
         "placement": placement,
-        "kind": "observe" if rule.observe else "final" if rule.final else "",
+        "kind": "observe" if rule.observe else "" if not rule.final else "final" if rule.answers else "pass",
     }
 
 
