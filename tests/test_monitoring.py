@@ -185,6 +185,8 @@ FIRES: Final = {
     # what: (the alert, series at one sample a minute from the start on, what its name, or what it is about, adds)
     "no answer": ("RejoinderDown", 'up{job="rejoinder",instance="a"}', "1 0x20", ["instance", "job"]),
     "wrong files": ("RejoinderFilesWrong", 'rejoinder_problems{severity="error"}', "2x20", []),
+    "old files": ("RejoinderServesLastGood", "rejoinder_last_good_served", "1x20", []),
+    "not kept": ("RejoinderCannotKeep", "rejoinder_last_good_unsaved", "1x20", []),
     "an edit": ("RejoinderReloadFailed", 'rejoinder_reloads_total{result="failed"}', "0x9 1x20", ["result"]),
     "a rejection": ("RejoinderEnvoyRejects", "rejoinder_xds_clients_rejecting", "1x20", []),
     "behind": ("RejoinderEnvoysBehind", "rejoinder_xds_clients_behind", "1x20", []),
@@ -203,6 +205,8 @@ FIRES: Final = {
 QUIET: Final = {
     "RejoinderDown": "1x20",
     "RejoinderFilesWrong": "0x20",
+    "RejoinderServesLastGood": "0x20",
+    "RejoinderCannotKeep": "0x20",
     "RejoinderReloadFailed": "1x20",
     "RejoinderEnvoyRejects": "0x20",
     "RejoinderEnvoysBehind": "1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0",
