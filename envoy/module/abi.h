@@ -77,8 +77,5 @@ int CALLBACK(http_filter_config_define_counter)(void *envoy_config, buffer name,
                                                 size_t *id);
 int CALLBACK(http_filter_increment_counter)(void *envoy, size_t id, buffer *labels, size_t count, uint64_t value);
 bool CALLBACK(http_set_dynamic_metadata_string)(void *envoy, buffer name_space, buffer key, buffer value);
-/* The same for several, a key and a value each; only from 1.39.3 on, else NULL. */
-__attribute__((weak)) void CALLBACK(http_set_dynamic_metadata_string_batch)(void *envoy, buffer name_space,
-                                                                           const header *each, size_t count);
 
 #endif

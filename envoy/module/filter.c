@@ -274,19 +274,8 @@ static void send_local_reply(void *envoy, stream *self) {
   free(grpc);
 }
 
-static header entry(const char *key, buffer value) { return (header){key, strlen(key), value.ptr, value.length}; }
-
-/* Tell access logs and counters where that was, and what else there is. */
-static void mark(void *envoy, header *told, size_t count) {
-  told[count++] = entry("placement", TEXT("module"));
-  if (CALLBACK(http_set_dynamic_metadata_string_batch)) {
-    CALLBACK(http_set_dynamic_metadata_string_batch)(envoy, TEXT("rejoinder"), told, count);
-    return;
-  }
-  for (size_t i = 0; i < count; i++) {
-    CALLBACK(http_set_dynamic_metadata_string)(envoy, TEXT("rejoinder"), (buffer){told[i].name, told[i].name_length},
-                                               (buffer){told[i].value, told[i].value_length});
-  }
+static void mark(void *envoy, buffer key, buffer value) {
+  CALLBACK(http_set_dynamic_metadata_string)(envoy, TEXT("rejoinder"), key, value);
 }
 
 /* Tell of the rules before `end` that only observe: in access logs, of as many as there is room for. */
@@ -303,7 +292,8 @@ static void observe(void *envoy, const stream *self, const question *about, uint
     }
   }
   if (length) {
-    mark(envoy, (header[2]){entry("observed", (buffer){names + 1, length - 1})}, 1);
+    mark(envoy, TEXT("observed"), (buffer){names + 1, length - 1});
+    mark(envoy, TEXT("placement"), TEXT("module"));
   }
 }
 
@@ -313,7 +303,8 @@ static void let_pass(void *envoy, stream *self, const question *about, uint32_t 
   if (name.length && !self->passed) {
     self->passed = true;
     count(envoy, self->filter->passed, name);
-    mark(envoy, (header[2]){entry("passed", name)}, 1);
+    mark(envoy, TEXT("passed"), name);
+    mark(envoy, TEXT("placement"), TEXT("module"));
   }
 }
 
@@ -344,15 +335,14 @@ static bool decide(void *envoy, stream *self, const response *response) {
   }
   self->reply = self->made ? self->made : found;
   count(envoy, self->filter->replies, found->rule);
+  mark(envoy, TEXT("rule"), found->rule);
+  mark(envoy, TEXT("placement"), TEXT("module"));
   char original[16] = "none"; /* rules/counts.py */
-  header told[4] = {entry("rule", found->rule)};
-  size_t number = 2;
   if (response) {
     snprintf(original, sizeof original, "%u", (unsigned)response->status);
-    told[number++] = entry("source", response->is_local ? TEXT("local") : TEXT("upstream"));
+    mark(envoy, TEXT("source"), response->is_local ? TEXT("local") : TEXT("upstream"));
   }
-  told[1] = entry("original_status", (buffer){original, strlen(original)});
-  mark(envoy, told, number);
+  mark(envoy, TEXT("original_status"), (buffer){original, strlen(original)});
   return true;
 }
 

@@ -253,13 +253,6 @@ bool CALLBACK(http_set_dynamic_metadata_string)(void *envoy, buffer name_space, 
            value.ptr);
   return true;
 }
-void CALLBACK(http_set_dynamic_metadata_string_batch)(void *envoy, buffer name_space, const header *each,
-                                                      size_t count) {
-  for (size_t i = 0; i < count; i++) {
-    CALLBACK(http_set_dynamic_metadata_string)(envoy, name_space, (buffer){each[i].name, each[i].name_length},
-                                               (buffer){each[i].value, each[i].value_length});
-  }
-}
 int CALLBACK(http_filter_config_define_counter)(void *envoy_config, buffer name, buffer *labels, size_t count,
                                                 size_t *id) {
   (void)envoy_config, (void)labels, (void)count;
