@@ -133,6 +133,7 @@ def _block(dumper: yaml.CSafeDumper, value: str) -> yaml.Node:
 
 
 _BlockDumper.add_representer(str, _block)
+_BlockDumper.add_multi_representer(dict, yaml.CSafeDumper.represent_dict)
 
 
 def print_yaml(value: Any) -> None:

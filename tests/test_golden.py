@@ -227,6 +227,9 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+_Dumper.add_multi_representer(dict, yaml.SafeDumper.represent_dict)
+
+
 def as_yaml(value: Any) -> str:
     text = io.StringIO()
     yaml.dump(value, text, _Dumper, sort_keys=False, allow_unicode=True, width=120)

@@ -1,78 +1,45 @@
-"""What is remembered by identity is what would be made anew."""
+"""What is remembered is found by its content."""
 
 from __future__ import annotations
 
-from rejoinder.xds.remember import by_identity
+import pytest
+
+from rejoinder.xds.remember import Frozen, by_size, frozen
 
 
-def test_the_same_objects_in_the_same_order_are_asked_about_once() -> None:
-    asked: list[tuple[object, ...]] = []
-
-    @by_identity(10)
-    def ask(*values: object) -> int:
-        asked.append(values)
-        return len(asked)
-
-    one, equal = [1], [1]
-    assert [ask(one), ask(one), ask(equal), ask(one, equal), ask(equal, one), ask(one, equal)] == [1, 1, 2, 3, 4, 3]
+def nested() -> dict[str, object]:
+    return {"name": "a", "list": [1, {"deep": ["x"]}], "inner": Frozen({"b": [2]})}
 
 
-def test_text_and_numbers_count_by_value() -> None:
-    asked: list[tuple[object, ...]] = []
-
-    @by_identity(10)
-    def ask(*values: object) -> int:
-        asked.append(values)
-        return len(asked)
-
-    part: list[str] = []
-    name = "".join(["a", "bc"])
-    assert [ask("abc", part, 1000), ask(name, part, int("1000")), ask("ab", part, 1000)] == [1, 1, 2]
+def test_equal_dictionaries_are_one_key() -> None:
+    one, other = Frozen(nested()), Frozen(nested())
+    assert hash(one) == hash(other)
+    assert {one: "found"}[other] == "found"
+    assert frozen(one) is one
+    assert frozen(nested()) == one
 
 
-def test_what_was_asked_for_last_is_kept() -> None:
-    asked: list[str] = []
-
-    @by_identity(2)
-    def ask(value: str) -> str:
-        asked.append(value)
-        return value
-
-    for value in ("a", "b", "a", "c", "a", "b"):
-        ask(value)
-    assert asked == ["a", "b", "c", "b"]
+@pytest.mark.parametrize(
+    "different", [{"name": "b"}, {"list": [{"deep": ["x"]}, 1]}, {"inner": Frozen({"b": [3]})}, {"more": None}]
+)
+def test_other_ones_are_another_key(different: dict[str, object]) -> None:
+    assert Frozen({**nested(), **different}) not in {Frozen(nested()): None}
 
 
-def test_an_object_that_is_remembered_keeps_its_identity() -> None:
-    @by_identity(100)
-    def first(values: list[int]) -> int:
-        return values[0]
-
-    # Without anything to keep them, lists that come one after the other have the same address.
-    assert [first([n]) for n in range(50)] == list(range(50))
-
-
-def test_what_is_made_of_very_much_is_not_remembered() -> None:
+def test_the_results_that_were_asked_for_last_are_kept_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rejoinder.xds.remember._REMEMBERED_BYTES", 3 * 1024 + 9)
     asked = []
 
-    @by_identity(10)
-    def ask(*values: int) -> None:
-        asked.append(len(values))
+    @by_size(len)
+    def ask(text: str) -> str:
+        asked.append(text)
+        return text
 
-    for _ in range(2):
-        ask(*range(10_000))
-    assert len(asked) == 2
-
-
-def test_large_results_count_for_more() -> None:
-    asked: list[int] = []
-
-    @by_identity(100, len)
-    def ask(length: int) -> bytes:
-        asked.append(length)
-        return bytes(length)
-
-    for length in (40, 41, 40, 90, 40, 90, 101, 101):
-        ask(length)
-    # 90 and 40 are more than 100, and 101 alone is.
-    assert asked == [40, 41, 90, 40, 90, 101, 101]
+    for text in ("one", "two", "one", "six", "one", "two"):
+        ask(text)
+    assert asked == ["one", "two", "six"]
+    ask("long")
+    ask("one")
+    assert asked == ["one", "two", "six", "long", "one"]
+    too_large = "x" * 10_000
+    assert ask(too_large) == ask(too_large)

@@ -6,10 +6,11 @@ https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#incremental-xd
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rejoinder.xds.remember import by_identity
+from rejoinder.xds.remember import Frozen
 from rejoinder.xds.session import Output, Session
 from rejoinder.xds.snapshot import ROUTES, VIRTUAL_HOSTS, Resources, routes_of
 from rejoinder.xds.stream import SHARED, Response, Stream, Subscription, unknown
@@ -78,10 +79,10 @@ class Incremental(Session):
             had = ours
         else:
             had = stream.subscription.of(
-                {
-                    name: ours[name] if name in ours and ours[name].version == version else unknown(kind, name)
+                Frozen(
+                    (name, ours[name] if name in ours and ours[name].version == version else unknown(kind, name))
                     for name, version in initial.items()
-                }
+                )
             )
         stream.sent = stream.accepted = had
         # A client that has nothing and asks for all is answered even if there is nothing. (Envoy expects no such answer
@@ -93,11 +94,11 @@ class Incremental(Session):
         # A name that was asked for and never given is answered again in any case.
         names = response.names if stream.subscription.wildcard else response.names & stream.accepted.keys()
         doubtful = {name: unknown(response.type, name) for name in names}
-        stream.sent = stream.accepted = stream.subscription.of({**stream.accepted, **doubtful})
+        stream.sent = stream.accepted = stream.subscription.of(Frozen({**stream.accepted, **doubtful}))
         stream.absent -= response.names
 
 
-@by_identity(SHARED)
+@functools.lru_cache(SHARED)
 def _versions(resources: Resources) -> dict[str, str]:
     return {name: resource.version for name, resource in resources.items()}
 

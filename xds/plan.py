@@ -85,6 +85,9 @@ class PlannedDomain:
     domain: str
     routes: tuple[PlannedRoute, ...]
 
+    def __hash__(self) -> int:
+        return hash(self.domain)
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedGroup:

@@ -21,7 +21,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
-from rejoinder.xds.remember import REMEMBERED_BYTES, by_identity, size
+from rejoinder.xds.remember import by_size, frozen
 
 Encoder = Callable[[dict[str, Any]], bytes]
 _Convert = Callable[[Any], Any]
@@ -30,7 +30,7 @@ _LENGTH: Final = 2
 """The wire type of messages."""
 
 _REMEMBERED: Final = {f"envoy.config.route.v3.{name}" for name in ("Route", "RouteList", "VirtualHost")}
-"""They come by the ten thousand, most of them the same objects as the last time: `translate` remembers them, too."""
+"""They come by the ten thousand, most of them equal to the last ones."""
 
 
 class MappingError(ValueError):
@@ -86,7 +86,10 @@ def encoder(name: str) -> Encoder:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise MappingError(f"{name}: {error}") from error
 
-    return by_identity(REMEMBERED_BYTES, size)(encode) if name in _REMEMBERED else encode
+    if name not in _REMEMBERED:
+        return encode
+    remembering = by_size(len)(encode)
+    return lambda values: remembering(frozen(values))
 
 
 def varint(number: int) -> bytes:

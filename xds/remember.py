@@ -1,68 +1,55 @@
-"""Results remembered by the identity of what they were made from: for dictionaries, which have no hash.
+"""What is remembered between builds, found by the content of what it was made from.
 
-Text and numbers count by their value.
+`functools.lru_cache` keeps a number of results, `by_size` a number of bytes. `Frozen` makes a key of a dictionary.
 """
 
 from __future__ import annotations
 
-import functools
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
+
+from cachetools import LRUCache, cached
 
 REMEMBERED: Final = 1 << 15
 """How many results are kept of a function that is called for each rule: three times those of a large installation."""
 
-REMEMBERED_BYTES: Final = REMEMBERED << 10
-"""How many bytes, where results may be large: of what does not come in small pieces, a few dozen edits."""
+_REMEMBERED_BYTES: Final = REMEMBERED << 10
 
-_MOST_VALUES: Final = 256
-"""A result of more than that is not remembered: ten thousand routes in one list, with every edit another list."""
-
+K = TypeVar("K")
+V = TypeVar("V")
 R = TypeVar("R")
+P = ParamSpec("P")
 
 
-def size(encoded: bytes) -> int:
-    """As how many bytes a result counts, with what it was made from."""
-    return len(encoded) + 1024
+class Frozen(dict[K, V]):
+    """A dictionary that nobody changes any more. Its hash is computed once, from its content."""
+
+    __slots__ = ("_hash",)
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        try:
+            return self._hash
+        except AttributeError:
+            self._hash: int = hash(frozenset(zip(self, map(_hashable, self.values()), strict=True)))
+            return self._hash
 
 
-def by_identity(kept: int, weigh: Callable[[Any], int] = lambda _: 1) -> Callable[[Callable[..., R]], Callable[..., R]]:
-    """Call a function once for the same objects, or equal texts and numbers, in the same order. What it is called with
-    must not be changed after that.
+def frozen(values: dict[K, V]) -> Frozen[K, V]:
+    return values if isinstance(values, Frozen) else Frozen(values)
+
+
+def _hashable(value: Any) -> Any:
+    if type(value) is dict:
+        return frozenset(zip(value, map(_hashable, value.values()), strict=True))
+    return tuple(map(_hashable, value)) if type(value) is list else value
+
+
+def by_size(size: Callable[[Any], int]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Remember the results of a function that were asked for last, up to 32 MB of them.
 
     Args:
-        kept: how many results, those that were asked for last.
-        weigh: as how many a result counts.
+        size: of a result, in bytes; what it was made from counts as one kilobyte.
     """
-
-    def decorated(function: Callable[..., R]) -> Callable[..., R]:
-        results: OrderedDict[tuple[str | int, ...], tuple[tuple[Any, ...], R]] = OrderedDict()
-        weight, lock = 0, threading.Lock()
-
-        @functools.wraps(function)
-        def remembering(*values: Any) -> R:
-            nonlocal weight
-            if len(values) > _MOST_VALUES:
-                return function(*values)
-            key = tuple([value if isinstance(value, str | int) else id(value) for value in values])
-            with lock:
-                found = results.get(key)
-                if found is not None:
-                    results.move_to_end(key)
-                    return found[1]
-            result = function(*values)
-            with lock:
-                # Being kept, the objects keep their ids from being given to other ones.
-                if key not in results:
-                    results[key] = values, result
-                    weight += weigh(result)
-                while weight > kept:
-                    _, (_, oldest) = results.popitem(last=False)
-                    weight -= weigh(oldest)
-            return result
-
-        return remembering
-
-    return decorated
+    results: LRUCache[Any, Any] = LRUCache(_REMEMBERED_BYTES, lambda result: size(result) + 1024)
+    return cached(results, lock=threading.Lock())

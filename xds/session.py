@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from rejoinder.xds.forms import Forms
+from rejoinder.xds.remember import Frozen
 from rejoinder.xds.snapshot import (
     CLUSTERS,
     ENDPOINTS,
@@ -270,7 +271,7 @@ class Session(abc.ABC):
         wanted = self._asked_for(stream)
         if stream.type.whole and not self._settled(*_ORDER[stream.type].removed_after):
             leaving = {name: each for name, each in stream.sent.items() if name not in wanted}
-            return {**leaving, **wanted} if leaving else wanted
+            return Frozen({**leaving, **wanted}) if leaving else wanted
         return wanted
 
     def _asked_for(self, stream: Stream) -> Resources:
@@ -281,7 +282,7 @@ class Session(abc.ABC):
                 *(each.missing for each in self._streams.values() if each.rejected is self.target)
             )
             if missing:  # without its routes, a listener would answer everything with 404
-                return {name: each for name, each in wanted.items() if missing.isdisjoint(each.references)}
+                return Frozen((name, each) for name, each in wanted.items() if missing.isdisjoint(each.references))
         return wanted
 
     def _due(self, stream: Stream, wanted: Resources) -> tuple[tuple[Resource, ...], tuple[str, ...]] | None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from rejoinder.xds.protobuf import message_class, varint
+from rejoinder.xds.remember import Frozen
 
 _DiscoveryResponse: Final = message_class("envoy.service.discovery.v3.DiscoveryResponse")
 _Resource: Final = message_class("envoy.service.discovery.v3.Resource")
@@ -61,7 +62,7 @@ client may ask for any."""
 Reference = tuple[ResourceType, str]
 """A resource, by type and name."""
 
-Resources = Mapping[str, "Resource"]
+Resources = Frozen[str, "Resource"]
 """Resources of one type, by name."""
 
 
@@ -125,7 +126,7 @@ class Snapshot:
     """What `logged` has said."""
 
     def __post_init__(self) -> None:
-        by_type: dict[ResourceType, dict[str, Resource]] = {kind: {} for kind in RESOURCE_TYPES}
+        by_type: dict[ResourceType, Resources] = {kind: Frozen() for kind in RESOURCE_TYPES}
         for resource in self.resources:
             by_type[resource.type][resource.name] = resource
         versions = {kind: content_version(resources) for kind, resources in by_type.items()}
@@ -142,7 +143,7 @@ class Snapshot:
             if len(self._hosts) >= _MOST_SUBSETS:
                 self._hosts.clear()
             ours = self.by_type[VIRTUAL_HOSTS]
-            found = {name: host for name, host in ours.items() if routes_of(name) in routes}
+            found = Frozen({name: host for name, host in ours.items() if routes_of(name) in routes})
             self._hosts[routes] = ours if len(found) == len(ours) else found
         return self._hosts[routes]
 
@@ -157,7 +158,7 @@ class Snapshot:
             return self
         if (counts, lines) not in self._logged:
             made = copy.copy(self)  # most of it need not be hashed again
-            listeners = {name: each.logged(counts, lines) for name, each in self.by_type[LISTENERS].items()}
+            listeners = Frozen({name: each.logged(counts, lines) for name, each in self.by_type[LISTENERS].items()})
             versions = {**self.versions, LISTENERS: content_version(listeners)}
             object.__setattr__(made, "by_type", {**self.by_type, LISTENERS: listeners})
             object.__setattr__(made, "versions", versions)

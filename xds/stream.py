@@ -7,15 +7,15 @@ which types are sent: `session` does. `virtual_hosts` has the one type that is n
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final
 
-from rejoinder.xds.remember import by_identity
+from rejoinder.xds.remember import Frozen
 from rejoinder.xds.snapshot import Reference, Resource, Resources, ResourceType, Snapshot
 
-_NOTHING: Final[Resources] = {}
-"""One for all clients: see `changed`."""
+_NOTHING: Final[Resources] = Frozen()
 
 SHARED: Final = 32
 """How many comparisons of mappings are remembered: the mappings stay as long, and there are few at any time."""
@@ -51,7 +51,7 @@ class Subscription:
     def of(self, resources: Resources) -> Resources:
         if self.wildcard:
             return resources
-        return {name: resources[name] for name in sorted(self.names) if name in resources}
+        return Frozen({name: resources[name] for name in sorted(self.names) if name in resources})
 
 
 @dataclass(slots=True)
@@ -158,25 +158,25 @@ def without(resources: Resources, names: Set[str]) -> Resources:
     """The resources but those with these names; the same object if there are none of them."""
     if names.isdisjoint(resources):
         return resources
-    return {name: resource for name, resource in resources.items() if name not in names}
+    return Frozen({name: resource for name, resource in resources.items() if name not in names})
 
 
 # A thousand clients that are brought from one snapshot to the next share both mappings. Ten thousand virtual hosts need
 # not be compared for each of these clients.
-@by_identity(SHARED)
+@functools.lru_cache(SHARED)
 def changed(before: Resources, after: Resources) -> tuple[Resource, ...]:
     """The resources that are new or different."""
     return tuple(each for name, each in after.items() if before.get(name) != each)
 
 
-@by_identity(SHARED)
+@functools.lru_cache(SHARED)
 def gone(before: Resources, after: Resources) -> tuple[str, ...]:
     """The names of the resources that are no more."""
     return tuple(name for name in before if name not in after)
 
 
-@by_identity(SHARED)
+@functools.lru_cache(SHARED)
 def _after(before: Resources, wanted: Resources, news: tuple[Resource, ...], removed: tuple[str, ...]) -> Resources:
     """What a client has after a response; the object `wanted` itself if that is equal."""
-    sent = {**without(before, frozenset(removed)), **{each.name: each for each in news}}
+    sent = Frozen({**without(before, frozenset(removed)), **{each.name: each for each in news}})
     return wanted if sent == wanted else sent

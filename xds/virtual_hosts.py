@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
+from rejoinder.xds.remember import Frozen
 from rejoinder.xds.snapshot import ROUTES, VIRTUAL_HOSTS, Reference, Resource, Resources, Snapshot, routes_of
 from rejoinder.xds.stream import Response, Stream, changed, unknown
 
@@ -43,8 +44,8 @@ class VirtualHosts(Stream):
         names = [name for name in self.sent if routes_of(name) in routes] if routes else []
         if names:
             doubtful = dict.fromkeys(names, unknown(VIRTUAL_HOSTS, ""))
-            self.sent = {**self.sent, **doubtful}
-            self.accepted = {**self.accepted, **doubtful}
+            self.sent = Frozen({**self.sent, **doubtful})
+            self.accepted = Frozen({**self.accepted, **doubtful})
         self.renewed |= routes
 
     def wanted(self, ours: Snapshot) -> Resources:

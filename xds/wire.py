@@ -7,6 +7,7 @@ is made fit to be printed here: everything behind may show it as it is.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sized
 from typing import Any, Final
 
@@ -14,7 +15,6 @@ from rejoinder.rules.document import printable
 from rejoinder.rules.names import METADATA
 from rejoinder.xds.delta import DeltaRequest
 from rejoinder.xds.protobuf import message_class
-from rejoinder.xds.remember import by_identity
 from rejoinder.xds.snapshot import Resource
 from rejoinder.xds.sotw import Request
 from rejoinder.xds.stream import Response
@@ -95,7 +95,7 @@ def encode_delta_response(response: Response) -> bytes:
     return head + _delta_body(response.resources)
 
 
-@by_identity(_SHARED)
+@functools.lru_cache(_SHARED)
 def _delta_body(resources: tuple[Resource, ...]) -> bytes:
     return b"".join(part for each in resources for part in (each.delta_head, each.encoded))
 

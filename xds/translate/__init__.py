@@ -12,6 +12,7 @@ Reading order: `listeners` (and the filter chain, with `filters`), `extensions` 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from rejoinder.rules.model import RUNTIME, Ruleset, native_rules
@@ -23,8 +24,10 @@ from rejoinder.xds.translate.extensions import extensions, foreign_filters
 from rejoinder.xds.translate.filters import Off, http_filters, part_filters, to_switch_off
 from rejoinder.xds.translate.listeners import listeners, parts_listener
 from rejoinder.xds.translate.route_configurations import (
+    Layout,
     layouts,
     route_configurations,
+    routes_name,
     split_route_configurations,
 )
 from rejoinder.xds.translate.settings import Json, Placement, Settings
@@ -42,6 +45,8 @@ class Configuration:
     """envoy.config.route.v3.RouteConfiguration"""
     clusters: tuple[Json, ...]
     """envoy.config.cluster.v3.Cluster"""
+    upstreams: Mapping[str, frozenset[str]]
+    """Those that each route configuration names, by its name."""
     extensions: tuple[Json, ...] = ()
     """envoy.config.core.v3.TypedExtensionConfig: the filters that answer for rules, by the filters' names."""
     virtual_hosts: tuple[Json, ...] = ()
@@ -64,6 +69,11 @@ def translate(ruleset: Ruleset, program: Program, plan: Plan, settings: Settings
     conditional = conditional_program(ruleset)
     foreign = tuple(each for placement in Placement for each in foreign_filters(program, placement))
     by_group = layouts(plan, settings)
+    upstreams = {
+        routes_name(group, layout): frozenset(name for _, forward in part.forwarding for name in forward.upstreams)
+        for group, part in plan.items()
+        for layout in Layout
+    }
 
     @functools.cache  # both forms are likely to have the same routes
     def routes(off: Off) -> tuple[tuple[Json, ...], tuple[tuple[Json, list[Json]], ...]]:
@@ -80,6 +90,7 @@ def translate(ruleset: Ruleset, program: Program, plan: Plan, settings: Settings
             listeners=(*listeners(ruleset, plan, filters, early), *carriers),
             routes=together,
             clusters=tuple(clusters(ruleset, conditional, replace(settings, conditional=placement))),
+            upstreams=upstreams,
             extensions=(*extensions(conditional, placement), *foreign),
         )
         if not split:

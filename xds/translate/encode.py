@@ -7,9 +7,10 @@ mistake of ours, and is raised as `protobuf.MappingError`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from rejoinder.xds.protobuf import encoder
-from rejoinder.xds.remember import REMEMBERED, REMEMBERED_BYTES, by_identity, size
+from rejoinder.xds.remember import Frozen, by_size, frozen
 from rejoinder.xds.snapshot import (
     CLUSTERS,
     EXTENSIONS,
@@ -22,7 +23,6 @@ from rejoinder.xds.snapshot import (
     Snapshot,
 )
 from rejoinder.xds.translate import Configuration
-from rejoinder.xds.translate.forwarding import NO_UPSTREAM
 from rejoinder.xds.translate.logs import logged
 from rejoinder.xds.translate.settings import Json
 
@@ -38,44 +38,27 @@ def snapshot(configuration: Configuration) -> Snapshot:
         (VIRTUAL_HOSTS, configuration.virtual_hosts),
         (EXTENSIONS, configuration.extensions),
     )
-    return Snapshot(
-        tuple(_resource(kind, message) for kind, messages in by_type for message in messages), split, without_module
+    resources = (
+        _resource(kind, frozen(message), frozenset(_references(kind, message, configuration)))
+        for kind, messages in by_type
+        for message in messages
     )
+    return Snapshot(tuple(resources), split, without_module)
 
 
-@by_identity(REMEMBERED_BYTES, lambda resource: size(resource.encoded))
-def _resource(kind: ResourceType, message: Json) -> Resource:
-    # An extension is for Envoys with clusters of their own.
-    references = frozenset() if kind is EXTENSIONS else frozenset(_references(message))
+@by_size(lambda resource: len(resource.encoded))
+def _resource(kind: ResourceType, message: Frozen[str, Any], references: frozenset[Reference]) -> Resource:
     encode = encoder(kind.message)
     with_logs = (lambda counts, lines: encode(logged(message, counts, lines))) if kind is LISTENERS else None
     return Resource(kind, message["name"], encode(message), references, with_logs)
 
 
-def _references(message: object) -> Iterator[Reference]:
-    """What a message needs: all that it names as a cluster, a route configuration or a filter that is fetched."""
-    if isinstance(message, dict):
-        if "config_discovery" in message:
-            yield EXTENSIONS, message["name"]
-        for key, value in message.items():
-            if key in ("cluster", "cluster_name") and isinstance(value, str):
-                if value != NO_UPSTREAM:
-                    yield CLUSTERS, value
-            elif key == "weighted_clusters":
-                yield from ((CLUSTERS, each["name"]) for each in value["clusters"] if each["name"] != NO_UPSTREAM)
-            elif key == "route_config_name":
-                yield ROUTES, value
-            elif isinstance(value, dict):
-                # The list of routes under a key; below, a route and a virtual host: there are ten thousand of either.
-                yield from _remembered_references(value) if "action" in value else _references(value)
-            else:
-                yield from _references(value)
-    elif isinstance(message, list):
-        for value in message:
-            remembered = isinstance(value, dict) and ("match" in value or ("domains" in value and "routes" in value))
-            yield from _remembered_references(value) if remembered else _references(value)
-
-
-@by_identity(REMEMBERED)  # as their bytes are
-def _remembered_references(message: Json) -> frozenset[Reference]:
-    return frozenset(_references(message))
+def _references(kind: ResourceType, message: Json, configuration: Configuration) -> Iterator[Reference]:
+    """What a resource needs. (An extension is for Envoys with clusters of their own, too.)"""
+    if kind is ROUTES:
+        yield from ((CLUSTERS, upstream) for upstream in configuration.upstreams[message["name"]])
+    elif kind is LISTENERS:
+        for manager in (each["typed_config"] for chain in message["filter_chains"] for each in chain["filters"]):
+            if "rds" in manager:
+                yield ROUTES, manager["rds"]["route_config_name"]
+            yield from ((EXTENSIONS, each["name"]) for each in manager["http_filters"] if "config_discovery" in each)

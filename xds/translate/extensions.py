@@ -13,7 +13,7 @@ from typing import Final
 from rejoinder.rules.names import XDS_CLUSTER
 from rejoinder.rules.program import Program, compile_rules
 from rejoinder.rules.program_bytes import Part, cut, encode
-from rejoinder.xds.remember import REMEMBERED
+from rejoinder.xds.remember import REMEMBERED, Frozen
 from rejoinder.xds.translate import ext_proc, filters, module
 from rejoinder.xds.translate.filters import discovered, part_name
 from rejoinder.xds.translate.settings import Json, Placement
@@ -64,7 +64,7 @@ def extensions(program: Program, conditional: Placement) -> Iterator[Json]:
 @functools.lru_cache(maxsize=REMEMBERED)
 def _part(part: Part) -> Json:
     name = part_name(part)
-    return {"name": name, "typed_config": module.module_filter(name, part.data)}
+    return Frozen({"name": name, "typed_config": module.module_filter(name, part.data)})
 
 
 def foreign_filters(program: Program, placement: Placement) -> Iterator[Json]:

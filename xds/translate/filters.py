@@ -8,7 +8,6 @@ switch them off.
 
 from __future__ import annotations
 
-import functools
 from typing import Final, NamedTuple
 
 from rejoinder.rules.model import RateLimit
@@ -98,12 +97,7 @@ class Off(NamedTuple):
 def to_switch_off(program: Program, conditional: Placement) -> Off:
     """What has nothing to say about an answer of a route's."""
     asked = () if not program.asks_requests else (RULES,) if conditional is Placement.MODULE else (REQUESTS,)
-    return _off(answering(program, conditional), asked)
-
-
-@functools.cache  # what is made of a route is remembered by this object's identity
-def _off(answering: tuple[str, ...], asked: tuple[str, ...]) -> Off:
-    off = tuple(name for name in answering if name != HOST)
+    off = tuple(name for name in answering(program, conditional) if name != HOST)
     return Off(off, tuple(name for name in off if name not in asked))
 
 

@@ -18,7 +18,7 @@ from typing import Final
 from rejoinder.rules.files import MAX_FILE_SIZE
 from rejoinder.rules.request import PATH_HEADER
 from rejoinder.xds.plan import SMALL, Plan, PlannedDomain, PlannedGroup
-from rejoinder.xds.remember import REMEMBERED, by_identity
+from rejoinder.xds.remember import REMEMBERED, Frozen
 from rejoinder.xds.translate.buckets import ROOT, Start, buckets
 from rejoinder.xds.translate.filters import Off, rate_limit_override
 from rejoinder.xds.translate.forwarding import leads_nowhere
@@ -121,15 +121,15 @@ def _head(group: str, plan: PlannedGroup, layout: Layout) -> Json:
 
 
 def _virtual_host(name: str, domain: PlannedDomain, settings: Settings, off: Off) -> Json:
-    host = _small_host if len(domain.routes) <= SMALL else _host
-    return host(name, domain, settings.long_list, off)
+    make = _small_host if len(domain.routes) <= SMALL else _host
+    return make(name, domain, settings.long_list, off)
 
 
 def _host(name: str, domain: PlannedDomain, long_list: int, off: Off) -> Json:
-    return {"name": name, "domains": [domain.domain], **_list(_routes(domain, off), long_list)}
+    return Frozen({"name": name, "domains": [domain.domain], **_list(_routes(domain, off), long_list)})
 
 
-_small_host: Final = by_identity(REMEMBERED)(_host)
+_small_host: Final = functools.lru_cache(REMEMBERED)(_host)
 
 
 def _list(routes: tuple[_Placed, ...], long_list: int) -> Json:
@@ -145,13 +145,9 @@ def _hosts_by_path(routes_name: str, domain: PlannedDomain, settings: Settings, 
     for key, bucket in (_buckets(routes, short) if same else buckets(folded, short)).items():
         # Resource names have a `/` in front of their last part, and no other one in it.
         name = f"{routes_name}/{urllib.parse.quote(key, safe='')}"
-        yield _host_by_path(settings.long_list, name, key, *bucket)
-
-
-@by_identity(REMEMBERED)
-def _host_by_path(long_list: int, name: str, key: str, *routes: _Placed) -> Json:
-    # `/a*` is for what begins with `/a` and goes on.
-    return {"name": name, "domains": ["*"] if key == ROOT else [key, f"{key}*"], **_list(routes, long_list)}
+        # `/a*` is for what begins with `/a` and goes on.
+        domains = ["*"] if key == ROOT else [key, f"{key}*"]
+        yield {"name": name, "domains": domains, **_list(tuple(bucket), settings.long_list)}
 
 
 @functools.lru_cache(maxsize=REMEMBERED)
@@ -165,12 +161,12 @@ def _folded(start: Start) -> Start:
 # Both forms are made of the same domain, one right after the other.
 
 
-@by_identity(_AT_A_TIME)
+@functools.lru_cache(_AT_A_TIME)
 def _routes(domain: PlannedDomain, off: Off) -> tuple[_Placed, ...]:
     return tuple([placed(route, off) for route in domain.routes])
 
 
-@by_identity(_AT_A_TIME)
+@functools.lru_cache(_AT_A_TIME)
 def _buckets(routes: tuple[_Placed, ...], short: int) -> dict[str, list[_Placed]]:
     return buckets([(each[0], each) for each in routes], short)
 
@@ -180,12 +176,11 @@ def _matcher(lists: Mapping[str, Sequence[_Placed]]) -> Json:
     return {
         "matcher_tree": {
             "input": {"name": "path", "typed_config": path},
-            "prefix_match_map": {"map": {key: _route_list(*routes) for key, routes in lists.items()}},
+            "prefix_match_map": {"map": {key: _route_list(routes) for key, routes in lists.items()}},
         }
     }
 
 
-@by_identity(REMEMBERED)
-def _route_list(*routes: _Placed) -> Json:
+def _route_list(routes: Sequence[_Placed]) -> Json:
     found = [route for _, route in routes]
     return {"action": {"name": "routes", "typed_config": typed("envoy.config.route.v3.RouteList", routes=found)}}

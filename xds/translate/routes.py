@@ -17,7 +17,7 @@ from rejoinder.rules.matching import Meet, quote
 from rejoinder.rules.model import EVERY_PATH, Forward, PathKind, PathMatch, Redirect, Route, StringKind, StringMatch
 from rejoinder.rules.request import PATH_HEADER
 from rejoinder.xds.plan import PlannedRoute
-from rejoinder.xds.remember import REMEMBERED
+from rejoinder.xds.remember import REMEMBERED, Frozen
 from rejoinder.xds.translate.buckets import Start
 from rejoinder.xds.translate.filters import CORS, Off, metadata, switched_off
 from rejoinder.xds.translate.forwarding import NO_UPSTREAM, cors_policy, header_changes, header_option, route_action
@@ -43,10 +43,10 @@ _STRING_FIELDS: Final = {
 }
 
 
-@functools.lru_cache(maxsize=REMEMBERED)  # after an edit, most routes are the same objects: see `protobuf`
+@functools.lru_cache(maxsize=REMEMBERED)
 def placed(planned: PlannedRoute, off: Off) -> tuple[Start, Json]:
     """What is known of a route's path, and the Route; `off`: the filters that are not for routes which answer."""
-    return _start(planned.match), _route(planned, off)
+    return _start(planned.match), Frozen(_route(planned, off))
 
 
 def _start(match: Meet) -> Start:
