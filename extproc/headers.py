@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from hpack import Decoder, HPACKError, OversizedHeaderListError
+from hpack.hpack import encode_integer
 
 MAX_LIST_SIZE: Final = 1 << 14
 """Of decoded headers, with 32 bytes for each (section 6.5.2). gRPC's own limit for metadata is 8 to 16 kB."""
@@ -125,15 +126,7 @@ def encode(headers: Iterable[tuple[str, str]]) -> bytes:
     return b"\x20" + b"".join(b"\x00" + _string(name) + _string(value) for name, value in headers)
 
 
-# RFC 7541, section 5.2, without Huffman's code; the length is an integer with a prefix of 7 bits (5.1).
+# RFC 7541, section 5.2, without Huffman's code.
 def _string(text: str) -> bytes:
     data = text.encode()
-    size = len(data)
-    if size < 0x7F:
-        return bytes((size,)) + data
-    length, size = bytearray(b"\x7f"), size - 0x7F
-    while size >= 0x80:
-        length.append(size & 0x7F | 0x80)
-        size >>= 7
-    length.append(size)
-    return bytes(length) + data
+    return bytes(encode_integer(len(data), 7)) + data

@@ -20,34 +20,12 @@ from rejoinder.rules.model import Header
 # Envoy keeps each of these in one place: sent in several lines, it is one value, joined with commas. Every line of any
 # other header is a value of its own.
 JOINED_HEADERS: Final = frozenset(
-    [
-        "accept",
-        "accept-encoding",
-        "access-control-request-headers",
-        "access-control-request-method",
-        "authorization",
-        "cache-control",
-        "connection",
-        "content-encoding",
-        "content-type",
-        "expect",
-        "grpc-accept-encoding",
-        "grpc-timeout",
-        "if-match",
-        "if-modified-since",
-        "if-none-match",
-        "if-range",
-        "if-unmodified-since",
-        "origin",
-        "pragma",
-        "referer",
-        "user-agent",
-        "via",
-        "x-client-trace-id",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-port",
-    ]
+    (
+        "accept accept-encoding access-control-request-headers access-control-request-method authorization "
+        "cache-control connection content-encoding content-type expect grpc-accept-encoding grpc-timeout if-match "
+        "if-modified-since if-none-match if-range if-unmodified-since origin pragma referer user-agent via "
+        "x-client-trace-id x-forwarded-for x-forwarded-host x-forwarded-port"
+    ).split()
 )
 
 METHOD: Final = re.compile(
@@ -60,31 +38,15 @@ PATH_HEADER: Final = "x-rejoinder-path"
 """A request header with the path without its query, while Envoy picks the route, where that needs it."""
 
 REMOVED_HEADERS: Final = frozenset(
-    [
-        "keep-alive",
-        "proxy-connection",
-        "x-envoy-decorator-operation",
-        "x-envoy-downstream-service-cluster",
-        "x-envoy-downstream-service-node",
-        "x-envoy-expected-rq-timeout-ms",
-        "x-envoy-force-trace",
-        "x-envoy-hedge-on-per-try-timeout",
-        "x-envoy-internal",
-        "x-envoy-ip-tags",
-        "x-envoy-max-retries",
-        "x-envoy-original-host",
-        "x-envoy-original-path",
-        "x-envoy-original-url",
-        "x-envoy-retriable-header-names",
-        "x-envoy-retriable-status-codes",
-        "x-envoy-retry-grpc-on",
-        "x-envoy-retry-on",
-        "x-envoy-upstream-alt-stat-name",
-        "x-envoy-upstream-rq-per-try-timeout-ms",
-        "x-envoy-upstream-rq-timeout-ms",
-        "x-envoy-upstream-stream-duration-ms",
-        "x-forwarded-client-cert",
-    ]
+    (
+        "keep-alive proxy-connection x-envoy-decorator-operation x-envoy-downstream-service-cluster "
+        "x-envoy-downstream-service-node x-envoy-expected-rq-timeout-ms x-envoy-force-trace "
+        "x-envoy-hedge-on-per-try-timeout x-envoy-internal x-envoy-ip-tags x-envoy-max-retries "
+        "x-envoy-original-host x-envoy-original-path x-envoy-original-url x-envoy-retriable-header-names "
+        "x-envoy-retriable-status-codes x-envoy-retry-grpc-on x-envoy-retry-on x-envoy-upstream-alt-stat-name "
+        "x-envoy-upstream-rq-per-try-timeout-ms x-envoy-upstream-rq-timeout-ms x-envoy-upstream-stream-duration-ms "
+        "x-forwarded-client-cert"
+    ).split()
 )
 """What a client cannot send: Envoy takes it away before any rule is asked. (And what `connection` names.)"""
 

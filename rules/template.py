@@ -10,14 +10,16 @@ end a text, a string or a header. Two braces themselves are written `{{ "{{" }}`
 
 from __future__ import annotations
 
-import difflib
 import enum
+import http
 import re
 import struct
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
+
+from rejoinder.rules.fields import closest
 
 LONGEST_VALUE: Final = 8192
 """In bytes, before it is escaped. Envoy takes headers of 60 kB; nothing that people are shown is as long."""
@@ -62,25 +64,8 @@ class Name(enum.IntEnum):
     CLIENT = 16
 
 
-NAMES: Final = {
-    "request.id": Name.REQUEST_ID,
-    "request.method": Name.REQUEST_METHOD,
-    "request.scheme": Name.REQUEST_SCHEME,
-    "request.host": Name.REQUEST_HOST,
-    "request.path": Name.REQUEST_PATH,
-    "request.url": Name.REQUEST_URL,
-    "request.query": Name.REQUEST_QUERY,
-    "request.header": Name.REQUEST_HEADER,
-    "status": Name.STATUS,
-    "status.reason": Name.STATUS_REASON,
-    "original_status": Name.ORIGINAL_STATUS,
-    "source": Name.SOURCE,
-    "route": Name.ROUTE,
-    "rule": Name.RULE,
-    "time": Name.TIME,
-    "client": Name.CLIENT,
-}
-"""As they are written; `.NAME` follows those with an argument."""
+NAMES: Final = {re.sub("^(request|status)_", r"\1.", each.name.lower()): each for each in Name}
+"""As they are written: `request.id`. `.NAME` follows those with an argument."""
 
 _WITH_ARGUMENT: Final = re.compile(r"(request\.(?:query|header))(?:\.(.*))?")
 # A token (RFC 9110, section 5.6.2) without `|`, which comes before a filter; and what may stand in a URL.
@@ -182,9 +167,9 @@ def parse_header(text: str, default: Escape = Escape.HEADER) -> Template:
 def _variable(inner: str, default: Escape, offset: int) -> Variable:
     spelled, bar, wanted = (part.strip() for part in inner.partition("|"))
     if not spelled:
-        raise TemplateError(f'expected a name between "{{{{" and "}}}}": {_choice("", NAMES)}', offset)
+        raise TemplateError(f'expected a name between "{{{{" and "}}}}": {closest("", NAMES)}', offset)
     if bar and wanted not in _FILTERS:
-        raise TemplateError(f'unknown filter "{wanted[:_SHOWN]}": {_choice(wanted, _FILTERS)}', offset)
+        raise TemplateError(f'unknown filter "{wanted[:_SHOWN]}": {closest(wanted[:_SHOWN], _FILTERS)}', offset)
     escape = _FILTERS[wanted] if bar else default
     if found := _WITH_ARGUMENT.fullmatch(spelled):
         name, argument = NAMES[found[1]], found[2] or ""
@@ -193,12 +178,7 @@ def _variable(inner: str, default: Escape, offset: int) -> Variable:
         return Variable(name, argument.lower() if name is Name.REQUEST_HEADER else argument, escape)
     if spelled in NAMES:
         return Variable(NAMES[spelled], "", escape)
-    raise TemplateError(f'unknown name "{spelled[:_SHOWN]}": {_choice(spelled, NAMES)}', offset)
-
-
-def _choice(given: str, known: dict[str, Name] | dict[str, Escape]) -> str:
-    similar = difflib.get_close_matches(given[:_SHOWN], known, n=1)
-    return f'did you mean "{similar[0]}"?' if similar else f"expected one of {', '.join(known)}"
+    raise TemplateError(f'unknown name "{spelled[:_SHOWN]}": {closest(spelled[:_SHOWN], NAMES)}', offset)
 
 
 def default_escape(content_type: str) -> Escape:
@@ -275,63 +255,11 @@ def reason(status: int) -> str:
     return _REASONS.get(status, "")
 
 
-# https://www.iana.org/assignments/http-status-codes/ - Python's own depend on its version.
-_REASONS: Final = {
-    200: "OK",
-    201: "Created",
-    202: "Accepted",
-    203: "Non-Authoritative Information",
-    204: "No Content",
-    205: "Reset Content",
-    206: "Partial Content",
-    207: "Multi-Status",
-    208: "Already Reported",
-    226: "IM Used",
-    300: "Multiple Choices",
-    301: "Moved Permanently",
-    302: "Found",
-    303: "See Other",
-    304: "Not Modified",
+# https://www.iana.org/assignments/http-status-codes/ - where it matters, Python's own depend on its version.
+_REASONS: Final = {status.value: status.phrase for status in http.HTTPStatus if status >= 200 and status != 418} | {
     305: "Use Proxy",
-    307: "Temporary Redirect",
-    308: "Permanent Redirect",
-    400: "Bad Request",
-    401: "Unauthorized",
-    402: "Payment Required",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    406: "Not Acceptable",
-    407: "Proxy Authentication Required",
-    408: "Request Timeout",
-    409: "Conflict",
-    410: "Gone",
-    411: "Length Required",
-    412: "Precondition Failed",
     413: "Content Too Large",
     414: "URI Too Long",
-    415: "Unsupported Media Type",
     416: "Range Not Satisfiable",
-    417: "Expectation Failed",
-    421: "Misdirected Request",
     422: "Unprocessable Content",
-    423: "Locked",
-    424: "Failed Dependency",
-    425: "Too Early",
-    426: "Upgrade Required",
-    428: "Precondition Required",
-    429: "Too Many Requests",
-    431: "Request Header Fields Too Large",
-    451: "Unavailable For Legal Reasons",
-    500: "Internal Server Error",
-    501: "Not Implemented",
-    502: "Bad Gateway",
-    503: "Service Unavailable",
-    504: "Gateway Timeout",
-    505: "HTTP Version Not Supported",
-    506: "Variant Also Negotiates",
-    507: "Insufficient Storage",
-    508: "Loop Detected",
-    510: "Not Extended",
-    511: "Network Authentication Required",
 }

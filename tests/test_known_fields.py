@@ -17,7 +17,7 @@ import yaml
 
 from rejoinder.cli import main
 from rejoinder.rules.kubernetes import known
-from rejoinder.rules.kubernetes.known import KINDS, METADATA, REFUSED, Table, Use, markdown
+from rejoinder.rules.kubernetes.known import KINDS, METADATA, READ, REFUSED, Table, Use
 from rejoinder.rules.load import load
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
@@ -27,6 +27,26 @@ PAGES: Final = {
     "higress.md": ("WasmPlugin", "Ingress", "McpBridge"),
 }
 TABLES: Final = {kind: table for (_, kind), table in KINDS.items()}
+
+
+def rows(table: Table, path: str = "") -> Iterator[tuple[str, dict[Use, list[str]]]]:
+    """Where fields stand, and which of them are read, without effect, refused: a line for each mapping."""
+    uses: dict[Use, list[str]] = {use: [] for use in Use}
+    for name, use in table.items():
+        uses[use if isinstance(use, Use) else READ].append(name)
+    yield path, uses
+    for name, inner in table.items():
+        if isinstance(inner, Mapping):
+            yield from rows(inner, f"{path}.{name}" if path else name)
+
+
+def markdown(table: Table) -> str:
+    """A table as a page shows it."""
+    lines = ["| in | read | without effect | not supported |", "|---|---|---|---|"]
+    for path, uses in rows(table):
+        cells = (", ".join(f"`{name}`" for name in uses[use]) for use in Use)
+        lines.append(f"| {f'`{path}`' if path else ''} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 @pytest.mark.parametrize(("page", "kind"), [(page, kind) for page, kinds in PAGES.items() for kind in kinds])

@@ -1,4 +1,4 @@
-"""The fields of every kind of object that is read: one table for each, which readers, pages and tests share.
+"""The fields of every kind of object that is read: one table for each, which readers and pages share.
 
 In: a place within an object, and the table of what may stand there. Out: nothing; what the table does not have, or has
 as refused, is noted as a mistake. So no field is lost in silence: a misspelt `filters` would lose an answer, and a
@@ -10,10 +10,10 @@ The fields are those of the newest API that is listed in docs/gateway-api.md, ex
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final, TypeAlias
 
-from rejoinder.rules.document import List, Map, Scalar, ScalarKind
+from rejoinder.rules.document import List, Map
 from rejoinder.rules.fields import Place
 
 
@@ -47,7 +47,7 @@ def check(place: Place, table: Table) -> None:
         use = table.get(name)
         if use is None:
             place.unknown(name, table)
-        elif _is_null(field := place.field(name)):
+        elif (field := place.field(name)).empty:
             continue
         elif use is REFUSED:
             place.key(name).error(f"{name} is not supported")
@@ -55,59 +55,25 @@ def check(place: Place, table: Table) -> None:
             check(field, use)
 
 
-def _is_null(place: Place) -> bool:
-    return isinstance(place.node, Scalar) and place.node.kind is ScalarKind.NULL
-
-
 def without(table: Table, *names: str) -> Table:
     """A table that lets pass what stands in some fields, which is checked elsewhere."""
     return {**table, **dict.fromkeys(names, READ)}
 
 
-def rows(table: Table, path: str = "") -> Iterator[tuple[str, dict[Use, list[str]]]]:
-    """Where fields stand, and which of them are read, without effect, refused: a line for each mapping."""
-    uses: dict[Use, list[str]] = {use: [] for use in Use}
-    for name, use in table.items():
-        uses[use if isinstance(use, Use) else READ].append(name)
-    yield path, uses
-    for name, inner in table.items():
-        if isinstance(inner, Mapping):
-            yield from rows(inner, f"{path}.{name}" if path else name)
-
-
-def markdown(table: Table) -> str:
-    """A table as a page shows it."""
-    lines = ["| in | read | without effect | not supported |", "|---|---|---|---|"]
-    for path, uses in rows(table):
-        cells = (", ".join(f"`{name}`" for name in uses[use]) for use in Use)
-        lines.append(f"| {f'`{path}`' if path else ''} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+def _table(read: str = "", *more: Table, harmless: str = "", refused: str = "", **inner: Use | Table) -> Table:
+    """Fields by what becomes of them, their names with spaces between; and those that have fields of their own."""
+    words = {READ: read, HARMLESS: harmless, REFUSED: refused}
+    found: Table = {name: use for use, names in words.items() for name in names.split()}
+    return {**found, **{name: use for table in more for name, use in table.items()}, **inner}
 
 
 # --- what all objects have ---
 
-METADATA: Final[Table] = {
-    "name": READ,
-    "namespace": READ,
-    "labels": READ,
-    "annotations": READ,
-    "creationTimestamp": READ,
-    "generation": READ,
-    **dict.fromkeys(
-        (
-            "generateName",
-            "uid",
-            "resourceVersion",
-            "selfLink",
-            "managedFields",
-            "ownerReferences",
-            "finalizers",
-            "deletionTimestamp",
-            "deletionGracePeriodSeconds",
-        ),
-        HARMLESS,
-    ),
-}
+METADATA: Final = _table(
+    read="name namespace labels annotations creationTimestamp generation",
+    harmless="generateName uid resourceVersion selfLink managedFields ownerReferences finalizers deletionTimestamp "
+    "deletionGracePeriodSeconds",
+)
 
 
 def _object(**fields: Use | Table) -> Table:
@@ -116,261 +82,133 @@ def _object(**fields: Use | Table) -> Table:
 
 # --- Gateway API: https://gateway-api.sigs.k8s.io/reference/spec/ ---
 
-_REFERENCE: Final[Table] = {"group": READ, "kind": READ, "namespace": READ, "name": READ}
-_HEADERS: Final[Table] = {"name": READ, "value": READ}
-_HEADER_CHANGES: Final[Table] = {"set": _HEADERS, "add": _HEADERS, "remove": READ}
-_PATH_MODIFIER: Final[Table] = {"type": READ, "replaceFullPath": READ, "replacePrefixMatch": READ}
-_VALUE_MATCH: Final[Table] = {"type": READ, "name": READ, "value": READ}
-_SELECTOR: Final[Table] = {
-    "matchLabels": READ,
-    "matchExpressions": {"key": READ, "operator": READ, "values": READ},
-}
+_REFERENCE: Final = _table("group kind namespace name")
+_HEADERS: Final = _table("name value")
+_HEADER_CHANGES: Final = _table("remove", set=_HEADERS, add=_HEADERS)
+_PATH_MODIFIER: Final = _table("type replaceFullPath replacePrefixMatch")
+_VALUE_MATCH: Final = _table("type name value")
+_SELECTOR: Final = _table("matchLabels", matchExpressions=_table("key operator values"))
 
-CLIENT_VALIDATION: Final[Table] = {"caCertificateRefs": _REFERENCE, "mode": READ}
+CLIENT_VALIDATION: Final = _table("mode", caCertificateRefs=_REFERENCE)
 
-LISTENER: Final[Table] = {
-    "name": READ,
-    "hostname": READ,
-    "port": READ,
-    "protocol": READ,
-    "tls": {
-        "mode": READ,
-        "certificateRefs": _REFERENCE,
-        "frontendValidation": CLIENT_VALIDATION,
-        "options": REFUSED,  # such as one that demands client certificates
-    },
-    "allowedRoutes": {
-        "namespaces": {"from": READ, "selector": _SELECTOR},
-        "kinds": {"group": READ, "kind": READ},
-    },
-}
+LISTENER: Final = _table(
+    "name hostname port protocol",
+    tls=_table(
+        "mode",
+        refused="options",  # such as one that demands client certificates
+        certificateRefs=_REFERENCE,
+        frontendValidation=CLIENT_VALIDATION,
+    ),
+    allowedRoutes=_table(namespaces=_table("from", selector=_SELECTOR), kinds=_table("group kind")),
+)
+
+_FRONTEND: Final = _table(validation=CLIENT_VALIDATION)
 
 GATEWAY: Final = _object(
-    spec={
-        "gatewayClassName": HARMLESS,
-        "listeners": LISTENER,
-        "addresses": {"type": READ, "value": READ},
-        "infrastructure": HARMLESS,
-        "allowedListeners": HARMLESS,
-        "tls": {
-            "frontend": {
-                "default": {"validation": CLIENT_VALIDATION},
-                "perPort": {"port": READ, "tls": {"validation": CLIENT_VALIDATION}},
-            },
-            "backend": REFUSED,
-        },
-        "backendTLS": REFUSED,
-        "defaultScope": REFUSED,
-    }
+    spec=_table(
+        harmless="gatewayClassName infrastructure allowedListeners",
+        refused="backendTLS defaultScope",
+        listeners=LISTENER,
+        addresses=_table("type value"),
+        tls=_table(refused="backend", frontend=_table(default=_FRONTEND, perPort=_table("port", tls=_FRONTEND))),
+    )
 )
 
-_COMMON_FILTERS: Final[Table] = {
-    "type": READ,
-    "requestHeaderModifier": _HEADER_CHANGES,
-    "responseHeaderModifier": _HEADER_CHANGES,
-    "requestMirror": {
-        "backendRef": {**_REFERENCE, "port": READ},
-        "percent": READ,
-        "fraction": {"numerator": READ, "denominator": READ},
-    },
-    "requestRedirect": {
-        "scheme": READ,
-        "hostname": READ,
-        "path": _PATH_MODIFIER,
-        "port": READ,
-        "statusCode": READ,
-    },
-    "urlRewrite": {"hostname": READ, "path": _PATH_MODIFIER},
-    "extensionRef": {"group": READ, "kind": READ, "name": READ},
-    "externalAuth": REFUSED,
-}
-_CORS: Final[Table] = {
-    "allowOrigins": READ,
-    "allowMethods": READ,
-    "allowHeaders": READ,
-    "exposeHeaders": READ,
-    "allowCredentials": READ,
-    "maxAge": READ,
-}
+_COMMON_FILTERS: Final = _table(
+    "type",
+    refused="externalAuth",
+    requestHeaderModifier=_HEADER_CHANGES,
+    responseHeaderModifier=_HEADER_CHANGES,
+    requestMirror=_table("percent", backendRef=_table("port", _REFERENCE), fraction=_table("numerator denominator")),
+    requestRedirect=_table("scheme hostname port statusCode", path=_PATH_MODIFIER),
+    urlRewrite=_table("hostname", path=_PATH_MODIFIER),
+    extensionRef=_table("group kind name"),
+)
+_CORS: Final = _table("allowOrigins allowMethods allowHeaders exposeHeaders allowCredentials maxAge")
 
-HTTP_MATCH: Final[Table] = {
-    "path": {"type": READ, "value": READ},
-    "headers": _VALUE_MATCH,
-    "queryParams": _VALUE_MATCH,
-    "method": READ,
-}
+HTTP_MATCH: Final = _table("method", path=_table("type value"), headers=_VALUE_MATCH, queryParams=_VALUE_MATCH)
 
-HTTP_RULE: Final[Table] = {
-    "name": READ,
-    "matches": HTTP_MATCH,
-    "filters": {
-        **_COMMON_FILTERS,
-        "cors": _CORS,
-        "directResponse": {"statusCode": READ, "body": {"string": READ}},
-    },
-    "backendRefs": {
-        **_REFERENCE,
-        "port": READ,
-        "weight": READ,
-        "filters": {**_COMMON_FILTERS, "cors": REFUSED, "directResponse": REFUSED},
-    },
-    "timeouts": {"request": READ, "backendRequest": READ},
-    "retry": REFUSED,
-    "sessionPersistence": REFUSED,
-}
+HTTP_RULE: Final = _table(
+    "name",
+    refused="retry sessionPersistence",
+    matches=HTTP_MATCH,
+    filters=_table("", _COMMON_FILTERS, cors=_CORS, directResponse=_table("statusCode", body=_table("string"))),
+    backendRefs=_table(
+        "port weight", _REFERENCE, filters=_table("", _COMMON_FILTERS, cors=REFUSED, directResponse=REFUSED)
+    ),
+    timeouts=_table("request backendRequest"),
+)
 
 HTTP_ROUTE: Final = _object(
-    spec={
-        "parentRefs": {**_REFERENCE, "sectionName": READ, "port": READ},
-        "hostnames": READ,
-        "rules": HTTP_RULE,
-        "useDefaultGateways": REFUSED,
-    }
+    spec=_table(
+        "hostnames", refused="useDefaultGateways", parentRefs=_table("sectionName port", _REFERENCE), rules=HTTP_RULE
+    )
 )
 
-REFERENCE_GRANT: Final = _object(
-    spec={
-        "from": {"group": READ, "kind": READ, "namespace": READ},
-        "to": {"group": READ, "kind": READ, "name": READ},
-    }
-)
+REFERENCE_GRANT: Final = _object(spec={"from": _table("group kind namespace"), "to": _table("group kind name")})
 
 # --- kgateway ---
 
-DIRECT_RESPONSE: Final = _object(spec={"status": READ, "body": READ, "bodyFormat": REFUSED})
+DIRECT_RESPONSE: Final = _object(spec=_table("status body", refused="bodyFormat"))
 
 # --- Kubernetes' own: https://kubernetes.io/docs/reference/kubernetes-api/ ---
 
 SERVICE: Final = _object(
-    spec={
-        "ports": {
-            "name": READ,
-            "port": READ,
-            "targetPort": READ,
-            "appProtocol": READ,
-            "protocol": HARMLESS,
-            "nodePort": HARMLESS,
-        },
-        "clusterIP": READ,
-        **dict.fromkeys(
-            (
-                "type",
-                "selector",
-                "clusterIPs",
-                "externalIPs",
-                "externalName",
-                "externalTrafficPolicy",
-                "internalTrafficPolicy",
-                "healthCheckNodePort",
-                "ipFamilies",
-                "ipFamilyPolicy",
-                "loadBalancerIP",
-                "loadBalancerClass",
-                "loadBalancerSourceRanges",
-                "allocateLoadBalancerNodePorts",
-                "publishNotReadyAddresses",
-                "sessionAffinity",
-                "sessionAffinityConfig",
-                "trafficDistribution",
-            ),
-            HARMLESS,
-        ),
-    }
+    spec=_table(
+        "clusterIP",
+        harmless="type selector clusterIPs externalIPs externalName externalTrafficPolicy internalTrafficPolicy "
+        "healthCheckNodePort ipFamilies ipFamilyPolicy loadBalancerIP loadBalancerClass loadBalancerSourceRanges "
+        "allocateLoadBalancerNodePorts publishNotReadyAddresses sessionAffinity sessionAffinityConfig "
+        "trafficDistribution",
+        ports=_table("name port targetPort appProtocol", harmless="protocol nodePort"),
+    )
 )
 
-NAMESPACE: Final = _object(spec={"finalizers": HARMLESS})
+NAMESPACE: Final = _object(spec=_table(harmless="finalizers"))
 
 SECRET: Final = _object(data=READ, stringData=READ, type=HARMLESS, immutable=HARMLESS)
 
 CONFIG_MAP: Final = _object(data=READ, binaryData=HARMLESS, immutable=HARMLESS)
 
-_BACKEND: Final[Table] = {
-    "service": {"name": READ, "port": {"number": READ, "name": READ}},
-    "resource": {"apiGroup": READ, "kind": READ, "name": READ},
-}
+_BACKEND: Final = _table(service=_table("name", port=_table("number name")), resource=_table("apiGroup kind name"))
 
-INGRESS_PATH: Final[Table] = {"path": READ, "pathType": READ, "backend": _BACKEND}
-INGRESS_HTTP: Final[Table] = {"paths": INGRESS_PATH}
-INGRESS_RULE: Final[Table] = {"host": READ, "http": INGRESS_HTTP}
+INGRESS_PATH: Final = _table("path pathType", backend=_BACKEND)
+INGRESS_HTTP: Final = _table(paths=INGRESS_PATH)
+INGRESS_RULE: Final = _table("host", http=INGRESS_HTTP)
 
 INGRESS: Final = _object(
-    spec={
-        "ingressClassName": HARMLESS,
-        "defaultBackend": _BACKEND,
-        "tls": READ,  # without effect, with a warning
-        "rules": INGRESS_RULE,
-    }
+    spec=_table(
+        "tls",  # without effect, with a warning
+        harmless="ingressClassName",
+        defaultBackend=_BACKEND,
+        rules=INGRESS_RULE,
+    )
 )
 
 # --- Higress ---
 
 WASM_PLUGIN: Final = _object(
-    spec={
-        "url": READ,
-        "priority": READ,
-        "defaultConfig": READ,
-        "defaultConfigDisable": READ,
-        "pluginConfig": READ,
-        "matchRules": {
-            "config": READ,
-            "configDisable": READ,
-            "domain": READ,
-            "ingress": READ,
-            "service": READ,
-            "routeType": REFUSED,
-        },
-        **dict.fromkeys(
-            (
-                "failStrategy",
-                "imagePullPolicy",
-                "imagePullSecret",
-                "phase",
-                "pluginName",
-                "selector",
-                "sha256",
-                "verificationKey",
-                "vmConfig",
-            ),
-            HARMLESS,
-        ),
-    }
+    spec=_table(
+        "url priority defaultConfig defaultConfigDisable pluginConfig",
+        harmless="failStrategy imagePullPolicy imagePullSecret phase pluginName selector sha256 verificationKey "
+        "vmConfig",
+        matchRules=_table("config configDisable domain ingress service", refused="routeType"),
+    )
 )
 
 MCP_BRIDGE: Final = _object(
-    spec={
-        "registries": {
-            **dict.fromkeys(("type", "name", "domain", "port", "protocol", "sni"), READ),
-            "proxyName": REFUSED,
+    spec=_table(
+        harmless="proxies",
+        registries=_table(
+            "type name domain port protocol sni",
             # Of registries that are servers to ask, and of Model Context Protocol servers.
-            **dict.fromkeys(
-                (
-                    "allowMcpServers",
-                    "authSecretName",
-                    "consulDatacenter",
-                    "consulNamespace",
-                    "consulRefreshInterval",
-                    "consulServiceTag",
-                    "enableMCPServer",
-                    "enableScopeMcpServers",
-                    "mcpServerBaseUrl",
-                    "mcpServerExportDomains",
-                    "metadata",
-                    "nacosAccessKey",
-                    "nacosAddressServer",
-                    "nacosGroups",
-                    "nacosNamespace",
-                    "nacosNamespaceId",
-                    "nacosRefreshInterval",
-                    "nacosSecretKey",
-                    "nacosTimeout",
-                    "vport",
-                    "zkServicesPath",
-                ),
-                HARMLESS,
-            ),
-        },
-        "proxies": HARMLESS,
-    }
+            harmless="allowMcpServers authSecretName consulDatacenter consulNamespace consulRefreshInterval "
+            "consulServiceTag enableMCPServer enableScopeMcpServers mcpServerBaseUrl mcpServerExportDomains metadata "
+            "nacosAccessKey nacosAddressServer nacosGroups nacosNamespace nacosNamespaceId nacosRefreshInterval "
+            "nacosSecretKey nacosTimeout vport zkServicesPath",
+            refused="proxyName",
+        ),
+    )
 )
 
 KINDS: Final[Mapping[tuple[str, str], Table]] = {

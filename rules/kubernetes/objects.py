@@ -211,16 +211,12 @@ def open_fields(place: Place) -> Fields:
     if not isinstance(place.node, Map):
         raise place.expected("a mapping")
     given = {name: place.field(name) for name in place.node.entries}
-    return Fields(place, {name: field for name, field in given.items() if not _is_null(field)})
-
-
-def _is_null(place: Place) -> bool:
-    return isinstance(place.node, Scalar) and place.node.kind is ScalarKind.NULL
+    return Fields(place, {name: field for name, field in given.items() if not field.empty})
 
 
 def member(place: Place, name: str) -> Place:
     """A field, or an empty mapping in its place."""
-    if place.has(name) and not _is_null(place.field(name)):
+    if place.has(name) and not place.field(name).empty:
         return place.field(name)
     return replace(place, node=Map(place.node.line, {}, 0), path=f"{place.path}.{name}" if place.path else name)
 
