@@ -31,7 +31,7 @@ from rejoinder.rules.model import Endpoint
 from rejoinder.rules.program import compile_rules
 from rejoinder.rules.reload import Memory
 from rejoinder.xds.delta import DeltaRequest, Incremental
-from rejoinder.xds.forms import SPLITS_SINCE
+from rejoinder.xds.forms import SPLITS_SINCE, Node
 from rejoinder.xds.plan import plan
 from rejoinder.xds.protobuf import message_class
 from rejoinder.xds.session import Output
@@ -110,7 +110,7 @@ class Envoy:
         """Ask; what travels."""
         listeners = (has.split or has).by_type[LISTENERS].values()
         routes = tuple(name for listener in listeners for kind, name in listener.references if kind is ROUTES)
-        clusters = DeltaRequest(CLUSTERS.url, envoy=SPLITS_SINCE)
+        clusters = DeltaRequest(CLUSTERS.url, node=Node(envoy=SPLITS_SINCE))
         requests = (clusters, DeltaRequest(LISTENERS.url), DeltaRequest(ROUTES.url, routes))
         sent = self._accept(self._session.on_snapshot(has))
         for request in (*requests, DeltaRequest(VIRTUAL_HOSTS.url)):

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import test_delta_session as delta
-import test_xds_session as state_of_the_world
-from test_xds_session import ONE, cluster, listener, routes, snapshot
+from simulated import ONE, Client, IncrementalClient, StateOfTheWorldClient, cluster, listener, routes, snapshot
 
 from rejoinder.xds.session import Accepted, Nack
 from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, Resource, ResourceType
 
-Connect = Callable[..., delta.Client | state_of_the_world.Client]
+Connect = Callable[..., Client]
 
 
 @pytest.fixture(
-    name="connect", params=[state_of_the_world.Client, delta.Client], ids=["state of the world", "incremental"]
+    name="connect", params=[StateOfTheWorldClient.new, IncrementalClient.new], ids=["state of the world", "incremental"]
 )
 def _connect(request: pytest.FixtureRequest) -> Connect:
     connect: Connect = request.param
@@ -124,11 +122,11 @@ def test_a_client_that_comes_back_keeps_its_listener_when_it_rejects_new_routes(
     client.ack_all()
     client.subscribe(LISTENERS)
     client.ack_all()
-    if isinstance(client, delta.Client):
+    if isinstance(client, StateOfTheWorldClient):
+        client.ask(ROUTES, "r", version="old")
+    elif isinstance(client, IncrementalClient):
         client.recorded[ROUTES] = {"r": routes("r", "a", body="old")}
         client.subscribe(ROUTES, "r")
-    else:
-        client.subscribe(ROUTES, "r", version="old")
     client.nack(ROUTES)
     client.ack_all()
     assert client.has[LISTENERS].keys() == {"l"}

@@ -7,9 +7,10 @@ import itertools
 import pytest
 from envoy_data_plane.envoy.service.discovery.v3 import DeltaDiscoveryResponse, DiscoveryResponse
 
+from rejoinder.xds.remember import Frozen
 from rejoinder.xds.snapshot import (
     CLUSTERS,
-    ENDPOINTS,
+    EXTENSIONS,
     LISTENERS,
     RESOURCE_TYPES,
     ROUTES,
@@ -37,7 +38,6 @@ Y = resource(VIRTUAL_HOSTS, "r/group/y")
 def test_types_are_in_ads_sending_order() -> None:
     assert [kind.url for kind in RESOURCE_TYPES] == [
         "type.googleapis.com/envoy.config.cluster.v3.Cluster",
-        "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
         "type.googleapis.com/envoy.config.listener.v3.Listener",
         "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
         "type.googleapis.com/envoy.config.route.v3.VirtualHost",
@@ -46,7 +46,7 @@ def test_types_are_in_ads_sending_order() -> None:
 
 
 def test_a_version_does_not_change_from_one_process_to_the_next() -> None:
-    assert Snapshot((A, B, R, L)).version == Snapshot((L, B, A, R)).version == "2e8dbdbdc14712a62b7e"
+    assert Snapshot((A, B, R, L)).version == Snapshot((L, B, A, R)).version == "2ff660990ee761e7411e"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_version_does_not_change_from_one_process_to_the_next() -> None:
     [
         pytest.param(resource(CLUSTERS, "a", body=b"y"), id="body"),
         pytest.param(resource(CLUSTERS, "b"), id="name"),
-        pytest.param(resource(ENDPOINTS, "a"), id="type"),
+        pytest.param(resource(EXTENSIONS, "a"), id="type"),
     ],
 )
 def test_another_content_is_another_version(other: Resource) -> None:
@@ -66,7 +66,7 @@ def test_another_content_is_another_version(other: Resource) -> None:
 
 def test_a_type_keeps_its_version_when_another_type_changes() -> None:
     before, after = Snapshot((A, R)), Snapshot((A, resource(ROUTES, "r", body=b"y")))
-    assert before.versions[CLUSTERS] == after.versions[CLUSTERS] == content_version({"a": A})
+    assert before.versions[CLUSTERS] == after.versions[CLUSTERS] == content_version(Frozen({"a": A}))
     assert before.versions[ROUTES] != after.versions[ROUTES]
 
 
@@ -91,7 +91,7 @@ def test_a_resource_is_encoded_as_it_stands_in_an_incremental_response(size: int
     [
         pytest.param((), (), id="nothing"),
         pytest.param((L, R, A, B), (), id="whole"),
-        pytest.param((A, resource(ENDPOINTS, "a")), (), id="same name, other type"),
+        pytest.param((A, resource(EXTENSIONS, "a")), (), id="same name, other type"),
         pytest.param((A, B, A), ('clusters: "a" comes 2 times',), id="twice"),
         pytest.param((R,), ('routes: "r" refers to "a", which is not among the clusters',), id="no cluster"),
         pytest.param((A, R, X), (), id="virtual host"),
@@ -108,11 +108,11 @@ def test_a_resource_is_encoded_as_it_stands_in_an_incremental_response(size: int
         ),
         pytest.param((L, A), ('listeners: "l" refers to "r", which is not among the routes',), id="no routes"),
         pytest.param(
-            (A, A, resource(CLUSTERS, "c", (ENDPOINTS, "e2"), (ENDPOINTS, "e1"))),
+            (A, A, resource(CLUSTERS, "c", (EXTENSIONS, "e2"), (EXTENSIONS, "e1"))),
             (
                 'clusters: "a" comes 2 times',
-                'clusters: "c" refers to "e1", which is not among the endpoints',
-                'clusters: "c" refers to "e2", which is not among the endpoints',
+                'clusters: "c" refers to "e1", which is not among the extensions',
+                'clusters: "c" refers to "e2", which is not among the extensions',
             ),
             id="three mistakes are three problems",
         ),

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from rejoinder.xds.forms import NOBODY, Node
 from rejoinder.xds.remember import Frozen
 from rejoinder.xds.session import Output, Session
 from rejoinder.xds.snapshot import ROUTES, VIRTUAL_HOSTS, Resources, routes_of
@@ -29,12 +30,7 @@ class DeltaRequest:
     """Of the response that is answered; empty: none."""
     error: str | None = None
     """Why the client rejects that response; None: it does not."""
-    node: str = ""
-    """The client's id; only the stream's first request is sure to have it."""
-    envoy: tuple[int, int] | None = None
-    """The client's version, if it is an Envoy and says so; likewise."""
-    access_log: bool = False
-    """Whether it wants an access log; likewise."""
+    node: Node = NOBODY
 
 
 class Incremental(Session):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from rejoinder.xds.snapshot import EXTENSIONS, ResourceType, Snapshot
 
@@ -19,6 +19,19 @@ COUNTS_SINCE: Final = (1, 39)
 
 NO_MODULE: Final = "dynamic module"
 """In the words of an Envoy that cannot load it, or whose module rejects the program: it lacks a Python for it, say."""
+
+
+class Node(NamedTuple):
+    """What a client says of itself. Only a stream's first request is sure to have it."""
+
+    id: str = ""
+    envoy: tuple[int, int] | None = None
+    """Its version, if it is an Envoy and says so."""
+    access_log: bool = False
+    """Whether it wants an access log."""
+
+
+NOBODY: Final = Node()
 
 
 @dataclass(slots=True)

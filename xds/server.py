@@ -27,7 +27,7 @@ from rejoinder.xds.counts import SERVICE, Counted, decode
 from rejoinder.xds.delta import DeltaRequest, Incremental
 from rejoinder.xds.listening import listen
 from rejoinder.xds.session import Accepted, Nack, Session, Unable
-from rejoinder.xds.snapshot import CLUSTERS, ENDPOINTS, EXTENSIONS, LISTENERS, ROUTES, ResourceType, Snapshot
+from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, ResourceType, Snapshot
 from rejoinder.xds.sotw import Request, StateOfTheWorld
 from rejoinder.xds.standard import handlers
 from rejoinder.xds.stream import Response
@@ -45,7 +45,6 @@ ADS: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 _SERVICES: Final[tuple[tuple[str, str, ResourceType | None], ...]] = (
     (ADS, "AggregatedResources", None),
     ("envoy.service.cluster.v3.ClusterDiscoveryService", "Clusters", CLUSTERS),
-    ("envoy.service.endpoint.v3.EndpointDiscoveryService", "Endpoints", ENDPOINTS),
     ("envoy.service.listener.v3.ListenerDiscoveryService", "Listeners", LISTENERS),
     ("envoy.service.route.v3.RouteDiscoveryService", "Routes", ROUTES),
     ("envoy.service.extension.v3.ExtensionConfigDiscoveryService", "ExtensionConfigs", EXTENSIONS),

@@ -24,7 +24,6 @@ from rejoinder.xds.forms import Forms
 from rejoinder.xds.remember import Frozen
 from rejoinder.xds.snapshot import (
     CLUSTERS,
-    ENDPOINTS,
     EXTENSIONS,
     LISTENERS,
     RESOURCE_TYPES,
@@ -37,7 +36,7 @@ from rejoinder.xds.snapshot import (
     Snapshot,
     content_version,
 )
-from rejoinder.xds.stream import Response, Stream, changed, without
+from rejoinder.xds.stream import Response, Stream, changed
 from rejoinder.xds.virtual_hosts import VirtualHosts
 
 if TYPE_CHECKING:
@@ -59,8 +58,6 @@ class _Order:
 
 _ORDER: Final = {
     CLUSTERS: _Order(removed_after=(LISTENERS, ROUTES, VIRTUAL_HOSTS)),
-    # Right behind the clusters: Envoy acknowledges a changed cluster only when it has its endpoints.
-    ENDPOINTS: _Order(removed_after=(CLUSTERS,)),
     LISTENERS: _Order(after=(CLUSTERS,)),  # and after what they would use at once in an old form: `come_back`
     ROUTES: _Order(after=(CLUSTERS,), changes_after=(LISTENERS,), removed_after=(LISTENERS,)),
     VIRTUAL_HOSTS: _Order(after=(CLUSTERS,), changes_after=(LISTENERS,)),  # `removed_early` has the rest
@@ -156,7 +153,7 @@ class Session(abc.ABC):
         self._rejected: tuple[Snapshot, ...] = ()
         """Since the last one that came."""
         streams = {kind: Stream(kind, whole=kind.whole and not self.incremental) for kind in RESOURCE_TYPES}
-        streams[ENDPOINTS].parent, streams[ROUTES].parent = streams[CLUSTERS], streams[LISTENERS]
+        streams[ROUTES].parent = streams[LISTENERS]
         self._hosts = VirtualHosts(VIRTUAL_HOSTS, whole=False, parent=streams[ROUTES])
         self._streams: Mapping[ResourceType, Stream] = {**streams, VIRTUAL_HOSTS: self._hosts}
         self._nonces = 0
@@ -206,9 +203,9 @@ class Session(abc.ABC):
 
     def _asked(self, request: Request | DeltaRequest) -> Stream | None:
         """The stream of a request's type; None: it is not ours. A request to a service of one type may leave it out."""
-        self.node = self.node or request.node
-        self.forms.envoy = self.forms.envoy or request.envoy
-        self.forms.access_log |= request.access_log
+        self.node = self.node or request.node.id
+        self.forms.envoy = self.forms.envoy or request.node.envoy
+        self.forms.access_log |= request.node.access_log
         kind = self.only if self.only and not request.type_url else _TYPES_BY_URL.get(request.type_url)
         if kind is None or (self.only and kind is not self.only):
             return None
@@ -324,13 +321,7 @@ class Session(abc.ABC):
     ) -> Response:
         kind, ours = stream.type, self.ours
         assert self.target is not None
-        if kind is CLUSTERS:
-            # Envoy wants a changed cluster's endpoints again, whether or not they have changed too.
-            changes = [cluster for cluster in resources if stream.sent.get(cluster.name) != cluster]
-            renewed = {name for cluster in changes for of, name in cluster.references if of is ENDPOINTS}
-            endpoints = self._streams[ENDPOINTS]
-            endpoints.sent = without(endpoints.sent, renewed)
-        elif kind is ROUTES:
+        if kind is ROUTES:
             self._hosts.renew(frozenset(each.name for each in resources if each.name not in stream.sent))
         self._nonces += 1
         version = ours.versions[kind] if wanted is ours.by_type[kind] else content_version(wanted)
@@ -364,5 +355,4 @@ class Session(abc.ABC):
         """Whether the client has asked for all that it will, as far as one can tell."""
         # Envoy asks for clusters first, and for more when they are ready: listeners, or what its own listeners need. A
         # client that has asked for clusters alone may ask for more.
-        asked = set(self.types) - {CLUSTERS, ENDPOINTS}
-        return bool(self.only or asked) or not self.ours.by_type[LISTENERS]
+        return bool(self.only or set(self.types) - {CLUSTERS}) or not self.ours.by_type[LISTENERS]

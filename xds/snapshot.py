@@ -45,9 +45,6 @@ class ResourceType:
 # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#eventual-consistency-considerations
 RESOURCE_TYPES: Final = (
     CLUSTERS := ResourceType("clusters", "envoy.config.cluster.v3.Cluster", whole=True, wildcard=True),
-    ENDPOINTS := ResourceType(
-        "endpoints", "envoy.config.endpoint.v3.ClusterLoadAssignment", whole=False, wildcard=False
-    ),
     LISTENERS := ResourceType("listeners", "envoy.config.listener.v3.Listener", whole=True, wildcard=True),
     ROUTES := ResourceType("routes", "envoy.config.route.v3.RouteConfiguration", whole=False, wildcard=False),
     # Those that do not stand in their route configuration, whose name is theirs up to the last `/`.

@@ -1,7 +1,7 @@
 """The protocol's older variant, state of the world: a request lists all that is wanted, a response all that there is.
 
-`StateOfTheWorld` is the way in; it reads a stream's `Request`s, and `session` says what follows from them. For routes,
-endpoints and extensions a response may list some resources only; clients forget those by themselves.
+`StateOfTheWorld` is the way in; it reads a stream's `Request`s, and `session` says what follows from them. For routes
+and extensions a response may list some resources only; clients forget those by themselves.
 https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#the-discovery-request-and-response
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rejoinder.xds.forms import NOBODY, Node
 from rejoinder.xds.session import Output, Session
 from rejoinder.xds.snapshot import ResourceType
 from rejoinder.xds.stream import Response, Stream, Subscription, without
@@ -26,12 +27,7 @@ class Request:
     """Of the response that is answered; empty: the stream's first request for the type."""
     error: str | None = None
     """Why the client rejects that response; None: it does not."""
-    node: str = ""
-    """The client's id; only the stream's first request is sure to have it."""
-    envoy: tuple[int, int] | None = None
-    """The client's version, if it is an Envoy and says so; likewise."""
-    access_log: bool = False
-    """Whether it wants an access log; likewise."""
+    node: Node = NOBODY
 
 
 class StateOfTheWorld(Session):

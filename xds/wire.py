@@ -14,6 +14,7 @@ from typing import Any, Final
 from rejoinder.rules.document import printable
 from rejoinder.rules.names import METADATA
 from rejoinder.xds.delta import DeltaRequest
+from rejoinder.xds.forms import Node
 from rejoinder.xds.protobuf import message_class
 from rejoinder.xds.snapshot import Resource
 from rejoinder.xds.sotw import Request
@@ -56,9 +57,7 @@ def decode_request(data: bytes) -> Request:
         version=message.version_info,
         nonce=message.response_nonce,
         error=_error(message),
-        node=_node(message),
-        envoy=_envoy(message.node),
-        access_log=_access_log(message.node),
+        node=_node(message.node),
     )
 
 
@@ -79,9 +78,7 @@ def decode_delta_request(data: bytes) -> DeltaRequest:
         initial=dict(message.initial_resource_versions),
         nonce=message.response_nonce,
         error=_error(message),
-        node=_node(message),
-        envoy=_envoy(message.node),
-        access_log=_access_log(message.node),
+        node=_node(message.node),
     )
 
 
@@ -100,29 +97,22 @@ def _delta_body(resources: tuple[Resource, ...]) -> bytes:
     return b"".join(part for each in resources for part in (each.delta_head, each.encoded))
 
 
-def _envoy(node: Any) -> tuple[int, int] | None:
-    """The version of Envoy that a node says it is."""
-    if node.user_agent_name != "envoy" or not node.HasField("user_agent_build_version"):
-        return None
+def _node(node: Any) -> Node:
     version = node.user_agent_build_version.version
-    return version.major_number, version.minor_number
-
-
-def _access_log(node: Any) -> bool:
-    """Whether a node wants one: `rejoinder: {access_log: true}` in its metadata."""
-    # Looking a key up in a map of messages would add it.
-    ours = node.metadata.fields[METADATA].struct_value if METADATA in node.metadata.fields else None
-    return ours is not None and "access_log" in ours.fields and ours.fields["access_log"].bool_value
+    is_envoy = node.user_agent_name == "envoy" and node.HasField("user_agent_build_version")
+    # `rejoinder: {access_log: true}`. (Looking a key up in a map of messages would add it.)
+    ours = node.metadata.fields[METADATA].struct_value.fields if METADATA in node.metadata.fields else {}
+    return Node(
+        printable(node.id, _MOST_OF_NODE),
+        (version.major_number, version.minor_number) if is_envoy else None,
+        "access_log" in ours and ours["access_log"].bool_value,
+    )
 
 
 def _limit(*names: Sized) -> None:
     count = max(map(len, names))
     if count > MAX_NAMES:
         raise TooManyNamesError(f"expected no more than {MAX_NAMES} names, got {count}")
-
-
-def _node(message: Any) -> str:
-    return printable(message.node.id, _MOST_OF_NODE)
 
 
 def _error(message: Any) -> str | None:
