@@ -33,7 +33,7 @@ from envoys import (
     upstream,
 )
 from harness import Goal, Plot, Report, Series, Spread, cpu_seconds, in_turns, publish, script, wrk
-from reload import Connection
+from reload_visitors import Connection
 
 from rejoinder.envoy import EnvoyProcess, find, running, xds_cluster
 from rejoinder.envoy.module import library

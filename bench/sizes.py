@@ -29,7 +29,8 @@ from typing import Final
 
 from compile import Envoy, way
 from harness import Goal, Report, Spread, publish
-from reload import CONDITIONAL, LISTENER, RECEIVED, UNANSWERED, UNCONDITIONAL, Connection, failing_upstream, gateway
+from reload import CONDITIONAL, RECEIVED, UNCONDITIONAL, failing_upstream, gateway
+from reload_visitors import LISTENER, UNANSWERED, Connection
 
 from rejoinder.rules.reload import Memory
 

@@ -21,12 +21,13 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import pytest
+from machine import SECONDS, Response, ask
 
 from rejoinder import envoy
 from rejoinder.envoy.module import library
@@ -55,9 +56,6 @@ from rejoinder.xds.translate.encode import snapshot
 from rejoinder.xds.translate.extensions import FOREIGN_TYPES, foreign_filters
 from rejoinder.xds.translate.filters import discovered
 
-SECONDS = 60.0
-"""How long a test waits for what must come; what must not come is not waited for."""
-
 MARKER_DOMAIN = "generation.invalid"
 MARKER_PATH = RequestMatch(PathMatch(PathKind.EXACT, "/generation.invalid"))
 ROUTES_MARKER_PATH = RequestMatch(PathMatch(PathKind.EXACT, "/routes.generation.invalid"))
@@ -66,17 +64,6 @@ HANDLERS = Path(__file__).parent.parent / "examples" / "handler"
 """The example of a Python handler."""
 
 T = TypeVar("T")
-
-
-@dataclasses.dataclass(frozen=True)
-class Response:
-    status: int
-    headers: list[tuple[str, str]]
-    """Names in lower case."""
-    body: bytes
-
-    def values(self, name: str) -> list[str]:
-        return [value for other, value in self.headers if other == name]
 
 
 def ruleset(path: Path) -> Ruleset:
@@ -127,67 +114,6 @@ def free_ports(number: int = 3) -> list[int]:
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", ports[-1] + 1)):
             if len({*ports, ports[-1] + 1}) == number + 1:
                 return ports
-
-
-def children(parent: int, command: str = "") -> list[int]:
-    """The processes that a process has started and that run; or those of them that run a command."""
-    columns = ["ps", "-A", "-o", "pid=,ppid=,stat=,comm="]
-    listed = subprocess.run(columns, capture_output=True, text=True, check=True).stdout
-    lines = (line.split(None, 3) for line in listed.splitlines())
-    own = [(pid, name) for pid, of, state, name in lines if int(of) == parent and state[0] != "Z"]
-    return [int(pid) for pid, name in own if command in ("", name)]
-
-
-def inodes(pid: int) -> set[str]:
-    """Of the sockets that a process has."""
-    links = (os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir())
-    return {link.removeprefix("socket:[").removesuffix("]") for link in links if link.startswith("socket:")}
-
-
-def tcp_ports(pids: Iterable[int]) -> set[int]:
-    """The ports on which processes listen."""
-    own = {inode for pid in pids for inode in inodes(pid)}
-    lines = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
-    return {int(line[1].partition(":")[2], 16) for line in lines if line[3] == "0A" and line[9] in own}
-
-
-@contextlib.contextmanager
-def taken_port() -> Iterator[int]:
-    """A port of 127.0.0.1 that nobody else can listen on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        yield port
-
-
-@contextlib.contextmanager
-def accepting(serve: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A port of 127.0.0.1 on which each connection is served by a thread of its own."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def accept() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield int(server.getsockname()[1])
-
-
-def ask(
-    address: tuple[str, int], method: str, host: str, target: str, headers: Sequence[tuple[str, str]] = ()
-) -> Response:
-    """One request on a connection of its own; the path travels as it is."""
-    connection = http.client.HTTPConnection(*address, timeout=SECONDS)
-    with contextlib.closing(connection):
-        connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
-        connection.putheader("host", host)
-        for name, value in headers:
-            connection.putheader(name, value.encode("utf-8", "surrogateescape"))
-        connection.endheaders()
-        response = connection.getresponse()
-        return Response(
-            response.status, [(name.lower(), value) for name, value in response.getheaders()], response.read()
-        )
 
 
 class Upstream:
@@ -242,41 +168,6 @@ class Upstream:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
-
-
-@contextlib.contextmanager
-def steadily(ask: Callable[[], Sequence[object]]) -> Iterator[None]:
-    """Ask again and again, in three threads, while the block lasts.
-
-    Args:
-        ask: gives what was wrong. A connection that fails is wrong, too.
-
-    Raises:
-        AssertionError: something was wrong, or hardly anything was asked.
-    """
-    stop = threading.Event()
-    wrong: list[object] = []
-    rounds = itertools.count()
-
-    def load() -> None:
-        while not stop.is_set():
-            try:
-                wrong.extend(ask())
-            except OSError as error:
-                wrong.append(error)
-            next(rounds)
-
-    threads = [threading.Thread(target=load) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert wrong == []
-    assert next(rounds) > 50
 
 
 def _with_routes_of_its_own(built: Build, settings: Settings) -> Build:

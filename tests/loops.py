@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
-from gateway import SECONDS
+from machine import SECONDS
 
 T = TypeVar("T")
 

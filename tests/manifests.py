@@ -16,7 +16,8 @@ import time
 from types import TracebackType
 from typing import Self
 
-from gateway import MARKER_DOMAIN, Gateway, ask, free_port
+from gateway import MARKER_DOMAIN, Gateway, free_port
+from machine import ask
 
 from rejoinder.rules.model import Answer, Listener, Rule, Ruleset, Scope
 from rejoinder.xds.session import Accepted

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from gateway import SECONDS, ask, wait_for
+from gateway import wait_for
 from loops import running
+from machine import SECONDS, ask
 
 from rejoinder.cli import admin
 from rejoinder.transport.addresses import Tcp as Address

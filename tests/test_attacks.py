@@ -26,7 +26,8 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 import pytest
-from gateway import SECONDS, Upstream, ask, children, free_ports, tcp_ports, wait_for
+from gateway import Upstream, free_ports, wait_for
+from machine import SECONDS, ask, children, tcp_ports
 
 from rejoinder import envoy
 from rejoinder.extproc.server import SERVICE

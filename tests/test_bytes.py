@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from gateway import SECONDS, Gateway, ruleset
+from gateway import Gateway, ruleset
+from machine import SECONDS
 
 from rejoinder.rules.decide import decide
 from rejoinder.rules.model import Ruleset

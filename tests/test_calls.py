@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from gateway import SECONDS
+from machine import SECONDS
 
 from rejoinder.extproc.calls import Calls
 from rejoinder.rules.handlers import HandlerError, Handlers, Reply, Request, Response

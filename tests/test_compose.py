@@ -24,7 +24,7 @@ from typing import Any, Final, TypeVar
 import images
 import pytest
 import yaml
-from gateway import SECONDS
+from machine import SECONDS
 
 from rejoinder.cli.echo import EchoServer
 from rejoinder.envoy import Admin, bootstrap, find

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 import yaml
-from gateway import Gateway, Response, ask
+from gateway import Gateway
+from machine import Response, ask
 from manifests import EchoBackend, publish
 
 from rejoinder.rules.load import Loaded, load

@@ -15,9 +15,10 @@ from urllib.parse import urlencode
 
 import pytest
 import yaml
-from gateway import SECONDS, Response, ask, wait_for
+from gateway import wait_for
 from jsonschema import Draft202012Validator
 from loops import running
+from machine import SECONDS, Response, ask
 from openapi_spec_validator import validate
 
 from rejoinder.cli import admin, main, web

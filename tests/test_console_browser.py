@@ -9,7 +9,8 @@ from typing import Final, Literal
 
 import pytest
 from browsing import browser, faults
-from gateway import SECONDS, ask, wait_for
+from gateway import wait_for
+from machine import SECONDS, ask
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from with_console import Rejoinder, running
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 from edits import TEXT, edited
-from gateway import SECONDS
+from machine import SECONDS
 
 from rejoinder.cli import control, making
 from rejoinder.cli.control import MOST_PRINTED, Control

@@ -14,9 +14,10 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from gateway import Gateway, Response, Upstream
+from gateway import Gateway, Upstream
 from hypothesis import HealthCheck, Phase, assume, event, given, seed, settings
 from hypothesis import strategies as st
+from machine import Response
 
 from rejoinder.rules import request as facts
 from rejoinder.rules.answers import Reply

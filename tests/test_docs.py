@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from test_cli import Command, hand_written
+from command_line import Command, hand_written
 
 from rejoinder import envoy
 from rejoinder.envoy.module import library

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from gateway import SECONDS, Gateway, Response, ruleset
+from gateway import Gateway, ruleset
 from http2_bytes import OPENING, frames, headers
+from machine import SECONDS, Response
 
 from rejoinder.extproc.frames import END_HEADERS, END_STREAM, Frame
 from rejoinder.extproc.headers import encode

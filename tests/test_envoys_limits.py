@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from test_cases import CLOSED, GATEWAY, complaints, http_route, loaded, routes
+from case_files import CLOSED, GATEWAY, complaints, http_route, loaded, routes
 from test_known_fields import VALID
 
 from rejoinder import envoy

@@ -13,7 +13,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 import pytest
-from gateway import SECONDS
+from machine import SECONDS
 
 from rejoinder.extproc import Workers
 from rejoinder.extproc.server import SERVICE

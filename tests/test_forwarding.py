@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from gateway import SECONDS, Gateway, accepting, free_port, ruleset
+from gateway import Gateway, free_port, ruleset
+from machine import SECONDS, accepting
 
 HANDSHAKE = "GET {path} HTTP/1.1\r\nhost: a.test\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n"
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from gateway import Gateway, Response, Upstream, only_for, ruleset, steadily, taken_port
+from gateway import Gateway, Upstream, only_for, ruleset
+from machine import Response, steadily, taken_port
 
 from rejoinder.rules.model import Listener
 from rejoinder.xds.blame import blame

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from gateway import SECONDS, Gateway, free_port
+from gateway import Gateway, free_port
+from machine import SECONDS
 
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint

@@ -17,8 +17,9 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import core
 import pytest
-from gateway import SECONDS, Gateway, Response, ruleset
-from test_template import Seen, meant
+from filling import Seen, meant
+from gateway import Gateway, ruleset
+from machine import SECONDS, Response
 
 from rejoinder.rules.decide import decide
 from rejoinder.rules.model import Ruleset

@@ -20,9 +20,9 @@ from typing import Final
 
 import images
 import pytest
+from command_line import Command, get
 from gateway import free_port, free_ports, wait_for
 from images import PROJECT
-from test_cli import Command, get
 
 TARGETS: Final = ("rejoinder", "gateway")
 BROKEN: Final = "rules: [{name: 1}]\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import test_schema
-from test_cli import Command, get
+from command_line import Command, get
 
 from rejoinder.cli import main
 from rejoinder.rules.load import load

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from gateway import SECONDS, ask, free_port
+from gateway import free_port
+from machine import SECONDS, ask
 
 from rejoinder import envoy
 from rejoinder.cli import main

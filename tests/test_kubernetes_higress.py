@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from gateway import Gateway, ask
+from gateway import Gateway
+from machine import ask
 from manifests import EchoBackend, publish
 
 from rejoinder.rules.answers import Reply

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Final
 
 import pytest
-from gateway import SECONDS
+from machine import SECONDS
 
 from rejoinder.rules import load as loading
 from rejoinder.rules.document import MAX_WEIGHT

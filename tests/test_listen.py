@@ -11,8 +11,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from gateway import SECONDS, ask, free_port
-from test_cli import Command, assert_fails_with_one_line, wait_for
+from command_line import Command, assert_fails_with_one_line, wait_for
+from gateway import free_port
+from machine import SECONDS, ask
 
 from rejoinder.cli.up import _elsewhere
 from rejoinder.rules.load import load

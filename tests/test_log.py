@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from command_line import RULES, Command, get, is_running, wait_for
 from gateway import free_port
-from test_cli import RULES, Command, get, is_running, wait_for
 
 from rejoinder.cli import console
 from rejoinder.cli.control import Control

@@ -7,7 +7,8 @@ import itertools
 from pathlib import Path
 
 import pytest
-from gateway import Gateway, Response, ruleset, steadily
+from gateway import Gateway, ruleset
+from machine import Response, steadily
 
 from rejoinder.rules.decide import decide
 from rejoinder.rules.model import Ruleset

@@ -5,138 +5,36 @@ REJOINDER_TEST_ENVOYS names more Envoys (binaries, separated by `:`) that all of
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import contextlib
-import datetime
 import hashlib
 import http.server
 import json
-import os
 import shutil
-import socket
-import struct
 import subprocess
 import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import h2.config
-import h2.connection
-import h2.events
 import handmade as h
-import httpx
 import pytest
-from gateway import HANDLERS, Response, Upstream, accepting, ask
+from gateway import HANDLERS, Upstream
+from machine import ask
+from module_static import (
+    BODY,
+    CORE_ONLY,
+    FORWARD,
+    JSON,
+    ROUTES,
+    Address,
+    _binary,  # noqa: F401 - a fixture
+    _upstream,  # noqa: F401 - a fixture
+    config,
+    module,
+    started,
+)
 
-from rejoinder import envoy
 from rejoinder.envoy.module import library
 from rejoinder.xds.translate.settings import Json, typed
-
-Address = tuple[str, int]
-
-ENVOYS = [
-    envoy.find().path,
-    *(Path(path) for path in filter(None, os.environ.get("REJOINDER_TEST_ENVOYS", "").split(":"))),
-]
-
-JSON = [("content-type", "application/json")]
-BODY = b'{"error":"api"}'
-
-
-@pytest.fixture(scope="module", params=ENVOYS, ids=envoy.version)
-def binary(request: pytest.FixtureRequest) -> Path:
-    path: Path = request.param
-    return path
-
-
-def module(program: bytes | None, form: str = "bytes", name: str = "rejoinder", **source: Any) -> Json:
-    """The filter, as docs/module.md has it."""
-    encoded = base64.b64encode(program or b"").decode()
-    told = {
-        "bytes": typed("google.protobuf.BytesValue", value=encoded),
-        "text": typed("google.protobuf.StringValue", value=json.dumps({"program": encoded}, indent=1)),
-        "struct": typed("google.protobuf.Struct", value={"program": encoded}),
-    }
-    made = typed(
-        "envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter",
-        dynamic_module_config={**(source or {"name": "rejoinder"}), "metrics_namespace": "rejoinder"},
-        filter_name=name,
-        filter_config=told[form],
-    )
-    return {"name": name, "typed_config": made}
-
-
-def config(filters: Sequence[Json], routes: Sequence[Json], clusters: dict[str, int], http2: bool = False) -> Json:
-    """A static configuration."""
-    router = {"name": "router", "typed_config": typed("envoy.extensions.filters.http.router.v3.Router")}
-    manager = typed(
-        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        stat_prefix="static",
-        http_filters=[*filters, router],
-        route_config={"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": list(routes)}]},
-    )
-    protocol = typed(
-        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-        explicit_http_config={"http2_protocol_options": {}} if http2 else {"http_protocol_options": {}},
-    )
-
-    def address(port: int) -> Json:
-        return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
-
-    return {
-        "admin": envoy.bootstrap(admin=("127.0.0.1", 0))["admin"],
-        "static_resources": {
-            "listeners": [
-                {
-                    "name": "static",
-                    "address": address(0),
-                    "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
-                }
-            ],
-            "clusters": [
-                {
-                    "name": name,
-                    "load_assignment": {
-                        "cluster_name": name,
-                        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(port)}}]}],
-                    },
-                    "typed_extension_protocol_options": {
-                        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol
-                    },
-                }
-                for name, port in clusters.items()
-            ],
-        },
-    }
-
-
-CORE_ONLY = {"ENVOY_DYNAMIC_MODULES_SEARCH_PATH": str(library.LIBRARY.parent)}
-"""All of Envoy's environment: no PATH, and nothing of Python."""
-
-
-@contextlib.contextmanager
-def started(binary: Path, made: Json, environ: dict[str, str] | None = None) -> Iterator[Address]:
-    """Run an Envoy, and tell where it listens."""
-    with contextlib.ExitStack() as stack:
-        loop = asyncio.new_event_loop()
-        stack.callback(loop.close)
-        thread = threading.Thread(target=loop.run_forever, daemon=True)
-        thread.start()
-        stack.callback(thread.join)
-        stack.callback(lambda: loop.call_soon_threadsafe(loop.stop))
-        process = envoy.running(binary, made, concurrency=2, environ=CORE_ONLY if environ is None else environ)
-
-        def run(work: Any) -> Any:
-            return asyncio.run_coroutine_threadsafe(work, loop).result(30)
-
-        running = run(process.__aenter__())
-        stack.callback(lambda: run(process.__aexit__(None, None, None)))
-        (bound,) = run(running.ready(["static"]))["static"]
-        yield bound
 
 
 def rejected(binary: Path, made: Json, tmp_path: Path, environ: dict[str, str] | None = None) -> str:
@@ -150,25 +48,6 @@ def rejected(binary: Path, made: Json, tmp_path: Path, environ: dict[str, str] |
     assert done.returncode > 0, done.stderr
     return done.stderr
 
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[Upstream]:
-    running = Upstream()
-    yield running
-    running.close()
-
-
-FORWARD: Json = {"match": {"prefix": "/"}, "route": {"cluster": "up"}}
-
-ROUTES: list[Json] = [
-    {"name": "special", "match": {"prefix": "/special"}, "route": {"cluster": "up"}},
-    {"match": {"path": "/direct"}, "direct_response": {"status": 503, "body": {"inline_string": "direct"}}},
-    {"match": {"path": "/redirect"}, "redirect": {"path_redirect": "/x", "response_code": "FOUND"}},
-    {"match": {"path": "/dead"}, "route": {"cluster": "dead"}},
-    {"match": {"prefix": "/old"}, "route": {"cluster": "up", "prefix_rewrite": "/new", "host_rewrite_literal": "new"}},
-    {"match": {"prefix": "/only"}, "route": {"cluster": "up"}},
-    FORWARD,
-]
 
 PROGRAM = h.program(
     h.rule("mock it", [h.reply(status=200, headers=JSON, body=b"hello")], flags=h.UNCONDITIONAL, path=(2, "/mock")),
@@ -281,129 +160,6 @@ def test_a_route_may_tell_the_module_nothing_else(binary: Path, tmp_path: Path) 
     assert "expected an empty one" in rejected(binary, config([module(PROGRAM)], routes, {"up": 1}), tmp_path)
 
 
-# --- what depends on who asks, and on the response ---
-
-
-def page(*names: int) -> bytes:
-    return h.template(*(piece for name in names for piece in ((name, h.HTML, "x-a" if name == 8 else ""), "|")))
-
-
-DEPENDING = h.program(
-    h.rule("us", [h.reply([(599, 599)], 0, body=b"us")], clients=["127.0.0.0/8"], path=(h.PREFIX, "/client")),
-    h.rule("office", [h.reply([(500, 599)], passes=True)], clients=["127.0.0.0/8"], path=(h.PREFIX, "/client")),
-    h.rule("others", [h.reply([(500, 599)], body=b"others")], clients=["::/0", "10.0.0.0/8"]),
-    h.rule("trial", [h.reply([(503, 503)], body=b"trial")], flags=h.OBSERVES),
-    h.rule(
-        "mine",
-        [h.reply([(503, 503)], 0, body=b"html")],
-        unless=h.scope(response=[h.test("content-type", 0, "text/html")]),
-        path=(h.PREFIX, "/unless"),
-    ),
-    h.rule("local", [h.reply([(503, 503)], 0, body=b"local")], source=h.LOCAL, path=(h.PREFIX, "/")),
-    h.rule("upstream", [h.reply([(504, 504)], 0, body=b"upstream")], source=h.UPSTREAM),
-    h.rule(
-        "variants",
-        [
-            h.reply(
-                [(502, 502)],
-                contents=[
-                    h.content(b"english", "text/html", "en", headers=[("vary", "accept, accept-language")]),
-                    h.content(b"deutsch", "text/html", "de", headers=[("vary", "accept, accept-language")]),
-                    h.content(b"{}", "application/json", headers=[*JSON, ("vary", "accept, accept-language")]),
-                ],
-            )
-        ],
-    ),
-    h.rule(
-        "page",
-        [
-            h.reply(
-                [(501, 501)],
-                contents=[
-                    h.content(
-                        page(1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 16),
-                        is_template=True,
-                        templates=[("x-at", h.template((15, h.HEADER, "")))],
-                    )
-                ],
-            )
-        ],
-    ),
-    h.rule("kept", [h.reply([(505, 505)], keep=["x-*", "set-cookie"], headers=[("x-ours", "1")], body=b"kept")]),
-    h.rule(
-        "login",
-        [h.reply(status=302, contents=[h.content(templates=[("location", h.template("/?to=", (6, h.URL, "")))])])],
-        flags=h.UNCONDITIONAL,
-        path=(h.PREFIX, "/login"),
-    ),
-)
-
-
-@pytest.fixture(scope="module")
-def depending(binary: Path, upstream: Upstream) -> Iterator[Address]:
-    made = config([module(DEPENDING)], ROUTES, {"up": upstream.address[1], "dead": 1})
-    with started(binary, made) as bound:
-        yield bound
-
-
-ENVOYS_OWN = ("date", "server", "content-length")
-"""Headers that are with every response."""
-
-
-@pytest.mark.parametrize(
-    ("path", "headers", "status", "body"),
-    [
-        pytest.param("/client", {"x-status": "599"}, 599, b"us", id="the client"),
-        pytest.param("/client", {"x-status": "501"}, 501, Upstream.BODY, id="passes"),
-        pytest.param("/unless", {"x-status": "503"}, 503, Upstream.BODY, id="unless a header of the response"),
-        pytest.param("/dead", {}, 503, b"local", id="by Envoy"),
-        pytest.param("/x", {"x-status": "503"}, 503, Upstream.BODY, id="not by Envoy"),
-        pytest.param("/x", {"x-status": "504"}, 504, b"upstream", id="by the upstream"),
-        pytest.param("/x", {"x-status": "502"}, 502, b"english", id="the first variant"),
-        pytest.param("/x", {"x-status": "502", "accept-language": "fr, de;q=0.1"}, 502, b"deutsch", id="a variant"),
-        pytest.param("/x", {"x-status": "502", "accept": "application/*"}, 502, b"{}", id="a variant by type"),
-        pytest.param("/x", {"x-status": "505"}, 505, b"kept", id="kept headers"),
-        pytest.param("/login?a=b", {}, 302, b"", id="a header"),
-    ],
-)
-def test_what_depends_on_who_asks(
-    depending: Address, path: str, headers: dict[str, str], status: int, body: bytes
-) -> None:
-    for _ in range(3):
-        answer = ask(depending, "GET", "a", path, list(headers.items()))
-        assert (answer.status, answer.body) == (status, body)
-        sent = sorted(header for header in answer.headers if header[0] not in ENVOYS_OWN)
-        if body == b"kept":
-            assert ("x-ours", "1") in sent
-            assert ("x-from", "upstream") in sent
-            assert ("set-cookie", "up=1") in sent
-            assert {name for name, _ in sent if not name.startswith("x-")} == {"set-cookie"}
-        if status == 502:
-            assert ("vary", "accept, accept-language") in sent
-        if status == 302:
-            assert sent == [("location", "/?to=http%3A%2F%2Fa%2Flogin%3Fa%3Db")]
-
-
-def test_a_template_is_filled_in(depending: Address) -> None:
-    headers = [
-        ("x-status", "501"),
-        ("x-a", "<1>"),
-        ("x-a", "2"),
-        ("x-request-id", "6f1e4a0c-0b5e-4d8a-9c57-3e2f1a0b9c8d"),
-    ]
-    answer = ask(depending, "POST", "A.test:80", "/special?q", headers)
-    identity, *said, end = answer.body.decode().split("|")
-    assert identity
-    assert said == [
-        *("POST", "http", "a.test", "/special", "http://A.test:80/special?q", "&lt;1&gt;,2"),
-        *("501", "Not Implemented", "501", "upstream", "special", "page", "127.0.0.1"),
-    ]
-    assert end == ""
-    (at,) = answer.values("x-at")
-    passed = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(at)
-    assert abs(passed) < datetime.timedelta(minutes=1)
-
-
 # --- what needs Python ---
 
 WITH_REGEX = h.program(
@@ -491,127 +247,3 @@ def test_envoy_fetches_the_module_itself(binary: Path, upstream: Upstream, tmp_p
         with started(binary, made, {}) as bound:
             assert ask(bound, "GET", "a", "/", [("x-status", "503")]).body == BODY
         server.shutdown()
-
-
-# --- broken responses ---
-
-HEAD = b"HTTP/1.1 503 Down\r\ncontent-type: text/html\r\n"
-
-PART = HEAD + b"content-length: 100\r\n\r\nhello"
-CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
-
-BROKEN: dict[str, tuple[tuple[bytes, float], ...]] = {
-    "close": ((PART, 0),),
-    "stall": ((PART, 3),),
-    "reset": ((PART, 0.5),),
-    "close-soon": ((PART, 0.03),),
-    "chunk-close": ((CHUNKED + b"5\r\nhello\r\n", 0),),
-    "chunks-endless": ((CHUNKED, 0), *((b"5\r\nhello\r\n", 0.02),) * 30),
-    "headers-close": ((HEAD + b"content-length: 100\r\n\r\n", 0),),
-    "no-chunk": ((CHUNKED + b"no\r\n", 0),),
-}
-"""What an upstream writes by path, with seconds behind each, until it closes the connection or resets it."""
-
-AT_THE_SAME_TIME = ("headers-close", "chunk-close", "no-chunk")
-"""Where the module is told of headers, then of the end, and of nothing between: from HTTP/2 on, Envoy cannot be kept
-from a text of its own then (docs/module.md)."""
-
-
-def breaking() -> AbstractContextManager[int]:
-    """An upstream that breaks its responses off, by path."""
-
-    def serve(peer: socket.socket) -> None:
-        with peer, contextlib.suppress(OSError):
-            path = peer.recv(65536).split(b" ")[1].decode().strip("/")
-            for data, seconds in BROKEN[path]:
-                peer.sendall(data)
-                time.sleep(seconds)
-            if path == "reset":
-                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-    return accepting(serve)
-
-
-def breaking_http2(at_once: bool) -> AbstractContextManager[int]:
-    """The same over HTTP/2: headers, some of the body, and a reset, at once or soon; or nothing more (`/stall`)."""
-
-    def serve(peer: socket.socket) -> None:
-        connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
-        connection.initiate_connection()
-        with peer, contextlib.suppress(OSError):
-            peer.sendall(connection.data_to_send())
-            while data := peer.recv(65536):
-                for event in connection.receive_data(data):
-                    if isinstance(event, h2.events.RequestReceived):
-                        answer(peer, connection, event)
-                peer.sendall(connection.data_to_send())
-
-    def answer(peer: socket.socket, connection: Any, event: Any) -> None:
-        connection.send_headers(event.stream_id, [(":status", "503"), ("content-length", "100")])
-        connection.send_data(event.stream_id, b"hello")
-        if dict(event.headers)[b":path"] == b"/stall":
-            return
-        if not at_once:
-            peer.sendall(connection.data_to_send())
-            time.sleep(0.03)
-        connection.reset_stream(event.stream_id, 2)
-
-    return accepting(serve)
-
-
-def fetched(bound: Address, path: str, http2: bool) -> tuple[int, bytes, float]:
-    start = time.monotonic()
-    with httpx.Client(http1=not http2, http2=http2, timeout=5) as client:
-        answer = client.get(f"http://{bound[0]}:{bound[1]}/{path}")
-    return answer.status_code, answer.content, time.monotonic() - start
-
-
-@pytest.fixture(scope="module", params=[BODY, b""], ids=["body", "no body"])
-def broken(binary: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Address, bytes]]:
-    program = h.program(h.rule("all", [h.reply([(400, 599)], 0, headers=JSON, body=request.param)]))
-    with breaking() as port, started(binary, config([module(program)], [FORWARD], {"up": port})) as bound:
-        yield bound, request.param
-
-
-@pytest.mark.parametrize("client", ["HTTP/1", "HTTP/2"])
-@pytest.mark.parametrize("path", BROKEN)
-def test_a_broken_response_is_answered_in_full(broken: tuple[Address, bytes], path: str, client: str) -> None:
-    bound, body = broken
-    status, content, seconds = fetched(bound, path, client == "HTTP/2")
-    assert seconds < 1
-    if client == "HTTP/2" and path in AT_THE_SAME_TIME and status == 502:
-        assert content.startswith(b"upstream connect error")
-    else:
-        assert (status, content) == (503, body)
-
-
-@pytest.mark.parametrize("client", ["HTTP/1", "HTTP/2"])
-@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "soon"])
-def test_a_broken_response_over_http_2_is_answered_in_full(binary: Path, client: str, at_once: bool) -> None:
-    program = h.program(h.rule("all", [h.reply([(400, 599)], 0, headers=JSON, body=BODY)]))
-    with breaking_http2(at_once) as port:
-        made = config([module(program)], [FORWARD], {"up": port}, http2=True)
-        with started(binary, made) as bound:
-            for path in ("reset", "stall") * 3:
-                status, content, seconds = fetched(bound, path, client == "HTTP/2")
-                assert (status, content) == (503, BODY)
-                assert seconds < 1
-
-
-def test_envoy_goes_on_after_many_broken_responses(broken: tuple[Address, bytes]) -> None:
-    """Whatever the module holds of a stream that has broken off must not be used again."""
-    bound, body = broken
-    wrong: list[Response] = []
-
-    def load() -> None:
-        for n in range(60):
-            answer = ask(bound, "GET", "a", "/" + ("close", "close-soon", "chunk-close")[n % 3])
-            if (answer.status, answer.body) != (503, body):
-                wrong.append(answer)
-
-    threads = [threading.Thread(target=load) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []

@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 import pytest
 import yaml
-from gateway import ask, free_ports, wait_for
+from gateway import free_ports, wait_for
+from machine import ask
 from prometheus_client.parser import text_string_to_metric_families
 from with_console import Rejoinder, running
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from gateway import Gateway, steadily
+from gateway import Gateway
+from machine import steadily
 
 from rejoinder.rules.model import Answer, Forward, Route, Rule, Ruleset, Scope, StatusPattern, Upstream
 from rejoinder.xds.snapshot import EXTENSIONS, LISTENERS, Resource

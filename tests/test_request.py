@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import Final
 
 import pytest
-from gateway import SECONDS
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
+from machine import SECONDS
 
 from rejoinder import envoy
 from rejoinder.rules.model import Answer, Endpoint, Listener, Route, Ruleset

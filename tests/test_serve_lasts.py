@@ -23,7 +23,8 @@ import grpc
 import grpc.aio
 import pytest
 from edits import TEXT, edited
-from gateway import SECONDS, Upstream, ask, children, free_ports, wait_for
+from gateway import Upstream, free_ports, wait_for
+from machine import SECONDS, ask, children
 
 from rejoinder.envoy.module import library
 from rejoinder.extproc.server import SERVICE

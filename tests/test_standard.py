@@ -12,7 +12,7 @@ import grpc.aio
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
-from test_grpc import grpcio
+from grpc_bench import grpcio
 
 from rejoinder.extproc.server import SERVICE, Processor
 from rejoinder.rules.messages import message_classes

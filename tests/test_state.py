@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from gateway import SECONDS, Upstream, ask, wait_for
+from gateway import Upstream, wait_for
+from last_good import UNUSABLE, address_of, answer, becomes, new_envoy, only_address, tenant, up
+from machine import SECONDS, ask
 from test_control import Choosy, until
-from test_last_good import UNUSABLE, address_of, answer, becomes, new_envoy, only_address, tenant, up
 from test_serve_lasts import Serve, rule
 
 from rejoinder.cli.control import Control

@@ -15,8 +15,9 @@ from typing import Final
 
 import grpc
 import pytest
-from gateway import SECONDS, Upstream, children, wait_for
-from test_cli import Command
+from command_line import Command
+from gateway import Upstream, wait_for
+from machine import SECONDS, children
 from test_transport import Secured, _read, answers, printed, rules, running_envoy
 
 from rejoinder import envoy

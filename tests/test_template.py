@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import ctypes
-import html
-import html.parser
-import http
 import json
 import re
-import struct
-import time
 import urllib.parse
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping
 from typing import Final
 
-import core
 import pytest
-from core import CoreTemplate, RejectedError
+from core import CoreTemplate
+from filling import (
+    Fill,
+    Seen,
+    Values,
+    _filled,  # noqa: F401 - a fixture
+    _loaded,  # noqa: F401 - a fixture
+    in_python,
+    meant,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,33 +33,9 @@ from rejoinder.rules.template import (
     Variable,
     default_escape,
     encode,
-    fill,
     parse,
     parse_header,
-    reason,
 )
-
-Values = Mapping[tuple[int, str], str]
-Fill = Callable[[Template, Values], bytes]
-
-
-@pytest.fixture(scope="module", name="loaded")
-def _loaded(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    target = tmp_path_factory.mktemp("core") / "libtemplate.so"
-    sources = [*core.of_core("template.c", "reader.c"), core.HARNESS / "values.c"]
-    return ctypes.CDLL(str(core.compiled(target, sources, "-shared", "-fPIC", "-O2")))
-
-
-def in_python(template: Template, values: Values) -> bytes:
-    return fill(template, lambda asked: values.get((asked.name, asked.argument), ""))
-
-
-@pytest.fixture(params=["python", "core"])
-def filled(request: pytest.FixtureRequest, loaded: ctypes.CDLL) -> Fill:
-    if request.param == "python":
-        return in_python
-    return lambda template, values: CoreTemplate(loaded, encode(template)).fill(values)
-
 
 # ---- what is a template
 
@@ -253,49 +231,6 @@ def one(loaded: ctypes.CDLL, escape: Escape, value: str) -> str:
     return made.decode()
 
 
-def meant(value: str) -> str:
-    """What a reader should see of a value: cut, and without what is no UTF-8."""
-    data = value.encode("utf-8", "surrogateescape")
-    cut = data[:LONGEST_VALUE]
-    if len(data) > LONGEST_VALUE and data[LONGEST_VALUE] & 0xC0 == 0x80:
-        cut = next((cut[:-n] for n in range(1, 4) if cut[-n] & 0xC0 != 0x80), cut)
-    return cut.decode("utf-8", "replace")
-
-
-class Seen(html.parser.HTMLParser):
-    """What a page says, tags without their attributes' values; and these."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.values: list[str] = []
-        self.texts = ""
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(" ".join([tag, *(name for name, _ in attrs)]))
-        self.values += [value or "" for _, value in attrs]
-
-    def handle_endtag(self, tag: str) -> None:
-        self.tags.append(f"/{tag}")
-
-    def handle_comment(self, data: str) -> None:
-        self.tags.append(f"!{data}")
-
-    def handle_decl(self, decl: str) -> None:
-        self.tags.append(f"!{decl}")
-
-    def unknown_decl(self, data: str) -> None:
-        self.tags.append(f"!{data}")
-
-    def handle_pi(self, data: str) -> None:
-        self.tags.append(f"?{data}")
-
-    def handle_data(self, data: str) -> None:
-        self.texts += data
-
-
 @settings(max_examples=200, deadline=None)
 @given(value=HOSTILE)
 def test_a_value_is_no_markup_in_html_and_xml(loaded: ctypes.CDLL, value: str) -> None:
@@ -354,60 +289,3 @@ def test_a_value_never_ends_a_header(loaded: ctypes.CDLL, value: str, wanted: st
 )
 def test_the_core_knows_what_fits_a_header(loaded: ctypes.CDLL, template: Template, fits: bool) -> None:
     assert CoreTemplate(loaded, encode(template)).fits_header is fits
-
-
-# ---- as bytes
-
-WHOLE: Final = encode(parse("a{{ status }}{{ request.header.x | raw }}b", Escape.HTML))
-
-
-def test_encode() -> None:
-    assert WHOLE == (b"\4\0\0\0" + b"\0\1\0\0\0a" + b"\x09\1\0\0\0\0" + b"\x08\0\1\0\0\0x" + b"\0\1\0\0\0b")
-
-
-def test_the_core_reads_just_the_template(loaded: ctypes.CDLL) -> None:
-    assert CoreTemplate(loaded, WHOLE + b"more").length == len(WHOLE)
-    for length in range(len(WHOLE)):
-        with pytest.raises(RejectedError):
-            CoreTemplate(loaded, WHOLE[:length])
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (struct.pack("<IBI", 0xFFFFFFFF, 0, 0), "byte 4: expected a list of that length"),
-        (struct.pack("<IBI", 1, 0, 9), "byte 9: expected a text of that length"),
-        (struct.pack("<IBI", 1, 17, 0), "byte 4: expected a piece of a template: 0 to 16"),
-        (struct.pack("<IBBI", 1, 9, 5, 0), "byte 5: expected how a value is escaped: 0 to 4"),
-        (struct.pack("<IBBI", 1, 9, 1, 1) + b"a", "byte 11: expected the name of a header or parameter, or nothing"),
-        (struct.pack("<IBBI", 1, 8, 1, 0), "byte 10: expected the name of a header or parameter, or nothing"),
-        (struct.pack("<IBBI", 1, 7, 1, 1) + b"\xff", "in UTF-8"),
-    ],
-)
-def test_the_core_rejects(loaded: ctypes.CDLL, data: bytes, message: str) -> None:
-    with pytest.raises(RejectedError, match=re.escape(message)):
-        CoreTemplate(loaded, data)
-
-
-def test_reasons(loaded: ctypes.CDLL) -> None:
-    loaded.status_reason.restype = ctypes.c_char_p
-    assert {status: loaded.status_reason(status).decode() for status in range(1000)} == {
-        status: reason(status) for status in range(1000)
-    }
-    unlike = {each: reason(each) for each in http.HTTPStatus if each >= 200 and reason(each) != each.phrase}
-    # Python 3.13 took over RFC 9110's; it has one more.
-    assert set(unlike) <= {413, 414, 416, 418, 422}
-
-
-@pytest.mark.parametrize("escape", Escape)
-def test_many_values_take_time_that_is_linear(filled: Fill, escape: Escape) -> None:
-    template = Template((Variable(Name.CLIENT, "", escape), b"x") * 300)
-    start = time.process_time()
-    filled(template, {(16, ""): '"é<\udcff' * 15_000})
-    assert time.process_time() - start < 3
-
-
-def test_many_braces_take_time_that_is_linear() -> None:
-    start = time.process_time()
-    assert parse('{{"{{"}}xxx' * 95_000, Escape.HTML).pieces == (b"{{xxx" * 95_000,)
-    assert time.process_time() - start < 2

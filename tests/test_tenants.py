@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_cases import BRIDGE, GATEWAY, complaints, http_route, ingress, loaded, routes, service, wasm_plugin
+from case_files import BRIDGE, GATEWAY, complaints, http_route, ingress, loaded, routes, service, wasm_plugin
 
 from rejoinder.rules.model import Forward
 

@@ -22,9 +22,10 @@ import grpc.aio
 import pytest
 import yaml
 from authorities import Authority, Mount
-from gateway import SECONDS, Upstream, ask, children, free_port, free_ports, tcp_ports
+from command_line import Command, get, wait_for
+from gateway import Upstream, free_port, free_ports
 from loops import running
-from test_cli import Command, get, wait_for
+from machine import SECONDS, ask, children, tcp_ports
 
 from rejoinder import envoy
 from rejoinder.cli import admin, main

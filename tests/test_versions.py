@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from gateway import Gateway, Upstream, ask
+from gateway import Gateway, Upstream
+from machine import ask
 
 from rejoinder import envoy
 from rejoinder.cli.envoys import OLDEST

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gateway import SECONDS, ask, free_ports, wait_for
+from gateway import free_ports, wait_for
+from machine import SECONDS, ask
 
 
 class Rejoinder:

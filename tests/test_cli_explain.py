@@ -1,0 +1,213 @@
+"""`explain`: who answers, and why."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+from typing import Final
+
+import pytest
+from command_line import (
+    Run,
+    __in_a_folder_with_rules,  # noqa: F401 - a fixture
+    _run,  # noqa: F401 - a fixture
+)
+
+# --- explain ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "decided", "placement", "reply"),
+    [
+        pytest.param(["--url", "/mock"], ("all", "mock"), "native", (200, "mock"), id="unconditional"),
+        pytest.param(["--url", "/own"], ("own", None), "native", (200, "own"), id="a route's own answer"),
+        pytest.param(["--url", "/x", "--status", "503"], ("all", "errors"), "ext_proc", (503, "busy"), id="a status"),
+        pytest.param(
+            ["--url", "/own?to=http://a.test"], ("own", None), "native", (200, "own"), id="a URL in the query"
+        ),
+        pytest.param(["--url", "/x", "--status", "200"], ("all", None), "upstream", None, id="a status that passes"),
+        pytest.param(["--url", "/x"], ("all", None), "upstream", None, id="every status"),
+        pytest.param(["--url", "http://a.test/a%2Fb"], (None, None), "native", (307, ""), id="an escaped slash"),
+    ],
+)
+def test_explain_says_who_answers(
+    run: Run,
+    arguments: list[str],
+    decided: tuple[str | None, str | None],
+    placement: str,
+    reply: tuple[int, str] | None,
+) -> None:
+    code, out, err = run("explain", "rules.yaml", *arguments, "--format", "json", "--conditional", "ext_proc")
+    assert (code, err) == (0, "")
+    said = json.loads(out)
+    assert ((said["route"], said["rule"]), said["placement"]) == (decided, placement)
+    assert (said["reply"] and (said["reply"]["status"], said["reply"]["body"])) == reply
+
+
+def test_explain_prints_plain_text_into_a_pipe(run: Run) -> None:
+    code, out, err = run("explain", "rules.yaml", "--url", "/mock", "-H", "accept: */*")
+    assert (code, err) == (0, "")
+    assert "\x1b" not in out
+    assert out == textwrap.dedent(
+        """\
+        request   GET http://localhost/mock
+        route     own (rules.yaml:3): does not fit: it is about the path "/own", the path is "/mock"
+        route     all (rules.yaml:4): takes the request: forward to upstream "echo"
+        rule      mock (rules.yaml:6): fits and answers at once
+        program   rules: finds 2 of 2 by domain, path and route: mock, errors
+        placement native
+        sent      200, 4 bytes
+                  content-type: text/plain; charset=utf-8
+                  content-length: 4
+
+        mock
+        """
+    )
+
+
+def test_explain_says_what_envoy_makes_of_the_headers(run: Run) -> None:
+    sent = ("accept: */*", "X-Envoy-Retry-On: 5xx", "x-request-id: 1", "x-forwarded-for: 1.2.3.4", "host: a.test.")
+    arguments = [argument for header in sent for argument in ("-H", header)]
+    code, out, err = run("explain", "rules.yaml", "--url", "/mock", *arguments)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[:5] == [
+        "request   GET http://a.test/mock",
+        'header    host: Envoy makes it "a.test"',
+        "header    x-envoy-retry-on: Envoy takes it away",
+        'header    x-request-id: Envoy makes it such as "00000000-0000-4000-8000-000000000000"',
+        'header    x-forwarded-for: Envoy makes it such as "1.2.3.4,192.0.2.1"',
+    ]
+    code, out, _ = run("explain", "rules.yaml", "--url", "/mock", "-H", "host: a.test", "-H", "host: b.test")
+    assert (code, out.splitlines()[:2]) == (
+        0,
+        ["request   GET http://a.test,b.test/mock", 'header    host: Envoy makes it "a.test,b.test"'],
+    )
+    code, _, err = run("explain", "rules.yaml", "--url", "/", "-H", "connection: upgrade", "-H", "upgrade: x")
+    assert (code, err.startswith("Envoy answers 403 before any rule is asked")) == (0, True)
+
+
+def test_explain_goes_on_behind_rules_that_only_observe(run: Run) -> None:
+    Path("rules.yaml").write_text(
+        """\
+rules:
+  - {name: at-once, observe: true, body: x}
+  - {name: on-503, observe: true, final: true, enable_on_status: [503], body: x}
+  - {name: ours, enable_on_status: [503], body: x}
+"""
+    )
+    code, out, _ = run("explain", "rules.yaml", "--url", "/", "--status", "503")
+    assert code == 0
+    assert [line.partition("): ")[2].partition(";")[0] for line in out.splitlines() if line.startswith("rule ")] == [
+        "fits, and would answer at once",
+        "fits, and would answer 503",
+        "fits, and has an answer for 503",
+    ]
+
+
+def test_explain_without_a_status_lists_all(run: Run) -> None:
+    code, out, _ = run("explain", "rules.yaml", "--url", "/x", "--format", "json", "--conditional", "ext_proc")
+    assert code == 0
+    assert [(row["statuses"], row["rule"], row["reply"]) for row in json.loads(out)["statuses"]] == [
+        ("200-499", "-", "the upstream's response"),
+        ("500-502", "errors", "the same status, 6 bytes (ext_proc)"),
+        ("503", "errors", "503, 4 bytes (ext_proc)"),
+        ("504-599", "errors", "the same status, 6 bytes (ext_proc)"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        pytest.param("http://a.test/%00", "Envoy answers 400", id="what Envoy refuses"),
+        pytest.param("http://a|b/", "Envoy answers 400", id="a host that is none"),
+        pytest.param("http://[::1/", "--url", id="half an IPv6 address"),
+        pytest.param("ftp://a.test/", "--url", id="neither http nor https"),
+        pytest.param("http:///x", "--url", id="no host"),
+        pytest.param("http://a.test:99999/", "--url", id="no port"),
+    ],
+)
+def test_explain_of_a_request_that_cannot_be_says_so(run: Run, url: str, said: str) -> None:
+    code, out, err = run("explain", "rules.yaml", "--url", url)
+    assert code == (0 if said.startswith("Envoy") else 2)
+    assert said in out + err
+
+
+FOREIGN: Final = """\
+routes: [{name: theirs, path: /ours, respond: {body: ours}}]
+rules:
+  - {name: theirs, match: {routes: [theirs]}, enable_on_status: [503], body: theirs}
+  - {name: shield, match: {prefix: /final}, final: true, enable_on_status: [500], body: shielded}
+  - {name: mock, match: {prefix: /mock}, body: mock}
+  - {name: errors, enable_on_status: [5xx], body: errors}
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "decided", "placement", "reply"),
+    [
+        pytest.param(["/x", "--status", "503"], "errors", "ext_proc", (503, "errors"), id="our routes: none fits"),
+        pytest.param(
+            ["/x", "--route", "theirs", "--status", "503"], "theirs", "ext_proc", (503, "theirs"), id="their route"
+        ),
+        pytest.param(
+            ["/ours", "--route", "", "--status", "503"], "errors", "ext_proc", (503, "errors"), id="no route there"
+        ),
+        pytest.param(["/ours", "--route", "x", "--status", "404"], None, "upstream", None, id="their 404"),
+        pytest.param(
+            ["/mock", "--route", "x"], "mock", "ext_proc", (200, "mock"), id="no route answers for a rule there"
+        ),
+        pytest.param(["/mock"], "mock", "native", (200, "mock"), id="and here one does"),
+        pytest.param(["/final/mock"], None, "native", (404, ""), id="a final rule, and no route"),
+    ],
+)
+def test_explain_beside_routes_of_somebody_elses(
+    run: Run, arguments: list[str], decided: str | None, placement: str, reply: tuple[int, str] | None
+) -> None:
+    Path("rules.yaml").write_text(FOREIGN)
+    url, *more = arguments
+    code, out, err = run("explain", "rules.yaml", "--url", url, *more, "--format", "json", "--conditional", "ext_proc")
+    assert (code, err) == (0, "")
+    said = json.loads(out)
+    assert (said["rule"], said["placement"]) == (decided, placement)
+    assert (said["reply"] and (said["reply"]["status"], said["reply"]["body"])) == reply
+
+
+@pytest.mark.parametrize(
+    ("arguments", "steps"),
+    [
+        pytest.param(
+            ["/final/mock", "--route", "x", "--status", "502"],
+            {
+                "theirs": 'does not fit: it is about the route "theirs", the request takes "x"',
+                "shield": "fits, but has no answer for 502; it is final: no later rule is asked",
+            },
+            id="final",
+        ),
+        pytest.param(
+            ["/x", "--route", "theirs", "--status", "502"],
+            {
+                "theirs": "fits, but has no answer for 502",
+                "errors": "fits, and has an answer for 502",
+            },
+            id="not asked",
+        ),
+        pytest.param(
+            ["/mock", "--route", "theirs"],
+            {
+                "theirs": "fits, but is about the upstream's status: the upstream is not asked",
+                "mock": "fits and answers at once",
+            },
+            id="at once",
+        ),
+    ],
+)
+def test_explain_says_of_each_rule_why_it_is_asked_or_not(
+    run: Run, arguments: list[str], steps: dict[str, str]
+) -> None:
+    Path("rules.yaml").write_text(FOREIGN)
+    url, *more = arguments
+    _, out, _ = run("explain", "rules.yaml", "--url", url, *more, "--format", "json", "--conditional", "ext_proc")
+    said = {step["name"]: step["verdict"] for step in json.loads(out)["steps"] if step["kind"] == "rule"}
+    assert {name: said.get(name) for name in steps} == steps
+    assert list(said)[-1] == list(steps)[-1], "no rule behind it is looked at"

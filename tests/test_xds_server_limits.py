@@ -1,0 +1,160 @@
+"""What no Envoy sends to the xDS server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import grpc.aio
+import pytest
+from xds_clients import TIMEOUT, Client, DeltaDiscoveryRequest, DiscoveryRequest, clusters, names, run, running, values
+
+from rejoinder.xds.server import ADS, MAX_REQUEST, Connected
+from rejoinder.xds.session import Nack
+from rejoinder.xds.snapshot import CLUSTERS, ROUTES
+from rejoinder.xds.wire import MAX_NAMES
+
+VARIANTS = {
+    "StreamAggregatedResources": (DiscoveryRequest, "resource_names"),
+    "DeltaAggregatedResources": (DeltaDiscoveryRequest, "resource_names_subscribe"),
+}
+FIELDS = [
+    *((method, message, name) for method, (message, name) in VARIANTS.items()),
+    ("DeltaAggregatedResources", DeltaDiscoveryRequest, "resource_names_unsubscribe"),
+]
+
+
+REFUSED = [
+    *(
+        pytest.param(method, [b"\xff\xff\xff"], "INVALID_ARGUMENT", "no discovery request", id=f"{method}: garbage")
+        for method in VARIANTS
+    ),
+    *(
+        pytest.param(method, [message().SerializeToString()], "INVALID_ARGUMENT", "type_url", id=f"{method}: no type")
+        for method, (message, _) in VARIANTS.items()
+    ),
+    *(
+        pytest.param(
+            method,
+            [message(type_url=ROUTES.url, **{name: names(MAX_NAMES + 1)}).SerializeToString()],
+            "RESOURCE_EXHAUSTED",
+            "names",
+            id=f"{method}: too many {name}",
+        )
+        for method, message, name in FIELDS
+    ),
+    *(
+        pytest.param(
+            method,
+            [message(type_url=ROUTES.url, **{name: ["x" * MAX_REQUEST]}).SerializeToString()],
+            "RESOURCE_EXHAUSTED",
+            "larger than max",
+            id=f"{method}: too large",
+        )
+        for method, (message, name) in VARIANTS.items()
+    ),
+    pytest.param(
+        "DeltaAggregatedResources",
+        [
+            DeltaDiscoveryRequest(
+                type_url=CLUSTERS.url, initial_resource_versions=dict.fromkeys(names(MAX_NAMES + 1), "1")
+            ).SerializeToString()
+        ],
+        "RESOURCE_EXHAUSTED",
+        "names",
+        id="too many versions",
+    ),
+    pytest.param(
+        "DeltaAggregatedResources",
+        [
+            DeltaDiscoveryRequest(
+                type_url=ROUTES.url, resource_names_subscribe=names(MAX_NAMES // 2, first)
+            ).SerializeToString()
+            for first in (0, MAX_NAMES // 2, MAX_NAMES)
+        ],
+        "RESOURCE_EXHAUSTED",
+        "names",
+        id="too many names by and by",
+    ),
+    pytest.param(
+        "DeltaAggregatedResources",
+        [
+            DeltaDiscoveryRequest(
+                type_url=ROUTES.url, resource_names_subscribe=[letter * (MAX_REQUEST // 2)]
+            ).SerializeToString()
+            for letter in "xyz"
+        ],
+        "RESOURCE_EXHAUSTED",
+        "names",
+        id="too long names by and by",
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "requests", "code", "details"), REFUSED)
+def test_what_no_envoy_sends_ends_the_stream_and_nothing_else(
+    method: str, requests: list[bytes], code: str, details: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with running() as it:
+            it.server.publish(clusters("1"))
+            options = [("grpc.max_receive_message_length", -1)]
+            async with grpc.aio.insecure_channel(it.address, options) as channel:
+                stream: Any = channel.stream_stream(f"/{ADS}/{method}")()
+
+                async def write() -> None:
+                    for request in requests:
+                        await stream.write(request)
+
+                async def read() -> None:
+                    async with asyncio.timeout(TIMEOUT):
+                        while await stream.read():
+                            pass
+
+                writing = asyncio.ensure_future(write())
+                with pytest.raises(grpc.aio.AioRpcError, match=details) as refused:
+                    await read()
+                await asyncio.gather(writing, return_exceptions=True)
+                assert refused.value.code() is grpc.StatusCode[code]
+            client = Client(it.address, "n")
+            await client.ask(CLUSTERS)
+            assert values(await client.read()) == ["1"]
+            await client.close()
+
+    run(test())
+    said = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    # What gRPC says itself is of the client that has gone, or of another event loop in this process:
+    # https://github.com/grpc/grpc/pull/36096
+    assert [record for record in said if not record.name.startswith("grpc.")] == []
+
+
+def test_as_many_names_as_an_envoy_may_have_are_taken() -> None:
+    async def test() -> None:
+        async with running() as it:
+            it.server.publish(clusters("1"))
+            client = Client(it.address, "n")
+            await client.ask(CLUSTERS, "c0", *names(MAX_NAMES - 1))
+            assert values(await client.read()) == ["1"]
+            await client.close()
+
+    run(test())
+
+
+def test_what_a_client_says_is_fit_to_be_printed() -> None:
+    async def test() -> None:
+        async with running() as it:
+            it.server.publish(clusters("1"))
+            client = Client(it.address, "\x1b[2Jn\nrejoinder: all is well\u202e" + "x" * 1000)
+            await client.ask(CLUSTERS)
+            await client.answer(await client.read(), error="one\ntwo\x1b]0;\x07\x9b\n" + "x" * 100_000)
+            nack = await it.until(Nack)
+            said = [nack.node, nack.message, *(event.node for event in it.events if isinstance(event, Connected))]
+            assert all(text.isprintable() and len(text) <= 5000 for text in said)
+            assert nack.node.startswith(r"\x1b[2Jn\nrejoinder: all is well\u202ex")
+            assert nack.message.startswith(r"one two\x1b]0;\x07\x9b x")
+            (status,) = it.server.status().clients
+            assert (status.node, status.nack) == (nack.node, nack)
+            await client.close()
+
+    run(test())
