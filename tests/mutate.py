@@ -48,20 +48,20 @@ MUTATIONS: Final = (
         "rules/kubernetes/gateway_api.py",
         '-len(domain.removeprefix("*"))',
         'len(domain.removeprefix("*"))',
-        ("cases",),
+        ("cases", "cases_told"),
     ),
-    Mutation("rules/kubernetes/http_route.py", "return min((each for", "return max((each for", ("cases",)),
+    Mutation("rules/kubernetes/http_route.py", "return min((each for", "return max((each for", ("cases", "cases_told")),
     # What is rejected is given to nobody who comes: not while somebody may still take it, or has it.
-    Mutation("xds/server.py", " or self._away:", ":", ("xds_server", "rollback")),
-    Mutation("xds/server.py", "snapshot not in self._proven.values() and all(", "all(", ("xds_server", "rollback")),
+    Mutation("xds/server.py", " or self._away:", ":", ("xds_server_rejections", "rollback")),
+    Mutation("xds/server.py", "snapshot not in self._proven.values() and all(", "all(", ("xds_server_rejections", "rollback")),
     Mutation(
-        "xds/server.py", "and all(session.has_rejected", "and any(session.has_rejected", ("xds_server", "rollback")
+        "xds/server.py", "and all(session.has_rejected", "and any(session.has_rejected", ("xds_server_rejections", "rollback")
     ),
     # What our routes need is no business of handlers.
     Mutation("rules/handlers.py", " if header[0] != PATH_HEADER)", ")", ("handlers",)),
     # Headers that are not an answer's to set.
     *(
-        Mutation("rules/http.py", f'"{name}"', '"x-none"', ("handlers", "load"))
+        Mutation("rules/http.py", f'"{name}"', '"x-none"', ("handlers", "load_mistakes"))
         for name in ("host", "proxy-connection", "te")
     ),
     Mutation("rules/handlers.py", ' or name.lower() == "content-length"', "", ("handlers",)),
@@ -72,8 +72,8 @@ MUTATIONS: Final = (
     # Links that lead upwards: a folder may be watched by two names, each with files of its own.
     Mutation("rules/inotify.py", "wanted.setdefault(watch, []).extend(", "wanted[watch] = (", ("watch",)),
     # `up --listen`: the second address is for the second kind of listener, and a kind without one stays.
-    Mutation("cli/up.py", "models[min(at, len(models) - 1)]", "models[0]", ("listen", "cases")),
-    Mutation("cli/up.py", "numbered((*moved, *stay))", "numbered(moved)", ("listen", "cases")),
+    Mutation("cli/up.py", "models[min(at, len(models) - 1)]", "models[0]", ("listen", "cases_told")),
+    Mutation("cli/up.py", "numbered((*moved, *stay))", "numbered(moved)", ("listen", "cases_told")),
     # Names that are not there are said so once.
     Mutation("xds/stream.py", " - self.absent)", ")", ("delta_session",)),
     Mutation("xds/stream.py", "names - wanted.keys()", "names", ("delta_session",)),
