@@ -146,6 +146,6 @@ def warn_of_echo(ruleset: Ruleset) -> None:
         if upstream.echo:
             say(
                 f'warning: upstream "{upstream.name}": builtin:echo runs inside `rejoinder up` only, so this upstream '
-                f"has no address; say where another one is with --upstream {upstream.name}=URL",
+                f"has no address; say where an upstream is with --upstream {upstream.name}=URL",
                 "yellow",
             )

@@ -147,7 +147,7 @@ class Control:
                     console.say(f"reloaded: {summary(made.built)}; {changed}", event="reload", version=version)
                     self._warn(await asyncio.to_thread(shadowed, made.built.ruleset))
                 else:
-                    text = "not reloaded: what was there before stays" if self.current else _WAITING
+                    text = "not reloaded: the previous rules stay in force" if self.current else _WAITING
                     console.say(text, "bold", event="not_reloaded" if self.current else "waiting")
                     await asyncio.sleep(RETRY_SECONDS if made.again else 0)
             except Exception:
@@ -222,7 +222,7 @@ class Control:
         self._reload_failures += 1
         self.metrics.reloaded("failed")
         self._edits += 1
-        _LOG.exception("%s; what was there before stays, and the next edit is followed", what)
+        _LOG.exception("%s; the previous rules stay in force, and the next edit is followed", what)
 
     def _warn(self, warnings: Sequence[Problem]) -> None:
         self.shadowed = tuple(warnings)

@@ -86,7 +86,7 @@ class Maker:
                 loaded = self._load(self._sources, files, self._memory)
                 return self._made(loaded, before, self._saved(loaded, files) if loaded.ruleset else None)
         except Exception as error:
-            _LOG.exception("the files cannot be used; what was there before stays, and the next edit is followed")
+            _LOG.exception("the files cannot be used; the previous rules stay in force, and the next edit is followed")
             self._memory.forget_rules()  # who knows how far it got
             reason = f"this cannot be used, for a reason that is in the log: {type(error).__name__}: {error}"
             problems = (Problem(Position(str(self._sources[0]), 0), reason),)

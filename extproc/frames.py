@@ -72,7 +72,8 @@ class Setting(enum.IntEnum):
     MAX_HEADER_LIST_SIZE = 6
 
 
-# Section 6.5.2: the values that a setting may have, and what another one is. The others may have any.
+# Section 6.5.2: the values that a setting may have, and the error that any other value is. Settings that are not listed
+# here may have any value.
 _VALUES: Final[Mapping[int, tuple[int, int, ErrorCode]]] = {
     Setting.ENABLE_PUSH: (0, 1, ErrorCode.PROTOCOL_ERROR),
     Setting.INITIAL_WINDOW_SIZE: (0, MAX_WINDOW, ErrorCode.FLOW_CONTROL_ERROR),

@@ -134,7 +134,7 @@ def test_it_follows_edits_and_rejections_and_leaves_alone_what_is_typed(
     expect(page.locator("#history > ol > li").first).to_contain_text("1 rule added: mocked")
     expect(page.locator("#history > ol > li").first).to_contain_text("accepted by rejoinder")
     up.file.write_text(RULES.replace("enable_on_status: [4xx]", "enable_on_status: [9xx]"))
-    expect(page.locator("#summary .notice")).to_contain_text("what was there before stays")
+    expect(page.locator("#summary .notice")).to_contain_text("the previous rules stay in force")
     expect(page.locator("tr.about:has-text('9xx')")).to_contain_text('rule "trial": enable_on_status')
     rejected = RULES.replace("}\nroutes", ', tls: "https://127.0.0.1:1"}\nroutes').replace(
         "body: busy", "body: too busy"

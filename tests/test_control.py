@@ -1,4 +1,4 @@
-"""Following edits, whatever they hold and whatever goes wrong: nothing ends it, and what was there before stays."""
+"""Following edits, whatever they hold and whatever goes wrong: nothing ends it; the previous rules stay in force."""
 
 from __future__ import annotations
 

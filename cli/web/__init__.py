@@ -130,7 +130,7 @@ class Console:
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): the revision, when it is
-        another one. Whoever is slow misses some, and gets the latest."""
+        a further one. Whoever is slow misses some, and gets the latest."""
         if self._streams >= MAX_STREAMS:
             raise web.HTTPServiceUnavailable(text=f"expected no more than {MAX_STREAMS} event streams")
         self._streams += 1

@@ -1,6 +1,6 @@
 /* Templates: bytes with variables in them (docs/program.md), filled in as rules/template.py has it, byte for byte.
  *
- * `template_read` checks one in the bytes of a program, where it stays. The others are only for such a one. Pure.
+ * `template_read` checks one in the bytes of a program, where it stays. The others are only for a template that was checked. Pure.
  */
 #ifndef REJOINDER_TEMPLATE_H
 #define REJOINDER_TEMPLATE_H

@@ -89,7 +89,7 @@ def _id(each: Object) -> _Id:
 
 
 _SLIP: Final = 0.85
-"""How like a kind that is read another one must be to be a slip of the pen. TCPRoute is no HTTPRoute (0.82)."""
+"""How similar an unknown kind must be to a known one to count as a misspelling. TCPRoute is no HTTPRoute (0.82)."""
 
 
 def _may_be(before: Object, now: Object) -> bool:
