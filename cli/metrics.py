@@ -7,6 +7,7 @@ https://prometheus.io/docs/practices/naming/
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -141,18 +142,21 @@ class Metrics(Collector):
 _Samples = Iterable[tuple[Sequence[str], float]]
 
 
-def _counter(name: str, text: str, labels: Sequence[str], samples: _Samples) -> Metric:
-    family = CounterMetricFamily(name, text, labels=labels)
+def _family(
+    kind: type[CounterMetricFamily | GaugeMetricFamily],
+    name: str,
+    text: str,
+    labels: Sequence[str],
+    samples: _Samples,
+) -> Metric:
+    family = kind(name, text, labels=labels)
     for values, number in samples:
         family.add_metric(values, number)
     return family
 
 
-def _gauge(name: str, text: str, labels: Sequence[str], samples: _Samples) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=labels)
-    for values, number in samples:
-        family.add_metric(values, number)
-    return family
+_counter: Final = functools.partial(_family, CounterMetricFamily)
+_gauge: Final = functools.partial(_family, GaugeMetricFamily)
 
 
 def _answers(counts: Counts) -> Iterator[Metric]:
@@ -179,11 +183,7 @@ def _ext_proc(counters: Counters) -> Iterator[Metric]:
     yield _gauge("rejoinder_ext_proc_streams", "Exchanges under way.", [], [((), counters.streams)])
     for name, text, number in (
         ("passed", "Exchanges that were let pass untouched.", counters.passed),
-        (
-            "overloaded",
-            "... of these, for they came too late, or too many at once.",
-            counters.overloaded,
-        ),
+        ("overloaded", "... of these, for they came too late, or too many at once.", counters.overloaded),
         ("failures", "... of these, for they made no sense or broke something.", counters.failures),
     ):
         yield _counter(f"rejoinder_ext_proc_{name}", text, [], [((), number)])

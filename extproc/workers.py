@@ -181,17 +181,7 @@ class Workers:
         return [worker.process.pid for worker in self._workers]
 
     async def start(self, address: str) -> int:
-        """Listen, on an address and those behind it (`addresses.nth`).
-
-        Args:
-            address: `HOST:PORT`, IPv6 in brackets; port 0: any free ones. `unix:/PATH`: Unix sockets.
-
-        Returns:
-            The first port; 0 for a Unix socket.
-
-        Raises:
-            OSError: one of the addresses is in use or not this machine's; the text says which address.
-        """
+        """As `grpc.Server.listen`, for an address and those behind it (`addresses.nth`); the first port."""
         try:
             for at in range(self._count):
                 self._workers.append(await self._started(nth(parse(address), at)))

@@ -347,13 +347,6 @@ def test_the_core_needs_nothing_but_libc() -> None:
     assert names <= {"linux-vdso", "libc", "ld-linux-x86-64", "ld-linux-aarch64"}
 
 
-def test_a_python_library_that_is_not_there_has_a_reason(tmp_path: Path) -> None:
-    assert "was not compiled" in library.why_no_python(tmp_path / "librejoinder.so")
-    (tmp_path / library.PYTHON).write_bytes(b"not a library")
-    assert "file too short" in library.why_no_python(tmp_path / "librejoinder.so")
-    assert library.why_no_python() == ""
-
-
 def test_the_core_is_built_without_what_the_other_library_needs(tmp_path: Path) -> None:
     # -I: of this project and of cffi nothing is found; -S: nor anything else that is installed.
     build = str(core.SOURCES / "build.py")

@@ -73,21 +73,6 @@ def sha256(library: Path = LIBRARY) -> str:
     return hashlib.sha256(library.read_bytes()).hexdigest()
 
 
-def why_no_python(library: Path = LIBRARY) -> str:
-    """Why programs with regular expressions or handlers would be rejected; empty: they can be used.
-
-    Args:
-        library: what `find` returned.
-    """
-    beside = library.with_name(PYTHON)
-    if not beside.is_file():
-        return (
-            f"{PYTHON} was not compiled when Rejoinder was installed: that needs a C compiler, Python's headers and "
-            "its shared library"
-        )
-    return _cannot_be_loaded(beside)
-
-
 def _cannot_be_loaded(library: Path) -> str:
     # Without its symbols resolved, which only Envoy has: enough to see that it is for this machine and that what it
     # needs is there.

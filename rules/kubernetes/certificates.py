@@ -16,7 +16,7 @@ from rejoinder.rules.fields import Place
 from rejoinder.rules.files import UnreadableError
 from rejoinder.rules.kubernetes.cluster import Cluster, invalid
 from rejoinder.rules.kubernetes.objects import Key, Object, alone, member, one_of, open_fields
-from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault
+from rejoinder.rules.kubernetes.status import RESOLVED_REFS, Fault
 
 
 class _Reference(NamedTuple):
@@ -50,7 +50,7 @@ _CLIENT_CA: Final = _Use(
 def certificates(tls: Place, gateway: Object, cluster: Cluster) -> tuple[tuple[tuple[bytes, bytes], ...], list[Fault]]:
     """Chains with their keys, from the `tls` of a listener."""
     references, problems = alone(tls, partial(_certificate_refs, gateway=gateway), ())
-    faults = [Fault(ACCEPTED, "Invalid", problem.message, problem.position) for problem in problems]
+    faults = [*invalid(problems)]
     pairs: list[tuple[bytes, bytes]] = []
     for reference in references:
         secret = _find(reference, _CERTIFICATE, gateway, cluster)
@@ -76,7 +76,7 @@ def client_authorities(place: Place | None, gateway: Object, cluster: Cluster) -
     if place is None:
         return None, []
     references, problems = alone(place, partial(_authority_refs, gateway=gateway), ())
-    faults = [Fault(ACCEPTED, "Invalid", problem.message, problem.position) for problem in problems]
+    faults = [*invalid(problems)]
     contents: list[bytes] = []
     for reference in references:
         config_map = _find(reference, _CLIENT_CA, gateway, cluster)

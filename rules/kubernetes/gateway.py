@@ -18,7 +18,7 @@ from rejoinder.rules.document import Map, quoted
 from rejoinder.rules.fields import Fields, Place, Source
 from rejoinder.rules.files import Files
 from rejoinder.rules.kubernetes.certificates import certificates, client_authorities
-from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster
+from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster, invalid
 from rejoinder.rules.kubernetes.known import GATEWAY, LISTENER, check, spec_of, without
 from rejoinder.rules.kubernetes.objects import Key, Object, alone, items, member, one_of, open_fields, port, string_map
 from rejoinder.rules.kubernetes.status import (
@@ -206,7 +206,7 @@ def read_gateway(each: Object, cluster: Cluster) -> Gateway:
     addresses, address_problems = alone(member(each.spec(), "addresses"), _addresses, (ANY_ADDRESS,))
     places, listener_problems = alone(member(each.spec(), "listeners"), items, [])
     faults = [
-        *(Fault(ACCEPTED, "Invalid", problem.message, problem.position) for problem in (*problems, *listener_problems)),
+        *invalid((*problems, *listener_problems)),
         *(Fault(ACCEPTED, "UnsupportedAddress", problem.message, problem.position) for problem in address_problems),
     ]
     if not places and not faults:
@@ -240,7 +240,7 @@ def _listener(
     place: Place, gateway: Object, cluster: Cluster, frontend: Mapping[int | None, Place | None]
 ) -> GatewayListener:
     found, problems = alone(place, _read_listener, GatewayListener("", 0, ""))
-    faults = [Fault(ACCEPTED, "Invalid", problem.message, problem.position) for problem in problems]
+    faults = [*invalid(problems)]
     if found.protocol not in _PROTOCOLS and not faults:
         message = f"the protocol {quoted(found.protocol)} is not supported: expected one of {', '.join(_PROTOCOLS)}"
         faults.append(Fault(ACCEPTED, "UnsupportedProtocol", message, place.position))
@@ -304,7 +304,8 @@ def _expression(place: Place) -> tuple[str, str, tuple[str, ...]]:
 
 def _told_apart(listeners: list[GatewayListener]) -> tuple[GatewayListener, ...]:
     """Listeners with their conflicts: those of one port must have different hosts and the same protocol."""
-    protocols = {number: {each.protocol for each in listeners if each.port == number} for number in _ports(listeners)}
+    ports = {each.port for each in listeners}
+    protocols = {number: {each.protocol for each in listeners if each.port == number} for number in ports}
     hosts = Counter((each.port, each.hostname) for each in listeners)
     names = Counter(each.name for each in listeners)
 
@@ -328,10 +329,6 @@ def _told_apart(listeners: list[GatewayListener]) -> tuple[GatewayListener, ...]
         for each in listeners
         for found in [conflict(each)]
     )
-
-
-def _ports(listeners: list[GatewayListener]) -> set[int]:
-    return {each.port for each in listeners}
 
 
 def _frontend(spec: Place) -> dict[int | None, Place | None]:

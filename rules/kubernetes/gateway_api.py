@@ -32,11 +32,11 @@ from rejoinder.rules.kubernetes.status import (
     Status,
     condition,
 )
+from rejoinder.rules.manifests import Manifests
 from rejoinder.rules.matching import domain_covers
 from rejoinder.rules.model import (
     UNCHANGED,
     Answer,
-    Listener,
     PathKind,
     PathMatch,
     Redirect,
@@ -44,20 +44,8 @@ from rejoinder.rules.model import (
     StringKind,
     StringMatch,
 )
-from rejoinder.rules.problem import Problem
 
 WELL_KNOWN_PORTS: Final = {"http": 80, "https": 443}
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What a format says."""
-
-    listeners: tuple[Listener, ...] = ()
-    homeless: tuple[Listener, ...] = ()
-    routes: tuple[Route, ...] = ()
-    statuses: tuple[Status, ...] = ()
-    notes: tuple[Problem, ...] = ()
 
 
 MAX_ROUTES: Final = 10_000
@@ -73,7 +61,7 @@ class _Attachment:
     domains: tuple[str, ...]
 
 
-def read_gateway_api(cluster: Cluster) -> Part:
+def read_gateway_api(cluster: Cluster) -> Manifests:
     """What the Gateways, HTTPRoutes and DirectResponses say."""
     answers = {each: read_direct_response(each) for each in cluster.of_kind(DIRECT_RESPONSE)}
     routes = [
@@ -98,7 +86,7 @@ def read_gateway_api(cluster: Cluster) -> Part:
         statuses.append(Status(route.object, _unattached(route), parents))
     entries += (entry for gateway in gateways for entry in _fences(gateway))
     entries.sort(key=lambda entry: entry[0])
-    return Part(
+    return Manifests(
         listeners=tuple(socket for gateway in gateways if not gateway.homeless for socket in gateway.sockets()),
         homeless=tuple(socket for gateway in gateways if gateway.homeless for socket in gateway.sockets()),
         routes=tuple(dict.fromkeys(route for _, route in entries)),

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rejoinder.rules.document import Scalar
 from rejoinder.rules.fields import Place
-from rejoinder.rules.kubernetes.cluster import Cluster, named_by_higress, upstream_name
+from rejoinder.rules.kubernetes.cluster import Cluster, invalid, named_by_higress, upstream_name
 from rejoinder.rules.kubernetes.known import INGRESS, INGRESS_HTTP, INGRESS_PATH, INGRESS_RULE, check, spec_of, without
 from rejoinder.rules.kubernetes.objects import (
     SYSTEM_NAMESPACE,
@@ -32,6 +31,7 @@ from rejoinder.rules.kubernetes.objects import (
     told_apart,
 )
 from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault, Status, condition
+from rejoinder.rules.manifests import Manifests
 from rejoinder.rules.model import EVERY_PATH, Answer, Backend, Forward, PathKind, PathMatch, RequestMatch, Route
 from rejoinder.rules.problem import Problem, Severity
 from rejoinder.rules.rule_file.matches import PATHS, domains
@@ -48,31 +48,23 @@ DESTINATION: Final = "higress.io/destination"
 _DESTINATION: Final = re.compile(r"(?:(?P<share>100|[1-9]?[0-9])% +)?(?P<service>[^\s:]+(?::[0-9]{1,5})?)(?: +\S+)?")
 
 
-@dataclass(slots=True)
-class Ingresses:
-    """What all of them say together."""
-
-    routes: tuple[Route, ...] = ()
-    statuses: list[Status] = field(default_factory=list)
-    notes: list[Problem] = field(default_factory=list)
-
-
-def read_ingresses(cluster: Cluster) -> Ingresses:
+def read_ingresses(cluster: Cluster) -> Manifests:
     """The routes of all Ingresses, those of the most specific hosts and paths first."""
-    result = Ingresses()
+    statuses: list[Status] = []
+    notes: list[Problem] = []
     entries: list[tuple[Any, Route]] = []
     for each in cluster.of_kind("Ingress"):
         if canary := _says_true(each, "canary"):
             text = f"{each.title} is left out: {canary} is not supported, all requests go where the others send them"
-            result.notes.append(Problem(annotations_of(each)[canary].position, text, Severity.WARNING))
+            notes.append(Problem(annotations_of(each)[canary].position, text, Severity.WARNING))
             continue
         reader = _Reader(each, cluster)
         entries += reader.entries()
         faults = tuple(reader.faults)
-        result.statuses.append(Status(each, (condition(ACCEPTED, faults), condition(RESOLVED_REFS, faults))))
-        result.notes += (*reader.notes, *_without_effect(each))
-    result.routes = tuple(route for _, route in sorted(entries, key=lambda entry: entry[0]))
-    return result
+        statuses.append(Status(each, (condition(ACCEPTED, faults), condition(RESOLVED_REFS, faults))))
+        notes += (*reader.notes, *_without_effect(each))
+    routes = tuple(route for _, route in sorted(entries, key=lambda entry: entry[0]))
+    return Manifests(routes=routes, statuses=tuple(statuses), notes=tuple(notes))
 
 
 def _without_effect(each: Object) -> Iterator[Problem]:
@@ -211,7 +203,7 @@ class _Reader:
         self.faults.append(Fault(kind, reason, f"{place.path}: {message}", place.position))
 
     def _invalid(self, problems: Iterable[Problem]) -> None:
-        self.faults += [Fault(ACCEPTED, "Invalid", problem.message, problem.position) for problem in problems]
+        self.faults += invalid(problems)
 
 
 def _host_and_paths(rule: Place) -> tuple[str, list[Place]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from rejoinder.rules import higress
@@ -31,6 +31,7 @@ from rejoinder.rules.kubernetes.objects import (
     open_fields,
 )
 from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault, Status, condition
+from rejoinder.rules.manifests import Manifests
 from rejoinder.rules.model import Forward, Route, Rule, Scope
 from rejoinder.rules.problem import Problem, Severity
 from rejoinder.rules.rule_file.matches import domains
@@ -39,44 +40,36 @@ from rejoinder.rules.rule_file.rules import scope_answers
 PLUGIN: Final = "custom-response"
 
 
-@dataclass(slots=True)
-class WasmPlugins:
-    """What all of them say together."""
-
-    rules: tuple[Rule, ...] = ()
-    statuses: list[Status] = field(default_factory=list)
-    notes: list[Problem] = field(default_factory=list)
-
-
-def read_wasm_plugins(cluster: Cluster, routes: Sequence[Route]) -> WasmPlugins:
+def read_wasm_plugins(cluster: Cluster, routes: Sequence[Route]) -> Manifests:
     """The rules of all plug-ins, those with the highest priority first.
 
     Args:
         cluster: has the plug-ins.
         routes: all that there are, of which `ingress` and `service` may name those that a plug-in can be about.
     """
-    result = WasmPlugins()
+    statuses: list[Status] = []
+    notes: list[Problem] = []
     found: list[tuple[tuple[int, Key], tuple[Rule, ...]]] = []
     for each in cluster.of_kind("WasmPlugin"):
         url, priority = _header(each.spec())
         if PLUGIN not in url:
             text = f"{each.title} is skipped: its url does not name the {PLUGIN} plug-in"
-            result.notes.append(Problem(each.position, text, Severity.NOTE))
+            notes.append(Problem(each.position, text, Severity.NOTE))
             continue
         reader = _Reader(each, routes)
         rules, problems = alone(each.spec(), reader.read, ())
         errors = [problem for problem in problems if problem.severity is Severity.ERROR]
         faults = (*invalid(errors), *reader.faults)
-        result.statuses.append(Status(each, (condition(ACCEPTED, faults), condition(RESOLVED_REFS, faults))))
-        result.notes += (
+        statuses.append(Status(each, (condition(ACCEPTED, faults), condition(RESOLVED_REFS, faults))))
+        notes += (
             replace(problem, message=f"{each.title}: {problem.message}")
             for problem in problems
             if problem not in errors
         )
         if not errors:
             found.append(((-priority, each.key), rules))
-    result.rules = tuple(rule for _, rules in sorted(found, key=lambda entry: entry[0]) for rule in rules)
-    return result
+    all_rules = tuple(rule for _, rules in sorted(found, key=lambda entry: entry[0]) for rule in rules)
+    return Manifests(rules=all_rules, statuses=tuple(statuses), notes=tuple(notes))
 
 
 def _header(spec: Place) -> tuple[str, int]:
