@@ -116,7 +116,10 @@ def scope_fits(scope: Scope, request: Request, route: str | None, response: Resp
         and domains_cover(scope.domains, request.host)
         and fits(scope.request, request)
         and (not scope.clients or client_fits(scope.clients, request.client))
-        and _response_fits(scope.response_headers, response)
+        and all(
+            response is not None and any(value_fits(test, value) for value in response.header(name))
+            for name, test in scope.response_headers
+        )
     )
 
 
@@ -128,12 +131,6 @@ def rule_fits(rule: Rule, request: Request, route: str | None, response: Respons
         scope_fits(rule.scope, request, route, response)
         and (rule.unless is None or not scope_fits(rule.unless, request, route, response))
         and (not rule.source or (response is not None and response.source == rule.source))
-    )
-
-
-def _response_fits(tests: Iterable[tuple[str, StringMatch]], response: Response | None) -> bool:
-    return all(
-        response is not None and any(value_fits(test, value) for value in response.header(name)) for name, test in tests
     )
 
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import functools
 import heapq
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from rejoinder.rules.answers import Choice, claims, templates
 from rejoinder.rules.matching import fits, rule_fits
-from rejoinder.rules.model import EVERY_PATH, STATUSES, PathKind, RequestMatch, Rule, Scope, StringKind, StringMatch
+from rejoinder.rules.model import EVERY_PATH, STATUSES, PathKind, RequestMatch, Rule, Scope, StringKind
 from rejoinder.rules.request import Request, Response
 from rejoinder.rules.template import Name
 
@@ -187,7 +187,7 @@ def _compile(rules: tuple[Rule, ...]) -> Program:
             if path.kind is PathKind.PREFIX:
                 paths.elements = max(paths.elements, path.value.count("/"))
             by_route = paths.by_path.setdefault(key, {})
-            for route in _indexed_routes(rule):
+            for route in rule.scope.routes or () if _is_found_by_routes(rule) else (None,):
                 by_route.setdefault(route, []).append(number)
     return Program(
         rules,
@@ -229,10 +229,6 @@ def _compiled_rule(rule: Rule) -> tuple[_Compiled, Collection[int]]:
 def _is_found_by_routes(rule: Rule) -> bool:
     # With several domains the index would grow with their product.
     return rule.scope.routes is not None and len(rule.scope.domains) <= 1
-
-
-def _indexed_routes(rule: Rule) -> Sequence[str | None]:
-    return rule.scope.routes or () if _is_found_by_routes(rule) else (None,)
 
 
 _EVERY: Final = ""
@@ -296,20 +292,19 @@ class Needs:
     schemes: bool
 
 
-def _tests(rule: Rule) -> Iterator[tuple[str, StringMatch]]:
-    for scope in _scopes(rule):
-        yield from (*scope.request.headers, *scope.request.query, *scope.response_headers)
-
-
 def _scopes(rule: Rule) -> tuple[Scope, ...]:
     return (rule.scope,) if rule.unless is None else (rule.scope, rule.unless)
 
 
 def needs_python(rule: Rule) -> bool:
     """Whether the module asks Python about a rule: for a regular expression, or a handler."""
+    scopes = _scopes(rule)
+    tests = (
+        each for scope in scopes for each in (*scope.request.headers, *scope.request.query, *scope.response_headers)
+    )
     return (
-        any(scope.request.path.kind is PathKind.REGEX for scope in _scopes(rule))
-        or any(test.kind is StringKind.REGEX for _, test in _tests(rule))
+        any(scope.request.path.kind is PathKind.REGEX for scope in scopes)
+        or any(test.kind is StringKind.REGEX for _, test in tests)
         or any(answer.handler for answer in rule.answers)
     )
 

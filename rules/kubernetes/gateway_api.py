@@ -38,7 +38,6 @@ from rejoinder.rules.model import (
     UNCHANGED,
     Answer,
     PathKind,
-    PathMatch,
     Redirect,
     Route,
     StringKind,
@@ -210,7 +209,7 @@ def _meet(listener: str, hostnames: tuple[str, ...]) -> tuple[str, ...]:
 def _parent_status(
     route: HttpRoute, ref: ParentRef, attachments: Sequence[_Attachment], fault: Fault | None
 ) -> ParentStatus:
-    faults = (*((fault,) if fault else ()), *_faults(route))
+    faults = (*((fault,) if fault else ()), *route.faults, *(each for rule in route.rules for each in rule.faults))
     message = ""
     if not fault and not attachments[0].gateway.object:
         message = "no Gateway is among the files, so it is attached where the rule files listen"
@@ -228,10 +227,6 @@ def _parent_status(
         text = f"what is wrong of rule {', '.join(map(str, broken))} answers 500, the rest works"
         conditions.append(Condition(PARTIALLY_INVALID, True, "UnsupportedValue", text))
     return ParentStatus(ref.key, ref.section, ref.port, tuple(conditions), ref.group, ref.kind)
-
-
-def _faults(route: HttpRoute) -> tuple[Fault, ...]:
-    return (*route.faults, *(fault for rule in route.rules for fault in rule.faults))
 
 
 def _unattached(route: HttpRoute) -> tuple[Condition, ...]:
@@ -326,7 +321,7 @@ def _precedence(route: HttpRoute, match: Match, domain: str) -> tuple[Any, ...]:
     return (
         _host_precedence(domain),
         _WHOLE if match.whole else _NOT_WHOLE,
-        _path_precedence(request.path),
+        (_KIND_ORDER.index(request.path.kind), -len(request.path.value)),
         not request.methods,
         -len(request.headers),
         -len(request.query),
@@ -336,10 +331,6 @@ def _precedence(route: HttpRoute, match: Match, domain: str) -> tuple[Any, ...]:
 
 
 _KIND_ORDER: Final = (PathKind.EXACT, PathKind.REGEX, PathKind.PREFIX)
-
-
-def _path_precedence(path: PathMatch) -> tuple[int, int]:
-    return _KIND_ORDER.index(path.kind), -len(path.value)
 
 
 # Of a request whose Host has a port.

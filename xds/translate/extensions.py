@@ -22,25 +22,19 @@ _Make = Callable[[Program], Json]
 _FOREIGN_MODULE: Final = "rejoinder.module"
 
 
-def _in_parts(program: Program) -> Json:
-    return module.module_filter(filters.RULES, cut(program)[0])
-
-
-def _whole(program: Program) -> Json:
-    return module.module_filter(_FOREIGN_MODULE, encode(program))
-
-
 _EXT_PROC: Final[Mapping[str, _Make]] = {
     filters.HOST: ext_proc.host_filter,
     filters.RULES: ext_proc.response_filter,
     filters.REQUESTS: ext_proc.request_filter,
 }
 """In the order of the chain."""
-_MODULE: Final[Mapping[str, _Make]] = {filters.RULES: _in_parts}
+_MODULE: Final[Mapping[str, _Make]] = {
+    filters.RULES: lambda program: module.module_filter(filters.RULES, cut(program)[0])
+}
 
 FOREIGN: Final[Mapping[Placement, Mapping[str, _Make]]] = {
     Placement.EXT_PROC: {f"rejoinder.ext_proc.{name.rpartition('.')[2]}": make for name, make in _EXT_PROC.items()},
-    Placement.MODULE: {_FOREIGN_MODULE: _whole},
+    Placement.MODULE: {_FOREIGN_MODULE: lambda program: module.module_filter(_FOREIGN_MODULE, encode(program))},
 }
 """For Envoys with routes of their own: the filters, in the order of the chain."""
 FOREIGN_TYPES: Final = {Placement.EXT_PROC: ext_proc.TYPES, Placement.MODULE: (module.TYPE,)}

@@ -43,7 +43,7 @@ def http_filters(plan: Plan, program: Program, conditional: Placement) -> list[J
     if any(forward.cors for _, forward in forwarding):
         made[CORS] = {"disabled": True, "typed_config": typed("envoy.extensions.filters.http.cors.v3.Cors")}
     if any(route.rate_limit for route, _ in forwarding):
-        made[RATE_LIMIT] = _rate_limit()
+        made[RATE_LIMIT] = {"disabled": True, "typed_config": typed(_LOCAL_RATE_LIMIT, stat_prefix="rate_limit")}
     return [{"name": name, **made[name]} for name in ORDER if name in made]
 
 
@@ -111,10 +111,6 @@ def _router() -> Json:
 
 
 _LOCAL_RATE_LIMIT: Final = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
-
-
-def _rate_limit() -> Json:
-    return {"disabled": True, "typed_config": typed(_LOCAL_RATE_LIMIT, stat_prefix="rate_limit")}
 
 
 def rate_limit_override(limits: dict[str, RateLimit]) -> tuple[str, Json]:

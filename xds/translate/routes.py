@@ -46,12 +46,8 @@ _STRING_FIELDS: Final = {
 @functools.lru_cache(maxsize=REMEMBERED)
 def placed(planned: PlannedRoute, off: Off) -> tuple[Start, Json]:
     """What is known of a route's path, and the Route; `off`: the filters that are not for routes which answer."""
-    return _start(planned.match), Frozen(_route(planned, off))
-
-
-def _start(match: Meet) -> Start:
-    """What is known of the paths that fit."""
-    return max(map(_path_start, match.paths), key=lambda start: len(start.text), default=Start())
+    start = max(map(_path_start, planned.match.paths), key=lambda start: len(start.text), default=Start())
+    return start, Frozen(_route(planned, off))
 
 
 def _path_start(path: PathMatch) -> Start:
