@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Final, ParamSpec, TypeVar
 
 from cachetools import LRUCache, cached
@@ -31,7 +31,7 @@ class Frozen(dict[K, V]):
         try:
             return self._hash
         except AttributeError:
-            self._hash: int = hash(frozenset(zip(self, map(_hashable, self.values()), strict=True)))
+            self._hash: int = hash(_hashable(dict(self)))
             return self._hash
 
 
@@ -39,10 +39,13 @@ def frozen(values: dict[K, V]) -> Frozen[K, V]:
     return values if isinstance(values, Frozen) else Frozen(values)
 
 
-def _hashable(value: Any) -> Any:
-    if type(value) is dict:
-        return frozenset(zip(value, map(_hashable, value.values()), strict=True))
-    return tuple(map(_hashable, value)) if type(value) is list else value
+def _hashable(value: dict[Any, Any] | list[Any]) -> Hashable:
+    inner = value.values() if isinstance(value, dict) else value
+    parts = [_hashable(each) if type(each) in _PLAIN else each for each in inner]
+    return frozenset(zip(value, parts, strict=True)) if isinstance(value, dict) else tuple(parts)
+
+
+_PLAIN: Final = (dict, list)
 
 
 def by_size(size: Callable[[Any], int]) -> Callable[[Callable[P, R]], Callable[P, R]]:

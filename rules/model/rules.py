@@ -90,14 +90,15 @@ class Rule:
     source: str = ""
     """The rule fits only responses of an `upstream`, or only `local` ones, which Envoy makes itself; empty: both."""
     position: Position = field(default=Position("", 0), compare=False)
+    unconditional: bool = field(init=False, compare=False, repr=False)
+    """Whether the first answer is given without asking an upstream."""
 
     def __hash__(self) -> int:
         return hash(self.name)  # which is unique, and much quicker than all the rest
 
-    @property
-    def unconditional(self) -> bool:
-        """Whether the first answer is given without asking an upstream."""
-        return bool(self.answers) and not any(answer.enable_on_status for answer in self.answers)
+    def __post_init__(self) -> None:
+        unconditional = bool(self.answers) and not any(answer.enable_on_status for answer in self.answers)
+        object.__setattr__(self, "unconditional", unconditional)
 
     @property
     def sees_responses(self) -> bool:

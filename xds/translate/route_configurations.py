@@ -12,7 +12,7 @@ import enum
 import functools
 import re
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from rejoinder.rules.files import MAX_FILE_SIZE
@@ -126,28 +126,31 @@ def _virtual_host(name: str, domain: PlannedDomain, settings: Settings, off: Off
 
 
 def _host(name: str, domain: PlannedDomain, long_list: int, off: Off) -> Json:
-    return Frozen({"name": name, "domains": [domain.domain], **_list(_routes(domain, off), long_list)})
+    routes = _routes(domain, off)
+    lists = functools.partial(_buckets, domain, off, long_list // 4)
+    return Frozen({"name": name, "domains": [domain.domain], **_list(routes, long_list, lists)})
 
 
 _small_host: Final = functools.lru_cache(REMEMBERED)(_host)
 
 
-def _list(routes: tuple[_Placed, ...], long_list: int) -> Json:
+def _list(routes: Sequence[_Placed], long_list: int, lists: Callable[[], Mapping[str, Sequence[_Placed]]]) -> Json:
     if len(routes) < long_list:
         return {"routes": [route for _, route in routes]}
-    return {"matcher": _matcher(_buckets(routes, long_list // 4))}
+    return {"matcher": _matcher(lists())}
 
 
 def _hosts_by_path(routes_name: str, domain: PlannedDomain, settings: Settings, off: Off) -> Iterator[Json]:
     routes, short = _routes(domain, off), settings.long_list // 4
     folded = [(_folded(each[0]), each) for each in routes]
     same = all(start == each[0] for start, each in folded)
-    for key, bucket in (_buckets(routes, short) if same else buckets(folded, short)).items():
+    for key, bucket in (_buckets(domain, off, short) if same else buckets(folded, short)).items():
         # Resource names have a `/` in front of their last part, and no other one in it.
         name = f"{routes_name}/{urllib.parse.quote(key, safe='')}"
         # `/a*` is for what begins with `/a` and goes on.
         domains = ["*"] if key == ROOT else [key, f"{key}*"]
-        yield {"name": name, "domains": domains, **_list(tuple(bucket), settings.long_list)}
+        lists = functools.partial(buckets, [(each[0], each) for each in bucket], short)
+        yield {"name": name, "domains": domains, **_list(bucket, settings.long_list, lists)}
 
 
 @functools.lru_cache(maxsize=REMEMBERED)
@@ -167,8 +170,8 @@ def _routes(domain: PlannedDomain, off: Off) -> tuple[_Placed, ...]:
 
 
 @functools.lru_cache(_AT_A_TIME)
-def _buckets(routes: tuple[_Placed, ...], short: int) -> dict[str, list[_Placed]]:
-    return buckets([(each[0], each) for each in routes], short)
+def _buckets(domain: PlannedDomain, off: Off, short: int) -> dict[str, list[_Placed]]:
+    return buckets([(each[0], each) for each in _routes(domain, off)], short)
 
 
 def _matcher(lists: Mapping[str, Sequence[_Placed]]) -> Json:
