@@ -108,6 +108,10 @@ class _Call:
         held, self.held = self.held, []
         return held
 
+    def cancel(self) -> None:
+        if self.then is not None:
+            self.then.cancel()
+
 
 def _cost(message: bytes | None) -> int:
     return MESSAGE_COST + len(message or b"")
@@ -126,10 +130,8 @@ class Client(asyncio.BufferedProtocol):
         self._queue: collections.deque[tuple[float, _Call, bytes | None]] = collections.deque()
         """When it came, whose it is, and a message; None: the end."""
         self._partial = 0
-        self._paused = False
+        self._paused = self._pinged = self._drained = False
         self._heard = self._unread_since = server.clock()
-        self._pinged = False
-        self._drained = False
 
     # Called by asyncio.
 
@@ -207,15 +209,16 @@ class Client(asyncio.BufferedProtocol):
         """Write what is to be written."""
         if self._transport is None or self._transport.is_closing():
             return
-        data = self.http2.data_to_send()
-        if data:
+        if data := self.http2.data_to_send():
             self._transport.write(data)
         if self._drained and not self.http2.open_streams:
             self.close()
         elif self.http2.closed:
             if self.http2.error:
                 _LOG.warning("a client's connection is broken off: %s", self.http2.error)
-            self._hang_up()
+            self._unread_since = self._server.clock()
+            self._drop()
+            self._transport.close()
 
     def shut_down(self) -> None:
         """Let no new streams in, and close the connection when the last one has ended."""
@@ -244,12 +247,6 @@ class Client(asyncio.BufferedProtocol):
             self.http2.ping(_ALIVE)
             self.flush()
         self._pinged = silent > KEEPALIVE
-
-    def _hang_up(self) -> None:
-        self._unread_since = self._server.clock()
-        self._drop()
-        if self._transport is not None:
-            self._transport.close()
 
     def _drop(self) -> None:
         for stream_id in list(self._calls):
@@ -369,5 +366,4 @@ class Client(asyncio.BufferedProtocol):
         if (call := self._calls.pop(stream_id, None)) is not None:
             self._partial -= len(call.partial)
             self.queued -= sum(map(_cost, call.release()))
-            if call.then is not None:
-                call.then.cancel()
+            call.cancel()
