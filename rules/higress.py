@@ -1,7 +1,7 @@
 """The custom-response plug-in's own configurations (Alibaba MSE, Higress), read as rules.
 
 In: the fields of a document (see `fields`), which may hold a rule file's sections too. Out: `Rule`s.
-Raised is `FieldError`, as by every reader.
+They raise `FieldError`, as every reader does.
 
 The plug-in knows one configuration per request: that of the first entry of `_rules_` that fits, else the one at the top
 level; they are never mixed. So an entry of `_rules_` is a rule that is `final`, all that its `rules` list are the

@@ -14,7 +14,7 @@ MOST: Final = {"file": 400, "class": 250}
 
 FILES: Final = [
     path
-    for folder in ("rules", "xds", "extproc", "envoy", "cli", "tests", "bench", "examples", ".ci")
+    for folder in ("rules", "xds", "extproc", "envoy", "transport", "cli", "tests", "bench", "examples", ".ci")
     for path in sorted((PROJECT / folder).rglob("*.py"))
 ]
 

@@ -1,4 +1,4 @@
-"""Versions are content, and what does not hang together is found."""
+"""Versions are content, and what is inconsistent is found."""
 
 from __future__ import annotations
 

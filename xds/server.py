@@ -79,7 +79,7 @@ _OPTIONS: Final = (
 
 
 class InconsistentSnapshotError(ValueError):
-    """A snapshot does not hang together; nobody has got it. The mistake is in what made it, not in a rule file."""
+    """A snapshot is inconsistent, and was sent to nobody. The mistake is in what made it, not in a rule file."""
 
     def __init__(self, problems: tuple[str, ...]) -> None:
         super().__init__("; ".join(problems))

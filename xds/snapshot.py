@@ -2,8 +2,8 @@
 
 In go the encoded messages that `translate` makes, out comes a `Snapshot`: resources by type and name, each with a
 version, and one version for the whole. Versions are hashes of content, so two servers over the same rules give the same
-ones, and an Envoy may move from one to the other without being sent anything. `check` finds what does not hang
-together; nothing here raises.
+ones, and an Envoy may move from one to the other without being sent anything. `check` finds what is inconsistent;
+nothing here raises.
 """
 
 from __future__ import annotations
@@ -164,10 +164,10 @@ class Snapshot:
         return self._logged[counts, lines]
 
     def check(self) -> tuple[str, ...]:
-        """What does not hang together, as one line each; empty if Envoy may have it.
+        """What is inconsistent, one line each; empty if Envoy may have the snapshot.
 
-        Found are names that come twice in a type, and references that lead nowhere: Envoy would reject the first and
-        answer requests with 503, or wait for what never comes, because of the second.
+        A name that occurs twice in a type would be rejected by Envoy. A reference to a resource that does not exist
+        would have it answer requests with 503, or wait for ever.
         """
         count = Counter((resource.type, resource.name) for resource in self.resources)
         twice = (f'{kind.name}: "{name}" comes {times} times' for (kind, name), times in count.items() if times > 1)

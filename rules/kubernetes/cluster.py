@@ -136,7 +136,8 @@ _REGISTRIES: Final = (".static", ".dns", ".nacos")
 
 
 def named_by_higress(name: str) -> str:
-    """What an upstream is called here that Higress calls so; without a port, that of all ports of a Service.
+    """The name here of an upstream that has this name in Higress; without a port, the beginning of the names that all
+    ports of a Service have.
 
     >>> named_by_higress("web.shop.svc.cluster.local:8080"), named_by_higress("legacy.static:80")
     ('shop/web:8080', 'legacy')

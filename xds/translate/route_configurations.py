@@ -40,8 +40,8 @@ _Placed = tuple[Start, Json]
 
 
 class Layout(enum.Enum):
-    """How the routes of a group of listeners are told to Envoy. It shows in the route configuration's name, as Envoy
-    does not change over from one to another without a gap; a listener that is told another name does."""
+    """How Envoy gets the routes of a group of listeners. The layout is part of the route configuration's name: Envoy
+    cannot change the layout of a route configuration without a gap, but it can switch a listener to another one."""
 
     __hash__ = object.__hash__
 
