@@ -62,7 +62,8 @@ def main(command: str, arguments: list[str]) -> None:
             (PROJECT / "constraints.txt").write_text(f"# Written by `poe pin`.\n{listing}", encoding="utf-8")
         else:
             run("pip", "freeze", "--exclude-editable")
-            run("pytest", "-q", *(arguments or [f"tests/test_{name}.py" for name in USERS]))
+            tests = sorted(f"tests/{path.name}" for name in USERS for path in checkout.glob(f"tests/test_{name}*.py"))
+            run("pytest", "-q", *(arguments or tests))
 
 
 if __name__ == "__main__":
