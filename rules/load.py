@@ -23,16 +23,7 @@ from rejoinder.rules.fields import MAX_ITEMS, Place, Source
 from rejoinder.rules.files import SUFFIXES, Files, Fingerprint, UnreadableError
 from rejoinder.rules.manifests import Manifests, is_object
 from rejoinder.rules.mentions import check_mentions, with_hosts, with_route_groups
-from rejoinder.rules.model import (
-    DEFAULT_LISTENER,
-    RULE_FILES,
-    Listener,
-    Position,
-    Route,
-    Rule,
-    Ruleset,
-    Upstream,
-)
+from rejoinder.rules.model import DEFAULT_LISTENER, RULE_FILES, Listener, Position, Route, Rule, Ruleset, Upstream
 from rejoinder.rules.page import Branding, rule_with_pages
 from rejoinder.rules.problem import Problem, Severity
 from rejoinder.rules.rule_file import addresses, content

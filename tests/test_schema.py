@@ -12,6 +12,8 @@ import test_cases
 import test_differential
 import test_docs
 import test_load
+import test_load_files
+import test_load_mistakes
 import yaml
 from hypothesis import HealthCheck, given, settings
 from jsonschema import Draft202012Validator
@@ -112,7 +114,7 @@ def errors(text: str, folder: Path) -> list[str]:
 
 
 @settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(test_load.DOCUMENTS)
+@given(test_load_files.DOCUMENTS)
 def test_whatever_the_reader_takes_is_valid(tmp_path: Path, text: str) -> None:
     if not re.search("apiVersion|kind", text) and not errors(text, tmp_path):
         assert complaints(text) == []
@@ -121,10 +123,13 @@ def test_whatever_the_reader_takes_is_valid(tmp_path: Path, text: str) -> None:
 # --- what is wrong in form is not valid ---
 
 WRONG: Final = [
-    *((f"rules: [{{name: r, match: {{path: /x}}, {it}}}]", message) for it, message in test_load.WRONG_IN_A_RULE),
-    *((f"rules: [{{name: r, {it}}}]", message) for it, message in test_load.WRONG_IN_AN_ANSWER),
-    *((f"rules: [{{match: {{{it}}}, body: x}}]", message) for it, message in test_load.WRONG_IN_A_MATCH),
-    *test_load.WRONG_ELSEWHERE,
+    *(
+        (f"rules: [{{name: r, match: {{path: /x}}, {it}}}]", message)
+        for it, message in test_load_mistakes.WRONG_IN_A_RULE
+    ),
+    *((f"rules: [{{name: r, {it}}}]", message) for it, message in test_load_files.WRONG_IN_AN_ANSWER),
+    *((f"rules: [{{match: {{{it}}}, body: x}}]", message) for it, message in test_load_mistakes.WRONG_IN_A_MATCH),
+    *test_load_mistakes.WRONG_ELSEWHERE,
     *((form.format(it), message) for form, it, message in test_cases.MISTAKES),
 ]
 
