@@ -37,8 +37,8 @@ rules:
 """
 
 
-@pytest.fixture(name="_in_a_folder_with_rules", autouse=True)
-def __in_a_folder_with_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _in_a_folder_with_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("rules.yaml").write_text(RULES)
 

@@ -13,8 +13,8 @@ from rejoinder.rules.model import (
 from rejoinder.rules.problem import Severity
 
 
-@pytest.fixture(name="_in_an_empty_folder", autouse=True)
-def __in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # so that messages have short paths
 
 

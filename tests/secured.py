@@ -24,8 +24,8 @@ from rejoinder.transport.addresses import Tcp, show
 PLACEMENTS = pytest.mark.parametrize("placement", ["module", "ext_proc"])
 
 
-@pytest.fixture(name="_in_a_folder_of_its_own", autouse=True)
-def __in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 

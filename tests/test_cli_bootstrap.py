@@ -16,7 +16,7 @@ from command_line import (
     RULES,
     Command,
     Run,
-    __in_a_folder_with_rules,  # noqa: F401 - a fixture
+    _in_a_folder_with_rules,  # noqa: F401 - a fixture
     _run,  # noqa: F401 - a fixture
     get,
     hand_written,

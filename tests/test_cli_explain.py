@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 from command_line import (
     Run,
-    __in_a_folder_with_rules,  # noqa: F401 - a fixture
+    _in_a_folder_with_rules,  # noqa: F401 - a fixture
     _run,  # noqa: F401 - a fixture
 )
 

@@ -17,7 +17,7 @@ from command_line import (
     RULES,
     Command,
     Up,
-    __in_a_folder_with_rules,  # noqa: F401 - a fixture
+    _in_a_folder_with_rules,  # noqa: F401 - a fixture
     _up,  # noqa: F401 - a fixture
     assert_fails_with_one_line,
     get,

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 from loading import (
-    __in_an_empty_folder,  # noqa: F401 - a fixture
+    _in_an_empty_folder,  # noqa: F401 - a fixture
     errors_of,
     load_text,
     ruleset_of,

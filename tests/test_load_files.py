@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loading import (
-    __in_an_empty_folder,  # noqa: F401 - a fixture
+    _in_an_empty_folder,  # noqa: F401 - a fixture
     errors_of,
     load_text,
     ruleset_of,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from loading import (
-    __in_an_empty_folder,  # noqa: F401 - a fixture
+    _in_an_empty_folder,  # noqa: F401 - a fixture
     errors_of,
     load_text,
     ruleset_of,

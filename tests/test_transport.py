@@ -24,7 +24,7 @@ from machine import SECONDS, children
 from secured import (
     PLACEMENTS,
     Secured,
-    __in_a_folder_of_its_own,  # noqa: F401 - a fixture
+    _in_a_folder_of_its_own,  # noqa: F401 - a fixture
     _upstream,  # noqa: F401 - a fixture
     answers,
     printed,

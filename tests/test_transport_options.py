@@ -15,7 +15,7 @@ from gateway import Upstream, free_ports
 from machine import ask
 from secured import (
     Secured,
-    __in_a_folder_of_its_own,  # noqa: F401 - a fixture
+    _in_a_folder_of_its_own,  # noqa: F401 - a fixture
     _upstream,  # noqa: F401 - a fixture
     printed,
     rules,

@@ -18,7 +18,7 @@ from machine import children, tcp_ports
 from secured import (
     PLACEMENTS,
     Secured,
-    __in_a_folder_of_its_own,  # noqa: F401 - a fixture
+    _in_a_folder_of_its_own,  # noqa: F401 - a fixture
     _upstream,  # noqa: F401 - a fixture
     answers,
     printed,
