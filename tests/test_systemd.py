@@ -18,7 +18,8 @@ import pytest
 from command_line import Command
 from gateway import Upstream, wait_for
 from machine import SECONDS, children
-from test_transport import Secured, _read, answers, printed, rules, running_envoy
+from secured import Secured, answers, printed, rules, running_envoy
+from test_transport import _read
 
 from rejoinder import envoy
 from rejoinder.cli.arguments import parser
