@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult
@@ -55,7 +55,10 @@ def run(options: argparse.Namespace) -> int:
         return 1
     _warn_of_routes(loaded.ruleset)
     program = compile_rules(loaded.ruleset.rules)
-    return _module(options, program) if options.kind == "module" else _ext_proc(options, program, tls)
+    if options.kind == "ext_proc":
+        return _ext_proc(options, program, tls)
+    asked = {each.remote.service for rule in program.rules for each in rule.answers if each.remote}
+    return _module(options, program, [each for each in loaded.ruleset.upstreams if each in asked])
 
 
 def _secret(options: argparse.Namespace) -> int:
@@ -100,7 +103,7 @@ def _print_cluster(options: argparse.Namespace, tls: EnvoyTls | None) -> None:
     console.print_yaml([ext_proc_cluster(transport.ext_proc(options), options.workers, tls)])
 
 
-def _module(options: argparse.Namespace, program: Program) -> int:
+def _module(options: argparse.Namespace, program: Program, asked: Sequence[Upstream]) -> int:
     print(f"{_FILTERS_GO} The rules are in it: print it anew\n# when they change. docs/module.md says more.")
     if options.remote:
         print("# Envoy fetches the module and checks its hash.")
@@ -114,6 +117,9 @@ def _module(options: argparse.Namespace, program: Program) -> int:
         return console.fail(f"the module was not compiled when Rejoinder was installed: {error}")
     ((name, _),) = FOREIGN[Placement.MODULE].items()
     console.print_yaml([{"name": name, "typed_config": module_filter(name, encode(program), source)}])
+    if asked:
+        print("\n# Into the clusters: what is asked for pages.")
+        console.print_yaml([upstream_cluster(each, options.trusted_ca) for each in asked])
     if options.remote:
         print("\n# Into the clusters: where Envoy fetches the module.")
         default = 443 if options.remote.scheme == "https" else 80

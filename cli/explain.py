@@ -17,12 +17,15 @@ from rejoinder.cli.sources import opened
 from rejoinder.rules.answers import Asked, Reply, claims
 from rejoinder.rules.decide import NO_ROUTE_STATUS, Decision, decide
 from rejoinder.rules.document import quoted
+from rejoinder.rules.http import GRPC_STATUSES
 from rejoinder.rules.load import load
 from rejoinder.rules.misfit import misfit, rule_misfit
-from rejoinder.rules.model import STATUSES, Forward, Position, Route, Rule, Ruleset, Scope, native_rules
+from rejoinder.rules.model import STATUSES, Answer, Forward, Position, Route, Rule, Ruleset, Scope, native_rules
 from rejoinder.rules.program import Program, compile_rules
+from rejoinder.rules.remote import asks, stays
 from rejoinder.rules.request import LOCAL, MADE_UP, UPSTREAM, Request, RequestError, Response, now, parse
 from rejoinder.xds.translate import Placement
+from rejoinder.xds.translate.early_errors import EARLY, early_answer
 
 _SHOWN_RULES = 5
 
@@ -86,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         explanation = explain(loaded.ruleset, question, _placement(options.conditional))
     except RequestError as error:
-        console.say(refused(error))
+        console.say(refused(error, loaded.ruleset, _placement(options.conditional)))
         return 0
     if options.format == "json":
         console.print_json(as_json(explanation))
@@ -113,8 +116,15 @@ def explain(ruleset: Ruleset, question: Question, conditional: Placement) -> Exp
     return dataclasses.replace(explanation, steps=(*_changed(question, request), *explanation.steps))
 
 
-def refused(error: RequestError) -> str:
-    return f"Envoy answers {error.status} before any rule is asked: {error}"
+def refused(error: RequestError, ruleset: Ruleset, conditional: Placement) -> str:
+    """What becomes of a request that Envoy does not take."""
+    refusal = f"Envoy refuses the request with {error.status}: {error}"
+    if error.status not in EARLY:
+        return f"{refusal}; rules are asked about that: add --status {error.status} --source local, and leave out why"
+    choice = None if error.final else early_answer(compile_rules(ruleset.rules), error.status)
+    if choice is None or not (conditional is Placement.MODULE or choice.answer.fixed):
+        return f"{refusal}; no rule answers in its place"
+    return f"{refusal}; rule {choice.rule}, which is about every request, answers in its place"
 
 
 def _placement(asked: str | None) -> Placement:
@@ -178,9 +188,11 @@ def _explain(
         response = Response(NO_ROUTE_STATUS, source=LOCAL)
     steps = (*routes, *_rule_steps(ruleset, decision, response), _program_step(program, request, route))
     if decision.rule and (handler := decision.rule.answers[0].handler):
-        return Explanation(request, decision, steps, conditional, decision.rule.name, None, (), handler)
+        then = tuple(_statuses(decision, conditional)) if response is None and not nowhere else ()
+        return Explanation(request, decision, steps, conditional, decision.rule.name, None, then, handler)
     if decision.reply:
         rule = decision.rule
+        steps = (*steps, *(_page_step(rule.answers[0], Asked(request, route)) if rule else ()))
         native = ours and (rule is None or rule in native_rules(ruleset.rules))
         name = rule.name if rule else None
         return Explanation(request, decision, steps, "native" if native else conditional, name, decision.reply, ())
@@ -190,12 +202,23 @@ def _explain(
     if choice and choice.answer.handler:
         return Explanation(request, decision, steps, conditional, choice.rule, None, (), choice.answer.handler)
     if choice:
-        steps = (*steps, *_lost_headers(decision.route))
-        reply = choice.reply(response.status, Asked(request, route, response, now()))
+        asked = Asked(request, route, response, now())
+        steps = (*steps, *_lost_headers(decision.route), *_page_step(choice.answer, asked))
+        if stays(choice.answer, response.status, asked):
+            return Explanation(request, decision, steps, conditional, choice.rule, None, ())
+        reply = choice.reply(response.status, asked)
         return Explanation(request, decision, steps, conditional, choice.rule, reply, ())
     if nowhere:
         return Explanation(request, decision, steps, "native", None, Reply(NO_ROUTE_STATUS, (), b""), ())
     return Explanation(request, decision, steps, "upstream", None, None, ())
+
+
+def _page_step(answer: Answer, asked: Asked) -> Iterator[Step]:
+    status = asked.response.status if asked.response else NO_ROUTE_STATUS
+    if remote := asks(answer, status, asked):
+        least = "the response stays" if stays(answer, status, asked) else "this is sent"
+        verdict = f"upstream {quoted(remote.upstream)} is asked; if none comes within {remote.timeout:g} s, {least}"
+        yield Step("page", remote.upstream, Position("", 0), verdict, True)
 
 
 def _route_steps(ruleset: Ruleset, request: Request, decision: Decision) -> Iterator[Step]:
@@ -258,11 +281,15 @@ def _verdict(rule: Rule, decision: Decision, response: Response | None) -> tuple
     if rule.observe:
         return f"fits, and {_trial(rule, decision, response)}; it only observes: the search goes on", False
     last = "; it is final: no later rule is asked" if rule.final and not decision.reply else ""
+    if rule is decision.rule and not decision.reply:
+        return f"fits, and its handler is asked; if that makes nothing, the search goes on{last}", rule.final
     if rule is decision.rule:
         return "fits and answers at once", True
     if not rule.answers:
         return "fits, and ends the search: the response is left alone", True
-    if decision.reply or decision.rule:
+    if rule.unconditional:
+        return "fits, but is not asked any more", rule.final
+    if decision.reply:
         return "fits, but is about the upstream's status: the upstream is not asked", rule.final
     if response is None:
         if rule.sees_responses:
@@ -299,9 +326,13 @@ def _statuses(decision: Decision, conditional: str) -> Iterator[tuple[str, str, 
         elif choice.answer.handler:
             sent = f"what {choice.answer.handler} makes ({conditional})"
         else:
-            reply = choice.reply(status, Asked(decision.request, decision.route_name, Response(status)))
+            asked = Asked(decision.request, decision.route_name, Response(status))
+            reply = choice.reply(status, asked)
             code = "the same status" if choice.answer.status_code is None else str(reply.status)
-            sent = f"{code}, {size(reply)} ({conditional})"
+            remote = asks(choice.answer, status, asked)
+            own = "the upstream's response" if stays(choice.answer, status, asked) else size(reply)
+            least = f"the page of {remote.upstream}, or {own}" if remote else own
+            sent = f"{code}, {least} ({conditional})"
         if groups and groups[-1][2:] == (rule, sent):
             groups[-1] = (groups[-1][0], status, rule, sent)
         else:
@@ -322,6 +353,9 @@ def _print(explanation: Explanation, status: int | None) -> None:
         where = "" if step.position == Position("", 0) else f" ({step.position})"
         label = (f"{step.kind:<10}", "bold" if step.decides else "dim")
         out(label, (f"{step.name}{where}: {step.verdict}", "" if step.decides else "dim"))
+    if explanation.handler and explanation.statuses:
+        out(("placement ", "bold"), explanation.placement)
+        out(("sent      ", "bold"), f"what {explanation.handler} makes; if that is nothing:")
     if explanation.statuses:
         rows = (("upstream says", "rule", "client gets"), *explanation.statuses)
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -334,7 +368,10 @@ def _print(explanation: Explanation, status: int | None) -> None:
         sender = explanation.handler or "the upstream"
         out(("sent      ", "bold"), f"what {sender} {'makes' if explanation.handler else 'sends'}")
         return
-    out(("sent      ", "bold"), f"{explanation.reply.status}, {size(explanation.reply)}")
+    if (grpc := explanation.reply.grpc) is not None:
+        out(("sent      ", "bold"), f"gRPC status {grpc}, {GRPC_STATUSES[grpc]}, with this message")
+    else:
+        out(("sent      ", "bold"), f"{explanation.reply.status}, {size(explanation.reply)}")
     for name, value in all_headers(explanation.reply):
         out(f"          {name}: {value}")
     if explanation.reply.body:
@@ -364,6 +401,7 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
         "reply": reply
         and {
             "status": reply.status,
+            "grpc": reply.grpc,
             "headers": [[name, value] for name, value in all_headers(reply)],
             "body": reply.body.decode("utf-8", "backslashreplace"),
         },

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import html
-import http
 from typing import Final
 
 from rejoinder.cli import console
@@ -12,6 +11,7 @@ from rejoinder.rules import page
 from rejoinder.rules.answers import Asked, reply
 from rejoinder.rules.model import Answer
 from rejoinder.rules.request import LOCAL, UPSTREAM, Request, Response
+from rejoinder.rules.template import reason
 
 _EXTENSIONS: Final = {"text/html": "html", "text/plain": "txt", "application/json": "json", "application/xml": "xml"}
 _INDEX: Final = """<!doctype html>
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
 
 # The files of one status; what is returned links them.
 def _write(options: argparse.Namespace, branding: page.Branding, status: int) -> str:
-    reason = http.HTTPStatus(status).phrase if status in set(http.HTTPStatus) else ""
+    phrase = reason(status)
     # As Envoy itself makes them.
     response = Response(status, source=LOCAL if status in (502, 503, 504) else UPSTREAM)
     request = Request("GET", "example.com", "/", headers=(("x-request-id", "7b1d2f0c-52f3-4c19-9a57-0e0a8f8d6a11"),))
@@ -55,4 +55,4 @@ def _write(options: argparse.Namespace, branding: page.Branding, status: int) ->
             name = ".".join(filter(None, (str(status), variant.language, extension)))
             (options.folder / name).write_bytes(reply(Answer(None, variants=(variant,)), status, asked).body)
             links += f'<a href="{name}">{variant.language} {extension}</a>\n'
-    return f"<h2>{status} {html.escape(reason)}</h2>\n<p>{links}</p>\n"
+    return f"<h2>{status} {html.escape(phrase)}</h2>\n<p>{links}</p>\n"

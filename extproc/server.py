@@ -21,7 +21,8 @@ from typing import Final
 from rejoinder.extproc import grpc
 from rejoinder.extproc.calls import Calls
 from rejoinder.extproc.grpc import Metadata, Step
-from rejoinder.extproc.session import Call, Output, Rules, Session
+from rejoinder.extproc.pages import Pages
+from rejoinder.extproc.session import Call, Fetch, Output, Rules, Session
 from rejoinder.extproc.sparing import Sparing
 from rejoinder.extproc.standard import methods
 from rejoinder.extproc.wire import PLACEMENT, decode
@@ -80,6 +81,7 @@ class Processor:
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         """Args: tls: for TLS."""
         self._calls = Calls(Handlers(_LOG.error))
+        self._pages = Pages()
         self._rules = Rules()
         self._tally = Tally()
         self._handler_failures: collections.Counter[str] = collections.Counter()
@@ -96,6 +98,7 @@ class Processor:
     async def stop(self) -> None:
         """End all streams and stop listening. Envoys let responses pass until there is a service again."""
         await self._grpc.stop(GRACE)
+        await self._pages.close()
 
     def publish(self, program: Program) -> None:
         """Answer for these rules from now on; an exchange whose request was seen before keeps to the rules of then."""
@@ -130,6 +133,10 @@ class Processor:
         except HandlerError as error:
             made = error
         return self._step(session, self._attempt(lambda: session.on_reply(call, made)))
+
+    async def _fetched(self, session: Session, fetch: Fetch) -> Step:
+        page = await self._pages.ask(fetch.remote, fetch.headers, fetch.code)
+        return self._step(session, self._attempt(lambda: session.on_page(fetch, page)))
 
     def _count(self, output: Output, end: bool) -> None:
         now, statuses = time.time(), (str(output.original_status or NONE), str(output.status or NONE))
@@ -169,6 +176,8 @@ class _Exchange:
         output = self._processor._attempt(lambda: self._session.on_message(decode(data)))
         if output.call is not None:
             return self._processor._handled(self._session, output.call)
+        if output.fetch is not None:
+            return self._processor._fetched(self._session, output.fetch)
         return self._processor._step(self._session, output)
 
     def on_end(self) -> None:

@@ -33,9 +33,10 @@ from rejoinder.rules import handlers
 from rejoinder.rules.answers import Asked, Choice, Reply
 from rejoinder.rules.attributes import CODE_DETAILS, FINAL_DETAILS, ROUTE_NAME, VIA_UPSTREAM, client_of, request_of
 from rejoinder.rules.handlers import HandlerError
-from rejoinder.rules.model import Header
+from rejoinder.rules.model import Header, RemotePage
 from rejoinder.rules.names import DETAILS
 from rejoinder.rules.program import Program, Seen, compile_rules
+from rejoinder.rules.remote import Page, asks, request, stays, with_page
 from rejoinder.rules.request import LOCAL, UPSTREAM, Response, now, of_headers
 
 
@@ -74,6 +75,21 @@ class Call:
     """Whose response that is."""
 
 
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """A page that is to be asked for; without it, `rejoinder.rules.remote` says what is sent."""
+
+    remote: RemotePage
+    headers: tuple[Header, ...]
+    """What the service is told."""
+    code: int
+    """The status that the page is for."""
+    choice: Choice
+    asked: Asked
+    seen: Seen
+    """As in `Call`."""
+
+
 @dataclass(slots=True)
 class Output:
     """What a message leads to."""
@@ -94,6 +110,8 @@ class Output:
     """What rules do that give no answer."""
     call: Call | None = None
     """What is to be called; then `Session.on_reply` says what that leads to."""
+    fetch: Fetch | None = None
+    """... asked for; then `Session.on_page`."""
 
 
 class State(enum.Enum):
@@ -102,7 +120,7 @@ class State(enum.Enum):
     RESPONSE = enum.auto()
     """The request is known, the response is awaited."""
     HANDLER = enum.auto()
-    """A handler is awaited."""
+    """A handler is awaited, or a page."""
     DONE = enum.auto()
     """All is said: the stream is to be ended."""
 
@@ -144,6 +162,28 @@ class Session:
         go_on = passing(call.seen, "request_headers") or PASS_REQUEST
         return Output(go_on, failed=failed, seen=call.seen)
 
+    def on_page(self, fetch: Fetch, page: Page | None) -> Output:
+        """What the page of a service leads to, or that there is none."""
+        self._state = State.DONE
+        choice, asked, seen = fetch.choice, fetch.asked, fetch.seen
+        came = asked.response
+        if page is None and came is not None and stays(choice.answer, came.status, asked):
+            passed = passing(seen, "response_headers")
+            return Output(passed, status=came.status, original_status=came.status, seen=seen)
+        reply = choice.reply(came.status if came else 0, replace(asked, time=self._rules.clock()))
+        made = immediate(with_page(reply, page) if page else reply, choice.rule)
+        status, source = (came.status, came.source) if came else (0, "")
+        message = made + marker(choice.rule, status, source, tuple(seen.observed))
+        return Output(message, choice.rule, reply.status, status, seen=seen)
+
+    def _fetch(self, choice: Choice, asked: Asked, seen: Seen) -> Fetch | None:
+        status = asked.response.status if asked.response else 0
+        remote = asks(choice.answer, status, asked)
+        if remote is None:
+            return None
+        told = request(remote, choice.answer, status, replace(asked, time=self._rules.clock()), choice.rule)
+        return Fetch(remote, told, choice.answer.status_code or status, choice, asked, seen)
+
     def _on_request(self, message: RequestHeaders) -> tuple[State, Output]:
         asked = Asked(
             of_headers(message.headers, client_of(message.attributes)), message.attributes.get(ROUTE_NAME) or None
@@ -154,6 +194,8 @@ class Session:
         if choice is not None and choice.answer.handler:
             call = Call(choice.answer.handler, _readable_request(message), None, choice.rule, seen)
             return State.HANDLER, Output(call=call)
+        if choice is not None and (fetch := self._fetch(choice, asked, seen)):
+            return State.HANDLER, Output(fetch=fetch)
         if choice is not None:
             sent = choice.answer.status_code or 0
             return State.DONE, Output(self._reply(choice, asked, seen), choice.rule, sent, seen=seen)
@@ -166,19 +208,22 @@ class Session:
         if details in FINAL_DETAILS or details.startswith(DETAILS):
             return State.DONE, Output()  # the last: a rule has answered it already
         asked = self._asked
-        request = (
+        seen_request = (
             request_of(message.attributes) if asked is None else of_headers(asked.headers, client_of(asked.attributes))
         )
         route = (message if asked is None else asked).attributes.get(ROUTE_NAME) or None
         came = Response(message.status, message.headers, UPSTREAM if details == VIA_UPSTREAM else LOCAL)
         seen, before = Seen(), Seen()
-        choice = self._rules.program.on_status(request, route, came, seen)
+        choice = self._rules.program.on_status(seen_request, route, came, seen)
         if seen.passed:
-            self._rules.program.on_request(request, route, before)
+            self._rules.program.on_request(seen_request, route, before)
             # Told when the request came, by the other stream, or, in Envoys of ours, by its route.
             seen.passed = "" if before.passed == seen.passed else seen.passed
         if choice is not None and not choice.answer.handler:
-            reply = self._reply(choice, Asked(request, route, came), seen)
+            whole = Asked(seen_request, route, came)
+            if fetch := self._fetch(choice, whole, seen):
+                return State.HANDLER, Output(fetch=fetch)
+            reply = self._reply(choice, whole, seen)
             sent = choice.answer.status_code or message.status
             return State.DONE, Output(reply, choice.rule, sent, message.status, seen=seen)
         if asked is None:  # a handler is the matter of the stream that has seen the request, if there is one

@@ -49,8 +49,10 @@ _MESSAGES: Final[Messages] = {
         "status": (1, "HttpStatus"),
         "headers": (2, "HeaderMutation"),
         "body": (3, "bytes"),
+        "grpc_status": (4, "GrpcStatus"),
         "details": (5, "bytes"),
     },
+    "GrpcStatus": {"status": (1, "int32")},
     "HttpStatus": {"code": (1, "int32")},
     "HeaderMutation": {"set_headers": (1, "*HeaderValueOption")},
     "HeaderValueOption": {"header": (1, "HeaderValue"), "append": (2, "BoolValue"), "keep_empty_value": (4, "bool")},
@@ -165,6 +167,7 @@ def immediate(reply: Reply, rule: str) -> bytes:
             "status": {"code": reply.status},
             "headers": {"set_headers": _set_headers(reply.headers)},
             "body": reply.body,
+            **({} if reply.grpc is None else {"grpc_status": {"status": reply.grpc}}),
             "details": f"{DETAILS}{_SPACES.sub('_', rule)}".encode(),
         },
     )

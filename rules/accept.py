@@ -4,9 +4,10 @@ https://www.rfc-editor.org/rfc/rfc9110#section-12.5 - `best` is the way in; noth
 `envoy/module/accept.c` does the same in C, byte for byte.
 
 For a variant the most specific range counts that fits it: `text/html;level=1` before `text/html`, `text/*` and `*/*`; a
-longer language range (RFC 4647, section 3.3.1) before a shorter one and `*`; of equals the one with the higher q. What
-is no range is left out. A header that accepts nothing of what is offered, or has no range, is disregarded, as RFC 9110
-allows: a browser in a language that no variant has gets the first page, not the JSON.
+longer language range (RFC 4647, section 3.3.1) before a shorter one, one that has to be truncated for it (section 3.4:
+`de-AT` for `de`) and `*`; of equals the one with the higher q. What is no range is left out. A header that accepts
+nothing of what is offered, or has no range, is disregarded, as RFC 9110 allows: a browser in a language that no variant
+has gets the first page, not the JSON.
 """
 
 from __future__ import annotations
@@ -141,7 +142,9 @@ def _fits_type(accepted: _Range, content_type: str) -> int:
 
 
 def _fits_language(accepted: _Range, language: str) -> int:
-    tag = language.encode().lower() + b"-"
-    if accepted.head == b"*":
+    head, tag = accepted.head, language.encode().lower()
+    if head == b"*":
         return 0
-    return len(accepted.head) if tag.startswith(accepted.head + b"-") else _NO_FIT
+    if (tag + b"-").startswith(head + b"-"):
+        return 1 + len(head)
+    return 1 if accepted.q and head.startswith(tag + b"-") else _NO_FIT

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from rejoinder.rules.accept import Offer, best
-from rejoinder.rules.http import BODILESS
+from rejoinder.rules.http import BODILESS, NEVER_KEPT
 from rejoinder.rules.model import STATUSES, Answer, Header, Rule, StatusPattern, Variant
 from rejoinder.rules.request import LOCAL, Request, Response
 from rejoinder.rules.template import (
@@ -37,6 +37,14 @@ class Reply:
     headers: tuple[Header, ...]
     """In order; content-length is not among them: it follows from the body."""
     body: bytes
+    """For a client that speaks gRPC, Envoy makes it the message."""
+    grpc: int | None = None
+    """The gRPC status that such a client gets; None: the one that `status` stands for."""
+
+    @property
+    def is_untyped(self) -> bool:
+        """Whether it has a body without a `content-type`."""
+        return bool(self.body) and not any(name == "content-type" for name, _ in self.headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +100,7 @@ def reply(answer: Answer, status: int, asked: Asked = NOBODY, rule: str = "") ->
         accept, language = (asked.request.joined(name) for name in ("accept", "accept-language"))
         chosen = offers[best([content.offer for content in offers], accept, language)]
 
-    def value(variable: Variable) -> str:
-        return _value(variable, asked, code, rule)
-
+    value = functools.partial(_value, asked=asked, code=code, rule=rule)
     headers = tuple(
         (name, given if isinstance(given, str) else fill(given, value).decode().strip(" \t"))
         for name, given in chosen.headers
@@ -102,7 +108,24 @@ def reply(answer: Answer, status: int, asked: Asked = NOBODY, rule: str = "") ->
     body = chosen.body if isinstance(chosen.body, bytes) else fill(chosen.body, value)
     if not body:  # Envoy would not send it either
         headers = tuple(header for header in headers if header[0] != "content-type")
-    return Reply(code, (*headers, *_kept(answer, headers, asked.response)), body)
+    grpc = answer.grpc if asked.request.is_grpc else None
+    if grpc:
+        message = grpc_message(answer)
+        body = message if isinstance(message, bytes) else fill(message, value)
+    return Reply(code, (*headers, *_kept(answer, headers, asked.response)), body, grpc.status if grpc else None)
+
+
+def filled(template: Template, answer: Answer, status: int, asked: Asked, rule: str) -> str:
+    """A template as it is in a header. Other args as for `reply`."""
+    code = status if answer.status_code is None else answer.status_code
+    return fill(template, functools.partial(_value, asked=asked, code=code, rule=rule)).decode().strip(" \t")
+
+
+def grpc_message(answer: Answer) -> bytes | Template:
+    """What a client that speaks gRPC is told by an answer with `grpc`."""
+    message = answer.grpc.message if answer.grpc else ""
+    made = parse(message, Escape.RAW) if answer.template else Template((message.encode(),))
+    return made if made.names else b"".join(each for each in made.pieces if isinstance(each, bytes))
 
 
 @functools.lru_cache(maxsize=_REMEMBERED)
@@ -124,7 +147,8 @@ def _content(answer: Answer, variant: Variant, vary: str, bodiless: bool) -> Con
     headers = answer.headers
     given = variant.content_type or next((value for name, value in headers if name == "content-type"), "")
     template = bool(body) and (variant.template or answer.template)
-    content_type = given or _guessed_type(body, template) if body else ""  # without a body, Envoy would not send one
+    # Without a body, Envoy would not send one.
+    content_type = given or _guessed_type(body, template) if body and not answer.untyped else ""
     if variant.content_type or not content_type:
         headers = tuple((name, value) for name, value in headers if name != "content-type")
     if content_type and (variant.content_type or not given):
@@ -148,6 +172,8 @@ def templates(answer: Answer) -> Iterator[Template]:
         for given in (*(value for _, value in content.headers), content.body):
             if isinstance(given, Template):
                 yield given
+    if isinstance(message := grpc_message(answer), Template):
+        yield message
 
 
 def _with_charset(content_type: str) -> str:
@@ -168,10 +194,6 @@ def _kept(answer: Answer, headers: tuple[Header, ...], response: Response | None
             yield name, value
 
 
-NEVER_KEPT: Final = frozenset({"content-length", "content-encoding", "content-type", "transfer-encoding"})
-"""They are about the body that is replaced."""
-
-
 def keeps(patterns: tuple[str, ...], name: str) -> bool:
     """Whether a header stays, by `Answer.keep_headers`."""
     return any(name.startswith(each[:-1]) if each.endswith("*") else name == each for each in patterns)
@@ -189,6 +211,7 @@ def _value(variable: Variable, asked: Asked, code: int, rule: str) -> str:
         Name.REQUEST_SCHEME: request.scheme,
         Name.REQUEST_HOST: request.host,
         Name.REQUEST_PATH: request.path,
+        Name.REQUEST_TARGET: request.target,
         Name.REQUEST_URL: f"{request.scheme}://{request.authority}{request.target}",
         Name.STATUS: str(code),
         Name.STATUS_REASON: reason(code),

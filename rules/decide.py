@@ -7,7 +7,8 @@
     none    -> the response passes untouched
 
 A rule that fits and is `final` ends the search in both phases: no rule behind it is asked. So does an answer that
-passes, for its statuses. A rule that is about something of the response does not fit before there is one. One that
+passes, for its statuses. What is said of an answer that asks another service for a page is what is sent without the
+page. A rule that is about something of the response does not fit before there is one. One that
 only observes is passed over, `final` or not; it is told where it would have answered.
 
 `decide` is the way in. It is asked once, when the request is known; the `Decision` it returns is asked again by
@@ -22,6 +23,7 @@ from rejoinder.rules.answers import Asked, Choice, Reply, claims, reply
 from rejoinder.rules.http import split_port
 from rejoinder.rules.matching import domains_cover, fits, rule_fits
 from rejoinder.rules.model import Answer, PathKind, Redirect, Route, Rule, Ruleset
+from rejoinder.rules.remote import stays
 from rejoinder.rules.request import Request, Response
 
 NO_ROUTE_STATUS = 404
@@ -37,11 +39,11 @@ class Decision:
     rule: Rule | None
     """The rule that answers the request; None: no rule does."""
     reply: Reply | None
-    """What is sent at once; None: the rule's handler says it, or, without a rule, the upstream is asked, or, with no
-    route, Envoy answers NO_ROUTE_STATUS."""
+    """What is sent at once; None: the rule's handler says it. Without a rule, or if that handler makes nothing, the
+    upstream is asked, or, with no route, Envoy answers NO_ROUTE_STATUS."""
     chain: tuple[Rule, ...]
-    """The rules that are asked in turn about the response that then comes; empty where there is a `rule` or a `reply`,
-    which is final."""
+    """The rules that are asked in turn about the response that then comes; empty where there is a `reply`, which is
+    final."""
     request: Request
     route_name: str | None
     """Of the route that it takes; None: none."""
@@ -75,7 +77,9 @@ class Decision:
         response = Response(response) if isinstance(response, int) else response
         choice = self.choose(response)
         asked = Asked(self.request, self.route_name, response)
-        return None if choice is None else (choice.rule, choice.reply(response.status, asked))
+        if choice is None or stays(choice.answer, response.status, asked):
+            return None
+        return choice.rule, choice.reply(response.status, asked)
 
 
 def decide(ruleset: Ruleset, request: Request, *, route_name: str | None = None) -> Decision:
@@ -92,20 +96,27 @@ def decide(ruleset: Ruleset, request: Request, *, route_name: str | None = None)
     asked = Asked(request, named)
     chain: list[Rule] = []
     observed: list[str] = []
+    handled: Rule | None = None
     for rule in ruleset.rules:
         if rule_fits(rule, request, named, None):
             if rule.unconditional and rule.observe:
-                observed.append(rule.name)
+                observed += [rule.name] if handled is None else []
                 continue
-            if rule.unconditional:
+            if rule.unconditional and handled is None:
                 answer = rule.answers[0]
-                made = None if answer.handler else reply(answer, NO_ROUTE_STATUS, asked, rule.name)
-                return Decision(route, rule, made, (), request, named, tuple(observed))
-            chain.append(rule)
+                if not answer.handler:
+                    made = reply(answer, NO_ROUTE_STATUS, asked, rule.name)
+                    return Decision(route, rule, made, (), request, named, tuple(observed))
+                handled = rule  # the others are asked about what comes if it makes nothing
+            elif not rule.unconditional:
+                chain.append(rule)
             if rule.final and not rule.observe:
                 break
         elif rule.sees_responses:
             chain.append(rule)  # who knows
+    if handled is not None:
+        asked_next = () if route is not None and isinstance(route.action, Answer | Redirect) else tuple(chain)
+        return Decision(route, handled, None, asked_next, request, named, tuple(observed))
     if route is not None and isinstance(route.action, Answer):
         return Decision(route, None, reply(route.action, NO_ROUTE_STATUS, asked), (), request, named, tuple(observed))
     if route is not None and isinstance(route.action, Redirect):

@@ -16,10 +16,28 @@ REDIRECTS: Final = (301, 302, 303, 307, 308)
 BODILESS: Final = (204, 304)
 """Final statuses that never have content (RFC 9110, sections 15.3.5 and 15.4.5)."""
 
+GRPC_STATUSES: Final = (
+    *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
+    *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED"),
+    *("INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
+)
+"""By their numbers: https://github.com/grpc/grpc/blob/master/doc/statuscodes.md"""
+
 CONNECTION_HEADERS: Final = frozenset(
     ("connection", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
 )
 """Of one connection, or of a request: Envoy sets or refuses them in an answer."""
+
+NEVER_KEPT: Final = frozenset(
+    (
+        *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
+        *("accept-ranges", "content-digest", "content-disposition", "content-encoding", "content-language"),
+        *("content-length", "content-location", "content-md5", "content-range", "content-type", "digest"),
+        *("grpc-message", "grpc-status", "grpc-status-details-bin", "repr-digest"),
+    )
+)
+"""Of a response whose body is replaced: they are about that body, or about how it was sent. The module's core has the
+same list (`make.c`)."""
 
 
 def split_port(authority: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from rejoinder.rules import document, higress
+from rejoinder.rules import document, higress, remote
 from rejoinder.rules.document import Scalar, ScalarKind, quoted
 from rejoinder.rules.fields import MAX_ITEMS, Place, Source
 from rejoinder.rules.files import SUFFIXES, Files, Fingerprint, UnreadableError
@@ -352,6 +352,7 @@ def _merged(
     upstreams |= {each.name: each for each in manifests.upstreams}
     routes = _unique("route", (each for part in parts for each in part.routes), problems)
     rules = _unique("rule", (*(each for part in parts for each in part.rules), *manifests.rules), problems)
+    problems += remote.problems(rules.values(), upstreams)
     all_routes = with_hosts((*routes.values(), *manifests.routes), upstreams)
     # Where Gateways listen, the address of rule files is needed only if something is to be found there.
     needed = not manifests.listeners or any(route.group == RULE_FILES for route in all_routes)
@@ -369,7 +370,8 @@ def _merged(
         upstreams=tuple(upstreams.values()),
         routes=all_routes,
         rules=tuple(
-            rule_with_pages(rule, branding) for rule in with_route_groups(rules.values(), manifests.route_groups)
+            remote.rule_with_services(rule_with_pages(rule, branding), upstreams)
+            for rule in with_route_groups(rules.values(), manifests.route_groups)
         ),
         homeless=manifests.homeless,
     )

@@ -1,8 +1,8 @@
 """The page that comes with Rejoinder, for answers that have none of their own: a status in, templates out.
 
 `variants` is the way in. The words are in page.json, by language and status, the frame of the HTML is page.html: there,
-all that does not depend on language and status (style and logo) is one piece between two variables, so that it need be
-kept only once for all variants.
+what does not depend on language and status (style and logo), or on the status, are pieces between variables, so that
+each need be kept only once in a program.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 from rejoinder.rules.answers import Choice, claims, templates
 from rejoinder.rules.matching import fits, rule_fits
 from rejoinder.rules.model import EVERY_PATH, STATUSES, PathKind, RequestMatch, Rule, Scope, StringKind
+from rejoinder.rules.remote import told
 from rejoinder.rules.request import Request, Response
 from rejoinder.rules.template import Name
 
@@ -315,11 +316,13 @@ def needs(program: Program) -> Needs:
     scopes = [scope for rule in program.rules for scope in _scopes(rule)]
     answers = [answer for rule in program.rules for answer in rule.answers if not answer.fixed]
     used = {template for answer in answers for template in templates(answer)}
+    used |= {template for answer in answers if answer.remote for _, template in told(answer.remote)}
     names = {name for template in used for name in template.names}
     headers = {name for scope in scopes for name, _ in scope.request.headers}
     headers.update(name for template in used for name in template.headers)
     headers.update(name for answer in answers if answer.variants for name in ("accept", "accept-language"))
     headers.update(["x-request-id"] if Name.REQUEST_ID in names else [])
+    headers.update(["content-type"] if any(answer.remote or answer.grpc for answer in answers) else [])
     return Needs(
         headers=tuple(sorted(headers - {"host"})),  # which is the authority
         response_headers=tuple(
@@ -333,7 +336,7 @@ def needs(program: Program) -> Needs:
         or "host" in headers
         or not names.isdisjoint((Name.REQUEST_HOST, Name.REQUEST_URL)),
         paths=any(scope.request.path != EVERY_PATH or scope.request.query for scope in scopes)
-        or not names.isdisjoint((Name.REQUEST_PATH, Name.REQUEST_URL, Name.REQUEST_QUERY)),
+        or not names.isdisjoint((Name.REQUEST_PATH, Name.REQUEST_URL, Name.REQUEST_TARGET, Name.REQUEST_QUERY)),
         methods=any(scope.request.methods for scope in scopes) or Name.REQUEST_METHOD in names,
         clients=any(scope.clients for scope in scopes) or Name.CLIENT in names,
         schemes=not names.isdisjoint((Name.REQUEST_SCHEME, Name.REQUEST_URL)),

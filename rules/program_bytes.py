@@ -17,20 +17,21 @@ from dataclasses import dataclass
 from typing import Final
 
 from rejoinder.rules import template
-from rejoinder.rules.answers import Content, claims, contents
+from rejoinder.rules.answers import Content, claims, contents, grpc_message
 from rejoinder.rules.http import BODILESS
 from rejoinder.rules.matching import network
-from rejoinder.rules.model import EVERY_PATH, Answer, PathKind, Rule, Scope, StringKind, StringMatch
+from rejoinder.rules.model import EVERY_PATH, Answer, PathKind, RemotePage, Rule, Scope, StringKind, StringMatch
 from rejoinder.rules.program import Program
+from rejoinder.rules.remote import host, told
 from rejoinder.rules.request import LOCAL, UPSTREAM
 from rejoinder.rules.template import Template
 
-VERSION: Final = 2
+VERSION: Final = 3
 _PROGRAM: Final = b"RJNDR\0" + struct.pack("<H", VERSION)
 _PART: Final = b"RJPRT\0" + struct.pack("<H", VERSION)
 _BODY, _RULE, _TEMPLATE = 1, 2, 3
 _FINAL, _UNCONDITIONAL, _UNLESS, _OBSERVE = 1, 2, 4, 8
-_PASSES = 1
+_PASSES, _ASKS, _GRPC = 1, 2, 4
 
 _PATH_KINDS: Final = {PathKind.EXACT: 1, PathKind.PREFIX: 2, PathKind.REGEX: 3}
 _TEST_KINDS: Final = {
@@ -43,6 +44,9 @@ _TEST_KINDS: Final = {
 }
 
 _REMEMBERED: Final = 1 << 15
+
+_SHARED: Final = 64
+"""From how many bytes on, a text in a template is a body of its own: the built-in page has one style everywhere."""
 
 WHOLE_SIZE: Final = 48 * 1024
 """In bytes. A program of this size is sent in one piece: an edit sends no more than an edit of parts would."""
@@ -195,15 +199,38 @@ def _known(answer: Answer, status: int) -> int | None:
 def _reply(answer: Answer, known: int | None, ranges: Sequence[tuple[int, int]]) -> _Reply:
     code = known if answer.status_code is None else answer.status_code
     offers = contents(answer, code in BODILESS)
+    remote = None if code in BODILESS else answer.remote
+    given = {_PASSES: answer.passes, _ASKS: remote, _GRPC: answer.grpc}
     data = (
         _list(struct.pack("<HH", first, last) for first, last in ranges),
-        _u8(answer.passes and _PASSES),
+        _u8(sum(flag for flag, is_set in given.items() if is_set)),
         struct.pack("<H", code or 0),
         _text(answer.handler),
         _list(map(_text, answer.keep_headers)),
+        _asked(remote, not answer.has_content) if remote else b"",
+        _grpc(answer) if answer.grpc else b"",
         _list(map(_offer, offers)),
     )
-    return _Reply(b"".join(data), tuple(_body(content.body) for content in offers if content.body))
+    return _Reply(b"".join(data), tuple(record for content in offers if content.body for record in _body(content.body)))
+
+
+def _asked(remote: RemotePage, stays: bool) -> bytes:
+    """The page that is to be asked for; `stays`: a response does, if there is none."""
+    return b"".join(
+        (
+            _text(remote.upstream),
+            _text(host(remote)),
+            struct.pack("<II", *(min(round(seconds * 1000), 2**32 - 1) for seconds in (remote.timeout, remote.cache))),
+            _u8(stays),
+            _list(_text(name) + template.encode(value) for name, value in told(remote)),
+        )
+    )
+
+
+def _grpc(answer: Answer) -> bytes:
+    message = grpc_message(answer)
+    made = message if isinstance(message, Template) else Template((message,) if message else ())
+    return _u8(answer.grpc.status if answer.grpc else 0) + template.encode(made)
 
 
 def _offer(content: Content) -> bytes:
@@ -215,17 +242,20 @@ def _offer(content: Content) -> bytes:
             _text(content.offer.language),
             _list(_text(name) + _text(value) for name, value in plain),
             _list(_text(name) + template.encode(value) for name, value in filled),
-            _body(content.body)[:1] + _body(content.body)[5:21] if content.body else b"\x00",
+            _body(content.body)[-1][:1] + _body(content.body)[-1][5:21] if content.body else b"\x00",
         )
     )
 
 
 # One error page of 100 kB may be ten thousand rules' own.
 @functools.lru_cache(maxsize=1024)
-def _body(body: bytes | Template) -> bytes:
-    """The record of a body."""
-    data = template.encode(body) if isinstance(body, Template) else body
-    return _record(_TEMPLATE if isinstance(body, Template) else _BODY, _id(data) + data)
+def _body(body: bytes | Template) -> tuple[bytes, ...]:
+    """The record of a body, behind those of the texts in it that others may have, too."""
+    if not isinstance(body, Template):
+        return (_record(_BODY, _id(body) + body),)
+    shared = [each for each in body.pieces if isinstance(each, bytes) and len(each) >= _SHARED]
+    data = template.encode(body, {each: _id(each) for each in shared})
+    return (*(_record(_BODY, _id(each) + each) for each in shared), _record(_TEMPLATE, _id(data) + data))
 
 
 def _ranges(statuses: Iterable[int]) -> list[tuple[int, int]]:

@@ -75,9 +75,11 @@ _REFUSED = re.compile(r'%00|[^!"$-~]')
 class RequestError(ValueError):
     """Envoy answers such a request before any rule is asked; the text says what is wrong with it."""
 
-    def __init__(self, text: str, status: int = 400) -> None:
+    def __init__(self, text: str, status: int = 400, *, final: bool = False) -> None:
         super().__init__(text)
         self.status = status
+        self.final = final
+        """No rule answers in place of Envoy either: that it refuses a path is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,12 @@ class Request:
     """The path had escaped slashes: Envoy redirects to the normalized path (307) before any rule is asked."""
     client: str = ""
     """The client's IP address, as Envoy knows it; empty: nobody has said."""
+
+    @property
+    def is_grpc(self) -> bool:
+        """Whether its client speaks gRPC, and gets errors of that kind."""
+        return re.match(r"application/grpc($|[+;])", self.joined("content-type") or "") is not None
+
     whole: tuple[Header, ...] = field(default=(), compare=False)
     """Headers as Envoy has joined their lines, where it tells nothing else, and the lines in `headers` are guessed."""
 
@@ -174,7 +182,7 @@ def parse(
     if not target.startswith("/"):
         raise RequestError(f'expected a path starting with "/", got {target!r}')
     if refused := _REFUSED.search(target):
-        raise RequestError(f"a path cannot contain {refused[0]!r}: {target!r}")
+        raise RequestError(f"a path cannot contain {refused[0]!r}: {target!r}", final=True)
     # At the end, or in front of a port: https://www.rfc-editor.org/rfc/rfc1034#section-3.1
     authority = authority[:-1] if authority.endswith(".") else re.sub(r"\.(:[^:]*)$", r"\1", authority)
     sent = from_envoy(method, authority, target, scheme=scheme)

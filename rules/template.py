@@ -15,8 +15,9 @@ import http
 import re
 import struct
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 from rejoinder.rules.fields import closest
@@ -62,6 +63,7 @@ class Name(enum.IntEnum):
     RULE = 14
     TIME = 15
     CLIENT = 16
+    REQUEST_TARGET = 17
 
 
 NAMES: Final = {re.sub("^(request|status)_", r"\1.", each.name.lower()): each for each in Name}
@@ -238,13 +240,19 @@ def _cut(data: bytes) -> bytes:
     )
 
 
-def encode(template: Template) -> bytes:
-    """The template as docs/program.md has it."""
-    return struct.pack("<I", len(template.pieces)) + b"".join(map(_encoded, template.pieces))
+def encode(template: Template, shared: Mapping[bytes, bytes] = MappingProxyType({})) -> bytes:
+    """The template as docs/program.md has it; `shared`: the ids of texts that are bodies of their own."""
+    return struct.pack("<I", len(template.pieces)) + b"".join(_encoded(each, shared) for each in template.pieces)
 
 
-def _encoded(piece: bytes | Variable) -> bytes:
+_SHARED: Final = 255
+"""In place of a name."""
+
+
+def _encoded(piece: bytes | Variable, shared: Mapping[bytes, bytes]) -> bytes:
     if isinstance(piece, bytes):
+        if piece in shared:
+            return bytes((_SHARED,)) + shared[piece]
         return struct.pack("<BI", 0, len(piece)) + piece
     argument = piece.argument.encode()
     return struct.pack("<BBI", piece.name, piece.escape, len(argument)) + argument

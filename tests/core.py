@@ -72,10 +72,13 @@ class _Reply(ctypes.Structure):
         ("is_fixed", ctypes.c_bool),
         ("empty_values", ctypes.c_bool),
         ("handler", ctypes.c_uint32),
+        ("grpc", ctypes.c_uint32),
+        ("asks", ctypes.c_uint32),
         ("rule", _Text),
         ("headers", ctypes.POINTER(_Header)),
         ("header_count", ctypes.c_size_t),
         ("body", _Text),
+        ("grpc_message", _Text),
     )
 
 
@@ -219,7 +222,8 @@ class Core:
         if found and not (found[0].by_handler or found[0].is_fixed):
             made = loaded.reply_make(program, found, ctypes.byref(about), ctypes.c_long(now))
         _FREE(ctypes.c_void_p(taken))
-        said = _reply(found[0], made[0] if made else found[0], response.status if response else 0) if found else None
+        sent = made[0] if made else found[0] if found else None
+        said = None if sent is None else _reply(found[0], sent, response.status if response else 0, request.is_grpc)
         loaded.reply_free(made)
         return said
 
@@ -243,12 +247,14 @@ def _response(response: Response) -> _Response:
     return _Response(response.status, response.source == LOCAL, (_GivenHeader * len(headers))(*headers), len(headers))
 
 
-def _reply(found: _Reply, made: _Reply, status: int) -> tuple[str, Reply]:
+def _reply(found: _Reply, made: _Reply, status: int, is_grpc: bool) -> tuple[str, Reply]:
     rule = bytes(found.rule).decode()
     if found.by_handler:
         return rule, Reply(0, (), b"")
     headers = [(bytes(each.name), bytes(each.value)) for each in made.headers[: made.header_count]]
     sent = tuple((name.decode(), value.decode("utf-8", "surrogateescape")) for name, value in headers)
+    if is_grpc and made.grpc:
+        return rule, Reply(made.status or status, sent, bytes(made.grpc_message), made.grpc)
     return rule, Reply(made.status or status, sent, bytes(made.body))
 
 

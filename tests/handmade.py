@@ -49,9 +49,16 @@ RAW, HTML, JSON, URL, HEADER = range(5)
 """How values are escaped."""
 
 
-def template(*pieces: str | tuple[int, int, str]) -> bytes:
-    """Texts, and variables: name, escape and argument."""
-    return listed(b"\0" + text(each) if isinstance(each, str) else bytes(each[:2]) + text(each[2]) for each in pieces)
+def template(*pieces: str | bytes | tuple[int, int, str]) -> bytes:
+    """Texts, the ids of texts that are bodies, and variables: name, escape and argument."""
+    return listed(
+        b"\0" + text(each)
+        if isinstance(each, str)
+        else b"\xff" + each
+        if isinstance(each, bytes)
+        else bytes(each[:2]) + text(each[2])
+        for each in pieces
+    )
 
 
 def content(
@@ -89,22 +96,41 @@ def reply(
     contents: Sequence[tuple[bytes, bytes]] = (),
     keep: Sequence[str] = (),
     passes: bool = False,
+    asks: bytes = b"",
+    grpc: bytes = b"",
 ) -> tuple[bytes, bytes]:
     """A reply, and the records of its bodies.
 
     Args:
         contents: in place of `headers` and `body`.
+        asks: what `remote` makes.
+        grpc: a status, and a template.
     """
     contents = contents or [content(body, headers=headers)]
     data = (
         listed(struct.pack("<HH", first, last) for first, last in statuses)
-        + bytes((passes,))
+        + bytes((passes + 2 * bool(asks) + 4 * bool(grpc),))
         + struct.pack("<H", status)
         + text(handler)
         + listed(map(text, keep))
+        + asks
+        + grpc
         + listed(data for data, _ in contents)
     )
     return data, b"".join(record for _, record in contents)
+
+
+def remote(
+    service: str, told: Sequence[tuple[str, bytes]] = (), *, timeout: int = 1000, cache: int = 0, stays: int = 0
+) -> bytes:
+    """A page that a service is asked for; `told`: headers whose values are templates."""
+    return (
+        text(service)
+        + text("service.test")
+        + struct.pack("<II", timeout, cache)
+        + bytes((stays,))
+        + listed(text(name) + value for name, value in told)
+    )
 
 
 def test(name: str, kind: int, value: str) -> bytes:
@@ -171,13 +197,13 @@ def rule(
 
 def program(*records: bytes, parts: Sequence[bytes] = ()) -> bytes:
     """A program; `parts` are the ids of parts."""
-    return b"RJNDR\0\x02\0" + listed(parts) + b"".join(records)
+    return b"RJNDR\0\x03\0" + listed(parts) + b"".join(records)
 
 
 def part(*records: bytes) -> tuple[bytes, bytes]:
     """A part's id, and the part."""
     data = b"".join(records)
-    return identity(data), b"RJPRT\0\x02\0" + identity(data) + data
+    return identity(data), b"RJPRT\0\x03\0" + identity(data) + data
 
 
 class Reader:

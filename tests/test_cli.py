@@ -197,3 +197,64 @@ def test_explain_knows_who_observes_and_who_mocks(tmp_path: Path, capsys: pytest
     assert "what users:user makes" in capsys.readouterr().out
     assert main(["explain", str(file), "--url", "/x", "--source", "local"]) == 1
     assert "--status" in capsys.readouterr().err
+
+
+def test_bootstrap_prints_the_clusters_of_pages(run: Run) -> None:
+    Path("rules.yaml").write_text(
+        """\
+upstreams: {shop: "http://shop.test", errors: "http://127.0.0.1:8090"}
+rules: [{name: r, enable_on_status: [503], page: {upstream: errors}, body: x}]
+"""
+    )
+    _, out, _ = run("bootstrap", "module", "rules.yaml")
+    filters, clusters = out.split("# Into the clusters: what is asked for pages.")
+    assert "dynamic_modules" in filters
+    assert [each["name"] for each in yaml.safe_load(clusters)] == ["errors"]
+    assert "name: errors" not in run("bootstrap", "ext_proc", "rules.yaml")[1]
+
+
+def test_explain_says_who_is_asked_for_a_page(run: Run) -> None:
+    Path("rules.yaml").write_text(
+        """\
+upstreams: {errors: "http://127.0.0.1:8090"}
+routes: [{name: up, upstream: errors}]
+rules:
+  - {name: own, enable_on_status: [503], page: {upstream: errors}, body: own}
+  - {name: stays, enable_on_status: [502], page: {upstream: errors, timeout: 500ms}}
+  - {name: grpc, enable_on_status: [404], grpc: {status: NOT_FOUND, message: none}}
+"""
+    )
+    asked = ("explain", "rules.yaml", "--url", "/", "--conditional", "module")
+    _, out, _ = run(*asked, "--status", "503")
+    assert 'page      errors: upstream "errors" is asked; if none comes within 1 s, this is sent\n' in out
+    assert out.endswith("own\n")
+    _, out, _ = run(*asked, "--status", "502")
+    assert 'upstream "errors" is asked; if none comes within 0.5 s, the response stays\n' in out
+    _, out, _ = run(*asked)
+    assert "503            own    the same status, the page of errors, or 3 bytes (module)" in out
+    assert "502            stays  the same status, the page of errors, or the upstream's response (module)" in out
+    _, out, _ = run(*asked, "--status", "404", "-H", "content-type: application/grpc")
+    assert "sent      gRPC status 5, NOT_FOUND, with this message\n" in out
+
+
+def test_explain_goes_on_behind_a_mock(run: Run) -> None:
+    Path("rules.yaml").write_text(
+        """\
+upstreams: {up: "http://127.0.0.1:1"}
+routes: [{name: up, upstream: up}]
+rules:
+  - {name: mock, handler: "mocks:mock"}
+  - {name: errors, enable_on_status: [503], body: x}
+"""
+    )
+    _, out, _ = run("explain", "rules.yaml", "--url", "/", "--conditional", "module")
+    assert "fits, and its handler is asked; if that makes nothing, the search goes on\n" in out
+    assert "sent      what mocks:mock makes; if that is nothing:\n" in out
+    assert "503            errors  the same status, 1 bytes (module)" in out
+
+
+def test_explain_says_which_rule_answers_what_envoy_refuses(run: Run) -> None:
+    Path("rules.yaml").write_text("rules: [{name: all, enable_on_status: [400], body: x}]")
+    asked = ("explain", "rules.yaml", "--conditional", "ext_proc", "--url")
+    assert "; rule all, which is about every request, answers in its place" in run(*asked, "http://a|b/")[2]
+    assert "; no rule answers in its place" in run(*asked, "http://a.test/%00")[2]

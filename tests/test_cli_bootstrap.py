@@ -204,3 +204,17 @@ def test_bootstrap_of_wrong_rules_prints_what_is_wrong(run: Run) -> None:
     code, out, err = run("bootstrap", "ext_proc", "rules.yaml")
     assert (code, out) == (1, "")
     assert err.startswith("rules.yaml:1: error: ")
+
+
+def test_bootstrap_prints_the_clusters_of_pages(run: Run) -> None:
+    Path("rules.yaml").write_text(
+        """\
+upstreams: {shop: "http://shop.test", errors: "http://127.0.0.1:8090"}
+rules: [{name: r, enable_on_status: [503], page: {upstream: errors}, body: x}]
+"""
+    )
+    _, out, _ = run("bootstrap", "module", "rules.yaml")
+    filters, clusters = out.split("# Into the clusters: what is asked for pages.")
+    assert "dynamic_modules" in filters
+    assert [each["name"] for each in yaml.safe_load(clusters)] == ["errors"]
+    assert "name: errors" not in run("bootstrap", "ext_proc", "rules.yaml")[1]

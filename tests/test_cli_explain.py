@@ -84,7 +84,7 @@ def test_explain_says_what_envoy_makes_of_the_headers(run: Run) -> None:
         ["request   GET http://a.test,b.test/mock", 'header    host: Envoy makes it "a.test,b.test"'],
     )
     code, _, err = run("explain", "rules.yaml", "--url", "/", "-H", "connection: upgrade", "-H", "upgrade: x")
-    assert (code, err.startswith("Envoy answers 403 before any rule is asked")) == (0, True)
+    assert (code, err.startswith("Envoy refuses the request with 403: ")) == (0, True)
 
 
 def test_explain_goes_on_behind_rules_that_only_observe(run: Run) -> None:
@@ -119,8 +119,8 @@ def test_explain_without_a_status_lists_all(run: Run) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        pytest.param("http://a.test/%00", "Envoy answers 400", id="what Envoy refuses"),
-        pytest.param("http://a|b/", "Envoy answers 400", id="a host that is none"),
+        pytest.param("http://a.test/%00", "Envoy refuses the request with 400", id="what Envoy refuses"),
+        pytest.param("http://a|b/", "Envoy refuses the request with 400", id="a host that is none"),
         pytest.param("http://[::1/", "--url", id="half an IPv6 address"),
         pytest.param("ftp://a.test/", "--url", id="neither http nor https"),
         pytest.param("http:///x", "--url", id="no host"),
@@ -211,3 +211,50 @@ def test_explain_says_of_each_rule_why_it_is_asked_or_not(
     said = {step["name"]: step["verdict"] for step in json.loads(out)["steps"] if step["kind"] == "rule"}
     assert {name: said.get(name) for name in steps} == steps
     assert list(said)[-1] == list(steps)[-1], "no rule behind it is looked at"
+
+
+def test_explain_says_who_is_asked_for_a_page(run: Run) -> None:
+    Path("rules.yaml").write_text(
+        """\
+upstreams: {errors: "http://127.0.0.1:8090"}
+routes: [{name: up, upstream: errors}]
+rules:
+  - {name: own, enable_on_status: [503], page: {upstream: errors}, body: own}
+  - {name: stays, enable_on_status: [502], page: {upstream: errors, timeout: 500ms}}
+  - {name: grpc, enable_on_status: [404], grpc: {status: NOT_FOUND, message: none}}
+"""
+    )
+    asked = ("explain", "rules.yaml", "--url", "/", "--conditional", "module")
+    _, out, _ = run(*asked, "--status", "503")
+    assert 'page      errors: upstream "errors" is asked; if none comes within 1 s, this is sent\n' in out
+    assert out.endswith("own\n")
+    _, out, _ = run(*asked, "--status", "502")
+    assert 'upstream "errors" is asked; if none comes within 0.5 s, the response stays\n' in out
+    _, out, _ = run(*asked)
+    assert "503            own    the same status, the page of errors, or 3 bytes (module)" in out
+    assert "502            stays  the same status, the page of errors, or the upstream's response (module)" in out
+    _, out, _ = run(*asked, "--status", "404", "-H", "content-type: application/grpc")
+    assert "sent      gRPC status 5, NOT_FOUND, with this message\n" in out
+
+
+def test_explain_goes_on_behind_a_mock(run: Run) -> None:
+    Path("rules.yaml").write_text(
+        """\
+upstreams: {up: "http://127.0.0.1:1"}
+routes: [{name: up, upstream: up}]
+rules:
+  - {name: mock, handler: "mocks:mock"}
+  - {name: errors, enable_on_status: [503], body: x}
+"""
+    )
+    _, out, _ = run("explain", "rules.yaml", "--url", "/", "--conditional", "module")
+    assert "fits, and its handler is asked; if that makes nothing, the search goes on\n" in out
+    assert "sent      what mocks:mock makes; if that is nothing:\n" in out
+    assert "503            errors  the same status, 1 bytes (module)" in out
+
+
+def test_explain_says_which_rule_answers_what_envoy_refuses(run: Run) -> None:
+    Path("rules.yaml").write_text("rules: [{name: all, enable_on_status: [400], body: x}]")
+    asked = ("explain", "rules.yaml", "--conditional", "ext_proc", "--url")
+    assert "; rule all, which is about every request, answers in its place" in run(*asked, "http://a|b/")[2]
+    assert "; no rule answers in its place" in run(*asked, "http://a.test/%00")[2]

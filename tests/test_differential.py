@@ -7,6 +7,7 @@ pytest tests/test_differential.py --differential 2000   so many rule files, each
 from __future__ import annotations
 
 import string
+import urllib.parse
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -160,6 +161,8 @@ def answers(draw: st.DrawFn, conditional: bool, beside: bool = False, fixed: boo
         answer["headers"].append(f"Content-Type={draw(st.sampled_from(('text/html', 'image/png')))}")
     if answer["status_code"] != "original" or {204, 304}.isdisjoint(answer.get("enable_on_status", ())):
         answer |= {"body": draw(bodies)} if fixed else draw(contents)
+    if not fixed and draw(st.integers(0, 3)) == 0:
+        answer["grpc"] = {"status": draw(st.sampled_from(("NOT_FOUND", 14))), "message": draw(template_texts)}
     if conditional and draw(st.integers(0, 3)) == 0:
         answer["keep_headers"] = draw(
             st.lists(st.sampled_from(("etag", "x-f*", "set-*", "content-*", "*")), min_size=1, max_size=2, unique=True)
@@ -282,6 +285,10 @@ def requests(draw: st.DrawFn) -> tuple[Request, str, list[tuple[str, str]]]:
     for name, values in (("accept", ACCEPT), ("accept-language", ACCEPT_LANGUAGE)):
         if draw(st.integers(0, 2)) == 0:
             sent.append((name, draw(st.sampled_from(values))))
+    if draw(st.integers(0, 4)) == 0:
+        sent.append(
+            ("content-type", draw(st.sampled_from(("application/grpc", "application/grpc+proto", "text/html"))))
+        )
     sent.append(("x-status", str(draw(st.sampled_from(STATUSES)))))
     if draw(st.integers(0, 3)) == 0:
         sent.append(("x-empty", "1"))
@@ -293,6 +300,8 @@ def requests(draw: st.DrawFn) -> tuple[Request, str, list[tuple[str, str]]]:
 
 def expected(ruleset: Ruleset, request: Request, sent: list[tuple[str, str]]) -> Reply | int:
     """What the client must get: a reply of ours, or the status of a response that passes."""
+    if request.moved and request.is_grpc:
+        return Reply(400, (), b"")  # gRPC knows no redirects, so Envoy says
     if request.moved:
         return Reply(307, (("location", request.target),), b"")
     decision = decide(ruleset, request)
@@ -300,9 +309,9 @@ def expected(ruleset: Ruleset, request: Request, sent: list[tuple[str, str]]) ->
         return decision.reply
     came = facts.Response(int(dict(sent)["x-status"]), Upstream.HEADERS)
     if decision.route is None:
-        came = facts.Response(NO_ROUTE_STATUS, source=LOCAL)
+        came = facts.Response(200 if request.is_grpc else NO_ROUTE_STATUS, source=LOCAL)
     elif isinstance(decision.route.action, Forward) and decision.route.action.upstream == "dead":
-        came = facts.Response(DEAD_STATUS, source=LOCAL)
+        came = facts.Response(200 if request.is_grpc else DEAD_STATUS, source=LOCAL)
     answered = decision.on_status(came)
     return came.status if answered is None else answered[1]
 
@@ -320,6 +329,19 @@ def folded(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     for name, value in headers:
         values.setdefault(name, []).append(value)
     return {name: ",".join(filter(None, each)) for name, each in values.items()}
+
+
+def check_grpc(response: Response, wanted: Reply | int, method: str) -> None:
+    """What a client gets that speaks gRPC."""
+    if isinstance(wanted, int):
+        assert response.status in (wanted, 200)
+        return
+    of_status = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}.get(wanted.status, 2)
+    assert response.status == 200
+    assert response.values("grpc-status") == [str(of_status if wanted.grpc is None else wanted.grpc)]
+    assert urllib.parse.unquote_to_bytes("".join(response.values("grpc-message"))) == (
+        b"" if method == "HEAD" else wanted.body
+    )
 
 
 def check(response: Response, wanted: Reply | int, method: str) -> None:
@@ -366,7 +388,10 @@ def run(gateway: Gateway, folder: Path, document: Json, asked: list[Any], layout
         wanted = expected(ruleset, request, sent)
         event("passes" if isinstance(wanted, int) else "answered")
         response = gateway.ask(request.method, request.authority, target, sent)
-        check(response, wanted, request.method)
+        if request.is_grpc:
+            check_grpc(response, wanted, request.method)
+        else:
+            check(response, wanted, request.method)
 
 
 def test_envoy_answers_as_decide_says(

@@ -8,19 +8,21 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 import pytest
-from gateway import HANDLERS, Gateway
+from gateway import HANDLERS, Gateway, ask, free_port, wait_for
 
 from rejoinder import envoy
 from rejoinder.cli import main
 from rejoinder.cli.echo import EchoServer
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint, Ruleset
+from rejoinder.rules.remote import rule_with_services
 from rejoinder.xds.translate import Placement
 
 EXAMPLES: Final = Path(__file__).parent.parent / "examples"
@@ -56,6 +58,11 @@ ASKED: Final[dict[str, list[tuple[str, list[int]]]]] = {
         ("curl -i localhost:10000/status/503", [503]),
         ("curl -i localhost:10000/status/404", [404]),
         ("curl -i localhost:10000/old/page", [308]),
+    ],
+    "default-backend": [
+        (f"curl -i {AT}/status/503", [503]),
+        (f"curl -i {AT}/status/404 -H 'accept: application/json'", [404]),
+        (f"curl -i {AT}/status/418", [418]),
     ],
     "domains.yaml": [
         (f"curl -i {AT}/status/429 -H 'host: shop.example.com'", [200]),
@@ -178,6 +185,30 @@ def test_an_example_answers_as_it_says(
     gateway.apply(rules_of(source, echo))
     for command, statuses in ASKED[source]:
         assert [curl(gateway, *asked) for asked in requests(command)] == statuses
+
+
+def test_a_default_backend_makes_pages(gateway: Gateway, echo: EchoServer) -> None:
+    folder, port = EXAMPLES / "default-backend", free_port()
+    found = rules_of("default-backend", echo)
+    with subprocess.Popen([sys.executable, folder / "backend.py", str(port)], stderr=subprocess.DEVNULL) as backend:
+        try:
+            wait_for(lambda: bool(ask(("127.0.0.1", port), "GET", "a", "/").status), backend)
+            service = next(each for each in found.upstreams if each.name == "errors")
+            there = {service.name: dataclasses.replace(service, endpoints=(Endpoint("127.0.0.1", port),))}
+            gateway.apply(
+                dataclasses.replace(
+                    found,
+                    rules=tuple(rule_with_services(rule, there) for rule in found.rules),
+                    upstreams=tuple(there.get(each.name, each) for each in found.upstreams),
+                )
+            )
+            page = gateway.ask("GET", "a.test", "/status/503", [("accept", "text/html")])
+            assert page.body == b"<!doctype html><title>503</title><h1>Service Unavailable</h1>"
+            page = gateway.ask("GET", "a.test", "/status/404", [("accept", "application/json")])
+            assert (page.status, page.body) == (404, b'{"status": 404, "title": "Not Found"}')
+        finally:
+            backend.kill()
+    assert gateway.ask("GET", "a.test", "/status/502").body == b"We are having trouble. Please try again in a minute.\n"
 
 
 def test_behind_a_final_rule_the_upstreams_own_error_passes(gateway: Gateway, echo: EchoServer) -> None:

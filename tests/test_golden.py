@@ -12,8 +12,9 @@ import base64
 import dataclasses
 import io
 import ipaddress
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import pytest
@@ -134,31 +135,36 @@ def _with_readable_program(value: Any) -> Any:
 
 def _program(data: bytes) -> list[str]:
     reader = Reader(data)
-    assert (reader.take(6), reader.number(2)) == (b"RJNDR\0", 2)
+    assert (reader.take(6), reader.number(2)) == (b"RJNDR\0", 3)
     assert reader.list(lambda: reader.take(16)) == [], "short programs have no parts"
     return list(_records(reader))
 
 
 def _records(reader: Reader) -> Iterator[str]:
     bodies: dict[bytes, str] = {}
+    texts: dict[bytes, bytes] = {}
     while not reader.done:
         kind, payload = reader.number(1), Reader(reader.take(reader.number(4)))
         if kind == RULE:
             yield from _rule(payload, bodies)
         else:
             key = payload.take(16)
-            bodies[key] = _body(payload.rest()) if kind == BODY else _body(_template(payload).encode())
+            text = payload.rest() if kind == BODY else _template(payload, texts).encode()
+            texts[key], bodies[key] = text, _body(text)
 
 
 BODY, RULE = 1, 2
+SHARED = 255
 
 
-def _template(reader: Reader) -> str:
-    return "".join(reader.list(lambda: _piece(reader)))
+def _template(reader: Reader, texts: Mapping[bytes, bytes] = MappingProxyType({})) -> str:
+    return "".join(reader.list(lambda: _piece(reader, texts)))
 
 
-def _piece(reader: Reader) -> str:
+def _piece(reader: Reader, texts: Mapping[bytes, bytes]) -> str:
     name = reader.number(1)
+    if name == SHARED:
+        return texts[reader.take(16)].decode()
     if not name:
         return reader.text()
     escape, argument = Escape(reader.number(1)), reader.text()
@@ -192,8 +198,11 @@ def _rule(rule: Reader, bodies: dict[bytes, str]) -> Iterator[str]:
     for _ in range(rule.number(4)):
         ranges = rule.list(lambda: (rule.number(2), rule.number(2)))
         statuses = ", ".join(f"{first}-{last}" if first < last else f"{first}" for first, last in ranges)
-        passes, status, handler = rule.number(1), rule.number(2), rule.text()
+        given, status, handler = rule.number(1), rule.number(2), rule.text()
+        passes = given & 1
         keeps = [f"keeps {each}" for each in rule.list(rule.text)]
+        keeps += [_asks(rule)] if given & 2 else []
+        keeps += [f"gRPC {rule.number(1)} {_template(rule)}"] if given & 4 else []
         sent = [str(status) if status else "the same status", *keeps]
         for content in rule.list(lambda: _content(rule, bodies)):
             yield f"  {statuses or 'else'} -> {'passes' if passes else handler or ', '.join((*sent, *content))}"
@@ -201,6 +210,13 @@ def _rule(rule: Reader, bodies: dict[bytes, str]) -> Iterator[str]:
 
 
 UNLESS = 4
+
+
+def _asks(rule: Reader) -> str:
+    service, host, timeout, cache = rule.text(), rule.text(), rule.number(4), rule.number(4)
+    stays = " (or the response stays)" if rule.number(1) else ""
+    told = ", ".join(rule.list(lambda: f"{rule.text()}: {_template(rule)}"))
+    return f"the page of {service} as {host} within {timeout} ms, kept for {cache} ms{stays}, which is told {told}"
 
 
 def _content(rule: Reader, bodies: dict[bytes, str]) -> list[str]:

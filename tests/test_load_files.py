@@ -269,12 +269,23 @@ WRONG_IN_AN_ANSWER: Final = [
     ("body: x, unless: {}", "unless: fits every request, so the rule would never decide: say what it is not about"),
     ("observe: true, pass: true", "observe: has no effect: a rule that passes has nothing to observe"),
     ("page: builtin", "page: builtin is about errors: say enable_on_status, or a status_code from 400 on, not 200"),
-    ("page: true", "page: expected builtin, got the boolean true"),
+    ("page: true", "page: expected builtin, or a mapping such as {upstream: errors}, got the boolean true"),
+    ("page: {}, enable_on_status: 500", "page: upstream is missing"),
+    ("page: {upstream: none}, enable_on_status: 500", 'page.upstream: "none" is no upstream here'),
+    ("page: {upstream: h2}, enable_on_status: 500", 'page.upstream: "h2" is asked over HTTP/1.1, and without a client certificate: an upstream of a page has no http2 and no tls'),
+    ("page: {upstream: echo}, enable_on_status: 500", 'page.upstream: "echo" is builtin:echo, which has no pages'),
+    ("page: {upstream: up, timeout: 1ms}, enable_on_status: 500", 'page.timeout: expected a duration of at least 10ms, got "1ms"'),
+    ("page: {upstream: up, headers: {x: '{{ statuss }}'}}, enable_on_status: 500", 'page.headers: x: unknown name "statuss": did you mean "status"?'),
+    ("page: {upstream: up}, status_code: 204", "page: a response with status 204 cannot have a body"),
+    ("page: builtin, enable_on_status: 500, body: x", "page: give only one of body, body_file, variants and page: builtin; body is given too"),
+    ("grpc: {message: x}, body: x", "grpc: status is missing"),
+    ("grpc: {status: OK}, body: x", "grpc.status: expected a gRPC status that is an error, by name or number: CANCELLED, UNKNOWN, INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, ABORTED, OUT_OF_RANGE, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS, UNAUTHENTICATED, got \"OK\""),
+    ("grpc: {status: 5, message: '{{ x'}, template: true, body: x", 'grpc.message: expected "}}" behind "{{", in the same line'),
     ("variants: [{body: x}]", "variants[0]: expected at least one of content_type, language, body_file"),
     ("variants: [{language: d_e, body: x}]", 'variants[0].language: expected a language tag such as de or pt-BR, got "d_e"'),
     ("variants: []", "variants: expected at least one variant, got an empty list"),
     ('keep_headers: "a*b", enable_on_status: 500, body: x', 'keep_headers: expected a header name, with a * at its end at most, got "a*b"'),
-    ("keep_headers: content-length, enable_on_status: 500, body: x", "keep_headers: content-length is about the body that is replaced: it cannot stay"),
+    ("keep_headers: content-length, enable_on_status: 500, body: x", "keep_headers: content-length is about the body that is replaced, or how it was sent: it cannot stay"),
     ("keep_headers: etag, body: x", "keep_headers: needs enable_on_status: without it no upstream is asked"),
     ("source: local, body: x", "source: source needs enable_on_status: without it no upstream is asked"),
     ("match: {response_headers: {a: b}}, body: x", "match: response_headers needs enable_on_status: without it no upstream is asked"),
@@ -288,5 +299,6 @@ WRONG_IN_AN_ANSWER: Final = [
 @pytest.mark.parametrize(("rule", "message"), WRONG_IN_AN_ANSWER)
 def test_a_mistake_about_what_an_answer_can_be_is_one_line(tmp_path: Path, rule: str, message: str) -> None:
     file = tmp_path / "rules.yaml"
-    file.write_text(f"rules:\n- {{name: r, {rule}}}\n")
+    upstreams = "{up: 'http://a.test', echo: 'builtin:echo', h2: {urls: ['http://b.test'], http2: true}}"
+    file.write_text(f"upstreams: {upstreams}\nroutes: [{{name: up, upstream: up}}]\nrules:\n- {{name: r, {rule}}}\n")
     assert [problem.message for problem in load([file]).problems] == [f'rule "r": {message}']

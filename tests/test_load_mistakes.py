@@ -34,7 +34,7 @@ WRONG_IN_A_RULE: Final = [
     ("body: 2020-01-01", "body: expected a string, got the date 2020-01-01 - put it in quotes"),
     ("body: [x]", "body: expected a string, got a list: put the text in quotes, as in body: '{\"a\": 1}'"),
     ("body: null", "body: expected a string, got nothing"),
-    ("body: a, body_file: b", "body_file: give only one of body, body_file, variants, page; body is given too"),
+    ("body: a, body_file: b", "body_file: give only one of body, body_file, variants; body is given too"),
     ("body_file: nowhere", 'body_file: "nowhere" does not exist'),
     ("body_file: .", 'body_file: "." is a folder'),
     ('body_file: "a\\0b"', 'body_file: "a\\x00b" is not a path'),
@@ -93,13 +93,13 @@ WRONG_IN_A_RULE: Final = [
     ("rules: []", "rules: expected at least one answer, got an empty list"),
     (
         "rules: [{}]",
-        "rules[0]: expected at least one of status_code, headers, body, body_file, handler, enable_on_status, pass, variants, template, page, keep_headers",
+        "rules[0]: expected at least one of status_code, headers, body, body_file, handler, enable_on_status, pass, variants, template, page, grpc, keep_headers",
     ),
     (
         "rules: [{enable_on_status: [503, 5xx]}, {enable_on_status: [5xx], body: x}]",
         "rules[1].enable_on_status: 5xx is claimed twice in this scope, first in line 2",
     ),
-    ("rules: [{name: a, body: x}]", 'rules[0]: unknown field "name", expected one of status_code, headers, body, body_file, handler, enable_on_status, pass, variants, template, page, keep_headers'),
+    ("rules: [{name: a, body: x}]", 'rules[0]: unknown field "name", expected one of status_code, headers, body, body_file, handler, enable_on_status, pass, variants, template, page, grpc, keep_headers'),
 ]  # fmt: skip
 
 
@@ -204,7 +204,7 @@ WRONG_ELSEWHERE: Final = [
       ]),
     ("routes:\n- {name: a, path: /1, respond: {body: x}}\n- {name: a, path: /2, respond: {body: x}}\n", '3: route "a": the name is taken already, at rules.yaml:2'),
     ("rules:\n- {name: a, match: {path: /1}, body: x}\n- {name: a, match: {path: /2}, body: x}\n", '3: rule "a": the name is taken already, at rules.yaml:2'),
-    ("rules:\n- {match: {path: /1}, body: x}\n- {}\n", '3: rule "rule-2": expected at least one of status_code, headers, body, body_file, handler, enable_on_status, pass, variants, template, page, keep_headers, rules'),
+    ("rules:\n- {match: {path: /1}, body: x}\n- {}\n", '3: rule "rule-2": expected at least one of status_code, headers, body, body_file, handler, enable_on_status, pass, variants, template, page, grpc, keep_headers, rules'),
     ("rules:\n- 3\n", "2: rules[0]: expected a mapping with one of status_code, headers, body, body_file, handler, enable_on_status, got the number 3"),
     ("rules: {}\n", "1: rules: expected a list, got an empty mapping"),
     ("_rules_: [{body: x}]\n", "1: _rules_[0]: expected one of _match_route_, _match_domain_"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from module_host import (
 from rejoinder.cli.placement import Chosen, choose
 from rejoinder.envoy import find
 from rejoinder.envoy.module import library
+from rejoinder.rules.http import NEVER_KEPT
 from rejoinder.xds.translate import Placement
 
 ERRORS = h.program(h.rule("errors", [BUSY, PLAIN]))
@@ -316,6 +318,12 @@ def test_the_environment_keeps_what_was_there() -> None:
     assert variables["ENVOY_DYNAMIC_MODULES_SEARCH_PATH"] == "/m"
     assert variables["PYTHONPATH"].startswith("/mine:")
     assert variables["REJOINDER_HANDLER_PATH"] == "/a:/b"
+
+
+def test_the_headers_that_never_stay_are_the_same_in_c_and_in_python() -> None:
+    listed = re.search(r"never\[\] = \{(.*?)\}", (core.SOURCES / "make.c").read_text(), re.DOTALL)
+    assert listed is not None
+    assert sorted(re.findall(r'"([^"]+)"', listed[1])) == sorted(NEVER_KEPT)
 
 
 def test_abi_version_is_said_once_in_c_and_once_in_python() -> None:

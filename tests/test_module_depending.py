@@ -236,7 +236,7 @@ def test_what_a_single_rule_looks_at_is_known(host: Path, scope: Any, fits: list
         ),
         *(((QUERY, "q"), "1"), ((HEADER, "x-a"), "a"), ((HEADER, "host"), "H.test"), (STATUS, "501")),
         *((REASON, "Not Implemented"), (ORIGINAL, "501"), (SOURCE, "upstream"), (ROUTE, "r"), (RULE, "page")),
-        *((CLIENT, "192.0.2.1"),),
+        *((CLIENT, "192.0.2.1"), (17, "/p?q=1")),
     ],
 )
 def test_what_a_single_variable_needs_is_known(host: Path, name: int | tuple[int, str], value: str) -> None:

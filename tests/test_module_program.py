@@ -154,6 +154,7 @@ GOOD = h.reply([(503, 503)], 503, headers=[("x-a", "1")], body=b"busy")
 
 
 ID = h.template((1, h.HTML, ""))
+ID_OF_HEADER = h.template((1, h.HEADER, ""))
 
 
 def with_content(body: bytes = b"", **about: Any) -> bytes:
@@ -173,8 +174,8 @@ def broken(whole: bytes, at: int, by: bytes) -> bytes:
     [
         pytest.param(b"", "byte 0: expected a program or a part of one", id="empty"),
         pytest.param(b"RJNDX\0\1\0", "byte 0: expected a program", id="magic"),
-        pytest.param(b"RJNDR\0\1\0\0\0\0\0", "byte 8: expected version 2", id="version"),
-        pytest.param(b"RJNDR\0\2\0\1\0\0\0", "byte 12: expected a list of that length", id="parts"),
+        pytest.param(b"RJNDR\0\1\0\0\0\0\0", "byte 8: expected version 3", id="version"),
+        pytest.param(b"RJNDR\0\3\0\1\0\0\0", "byte 12: expected a list of that length", id="parts"),
         pytest.param(h.program(h.record(4, b"")), "byte 12: expected a kind of record: 1 to 3", id="record-kind"),
         pytest.param(h.program(h.record(0, b"")), "byte 12: expected a kind of record: 1 to 3", id="record-zero"),
         pytest.param(h.program(b"\1\xff\0\0\0"), "byte 17: expected a record of that length", id="record-length"),
@@ -212,7 +213,7 @@ def broken(whole: bytes, at: int, by: bytes) -> bytes:
         pytest.param(h.program(with_content(templates=[("a", h.template("1\r\nb: 2"))])), "a header", id="lines"),
         pytest.param(h.program(with_content(ID + b"x", is_template=True)), "the end of the record", id="template-end"),
         pytest.param(h.program(with_content(b"\1\0\0\0", is_template=True)), "a list of that length", id="template"),
-        pytest.param(h.program(with_content(h.template((17, 0, "")), is_template=True)), "0 to 16", id="variable"),
+        pytest.param(h.program(with_content(h.template((18, 0, "")), is_template=True)), "0 to 17", id="variable"),
         pytest.param(
             h.program(with_content(ID, is_template=True)[len(h.record(3, bytes(16) + ID)) :]),
             "rule r: the body of a reply",
@@ -223,6 +224,22 @@ def broken(whole: bytes, at: int, by: bytes) -> bytes:
             "rule r: the body of a reply",
             id="a-body-is-no-template",
         ),
+        pytest.param(
+            h.program(with_content(h.template(h.identity(b"x")), is_template=True)),
+            "a text of a template is in no record",
+            id="no-text-of-a-template",
+        ),
+        pytest.param(h.program(with_content(b"\1\0\0\0\xffshort", is_template=True)), "the id of a text", id="text-id"),
+        pytest.param(
+            h.program(h.rule("r", [h.reply(asks=h.remote("s", [("a", h.template((1, h.RAW, "")))]))])),
+            "a header",
+            id="told-raw",
+        ),
+        pytest.param(
+            h.program(h.rule("r", [h.reply(asks=h.remote("s", stays=2))])), "whether the response stays", id="stays"
+        ),
+        pytest.param(h.program(h.rule("r", [h.reply(grpc=b"\0" + h.template())])), "1 to 16", id="grpc-ok"),
+        pytest.param(h.program(h.rule("r", [h.reply(grpc=b"\x11" + h.template())])), "1 to 16", id="grpc-status"),
         pytest.param(broken(NO_BODY, len(NO_BODY) - 1, b"\2"), "1 and the id of a body, 3 and", id="kind-of-body"),
         pytest.param(
             h.program(h.rule("r", [GOOD])[len(h.body(b"busy")) :]), "rule r: the body of a reply", id="no-body"
@@ -247,6 +264,7 @@ def test_each_byte_less_is_rejected(loaded: ctypes.CDLL) -> None:
             GOOD,
             h.reply([(500, 502), (504, 599)], 0, handler="a:b"),
             h.reply([(404, 404)], passes=True),
+            h.reply([(405, 405)], asks=h.remote("s", [("a", ID_OF_HEADER)]), grpc=b"\1" + h.template("x")),
             h.reply(
                 status=200,
                 keep=["x-*"],

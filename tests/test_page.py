@@ -167,7 +167,8 @@ def test_nothing_from_a_request_becomes_markup() -> None:
     hostile = {**VALUES, "request.id": "\"'><script>&{{ status }}\\\n", "source": '" onload="'}
     found = filled(503, values=hostile)
     for page in of_type("text/html", found).values():
-        assert Elements(page).first("main") == {"data-status": "503", "data-source": '" onload="'}
+        marked = {"class": "path", "data-status": "503", "data-source": '" onload="'}
+        assert Elements(page).first("div") == marked
         assert not [tag for tag, _ in Elements(page).found if tag == "script"]
     assert json.loads(of_type("application/json", found)[""])["request_id"] == hostile["request.id"]
     assert ET.fromstring(of_type("application/xml", found)[""])[5].text == hostile["request.id"]

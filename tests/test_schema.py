@@ -141,10 +141,13 @@ LEFT_TO_THE_READER: Final = {
         "unknown upstream",
         "given twice",
         "claimed twice",
+        "is no upstream here",
+        "is asked over HTTP/1.1",
+        "has no pages",
     ),
     "values that must suit each other": (
         *("needs enable_on_status", "is about errors", "cannot have a body", "URLs of one kind", "only https://"),
-        *("nothing to observe", "fits every request", "and it has none"),
+        *("nothing to observe", "fits every request", "and it has none", "and page: builtin"),
     ),
     "what a pattern does not say, or nobody could read": (
         *("normalizes paths", "bits behind its prefix", "(RE2)", "a duration of", "a port from", "a URL such as"),
@@ -186,6 +189,8 @@ PLACES: Final[dict[str, str]] = {
     "scope": "rules: [{name: r, match: %s}]",
     "string-test": "rules: [{name: r, match: {headers: {a: %s}}}]",
     "answer": "rules: [{name: r, rules: [%s]}]",
+    "page": "rules: [{name: r, enable_on_status: 500, page: %s}]",
+    "grpc": "rules: [{name: r, grpc: %s}]",
     "variant": "rules: [{name: r, variants: [%s]}]",
     "plug-in-answer": "rules: [%s]",
     "scoped-configuration": "_rules_: [%s]",

@@ -48,7 +48,8 @@ def test_the_core_reads_just_the_template(loaded: ctypes.CDLL) -> None:
     [
         (struct.pack("<IBI", 0xFFFFFFFF, 0, 0), "byte 4: expected a list of that length"),
         (struct.pack("<IBI", 1, 0, 9), "byte 9: expected a text of that length"),
-        (struct.pack("<IBI", 1, 17, 0), "byte 4: expected a piece of a template: 0 to 16"),
+        (struct.pack("<IBI", 1, 18, 0), "byte 4: expected a piece of a template: 0 to 17, or 255"),
+        (struct.pack("<IBI", 1, 255, 0), "byte 5: expected the id of a text"),
         (struct.pack("<IBBI", 1, 9, 5, 0), "byte 5: expected how a value is escaped: 0 to 4"),
         (struct.pack("<IBBI", 1, 9, 1, 1) + b"a", "byte 11: expected the name of a header or parameter, or nothing"),
         (struct.pack("<IBBI", 1, 8, 1, 0), "byte 10: expected the name of a header or parameter, or nothing"),

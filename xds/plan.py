@@ -105,6 +105,8 @@ class PlannedGroup:
     """Whether some route is for requests that get Envoy's own 404."""
     passes: bool
     """Whether some route passes for a rule."""
+    has_untyped: bool
+    """Whether some route sends a body without a type."""
 
 
 Plan = Mapping[str, PlannedGroup]
@@ -129,6 +131,7 @@ def _plan_group(routes: Sequence[Route], rules: Sequence[Rule]) -> PlannedGroup:
         splits_paths=any(len(each.match.paths) > 1 for each in planned),
         leads_nowhere=any(each.action is None for each in planned),
         passes=any(each.passed for each in planned),
+        has_untyped=any(isinstance(each.action, Reply) and each.action.is_untyped for each in planned),
     )
 
 

@@ -139,9 +139,9 @@ class View:
     def _explained(self, query: Mapping[str, str]) -> tuple[Json, Reply | None]:
         question = _question(query)
         try:
-            found = explain(self._current(), question, self._control.settings.conditional)
+            found = explain(self._current(), question, conditional := self._control.settings.conditional)
         except RequestError as error:
-            return {"refused": refused(error)}, None
+            return {"refused": refused(error, self._current(), conditional)}, None
         return as_json(found), found.reply
 
     def _current(self) -> Ruleset:
@@ -267,6 +267,8 @@ def _sends(answer: Answer) -> str:
     if answer.handler:
         return f"what {answer.handler} makes"
     status = "the same status" if answer.status_code is None else str(answer.status_code)
+    if answer.remote:
+        return f"{status}, the page of {answer.remote.upstream}"
     if answer.variants:
         return f"{status}, {len(answer.variants)} variants"
     return f"{status}, {len(answer.body)} bytes" if answer.body else status

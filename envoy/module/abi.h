@@ -32,8 +32,9 @@ enum { REQUEST_HEADERS = 0, RESPONSE_HEADERS = 2, RESPONSE_TRAILERS = 3 };
 enum { RECEIVED_RESPONSE_BODY = 2, BUFFERED_RESPONSE_BODY = 3 };
 
 /* What a hook for headers, a body or trailers returns. STOP for headers: hold them and call the body's hook with what
- * comes; for a body: throw away what is left in it and hold the headers still. */
-enum { CONTINUE = 0, STOP = 1, STOP_NO_BUFFER = 3 };
+ * comes. For a body, STOP_NO_BUFFER: throw away what is left in it and hold the headers still; STOP_AND_WAIT: keep it, up
+ * to the limit of the connection's buffer, and read no more than that. */
+enum { CONTINUE = 0, STOP = 1, STOP_AND_WAIT = 2, STOP_NO_BUFFER = 3 };
 
 enum { LOG_ERROR = 4 };
 
@@ -63,6 +64,11 @@ bool CALLBACK(http_filter_get_attribute_string)(void *envoy, int attribute, buff
 /* Go on with headers that are held, and with what there is of a body, and some more body. */
 void CALLBACK(http_filter_continue_encoding)(void *envoy);
 void CALLBACK(http_send_response_data)(void *envoy, buffer data, bool end_of_stream);
+
+/* A request to a cluster, without a body if it ends with its headers; 0: it is under way, and the hooks `http_stream_...`
+ * tell what comes, maybe before this returns. The filter's end is its end, too. */
+int CALLBACK(http_filter_start_http_stream)(void *envoy, uint64_t *id, buffer cluster, header *headers, size_t count,
+                                            buffer body, bool end_of_stream, uint64_t milliseconds);
 
 /* A response of Envoy's own (a local reply). It may destroy the filter before it returns. */
 void CALLBACK(http_send_response)(void *envoy, uint32_t status, header *headers, size_t count, buffer body,

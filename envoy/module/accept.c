@@ -189,14 +189,19 @@ static int fits_type(const element *accepted, const element *offered) {
   return specificity;
 }
 
-/* RFC 4647, section 3.3.1. */
+/* Whether a tag is a range, or goes on behind it. */
+static bool goes_on(buffer tag, buffer range) {
+  bool whole = range.length == tag.length || (range.length < tag.length && tag.ptr[range.length] == '-');
+  return whole && alike(range, (buffer){tag.ptr, range.length});
+}
+
+/* RFC 4647, section 3.3.1; and 3.4, where the range must be truncated. */
 static int fits_language(const element *accepted, const element *offered) {
   buffer range = accepted->head, tag = offered->head;
   if (range.length == 1 && *range.ptr == '*') {
     return 0;
   }
-  bool whole = range.length == tag.length || (range.length < tag.length && tag.ptr[range.length] == '-');
-  return whole && alike(range, (buffer){tag.ptr, range.length}) ? (int)range.length : NO_FIT;
+  return goes_on(tag, range) ? 1 + (int)range.length : accepted->q && goes_on(range, tag) ? 1 : NO_FIT;
 }
 
 /* --- the choice --- */

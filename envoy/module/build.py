@@ -24,7 +24,7 @@ PYTHON: Final = "librejoinder_python.so"
 """As in beside.h."""
 
 HERE: Final = Path(__file__).parent
-PURE: Final = ("reader.c", "index.c", "request.c", "program.c", "ask.c", "accept.c", "template.c", "make.c")
+PURE: Final = ("reader.c", "index.c", "request.c", "program.c", "ask.c", "accept.c", "template.c", "make.c", "page.c")
 """Of the core, what neither Envoy nor Python is needed for."""
 
 SOURCES: Final = (*PURE, "config.c", "grace.c", "replace.c", "beside.c", "filter.c")

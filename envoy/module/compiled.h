@@ -49,6 +49,14 @@ typedef struct {
   bool empty_values;   /* as in `reply` */
 } content;
 
+/* A page that another service is asked for. */
+typedef struct {
+  buffer service, host;
+  uint32_t timeout, cache;
+  bool stays;
+  uint32_t first_told, told_count; /* headers whose values are templates */
+} remote;
+
 /* A key of the index, and what it leads to. Bodies and header names are found in the same way. */
 typedef enum {
   BODY, TEMPLATE, HEADER,
@@ -67,7 +75,7 @@ typedef struct {
 struct program {
   const engine *engine;
   text_index index;
-  array rules, scopes, replies, contents, offers, headers, tests, entries, names;
+  array rules, scopes, replies, contents, offers, headers, tests, entries, names, remotes, told, shared;
   uint32_t labels;   /* how many the longest wildcard has */
   uint32_t needs;
   bool answers_requests, has_observers;

@@ -18,6 +18,7 @@
 #include "beside.h"
 #include "config.h"
 #include "grace.h"
+#include "page.h"
 #include "reader.h"
 #include "replace.h"
 
@@ -28,8 +29,12 @@
 /* Bytes of an upstream's body that are read and thrown away so that its connection lives on: as in ext_proc. */
 enum { MAX_DRAINED = 1 << 20 };
 
+/* What is scheduled. The other one is grace.c's. */
+enum { PAGE_ARRIVED = 1 };
+
 typedef struct {
   config *config;
+  pages *pages;    /* that are kept for others */
   size_t replies;  /* Envoy's ids of the counters */
   size_t failures;
   size_t observed;
@@ -42,8 +47,16 @@ typedef struct {
   request *request;       /* what the program needs of it; NULL: nothing, or not known yet */
   const reply *reply;     /* what has been decided: of the program, which lives as long as the filter, or `made` */
   reply *made;            /* for this stream: by a handler, or of what is not fixed in the program's */
+  asking *asking;         /* what another service is asked for a page; NULL: nothing */
+  page page;              /* what has come of that */
+  bool waiting;           /* for it: request or response are held */
+  bool has_arrived;       /* ... and it is there, or will not be */
+  bool starting;          /* ... and the request for it is being sent */
+  bool ended;             /* the upstream's response, meanwhile */
   buffer body;            /* what the client gets of the reply's: nothing if it asked with HEAD */
   uint32_t status;        /* that the response came with */
+  bool on_response;       /* there is one */
+  bool from_local;        /* ... and Envoy has made it */
   bool is_local;          /* Envoy has said that it makes the response itself */
   bool decided;           /* the program is not asked again */
   bool passed;            /* it has been told who has let it pass */
@@ -64,6 +77,18 @@ static void report(const char *what, const failure *why) {
   CALLBACK(log)(LOG_ERROR, (buffer){text, (size_t)length});
 }
 
+/* On whatever thread lets go of it last: it does not take Python to free a program. */
+void HOOK(config_destroy)(const void *self) {
+  filter *old = (filter *)self;
+  if (old) {
+    if (old->config) {
+      config_free(old->config);
+    }
+    pages_free(old->pages);
+    free(old);
+  }
+}
+
 const void *HOOK(config_new)(void *envoy_config, buffer name, buffer given) {
   failure why = {"Envoy defines no counter"};
   buffer rule = TEXT("rule");
@@ -74,22 +99,14 @@ const void *HOOK(config_new)(void *envoy_config, buffer name, buffer given) {
       !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("observed"), &rule, 1, &made->observed) &&
       !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("passed"), &rule, 1, &made->passed)) {
     made->config = config_new(name, given, &beside_engine, &why);
+    made->pages = pages_new();
   }
-  if (made && made->config) {
+  if (made && made->config && made->pages) {
     return made;
   }
   report("the configuration is rejected", &why);
-  free(made);
+  HOOK(config_destroy)(made);
   return NULL;
-}
-
-/* On whatever thread lets go of it last: it does not take Python to free a program. */
-void HOOK(config_destroy)(const void *self) {
-  filter *old = (filter *)self;
-  if (old) {
-    config_free(old->config);
-    free(old);
-  }
 }
 
 /* Some gateways can only switch the filter on for a route by an empty configuration. */
@@ -121,6 +138,8 @@ void HOOK(destroy)(const void *self) {
     grace_stop(&old->grace);
     free(old->request);
     reply_free(old->made);
+    asking_free(old->asking);
+    page_clear(&old->page);
     free(old);
   }
 }
@@ -222,7 +241,12 @@ static bool is_grpc(void *envoy) {
 }
 
 /* https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md; Envoy makes it 0 for what a module sends. */
-static const char *grpc_status(uint32_t status) {
+static const char *grpc_status(const reply *reply, uint32_t status) {
+  static const char numbers[][3] = {"0", "1", "2",  "3",  "4",  "5",  "6",  "7", "8",
+                                    "9", "10", "11", "12", "13", "14", "15", "16"};
+  if (reply->grpc) {
+    return numbers[reply->grpc];
+  }
   switch (status) {
     case 400: return "13";
     case 401: return "16";
@@ -237,7 +261,7 @@ static const char *grpc_status(uint32_t status) {
 static header *grpc_headers(void *envoy, const reply *reply, uint32_t status) {
   header *made = is_grpc(envoy) ? malloc((reply->header_count + 1) * sizeof *made) : NULL;
   if (made) {
-    const char *value = grpc_status(status);
+    const char *value = grpc_status(reply, status);
     made[0] = (header){"grpc-status", sizeof "grpc-status" - 1, value, strlen(value)};
     for (size_t i = 0; i < reply->header_count; i++) {
       made[i + 1] = reply->headers[i];
@@ -270,7 +294,7 @@ static void send_local_reply(void *envoy, stream *self) {
   uint32_t status = reply->status ? reply->status : self->status;
   header *grpc = grpc_headers(envoy, reply, status);
   CALLBACK(http_send_response)(envoy, status, grpc ? grpc : reply->headers, reply->header_count + (grpc != NULL),
-                               reply->body, (buffer){details, length});
+                               grpc && reply->grpc ? reply->grpc_message : reply->body, (buffer){details, length});
   free(grpc);
 }
 
@@ -334,16 +358,57 @@ static bool decide(void *envoy, stream *self, const response *response) {
     return false;
   }
   self->reply = self->made ? self->made : found;
-  count(envoy, self->filter->replies, found->rule);
-  mark(envoy, TEXT("rule"), found->rule);
+  self->on_response = response != NULL;
+  self->from_local = response && response->is_local;
+  if (found->asks && !is_grpc(envoy)) {
+    self->asking = reply_asks(self->program, found, &about, time(NULL));
+  }
+  return true;
+}
+
+/* What has been decided is sent. */
+static void tell(void *envoy, const stream *self) {
+  buffer rule = self->reply->rule;
+  count(envoy, self->filter->replies, rule);
+  mark(envoy, TEXT("rule"), rule);
   mark(envoy, TEXT("placement"), TEXT("module"));
   char original[16] = "none"; /* rules/counts.py */
-  if (response) {
-    snprintf(original, sizeof original, "%u", (unsigned)response->status);
-    mark(envoy, TEXT("source"), response->is_local ? TEXT("local") : TEXT("upstream"));
+  if (self->on_response) {
+    snprintf(original, sizeof original, "%u", (unsigned)self->status);
+    mark(envoy, TEXT("source"), self->from_local ? TEXT("local") : TEXT("upstream"));
   }
   mark(envoy, TEXT("original_status"), (buffer){original, strlen(original)});
-  return true;
+}
+
+/* --- a page of another service --- */
+
+/* Whether it has to be waited for. If not, it is in the reply, or could not be had. */
+static bool ask_for_page(void *envoy, stream *self) {
+  asking *asked = self->asking;
+  /* Envoy hangs up with a request that it has refused, of which there is nothing then: that must not wait. */
+  if (!request_header(envoy, TEXT(":path")).length) {
+    return false;
+  }
+  if (!pages_find(self->filter->pages, asked, &self->page)) {
+    uint64_t id;
+    self->waiting = self->starting = true;
+    if (CALLBACK(http_filter_start_http_stream)(envoy, &id, asked->service, asked->headers, asked->header_count,
+                                                (buffer){0}, true, asked->timeout)) {
+      self->waiting = false;
+      self->page.wrong = true;
+    }
+    self->starting = false;
+  }
+  return self->waiting;
+}
+
+/* Take the page, if there is one; false: the response stays as it is. */
+static bool take_page(stream *self) {
+  if (self->asking && page_end(&self->page)) {
+    reply_set_page(self->made, &self->page);
+    return true;
+  }
+  return !self->asking || !self->asking->stays || !self->on_response;
 }
 
 /* --- the request, on a worker --- */
@@ -367,8 +432,26 @@ int HOOK(request_headers)(void *envoy, const void *module_filter, bool end_of_st
     return CONTINUE;
   }
   self->decided = true;
+  if (self->asking && ask_for_page(envoy, self)) {
+    return STOP;
+  }
+  take_page(self);
+  tell(envoy, self);
   send_local_reply(envoy, self);
   return STOP;
+}
+
+/* Of one that is held: its body waits, too. */
+int HOOK(request_body)(void *envoy, const void *module_filter, bool end_of_stream) {
+  (void)envoy, (void)end_of_stream;
+  const stream *self = module_filter;
+  return self && self->waiting ? STOP_AND_WAIT : CONTINUE;
+}
+
+int HOOK(request_trailers)(void *envoy, const void *module_filter) {
+  const stream *self = module_filter;
+  (void)envoy;
+  return self && self->waiting ? STOP : CONTINUE;
 }
 
 /* --- the response, on a worker --- */
@@ -399,6 +482,28 @@ static bool decide_response(void *envoy, stream *self) {
   return decided;
 }
 
+/* Send what has been decided in place of a response, all of which may have come. Afterwards there may be no `self`. */
+static int give(void *envoy, stream *self) {
+  tell(envoy, self);
+  int64_t length = self->ended ? 0 : number_in_header(envoy, TEXT("content-length"));
+  /* A long body is not waited for. And no other way leads to a header without a value. */
+  if (length > MAX_DRAINED || self->reply->empty_values || is_grpc(envoy) ||
+      !replace_headers(envoy, self->reply, self->status)) {
+    send_local_reply(envoy, self);
+    return STOP;
+  }
+  self->body = is_head(envoy) ? (buffer){0} : self->reply->body;
+  if (self->ended) {
+    append(envoy, BUFFERED_RESPONSE_BODY, self);
+    return CONTINUE;
+  }
+  self->held = true;
+  self->expected = length;
+  self->at_once = needs_the_end(envoy);
+  grace_start(&self->grace, envoy, self->at_once ? 0 : GRACE_MILLISECONDS);
+  return STOP;
+}
+
 int HOOK(response_headers)(void *envoy, const void *module_filter, bool end_of_stream) {
   stream *self = (stream *)module_filter;
   if (!self || !self->program || self->decided) {
@@ -413,23 +518,11 @@ int HOOK(response_headers)(void *envoy, const void *module_filter, bool end_of_s
   if (!decide_response(envoy, self)) {
     return CONTINUE;
   }
-  int64_t length = end_of_stream ? 0 : number_in_header(envoy, TEXT("content-length"));
-  /* A long body is not waited for. And no other way leads to a header without a value. */
-  if (length > MAX_DRAINED || self->reply->empty_values || is_grpc(envoy) ||
-      !replace_headers(envoy, self->reply, self->status)) {
-    send_local_reply(envoy, self);
+  self->ended = end_of_stream;
+  if (self->asking && ask_for_page(envoy, self)) {
     return STOP;
   }
-  self->body = is_head(envoy) ? (buffer){0} : self->reply->body;
-  if (end_of_stream) {
-    append(envoy, BUFFERED_RESPONSE_BODY, self);
-    return CONTINUE;
-  }
-  self->held = true;
-  self->expected = length;
-  self->at_once = needs_the_end(envoy);
-  grace_start(&self->grace, envoy, self->at_once ? 0 : GRACE_MILLISECONDS);
-  return STOP;
+  return take_page(self) ? give(envoy, self) : CONTINUE;
 }
 
 static void let_go(stream *self) {
@@ -437,17 +530,12 @@ static void let_go(stream *self) {
   grace_stop(&self->grace);
 }
 
-/* The upstream has had its time to end its body. */
-void HOOK(scheduled)(void *envoy, const void *module_filter, uint64_t event) {
-  (void)event;
-  stream *self = (stream *)module_filter;
-  if (self->held) {
-    send_local_reply(envoy, self);
-  }
-}
-
 int HOOK(response_body)(void *envoy, const void *module_filter, bool end_of_stream) {
   stream *self = (stream *)module_filter;
+  if (self && self->waiting) {
+    self->ended |= end_of_stream;
+    return STOP_AND_WAIT;
+  }
   if (!self || !self->held) {
     return CONTINUE;
   }
@@ -468,6 +556,10 @@ int HOOK(response_body)(void *envoy, const void *module_filter, bool end_of_stre
 /* A body that ends with trailers; they go as the upstream's headers did. */
 int HOOK(response_trailers)(void *envoy, const void *module_filter) {
   stream *self = (stream *)module_filter;
+  if (self && self->waiting) {
+    self->ended = true;
+    return STOP;
+  }
   if (!self || !self->held) {
     return CONTINUE;
   }
@@ -475,6 +567,93 @@ int HOOK(response_trailers)(void *envoy, const void *module_filter) {
   append(envoy, BUFFERED_RESPONSE_BODY, self);
   let_go(self);
   return CONTINUE;
+}
+
+/* The page is there, or will not be. What follows may end this stream and all that is about it, which Envoy does not bear
+ * while it is still busy with the service's: so it is done next. */
+static void page_arrived(void *envoy, stream *self) {
+  void *scheduler = self->starting ? NULL : CALLBACK(http_filter_scheduler_new)(envoy);
+  self->has_arrived = scheduler != NULL;
+  self->waiting = self->has_arrived;
+  if (scheduler) {
+    CALLBACK(http_filter_scheduler_commit)(scheduler, PAGE_ARRIVED);
+    CALLBACK(http_filter_scheduler_delete)(scheduler);
+  }
+}
+
+/* Of the upstream's body. */
+static void drop_what_waits(void *envoy, stream *self) {
+  size_t length = CALLBACK(http_get_body_size)(envoy, BUFFERED_RESPONSE_BODY);
+  CALLBACK(http_drain_body)(envoy, BUFFERED_RESPONSE_BODY, length);
+  self->drained = (int64_t)length;
+}
+
+static void go_on(void *envoy, stream *self) {
+  self->waiting = false;
+  if (page_end(&self->page)) {
+    pages_keep(self->filter->pages, self->asking, &self->page);
+  }
+  if (!take_page(self)) {
+    CALLBACK(http_filter_continue_encoding)(envoy);
+    return;
+  }
+  if (!self->on_response) {
+    tell(envoy, self);
+    send_local_reply(envoy, self);
+    return;
+  }
+  drop_what_waits(envoy, self);
+  if (self->ended) {
+    remove_all(envoy, RESPONSE_TRAILERS);
+  }
+  if (give(envoy, self) == CONTINUE) {
+    CALLBACK(http_filter_continue_encoding)(envoy);
+  }
+}
+
+/* The upstream has had its time to end its body, or the page is there. */
+void HOOK(scheduled)(void *envoy, const void *module_filter, uint64_t event) {
+  stream *self = (stream *)module_filter;
+  if (event == PAGE_ARRIVED && self->waiting) {
+    go_on(envoy, self);
+  } else if (event != PAGE_ARRIVED && self->held) {
+    send_local_reply(envoy, self);
+  }
+}
+
+void HOOK(http_stream_headers)(void *envoy, const void *module_filter, uint64_t id, const header *headers, size_t count,
+                               bool end_of_stream) {
+  (void)envoy, (void)id, (void)end_of_stream;
+  stream *self = (stream *)module_filter;
+  if (self && self->waiting && !self->has_arrived) {
+    page_head(&self->page, self->reply->status ? self->reply->status : self->status, headers, count);
+  }
+}
+
+void HOOK(http_stream_data)(void *envoy, const void *module_filter, uint64_t id, const buffer *chunks, size_t count,
+                            bool end_of_stream) {
+  (void)envoy, (void)id, (void)end_of_stream;
+  stream *self = (stream *)module_filter;
+  if (self && self->waiting && !self->has_arrived) {
+    page_body(&self->page, chunks, count);
+  }
+}
+
+void HOOK(http_stream_complete)(void *envoy, const void *module_filter, uint64_t id) {
+  (void)id;
+  stream *self = (stream *)module_filter;
+  if (self && self->waiting && !self->has_arrived) {
+    page_arrived(envoy, self);
+  }
+}
+
+void HOOK(http_stream_reset)(void *envoy, const void *module_filter, uint64_t id, int reason) {
+  (void)id, (void)reason;
+  stream *self = (stream *)module_filter;
+  if (self && self->waiting && !self->has_arrived) {
+    self->page.wrong = true;
+    page_arrived(envoy, self);
+  }
 }
 
 /* Envoy is about to answer by itself. What a route answers or redirects is final. And if the upstream has broken off in
@@ -492,6 +671,16 @@ int HOOK(local_reply)(void *envoy, const void *module_filter, uint32_t status, b
   for (size_t i = 0; i < sizeof final / sizeof *final; i++) {
     self->decided |= same(details, final[i]);
   }
+  if (self->waiting && self->on_response) { /* the upstream has broken off: no page is waited for any more */
+    self->waiting = false;
+    self->page.wrong = true;
+    if (!reset && take_page(self) && !needs_the_end(envoy) && replace_headers(envoy, self->reply, self->status)) {
+      drop_what_waits(envoy, self);
+      tell(envoy, self);
+      self->body = is_head(envoy) ? (buffer){0} : self->reply->body;
+      self->held = true;
+    }
+  }
   if (self->held && !reset && !self->at_once) {
     let_go(self);
     CALLBACK(http_filter_continue_encoding)(envoy);
@@ -504,21 +693,12 @@ int HOOK(local_reply)(void *envoy, const void *module_filter, uint32_t status, b
 
 /* --- what there is nothing to do about; but Envoy wants all its hooks --- */
 
-#define UNUSED __attribute__((unused))
-
-int HOOK(request_body)(UNUSED void *envoy, UNUSED const void *self, UNUSED bool end) { return CONTINUE; }
-int HOOK(request_trailers)(UNUSED void *envoy, UNUSED const void *self) { return CONTINUE; }
-
 /* These concern callouts and flow control, and return nothing: whatever they are given, they look at none of it. */
 #define NOTHING(name) \
   void HOOK(name)(void) {}
 NOTHING(stream_complete)
 NOTHING(http_callout_done)
-NOTHING(http_stream_headers)
-NOTHING(http_stream_data)
 NOTHING(http_stream_trailers)
-NOTHING(http_stream_complete)
-NOTHING(http_stream_reset)
 NOTHING(downstream_above_write_buffer_high_watermark)
 NOTHING(downstream_below_write_buffer_low_watermark)
 NOTHING(config_scheduled)

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "compiled.h"
+#include "page.h"
 #include "request.h"
 #include "template.h"
 
@@ -94,6 +95,7 @@ static buffer value_of(void *context, uint32_t name, buffer argument) {
     case NAME_REQUEST_SCHEME: return of->request->scheme;
     case NAME_REQUEST_HOST: return of->request->host;
     case NAME_REQUEST_PATH: return of->request->path;
+    case NAME_REQUEST_TARGET: return request_path(of->request);
     case NAME_REQUEST_URL: return url(of);
     case NAME_REQUEST_QUERY: request_parameter(of->request, argument, &found); break;
     case NAME_REQUEST_HEADER: header_value(of, argument, &found); break;
@@ -105,6 +107,8 @@ static buffer value_of(void *context, uint32_t name, buffer argument) {
     case NAME_RULE: return of->rule;
     case NAME_TIME: return now(of);
     case NAME_CLIENT: return of->request->client;
+    case SHARED_TEXT: return index_node(&of->program->index, index_find(&of->program->index, 0, BODY, argument,
+                                        hash_text(&of->program->index, argument)))->body;
   }
   return found;
 }
@@ -127,11 +131,12 @@ static const content *chosen(making *of, const reply *given) {
   return contents;
 }
 
-static buffer filled(making *of, reply *made, buffer template) {
+/* `owned` is where it is noted for being freed. */
+static buffer filled(making *of, char **owned, size_t *owned_count, buffer template) {
   char *text = NULL;
   size_t length = 0;
   of->failed |= !template_fill(template, value_of, of, &text, &length);
-  made->owned[made->owned_count++] = text;
+  owned[(*owned_count)++] = text;
   return (buffer){text, length};
 }
 
@@ -148,11 +153,10 @@ static buffer trimmed(buffer value) {
   return value;
 }
 
-/* Without a body there is none; in a local reply, Envoy would not send it either. */
-static void drop_content_type(reply *made) {
+static void drop(reply *made, buffer name) {
   size_t count = 0;
   for (size_t i = 0; i < made->header_count; i++) {
-    if (!same((buffer){made->headers[i].name, made->headers[i].name_length}, TEXT("content-type"))) {
+    if (!same((buffer){made->headers[i].name, made->headers[i].name_length}, name)) {
       made->headers[count++] = made->headers[i];
     }
   }
@@ -169,17 +173,20 @@ static bool has_header(const reply *made, size_t count, buffer name) {
 }
 
 static bool is_kept(const reply *given, buffer name) {
-  /* They are about the body that is replaced. */
-  static const buffer never[] = {{"content-length", 14}, {"content-encoding", 16}, {"content-type", 12},
-                                 {"transfer-encoding", 17}};
+  /* As rules/http.py has them. */
+  static const char *const never[] = {
+      "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+      "accept-ranges", "content-digest", "content-disposition", "content-encoding", "content-language",
+      "content-length", "content-location", "content-md5", "content-range", "content-type", "digest", "repr-digest",
+      "grpc-message", "grpc-status", "grpc-status-details-bin"};
   bool kept = false;
   for (texts left = given->kept; left.count && !kept;) {
     buffer each = next_text(&left), beginning = {each.ptr, each.length - 1};
     bool is_beginning = each.length && each.ptr[each.length - 1] == '*';
     kept = is_beginning ? begins_with(name, beginning) : same(each, name);
   }
-  for (size_t i = 0; i < sizeof never / sizeof *never; i++) {
-    kept &= !same(never[i], name);
+  for (size_t i = 0; i < sizeof never / sizeof *never && kept; i++) {
+    kept &= !same(text_of(never[i]), name);
   }
   return kept && name.length && name.ptr[0] != ':';
 }
@@ -207,32 +214,41 @@ static void keep_headers(making *of, reply *made, const reply *given) {
   }
 }
 
+static making making_of(const program *asked, const reply *given, const question *about, time_t now) {
+  uint32_t status = given->status || !about->response ? given->status : about->response->status;
+  return (making){.program = asked, .request = about->request ? about->request : &no_request,
+                  .response = about->response, .route = about->route, .rule = given->rule,
+                  .status = status ? status : FIRST_STATUS, .now = now};
+}
+
 reply *reply_make(const program *asked, const reply *given, const question *about, time_t now) {
   const response *response = about->response;
-  uint32_t status = given->status || !response ? given->status : response->status;
-  making of = {.program = asked, .request = about->request ? about->request : &no_request, .response = response,
-               .route = about->route, .rule = given->rule, .status = status ? status : FIRST_STATUS, .now = now};
+  making of = making_of(asked, given, about, now);
   const content *from = chosen(&of, given);
-  size_t ours = from->header_count + from->template_count, all = ours + (response ? response->header_count : 0);
-  reply *made = malloc(sizeof *made + all * sizeof(header) + (from->template_count + 2) * sizeof(char *));
+  size_t ours = from->header_count + from->template_count, all = ours + (response ? response->header_count : 0) + PAGE_HEADERS;
+  reply *made = malloc(sizeof *made + all * sizeof(header) + (from->template_count + 4) * sizeof(char *));
   if (made) {
-    *made = (reply){.status = given->status, .rule = given->rule, .empty_values = from->empty_values,
+    *made = (reply){.status = given->status, .rule = given->rule, .grpc = given->grpc, .empty_values = from->empty_values,
                     .headers = (header *)(made + 1), .header_count = ours, .body = from->body};
     made->owned = (char **)(made->headers + all);
     for (size_t i = 0; i < ours; i++) {
       header *each = &made->headers[i];
       *each = from->headers[i];
       if (i >= from->header_count) {
-        buffer value = trimmed(filled(&of, made, (buffer){each->value, each->value_length}));
+        buffer value = trimmed(
+            filled(&of, made->owned, &made->owned_count, (buffer){each->value, each->value_length}));
         each->value = value.ptr, each->value_length = value.length;
         made->empty_values |= !value.length;
       }
     }
     if (from->by_template) {
-      made->body = filled(&of, made, from->body);
-      if (!made->body.length) {
-        drop_content_type(made);
+      made->body = filled(&of, made->owned, &made->owned_count, from->body);
+      if (!made->body.length) { /* in a local reply, Envoy would not send it either */
+        drop(made, TEXT("content-type"));
       }
+    }
+    if (given->grpc) {
+      made->grpc_message = filled(&of, made->owned, &made->owned_count, given->grpc_message);
     }
     keep_headers(&of, made, given);
   }
@@ -245,6 +261,53 @@ reply *reply_make(const program *asked, const reply *given, const question *abou
 }
 
 void reply_free(reply *made) {
+  for (size_t i = 0; made && i < made->owned_count; i++) {
+    free(made->owned[i]);
+  }
+  free(made);
+}
+
+void reply_set_page(reply *made, const page *page) {
+  buffer names[PAGE_HEADERS] = {TEXT("content-type"), TEXT("content-language")};
+  buffer values[PAGE_HEADERS] = {page->type, page->language};
+  for (size_t i = 0; i < PAGE_HEADERS; i++) {
+    drop(made, names[i]);
+    if (values[i].length) {
+      made->headers[made->header_count++] = (header){names[i].ptr, names[i].length, values[i].ptr, values[i].length};
+    }
+  }
+  made->body = page->body;
+}
+
+asking *reply_asks(const program *asked, const reply *given, const question *about, time_t now) {
+  const remote *from = &ITEMS(remote, asked->remotes)[given->asks - 1];
+  making of = making_of(asked, given, about, now);
+  asking *made = malloc(sizeof *made + (from->told_count + 3) * sizeof(header) + from->told_count * sizeof(char *));
+  if (made) {
+    *made = (asking){.service = from->service, .timeout = from->timeout, .cache = from->cache, .stays = from->stays,
+                     .headers = (header *)(made + 1), .header_count = 3};
+    made->owned = (char **)(made->headers + from->told_count + 3);
+    made->headers[0] = (header){":method", 7, "GET", 3};
+    made->headers[1] = (header){":path", 5, "/", 1};
+    made->headers[2] = (header){":authority", 10, from->host.ptr, from->host.length};
+    for (uint32_t i = 0; i < from->told_count; i++) {
+      header each = ITEMS(header, asked->told)[from->first_told + i];
+      buffer template = {each.value, each.value_length};
+      buffer value = trimmed(filled(&of, made->owned, &made->owned_count, template));
+      if (value.length) {
+        made->headers[made->header_count++] = (header){each.name, each.name_length, value.ptr, value.length};
+      }
+    }
+  }
+  free(of.many);
+  if (of.failed) {
+    asking_free(made);
+    made = NULL;
+  }
+  return made;
+}
+
+void asking_free(asking *made) {
   for (size_t i = 0; made && i < made->owned_count; i++) {
     free(made->owned[i]);
   }

@@ -12,8 +12,8 @@
 #include "request.h"
 #include "template.h"
 
-enum { MAGIC_LENGTH = 6, VERSION = 2, BODY_RECORD = 1, RULE_RECORD = 2, TEMPLATE_RECORD = 3 };
-enum { FINAL = 1, UNCONDITIONAL = 2, UNLESS = 4, OBSERVES = 8, FLAGS_END = 16, PASSES = 1 };
+enum { MAGIC_LENGTH = 6, VERSION = 3, BODY_RECORD = 1, RULE_RECORD = 2, TEMPLATE_RECORD = 3 };
+enum { FINAL = 1, UNCONDITIONAL = 2, UNLESS = 4, OBSERVES = 8, FLAGS_END = 16, PASSES = 1, ASKS = 2, GRPC = 4, REPLY_FLAGS_END = 8 };
 
 /* --- the index: domains, under them paths, under these routes, which lead to lists of rules --- */
 
@@ -142,6 +142,7 @@ static buffer take_template(program *of, reader *in) {
         [NAME_REQUEST_SCHEME] = NEEDS_SCHEME,
         [NAME_REQUEST_HOST] = NEEDS_TARGET,
         [NAME_REQUEST_PATH] = NEEDS_TARGET,
+        [NAME_REQUEST_TARGET] = NEEDS_TARGET,
         [NAME_REQUEST_URL] = NEEDS_TARGET | NEEDS_SCHEME,
         [NAME_REQUEST_QUERY] = NEEDS_TARGET,
         [NAME_SOURCE] = NEEDS_SOURCE,
@@ -150,6 +151,13 @@ static buffer take_template(program *of, reader *in) {
     };
     template_piece each = template_next(&rest);
     uint32_t number;
+    if (each.name == SHARED_TEXT) {
+      buffer *id = array_add(&of->shared, sizeof *id);
+      if (memory(in, id)) {
+        *id = each.text;
+      }
+      continue;
+    }
     need(of, needs[each.name]);
     if (each.name == NAME_REQUEST_ID || each.name == NAME_REQUEST_HEADER) {
       buffer name = each.name == NAME_REQUEST_ID ? TEXT("x-request-id") : each.text;
@@ -252,17 +260,17 @@ static bool is_header(buffer name, buffer value) {
 }
 
 /* Headers, or such whose values are templates; how many. */
-static uint32_t read_headers(program *of, reader *in, bool by_template, content *into) {
+static uint32_t read_headers(program *of, reader *in, bool by_template, array *into, bool *empty_values) {
   uint32_t count = read_list(in, 8);
   for (uint32_t i = 0; i < count && !in->failed; i++) {
     buffer name = read_text(in), value = by_template ? take_template(of, in) : read_text(in);
     bool legal = is_header(name, by_template ? (buffer){0} : value) &&
                  (!by_template || in->failed || template_fits_header(value));
     expect(in, legal, "a header in front of here: a name in lower case, a value without line breaks");
-    header *made = in->failed ? NULL : array_add(&of->headers, sizeof *made);
+    header *made = in->failed ? NULL : array_add(into, sizeof *made);
     if (memory(in, made)) {
       *made = (header){name.ptr, name.length, value.ptr, value.length};
-      into->empty_values |= !value.length;
+      *empty_values |= !value.length;
     }
   }
   return in->failed ? 0 : count;
@@ -271,8 +279,8 @@ static uint32_t read_headers(program *of, reader *in, bool by_template, content 
 static void read_content(program *of, reader *in) {
   content read = {0};
   offer offered = {read_text(in), read_text(in)};
-  read.header_count = read_headers(of, in, false, &read);
-  read.template_count = read_headers(of, in, true, &read);
+  read.header_count = read_headers(of, in, false, &of->headers, &read.empty_values);
+  read.template_count = read_headers(of, in, true, &of->headers, &read.empty_values);
   static const char what[] = "1 and the id of a body, 3 and that of a template, or 0";
   uint32_t kind = read_choice(in, TEMPLATE_RECORD + 1, what);
   expect(in, kind != RULE_RECORD, what);
@@ -309,10 +317,25 @@ static void read_ranges(program *of, reader *in, reply *into, const rule *rule) 
   }
 }
 
+static uint32_t read_remote(program *of, reader *in) {
+  remote read = {.service = read_text(in), .host = read_text(in), .first_told = (uint32_t)of->told.count};
+  read.timeout = read_number(in, 4, "a time");
+  read.cache = read_number(in, 4, "a time");
+  read.stays = read_choice(in, 2, "0 or 1, whether the response stays");
+  bool any = false;
+  read.told_count = read_headers(of, in, true, &of->told, &any);
+  remote *made = in->failed ? NULL : array_add(&of->remotes, sizeof *made);
+  if (memory(in, made)) {
+    *made = read;
+  }
+  return (uint32_t)of->remotes.count;
+}
+
 static void read_reply(program *of, reader *in, const rule *rule) {
   reply read = {.rule = rule->name, .first_content = (uint32_t)of->contents.count};
   read_ranges(of, in, &read, rule);
-  read.passes = read_choice(in, PASSES + 1, "the flags of a reply: 0 or 1");
+  uint32_t flags = read_choice(in, REPLY_FLAGS_END, "the flags of a reply: a sum of 1, 2 and 4");
+  read.passes = flags & PASSES;
   read.status = read_number(in, 2, "a status");
   expect(in, !read.status || (is_status(read.status)), "a status from 200 to 599, or 0, in front of here");
   buffer handler = read_text(in);
@@ -323,6 +346,12 @@ static void read_reply(program *of, reader *in, const rule *rule) {
   read.kept = read_texts(in);
   need(of, read.by_handler ? NEEDS_TARGET | NEEDS_ROUTE : 0);
   need(of, read.kept.count ? NEEDS_HEADERS : 0);
+  read.asks = flags & ASKS ? read_remote(of, in) : 0;
+  if (flags & GRPC) {
+    read.grpc = read_choice(in, 17, "a gRPC status: 1 to 16");
+    expect(in, read.grpc, "a gRPC status: 1 to 16, in front of here");
+    read.grpc_message = take_template(of, in);
+  }
   read.content_count = read_list(in, 17);
   expect(in, read.content_count, "a content");
   for (uint32_t i = 0; i < read.content_count && !in->failed; i++) {
@@ -410,6 +439,13 @@ static void read_records(program *of, reader *in) {
 /* What was noted while arrays still moved and bodies were unknown. */
 static bool finish(program *of, bool whole, failure *why) {
   size_t headers = 0;
+  for (size_t i = 0; i < of->shared.count && whole; i++) {
+    buffer id = ITEMS(buffer, of->shared)[i];
+    if (!index_find(&of->index, 0, BODY, id, hash_text(&of->index, id))) {
+      snprintf(why->text, sizeof why->text, "a text of a template is in no record");
+      return false;
+    }
+  }
   for (size_t i = 0; i < of->replies.count; i++) {
     reply *each = &ITEMS(reply, of->replies)[i];
     content *first = &ITEMS(content, of->contents)[each->first_content];
@@ -427,7 +463,8 @@ static bool finish(program *of, bool whole, failure *why) {
       at->headers = count ? &ITEMS(header, of->headers)[headers] : NULL;
       headers += count;
     }
-    each->is_fixed = each->content_count == 1 && !first->template_count && !first->by_template && !each->kept.count;
+    each->is_fixed = each->content_count == 1 && !first->template_count && !first->by_template && !each->kept.count &&
+                     !each->grpc && !each->asks;
     each->headers = first->headers, each->header_count = first->header_count;
     each->body = first->body;
     each->empty_values = first->empty_values;
@@ -444,7 +481,7 @@ bool program_open(buffer given, piece *opened, failure *why) {
     in.at = in.start;
     return expect(&in, false, "a program or a part of one");
   }
-  expect(&in, read_number(&in, 2, "a version") == VERSION, "version 2 in front of here");
+  expect(&in, read_number(&in, 2, "a version") == VERSION, "version 3 in front of here");
   if (is_part) {
     opened->id = read_bytes(&in, ID_LENGTH, "the id of the part").ptr;
   } else {
@@ -480,7 +517,8 @@ program *program_read(const piece *pieces, size_t count, bool whole, const engin
 void program_free(program *old) {
   if (old) {
     array *all[] = {&old->rules,   &old->scopes, &old->replies, &old->contents, &old->offers,
-                    &old->headers, &old->tests,  &old->entries, &old->names};
+                    &old->headers, &old->tests,  &old->entries, &old->names,
+                    &old->remotes, &old->told,   &old->shared};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
       free(all[i]->items);
     }

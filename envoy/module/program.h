@@ -56,10 +56,13 @@ typedef struct {
   bool is_fixed;        /* headers and body are the same for everybody; else `reply_make` makes them */
   bool empty_values;    /* some header has an empty value, which only a local reply can have */
   uint32_t handler;
+  uint32_t grpc;        /* the status for a client that speaks gRPC; 0: the one that `status` stands for */
+  uint32_t asks;        /* the page that is asked for, one of the program's, from 1 on; 0: none */
   buffer rule;          /* the name of the rule that says so */
   header *headers;
   size_t header_count;
   buffer body;
+  buffer grpc_message;
   const char *ranges;   /* the statuses that it is for, as they stand in the bytes */
   uint32_t range_count;
   texts kept;           /* the response's headers that stay: names, or beginnings of such with a `*` behind them */
@@ -145,5 +148,20 @@ buffer program_passed(const program *asked, const question *about, uint32_t end)
  * else of what is given. NULL: no memory. */
 reply *reply_make(const program *asked, const reply *given, const question *about, time_t now);
 void reply_free(reply *made);
+
+/* What another service is asked for a page: a request without a body. */
+typedef struct {
+  buffer service;       /* the name of its cluster */
+  uint32_t timeout, cache; /* how long it may take, and the page be kept for others, in milliseconds */
+  bool stays;           /* without the page, a response is left alone */
+  header *headers;      /* of the request, with `:method`, `:path` and `:authority` */
+  size_t header_count;
+  char **owned;
+  size_t owned_count;
+} asking;
+
+/* The request of a reply that `asks`. It needs the program, and nothing else of what is given. NULL: no memory. */
+asking *reply_asks(const program *asked, const reply *given, const question *about, time_t now);
+void asking_free(asking *made);
 
 #endif

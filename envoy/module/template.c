@@ -17,7 +17,12 @@ static bool is_control(char byte) { return (unsigned char)byte < 0x20 || byte ==
 bool template_read(reader *in, buffer *into) {
   const char *start = in->at;
   for (uint32_t left = read_list(in, 5); left && !in->failed; left--) {
-    uint32_t name = read_choice(in, NAMES_END, "a piece of a template: 0 to 16");
+    if (in->at < in->end && (unsigned char)*in->at == SHARED_TEXT) {
+      in->at++;
+      read_bytes(in, ID_LENGTH, "the id of a text");
+      continue;
+    }
+    uint32_t name = read_choice(in, NAMES_END, "a piece of a template: 0 to 17, or 255");
     if (!name) {
       read_bytes(in, read_number(in, 4, "the length of a text"), "a text of that length");
       continue;
@@ -35,8 +40,12 @@ buffer template_pieces(buffer encoded) { return (buffer){encoded.ptr + 4, encode
 template_piece template_next(buffer *rest) {
   const char *at = rest->ptr;
   template_piece next = {.name = (unsigned char)*at++};
-  next.escape = next.name ? (unsigned char)*at++ : RAW;
-  next.text = (buffer){at + 4, number_at(at, 4)};
+  if (next.name == SHARED_TEXT) {
+    next.text = (buffer){at, ID_LENGTH};
+  } else {
+    next.escape = next.name ? (unsigned char)*at++ : RAW;
+    next.text = (buffer){at + 4, number_at(at, 4)};
+  }
   at = next.text.ptr + next.text.length;
   *rest = (buffer){at, rest->length - (size_t)(at - rest->ptr)};
   return next;
@@ -165,8 +174,10 @@ bool template_fill(buffer encoded, template_value value, void *context, char **f
   char *made = malloc(room);
   for (buffer rest = template_pieces(encoded); made && rest.length;) {
     template_piece each = template_next(&rest);
-    buffer text = each.name ? cut(value(context, each.name, each.text)) : each.text;
-    size_t most = text.length * (each.name ? LONGEST_ESCAPE : 1);
+    bool is_value = each.name && each.name != SHARED_TEXT;
+    buffer text = each.name ? value(context, each.name, each.text) : each.text;
+    text = is_value ? cut(text) : text;
+    size_t most = text.length * (is_value ? LONGEST_ESCAPE : 1);
     if (most > room - used) {
       room = room / 2 + used + most;
       char *moved = realloc(made, room);
@@ -177,7 +188,7 @@ bool template_fill(buffer encoded, template_value value, void *context, char **f
     }
     if (made && text.length) {
       char *at = made + used;
-      used += (size_t)((each.name ? put_value(at, text, each.escape) : put(at, text.ptr, text.length)) - at);
+      used += (size_t)((is_value ? put_value(at, text, each.escape) : put(at, text.ptr, text.length)) - at);
     }
   }
   *filled = made;

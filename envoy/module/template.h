@@ -24,13 +24,15 @@ enum {
   NAME_RULE,
   NAME_TIME,
   NAME_CLIENT,
-  NAMES_END
+  NAME_REQUEST_TARGET,
+  NAMES_END,
+  SHARED_TEXT = 255 /* no name: a text that is a body of its own */
 };
 
-/* A part of a template: bytes, where `name` is 0, or a place where a value goes. */
+/* A part of a template: bytes, where `name` is 0, or a place where a value goes, or SHARED_TEXT. */
 typedef struct {
   uint32_t name, escape;
-  buffer text; /* the bytes; or the argument: a header in lower case, a query parameter, or nothing */
+  buffer text; /* the bytes; or the argument: a header in lower case, a query parameter, the id of a body, or nothing */
 } template_piece;
 
 /* What goes where a name stands; good until the next call. */

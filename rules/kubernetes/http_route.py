@@ -259,8 +259,6 @@ def _check(place: Place, parts: _Parts) -> None:
     if filters.cors and (filters.responses or filters.redirect):
         message = "CORS has no effect where the gateway answers or redirects by itself: remove one of them"
         refuse(place, UNSUPPORTED_VALUE, message)
-    if filters.responses and "content-type" in filters.response_headers.remove:
-        place.warn("content-type is not removed: Envoy gives one to every answer of its own that has a body")
     # A rule without backends is no mistake for the specification, but it says 500.
     answered = parts.backends or filters.responses or filters.redirect
     if not answered and not place.source.problems and place.path.endswith("]"):  # a rule that is written
@@ -313,7 +311,9 @@ def _backend(place: Place, references: References) -> tuple[Backend, Filters]:
 def _with_headers(answer: Answer, changes: HeaderChanges) -> Answer:
     replaced = {name for name, _ in changes.set} | set(changes.remove)
     kept = tuple(header for header in answer.headers if header[0] not in replaced)
-    return replace(answer, headers=(*kept, *changes.set, *changes.add))
+    made = (*kept, *changes.set, *changes.add)
+    removed = "content-type" in changes.remove and not any(name == "content-type" for name, _ in made)
+    return replace(answer, headers=made, untyped=removed)
 
 
 def _timeout(place: Place) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from rejoinder.rules.model.listeners import Upstream
 from rejoinder.rules.model.matches import EVERY_REQUEST, Header, Position, RequestMatch, StatusPattern, StringMatch
 
 
@@ -21,6 +22,32 @@ class Variant:
     body: bytes = b""
     template: bool = False
     """As in `Answer`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemotePage:
+    """A page that another service is asked for."""
+
+    upstream: str
+    """The name of that service."""
+    timeout: float = 1.0
+    """How long it may take, in seconds."""
+    cache: float = 0.0
+    """How long a page is kept for others who ask for the same, in seconds; 0: not at all."""
+    headers: tuple[Header, ...] = ()
+    """What it is told beside the protocol's own headers, or in their place; values are templates."""
+    service: Upstream | None = None
+    """The upstream of that name, once all files are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grpc:
+    """What a client that speaks gRPC gets."""
+
+    status: int
+    """As gRPC numbers them."""
+    message: str = ""
+    """A template, if that is what the answer's texts are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +72,32 @@ class Answer:
     """Body and header values are templates (`rules.template`)."""
     page: bool = False
     """The built-in page takes the place of `variants`, once all files are read."""
+    remote: RemotePage | None = None
+    """Another service is asked for the body and its type; what the answer has itself is sent if that fails."""
+    untyped: bool = False
+    """A body goes without a `content-type`."""
+    grpc: Grpc | None = None
+    """None: the error that its status stands for, with the body for a message."""
     keep_headers: tuple[str, ...] = ()
     """The response's headers that stay: names in lower case, or beginnings of names with a `*` behind them."""
 
     @property
     def fixed(self) -> bool:
         """The reply is always the same, but for the status of `original`."""
-        return not (self.handler or self.passes or self.variants or self.template or self.keep_headers)
+        return not (
+            self.handler
+            or self.passes
+            or self.variants
+            or self.template
+            or self.remote
+            or self.grpc
+            or self.keep_headers
+        )
+
+    @property
+    def has_content(self) -> bool:
+        """Whether it has a body of its own. If it has none, and no page comes, a response stays as it is."""
+        return bool(self.body or self.variants)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any, Final
 
-from rejoinder.rules.answers import NEVER_KEPT
-from rejoinder.rules.document import Scalar, ScalarKind, quoted
+from rejoinder.rules.document import Map, Scalar, ScalarKind, quoted
 from rejoinder.rules.fields import Fields, Place
-from rejoinder.rules.http import BODILESS, REDIRECTS
-from rejoinder.rules.model import Answer, StatusPattern
+from rejoinder.rules.http import BODILESS, GRPC_STATUSES, NEVER_KEPT, REDIRECTS
+from rejoinder.rules.model import Answer, Grpc, RemotePage, StatusPattern
 from rejoinder.rules.rule_file.content import (
     CONTENT,
     TEMPLATE,
@@ -20,12 +20,42 @@ from rejoinder.rules.rule_file.content import (
     variants,
 )
 from rejoinder.rules.rule_file.headers import HEADERS, headers
-from rejoinder.rules.rule_file.values import STATUS_OR_ORIGINAL, STATUS_PATTERN, distinct, status, status_pattern
-from rejoinder.rules.shape import TRUE, Shape, Table, choice, like, one_or_more
+from rejoinder.rules.rule_file.values import (
+    NAME,
+    STATUS_OR_ORIGINAL,
+    STATUS_PATTERN,
+    distinct,
+    name,
+    status,
+    status_pattern,
+)
+from rejoinder.rules.shape import DURATION, TEXT, TRUE, Shape, Table, any_of, choice, integer, like, one_or_more
 
-_CONTENT: Final = ("body", "body_file", "variants", "page")
+_CONTENT: Final = ("body", "body_file", "variants")
 _HANDLER: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _KEPT_HEADER: Final = re.compile(r"\*|[!#$%&'+.^_`|~0-9A-Za-z-]+\*?")
+
+_REMOTE: Final = Shape(
+    "page",
+    {
+        "upstream": (NAME, "Name of the upstream that is asked."),
+        "timeout": (like(DURATION), "How long it may take, from 10ms on (default 1s)."),
+        "cache": (like(DURATION), "How long a page is kept for others who ask for the same (default: not at all)."),
+        "headers": (HEADERS, "What the upstream is told beside the usual; values are templates."),
+    },
+    required=("upstream",),
+)
+_GRPC: Final = Shape(
+    "grpc",
+    {
+        "status": (
+            any_of(choice(*GRPC_STATUSES[1:]), integer(range(1, len(GRPC_STATUSES)))),
+            "The status, by name or number.",
+        ),
+        "message": (TEXT, "What is said beside it."),
+    },
+    required=("status",),
+)
 
 PLUG_IN_FIELDS: Final[Table] = {
     "status_code": (STATUS_OR_ORIGINAL, "The status that is sent: 200 to 599, or original, the upstream's own."),
@@ -43,7 +73,11 @@ OUR_FIELDS: Final[Table] = {
     "pass": (TRUE, "true: the response is left alone, and no later rule is asked."),
     "variants": (VARIANTS, "Instead of body: several, of which each request gets the one that it accepts best."),
     "template": TEMPLATE,
-    "page": (choice("builtin"), "Instead of body: a page that comes with Rejoinder."),
+    "page": (
+        any_of(choice("builtin"), _REMOTE),
+        "builtin: instead of body, a page that comes with Rejoinder; or one that an upstream is asked for before that.",
+    ),
+    "grpc": (_GRPC, "What a client that speaks gRPC gets (default: what belongs to the status, and the body)."),
     "keep_headers": (
         one_or_more(like(_KEPT_HEADER)),
         "Headers of the upstream's response that stay: names, or beginnings of names with a * at the end.",
@@ -86,16 +120,23 @@ def answer_of(fields: Fields, default: int | None) -> Answer:
         return Answer(default, enable_on_status=patterns, handler=fields.get("handler", _handler, ""))
     if fields.get("pass", _true, False):
         return Answer(default, enable_on_status=patterns, passes=True)
+    asks = "page" in fields and isinstance(fields["page"].node, Map)
     content = fields.first(*_CONTENT)
+    if "page" in fields and not asks:
+        if content:
+            fields["page"].error(f"give only one of {', '.join(_CONTENT)} and page: builtin; {content} is given too")
+        content = "page"
     template = fields.get("template", Place.boolean, False)
     body = body_of(fields, template)
     code = fields.get("status_code", _status_or_original, default)
     bodiless = [s for s in BODILESS if s == code or (code is None and StatusPattern(str(s)) in patterns)]
     if bodiless and content and (body or content not in ("body", "body_file")):
         fields[content].error(f"a response with status {bodiless[0]} cannot have a body")
+    if bodiless and asks:
+        fields["page"].error(f"a response with status {bodiless[0]} cannot have a body")
     given_headers = fields.get("headers", headers, ())
-    for name, value in given_headers if template else ():
-        check_template(fields["headers"], Answer(headers=((name, value),), template=True), f"{name}: ")
+    for each in given_headers if template else ():
+        check_template(fields["headers"], Answer(headers=(each,), template=True), f"{each[0]}: ")
     if code in REDIRECTS and "headers" not in fields:
         fields["status_code"].warn("a redirect without a Location header leads nowhere")
     if "body_file" in fields and not any(each == "content-type" for each, _ in given_headers):
@@ -107,7 +148,9 @@ def answer_of(fields: Fields, default: int | None) -> Answer:
         patterns,
         variants=fields.get("variants", lambda it: variants(it, template), ()),
         template=template,
-        page=bool(fields.get("page", _page, "")),
+        page=not asks and bool(fields.get("page", _page, "")),
+        remote=fields.get("page", _remote, None) if asks else None,
+        grpc=fields.get("grpc", functools.partial(_grpc, template=template), None),
         keep_headers=fields.get("keep_headers", lambda it: distinct(it.one_or_more(_kept_header)), ()),
     )
     if template and content in ("body", "body_file"):
@@ -134,14 +177,45 @@ def refuse_original(place: Place, answer: Answer) -> None:
 
 def _page(place: Place) -> str:
     if not (isinstance(place.node, Scalar) and place.node.text == "builtin"):
-        raise place.expected("builtin")
+        raise place.expected("builtin, or a mapping such as {upstream: errors}")
     return place.node.text
+
+
+def _remote(place: Place) -> RemotePage:
+    if not place.source.operated:
+        raise place.mistake("a Kubernetes object cannot name an upstream of rule files")
+    fields = place.fields(_REMOTE)
+    given = fields.get("headers", headers, ())
+    for each in given:
+        check_template(fields["headers"], Answer(headers=(each,), template=True), f"{each[0]}: ")
+    return RemotePage(
+        upstream=fields.get("upstream", name, ""),
+        timeout=fields.get("timeout", lambda it: it.duration(0.01, "10ms"), 1.0),
+        cache=fields.get("cache", Place.duration, 0.0),
+        headers=given,
+    )
+
+
+def _grpc(place: Place, template: bool) -> Grpc:
+    fields = place.fields(_GRPC)
+    made = Grpc(fields.get("status", _grpc_status, 0), fields.get("message", Place.string, ""))
+    if template and "message" in fields:
+        check_template(fields["message"], Answer(grpc=made, template=True))
+    return made
+
+
+def _grpc_status(place: Place) -> int:
+    text = place.node.text if isinstance(place.node, Scalar) else ""
+    found = GRPC_STATUSES.index(text) if text in GRPC_STATUSES else int(text) if re.fullmatch("[0-9]{1,2}", text) else 0
+    if not 0 < found < len(GRPC_STATUSES):
+        raise place.expected(f"a gRPC status that is an error, by name or number: {', '.join(GRPC_STATUSES[1:])}")
+    return found
 
 
 def _kept_header(place: Place) -> str:
     name = place.like(_KEPT_HEADER, "a header name, with a * at its end at most").lower()
     if name in NEVER_KEPT:
-        raise place.mistake(f"{name} is about the body that is replaced: it cannot stay")
+        raise place.mistake(f"{name} is about the body that is replaced, or how it was sent: it cannot stay")
     return name
 
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from rejoinder.rules.answers import contents
+from rejoinder.rules.answers import templates
 from rejoinder.rules.document import List, Map, Scalar, ScalarKind, describe, quoted
 from rejoinder.rules.fields import Fields, Place, content_beside
 from rejoinder.rules.http import TOKEN
@@ -86,7 +86,7 @@ def _limited(place: Place, body: bytes) -> bytes:
 def check_template(place: Place, answer: Answer, which: str = "") -> None:
     """Note what is wrong with the templates of an answer, as a mistake of this place; `which`: of which part of it."""
     try:
-        contents(answer, False)
+        list(templates(answer))
     except UnicodeDecodeError:
         place.error(f"{which}expected a template in UTF-8")
     except TemplateError as error:

@@ -64,6 +64,12 @@ static void make(const program *asked, const reply *given, const question *about
   }
   touch(one);
   reply_free(one), reply_free(other);
+  asking *told = given->asks ? reply_asks(asked, given, about, 0) : NULL;
+  for (size_t i = 0; told && i < told->header_count; i++) {
+    header *each = &told->headers[i];
+    assert(each->name_length && !memchr(each->value, '\n', each->value_length));
+  }
+  asking_free(told);
 }
 
 static const reply *ask_twice(const program *asked, const question *about) {

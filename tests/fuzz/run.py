@@ -64,7 +64,9 @@ PROGRAMS: Final = (
                         h.content(b"text", "text/html", "de", headers=[("x-a", "1")]),
                         h.content(
                             h.template(
-                                "<p>", *((name, name % 5, "x" if name in (7, 8) else "") for name in range(1, 17))
+                                "<p>",
+                                *((name, name % 5, "x" if name in (7, 8) else "") for name in range(1, 18)),
+                                h.identity(b"text"),
                             ),
                             "application/json",
                             templates=[("location", h.template("/", (6, h.URL, "")))],
@@ -77,6 +79,19 @@ PROGRAMS: Final = (
             clients=["192.0.2.0/24", "2001:db8::/33", "::/0"],
             response=[h.test("x-a", kind, "1" if kind != 5 else "") for kind in (0, 3, 5)],
             unless=h.scope(domains=["other.test", "*.b.test"], path=(h.PREFIX, "/b"), routes=["route0"]),
+        ),
+        h.body(b"text"),
+        h.rule(
+            "asks",
+            [
+                h.reply(
+                    [(500, 599)],
+                    body=b"own",
+                    asks=h.remote("errors", [("x-code", h.template((9, h.HEADER, "")))], cache=9, stays=True),
+                    grpc=b"\1" + h.template("a", (8, h.RAW, "x")),
+                )
+            ],
+            path=(h.EXACT, "/p"),
         ),
         h.rule("trial", [h.reply()], flags=h.OBSERVES, clients=["127.0.0.0/8"], path=(h.EXACT, "/")),
         h.rule("only", [], flags=h.FINAL, unless=h.scope(clients=["10.0.0.0/8"], response=[h.test("a", 5, "")])),

@@ -17,6 +17,7 @@
  *   z DETAILS      its response's details, `via_upstream` if nobody says
  *   n  headers   e  headers that end the response   b TEXT  some body   B TEXT  its last part
  *   t NAME  trailers, with one of that name
+ *   p STATUS BODY  the page of another service, all of it   P   there will be none
  *   s              the time is over, and what has been scheduled is called
  *   .              the stream ends
  * and what comes of it:
@@ -26,7 +27,7 @@
  *   g RULE COUNT   so often has it observed               j RULE COUNT so often has it let pass
  *   m KEY VALUE    access logs are told so
  *   r REASON       how the upstream's stream ended: kept, reset
- *   y DETAILS      of the local reply
+ *   y DETAILS      of the local reply                 @ NAME VALUE  the service of a page was told so
  *
  * What Envoy hands out is good until the hook changes something: here every change moves all of it to new memory.
  */
@@ -51,7 +52,8 @@ static struct {
 } maps[4];
 static char received[1 << 18], sent[1 << 21], details_sent[512], route[256], protocol[16], logged[1 << 14];
 static char client[256], code_details[256], metadata[1 << 12];
-static size_t received_length, sent_length;
+static size_t received_length, sent_length, buffered_length;
+static char told[1 << 12];
 static bool in_body, local_reply, scheduled, released, ended, reset;
 static uint32_t local_status;
 static struct {
@@ -161,14 +163,15 @@ bool CALLBACK(http_get_headers)(void *envoy, int type, header *headers) {
 
 size_t CALLBACK(http_get_body_size)(void *envoy, int type) {
   (void)envoy;
-  assert(type == RECEIVED_RESPONSE_BODY && in_body);
-  return received_length;
+  assert((type == RECEIVED_RESPONSE_BODY) == in_body);
+  return in_body ? received_length : buffered_length;
 }
 
 bool CALLBACK(http_drain_body)(void *envoy, int type, size_t length) {
-  (void)envoy, (void)type;
-  assert(length <= received_length);
-  received_length -= length;
+  (void)envoy;
+  size_t *of = type == RECEIVED_RESPONSE_BODY ? &received_length : &buffered_length;
+  assert(length <= *of);
+  *of -= length;
   return true;
 }
 
@@ -187,6 +190,9 @@ void CALLBACK(http_filter_continue_encoding)(void *envoy) {
   (void)envoy;
   assert(!released && !local_reply && !in_body);
   released = true;
+  memmove(sent + buffered_length, sent, sent_length); /* what was kept is in front of what was appended: nothing */
+  memcpy(sent, received, buffered_length);
+  sent_length += buffered_length;
 }
 
 void CALLBACK(http_send_response_data)(void *envoy, buffer data, bool end_of_stream) {
@@ -194,6 +200,19 @@ void CALLBACK(http_send_response_data)(void *envoy, buffer data, bool end_of_str
   assert(released && !end_of_stream); /* to end it from within a local reply is more than Envoy bears */
   memcpy(sent + sent_length, data.ptr, data.length);
   sent_length += data.length;
+}
+
+int CALLBACK(http_filter_start_http_stream)(void *envoy, uint64_t *id, buffer cluster, header *headers, size_t count,
+                                            buffer body, bool end_of_stream, uint64_t milliseconds) {
+  (void)envoy, (void)body;
+  assert(end_of_stream && milliseconds);
+  *id = 7;
+  size_t length = (size_t)snprintf(told, sizeof told, "service %.*s\n", (int)cluster.length, cluster.ptr);
+  for (size_t i = 0; i < count; i++) {
+    length += (size_t)snprintf(told + length, sizeof told - length, "%.*s %.*s\n", (int)headers[i].name_length,
+                               headers[i].name, (int)headers[i].value_length, headers[i].value);
+  }
+  return cluster.length && cluster.ptr[0] == '-'; /* there is no such cluster */
 }
 
 static const char *request_field(const char *name) {
@@ -342,7 +361,7 @@ static void begin(const char *number) {
   for (int type = 0; type < 4; type++) {
     drop_all(type);
   }
-  received_length = sent_length = 0;
+  received_length = sent_length = buffered_length = 0;
   in_body = local_reply = scheduled = released = ended = held = reset = false;
   *details_sent = *route = *client = *metadata = 0;
   strcpy(code_details, "via_upstream");
@@ -374,6 +393,23 @@ static void configure(const char *name, const char *hex, bool rejected) {
   }
 }
 
+static void page_comes(const char *status, const char *text) {
+  header headers[] = {{":status", 7, status, strlen(status)}, {"content-type", 12, "text/page", 9}, {"date", 4, "x", 1}};
+  buffer halves[] = {{text, strlen(text) / 2}, {text + strlen(text) / 2, strlen(text) - strlen(text) / 2}};
+  HOOK(http_stream_headers)(NULL, self, 7, headers, 3, false);
+  HOOK(http_stream_data)(NULL, self, 7, halves, 2, false);
+  HOOK(http_stream_data)(NULL, self, 7, NULL, 0, true); /* as Envoy does it */
+  HOOK(http_stream_complete)(NULL, self, 7);
+}
+
+static void next(void) {
+  if (!scheduled) {
+    fail("nothing is scheduled");
+  }
+  scheduled = false;
+  HOOK(scheduled)(NULL, self, PAGE_ARRIVED);
+}
+
 static void body(const char *text, bool last) {
   received_length = strlen(text);
   memcpy(received, text, received_length);
@@ -381,6 +417,9 @@ static void body(const char *text, bool last) {
   in_body = true;
   result = HOOK(response_body)(NULL, self, last);
   in_body = false;
+  if (result == STOP_AND_WAIT) {
+    buffered_length = received_length;
+  }
   if (!local_reply && result == CONTINUE) {
     held = false;
     memcpy(sent + sent_length, received, received_length);
@@ -413,7 +452,7 @@ static size_t counted(char id, const char *rule) {
 static void play(char *line) {
   char *rest = line[0] && line[1] ? line + 2 : line + strlen(line);
   char *space = strchr(rest, ' '), *second = space ? space + 1 : rest + strlen(rest);
-  if (strchr("cCqwu+kfgj=", line[0]) && space) {
+  if (strchr("cCqwu+kfgj=p", line[0]) && space) {
     *space = 0;
   }
   buffer found = {0};
@@ -439,7 +478,7 @@ static void play(char *line) {
     case 'v': snprintf(protocol, sizeof protocol, "%s", rest); break;
     case '>':
       result = HOOK(request_headers)(NULL, self, true);
-      assert(result == (local_reply ? STOP : CONTINUE));
+      assert(result == (local_reply || self->waiting ? STOP : CONTINUE));
       move_all(REQUEST_HEADERS);
       break;
     case 'u': add_field(RESPONSE_HEADERS, text_of(rest), text_of(second)); break;
@@ -474,6 +513,19 @@ static void play(char *line) {
       }
       scheduled = false;
       HOOK(scheduled)(NULL, self, 0);
+      break;
+    case 'p':
+      page_comes(rest, second);
+      next();
+      break;
+    case 'P':
+      HOOK(http_stream_reset)(NULL, self, 7, 0);
+      next();
+      break;
+    case '@':
+      if (!strstr(told, rest)) {
+        fail("expected that the service is told %s, it is told %s", rest, told);
+      }
       break;
     case '.': end(); break;
     case '=': judge(rest, second); break;

@@ -30,19 +30,20 @@ def local_reply_config(program: Program) -> Json:
     # About what gets one of these statuses, ext_proc would be asked, and hold it.
     held = (set(STATUSES) if program.has_handlers else program.statuses) - REFUSALS
     for status in sorted(EARLY & program.statuses):
-        if (choice := _choice(program, status)) and choice.answer.status_code not in held:
+        choice = early_answer(program, status)
+        if choice and choice.answer.fixed and choice.answer.status_code not in held:
             found.setdefault(choice, []).append(status)
     return {"mappers": [_mapper(*each) for each in found.items()]} if found else {}
 
 
-def _choice(program: Program, status: int) -> Choice | None:
-    """The answer to a request of which nothing is known."""
+def early_answer(program: Program, status: int) -> Choice | None:
+    """The answer to a request of which nothing is known, if Envoy refuses it with this status."""
     for rule in program.rules:
         about_all = rule.scope == EVERY_SCOPE and rule.unless is None and rule.source in ("", LOCAL)
         if about_all and not rule.observe and not rule.unconditional:
             answer = claims(rule).answer(status)
             if answer is not None:
-                return Choice(rule.name, answer) if answer.fixed else None
+                return None if answer.passes else Choice(rule.name, answer)
             if rule.final:
                 return None
     return None

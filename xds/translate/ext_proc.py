@@ -15,6 +15,7 @@ from rejoinder.rules import attributes
 from rejoinder.rules.model import EVERY_PATH, STATUSES, PathKind, Rule
 from rejoinder.rules.names import METADATA
 from rejoinder.rules.program import Program, needs
+from rejoinder.xds.translate.forwarding import duration
 from rejoinder.xds.translate.settings import EXT_PROC_CLUSTER, Json, typed
 
 _GATE: Final = "envoy.extensions.common.matching.v3.ExtensionWithMatcher"
@@ -38,6 +39,7 @@ def response_filter(program: Program) -> Json:
         return IDLE
     looked_at = needs(program).response_headers
     filter_ = _filter(
+        program,
         {"request_header_mode": "SKIP", "response_header_mode": "SEND"},
         response_attributes=_attributes(program),
         # Nothing else of the response matters: that saves Envoy and the service most of the message.
@@ -55,7 +57,7 @@ def request_filter(program: Program) -> Json:
     if program.has_handlers:
         more["response_attributes"] = [attributes.CODE_DETAILS]
     response = "SEND" if program.has_handlers else "SKIP"
-    filter_ = _filter({"request_header_mode": "SEND", "response_header_mode": response}, **more)
+    filter_ = _filter(program, {"request_header_mode": "SEND", "response_header_mode": response}, **more)
     return _gated(filter_, _requests_gate(program), program.has_handlers)
 
 
@@ -80,14 +82,16 @@ def sees_requests(program: Program) -> bool:
     return program.asks_requests or program.has_handlers
 
 
-def _filter(mode: Json, **more: object) -> Json:
+def _filter(program: Program, mode: Json, **more: object) -> Json:
+    slowest = max((each.remote.timeout for rule in program.rules for each in rule.answers if each.remote), default=0.0)
     return typed(
         "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
         grpc_service={"envoy_grpc": {"cluster_name": EXT_PROC_CLUSTER}},
         processing_mode=mode,
         **more,
         failure_mode_allow=True,  # fail open: the service slow, dead or restarting, responses pass through
-        message_timeout="1s",  # the first call after a start can take longer than Envoy's 200 ms
+        # The first call after a start can take longer than Envoy's 200 ms; and the page of another service its time.
+        message_timeout=duration(1 + slowest),
         mutation_rules={"allow_envoy": True},  # an answer may set headers that begin with x-envoy-
         metadata_options={"receiving_namespaces": {"untyped": [METADATA]}},  # which rule answered, for access logs
     )

@@ -27,11 +27,13 @@ HOST: Final = "rejoinder.host"
 """What keeps the host for ext_proc."""
 RATE_LIMIT: Final = "rejoinder.rate_limit"
 CORS: Final = "rejoinder.cors"
+UNTYPED: Final = "rejoinder.untyped"
+"""What takes away the `content-type` that Envoy gives each answer of its own."""
 ROUTER: Final = "envoy.filters.http.router"
 
 # As requests pass them; responses pass them backwards, so that who has seen the request is asked first. Envoy's 429
 # goes through all of them wherever it is made.
-ORDER: Final = (CORS, HOST, RULES, REQUESTS, RATE_LIMIT, ROUTER)
+ORDER: Final = (UNTYPED, CORS, HOST, RULES, REQUESTS, RATE_LIMIT, ROUTER)
 
 
 def http_filters(plan: Plan, program: Program, conditional: Placement) -> list[Json]:
@@ -42,6 +44,8 @@ def http_filters(plan: Plan, program: Program, conditional: Placement) -> list[J
     forwarding = [each for group in plan.values() for each in group.forwarding]
     if any(forward.cors for _, forward in forwarding):
         made[CORS] = {"disabled": True, "typed_config": typed("envoy.extensions.filters.http.cors.v3.Cors")}
+    if any(group.has_untyped for group in plan.values()):
+        made[UNTYPED] = {"disabled": True, "typed_config": typed(f"{_MUTATION}.HeaderMutation")}
     if any(route.rate_limit for route, _ in forwarding):
         made[RATE_LIMIT] = {"disabled": True, "typed_config": typed(_LOCAL_RATE_LIMIT, stat_prefix="rate_limit")}
     return [{"name": name, **made[name]} for name in ORDER if name in made]
@@ -104,6 +108,14 @@ def to_switch_off(program: Program, conditional: Placement) -> Off:
 def switched_off(filters: tuple[str, ...]) -> Json:
     """What such a route says to filters: `typed_per_filter_config`."""
     return {name: typed("envoy.config.route.v3.FilterConfig", disabled=True) for name in filters}
+
+
+_MUTATION: Final = "envoy.extensions.filters.http.header_mutation.v3"
+
+
+def untyped() -> Json:
+    """What a route says to UNTYPED whose answer has no type."""
+    return typed(f"{_MUTATION}.HeaderMutationPerRoute", mutations={"response_mutations": [{"remove": "content-type"}]})
 
 
 def _router() -> Json:

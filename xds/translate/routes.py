@@ -19,7 +19,7 @@ from rejoinder.rules.request import PATH_HEADER
 from rejoinder.xds.plan import PlannedRoute
 from rejoinder.xds.remember import REMEMBERED, Frozen
 from rejoinder.xds.translate.buckets import Start
-from rejoinder.xds.translate.filters import CORS, Off, metadata, switched_off
+from rejoinder.xds.translate.filters import CORS, UNTYPED, Off, metadata, switched_off, untyped
 from rejoinder.xds.translate.forwarding import NO_UPSTREAM, cors_policy, header_changes, header_option, route_action
 from rejoinder.xds.translate.settings import Json
 
@@ -77,6 +77,8 @@ def _route(planned: PlannedRoute, off: Off) -> Json:
     overrides: Json = switched_off(off.for_rule if planned.rule else off.for_itself) if answers else {}
     if isinstance(planned.action, Forward) and planned.action.cors:
         overrides[CORS] = cors_policy(planned.action.cors)
+    if isinstance(planned.action, Reply) and planned.action.is_untyped:
+        overrides[UNTYPED] = untyped()
     if overrides:
         route["typed_per_filter_config"] = overrides
     limited = isinstance(planned.action, Forward) and planned.route and planned.route.rate_limit

@@ -1,0 +1,118 @@
+"""Pages of other services (docs/answers.md): asked for over HTTP/1.1, and kept for a while if a rule says so.
+
+In: what a service is told. Out: its page, or None, if it takes too long, cannot be reached, or sends none. Nothing is
+raised. What is asked, and what is a page, is said by `rules.remote`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import logging
+import ssl
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from rejoinder.extproc.sparing import Sparing
+from rejoinder.rules.http import show_address
+from rejoinder.rules.model import Header, RemotePage
+from rejoinder.rules.remote import MAX_SIZE, SENT, Page, is_page
+
+if TYPE_CHECKING:
+    import aiohttp
+
+_LOG: Final = logging.getLogger("rejoinder.extproc.pages")
+_LOG.addFilter(Sparing(20))
+
+# As in envoy/module/page.c.
+KEPT: Final = 64
+"""Pages that are kept."""
+MAX_KEPT: Final = 128 << 10
+"""Bytes of one of them."""
+MAX_KEY: Final = 4096
+"""Characters of the request for one of them."""
+
+CONNECTIONS: Final = 100
+"""To each address of a service; what is beyond waits, as long as its page may take."""
+
+
+class Pages:
+    """For one event loop."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._kept: OrderedDict[tuple[str, tuple[Header, ...]], tuple[float, Page]] = OrderedDict()
+        self._session: aiohttp.ClientSession | None = None
+        self._turns: dict[str, Iterator[int]] = {}
+
+    async def ask(self, remote: RemotePage, headers: tuple[Header, ...], code: int) -> Page | None:
+        """The page of a service.
+
+        Args:
+            headers: what it is told.
+            code: the status that the page is for.
+        """
+        key = (remote.upstream, headers)
+        until, page = self._kept.get(key, (0.0, None))
+        if page and remote.cache and self._clock() < until:
+            return page
+        try:
+            async with asyncio.timeout(remote.timeout):
+                page = await self._asked(remote, headers, code)
+        except Exception as error:  # whatever it is, the answer does without
+            _LOG.warning("no page from %s: %s", remote.upstream, str(error) or type(error).__name__)
+            return None
+        if page is None:
+            _LOG.warning("no page from %s: what it sends is none", remote.upstream)
+        elif remote.cache and len(page.body) <= MAX_KEPT and sum(len(n) + len(v) for n, v in headers) <= MAX_KEY:
+            self._kept[key] = (self._clock() + remote.cache, page)
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return page
+
+    async def close(self) -> None:
+        """End all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _asked(self, remote: RemotePage, headers: tuple[Header, ...], code: int) -> Page | None:
+        service = remote.service
+        if service is None or not service.endpoints:
+            raise ValueError("it has no address")
+        turn = next(self._turns.setdefault(service.name, itertools.count()))
+        endpoint = service.endpoints[turn % len(service.endpoints)]
+        url = f"{'https' if service.tls else 'http'}://{show_address(endpoint.host, endpoint.port)}/"
+        tls, sni = _tls(service.tls_options.ca) if service.tls else True, service.tls_options.sni or None
+        async with self._opened().get(
+            url, headers=headers, allow_redirects=False, ssl=tls, server_hostname=sni
+        ) as response:
+            got = {name.lower(): response.headers[name] for name in response.headers}  # the first line of each
+            body = bytearray()
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) > MAX_SIZE:
+                    response.close()
+                    return None
+        if not is_page(code, response.status, got, len(body)):
+            return None
+        return Page(tuple((name, got[name]) for name in SENT if got.get(name)), bytes(body))
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            import aiohttp  # noqa: PLC0415 - it takes as long to import as all the rest, and few rules need it
+
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, limit_per_host=CONNECTIONS),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                skip_auto_headers=("User-Agent", "Accept-Encoding"),
+            )
+        return self._session
+
+
+@functools.lru_cache(maxsize=64)
+def _tls(ca: bytes | None) -> ssl.SSLContext:
+    return ssl.create_default_context(cadata=ca.decode() if ca else None)

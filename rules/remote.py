@@ -1,0 +1,132 @@
+"""A page that another service is asked for, as ingress-nginx's `default-backend` is: what it is told, and what of its
+response is sent. Pure; nothing is raised.
+
+The service gets `GET /` with the headers of `told`. Its response is the page if `is_page` says so; else the answer is
+sent as if it had no `page`. The module's core does the same in C (`envoy/module/page.c`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from rejoinder.rules.answers import Asked, Reply, filled
+from rejoinder.rules.http import BODILESS, show_address
+from rejoinder.rules.model import Answer, Header, RemotePage, Rule, Upstream
+from rejoinder.rules.problem import Problem
+from rejoinder.rules.template import Escape, Template, parse_header
+
+MAX_SIZE: Final = 1 << 20
+"""Bytes of a page, as of a body in a rule file."""
+
+_TOLD: Final = {
+    "accept": "{{ request.header.accept }}",
+    "accept-language": "{{ request.header.accept-language }}",
+    "x-code": "{{ status }}",
+    "x-format": "{{ request.header.accept }}",
+    "x-ingress-name": "{{ route }}",
+}
+_OF_ONE_REQUEST: Final = {"x-original-uri": "{{ request.target }}", "x-request-id": "{{ request.id }}"}
+"""A page that is kept for others must not depend on these."""
+
+SENT: Final = ("content-type", "content-language")
+"""The headers of the page that are sent; no other is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a service has made."""
+
+    headers: tuple[Header, ...]
+    """Of SENT, in this order."""
+    body: bytes
+
+
+def asks(answer: Answer, status: int, asked: Asked) -> RemotePage | None:
+    """The page that is to be asked for, before an answer is sent: not for a status without content, nor for a client
+    that speaks gRPC. Args as for `answers.reply`."""
+    code = status if answer.status_code is None else answer.status_code
+    return None if code in BODILESS or asked.request.is_grpc else answer.remote
+
+
+def stays(answer: Answer, status: int, asked: Asked) -> bool:
+    """Whether a response is left alone if no page comes. Args as for `answers.reply`."""
+    return asked.response is not None and not answer.has_content and asks(answer, status, asked) is not None
+
+
+@functools.lru_cache(maxsize=1024)
+def told(remote: RemotePage) -> tuple[tuple[str, Template], ...]:
+    """The headers of the request, beside `host`. Those whose value turns out empty are not sent."""
+    given = {**_TOLD, **({} if remote.cache else _OF_ONE_REQUEST), **dict(remote.headers)}
+    return tuple((name, parse_header(value, Escape.HEADER)) for name, value in given.items())
+
+
+def request(remote: RemotePage, answer: Answer, status: int, asked: Asked, rule: str) -> tuple[Header, ...]:
+    """The headers of the request for a page, all of them. Args as for `answers.reply`."""
+    made = ((name, filled(template, answer, status, asked, rule)) for name, template in told(remote))
+    return (("host", host(remote)), *((name, value) for name, value in made if value))
+
+
+def host(remote: RemotePage) -> str:
+    """The Host that a service is asked with."""
+    service = remote.service
+    if service is None or not (service.host or service.endpoints):
+        return remote.upstream
+    return service.host or show_address(service.endpoints[0].host, service.endpoints[0].port)
+
+
+def is_page(code: int, status: int, headers: Mapping[str, str], size: int) -> bool:
+    """Whether a response is the page: it has content in plain form, and its status is a success, or the very one that
+    it is about. With that one, it must have a `date`, which Envoy's own words about a dead service do not have.
+
+    Args:
+        code: the status that the page is for.
+        status, headers, size: the response's.
+    """
+    meant = 200 <= status < 300 or (status == code and "date" in headers)
+    return meant and 0 < size <= MAX_SIZE and bool(headers.get("content-type")) and "content-encoding" not in headers
+
+
+def with_page(reply: Reply, page: Page) -> Reply:
+    """The reply with a page in it."""
+    ours = tuple(header for header in reply.headers if header[0] not in SENT)
+    return replace(reply, headers=(*page.headers, *ours), body=page.body)
+
+
+def rule_with_services(rule: Rule, upstreams: Mapping[str, Upstream]) -> Rule:
+    """A rule whose answers know where the services are that they ask."""
+    wanted = dict.fromkeys(each.remote.upstream for each in rule.answers if each.remote)
+    services = tuple(upstreams[name] for name in wanted if name in upstreams)
+    return _rule_with_services(rule, services) if services else rule
+
+
+@functools.lru_cache(maxsize=1024)  # so that a rule which has not changed is the same after an edit
+def _rule_with_services(rule: Rule, services: tuple[Upstream, ...]) -> Rule:
+    by_name = {each.name: each for each in services}
+
+    def known(answer: Answer) -> Answer:
+        remote = answer.remote
+        return replace(answer, remote=remote and replace(remote, service=by_name.get(remote.upstream)))
+
+    return replace(rule, answers=tuple(map(known, rule.answers)))
+
+
+def problems(rules: Iterable[Rule], upstreams: Mapping[str, Upstream]) -> Iterator[Problem]:
+    """What is wrong with the services that rules ask."""
+    for rule in rules:
+        names = dict.fromkeys(each.remote.upstream for each in rule.answers if each.remote and each.remote.upstream)
+        for name in names:
+            if reason := _refusal(upstreams.get(name)):
+                yield Problem(rule.position, f'rule "{rule.name}": page.upstream: "{name}" {reason}')
+
+
+def _refusal(service: Upstream | None) -> str:
+    if service is None:
+        return "is no upstream here"
+    if service.echo:
+        return "is builtin:echo, which has no pages"
+    if service.http2 or service.tls_options.certificate:
+        return "is asked over HTTP/1.1, and without a client certificate: an upstream of a page has no http2 and no tls"
+    return ""

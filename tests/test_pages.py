@@ -1,0 +1,124 @@
+"""The ext_proc service's client for pages of other services, without an Envoy: what `test_remote_page` cannot see."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from gateway import taken_port
+from test_tls import certificate
+
+from rejoinder.extproc.pages import KEPT, Pages
+from rejoinder.rules.model import Endpoint, RemotePage, Upstream, UpstreamTls
+from rejoinder.rules.remote import Page
+
+REMOTE = RemotePage("errors", timeout=5.0)
+KEPT_FOR = replace(REMOTE, cache=10.0)
+
+Work = Callable[[Pages, Callable[[RemotePage], RemotePage]], Awaitable[None]]
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def run(
+    work: Work, clock: Clock | None = None, tls: ssl.SSLContext | None = None, options: Upstream | None = None
+) -> int:
+    """Run some work beside a service whose page says how often it has been asked; how often that was.
+
+    Args:
+        work: gets the client, and what puts the service into what is asked for.
+    """
+    asked = 0
+
+    async def answer(_: web.BaseRequest) -> web.Response:
+        nonlocal asked
+        asked += 1
+        return web.Response(text=str(asked))
+
+    async def main() -> None:
+        runner = web.ServerRunner(web.Server(answer))
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
+        await site.start()
+        port = runner.addresses[0][1]
+        service = replace(options or Upstream("errors", ()), endpoints=(Endpoint("127.0.0.1", port),))
+        pages = Pages(clock or Clock())
+        try:
+            await work(pages, lambda remote: replace(remote, service=service))
+        finally:
+            await pages.close()
+            await runner.cleanup()
+
+    asyncio.run(main())
+    return asked
+
+
+def body(page: Page | None) -> str:
+    assert page is not None
+    return page.body.decode()
+
+
+def test_a_page_is_kept_as_long_as_the_rule_says() -> None:
+    clock = Clock()
+
+    async def work(pages: Pages, at: Callable[[RemotePage], RemotePage]) -> None:
+        for moment, wanted in ((0.0, "1"), (9.9, "1"), (10.0, "2"), (19.9, "2")):
+            clock.now = moment
+            assert body(await pages.ask(at(KEPT_FOR), (("x-code", "503"),), 503)) == wanted
+        assert body(await pages.ask(at(KEPT_FOR), (("x-code", "404"),), 404)) == "3"
+        assert body(await pages.ask(at(REMOTE), (("x-code", "503"),), 503)) == "4"  # this one wants none that was kept
+
+    assert run(work, clock) == 4
+
+
+def test_only_so_many_are_kept_and_none_that_is_too_long_to_ask_for() -> None:
+    async def work(pages: Pages, at: Callable[[RemotePage], RemotePage]) -> None:
+        for number in (*range(KEPT + 1), KEPT, 0):
+            await pages.ask(at(KEPT_FOR), (("accept", str(number)),), 503)
+        for _ in range(2):
+            await pages.ask(at(KEPT_FOR), (("accept", "x" * 5000),), 503)
+
+    assert run(work) == KEPT + 1 + 1 + 2
+
+
+def test_the_addresses_of_a_service_have_their_turns() -> None:
+    async def work(pages: Pages, at: Callable[[RemotePage], RemotePage]) -> None:
+        service = at(REMOTE).service
+        assert service is not None
+        with taken_port() as port:
+            dead = replace(service, endpoints=(*service.endpoints, Endpoint("localhost.invalid", port)))
+            got = [await pages.ask(replace(REMOTE, service=dead), (), 503) for _ in range(4)]
+        assert [page is None for page in got] == [False, True, False, True]
+
+    assert run(work) == 2
+
+
+def test_a_service_without_an_address_has_no_page() -> None:
+    async def work(pages: Pages, _: Callable[[RemotePage], RemotePage]) -> None:
+        assert await pages.ask(REMOTE, (), 503) is None
+
+    assert run(work) == 0
+
+
+@pytest.mark.parametrize("name", ["localhost", "other.test"])
+def test_its_certificate_is_verified(tmp_path: Path, name: str) -> None:
+    chain, key = certificate(tmp_path, name)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain, key)
+    options = Upstream("errors", (), tls=True, tls_options=UpstreamTls(ca=chain.read_bytes(), sni="localhost"))
+
+    async def work(pages: Pages, at: Callable[[RemotePage], RemotePage]) -> None:
+        page = await pages.ask(at(REMOTE), (), 503)
+        assert (page is None) == (name != "localhost")
+
+    assert run(work, tls=context, options=options) == (1 if name == "localhost" else 0)
