@@ -15,7 +15,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import pytest
-from gateway import HANDLERS, Gateway, ask, free_port, wait_for
+from gateway import HANDLERS, Gateway, free_port, wait_for
+from machine import ask
 
 from rejoinder import envoy
 from rejoinder.cli import main

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from gateway import taken_port
+from machine import taken_port
 from test_tls import certificate
 
 from rejoinder.extproc.pages import KEPT, Pages

@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from gateway import Gateway, Upstream, accepting, ruleset
+from gateway import Gateway, Upstream, ruleset
+from machine import accepting
 
 from rejoinder.xds.translate import Placement
 
