@@ -55,7 +55,7 @@ from rejoinder.rules import request as facts
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.decide import NO_ROUTE_STATUS, decide
 from rejoinder.rules.load import load
-from rejoinder.rules.model import Forward, Ruleset
+from rejoinder.rules.model import Forward, Ruleset, native_rules
 from rejoinder.rules.request import LOCAL, Request, parse
 from rejoinder.xds.translate import Placement
 
@@ -256,6 +256,13 @@ def unanswered(ruleset: Ruleset, asked: Asked, *, down: bool = False) -> list[Re
         *right(without, asked, down=down),  # at one of the two it did
         *right(replace(ruleset, rules=()), asked, down=down),
     ]
+
+
+def mixed(routes: Ruleset, rules: Ruleset) -> Ruleset:
+    """What Envoy has while an edit is on its way that changes both for one request: one's routes, with the answers that
+    they give for rules, and the other's filter."""
+    own = native_rules(rules.rules)
+    return replace(routes, rules=(*native_rules(routes.rules), *(rule for rule in rules.rules if rule not in own)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -626,16 +633,20 @@ class Site:
             self.tally.gaps[away] += gap if gap > GAP else 0
 
     def _judged(self, response: Response, asked: Asked, begin: float, sets: Sequence[Ruleset]) -> str:
-        def is_one(wanted: Callable[..., list[Reply | int]], **options: bool) -> bool:
+        def is_one(wanted: Callable[..., list[Reply | int]], sets: Iterable[Ruleset], **options: bool) -> bool:
             return any(response.is_(each, asked.request.method) for one in sets for each in wanted(one, asked, **options))
 
         down = self.was(begin, UPSTREAM_KILLED)
-        if is_one(right):
+        if is_one(right, sets):
             return "answered"
-        if down and is_one(right, down=True):
+        if down and is_one(right, sets, down=True):
             return "answered, upstream killed"
-        if self.placement is Placement.EXT_PROC and self.was(begin, SERVICE) and is_one(unanswered, down=down):
-            return "passed"
+        mixtures = [mixed(*pair) for pair in itertools.permutations(sets, 2)]
+        if is_one(right, mixtures, down=down):
+            return "mixed"
+        if self.placement is Placement.EXT_PROC and self.was(begin, SERVICE):
+            if is_one(unanswered, [*sets, *mixtures], down=down):
+                return "passed"
         return "wrong"
 
     def _note(self, outcome: str, what: str, asked: Asked, begin: float) -> None:
@@ -644,8 +655,8 @@ class Site:
             request = asked.request
             sets = self._sets[self._oldest :]
             self.tally.examples.append(
-                f"{self.placement.value} {time.monotonic() - begin:.3f} s, {dict(self.tally.faults.most_common(0))}"
-                f" last fault {self.last}: {outcome}: {request.method} {request.host}{request.target} "
+                f"{self.placement.value} {time.monotonic() - begin:.3f} s, "
+                f"last fault {self.last}: {outcome}: {request.method} {request.host}{request.target} "
                 f"{request.headers}: {what[:400]}; wanted {[r for one in sets for r in right(one, asked)]}"
             )
 
@@ -935,6 +946,7 @@ def rows(tallies: dict[Placement, Tally]) -> list[tuple[str, ...]]:
         each("requests", lambda tally: f"{tally.requests:,}"),
         counted("... **wrong answers**", "wrong"),
         counted("... **failed, where Envoy was there**", "failed"),
+        counted("... answered by one's routes and the other's filter, during an edit of both", "mixed"),
         counted("... not answered, Envoy killed", "not answered, Envoy killed"),
         counted("... answered as the rules say of a dead upstream", "answered, upstream killed"),
         counted("... passed, the service away", "passed"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from gateway import Gateway, Response, Upstream, only_for, ruleset, steadily, taken_port
+from gateway import SECONDS, Gateway, Response, Upstream, only_for, ruleset, steadily, taken_port
 
 from rejoinder.rules.model import Listener
 from rejoinder.xds.blame import blame
@@ -47,6 +49,19 @@ def test_mock_is_sent_and_the_upstream_sees_nothing(apply: Apply) -> None:
     assert response.values("content-length") == ["17"]
     assert response.body == b'{"hello":"world"}'
     assert len(gateway.upstream.requests) == before
+
+
+@pytest.mark.parametrize("body", ["enable_on_status: [503], body: x", "body: '{{ status }}', template: true"])
+def test_connections_live_on_when_the_last_rule_of_a_filter_goes(apply: Apply, body: str) -> None:
+    """The listener that is replaced has the filter until it has drained."""
+    text = "upstreams: {up: builtin:echo}\nroutes: [{name: all, upstream: up}]\n"
+    gateway = apply(f"{text}rules: [{{name: last, match: {{path: /x}}, {body}}}]")
+    with contextlib.closing(http.client.HTTPConnection(*gateway.address, timeout=SECONDS)) as connection:
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == Upstream.BODY
+        apply(text)
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == Upstream.BODY
 
 
 THROTTLED = """

@@ -23,7 +23,7 @@ _FOREIGN_MODULE: Final = "rejoinder.module"
 
 
 def _in_parts(program: Program) -> Json:
-    return module.module_filter(filters.RULES, cut(program)[0])
+    return module.module_filter(filters.RULES, cut(program)[0]) if program else ext_proc.IDLE
 
 
 def _whole(program: Program) -> Json:
@@ -48,15 +48,15 @@ FOREIGN_TYPES: Final = {Placement.EXT_PROC: ext_proc.TYPES, Placement.MODULE: (m
 
 
 def extensions(program: Program, conditional: Placement) -> Iterator[Json]:
-    """The TypedExtensionConfigs for Envoys of ours.
+    """The TypedExtensionConfigs for Envoys of ours: all of them, whether a listener has such a filter or not. A listener
+    that is replaced has it until it has drained, and Envoy answers 500 for a filter whose configuration is gone.
 
     Args:
         program: the conditional rules.
         conditional: where the answers to statuses come from.
     """
-    made = _MODULE if conditional is Placement.MODULE else _EXT_PROC
-    for name in filters.answering(program, conditional):
-        yield {"name": name, "typed_config": made[name](program)}
+    for name, make in (_MODULE if conditional is Placement.MODULE else _EXT_PROC).items():
+        yield {"name": name, "typed_config": make(program)}
     if conditional is Placement.MODULE:
         yield from map(_part, cut(program)[1])
 

@@ -72,9 +72,7 @@ def answering(program: Program, conditional: Placement) -> tuple[str, ...]:
     """The names of the filters that answer for rules; none where there are no such rules."""
     if not program:
         return ()
-    if conditional is Placement.MODULE:
-        return (RULES,)
-    return (RULES, HOST, REQUESTS) if ext_proc.sees_requests(program) else (RULES, HOST)
+    return (RULES,) if conditional is Placement.MODULE else (RULES, HOST, REQUESTS)
 
 
 _ADS: Final = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
@@ -98,12 +96,12 @@ class Off(NamedTuple):
 def to_switch_off(program: Program, conditional: Placement) -> Off:
     """What has nothing to say about an answer of a route's."""
     asked = () if not program.asks_requests else (RULES,) if conditional is Placement.MODULE else (REQUESTS,)
-    return _off(answering(program, conditional), asked)
+    idle = (HOST,) if ext_proc.sees_requests(program) else (HOST, REQUESTS)
+    return _off(tuple(name for name in answering(program, conditional) if name not in idle), asked)
 
 
 @functools.cache  # what is made of a route is remembered by this object's identity
-def _off(answering: tuple[str, ...], asked: tuple[str, ...]) -> Off:
-    off = tuple(name for name in answering if name != HOST)
+def _off(off: tuple[str, ...], asked: tuple[str, ...]) -> Off:
     return Off(off, tuple(name for name in off if name not in asked))
 
 
