@@ -79,6 +79,7 @@ HOSTS: Final = ("a.test", "b.test")
 VALUES: Final = ("1", "<b>")
 """Of the header `x-a`."""
 MARKER: Final = "/generation"
+MARKERS: Final = (f"{MARKER}/route", f"{MARKER}/200", f"{MARKER}/418")
 
 ENVOYS_OWN: Final = {*("date", "server", "connection", "content-length", "transfer-encoding", "x-envoy-upstream-service-time")}
 
@@ -168,16 +169,22 @@ class Rules:
         return self.text()
 
     def text(self, *more_listeners: str) -> str:
-        # At the end of the file, with their paths last: the first half of the file has not both.
-        marker = {"name": "marker", "body": str(self.number), "match": {"path": MARKER}}
-        markers = [marker, {**marker, "name": "marker-418", "enable_on_status": [418], "match": {"path": f"{MARKER}/418"}}]
+        # One for all that is taken over by itself: routes, and the filters for requests and responses. The last one ends
+        # with its path, so the first half of the file has not all.
+        body = {"body": str(self.number)}
+        marker = {"name": "marker", "path": f"{MARKER}/route", "respond": body}
+        markers = [
+            {"name": f"marker{status}", "enable_on_status": [status], **body, "match": {"path": f"{MARKER}/{status}"}}
+            for status in (200, 418)
+        ]
+        del markers[0]["enable_on_status"]
         rules = [made for (key, _), made in sorted(self._made.items()) if key == "rules"]
         routes = [made for (key, _), made in sorted(self._made.items()) if key == "routes"]
         page = {"name": "page", "enable_on_status": ["5xx"], "body": "{{ status }} at {{ request.path }}", "template": True}
         document = {
             "listen": [f"127.0.0.1:{self._listen}", *more_listeners],
             "upstreams": self._upstreams,
-            "routes": [*routes, {"name": "all", "upstream": "a"}],
+            "routes": [marker, *routes, {"name": "all", "upstream": "a"}],
             "rules": [*rules, page, *markers],
         }
         return yaml.safe_dump(document, sort_keys=False)
@@ -310,6 +317,8 @@ class Connection:
             self._streams = None
 
     async def _ask(self, asked: Asked) -> Response:
+        if self._streams and self._streams[0].at_eof():  # of one that was killed, or was idle
+            self.close()
         if not self._streams:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
@@ -569,8 +578,8 @@ class Site:
         since = since or time.monotonic()
         async with asyncio.timeout(PATIENCE):
             # (Workers are asked in turn: each has its turn among so many.)
-            while right_ones < 4 * WORKERS:
-                target = f"{MARKER}/418" if right_ones else MARKER
+            while right_ones < 4 * WORKERS + len(MARKERS):
+                target = MARKERS[min(right_ones, len(MARKERS) - 1)]
                 try:
                     reply = await self._monitor.ask(asked("GET", "a.test", target, (("x-status", "418"),), 418))
                     right_ones = right_ones + 1 if reply.body == number else 0
