@@ -81,7 +81,10 @@ VALUES: Final = ("1", "<b>")
 MARKER: Final = "/generation"
 MARKERS: Final = (f"{MARKER}/route", f"{MARKER}/200", f"{MARKER}/418")
 
-ENVOYS_OWN: Final = {*("date", "server", "connection", "content-length", "transfer-encoding", "x-envoy-upstream-service-time")}
+ENVOYS_OWN: Final = {
+    *("date", "server", "connection", "content-length", "transfer-encoding"),
+    "x-envoy-upstream-service-time",
+}
 
 Json = dict[str, Any]
 
@@ -145,7 +148,9 @@ class Rules:
         self._listen = listen
         self._upstreams = {name: f"http://127.0.0.1:{port}" for name, port in upstreams.items()}
         self._parts: list[tuple[str, Callable[[random.Random, int, int], Json], int]] = [
-            (key, make, slot) for slot in range(SLOTS) for key, make in (("rules", random_rule), ("routes", random_route))
+            (key, make, slot)
+            for slot in range(SLOTS)
+            for key, make in (("rules", random_rule), ("routes", random_route))
         ]
         self._made: dict[tuple[str, int], Json] = {
             (key, slot): make(chance, slot, 0) for key, make, slot in self._parts
@@ -169,8 +174,8 @@ class Rules:
         return self.text()
 
     def text(self, *more_listeners: str) -> str:
-        # One for all that is taken over by itself: routes, and the filters for requests and responses. The last one ends
-        # with its path, so the first half of the file has not all.
+        # One for each thing that is taken over by itself: routes, and the filters for requests and for responses. The
+        # last one ends with its path, so the first half of the file has not all.
         body = {"body": str(self.number)}
         marker = {"name": "marker", "path": f"{MARKER}/route", "respond": body}
         markers = [
@@ -180,7 +185,12 @@ class Rules:
         del markers[0]["enable_on_status"]
         rules = [made for (key, _), made in sorted(self._made.items()) if key == "rules"]
         routes = [made for (key, _), made in sorted(self._made.items()) if key == "routes"]
-        page = {"name": "page", "enable_on_status": ["5xx"], "body": "{{ status }} at {{ request.path }}", "template": True}
+        page = {
+            "name": "page",
+            "enable_on_status": ["5xx"],
+            "template": True,
+            "body": "{{ status }}: {{ request.path }}",
+        }
         document = {
             "listen": [f"127.0.0.1:{self._listen}", *more_listeners],
             "upstreams": self._upstreams,
@@ -209,7 +219,8 @@ class Asked:
 
     def bytes(self) -> bytes:
         lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers)
-        return f"{self.request.method} {self.request.target} HTTP/1.1\r\nhost: {self.request.host}\r\n{lines}\r\n".encode()
+        start = f"{self.request.method} {self.request.target} HTTP/1.1\r\nhost: {self.request.host}\r\n"
+        return f"{start}{lines}\r\n".encode()
 
 
 def random_request(chance: random.Random) -> Asked:
@@ -417,9 +428,7 @@ def children(pid: int) -> list[int]:
     """The ext_proc workers of a `serve`."""
     lines = " ".join(each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/children"))
     return sorted(
-        child
-        for child in map(int, lines.split())
-        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+        child for child in map(int, lines.split()) if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
     )
 
 
@@ -517,22 +526,20 @@ class Site:
     # Processes.
 
     def start(self, name: str) -> None:
-        python = (sys.executable,)
+        environ: dict[str, str] = {}
         match name:
             case "serve":
-                arguments = {"--xds": self.xds, "--ext-proc": self.ext_proc, "--admin": self.admin}
-                addresses = [text for key, port in arguments.items() for text in (key, f"127.0.0.1:{port}")]
-                options = ("--workers", str(WORKERS), "--conditional", self.placement.value)
-                command = [*python, "-m", "rejoinder.cli", "serve", str(self.file), *addresses, *options]
-                environ = {}
+                ports = {"--xds": self.xds, "--ext-proc": self.ext_proc, "--admin": self.admin}
+                command = [sys.executable, "-m", "rejoinder.cli", "serve", str(self.file), "--workers", str(WORKERS)]
+                command += [text for key, port in ports.items() for text in (key, f"127.0.0.1:{port}")]
+                command += ["--conditional", self.placement.value]
             case "envoy":
                 config = json.dumps(envoy.bootstrap(("127.0.0.1", self.xds), node_id=self.placement.value))
-                options = ("--disable-hot-restart", "--concurrency", "1", "--drain-time-s", "5")
-                command = [str(envoy.find().path), "--config-yaml", config, "--log-level", "error", *options]
+                command = [str(envoy.find().path), "--config-yaml", config, "--log-level", "error"]
+                command += ["--disable-hot-restart", "--concurrency", "1", "--drain-time-s", "5"]
                 environ = library.environment()
             case _:
-                command = [*python, __file__, "--upstream", name, str(self.upstreams[name])]
-                environ = {}
+                command = [sys.executable, __file__, "--upstream", name, str(self.upstreams[name])]
         log = (self.disk if name == "serve" else self.folder) / f"{name}.log"
         self.running[name] = started(command, log, {**environ, **self.clock.environ})
 
@@ -551,6 +558,13 @@ class Site:
             "workers": sum(map(memory, self.workers())),
             "Envoy": memory(self.running["envoy"].pid),
         }
+
+    def said(self) -> str:
+        """The ends of the logs, and who runs."""
+        logs = {**{name: self.folder / f"{name}.log" for name in self.running}, "serve": self.disk / "serve.log"}
+        states = {name: process.poll() for name, process in self.running.items()}
+        ends = (f"{name}: {log.read_text(errors='replace')[-2000:]}" for name, log in logs.items())
+        return "\n".join([f"ended: {states}", *ends])
 
     # Rules.
 
@@ -630,11 +644,11 @@ class Site:
         try:
             response = await connection.ask(asked)
         except (OSError, EOFError) as error:
-            excused = self.was(begin, ENVOY_KILLED)
-            self._note("not answered, Envoy killed" if excused else "failed", f"{type(error).__name__} {error}", asked, begin)
+            outcome = "not answered, Envoy killed" if self.was(begin, ENVOY_KILLED) else "failed"
+            self._note(outcome, f"{type(error).__name__} {error}", asked, begin)
             return
         outcome = self._judged(response, asked, begin, self._sets[oldest:])
-        self._note(outcome, f"{response}", asked, begin)
+        self._note(outcome, str(response), asked, begin)
         if outcome != "wrong":
             now, away = time.monotonic(), self.was(self._answered, ENVOY_KILLED, UPSTREAM_KILLED, STOPPED)
             gap, self._answered = now - self._answered, now
@@ -643,7 +657,8 @@ class Site:
 
     def _judged(self, response: Response, asked: Asked, begin: float, sets: Sequence[Ruleset]) -> str:
         def is_one(wanted: Callable[..., list[Reply | int]], sets: Iterable[Ruleset], **options: bool) -> bool:
-            return any(response.is_(each, asked.request.method) for one in sets for each in wanted(one, asked, **options))
+            each = (reply for one in sets for reply in wanted(one, asked, **options))
+            return any(response.is_(reply, asked.request.method) for reply in each)
 
         down = self.was(begin, UPSTREAM_KILLED)
         if is_one(right, sets):
@@ -653,10 +668,8 @@ class Site:
         mixtures = [mixed(*pair) for pair in itertools.permutations(sets, 2)]
         if is_one(right, mixtures, down=down):
             return "mixed"
-        if self.placement is Placement.EXT_PROC and self.was(begin, SERVICE):
-            if is_one(unanswered, [*sets, *mixtures], down=down):
-                return "passed"
-        return "wrong"
+        away = self.placement is Placement.EXT_PROC and self.was(begin, SERVICE)
+        return "passed" if away and is_one(unanswered, [*sets, *mixtures], down=down) else "wrong"
 
     def _note(self, outcome: str, what: str, asked: Asked, begin: float) -> None:
         self.tally.outcomes[outcome] += 1
@@ -932,7 +945,7 @@ async def faults(site: Site, until: float, names: Sequence[str]) -> None:
         try:
             await FAULTS[name](site)
         except TimeoutError:
-            raise TimeoutError(f"{site.placement.value}: it does not recover from this: {name}") from None
+            raise TimeoutError(f"{site.placement.value}: it does not recover from this: {name}\n{site.said()}") from None
         site.tally.faults[name] += 1
         for _ in range(site.chance.randrange(5)):
             await site.edit()
@@ -964,7 +977,7 @@ def rows(tallies: dict[Placement, Tally]) -> list[tuple[str, ...]]:
         each(f"times of more than {GAP:g} s without one, together", lambda tally: f"{tally.gaps[False]:.1f} s"),
         each("... while Envoy or an upstream was away", lambda tally: f"{tally.gaps[True]:.1f} s"),
         each("reloads", lambda tally: f"{tally.reloads:,}"),
-        each("... from the save to the answer, median", lambda tally: f"{statistics.median(tally.seconds_to_live):.2f} s"),
+        each("... from save to answer, median", lambda tally: f"{statistics.median(tally.seconds_to_live):.2f} s"),
         *(
             each(f"memory of {name}, before and after", lambda tally, name=name: memory_said(tally, name))  # type: ignore[misc]
             for name in ("serve", "workers", "Envoy")
@@ -994,10 +1007,10 @@ _CLONE_NEWNS, _MS_REC, _MS_PRIVATE, _MNT_DETACH = 0x20000, 0x4000, 1 << 18, 2
 def small_disk(folder: Path) -> bool:
     """Mount one, that nobody else sees; whether that could be done."""
     libc = ctypes.CDLL(None, use_errno=True)
-    return (
-        libc.unshare(_CLONE_NEWNS) == 0
-        and libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) == 0
-        and libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, b"size=2m,mode=0700") == 0
+    return not (
+        libc.unshare(_CLONE_NEWNS)
+        or libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
+        or libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, b"size=2m,mode=0700")
     )
 
 

@@ -38,6 +38,7 @@ from typing import Any, Final
 from rejoinder.extproc.server import Counters, Processor
 from rejoinder.rules import log
 from rejoinder.rules.counts import Counts, added
+from rejoinder.rules.leftovers import Leftovers
 from rejoinder.rules.model import Rule
 from rejoinder.rules.program import Program, compile_rules
 from rejoinder.transport import tls, unix
@@ -413,9 +414,9 @@ def _work(
             return
         pipe.send(port)
         with contextlib.suppress(EOFError, OSError):  # the parent has closed the pipe, or has died
-            program = compile_rules(())
+            program, leftovers = compile_rules(()), Leftovers()
             while True:
-                changed = await asyncio.to_thread(_next_program, pipe, program)
+                changed = await asyncio.to_thread(_next_program, pipe, program, leftovers)
                 if changed is not None:
                     processor.publish(program := changed)
                 pipe.send(processor.counters())
@@ -424,14 +425,16 @@ def _work(
     asyncio.run(run())
 
 
-def _next_program(pipe: Pipe, program: Program) -> Program | None:
+def _next_program(pipe: Pipe, program: Program, leftovers: Leftovers) -> Program | None:
     """The program after the next message, made beside the answers; None: it is as before."""
     change = pipe.recv()
     if change is None:
         return None
     gc.disable()  # it would walk all rules, again and again, with Python's lock
     try:
-        return compile_rules(receive_change(pipe.recv, program.rules, change))
+        rules = receive_change(pipe.recv, program.rules, change)
+        leftovers.add(program.rules, rules)
+        return compile_rules(rules)
     finally:
         gc.freeze()
         gc.enable()

@@ -11,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+from rejoinder.rules.leftovers import OTHERS
+
 REMEMBERED: Final = 1 << 15
 """How many results are kept of a function that is called for each rule: three times those of a large installation."""
 
@@ -40,6 +42,14 @@ def by_identity(kept: int, weigh: Callable[[Any], int] = lambda _: 1) -> Callabl
     def decorated(function: Callable[..., R]) -> Callable[..., R]:
         results: OrderedDict[tuple[str | int, ...], tuple[tuple[Any, ...], R]] = OrderedDict()
         weight, lock = 0, threading.Lock()
+
+        def empty() -> None:
+            nonlocal weight
+            with lock:
+                results.clear()
+                weight = 0
+
+        OTHERS.append(empty)
 
         @functools.wraps(function)
         def remembering(*values: Any) -> R:

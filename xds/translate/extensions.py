@@ -48,8 +48,8 @@ FOREIGN_TYPES: Final = {Placement.EXT_PROC: ext_proc.TYPES, Placement.MODULE: (m
 
 
 def extensions(program: Program, conditional: Placement) -> Iterator[Json]:
-    """The TypedExtensionConfigs for Envoys of ours: all of them, whether a listener has such a filter or not. A listener
-    that is replaced has it until it has drained, and Envoy answers 500 for a filter whose configuration is gone.
+    """The TypedExtensionConfigs for Envoys of ours, whether a listener has these filters or not: one that is replaced
+    has them until it has drained, and Envoy answers 500 for a filter whose configuration is gone.
 
     Args:
         program: the conditional rules.
