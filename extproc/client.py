@@ -240,6 +240,8 @@ class Client(asyncio.BufferedProtocol):
             self.flush()
 
     def abort(self) -> None:
+        self._drop()
+        self.http2.close()
         if self._transport is not None:
             self._transport.abort()
 
