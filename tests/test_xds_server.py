@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib.metadata
 import json
 import logging
@@ -34,7 +35,7 @@ from rejoinder.rules.model import Answer, Endpoint, PathKind, PathMatch, Request
 from rejoinder.xds.build import build
 from rejoinder.xds.protobuf import message_class
 from rejoinder.xds.server import ADS, MAX_REQUEST, Connected, Disconnected, Event, InconsistentSnapshotError, Server
-from rejoinder.xds.session import Accepted, Nack
+from rejoinder.xds.session import Accepted, Nack, Session
 from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, Resource, ResourceType, Snapshot
 from rejoinder.xds.translate import Placement, Settings
 from rejoinder.xds.translate.clusters import ext_proc_cluster
@@ -1049,5 +1050,78 @@ def test_an_envoy_with_routes_of_its_own_takes_our_filter(tmp_path: Path) -> Non
                 assert await get(address, "/") == "its own"
                 assert not [event for event in it.events if isinstance(event, Nack)]
         await processor.stop()
+
+    run(test())
+
+
+async def _ended(client: Client) -> grpc.StatusCode:
+    async with asyncio.timeout(TIMEOUT):
+        return grpc.StatusCode(await client._stream.code())
+
+
+def test_clients_that_name_too_much_together_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rejoinder.xds.server.MAX_ALL_NAMES", 3)
+
+    async def test() -> None:
+        async with running() as ads:
+            ads.server.publish(clusters("1"))
+            first, second = Client(ads.address, "a"), Client(ads.address, "b")
+            await first.ask(ROUTES, "a", "b")
+            await ads.until(Connected)
+            await second.ask(ROUTES, "a", "b")
+            assert await _ended(second) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert sum(isinstance(each, Session) for each in gc.get_objects()) == 1
+            await first.close()
+            await ads.until(Disconnected)
+            third = Client(ads.address, "c")
+            await third.ask(CLUSTERS)
+            assert (await third.read()).type_url == CLUSTERS.url
+            await second.close()
+            await third.close()
+
+    gc.collect()
+    run(test())
+
+
+def test_a_stream_that_asks_for_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rejoinder.xds.server.SILENT_SECONDS", 0.1)
+
+    async def test() -> None:
+        async with running() as ads:
+            client = Client(ads.address, "n")
+            assert await _ended(client) is grpc.StatusCode.DEADLINE_EXCEEDED
+            await client.close()
+
+    run(test())
+
+
+def test_a_client_that_does_not_read_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rejoinder.xds.server.UNREAD_SECONDS", 0.5)
+
+    async def test() -> None:
+        async with running() as ads:
+            ads.server.publish(clusters("x" * 10_000_000))
+            client = Client(ads.address, "n")
+            await client.ask(CLUSTERS)
+            await ads.until(Disconnected)
+            await client.close()
+
+    run(test())
+
+
+def test_streams_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rejoinder.xds.server.MAX_STREAMS", 1)
+
+    async def test() -> None:
+        async with running() as ads:
+            ads.server.publish(clusters("1"))
+            first, second = Client(ads.address, "a"), Client(ads.address, "b")
+            await first.ask(CLUSTERS)
+            await first.read()
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # it may have ended already
+                await second.ask(CLUSTERS)
+            assert await _ended(second) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            await first.close()
+            await second.close()
 
     run(test())

@@ -188,6 +188,14 @@ def _methods(named: str) -> Methods:
     }
 
 
+class _EndError(Exception):
+    """A client's stream is to be ended; the text says why."""
+
+    def __init__(self, code: grpc.StatusCode, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 class _Client:
     def __init__(self, peer: str, session: StateOfTheWorld | Incremental) -> None:
         self.peer = peer
@@ -298,8 +306,15 @@ class Server:
 
     def _handler(self, variant: _Variant, only: ResourceType | None) -> Any:
         async def serve(_: object, context: Any) -> None:
-            session = variant.session(self._offered(only), only, self._proven)
-            await self._serve(_Client(context.peer(), session), variant.decode, context)
+            def client() -> _Client:
+                return _Client(context.peer(), variant.session(self._offered(only), only, self._proven))
+
+            try:
+                return await self._serve(client(), variant.decode, context)
+            except _EndError as error:
+                end = error.code, str(error)
+            # gRPC keeps what this raises for ever, with all variables on its way: so the client is in none of them.
+            await context.abort(*end)
 
         return grpc.stream_stream_rpc_method_handler(serve, response_serializer=variant.encode)
 
@@ -309,7 +324,7 @@ class Server:
         changed = asyncio.ensure_future(self._changed.wait())
         try:
             if not (await asyncio.wait({reading}, timeout=SILENT_SECONDS))[0]:
-                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "nothing has been asked for")
+                raise _EndError(grpc.StatusCode.DEADLINE_EXCEEDED, "nothing has been asked for")
             while True:
                 await asyncio.wait({reading, changed}, return_when=asyncio.FIRST_COMPLETED)
                 outputs = []
@@ -321,10 +336,10 @@ class Server:
                     data = reading.result()
                     if data is grpc.aio.EOF:
                         return
-                    request = await _read(decode, data, client.session, context)
+                    request = _read(decode, data, client.session)
                     outputs += client.session.on_request(request)
                     if self._asks_too_much(client, request):
-                        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many names")
+                        raise _EndError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many names")
                     reading = asyncio.ensure_future(context.read())
                     if client not in self._clients:
                         self._clients.add(client)
@@ -338,7 +353,7 @@ class Server:
                         async with asyncio.timeout(UNREAD_SECONDS):
                             await context.write(output)
                     except TimeoutError:
-                        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "a response has not been read")
+                        raise _EndError(grpc.StatusCode.DEADLINE_EXCEEDED, "a response has not been read") from None
         except grpc.aio.InternalError:
             # The client has left while it was written to. Where gRPC sees that first, it cancels this task.
             raise asyncio.CancelledError from None
@@ -411,19 +426,18 @@ class Server:
         return self._snapshot
 
 
-async def _read(decode: Callable[[bytes], Any], data: bytes, session: Session, context: Any) -> Any:
+def _read(decode: Callable[[bytes], Any], data: bytes, session: Session) -> Any:
     """A request; what is none ends the stream, and nothing else."""
     try:
         request = decode(data)
     except DecodeError:
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "this is no discovery request")
+        raise _EndError(grpc.StatusCode.INVALID_ARGUMENT, "this is no discovery request") from None
     except TooManyNamesError as error:
-        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
-    else:
-        if session.only is None and not request.type_url:
-            # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol: "it is required for ADS".
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a request on ADS must have a type_url")
-        return request
+        raise _EndError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None
+    if session.only is None and not request.type_url:
+        # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol: "it is required for ADS".
+        raise _EndError(grpc.StatusCode.INVALID_ARGUMENT, "a request on ADS must have a type_url")
+    return request
 
 
 def _version(snapshot: Snapshot | None) -> str:
