@@ -276,7 +276,7 @@ def report(samples: dict[Attack, Sample], seconds: float, share: float) -> Repor
         text=(
             f"Memory (MB) of `rejoinder serve` (xDS) or its ext_proc worker before, at most and after {seconds:g} s of "
             f"so many connections that all do the same; the rules have a body of {BODY // 1000} kB. And how many "
-            "seconds an edit takes meanwhile and afterwards. The strangers run on the same machine and take their share of it."
+            "seconds an edit takes meanwhile and afterwards. The strangers run on the same machine and take a share."
         ),
         columns=("service", "clients", "connections", "before", "at most", "after", "edit meanwhile", "afterwards"),
         rows=tuple(

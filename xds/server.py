@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from rejoinder.transport.standard import Methods, Standard
 from rejoinder.xds.counts import SERVICE, Counted, decode
 from rejoinder.xds.delta import DeltaRequest, Incremental
 from rejoinder.xds.listening import listen
-from rejoinder.xds.session import Accepted, Nack, Session, Unable
+from rejoinder.xds.session import Accepted, Nack, Output, Session, Unable
 from rejoinder.xds.snapshot import CLUSTERS, ENDPOINTS, EXTENSIONS, LISTENERS, ROUTES, ResourceType, Snapshot
 from rejoinder.xds.sotw import Request, StateOfTheWorld
 from rejoinder.xds.standard import handlers
@@ -345,15 +345,7 @@ class Server:
                         self._clients.add(client)
                         self._away.pop(client.session.node, None)
                         self._on_event(Connected(client.session.node, client.peer, client.session.forms.envoy))
-                for output in outputs:
-                    if not isinstance(output, Response):
-                        self._learn(client, output)
-                        continue
-                    try:
-                        async with asyncio.timeout(UNREAD_SECONDS):
-                            await context.write(output)
-                    except TimeoutError:
-                        raise _EndError(grpc.StatusCode.DEADLINE_EXCEEDED, "a response has not been read") from None
+                await self._give(client, outputs, context)
         except grpc.aio.InternalError:
             # The client has left while it was written to. Where gRPC sees that first, it cancels this task.
             raise asyncio.CancelledError from None
@@ -366,6 +358,17 @@ class Server:
                 self._miss(client.session)
                 self._take_back()
                 self._on_event(Disconnected(client.session.node, client.peer))
+
+    async def _give(self, client: _Client, outputs: Sequence[Output], context: Any) -> None:
+        for output in outputs:
+            if not isinstance(output, Response):
+                self._learn(client, output)
+                continue
+            try:
+                async with asyncio.timeout(UNREAD_SECONDS):
+                    await context.write(output)
+            except TimeoutError:
+                raise _EndError(grpc.StatusCode.DEADLINE_EXCEEDED, "a response has not been read") from None
 
     def _asks_too_much(self, client: _Client, request: Request | DeltaRequest) -> bool:
         """Whether a stream's requests together have more names than one alone may have, or all clients' too many."""
