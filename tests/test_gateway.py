@@ -64,6 +64,17 @@ def test_connections_live_on_when_the_last_rule_of_a_filter_goes(apply: Apply, b
         assert connection.getresponse().read() == Upstream.BODY
 
 
+def test_a_path_with_two_tests_is_tested_on_connections_that_were_there_before(apply: Apply) -> None:
+    text = "upstreams: {up: builtin:echo}\nroutes: [{name: a, prefix: /a, upstream: up}, {name: all, upstream: up}]\n"
+    gateway = apply(f"{text}rules: [{{name: other, match: {{path: /other}}, body: x}}]")
+    with contextlib.closing(http.client.HTTPConnection(*gateway.address, timeout=SECONDS)) as connection:
+        connection.request("GET", "/a/b")
+        assert connection.getresponse().read() == Upstream.BODY
+        apply(f"{text}rules: [{{name: new, match: {{routes: a, regex: '/a/.*'}}, body: new}}]")
+        connection.request("GET", "/a/b")
+        assert connection.getresponse().read() == b"new"
+
+
 THROTTLED = """
 upstreams: {up: builtin:echo}
 routes:
