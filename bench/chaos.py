@@ -267,11 +267,14 @@ def right(ruleset: Ruleset, asked: Asked, *, down: bool = False) -> list[Reply |
     return found
 
 
+def conditional(ruleset: Ruleset) -> Ruleset:
+    return replace(ruleset, rules=tuple(rule for rule in ruleset.rules if not rule.unconditional))
+
+
 def unanswered(ruleset: Ruleset, asked: Asked, *, down: bool = False) -> list[Reply | int]:
     """What a client may get where the ext_proc service does not answer: neither before the upstream nor after it."""
-    without = replace(ruleset, rules=tuple(rule for rule in ruleset.rules if not rule.unconditional))
     return [
-        *right(without, asked, down=down),  # at one of the two it did
+        *right(conditional(ruleset), asked, down=down),  # at one of the two it did
         *right(replace(ruleset, rules=()), asked, down=down),
     ]
 
@@ -666,13 +669,12 @@ class Site:
             return "answered"
         if down and is_one(right, sets, down=True):
             return "answered, upstream killed"
-        mixtures = [mixed(*pair) for pair in itertools.permutations(sets, 2)]
-        at_once = [decide(one, asked.request).rule is not None for one in sets]
-        # ... or with the filter of the one, which does not ask before the upstream, and the service of the other, which
-        # has nothing to say afterwards.
-        if is_one(right, mixtures, down=down) or (
-            any(at_once) and not all(at_once) and is_one(right, [replace(one, rules=()) for one in sets], down=down)
-        ):
+        pairs = list(itertools.permutations(sets, 2))
+        mixtures = [mixed(*pair) for pair in pairs]
+        if self.placement is Placement.EXT_PROC:
+            # One's filter did not ask before the upstream, and the other's rules say what is answered after it.
+            mixtures += [mixed(routes, conditional(rules)) for routes, rules in pairs]
+        if is_one(right, mixtures, down=down):
             return "mixed"
         away = self.placement is Placement.EXT_PROC and self.was(begin, SERVICE)
         return "passed" if away and is_one(unanswered, [*sets, *mixtures], down=down) else "wrong"
