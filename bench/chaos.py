@@ -240,31 +240,29 @@ def passed(name: str, asked: Asked) -> Reply:
     return Reply(asked.status, upstream_headers(name), f"{name} {asked.request.target}".encode())
 
 
-def right(ruleset: Ruleset, asked: Asked, *, down: bool = False) -> list[Reply | int]:
+def right(ruleset: Ruleset, asked: Asked, *, down: bool = False, untold: str = "") -> list[Reply | int]:
     """What a client must get: a reply, or the status of a response of Envoy's own that passes.
 
     Args:
         down: the upstream does not answer, maybe.
+        untold: whose headers are not known: of the "request", the "response" or "both".
     """
-    decision = decide(ruleset, asked.request)
+    known = untold not in ("request", "both")
+    decision = decide(ruleset, asked.request if known else replace(asked.request, headers=()))
     if decision.reply:
         return [decision.reply]
+    came: list[tuple[facts.Response, Reply | int]] = []
     if decision.route is None:
-        came = [facts.Response(NO_ROUTE_STATUS, source=LOCAL)]
+        came.append((facts.Response(NO_ROUTE_STATUS, source=LOCAL), NO_ROUTE_STATUS))
     else:
         assert isinstance(decision.route.action, Forward)
-        came = [facts.Response(asked.status, upstream_headers(decision.route.action.upstream))]
-        came += [facts.Response(503, source=LOCAL)] if down else []
-    found: list[Reply | int] = []
-    for response in came:
-        answered = decision.on_status(response)
-        if answered:
-            found.append(answered[1])
-        elif response.source == LOCAL:
-            found.append(response.status)
-        else:
-            found.append(passed(response.headers[0][1], asked))
-    return found
+        name = decision.route.action.upstream
+        headers = () if untold in ("response", "both") else upstream_headers(name)
+        came.append((facts.Response(asked.status, headers), passed(name, asked)))
+        if down:
+            came.append((facts.Response(503, source=LOCAL), 503))
+    answers = ((decision.on_status(response), otherwise) for response, otherwise in came)
+    return [answered[1] if answered else otherwise for answered, otherwise in answers]
 
 
 def conditional(ruleset: Ruleset) -> Ruleset:
@@ -660,7 +658,7 @@ class Site:
             self.tally.gaps[away] += gap if gap > GAP else 0
 
     def _judged(self, response: Response, asked: Asked, begin: float, sets: Sequence[Ruleset]) -> str:
-        def is_one(wanted: Callable[..., list[Reply | int]], sets: Iterable[Ruleset], **options: bool) -> bool:
+        def is_one(wanted: Callable[..., list[Reply | int]], sets: Iterable[Ruleset], **options: Any) -> bool:
             each = (reply for one in sets for reply in wanted(one, asked, **options))
             return any(response.is_(reply, asked.request.method) for reply in each)
 
@@ -671,10 +669,13 @@ class Site:
             return "answered, upstream killed"
         pairs = list(itertools.permutations(sets, 2))
         mixtures = [mixed(*pair) for pair in pairs]
-        if self.placement is Placement.EXT_PROC:
-            # One's filter did not ask before the upstream, and the other's rules say what is answered after it.
-            mixtures += [mixed(routes, conditional(rules)) for routes, rules in pairs]
+        late = [mixed(routes, each) for routes, rules in pairs for each in (rules, conditional(rules))]
         if is_one(right, mixtures, down=down):
+            return "mixed"
+        # One's filter has not asked before the upstream, or tells too little, and the other's rules are asked after it.
+        if self.placement is Placement.EXT_PROC and any(
+            is_one(right, late, down=down, untold=untold) for untold in ("", "request", "response", "both")
+        ):
             return "mixed"
         away = self.placement is Placement.EXT_PROC and self.was(begin, SERVICE)
         return "passed" if away and is_one(unanswered, [*sets, *mixtures], down=down) else "wrong"
