@@ -49,6 +49,7 @@ BENCHMARKS: Final = (
     Benchmark("counting", ("--short",)),
     Benchmark("grpc_servers", ("--short",)),
     Benchmark("workers", ("1", "1")),
+    Benchmark("hostile", ("--short",)),
     Benchmark("commands", ("1",)),
 )
 

@@ -17,6 +17,7 @@ from typing import Final
 from rejoinder.cli.history import Changes, differences
 from rejoinder.cli.last_good import Saved, UnusableError
 from rejoinder.rules.files import Content, Files, Fingerprint
+from rejoinder.rules.leftovers import Leftovers
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Position, Ruleset
 from rejoinder.rules.problem import Problem, Severity
@@ -71,6 +72,7 @@ class Maker:
         self._settings = settings
         self._adjust = adjust
         self._memory = Memory()
+        self._leftovers = Leftovers()
         self._good: Mapping[Path, Content] = {}
         """What files held when there was no error in them."""
 
@@ -120,6 +122,7 @@ class Maker:
         if loaded.ruleset is None:
             return Made(None, loaded.complaints, loaded.fingerprints)
         built = build(self._adjust(loaded.ruleset), self._settings)
+        self._leftovers.add(before.rules, built.ruleset.rules)
         return Made(built, loaded.complaints, loaded.fingerprints, differences(before, built.ruleset), saved)
 
     def _saved(self, loaded: Loaded, files: Files) -> Saved:

@@ -1,14 +1,17 @@
 """Python handlers of the ext_proc service: called in threads of their own, for a limited time.
 
 In: a handler's name, a request and a response. Out: its reply. Raised: `HandlerError`, also when it takes too long.
-A thread cannot be ended from outside: a handler that hangs keeps one for each of its calls, up to THREADS_EACH, and is
-not called again until one of them is done. Other handlers, loading, and the end of the process do not wait for it.
+A handler has up to THREADS_EACH calls at once, and no other handler has less for it. One that takes too long has an
+exception raised in it, which ends what computes in Python. What waits elsewhere, a thread cannot be got out of: it
+keeps that thread. Such a handler is called again when it has ended, and has rested. Other handlers, loading, and the
+end of the process do not wait for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import functools
 import queue
 import sys
@@ -24,8 +27,9 @@ SECONDS: Final = 0.9
 """That a call may take, with its wait for its turn: Envoy waits for a second (`message_timeout`, docs/ext_proc.md)."""
 THREADS_EACH: Final = 8
 """For each handler. Python runs one at a time; the others wait for a file or a database."""
-THREADS: Final = 64
-"""For all together, so that as many handlers may hang as fit in."""
+REST: Final = 10.0
+"""Seconds from the end of a call that was late to one in its place: if all are late, a tenth of the time goes to
+them."""
 
 Work = Callable[[], None]
 
@@ -39,23 +43,22 @@ class Calls:
         *,
         seconds: float = SECONDS,
         threads_each: int = THREADS_EACH,
-        threads: int = THREADS,
+        rest: float = REST,
     ) -> None:
         """Args:
         handlers: what is called.
-        seconds, threads_each, threads: in place of the constants of these names.
+        seconds, threads_each, rest: in place of the constants of these names.
         """
         self._handlers = handlers
         self._seconds = seconds
         self._each = threads_each
-        self._room = threads
-        """Threads that may still be started."""
+        self._rest = rest
         self._idle = 0
         self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._turns: dict[str, asyncio.Semaphore] = {}
         """By handler: the calls that it may have at once."""
         self._late: dict[str, int] = {}
-        """By handler: its calls that nobody waits for any more."""
+        """By handler: its calls that nobody waits for any more, and those that rest."""
 
     async def call(self, name: str, request: Request, response: Response | None) -> Reply | None:
         """As `Handlers.call`, and no longer than the limit.
@@ -64,8 +67,8 @@ class Calls:
             HandlerError: it failed, or takes too long; count that and let the response pass. It has been logged.
         """
         if self._late.get(name, 0) >= self._each:
-            text = f"{self._each} calls of it do not end: it is not called until one of them does\n"
-            raise self._handlers.failed(name, text, "its calls do not end")
+            text = f"{self._each} calls of it took too long: it is not called until one of them has ended, and rested\n"
+            raise self._handlers.failed(name, text, "its calls take too long")
         turns = self._turns.setdefault(name, asyncio.Semaphore(self._each))
         running: _Running | None = None
         try:
@@ -78,22 +81,23 @@ class Calls:
             text = f"no reply within {self._seconds:g} s\n" + (running.where() if running else "")
             if running and not running.result.done():
                 self._late[name] = self._late.get(name, 0) + 1
-                running.result.add_done_callback(lambda _: self._caught_up(name))
+                running.result.add_done_callback(lambda _: self._ended(name))
+                running.interrupt()
             raise self._handlers.failed(name, text, "takes too long") from None
-        except RuntimeError as error:  # no threads left
+        except RuntimeError as error:  # the system has no threads left
             turns.release()
             raise self._handlers.failed(name, f"{error}\n", str(error)) from error
 
-    def _caught_up(self, name: str) -> None:
+    def _ended(self, name: str) -> None:
+        asyncio.get_running_loop().call_later(self._rest, self._rested, name)
+
+    def _rested(self, name: str) -> None:
         self._late[name] -= 1
 
     def _start(self, running: _Running) -> None:
         if not self._idle:
-            if not self._room:
-                raise RuntimeError("all threads for handlers are taken")
             # A daemon, so that the process ends whatever it does.
             threading.Thread(target=self._run, name="handler", daemon=True).start()
-            self._room -= 1
             self._idle += 1
         self._idle -= 1
         running.result.add_done_callback(self._done)
@@ -115,6 +119,8 @@ class _Running:
         self._release = release
         self._loop = asyncio.get_running_loop()
         self._thread: int | None = None
+        self._switching = threading.Lock()
+        """While the thread goes over to something else."""
         self.result: asyncio.Future[Reply | None] = self._loop.create_future()
 
     def run(self) -> None:
@@ -122,12 +128,15 @@ class _Running:
         reply: Reply | None = None
         failure: HandlerError | None = None
         try:
-            reply = self._call()
+            try:
+                reply = self._call()
+            finally:
+                with self._switching:
+                    self._thread = None
         except HandlerError as error:
             failure = error
-        except BaseException as error:  # of logging, at most
+        except BaseException as error:  # of logging, at most, or an interruption that came late
             failure = HandlerError(str(error))
-        self._thread = None
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._end, reply, failure)
 
@@ -138,6 +147,13 @@ class _Running:
         else:
             self.result.set_exception(failure)
             self.result.exception()  # it may be that nobody asks
+
+    def interrupt(self) -> None:
+        """Have an exception raised where the handler is, as soon as that is in Python."""
+        with self._switching:
+            if self._thread is not None:
+                raised = ctypes.py_object(TimeoutError)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), raised)
 
     def where(self) -> str:
         """What it is doing, as a traceback."""

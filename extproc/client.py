@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import itertools
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
@@ -82,6 +83,7 @@ class _Call:
         "responding",
         "stream_id",
         "then",
+        "told",
         "working",
     )
 
@@ -102,6 +104,8 @@ class _Call:
         """What awaits it, if it is of no use without the client."""
         self.held: list[bytes | None] = []
         """Messages that came meanwhile. They count as queued."""
+        self.told = sum(map(len, itertools.chain.from_iterable(metadata)))
+        """Bytes of the metadata, and of the messages that the exchange has had: it may keep what they say."""
 
     def release(self) -> list[bytes | None]:
         """The messages that were held; none are any more."""
@@ -130,6 +134,9 @@ class Client(asyncio.BufferedProtocol):
         self._queue: collections.deque[tuple[float, _Call, bytes | None]] = collections.deque()
         """When it came, whose it is, and a message; None: the end."""
         self._partial = 0
+        self._told = 0
+        self.kept = 0
+        """About how much memory this connection takes, but for what is queued, as of the last `flush`."""
         self._paused = self._pinged = self._drained = False
         self._heard = self._unread_since = server.clock()
 
@@ -219,6 +226,9 @@ class Client(asyncio.BufferedProtocol):
             self._unread_since = self._server.clock()
             self._drop()
             self._transport.close()
+        else:
+            streams, unread = self.http2.open_streams * MESSAGE_COST, self._transport.get_write_buffer_size()
+            self._server.keep(self, streams + self._partial + self._told + self.http2.waiting + unread)
 
     def shut_down(self) -> None:
         """Let no new streams in, and close the connection when the last one has ended."""
@@ -234,6 +244,8 @@ class Client(asyncio.BufferedProtocol):
             self.flush()
 
     def abort(self) -> None:
+        self._drop()
+        self.http2.close()
         if self._transport is not None:
             self._transport.abort()
 
@@ -263,6 +275,7 @@ class Client(asyncio.BufferedProtocol):
             self.http2.send_trailers(stream_id, refused)
             return
         self._calls[stream_id] = call = _Call(stream_id, methods[fields[":path"]], headers)
+        self._told += call.told
         if end_stream:
             self._enqueue(call, None, now)
 
@@ -304,6 +317,8 @@ class Client(asyncio.BufferedProtocol):
                 call.exchange.on_end()
                 self._finish(call, Status.OK)
                 return
+            call.told += len(message)
+            self._told += len(message)
             step = call.exchange.on_message(message)
             if isinstance(step, Step):
                 self._send(call, step)
@@ -365,5 +380,6 @@ class Client(asyncio.BufferedProtocol):
     def _forget(self, stream_id: int) -> None:
         if (call := self._calls.pop(stream_id, None)) is not None:
             self._partial -= len(call.partial)
+            self._told -= call.told
             self.queued -= sum(map(_cost, call.release()))
             call.cancel()

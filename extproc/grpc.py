@@ -14,6 +14,7 @@ import asyncio
 import bisect
 import collections
 import contextlib
+import logging
 import socket
 import ssl
 import time
@@ -28,12 +29,18 @@ from rejoinder.transport.addresses import UNIX
 
 __all__ = ["BOUNDS", "Exchange", "Metadata", "Method", "Server", "Step"]
 
+_LOG: Final = logging.getLogger("rejoinder.extproc")
+
 MAX_WAIT: Final = 0.5
 """Seconds that a message may wait for its turn: half of the `message_timeout` of docs/ext_proc.md, after which Envoy
 would let the response pass anyway."""
 MAX_QUEUED: Final = 16 << 20
 """Bytes of messages that wait for an answer, each with MESSAGE_COST for what is around it: some 12,000 of Envoy's. It
 is divided among the connections that have some, so one cannot fill it."""
+MAX_KEPT: Final = 128 << 20
+"""Bytes of memory that all connections together may take beside that, as far as it is known; beyond it, the one with
+the largest part is hung up on. It is a hundred thousand streams that wait for their responses; an Envoy has thousands.
+Without it, each connection could have as much as its own limits allow."""
 READ_BUFFER: Final = 1 << 16
 """Bytes of a client that are read at once, some two hundred requests; then the others have their turn."""
 TURN: Final = 16
@@ -68,13 +75,14 @@ class Server:
         tls: ssl.SSLContext | None = None,
         max_wait: float = MAX_WAIT,
         max_queued: int = MAX_QUEUED,
+        max_kept: int = MAX_KEPT,
         max_connections: int = MAX_CONNECTIONS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Args:
         methods: by path; each makes an exchange of a stream's metadata, with its first message.
         tls: for TLS; it is made to offer `h2` by ALPN.
-        max_wait, max_queued, max_connections: in place of the constants of these names.
+        max_wait, max_queued, max_kept, max_connections: in place of the constants of these names.
         clock: in place of the time.
         """
         self.failures = 0
@@ -92,6 +100,7 @@ class Server:
         self.tasks: set[asyncio.Task[None]] = set()
         self.buffer = memoryview(bytearray(READ_BUFFER))
         """For all connections: what asyncio reads into it, it hands over at once."""
+        self._max_kept, self._kept = max_kept, 0
         self._max_connections = max_connections
         self._tls = tls
         self._listening: asyncio.Server | None = None
@@ -185,7 +194,20 @@ class Server:
         self.durations[bisect.bisect_left(BOUNDS, took)] += 1
         self.seconds += took
 
+    def keep(self, connection: Client, size: int) -> None:
+        """How much memory a connection takes now."""
+        self._kept += size - connection.kept
+        connection.kept = size
+        if self._kept > self._max_kept:
+            largest = max(self.connections, key=lambda each: each.kept, default=connection)
+            _LOG.warning("clients take more than %d MB: the one with the most is hung up on", self._max_kept >> 20)
+            self._kept -= largest.kept
+            largest.kept = 0
+            largest.abort()
+
     def forget(self, connection: Client) -> None:
+        self._kept -= connection.kept
+        connection.kept = 0
         self.connections.discard(connection)
         if not self.connections:
             self._all_closed.set()

@@ -5,7 +5,8 @@ evenly. (One port for all, with SO_REUSEPORT, spreads connections, of which an E
 they may well all meet in one process.) A process is told by a pipe how the rules have changed, and says when it answers
 for them; the end of the pipe is its end, and so is ours. One that dies is replaced. One that does not answer is waited
 for once, and then has the rules when it answers again: each has a thread here that talks to it, so that a pipe which
-nobody reads holds up nothing else.
+nobody reads holds up nothing else. If it does not for long, it is killed, and replaced: it may be a handler that never
+lets go of Python's lock.
 
 Nothing that takes long is done beside the answers: who reads rule files does not hold Python's lock here, and a process
 takes rules in and compiles them in a thread, in parts (PART), as whoever unpickles keeps the lock for all of a message.
@@ -29,7 +30,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,7 @@ from typing import Any, Final
 from rejoinder.extproc.server import Counters, Processor
 from rejoinder.rules import log
 from rejoinder.rules.counts import Counts, added
+from rejoinder.rules.leftovers import Leftovers
 from rejoinder.rules.model import Rule
 from rejoinder.rules.program import Program, compile_rules
 from rejoinder.transport import tls, unix
@@ -51,6 +53,14 @@ STARTS: Final = 3
 """How often one that dies while it starts is started, before the service is not started."""
 ANSWER_SECONDS: Final = 2.0
 """That a process may take to answer, before the others are not made to wait for it. It takes milliseconds."""
+SILENT_SECONDS: Final = 30.0
+"""That a process may take to answer before it is killed. Ten thousand rules that have all changed, on a machine that is
+busy, take some seconds."""
+LOOK_SECONDS: Final = 5.0
+"""Between two looks at all processes."""
+SWITCH_SECONDS: Final = 0.0005
+"""After which a handler that computes is made to let others have Python's lock. By default it is ten times that, and
+with eight of them an answer, which needs it several times, would wait too long."""
 STOP_SECONDS: Final = 5.0
 """From the end of its pipe to the end of a process; then it is killed."""
 LONGEST_BACKOFF: Final = 10.0
@@ -76,6 +86,8 @@ class _Line:
         """What is to be told next."""
         self._told: tuple[Rule, ...] = ()
         self._asked = self._closed = False
+        self._since: float | None = None
+        """When it was asked what it has not answered yet."""
         self._begun = self._answered = 0
         """Rounds: one is a message and its answer."""
         self._late = False
@@ -104,6 +116,11 @@ class _Line:
                     _LOG.error("an ext_proc process does not answer; it has the rules when it does again")
             return self._answered >= number
 
+    def silent(self) -> float:
+        """For how long it has been asked in vain."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
+
     def close(self) -> None:
         """End the pipe, and so the process, unless it does not listen."""
         with self._changed:
@@ -116,12 +133,14 @@ class _Line:
             with self._pipe, contextlib.suppress(EOFError, OSError):
                 while (message := self._next()) is not None:
                     (program,) = message
+                    self._since = time.monotonic()
                     if program is None:
                         self._pipe.send(None)
                     else:
                         send_change(self._pipe.send, self._told, program.rules)
                         self._told = program.rules
                     counters = self._pipe.recv()
+                    self._since = None
                     with self._changed:
                         self.counters, self._answered, self._late = counters, self._begun, False
                         self._changed.notify_all()
@@ -155,20 +174,22 @@ class Workers:
         given: Mapping[Address, socket.socket] = types.MappingProxyType({}),
         *,
         answer_seconds: float = ANSWER_SECONDS,
+        silent_seconds: float = SILENT_SECONDS,
     ) -> None:
         """Args:
         count: how many processes.
         files: for TLS, where they do not listen on Unix sockets.
         mode: of Unix sockets.
         given: sockets that listen already, by address. Who connects while a process is replaced waits there.
-        answer_seconds: in place of the constant.
+        answer_seconds, silent_seconds: in place of the constants.
         """
         self._count = count
         self._files, self._mode, self._given = files, mode, given
         self._answer_seconds = answer_seconds
+        self._silent_seconds = silent_seconds
         self._workers: list[_Worker] = []
         self._published: Program | None = None
-        self._replacing: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def ports(self) -> list[int]:
@@ -191,13 +212,14 @@ class Workers:
         self._tell_all(self._published)
         for worker in self._workers:
             self._watch(worker)
+        self._in_background(self._look())
         return self.ports[0]
 
     async def stop(self) -> None:
         """End all streams and processes."""
-        for task in self._replacing:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._replacing, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         workers, self._workers = self._workers, []
         for worker in workers:
             asyncio.get_running_loop().remove_reader(worker.process.sentinel)
@@ -257,14 +279,26 @@ class Workers:
             raise OSError(answer)
         raise _DiedError(f"a process for {show(address)} did not start")
 
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(min(LOOK_SECONDS, self._silent_seconds))
+            for worker in self._workers:
+                worker.line.say(None)
+                if worker.line.silent() > self._silent_seconds:
+                    _LOG.error("an ext_proc process has not answered for %g s, and is killed", self._silent_seconds)
+                    worker.process.kill()
+
     def _watch(self, worker: _Worker) -> None:
         loop = asyncio.get_running_loop()
 
         def died() -> None:
             loop.remove_reader(worker.process.sentinel)
-            task = loop.create_task(self._replace(worker))
-            self._replacing.add(task)
-            task.add_done_callback(self._replacing.discard)
+            self._in_background(self._replace(worker))
 
         loop.add_reader(worker.process.sentinel, died)
 
@@ -359,6 +393,7 @@ def _work(
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the pipe
     log.start(logging.WARNING)
+    sys.setswitchinterval(SWITCH_SECONDS)
 
     async def run() -> None:
         try:
@@ -369,9 +404,9 @@ def _work(
             return
         pipe.send(port)
         with contextlib.suppress(EOFError, OSError):  # the parent has closed the pipe, or has died
-            program = compile_rules(())
+            program, leftovers = compile_rules(()), Leftovers()
             while True:
-                changed = await asyncio.to_thread(_next_program, pipe, program)
+                changed = await asyncio.to_thread(_next_program, pipe, program, leftovers)
                 if changed is not None:
                     processor.publish(program := changed)
                 pipe.send(processor.counters())
@@ -380,14 +415,16 @@ def _work(
     asyncio.run(run())
 
 
-def _next_program(pipe: Pipe, program: Program) -> Program | None:
+def _next_program(pipe: Pipe, program: Program, leftovers: Leftovers) -> Program | None:
     """The program after the next message, made beside the answers; None: it is as before."""
     change = pipe.recv()
     if change is None:
         return None
     gc.disable()  # it would walk all rules, again and again, with Python's lock
     try:
-        return compile_rules(receive_change(pipe.recv, program.rules, change))
+        rules = receive_change(pipe.recv, program.rules, change)
+        leftovers.add(program.rules, rules)
+        return compile_rules(rules)
     finally:
         gc.freeze()
         gc.enable()

@@ -55,10 +55,10 @@ def test_a_handler_that_hangs_takes_its_own_threads_and_nobody_elses(gate: threa
     log: list[str] = []
 
     async def main() -> None:
-        calls = Calls(Handlers(log.append), seconds=0.2, threads_each=2)
+        calls = Calls(Handlers(log.append), seconds=0.2, threads_each=2, rest=0.1)
         late = await asyncio.gather(*(call(calls, "hangs") for _ in range(6)))
         assert set(late) == {"handler made:hangs: takes too long"}
-        assert await call(calls, "hangs") == "handler made:hangs: its calls do not end"
+        assert await call(calls, "hangs") == "handler made:hangs: its calls take too long"
         assert await call(calls, "good") == b"good"
         gate.set()
         with contextlib.suppress(HandlerError):
@@ -73,7 +73,7 @@ def test_a_handler_that_hangs_takes_its_own_threads_and_nobody_elses(gate: threa
 
 def test_more_calls_than_threads_wait_for_their_turn(gate: threading.Event) -> None:
     async def main() -> None:
-        calls = Calls(Handlers(print), seconds=SECONDS, threads_each=2, threads=3)
+        calls = Calls(Handlers(print), seconds=SECONDS, threads_each=2)
         before = threading.active_count()
         several = [asyncio.create_task(call(calls, "hangs")) for _ in range(20)]
         await until(lambda: threading.active_count() == before + 2)
@@ -87,11 +87,34 @@ def test_more_calls_than_threads_wait_for_their_turn(gate: threading.Event) -> N
 
 
 @pytest.mark.usefixtures("gate")
-def test_where_all_threads_hang_it_is_a_failure_at_once() -> None:
+def test_however_many_handlers_hang_the_others_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        calls = Calls(Handlers(print), seconds=0.1, threads_each=2, threads=2)
-        await asyncio.gather(*(call(calls, "hangs") for _ in range(2)))
-        for _ in range(5):
-            assert await call(calls, "good") == "handler made:good: all threads for handlers are taken"
+        calls = Calls(Handlers(print), seconds=0.5)
+        names = [f"hangs{number}" for number in range(20)]
+        for name in names:
+            monkeypatch.setattr(f"made.{name}", sys.modules["made"].hangs, raising=False)
+        await asyncio.gather(*(call(calls, name) for name in names for _ in range(8)))
+        assert await call(calls, "good") == b"good"
+
+    run(main())
+
+
+@pytest.mark.usefixtures("gate")
+def test_a_handler_that_computes_for_ever_is_ended_and_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    def computes(*_: object) -> None:
+        while True:
+            pass
+
+    async def main() -> None:
+        monkeypatch.setattr("made.computes", computes, raising=False)
+        calls = Calls(Handlers(print), seconds=0.2, threads_each=2, rest=0.1)
+        before = threading.active_count()
+        for _ in range(3):
+            late = await asyncio.gather(*(call(calls, "computes") for _ in range(2)))
+            assert set(late) == {"handler made:computes: takes too long"}
+            assert await call(calls, "computes") == "handler made:computes: its calls take too long"
+            await until(lambda: not calls._late["made:computes"])
+        assert await call(calls, "good") == b"good"
+        assert threading.active_count() <= before + 3  # they are the same threads
 
     run(main())

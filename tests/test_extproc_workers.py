@@ -108,6 +108,22 @@ def test_a_process_that_is_stopped_holds_up_nothing_and_has_the_rules_when_it_go
     run(test())
 
 
+def test_a_process_that_answers_nothing_for_long_is_replaced() -> None:
+    async def test() -> None:
+        workers = Workers(1, answer_seconds=0.2, silent_seconds=1)
+        await workers.start("127.0.0.1:0")
+        try:
+            workers.publish(program("here"))
+            stopped = workers.pids[0]
+            os.kill(stopped or 0, signal.SIGSTOP)
+            while workers.pids[0] == stopped or not await _answers(workers.ports[0]):
+                await asyncio.sleep(0.05)
+        finally:
+            await workers.stop()
+
+    run(test())
+
+
 def test_a_process_that_dies_while_it_starts_is_replaced() -> None:
     async def test() -> None:
         workers = Workers(1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from gateway import Gateway, Upstream, only_for, ruleset
-from machine import Response, steadily, taken_port
+from machine import SECONDS, Response, steadily, taken_port
 
 from rejoinder.rules.model import Listener
 from rejoinder.xds.blame import blame
@@ -48,6 +50,30 @@ def test_mock_is_sent_and_the_upstream_sees_nothing(apply: Apply) -> None:
     assert response.values("content-length") == ["17"]
     assert response.body == b'{"hello":"world"}'
     assert len(gateway.upstream.requests) == before
+
+
+@pytest.mark.parametrize("body", ["enable_on_status: [503], body: x", "body: '{{ status }}', template: true"])
+def test_connections_live_on_when_the_last_rule_of_a_filter_goes(apply: Apply, body: str) -> None:
+    """The listener that is replaced has the filter until it has drained."""
+    text = "upstreams: {up: builtin:echo}\nroutes: [{name: all, upstream: up}]\n"
+    gateway = apply(f"{text}rules: [{{name: last, match: {{path: /x}}, {body}}}]")
+    with contextlib.closing(http.client.HTTPConnection(*gateway.address, timeout=SECONDS)) as connection:
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == Upstream.BODY
+        apply(text)
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == Upstream.BODY
+
+
+def test_a_path_with_two_tests_is_tested_on_connections_that_were_there_before(apply: Apply) -> None:
+    text = "upstreams: {up: builtin:echo}\nroutes: [{name: a, prefix: /a, upstream: up}, {name: all, upstream: up}]\n"
+    gateway = apply(f"{text}rules: [{{name: other, match: {{path: /other}}, body: x}}]")
+    with contextlib.closing(http.client.HTTPConnection(*gateway.address, timeout=SECONDS)) as connection:
+        connection.request("GET", "/a/b")
+        assert connection.getresponse().read() == Upstream.BODY
+        apply(f"{text}rules: [{{name: new, match: {{routes: a, regex: '/a/.*'}}, body: new}}]")
+        connection.request("GET", "/a/b")
+        assert connection.getresponse().read() == b"new"
 
 
 THROTTLED = """

@@ -149,6 +149,23 @@ def test_client_that_does_not_open_its_windows_is_let_pass(monkeypatch: pytest.M
     run(main())
 
 
+def test_of_clients_that_take_too_much_memory_the_largest_is_hung_up_on() -> None:
+    async def main() -> None:
+        bench = Bench(max_kept=100 * MESSAGE_COST)
+        small, large = bench.wire(), bench.wire()
+        for number in range(1, 100, 2):
+            small.bring(request(number, b"stays", 0))
+            large.bring(request(number, b"stays" + bytes(MESSAGE_COST // 2), 0))
+            await bench.served()
+        assert (small.aborted, large.aborted) == (False, True)
+        for number in range(101, 1000, 2):
+            small.bring(request(number, b"last", 0))
+            await bench.served()
+        assert not small.aborted
+
+    run(main())
+
+
 def test_client_that_does_not_read_is_not_listened_to_and_then_hung_up_on() -> None:
     async def main() -> None:
         bench = Bench()

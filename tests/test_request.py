@@ -222,7 +222,10 @@ def test_envoy_refuses_what_is_an_error(address: tuple[str, int], target: str, m
 
 
 SENT: Final = [
-    *(f"{name}: v" for name in (*sorted(REMOVED_HEADERS), *MADE_UP, *KEPT, "x-forwarded-proto", "te", "upgrade", "connection")),
+    *(
+        f"{name}: v"
+        for name in (*sorted(REMOVED_HEADERS), *MADE_UP, *KEPT, "x-forwarded-proto", "te", "upgrade", "connection")
+    ),
     *("x-forwarded-for: 1.2.3.4\nx-forwarded-for: 5.6.7.8", "x-forwarded-proto: https", "accept: a\naccept: b"),
     *("te: trailers", "te: gzip, trailers", "connection: te\nte: trailers", "connection: te\nte: gzip"),
     *(

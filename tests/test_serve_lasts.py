@@ -109,6 +109,19 @@ def test_output_that_goes_nowhere_ends_nothing(tmp_path: Path, output: Callable[
         serve.follows("third")
 
 
+def test_edits_of_a_large_body_take_no_more_memory_each(tmp_path: Path) -> None:
+    def memory(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0]) >> 10
+
+    with serving(tmp_path / "rules.yaml", stderr=subprocess.DEVNULL) as serve:
+        taken: list[int] = []
+        for number in range(61):
+            serve.follows(f"'{number}{'x' * 1_000_000}'")
+            if number % 20 == 0:
+                taken.append(sum(map(memory, [serve.process.pid, *children(serve.process.pid)])))
+        assert max(taken[2:]) - taken[1] < 100, taken
+
+
 def test_a_name_that_is_no_text_beside_the_rules_or_above_ends_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "rules"
     folder.mkdir()

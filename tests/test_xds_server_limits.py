@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from typing import Any
 
@@ -10,8 +11,8 @@ import grpc.aio
 import pytest
 from xds_clients import TIMEOUT, Client, DeltaDiscoveryRequest, DiscoveryRequest, clusters, names, run, running, values
 
-from rejoinder.xds.server import ADS, MAX_REQUEST, Connected
-from rejoinder.xds.session import Nack
+from rejoinder.xds.server import ADS, MAX_REQUEST, Connected, Disconnected
+from rejoinder.xds.session import Nack, Session
 from rejoinder.xds.snapshot import CLUSTERS, ROUTES
 from rejoinder.xds.wire import MAX_NAMES
 
@@ -156,5 +157,77 @@ def test_what_a_client_says_is_fit_to_be_printed() -> None:
             (status,) = it.server.status().clients
             assert (status.node, status.nack) == (nack.node, nack)
             await client.close()
+
+    run(test())
+
+
+async def _ended(client: Client) -> grpc.StatusCode:
+    async with asyncio.timeout(TIMEOUT):
+        return grpc.StatusCode(await client._stream.code())
+
+
+def test_clients_that_name_too_much_together_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rejoinder.xds.server.MAX_ALL_NAMES", 3)
+
+    async def test() -> None:
+        async with running() as ads:
+            ads.server.publish(clusters("1"))
+            first, second = Client(ads.address, "a"), Client(ads.address, "b")
+            await first.ask(ROUTES, "a", "b")
+            await ads.until(Connected)
+            await second.ask(ROUTES, "a", "b")
+            assert await _ended(second) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert sum(isinstance(each, Session) for each in gc.get_objects()) == 1
+            await first.close()
+            await ads.until(Disconnected)
+            third = Client(ads.address, "c")
+            await third.ask(CLUSTERS)
+            assert (await third.read()).type_url == CLUSTERS.url
+            await second.close()
+            await third.close()
+
+    gc.collect()
+    run(test())
+
+
+def test_a_stream_that_asks_for_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rejoinder.xds.server.SILENT_SECONDS", 0.1)
+
+    async def test() -> None:
+        async with running() as ads:
+            client = Client(ads.address, "n")
+            assert await _ended(client) is grpc.StatusCode.DEADLINE_EXCEEDED
+            await client.close()
+
+    run(test())
+
+
+def test_a_client_that_does_not_read_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rejoinder.xds.server.UNREAD_SECONDS", 0.5)
+
+    async def test() -> None:
+        async with running() as ads:
+            ads.server.publish(clusters("x" * 10_000_000))
+            client = Client(ads.address, "n")
+            await client.ask(CLUSTERS)
+            await ads.until(Disconnected)
+            await client.close()
+
+    run(test())
+
+
+def test_streams_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rejoinder.xds.server.MAX_STREAMS", 1)
+
+    async def test() -> None:
+        async with running() as ads:
+            ads.server.publish(clusters("1"))
+            first = Client(ads.address, "a")
+            await first.ask(CLUSTERS)
+            await first.read()
+            second = Client(ads.address, "b")
+            assert await _ended(second) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            await first.close()
+            await second.close()
 
     run(test())

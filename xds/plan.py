@@ -99,8 +99,6 @@ class PlannedGroup:
     """The routes of the file that ask an upstream, and how."""
     largest_body: int
     """Of those that are sent without asking an upstream, in bytes."""
-    splits_paths: bool
-    """Whether some route has more than one test of the path."""
     leads_nowhere: bool
     """Whether some route is for requests that get Envoy's own 404."""
     passes: bool
@@ -128,7 +126,6 @@ def _plan_group(routes: Sequence[Route], rules: Sequence[Rule]) -> PlannedGroup:
         domains,
         forwarding=tuple((route, route.action) for route in routes if isinstance(route.action, Forward)),
         largest_body=max((len(each.action.body) for each in planned if isinstance(each.action, Reply)), default=0),
-        splits_paths=any(len(each.match.paths) > 1 for each in planned),
         leads_nowhere=any(each.action is None for each in planned),
         passes=any(each.passed for each in planned),
         has_untyped=any(isinstance(each.action, Reply) and each.action.is_untyped for each in planned),

@@ -11,6 +11,8 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from cachetools import LRUCache, cached
 
+from rejoinder.rules.leftovers import OTHERS
+
 REMEMBERED: Final = 1 << 15
 """How many results are kept of a function that is called for each rule: three times those of a large installation."""
 
@@ -55,4 +57,11 @@ def by_size(size: Callable[[Any], int]) -> Callable[[Callable[P, R]], Callable[P
         size: of a result, in bytes; what it was made from counts as one kilobyte.
     """
     results: LRUCache[Any, Any] = LRUCache(_REMEMBERED_BYTES, lambda result: size(result) + 1024)
-    return cached(results, lock=threading.Lock())
+    lock = threading.Lock()
+
+    def empty() -> None:
+        with lock:
+            results.clear()
+
+    OTHERS.append(empty)
+    return cached(results, lock=lock)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from rejoinder.transport.standard import Methods, Standard
 from rejoinder.xds.counts import SERVICE, Counted, decode
 from rejoinder.xds.delta import DeltaRequest, Incremental
 from rejoinder.xds.listening import listen
-from rejoinder.xds.session import Accepted, Nack, Session, Unable
+from rejoinder.xds.session import Accepted, Nack, Output, Session, Unable
 from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, ResourceType, Snapshot
 from rejoinder.xds.sotw import Request, StateOfTheWorld
 from rejoinder.xds.standard import handlers
@@ -55,6 +55,24 @@ MAX_REQUEST: Final = 16 << 20
 """In bytes. MAX_NAMES names of 130 bytes, each with its version; no other request is nearly as large. It is also how
 many characters the names on a stream may have together."""
 
+MAX_CONNECTIONS: Final = 4_096
+"""An Envoy has one, or one for each type and one to say what it has counted. A thousand Envoys are a large fleet. Each
+takes 15 kB. Further ones are hung up on."""
+
+MAX_STREAMS: Final = 8_192
+"""Of all connections together; each takes 20 kB, beside what the client asks for."""
+
+MAX_ALL_NAMES: Final = 1_000_000
+"""On all streams together; each takes about a hundred bytes. An Envoy names some dozen resources: it asks for all
+virtual hosts at once, without their names."""
+
+SILENT_SECONDS: Final = 10.0
+"""That a new connection may take to speak HTTP/2, and a new stream to say what it asks for: what is begun takes
+memory."""
+
+UNREAD_SECONDS: Final = 60.0
+"""That a client may take to read a response: it is kept for it that long. With 20 MB it is 3 Mbit/s."""
+
 _MOST_AWAY: Final = 10_000
 """How many clients that have left are waited for. A client may call itself anything, each time anew."""
 
@@ -64,11 +82,14 @@ _OPTIONS: Final = (
     # A route configuration can have any size; gRPC's limit is 4 MB.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", MAX_REQUEST),
-    # Who does not agree on TLS: gRPC lets it try for 2 minutes.
-    ("grpc.server_handshake_timeout_ms", 10_000),
-    # An Envoy has one stream for ADS, or one for each type; with more, it opens another connection. Each may hold a
-    # request that is not complete yet.
-    ("grpc.max_concurrent_streams", 16),
+    # An Envoy has one stream for ADS, or one for each type, and one to say what it has counted; with more, it opens
+    # another connection. Each may hold a request that is not complete yet.
+    ("grpc.max_concurrent_streams", 8),
+    ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+    # Who does not agree on TLS, or on HTTP/2: gRPC lets it try for 2 minutes.
+    ("grpc.server_handshake_timeout_ms", int(SILENT_SECONDS * 1000)),
+    # Of a connection without a stream.
+    ("grpc.max_connection_idle_ms", 60_000),
     # Streams live for weeks and are silent for most of that. Ask whether the client is still there, so that one that
     # vanished without a word leaves the list; and allow it to ask us every 10 s, while gRPC takes more than one ping in
     # 5 minutes for an attack.
@@ -166,12 +187,22 @@ def _methods(named: str) -> Methods:
     }
 
 
+class _EndError(Exception):
+    """A client's stream is to be ended; the text says why."""
+
+    def __init__(self, code: grpc.StatusCode, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 class _Client:
     def __init__(self, peer: str, session: StateOfTheWorld | Incremental) -> None:
         self.peer = peer
         self.session = session
         self.nack: Nack | None = None
         self.unable = ""
+        self.names = 0
+        """How many it asks for."""
 
     def status(self) -> ClientStatus:
         accepted, target = self.session.accepted, self.session.target
@@ -216,6 +247,8 @@ class Server:
         """The ids of clients that had a snapshot in full and left without rejecting the last one; the latest last."""
         self._nack: Nack | None = None
         self._clients: set[_Client] = set()
+        self._names = 0
+        """Of all clients."""
         self._changed = asyncio.Event()
         """Set, and replaced, when there is another snapshot."""
         self._standard = Standard({service: _methods(named) for service, named, _ in _SERVICES})
@@ -223,7 +256,7 @@ class Server:
 
     async def start(self, address: str, files: tls.Files | None = None, mode: int = unix.MODE) -> int:
         """Listen. Args, Returns, Raises: as for `listen`."""
-        server = grpc.aio.server(options=_OPTIONS)
+        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_STREAMS)
         server.add_generic_rpc_handlers(
             tuple(
                 grpc.method_handlers_generic_handler(
@@ -272,8 +305,15 @@ class Server:
 
     def _handler(self, variant: _Variant, only: ResourceType | None) -> Any:
         async def serve(_: object, context: Any) -> None:
-            session = variant.session(self._offered(only), only, self._proven)
-            await self._serve(_Client(context.peer(), session), variant.decode, context)
+            def client() -> _Client:
+                return _Client(context.peer(), variant.session(self._offered(only), only, self._proven))
+
+            try:
+                return await self._serve(client(), variant.decode, context)
+            except _EndError as error:
+                end = error.code, str(error)
+            # gRPC keeps what this raises for ever, with all variables on its way: so the client is in none of them.
+            await context.abort(*end)
 
         return grpc.stream_stream_rpc_method_handler(serve, response_serializer=variant.encode)
 
@@ -282,6 +322,8 @@ class Server:
         reading = asyncio.ensure_future(context.read())
         changed = asyncio.ensure_future(self._changed.wait())
         try:
+            if not (await asyncio.wait({reading}, timeout=SILENT_SECONDS))[0]:
+                raise _EndError(grpc.StatusCode.DEADLINE_EXCEEDED, "nothing has been asked for")
             while True:
                 await asyncio.wait({reading, changed}, return_when=asyncio.FIRST_COMPLETED)
                 outputs = []
@@ -293,31 +335,52 @@ class Server:
                     data = reading.result()
                     if data is grpc.aio.EOF:
                         return
-                    request = await _read(decode, data, client.session, context)
+                    request = _read(decode, data, client.session)
                     outputs += client.session.on_request(request)
-                    if _asks_too_much(client.session, request):
-                        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many names")
+                    if self._asks_too_much(client, request):
+                        raise _EndError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many names")
                     reading = asyncio.ensure_future(context.read())
                     if client not in self._clients:
                         self._clients.add(client)
                         self._away.pop(client.session.node, None)
                         self._on_event(Connected(client.session.node, client.peer, client.session.forms.envoy))
-                for output in outputs:
-                    if isinstance(output, Response):
-                        await context.write(output)
-                    else:
-                        self._learn(client, output)
+                await self._give(client, outputs, context)
         except grpc.aio.InternalError:
             # The client has left while it was written to. Where gRPC sees that first, it cancels this task.
             raise asyncio.CancelledError from None
         finally:
             reading.cancel()
             changed.cancel()
+            self._names -= client.names
             if client in self._clients:
                 self._clients.remove(client)
                 self._miss(client.session)
                 self._take_back()
                 self._on_event(Disconnected(client.session.node, client.peer))
+
+    async def _give(self, client: _Client, outputs: Sequence[Output], context: Any) -> None:
+        for output in outputs:
+            if not isinstance(output, Response):
+                self._learn(client, output)
+                continue
+            try:
+                async with asyncio.timeout(UNREAD_SECONDS):
+                    await context.write(output)
+            except TimeoutError:
+                raise _EndError(grpc.StatusCode.DEADLINE_EXCEEDED, "a response has not been read") from None
+
+    def _asks_too_much(self, client: _Client, request: Request | DeltaRequest) -> bool:
+        """Whether a stream's requests together have more names than one alone may have, or all clients' too many."""
+        if isinstance(request, Request):
+            changes = bool(request.names or client.names)
+        else:
+            changes = bool(request.subscribe or request.unsubscribe)
+        if not changes:
+            return False
+        lengths = [len(name) for name in client.session.names()]
+        self._names += len(lengths) - client.names
+        client.names = len(lengths)
+        return self._names > MAX_ALL_NAMES or len(lengths) > MAX_NAMES or sum(lengths) > MAX_REQUEST
 
     async def _take_counts(self, data: bytes, context: Any) -> bytes:
         try:
@@ -365,28 +428,18 @@ class Server:
         return self._snapshot
 
 
-async def _read(decode: Callable[[bytes], Any], data: bytes, session: Session, context: Any) -> Any:
+def _read(decode: Callable[[bytes], Any], data: bytes, session: Session) -> Any:
     """A request; what is none ends the stream, and nothing else."""
     try:
         request = decode(data)
     except DecodeError:
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "this is no discovery request")
+        raise _EndError(grpc.StatusCode.INVALID_ARGUMENT, "this is no discovery request") from None
     except TooManyNamesError as error:
-        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
-    else:
-        if session.only is None and not request.type_url:
-            # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol: "it is required for ADS".
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a request on ADS must have a type_url")
-        return request
-
-
-def _asks_too_much(session: Session, request: Request | DeltaRequest) -> bool:
-    """Whether a stream's requests together have more names than one alone may have."""
-    # In the other variant a request has all names of a type, not some more.
-    if isinstance(request, Request) or not request.subscribe:
-        return False
-    lengths = [len(name) for name in session.names()]
-    return len(lengths) > MAX_NAMES or sum(lengths) > MAX_REQUEST
+        raise _EndError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None
+    if session.only is None and not request.type_url:
+        # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol: "it is required for ADS".
+        raise _EndError(grpc.StatusCode.INVALID_ARGUMENT, "a request on ADS must have a type_url")
+    return request
 
 
 def _version(snapshot: Snapshot | None) -> str:

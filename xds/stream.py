@@ -51,7 +51,7 @@ class Subscription:
     def of(self, resources: Resources) -> Resources:
         if self.wildcard:
             return resources
-        return Frozen({name: resources[name] for name in sorted(self.names) if name in resources})
+        return Frozen({name: resources[name] for name in sorted(self.names & resources.keys())})
 
 
 @dataclass(slots=True)

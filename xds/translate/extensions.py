@@ -29,7 +29,7 @@ _EXT_PROC: Final[Mapping[str, _Make]] = {
 }
 """In the order of the chain."""
 _MODULE: Final[Mapping[str, _Make]] = {
-    filters.RULES: lambda program: module.module_filter(filters.RULES, cut(program)[0])
+    filters.RULES: lambda program: module.module_filter(filters.RULES, cut(program)[0]) if program else ext_proc.IDLE
 }
 
 FOREIGN: Final[Mapping[Placement, Mapping[str, _Make]]] = {
@@ -42,15 +42,15 @@ FOREIGN_TYPES: Final = {Placement.EXT_PROC: ext_proc.TYPES, Placement.MODULE: (m
 
 
 def extensions(program: Program, conditional: Placement) -> Iterator[Json]:
-    """The TypedExtensionConfigs for Envoys of ours.
+    """The TypedExtensionConfigs for Envoys of ours, whether a listener has these filters or not: one that is replaced
+    has them until it has drained, and Envoy answers 500 for a filter whose configuration is gone.
 
     Args:
         program: the conditional rules.
         conditional: where the answers to statuses come from.
     """
-    made = _MODULE if conditional is Placement.MODULE else _EXT_PROC
-    for name in filters.answering(program, conditional):
-        yield {"name": name, "typed_config": made[name](program)}
+    for name, make in (_MODULE if conditional is Placement.MODULE else _EXT_PROC).items():
+        yield {"name": name, "typed_config": make(program)}
     if conditional is Placement.MODULE:
         yield from map(_part, cut(program)[1])
 

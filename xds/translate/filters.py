@@ -75,9 +75,7 @@ def answering(program: Program, conditional: Placement) -> tuple[str, ...]:
     """The names of the filters that answer for rules; none where there are no such rules."""
     if not program:
         return ()
-    if conditional is Placement.MODULE:
-        return (RULES,)
-    return (RULES, HOST, REQUESTS) if ext_proc.sees_requests(program) else (RULES, HOST)
+    return (RULES,) if conditional is Placement.MODULE else (RULES, HOST, REQUESTS)
 
 
 _ADS: Final = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
@@ -101,7 +99,8 @@ class Off(NamedTuple):
 def to_switch_off(program: Program, conditional: Placement) -> Off:
     """What has nothing to say about an answer of a route's."""
     asked = () if not program.asks_requests else (RULES,) if conditional is Placement.MODULE else (REQUESTS,)
-    off = tuple(name for name in answering(program, conditional) if name != HOST)
+    idle = (HOST,) if ext_proc.sees_requests(program) else (HOST, REQUESTS)
+    off = tuple(name for name in answering(program, conditional) if name not in idle)
     return Off(off, tuple(name for name in off if name not in asked))
 
 

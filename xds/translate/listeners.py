@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from rejoinder.rules.http import show_address
 from rejoinder.rules.model import WEBSOCKET, Listener, Ruleset
 from rejoinder.rules.request import PATH_HEADER
-from rejoinder.xds.plan import Plan, PlannedGroup
+from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.filters import metadata
-from rejoinder.xds.translate.route_configurations import Layout, needs_path_header, routes_name
+from rejoinder.xds.translate.route_configurations import Layout, routes_name
 from rejoinder.xds.translate.settings import Json, inline, typed
 
 HTTP_10_HOST = "localhost"
@@ -34,10 +34,7 @@ def listeners(
         early: their `local_reply_config`.
         layouts: of the routes of each group of listeners; WHOLE if it is not there.
     """
-    managers = {
-        group: _connection_manager(group, part, filters, early, layouts.get(group, Layout.WHOLE))
-        for group, part in plan.items()
-    }
+    managers = {group: _connection_manager(group, filters, early, layouts.get(group, Layout.WHOLE)) for group in plan}
     for listener in ruleset.listeners:
         chain: Json = {"filters": [{"name": "http", "typed_config": managers[listener.group]}]}
         if listener.certificate is not None and listener.key is not None:
@@ -70,7 +67,7 @@ def listener_name(listener: Listener) -> str:
     return show_address(listener.address, listener.port) + (f"#{listener.number}" if listener.number > 1 else "")
 
 
-def _connection_manager(group: str, plan: PlannedGroup, filters: list[Json], early: Json, layout: Layout) -> Json:
+def _connection_manager(group: str, filters: list[Json], early: Json, layout: Layout) -> Json:
     manager = typed(
         _HCM,
         stat_prefix="ingress",
@@ -97,25 +94,19 @@ def _connection_manager(group: str, plan: PlannedGroup, filters: list[Json], ear
         stream_idle_timeout="300s",
         request_timeout="300s",
     )
+    # Always, whether the routes test it or not: a listener that is replaced has the new routes until it has drained.
+    path = {"header": {"key": PATH_HEADER, "value": "%PATH(NQ)%"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    manager["early_header_mutation_extensions"] = [
+        {
+            "name": "path_without_query",
+            "typed_config": typed(
+                "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+                mutations=[{"append": path}],
+            ),
+        }
+    ]
     if early:
         manager["local_reply_config"] = early
-    if needs_path_header(plan, layout):
-        manager["early_header_mutation_extensions"] = [
-            {
-                "name": "path_without_query",
-                "typed_config": typed(
-                    "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-                    mutations=[
-                        {
-                            "append": {
-                                "header": {"key": PATH_HEADER, "value": "%PATH(NQ)%"},
-                                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-                            }
-                        }
-                    ],
-                ),
-            }
-        ]
     return manager
 
 

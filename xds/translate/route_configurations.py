@@ -69,11 +69,6 @@ def routes_name(group: str, layout: Layout) -> str:
     return (f"{ROUTES_NAME}/{group}" if group else ROUTES_NAME) + layout.value
 
 
-def needs_path_header(plan: PlannedGroup, layout: Layout) -> bool:
-    """Whether the listener has to set PATH_HEADER."""
-    return plan.splits_paths or layout is Layout.PATHS
-
-
 def route_configurations(plan: Plan, settings: Settings, off: Off) -> Iterator[Json]:
     """One RouteConfiguration for each group of listeners; `off`: the filters that routes switch off which answer by
     themselves."""
@@ -101,7 +96,7 @@ def split_route_configurations(
 
 def _head(group: str, plan: PlannedGroup, layout: Layout) -> Json:
     """A RouteConfiguration without virtual hosts."""
-    head: Json = {"name": routes_name(group, layout)}
+    head: Json = {"name": routes_name(group, layout), "request_headers_to_remove": [PATH_HEADER]}
     if layout is Layout.PATHS:
         head["vhost_header"] = PATH_HEADER
     else:
@@ -110,8 +105,6 @@ def _head(group: str, plan: PlannedGroup, layout: Layout) -> Json:
     largest = plan.largest_body if layout is Layout.WHOLE else MAX_FILE_SIZE
     if largest > _DEFAULT_MAX_BODY:
         head["max_direct_response_body_size_bytes"] = largest
-    if needs_path_header(plan, layout):
-        head["request_headers_to_remove"] = [PATH_HEADER]
     if limits := {route.name: route.rate_limit for route, _ in plan.forwarding if route.rate_limit}:
         rate_limit, override = rate_limit_override(limits)
         head["typed_per_filter_config"] = {rate_limit: override}

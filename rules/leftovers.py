@@ -1,0 +1,55 @@
+"""What edits leave behind in the caches of this package, which keep what they have made of rules, and when it goes.
+
+In: the rules before and after an edit. The caches are large, so that of ten thousand rules nothing is made twice; of
+few rules with large bodies they would keep thousands of versions. So they are emptied when that may be much; the next
+edit then costs what a start costs. Nothing is raised. `Leftovers` is the way in.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from rejoinder.rules.model import Rule
+
+MOST: Final = 64 << 20
+"""Bytes."""
+OF_EDIT: Final = 256 << 10
+"""... of each edit: what does not depend on how many rules it changes."""
+OF_RULE: Final = 8 << 10
+"""... of each rule that is another, beside its bodies."""
+COPIES: Final = 4
+"""Of a body, in what is made of it."""
+
+OTHERS: Final[list[Callable[[], None]]] = []
+"""What empties caches that are not those of `functools`."""
+
+
+class Leftovers:
+    """Of one process."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def add(self, before: Iterable[Rule], after: Iterable[Rule]) -> None:
+        """Rules have taken the place of others. May be called by any thread."""
+        known = frozenset(before)
+        self._bytes += OF_EDIT + sum(_size(rule) for rule in after if rule not in known)
+        if self._bytes > MOST:
+            self._bytes = 0
+            _empty()
+
+
+def _size(rule: Rule) -> int:
+    bodies = [body for answer in rule.answers for body in (answer.body, *(each.body for each in answer.variants))]
+    return OF_RULE + COPIES * sum(map(len, bodies))
+
+
+def _empty() -> None:
+    ours = [module for name, module in list(sys.modules.items()) if name.startswith("rejoinder.")]
+    for cache in (value for module in ours for value in vars(module).values() if hasattr(value, "cache_parameters")):
+        if cache.cache_parameters()["maxsize"] is not None:  # others hold what is made once
+            cache.cache_clear()
+    for empty in OTHERS:
+        empty()
