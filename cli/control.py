@@ -31,7 +31,8 @@ from rejoinder.rules.problem import Problem, Severity
 from rejoinder.rules.shadow import shadowed
 from rejoinder.rules.watch import changes
 from rejoinder.xds.build import Build
-from rejoinder.xds.server import Event, Server
+from rejoinder.xds.events import Event
+from rejoinder.xds.server import Server
 from rejoinder.xds.translate import Placement, Settings
 
 _LOG: Final = logging.getLogger("rejoinder.control")

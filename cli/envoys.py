@@ -26,8 +26,8 @@ from rejoinder.rules.program import needs_python
 from rejoinder.xds.blame import blame
 from rejoinder.xds.build import Build
 from rejoinder.xds.counts import Counted
+from rejoinder.xds.events import Connected, Disconnected, Event
 from rejoinder.xds.forms import MODULE_SINCE, NO_MODULE
-from rejoinder.xds.server import Connected, Disconnected, Event
 from rejoinder.xds.session import Accepted, Nack, Unable
 from rejoinder.xds.translate import Placement
 

@@ -32,7 +32,7 @@ from rejoinder.extproc.wire import PLACEMENT
 from rejoinder.rules.counts import OTHER, Counts, Kind
 from rejoinder.rules.model import Ruleset
 from rejoinder.rules.problem import Problem, Severity
-from rejoinder.xds.server import ClientStatus
+from rejoinder.xds.events import ClientStatus
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 

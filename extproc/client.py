@@ -10,12 +10,12 @@ import collections
 import itertools
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Final, cast
 
 from rejoinder.extproc import http2
+from rejoinder.extproc.exchange import Exchange, Metadata, Method, Step
 from rejoinder.extproc.grpc_wire import OK, RESPONSE, Status, framed, refusal, take_messages, trailers
-from rejoinder.extproc.headers import Headers
 
 if TYPE_CHECKING:
     from rejoinder.extproc.grpc import Server
@@ -39,35 +39,6 @@ KEEPALIVE_TIMEOUT: Final = 10.0
 
 _ALIVE: Final = b"are you?"
 _SHUT_DOWN: Final = b"goodbye!"
-
-Metadata = Headers
-"""A request's headers, with the pseudo headers."""
-
-
-class Step(NamedTuple):
-    """What a message leads to."""
-
-    message: bytes
-    """To be sent; empty: nothing is."""
-    end: bool
-    """The stream is to be ended."""
-    status: Status = Status.OK
-    """It ends with this one."""
-    then: Callable[[], Awaitable[Step]] | None = None
-    """What comes next, without a message of the client; it is cancelled when the client goes."""
-
-
-class Exchange(Protocol):
-    """One stream."""
-
-    def on_message(self, data: bytes) -> Step | Awaitable[Step]:
-        """What a message leads to. What takes time is awaited, and the stream's next message with it."""
-
-    def on_end(self) -> None:
-        """Both sides have ended the stream. (Not called where the client has reset it, or gone away.)"""
-
-
-Method = Callable[[Metadata], Exchange]
 
 
 class _Call:
@@ -107,6 +78,20 @@ class _Call:
         self.told = sum(map(len, itertools.chain.from_iterable(metadata)))
         """Bytes of the metadata, and of the messages that the exchange has had: it may keep what they say."""
 
+    def tell(self, message: bytes | None) -> int:
+        size = len(message or b"")
+        self.told += size
+        return size
+
+    def step(self, message: bytes | None) -> Step | Awaitable[Step] | None:
+        """What a message leads to; None: nothing, it was the end."""
+        if self.exchange is None:
+            self.exchange = self.method(self.metadata)
+        if message is not None:
+            return self.exchange.on_message(message)
+        self.exchange.on_end()
+        return None
+
     def release(self) -> list[bytes | None]:
         """The messages that were held; none are any more."""
         held, self.held = self.held, []
@@ -115,6 +100,26 @@ class _Call:
     def cancel(self) -> None:
         if self.then is not None:
             self.then.cancel()
+
+
+class _Life:
+    """The signs of life of a client."""
+
+    __slots__ = ("asked", "heard", "unread_since")
+
+    def __init__(self, now: float) -> None:
+        self.heard = self.unread_since = now
+        self.asked = False
+
+    def is_over(self, now: float, *, unread: bool) -> bool:
+        """Args: unread: there is something that it should read, since `unread_since`."""
+        silent = now - self.heard > KEEPALIVE + KEEPALIVE_TIMEOUT
+        return silent or (unread and now - self.unread_since > KEEPALIVE_TIMEOUT)
+
+    def is_to_be_asked(self, now: float) -> bool:
+        """Whether it has been silent for so long; once."""
+        before, self.asked = self.asked, now - self.heard > KEEPALIVE
+        return self.asked and not before
 
 
 def _cost(message: bytes | None) -> int:
@@ -137,8 +142,8 @@ class Client(asyncio.BufferedProtocol):
         self._told = 0
         self.kept = 0
         """About how much memory this connection takes, but for what is queued, as of the last `flush`."""
-        self._paused = self._pinged = self._drained = False
-        self._heard = self._unread_since = server.clock()
+        self._paused = self._drained = False
+        self._life = _Life(server.clock())
 
     # Called by asyncio.
 
@@ -155,7 +160,7 @@ class Client(asyncio.BufferedProtocol):
         return self._server.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._heard = now = self._server.clock()
+        self._life.heard = now = self._server.clock()
         for event in self.http2.receive_data(bytes(self._server.buffer[:nbytes])):
             if isinstance(event, http2.Request):
                 self._on_request(event, now)
@@ -168,7 +173,7 @@ class Client(asyncio.BufferedProtocol):
         self.flush()
 
     def pause_writing(self) -> None:
-        self._paused, self._unread_since = True, self._server.clock()
+        self._paused, self._life.unread_since = True, self._server.clock()
         if self._transport is not None:
             self._transport.pause_reading()
 
@@ -202,9 +207,8 @@ class Client(asyncio.BufferedProtocol):
             self.queued -= _cost(message)
             if self._calls.get(call.stream_id) is not call:
                 continue  # it has been reset
-            if message is not None and (
-                self._server.clock() - arrived > self._server.max_wait or self.http2.waiting > MAX_WAITING
-            ):
+            late = self._server.clock() - arrived > self._server.max_wait
+            if message is not None and (late or self.http2.waiting > MAX_WAITING):
                 self._server.overloaded += 1
                 self._finish(call, Status.OK)
             else:
@@ -223,7 +227,7 @@ class Client(asyncio.BufferedProtocol):
         elif self.http2.closed:
             if self.http2.error:
                 _LOG.warning("a client's connection is broken off: %s", self.http2.error)
-            self._unread_since = self._server.clock()
+            self._life.unread_since = self._server.clock()
             self._drop()
             self._transport.close()
         else:
@@ -251,14 +255,11 @@ class Client(asyncio.BufferedProtocol):
 
     def tick(self, now: float) -> None:
         self.http2.forgive()
-        silent = now - self._heard
-        unread = now - self._unread_since if self._paused or self.http2.closed else 0
-        if unread > KEEPALIVE_TIMEOUT or silent > KEEPALIVE + KEEPALIVE_TIMEOUT:
+        if self._life.is_over(now, unread=self._paused or self.http2.closed):
             self.abort()
-        elif silent > KEEPALIVE and not self._pinged:
+        elif self._life.is_to_be_asked(now):
             self.http2.ping(_ALIVE)
             self.flush()
-        self._pinged = silent > KEEPALIVE
 
     def _drop(self) -> None:
         for stream_id in list(self._calls):
@@ -280,11 +281,10 @@ class Client(asyncio.BufferedProtocol):
             self._enqueue(call, None, now)
 
     def _on_data(self, event: http2.Data, now: float) -> None:
-        stream_id, data, end_stream = event
-        if (call := self._calls.get(stream_id)) is None:
+        if (call := self._calls.get(event.stream_id)) is None:
             return
         self._partial -= len(call.partial)
-        messages, refused = take_messages(call.partial, data)
+        messages, refused = take_messages(call.partial, event.data)
         self._partial += len(call.partial)
         for message in messages:
             self._enqueue(call, message, now)
@@ -292,9 +292,9 @@ class Client(asyncio.BufferedProtocol):
             self._finish(call, *refused)
         elif self._partial > MAX_PARTIAL:
             self._finish(call, Status.RESOURCE_EXHAUSTED, "too many messages at once")
-        elif end_stream and call.partial:
+        elif event.end_stream and call.partial:
             self._finish(call, Status.INTERNAL, "the last message is not complete")
-        elif end_stream:
+        elif event.end_stream:
             self._enqueue(call, None, now)
 
     def _enqueue(self, call: _Call, message: bytes | None, now: float) -> None:
@@ -310,16 +310,11 @@ class Client(asyncio.BufferedProtocol):
     # What goes out.
 
     def _answer(self, call: _Call, message: bytes | None) -> None:
+        self._told += call.tell(message)
         try:
-            if call.exchange is None:
-                call.exchange = call.method(call.metadata)
-            if message is None:
-                call.exchange.on_end()
+            if (step := call.step(message)) is None:
                 self._finish(call, Status.OK)
                 return
-            call.told += len(message)
-            self._told += len(message)
-            step = call.exchange.on_message(message)
             if isinstance(step, Step):
                 self._send(call, step)
                 if step.then is None:
@@ -328,10 +323,8 @@ class Client(asyncio.BufferedProtocol):
             self._fail(call)
             return
         call.working = True
-        task = asyncio.get_running_loop().create_task(self._awaited(call, step))
+        task = self._server.spawn(self._awaited(call, step))
         call.then = task if isinstance(step, Step) else None
-        self._server.tasks.add(task)
-        task.add_done_callback(self._server.tasks.discard)
 
     async def _awaited(self, call: _Call, coming: Step | Awaitable[Step]) -> None:
         try:

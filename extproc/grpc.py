@@ -18,11 +18,12 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from rejoinder.extproc.client import Client, Exchange, Metadata, Method, Step
+from rejoinder.extproc.client import Client
+from rejoinder.extproc.exchange import Exchange, Metadata, Method, Step
 from rejoinder.rules.http import parse_address
 from rejoinder.transport import unix
 from rejoinder.transport.addresses import UNIX
@@ -97,7 +98,7 @@ class Server:
         self.connections: set[Client] = set()
         self.busy: collections.OrderedDict[Client, None] = collections.OrderedDict()
         """The connections with messages to answer, in turn."""
-        self.tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self.buffer = memoryview(bytearray(READ_BUFFER))
         """For all connections: what asyncio reads into it, it hands over at once."""
         self._max_kept, self._kept = max_kept, 0
@@ -169,8 +170,15 @@ class Server:
             with contextlib.suppress(TimeoutError):  # what is still there is closed in a harder way next
                 if self.connections and seconds:
                     await asyncio.wait_for(self._all_closed.wait(), seconds)
-        for task in self.tasks:
+        for task in self._tasks:
             task.cancel()
+
+    def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Begin what ends with the server, if not before."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _tick_again(self) -> None:
         self._ticking = asyncio.get_running_loop().call_later(TICK, self._tick_again)

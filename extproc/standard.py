@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from rejoinder.extproc.client import Metadata, Method, Step
+from rejoinder.extproc.exchange import Metadata, Method, Step
 from rejoinder.extproc.grpc_wire import Status
 from rejoinder.transport.standard import HEALTH, REFLECTION, Standard
 

@@ -1,4 +1,4 @@
-"""The ext_proc service as processes, one or several on as many cores, that each run a `Processor`, with its face.
+"""The ext_proc service as processes (`worker`), one or several on as many cores, with a `Processor`'s face.
 
 They listen on consecutive ports, or Unix sockets, and Envoy's cluster has them all: so Envoy spreads the streams
 evenly. (One port for all, with SO_REUSEPORT, spreads connections, of which an Envoy has one for each of its threads:
@@ -7,9 +7,6 @@ for them; the end of the pipe is its end, and so is ours. One that dies is repla
 for once, and then has the rules when it answers again: each has a thread here that talks to it, so that a pipe which
 nobody reads holds up nothing else. If it does not for long, it is killed, and replaced: it may be a handler that never
 lets go of Python's lock.
-
-Nothing that takes long is done beside the answers: who reads rule files does not hold Python's lock here, and a process
-takes rules in and compiles them in a thread, in parts (PART), as whoever unpickles keeps the lock for all of a message.
 """
 
 from __future__ import annotations
@@ -17,30 +14,25 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import ctypes
-import gc
 import logging
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.process
 import os
-import signal
 import socket
-import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from rejoinder.extproc.server import Counters, Processor
-from rejoinder.rules import log
+from rejoinder.extproc.server import Counters
+from rejoinder.extproc.worker import Pipe, send_change, work
 from rejoinder.rules.counts import Counts, added
-from rejoinder.rules.leftovers import Leftovers
 from rejoinder.rules.model import Rule
-from rejoinder.rules.program import Program, compile_rules
+from rejoinder.rules.program import Program
 from rejoinder.transport import tls, unix
 from rejoinder.transport.addresses import Address, nth, parse, show
 
@@ -58,18 +50,10 @@ SILENT_SECONDS: Final = 30.0
 busy, take some seconds."""
 LOOK_SECONDS: Final = 5.0
 """Between two looks at all processes."""
-SWITCH_SECONDS: Final = 0.0005
-"""After which a handler that computes is made to let others have Python's lock. By default it is ten times that, and
-with eight of them an answer, which needs it several times, would wait too long."""
 STOP_SECONDS: Final = 5.0
 """From the end of its pipe to the end of a process; then it is killed."""
 LONGEST_BACKOFF: Final = 10.0
 """Seconds between two attempts to replace a process, at most."""
-PART: Final = 200
-"""Rules in a message: unpickling them takes two milliseconds."""
-_PR_SET_PDEATHSIG: Final = 1
-
-Pipe = multiprocessing.connection.Connection
 
 
 class _DiedError(Exception):
@@ -260,7 +244,7 @@ class Workers:
         """
         here, there = _SPAWN.Pipe()
         arguments = there, address, self._files, self._mode, self._given.get(address), os.getpid()
-        process = _SPAWN.Process(target=_work, args=arguments, name="ext_proc", daemon=True)
+        process = _SPAWN.Process(target=work, args=arguments, name="ext_proc", daemon=True)
         # Not in a thread: with the thread that started it, a process loses its parent.
         process.start()
         there.close()
@@ -351,80 +335,3 @@ def _sum(counters: list[Counters]) -> Counters:
         seconds=sum(each.seconds for each in counters),
         handler_failures=dict(handler_failures),
     )
-
-
-def send_change(send: Callable[[Any], None], told: tuple[Rule, ...], rules: tuple[Rule, ...]) -> None:
-    """Send what differs between the rules that were told and these: all between the first and the last difference."""
-    before = _same(told, rules)
-    behind = _same(told[before:][::-1], rules[before:][::-1])
-    changed = rules[before : len(rules) - behind]
-    send((before, behind, len(changed)))  # None in its place would ask for the counters alone
-    for start in range(0, len(changed), PART):
-        send(changed[start : start + PART])
-
-
-def receive_change(
-    receive: Callable[[], Any], told: tuple[Rule, ...], change: tuple[int, int, int]
-) -> tuple[Rule, ...]:
-    """The rules after what `send_change` sends, of which the first message is here already."""
-    before, behind, count = change
-    changed: list[Rule] = []
-    while len(changed) < count:
-        changed += receive()
-    return (*told[:before], *changed, *told[len(told) - behind :])
-
-
-def _same(some: tuple[Rule, ...], others: tuple[Rule, ...]) -> int:
-    """How many are the same at the beginning."""
-    pairs = enumerate(zip(some, others, strict=False))
-    return next(
-        (number for number, (one, other) in pairs if one is not other and one != other), min(len(some), len(others))
-    )
-
-
-def _work(
-    pipe: Pipe, address: Address, files: tls.Files | None, mode: int, given: socket.socket | None, parent: int
-) -> None:
-    """The process: says its port, or why it has none; then for each message its counters."""
-    if sys.platform == "linux":
-        # However the parent dies. (Elsewhere, the end of the pipe is noticed.)
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-    if os.getppid() != parent:
-        return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the pipe
-    log.start(logging.WARNING)
-    sys.setswitchinterval(SWITCH_SECONDS)
-
-    async def run() -> None:
-        try:
-            processor = Processor(tls.Reloading(files) if files and isinstance(address, tuple) else None)
-            port = await processor.start(show(address), mode, given)
-        except OSError as error:
-            pipe.send(str(error))
-            return
-        pipe.send(port)
-        with contextlib.suppress(EOFError, OSError):  # the parent has closed the pipe, or has died
-            program, leftovers = compile_rules(()), Leftovers()
-            while True:
-                changed = await asyncio.to_thread(_next_program, pipe, program, leftovers)
-                if changed is not None:
-                    processor.publish(program := changed)
-                pipe.send(processor.counters())
-        await processor.stop()
-
-    asyncio.run(run())
-
-
-def _next_program(pipe: Pipe, program: Program, leftovers: Leftovers) -> Program | None:
-    """The program after the next message, made beside the answers; None: it is as before."""
-    change = pipe.recv()
-    if change is None:
-        return None
-    gc.disable()  # it would walk all rules, again and again, with Python's lock
-    try:
-        rules = receive_change(pipe.recv, program.rules, change)
-        leftovers.add(program.rules, rules)
-        return compile_rules(rules)
-    finally:
-        gc.freeze()
-        gc.enable()

@@ -96,7 +96,7 @@ class Bench:
     async def served(self) -> None:
         """Until nothing is left to do."""
         await asyncio.sleep(0)
-        while self.server.busy or self.server.tasks:
+        while self.server.busy or self.server._tasks:
             await asyncio.sleep(0)
         await asyncio.sleep(0)
 

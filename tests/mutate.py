@@ -54,10 +54,10 @@ MUTATIONS: Final = (
     ),
     Mutation("rules/kubernetes/http_route.py", "return min((each for", "return max((each for", ("cases_told",)),
     # What is rejected is given to nobody who comes: not while somebody may still take it, or has it.
-    Mutation("xds/server.py", " or self._away:", ":", _TAKEN_BACK),
-    Mutation("xds/server.py", "snapshot not in self._proven.values() and all(", "all(", _TAKEN_BACK),
+    Mutation("xds/standing.py", " or self._away:", ":", _TAKEN_BACK),
+    Mutation("xds/standing.py", "snapshot not in self.proven.values() and all(", "all(", _TAKEN_BACK),
     Mutation(
-        "xds/server.py",
+        "xds/standing.py",
         "and all(session.has_rejected",
         "and any(session.has_rejected",
         _TAKEN_BACK,

@@ -26,7 +26,7 @@ from rejoinder.cli.control import Control
 from rejoinder.extproc import Workers
 from rejoinder.rules.model import Endpoint
 from rejoinder.transport.addresses import Tcp as Address
-from rejoinder.xds.server import Event
+from rejoinder.xds.events import Event
 from rejoinder.xds.session import Accepted, Nack
 from rejoinder.xds.snapshot import LISTENERS
 from rejoinder.xds.translate import Settings

@@ -12,7 +12,7 @@ from gateway import ruleset
 from google.protobuf import json_format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_differential import rule_files
+from random_rules import rule_files
 
 from rejoinder.rules.load import load
 from rejoinder.rules.model import (

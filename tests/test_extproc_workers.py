@@ -17,7 +17,8 @@ from machine import SECONDS
 
 from rejoinder.extproc import Workers
 from rejoinder.extproc.server import SERVICE
-from rejoinder.extproc.workers import PART, STARTS, receive_change, send_change
+from rejoinder.extproc.worker import PART, receive_change, send_change
+from rejoinder.extproc.workers import STARTS
 from rejoinder.rules.model import Answer, Rule, StatusPattern
 from rejoinder.rules.program import Program, compile_rules
 from rejoinder.xds.protobuf import message_class

@@ -18,8 +18,8 @@ from core import Core, RejectedError
 from gateway import Upstream, ruleset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_differential import requests as requests_strategy
-from test_differential import rule_files
+from random_rules import requests as requests_strategy
+from random_rules import rule_files
 from test_program import rules_of
 
 from rejoinder.rules.answers import Asked, Choice, Reply

@@ -23,7 +23,7 @@ from rejoinder.extproc import Counters
 from rejoinder.rules.counts import Counts, Kind, Series
 from rejoinder.rules.model import Answer, Position, Rule, Ruleset, StatusPattern
 from rejoinder.rules.problem import Problem
-from rejoinder.xds.server import ClientStatus
+from rejoinder.xds.events import ClientStatus
 
 PROJECT: Final = Path(__file__).parents[1]
 MONITORING: Final = PROJECT / "examples" / "monitoring"

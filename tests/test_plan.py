@@ -16,7 +16,7 @@ import pytest
 import yaml
 from gateway import ruleset
 from hypothesis import HealthCheck, given, seed, settings
-from test_differential import HOSTS, rule_files
+from random_rules import HOSTS, rule_files
 from test_matching import meet_fits
 
 from rejoinder.rules.answers import Reply, reply

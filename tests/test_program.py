@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_differential import requests as requests_strategy
-from test_differential import rule_files
+from random_rules import requests as requests_strategy
+from random_rules import rule_files
 
 from rejoinder.rules.answers import Choice
 from rejoinder.rules.decide import decide

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import random_rules
 import test_cases
-import test_differential
 import test_docs
 import test_load
 import test_load_files
@@ -103,7 +103,7 @@ def test_every_field_in_one_file_is_valid() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(test_differential.rule_files())
+@given(random_rules.rule_files())
 def test_a_rule_file_at_random_is_valid(rules: dict[str, Any]) -> None:
     assert complaints(yaml.safe_dump(rules, allow_unicode=True)) == []
 

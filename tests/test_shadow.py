@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
-from test_differential import STATUSES, rule_files
+from random_rules import STATUSES, rule_files
 from test_plan import REQUESTS
 
 from rejoinder.rules.decide import decide

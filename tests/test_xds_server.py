@@ -10,8 +10,9 @@ import grpc.aio
 import pytest
 from xds_clients import Client, DeltaDiscoveryRequest, clusters, run, running, values
 
+from rejoinder.xds.events import Connected, Disconnected
 from rejoinder.xds.protobuf import message_class
-from rejoinder.xds.server import ADS, Connected, Disconnected, InconsistentSnapshotError, Server
+from rejoinder.xds.server import ADS, InconsistentSnapshotError, Server
 from rejoinder.xds.session import Accepted
 from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, Resource, Snapshot
 

@@ -31,7 +31,7 @@ from xds_clients import (
     values,
 )
 
-from rejoinder.xds.server import Disconnected
+from rejoinder.xds.events import Disconnected
 from rejoinder.xds.session import Accepted, Nack
 from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, Resource, Snapshot
 

@@ -11,7 +11,8 @@ import grpc.aio
 import pytest
 from xds_clients import TIMEOUT, Client, DeltaDiscoveryRequest, DiscoveryRequest, clusters, names, run, running, values
 
-from rejoinder.xds.server import ADS, MAX_REQUEST, Connected, Disconnected
+from rejoinder.xds.events import Connected, Disconnected
+from rejoinder.xds.server import ADS, MAX_REQUEST
 from rejoinder.xds.session import Nack, Session
 from rejoinder.xds.snapshot import CLUSTERS, ROUTES
 from rejoinder.xds.wire import MAX_NAMES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from xds_clients import Client, clusters, run, running, values
 
-from rejoinder.xds.server import Disconnected
+from rejoinder.xds.events import Disconnected
 from rejoinder.xds.session import Accepted, Nack
 from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, Resource, ResourceType, Snapshot
 

@@ -21,8 +21,9 @@ import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager
 import envoy_data_plane.google.protobuf as google
 import grpc.aio
 
+from rejoinder.xds.events import Event
 from rejoinder.xds.protobuf import message_class
-from rejoinder.xds.server import ADS, Event, Server
+from rejoinder.xds.server import ADS, Server
 from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, Resource, ResourceType, Snapshot
 
 DiscoveryRequest = message_class("envoy.service.discovery.v3.DiscoveryRequest")

@@ -1,9 +1,8 @@
 """The control plane: an xDS server that keeps every connected Envoy at the snapshot that was last published.
 
 In go snapshots (`Server.publish`), out come bytes to the Envoys and news to whoever listens, what Envoys have counted
-among it. All that is decided about one client is decided in `session`; here is the loop around it, and what concerns
-the clients together: which snapshots have been proven, and whether one that was rejected is still given to those who
-come.
+among it (`events`). All that is decided about one client is decided in `session`, and what concerns the clients
+together in `standing`; here is the loop around them.
 
 One event loop, one task for each client. A client that does not read holds up its own task and nothing else, and finds
 the newest snapshot when it reads again.
@@ -12,8 +11,7 @@ the newest snapshot when it reads again.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -23,13 +21,15 @@ from google.protobuf.message import DecodeError
 
 from rejoinder.transport import tls, unix
 from rejoinder.transport.standard import Methods, Standard
-from rejoinder.xds.counts import SERVICE, Counted, decode
+from rejoinder.xds.counts import SERVICE, decode
 from rejoinder.xds.delta import DeltaRequest, Incremental
+from rejoinder.xds.events import ClientStatus, Connected, Disconnected, Event, Status
 from rejoinder.xds.listening import listen
 from rejoinder.xds.session import Accepted, Nack, Output, Session, Unable
 from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, ResourceType, Snapshot
 from rejoinder.xds.sotw import Request, StateOfTheWorld
 from rejoinder.xds.standard import handlers
+from rejoinder.xds.standing import Standing
 from rejoinder.xds.stream import Response
 from rejoinder.xds.wire import (
     MAX_NAMES,
@@ -73,9 +73,6 @@ memory."""
 UNREAD_SECONDS: Final = 60.0
 """That a client may take to read a response: it is kept for it that long. With 20 MB it is 3 Mbit/s."""
 
-_MOST_AWAY: Final = 10_000
-"""How many clients that have left are waited for. A client may call itself anything, each time anew."""
-
 _OPTIONS: Final = (
     # A second server on the port is an error. By default the kernel would deal the connections out to both.
     ("grpc.so_reuseport", 0),
@@ -106,59 +103,6 @@ class InconsistentSnapshotError(ValueError):
         super().__init__("; ".join(problems))
         self.problems = problems
         """As `Snapshot.check` says them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """A client has sent its first request."""
-
-    node: str
-    """The client's node id, as its bootstrap says."""
-    peer: str
-    """Its address, as gRPC writes it: `ipv4:127.0.0.1:40312`."""
-    envoy: tuple[int, int] | None = None
-    """Its version, if it is an Envoy and says so."""
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnected:
-    """A client's stream has ended, for whatever reason."""
-
-    node: str
-    peer: str
-
-
-Event = Connected | Disconnected | Accepted | Nack | Unable | Counted
-
-
-@dataclass(frozen=True, slots=True)
-class ClientStatus:
-    """One connected client."""
-
-    node: str
-    peer: str
-    version: str
-    """Of the snapshot that it last had in full; empty: none yet."""
-    target: str
-    """Of the snapshot that it is being brought to; empty: none yet. The same as `version` when it has arrived."""
-    nack: Nack | None
-    """The last time that it said no on this stream."""
-    envoy: tuple[int, int] | None
-    """Its version, if it is an Envoy and says so."""
-    unable: str
-    """Its words, if it cannot use the module and gets the ext_proc filter instead."""
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What goes on, at one moment."""
-
-    version: str
-    """Of the snapshot that clients are brought to; empty: nothing has been published."""
-    clients: tuple[ClientStatus, ...]
-    """By node and address."""
-    nack: Nack | None
-    """The last time that a client said no."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,31 +164,17 @@ class _Client:
 class Server:
     """The discovery services, for one event loop.
 
-    A client that rejects a snapshot goes back to its previous one, and changes nothing for the others: whoever has
-    taken a snapshot, or is taking it, keeps it. Who connects gets it, too. Only when all who were there have rejected
-    it, nobody has taken it, and nobody is away who may come back and take it, it is taken back: who connects from then
-    on gets the last snapshot that was taken.
-
-        server = Server(on_event=print)
-        port = await server.start("127.0.0.1:18000")
-        server.publish(snapshot)
-        ...
-        await server.stop()
+    server = Server(on_event=print)
+    port = await server.start("127.0.0.1:18000")
+    server.publish(snapshot)
+    ...
+    await server.stop()
     """
 
     def __init__(self, on_event: Callable[[Event], None] = lambda _: None) -> None:
         """Args: on_event: is told what happens to clients, in the event loop; it must neither block nor raise."""
         self._on_event = on_event
-        self._snapshot: Snapshot | None = None
-        """The last one that was published."""
-        self._proven: dict[ResourceType, Snapshot] = {}
-        """For each type, the last snapshot that a client that asks for it had in full."""
-        self._refused: ResourceType | None = None
-        """The type that was rejected of the last one; None: nobody has rejected it."""
-        self._taken_back = False
-        """Whether nobody is offered the last one any more."""
-        self._away: OrderedDict[str, None] = OrderedDict()
-        """The ids of clients that had a snapshot in full and left without rejecting the last one; the latest last."""
+        self._standing = Standing()
         self._nack: Nack | None = None
         self._clients: set[_Client] = set()
         self._names = 0
@@ -290,8 +220,7 @@ class Server:
         """
         if problems := snapshot.check():
             raise InconsistentSnapshotError(problems)
-        self._snapshot = snapshot
-        self._refused, self._taken_back = None, False
+        self._standing.publish(snapshot)
         self._changed.set()
         self._changed = asyncio.Event()
         self._standard.serve()
@@ -301,12 +230,14 @@ class Server:
         clients = sorted(
             (client.status() for client in tuple(self._clients)), key=lambda status: (status.node, status.peer)
         )
-        return Status(_version(self._offered(None)), tuple(clients), self._nack)
+        return Status(_version(self._standing.offered(None)), tuple(clients), self._nack)
 
     def _handler(self, variant: _Variant, only: ResourceType | None) -> Any:
         async def serve(_: object, context: Any) -> None:
             def client() -> _Client:
-                return _Client(context.peer(), variant.session(self._offered(only), only, self._proven))
+                return _Client(
+                    context.peer(), variant.session(self._standing.offered(only), only, self._standing.proven)
+                )
 
             try:
                 return await self._serve(client(), variant.decode, context)
@@ -329,8 +260,8 @@ class Server:
                 outputs = []
                 if changed.done():
                     changed = asyncio.ensure_future(self._changed.wait())
-                    assert self._snapshot is not None
-                    outputs += client.session.on_snapshot(self._snapshot)
+                    assert self._standing.snapshot is not None
+                    outputs += client.session.on_snapshot(self._standing.snapshot)
                 if reading.done():
                     data = reading.result()
                     if data is grpc.aio.EOF:
@@ -342,7 +273,7 @@ class Server:
                     reading = asyncio.ensure_future(context.read())
                     if client not in self._clients:
                         self._clients.add(client)
-                        self._away.pop(client.session.node, None)
+                        self._standing.came(client.session)
                         self._on_event(Connected(client.session.node, client.peer, client.session.forms.envoy))
                 await self._give(client, outputs, context)
         except grpc.aio.InternalError:
@@ -354,8 +285,7 @@ class Server:
             self._names -= client.names
             if client in self._clients:
                 self._clients.remove(client)
-                self._miss(client.session)
-                self._take_back()
+                self._standing.left(client.session, self._sessions())
                 self._on_event(Disconnected(client.session.node, client.peer))
 
     async def _give(self, client: _Client, outputs: Sequence[Output], context: Any) -> None:
@@ -395,37 +325,16 @@ class Server:
     def _learn(self, client: _Client, news: Accepted | Nack | Unable) -> None:
         match news:
             case Accepted(snapshot=snapshot):
-                self._proven.update(dict.fromkeys(client.session.types, snapshot))
+                self._standing.accepted(client.session, snapshot)
             case Unable(message=message):
                 client.unable = message
             case Nack(type=kind, snapshot=snapshot):
                 self._nack = client.nack = news
-                if snapshot is self._snapshot:
-                    self._refused = kind
-                self._take_back()
+                self._standing.rejected(kind, snapshot, self._sessions())
         self._on_event(replace(news, peer=client.peer))
 
-    def _miss(self, session: Session) -> None:
-        """Remember a client that has left, if it may come back and take the snapshot."""
-        if session.accepted is not None and not (self._snapshot and session.has_rejected(self._snapshot)):
-            self._away[session.node] = None
-            if len(self._away) > _MOST_AWAY:
-                self._away.popitem(last=False)
-
-    def _take_back(self) -> None:
-        """Give the snapshot to nobody who comes, if it has been rejected and nobody has it or may yet take it."""
-        snapshot = self._snapshot
-        if snapshot is None or self._refused is None or self._away:
-            return
-        sessions = [client.session for client in self._clients]
-        if snapshot not in self._proven.values() and all(session.has_rejected(snapshot) for session in sessions):
-            self._taken_back = True
-
-    def _offered(self, only: ResourceType | None) -> Snapshot | None:
-        """What who comes to a service is brought to."""
-        if self._taken_back and self._refused:
-            return self._proven.get(only or self._refused, self._snapshot)
-        return self._snapshot
+    def _sessions(self) -> Iterator[Session]:
+        return (client.session for client in self._clients)
 
 
 def _read(decode: Callable[[bytes], Any], data: bytes, session: Session) -> Any:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from rejoinder.cli import values
 from rejoinder.cli.control import Control
 from rejoinder.cli.envoys import unable
-from rejoinder.cli.explain import Question, action_in_words, as_json, explain, refused
+from rejoinder.cli.explanation import Question, action_in_words, as_json, explain, refused
 from rejoinder.cli.history import Edit
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.counts import Kind, RuleCounts
@@ -26,7 +26,7 @@ from rejoinder.rules.model import Answer, Position, Route, Rule, Ruleset, Scope,
 from rejoinder.rules.problem import Problem
 from rejoinder.rules.request import LOCAL, UPSTREAM, RequestError
 from rejoinder.rules.shadow import NEVER
-from rejoinder.xds.server import ClientStatus
+from rejoinder.xds.events import ClientStatus
 
 Json = dict[str, Any]
 

@@ -1,0 +1,346 @@
+"""Which route and rule decide about a request, where the answer is given, and what is sent. Pure.
+
+`explain` is the way in, for the command and for the console in the browser; `as_json` is what it found for programs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import SplitResult
+
+from rejoinder.rules.answers import Asked, Reply, claims
+from rejoinder.rules.decide import NO_ROUTE_STATUS, Decision, decide
+from rejoinder.rules.document import quoted
+from rejoinder.rules.misfit import misfit, rule_misfit
+from rejoinder.rules.model import STATUSES, Answer, Forward, Position, Route, Rule, Ruleset, Scope, native_rules
+from rejoinder.rules.program import Program, compile_rules
+from rejoinder.rules.remote import asks, stays
+from rejoinder.rules.request import LOCAL, MADE_UP, UPSTREAM, Request, RequestError, Response, now, parse
+from rejoinder.xds.translate import Placement
+from rejoinder.xds.translate.early_errors import EARLY, early_answer
+
+_SHOWN_RULES = 5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Question:
+    """A request, and what becomes of it; the fields are the options of the command."""
+
+    url: SplitResult
+    method: str = "GET"
+    header: Sequence[tuple[str, str]] = ()
+    route: str | None = None
+    """Of an Envoy with routes of its own, empty if none fits there; None: the routes are ours."""
+    client: str = ""
+    status: int | None = None
+    """That the upstream gives; None: all are asked about."""
+    response_header: Sequence[tuple[str, str]] = ()
+    source: str = UPSTREAM
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that was looked at on the way to the decision."""
+
+    kind: str
+    name: str
+    position: Position
+    verdict: str
+    decides: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Explanation:
+    request: Request
+    decision: Decision
+    steps: tuple[Step, ...]
+    placement: str
+    """Where what the client gets is made: native, ext_proc, module or upstream."""
+    rule: str | None
+    """Which rule answers."""
+    reply: Reply | None
+    """What is sent; None: the upstream's response passes, or a handler is asked."""
+    statuses: tuple[tuple[str, str, str], ...]
+    """Where no status was given: statuses, rule, what is sent."""
+    handler: str = ""
+    """The Python function that is asked what is sent; empty: none is."""
+
+
+def explain(ruleset: Ruleset, question: Question, conditional: Placement) -> Explanation:
+    """What happens to a request, and why. Pure.
+
+    Args:
+        conditional: where the answers to an upstream's status are given.
+
+    Raises:
+        RequestError: Envoy would not take the request.
+    """
+    request = _request(question)
+    there = ruleset if question.route is not None else _at_listener(ruleset, request, question.url)
+    response = (
+        None if question.status is None else Response(question.status, tuple(question.response_header), question.source)
+    )
+    explanation = _explain(there, request, response, conditional.value, question.route)
+    return dataclasses.replace(explanation, steps=(*_changed(question, request), *explanation.steps))
+
+
+def refused(error: RequestError, ruleset: Ruleset, conditional: Placement) -> str:
+    """What becomes of a request that Envoy does not take."""
+    refusal = f"Envoy refuses the request with {error.status}: {error}"
+    if error.status not in EARLY:
+        return f"{refusal}; rules are asked about that: add --status {error.status} --source local, and leave out why"
+    choice = None if error.final else early_answer(compile_rules(ruleset.rules), error.status)
+    if choice is None or not (conditional is Placement.MODULE or choice.answer.fixed):
+        return f"{refusal}; no rule answers in its place"
+    return f"{refusal}; rule {choice.rule}, which is about every request, answers in its place"
+
+
+def _request(question: Question) -> Request:
+    url = question.url
+    headers = tuple((name, value) for name, value in question.header if name.lower() != "host")
+    target = (url.path or "/") + (f"?{url.query}" if url.query else "")
+    parsed = parse(question.method, ",".join(_sent("host", question)), target, headers, scheme=url.scheme)
+    return dataclasses.replace(parsed, client=question.client)
+
+
+def _sent(name: str, question: Question) -> list[str]:
+    """The values of a header that the client sends."""
+    values = [value for other, value in question.header if other.lower() == name]
+    return values or ([question.url.netloc] if name == "host" else [])
+
+
+def _changed(question: Question, request: Request) -> Iterator[Step]:
+    """The headers that Envoy changes before any rule is asked."""
+    for name in dict.fromkeys(["host", *(name.lower() for name, _ in question.header)]):
+        seen = request.header(name)
+        if seen != _sent(name, question):
+            such = "such as " if name in MADE_UP else ""
+            verdict = f"Envoy makes it {such}{quoted(', '.join(seen))}" if seen else "Envoy takes it away"
+            yield Step("header", name, Position("", 0), verdict, False)
+
+
+def _at_listener(ruleset: Ruleset, request: Request, url: SplitResult) -> Ruleset:
+    """What is in force where the URL leads to: where Gateways listen, each of their ports has routes of its own.
+
+    The URL's port may be one that is mapped to a listener's; then the first group of listeners counts that has a route.
+    """
+    groups = [ruleset.of_group(group) for group in ruleset.groups]
+    port = url.port or (443 if request.scheme == "https" else 80)
+    there = [group for group in groups if any(listener.port == port for listener in group.listeners)] or groups
+    return next((group for group in there if decide(group, request).route), there[0])
+
+
+def _explain(
+    ruleset: Ruleset, request: Request, response: Response | None, conditional: str, route_name: str | None
+) -> Explanation:
+    ours = route_name is None
+    if request.moved and ours:
+        reply = Reply(307, (("location", request.target),), b"")
+        step = Step("path", request.target, Position("", 0), "escaped slashes: Envoy redirects to the plain path", True)
+        return Explanation(request, decide(Ruleset(), request), (step,), "native", None, reply, ())
+    decision = decide(ruleset, request, route_name=route_name)
+    routes = _route_steps(ruleset, request, decision) if ours else _foreign_route(route_name)
+    program, route = compile_rules(ruleset.rules), route_name or (decision.route.name if decision.route else None)
+    nowhere = ours and (decision.route is None or decision.route.action is None)
+    if nowhere and response is None and not decision.reply:
+        response = Response(NO_ROUTE_STATUS, source=LOCAL)
+    steps = (*routes, *_rule_steps(ruleset, decision, response), _program_step(program, request, route))
+    if decision.rule and (handler := decision.rule.answers[0].handler):
+        then = tuple(_statuses(decision, conditional)) if response is None and not nowhere else ()
+        return Explanation(request, decision, steps, conditional, decision.rule.name, None, then, handler)
+    if decision.reply:
+        rule = decision.rule
+        steps = (*steps, *(_page_step(rule.answers[0], Asked(request, route)) if rule else ()))
+        native = ours and (rule is None or rule in native_rules(ruleset.rules))
+        name = rule.name if rule else None
+        return Explanation(request, decision, steps, "native" if native else conditional, name, decision.reply, ())
+    if response is None:
+        return Explanation(request, decision, steps, "upstream", None, None, tuple(_statuses(decision, conditional)))
+    choice = program.on_status(request, route, response)
+    if choice and choice.answer.handler:
+        return Explanation(request, decision, steps, conditional, choice.rule, None, (), choice.answer.handler)
+    if choice:
+        asked = Asked(request, route, response, now())
+        steps = (*steps, *_lost_headers(decision.route), *_page_step(choice.answer, asked))
+        if stays(choice.answer, response.status, asked):
+            return Explanation(request, decision, steps, conditional, choice.rule, None, ())
+        reply = choice.reply(response.status, asked)
+        return Explanation(request, decision, steps, conditional, choice.rule, reply, ())
+    if nowhere:
+        return Explanation(request, decision, steps, "native", None, Reply(NO_ROUTE_STATUS, (), b""), ())
+    return Explanation(request, decision, steps, "upstream", None, None, ())
+
+
+def _page_step(answer: Answer, asked: Asked) -> Iterator[Step]:
+    status = asked.response.status if asked.response else NO_ROUTE_STATUS
+    if remote := asks(answer, status, asked):
+        least = "the response stays" if stays(answer, status, asked) else "this is sent"
+        verdict = f"upstream {quoted(remote.upstream)} is asked; if none comes within {remote.timeout:g} s, {least}"
+        yield Step("page", remote.upstream, Position("", 0), verdict, True)
+
+
+def _route_steps(ruleset: Ruleset, request: Request, decision: Decision) -> Iterator[Step]:
+    for route in ruleset.routes:
+        reason = misfit(Scope(domains=route.domains, request=route.request), request, None)
+        verdict = f"does not fit: {reason}" if reason else f"takes the request: {action_in_words(route)}"
+        yield Step("route", route.title or route.name, route.position, verdict, route is decision.route)
+        if route is decision.route:
+            return
+    yield Step("route", "none", Position("", 0), "no route fits: Envoy's own 404", True)
+
+
+def _lost_headers(route: Route | None) -> Iterator[Step]:
+    if route and route.response_headers:
+        verdict = "its changes to response headers are about the upstream's response, which this answer replaces"
+        yield Step("headers", route.title or route.name, route.position, verdict, False)
+
+
+def _foreign_route(name: str | None) -> Iterator[Step]:
+    if name:
+        yield Step("route", name, Position("", 0), "takes the request, in an Envoy with routes of its own", True)
+    else:
+        yield Step("route", "none", Position("", 0), "no route fits, in an Envoy with routes of its own", True)
+
+
+def action_in_words(route: Route) -> str:
+    if route.action is None:
+        return "Envoy's own 404"
+    if not isinstance(route.action, Forward):
+        return "answer"
+    return f"forward to upstream {' or '.join(map(quoted, route.action.upstreams))}"
+
+
+def _program_step(program: Program, request: Request, route: str | None) -> Step:
+    """What the program makes of it, which is asked in place of all the rules."""
+    found = program.found(request, route)
+    names = f": {', '.join(rule.name for rule in found[:_SHOWN_RULES])}" if found else ""
+    more = ", ..." if len(found) > _SHOWN_RULES else ""
+    verdict = f"finds {len(found)} of {len(program.rules)} by domain, path and route{names}{more}"
+    return Step("program", "rules", Position("", 0), verdict, False)
+
+
+def _rule_steps(ruleset: Ruleset, decision: Decision, response: Response | None) -> Iterator[Step]:
+    request, route = decision.request, decision.route_name
+    for rule in ruleset.rules:
+        seen = None if rule is decision.rule or (rule.answers and rule.unconditional) else response
+        reason = rule_misfit(rule, request, route, seen)
+        waits = reason is not None and rule.sees_responses and seen is None and not decision.reply
+        if reason and not waits:
+            yield Step("rule", rule.name, rule.position, f"does not fit: {reason}", False)
+            continue
+        verdict, ends = _verdict(rule, decision, response)
+        yield Step("rule", rule.name, rule.position, verdict, True)
+        if ends:
+            return
+
+
+def _verdict(rule: Rule, decision: Decision, response: Response | None) -> tuple[str, bool]:
+    """What becomes of a rule that fits, and whether that ends the search."""
+    if rule.observe:
+        return f"fits, and {_trial(rule, decision, response)}; it only observes: the search goes on", False
+    last = "; it is final: no later rule is asked" if rule.final and not decision.reply else ""
+    if rule is decision.rule and not decision.reply:
+        return f"fits, and its handler is asked; if that makes nothing, the search goes on{last}", rule.final
+    if rule is decision.rule:
+        return "fits and answers at once", True
+    if not rule.answers:
+        return "fits, and ends the search: the response is left alone", True
+    if rule.unconditional:
+        return "fits, but is not asked any more", rule.final
+    if decision.reply:
+        return "fits, but is about the upstream's status: the upstream is not asked", rule.final
+    if response is None:
+        if rule.sees_responses:
+            return "is asked when the response is known", False
+        return f"fits, and is asked when the status is known{last}", rule.final
+    answer = claims(rule).answer(response.status)
+    if answer is None:
+        return f"fits, but has no answer for {response.status}{last}", rule.final
+    if answer.passes:
+        return f"fits, and leaves {response.status} alone: no later rule is asked", True
+    return f"fits, and has an answer for {response.status}", True
+
+
+def _trial(rule: Rule, decision: Decision, response: Response | None) -> str:
+    """What becomes of a rule that only observes."""
+    if rule.unconditional:
+        return "would answer at once"
+    if decision.reply:
+        return "is about the upstream's status, which is not asked"
+    if response is None:
+        return "is asked when the status is known"
+    answer = claims(rule).answer(response.status)
+    return f"would {'leave' if answer is None or answer.passes else 'answer'} {response.status}"
+
+
+def _statuses(decision: Decision, conditional: str) -> Iterator[tuple[str, str, str]]:
+    """What the statuses bring, neighbours with the same outcome together."""
+    groups: list[tuple[int, int, str, str]] = []
+    for status in STATUSES:
+        choice = decision.choose(status)
+        rule = choice.rule if choice else "-"
+        if not choice:
+            sent = "the upstream's response"
+        elif choice.answer.handler:
+            sent = f"what {choice.answer.handler} makes ({conditional})"
+        else:
+            asked = Asked(decision.request, decision.route_name, Response(status))
+            reply = choice.reply(status, asked)
+            code = "the same status" if choice.answer.status_code is None else str(reply.status)
+            remote = asks(choice.answer, status, asked)
+            own = "the upstream's response" if stays(choice.answer, status, asked) else size(reply)
+            least = f"the page of {remote.upstream}, or {own}" if remote else own
+            sent = f"{code}, {least} ({conditional})"
+        if groups and groups[-1][2:] == (rule, sent):
+            groups[-1] = (groups[-1][0], status, rule, sent)
+        else:
+            groups.append((status, status, rule, sent))
+    for first, last, rule, sent in groups:
+        yield (str(first) if first == last else f"{first}-{last}", rule, sent)
+
+
+def size(reply: Reply) -> str:
+    return f"{len(reply.body)} bytes" if reply.body else "no body"
+
+
+def all_headers(reply: Reply) -> list[tuple[str, str]]:
+    return [*reply.headers, ("content-length", str(len(reply.body)))]
+
+
+def as_json(explanation: Explanation) -> dict[str, Any]:
+    route, reply = explanation.decision.route, explanation.reply
+    return {
+        "request": {
+            "method": explanation.request.method,
+            "host": explanation.request.host,
+            "path": explanation.request.path,
+            "query": explanation.request.query,
+        },
+        "route": route.name if route else None,
+        "object": (route.title or None) if route else None,
+        "rule": explanation.rule,
+        "placement": explanation.placement,
+        "handler": explanation.handler or None,
+        "reply": reply
+        and {
+            "status": reply.status,
+            "grpc": reply.grpc,
+            "headers": [[name, value] for name, value in all_headers(reply)],
+            "body": reply.body.decode("utf-8", "backslashreplace"),
+        },
+        "statuses": [
+            {"statuses": statuses, "rule": rule, "reply": sent} for statuses, rule, sent in explanation.statuses
+        ],
+        "steps": [
+            {
+                "kind": step.kind,
+                "name": step.name,
+                "at": str(step.position),
+                "verdict": step.verdict,
+                "decides": step.decides,
+            }
+            for step in explanation.steps
+        ],
+    }

@@ -1,0 +1,61 @@
+"""What the control plane tells of its clients: what happens to them (`Event`), and how they stand (`Status`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rejoinder.xds.counts import Counted
+from rejoinder.xds.session import Accepted, Nack, Unable
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A client has sent its first request."""
+
+    node: str
+    """The client's node id, as its bootstrap says."""
+    peer: str
+    """Its address, as gRPC writes it: `ipv4:127.0.0.1:40312`."""
+    envoy: tuple[int, int] | None = None
+    """Its version, if it is an Envoy and says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """A client's stream has ended, for whatever reason."""
+
+    node: str
+    peer: str
+
+
+Event = Connected | Disconnected | Accepted | Nack | Unable | Counted
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStatus:
+    """One connected client."""
+
+    node: str
+    peer: str
+    version: str
+    """Of the snapshot that it last had in full; empty: none yet."""
+    target: str
+    """Of the snapshot that it is being brought to; empty: none yet. The same as `version` when it has arrived."""
+    nack: Nack | None
+    """The last time that it said no on this stream."""
+    envoy: tuple[int, int] | None
+    """Its version, if it is an Envoy and says so."""
+    unable: str
+    """Its words, if it cannot use the module and gets the ext_proc filter instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What goes on, at one moment."""
+
+    version: str
+    """Of the snapshot that clients are brought to; empty: nothing has been published."""
+    clients: tuple[ClientStatus, ...]
+    """By node and address."""
+    nack: Nack | None
+    """The last time that a client said no."""
