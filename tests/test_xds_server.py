@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import pytest
-from xds_clients import Client, DeltaDiscoveryRequest, clusters, run, running, values
+from xds_clients import TIMEOUT, Client, DeltaDiscoveryRequest, clusters, run, running, values
 
 from rejoinder.xds.events import Connected, Disconnected
 from rejoinder.xds.protobuf import message_class
@@ -103,6 +104,32 @@ def test_a_client_that_leaves_in_the_middle_of_a_response_is_gone_without_a_word
             assert it.server.status().clients == ()
 
     run(test())
+    assert caplog.records == []
+
+
+def test_nothing_is_logged_of_what_an_earlier_event_loop_has_left(caplog: pytest.LogCaptureFixture) -> None:
+    failed = []
+
+    async def left() -> tuple[object, object]:
+        channel = grpc.aio.insecure_channel("127.0.0.1:1")
+        method: Any = channel.unary_unary("/a/b")
+        call = method(b"", wait_for_ready=True, timeout=0.2)
+        await asyncio.sleep(0)  # begin it
+        return channel, call
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: (failed.append(context), loop.default_exception_handler(context)))  # type: ignore[func-returns-value]
+        async with running(), asyncio.timeout(TIMEOUT):
+            while not failed:
+                await asyncio.sleep(0.01)
+
+    loop = asyncio.new_event_loop()
+    call = loop.run_until_complete(left())
+    loop.close()
+    run(test())
+    del call
+    assert [str(context["exception"]) for context in failed] == ["Event loop is closed"]
     assert caplog.records == []
 
 

@@ -126,8 +126,7 @@ def test_what_no_envoy_sends_ends_the_stream_and_nothing_else(
 
     run(test())
     said = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    # What gRPC says itself is of the client that has gone, or of another event loop in this process:
-    # https://github.com/grpc/grpc/pull/36096
+    # What gRPC says itself is of the client that has gone.
     assert [record for record in said if not record.name.startswith("grpc.")] == []
 
 
