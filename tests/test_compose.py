@@ -12,7 +12,6 @@ import http.client
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from typing import Any, Final, TypeVar
 import images
 import pytest
 import yaml
+from gateway import free_port
 from machine import SECONDS
 
 from rejoinder.cli.echo import EchoServer
@@ -58,11 +58,6 @@ def _eventually(get: Callable[[], T], wanted: Callable[[T], bool]) -> T:
             last = error
         time.sleep(0.05)
     pytest.fail(f"after {SECONDS} s still: {last!r}")
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def _replaced(text: str, replacements: Mapping[str, str]) -> str:
@@ -163,7 +158,7 @@ def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             {
                 "/rules": str(rules),
                 shared: str(folder),
-                "127.0.0.1:18002": f"127.0.0.1:{_free_port()}",
+                "127.0.0.1:18002": f"127.0.0.1:{free_port()}",
             },
         ),
     ]

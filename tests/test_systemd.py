@@ -16,7 +16,7 @@ from typing import Final
 import grpc
 import pytest
 from command_line import Command
-from gateway import Upstream, wait_for
+from gateway import Upstream, free_port, free_ports, wait_for
 from machine import SECONDS, children
 from secured import Secured, answers, printed, rules, running_envoy
 from test_transport import _read
@@ -133,12 +133,10 @@ def _workers(process: subprocess.Popen[str]) -> list[int]:
 def test_who_connects_starts_serve_and_is_served(
     unix: bool, envoys: Tcp, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places: list[Address] = [tmp_path / name for name in ("xds", "ext_proc", "admin")]
+    places: list[Address] = [tmp_path / name for name in ("xds", "admin", "ext_proc")]
     if not unix:
-        with contextlib.ExitStack() as stack:
-            free = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in places]
-            places = [each.getsockname() for each in free]
-    xds, ext_proc, admin = places
+        places = [("127.0.0.1", port) for port in free_ports()]
+    xds, admin, ext_proc = places
     serve_at = ("--xds", show(xds), "--ext-proc", show(ext_proc), "--admin", show(admin), "--workers", "2")
     ads = printed(capsys, "ads", "--xds", show(xds))
     arguments = ("serve", "rules.yaml", "--conditional", "ext_proc", *serve_at)
@@ -179,8 +177,7 @@ def test_a_socket_of_systemd_wants_certificates_like_our_own(
 
 @pytest.mark.usefixtures("envoys")
 def test_a_socket_that_no_option_names_is_an_error() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = free.getsockname()
+    address = ("127.0.0.1", free_port())
     with Command("serve", "rules.yaml", by=_activated(address)) as serve:
         wait_for(lambda: serve.said("Listening"), serve.process)
         with socket.create_connection(address, SECONDS):
