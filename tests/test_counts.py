@@ -324,9 +324,9 @@ MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConne
     [
         pytest.param({"id": "one"}, False, [], id="nobody knows what it is"),
         pytest.param(_envoy(38), False, [], id="too old to be counted in"),
-        pytest.param(_envoy(39), False, ["counts"] * 4, id="counts"),
+        pytest.param(_envoy(39), False, ["counts"] * 5, id="counts"),
         pytest.param(_envoy(36), True, ["stdout"], id="old, and wants lines"),
-        pytest.param(_envoy(40), True, [*["counts"] * 4, "stdout"], id="both"),
+        pytest.param(_envoy(40), True, [*["counts"] * 5, "stdout"], id="both"),
     ],
 )
 def test_an_envoy_gets_the_access_logs_that_it_can_take_and_wants(

@@ -64,21 +64,19 @@ def decode(data: bytes) -> Counted:
                 seen = found._replace(original_status=tags.get("original_status") or status, kind=kind)
                 answers += [(seen._replace(rule=each), number) for each in rule.split(",")]
             case _ if name == _ROUTES:
-                answers += [(each, number) for each in _of_route(tags, status)]
+                answers.append((_of_route(tags, status), number))
             case _ if name == _FAILURES:
                 failures.append((rule, number))
     return Counted(tuple(answers), tuple(failures))
 
 
-def _of_route(tags: Mapping[str, str], status: str) -> Iterator[Series]:
-    """What a route has done: answered for a rule or by itself, or passed for one."""
-    rule, passed = tags.get("rule"), tags.get("passed")
-    if rule:
-        yield Series(rule, NATIVE, NONE, status)
-    elif not passed or tags.get("own"):
-        yield Series(tags.get("route", ""), NATIVE, NONE, status, Kind.ROUTE)
-    if passed and not tags.get("told"):  # else a filter has told of it
-        yield Series(passed, NATIVE, tags.get("original_status") or status, status, Kind.PASSED)
+def _of_route(tags: Mapping[str, str], status: str) -> Series:
+    """What a route has done: passed for a rule, answered for one, or by itself."""
+    if passed := tags.get("passed"):
+        return Series(passed, NATIVE, tags.get("original_status") or status, status, Kind.PASSED)
+    if rule := tags.get("rule"):
+        return Series(rule, NATIVE, NONE, status)
+    return Series(tags.get("route", ""), NATIVE, NONE, status, Kind.ROUTE)
 
 
 def _points(request: Any) -> Iterator[tuple[str, dict[str, str], int]]:

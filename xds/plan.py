@@ -101,10 +101,6 @@ class PlannedGroup:
     """Of those that are sent without asking an upstream, in bytes."""
     leads_nowhere: bool
     """Whether some route is for requests that get Envoy's own 404."""
-    passes: bool
-    """Whether some route passes for a rule."""
-    has_untyped: bool
-    """Whether some route sends a body without a type."""
 
 
 Plan = Mapping[str, PlannedGroup]
@@ -127,8 +123,6 @@ def _plan_group(routes: Sequence[Route], rules: Sequence[Rule]) -> PlannedGroup:
         forwarding=tuple((route, route.action) for route in routes if isinstance(route.action, Forward)),
         largest_body=max((len(each.action.body) for each in planned if isinstance(each.action, Reply)), default=0),
         leads_nowhere=any(each.action is None for each in planned),
-        passes=any(each.passed for each in planned),
-        has_untyped=any(isinstance(each.action, Reply) and each.action.is_untyped for each in planned),
     )
 
 

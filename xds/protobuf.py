@@ -140,6 +140,8 @@ def _value(field: FieldDescriptor) -> _Convert | None:
 
 
 def _any(value: dict[str, Any]) -> dict[str, Any]:
+    if not value:
+        return {}
     url = value["@type"]
     return {"type_url": url, "value": encoder(url.removeprefix("type.googleapis.com/"))(value)}
 

@@ -81,7 +81,7 @@ def translate(ruleset: Ruleset, program: Program, plan: Plan, settings: Settings
         return tuple(route_configurations(plan, settings, off)), split
 
     def form(placement: Placement) -> Configuration:
-        filters = http_filters(plan, conditional, placement)
+        filters = http_filters(conditional, placement)
         parts = part_filters(conditional) if placement is Placement.MODULE else []
         carriers = (parts_listener(parts),) if parts else ()
         together, split = routes(to_switch_off(conditional, placement))

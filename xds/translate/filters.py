@@ -3,7 +3,8 @@
 The chain hardly ever changes, for a changed chain makes Envoy replace the listener's connections. So what depends on
 the rules is no part of it: the filters that answer for rules are extension configurations, which Envoy fetches by the
 filter's name (ECDS). They are on for every request, that which fits no route as well; routes that answer by themselves
-switch them off.
+switch them off. (Only where there are no such rules they are left out.) What some routes need stands in every chain,
+switched off, which costs nothing, and these routes switch it on.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from rejoinder.rules.model import RateLimit
 from rejoinder.rules.names import METADATA
 from rejoinder.rules.program import Program
 from rejoinder.rules.program_bytes import Part, cut
-from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate import ext_proc, module
 from rejoinder.xds.translate.forwarding import duration
+from rejoinder.xds.translate.logs import PASSES
 from rejoinder.xds.translate.settings import Json, Placement, typed
 
 RULES: Final = "rejoinder.rules"
@@ -27,27 +28,31 @@ HOST: Final = "rejoinder.host"
 """What keeps the host for ext_proc."""
 RATE_LIMIT: Final = "rejoinder.rate_limit"
 CORS: Final = "rejoinder.cors"
+PASSING: Final = "rejoinder.passing"
+"""What marks the requests on whose route a rule passes, for access logs."""
 UNTYPED: Final = "rejoinder.untyped"
 """What takes away the `content-type` that Envoy gives each answer of its own."""
 ROUTER: Final = "envoy.filters.http.router"
 
 # As requests pass them; responses pass them backwards, so that who has seen the request is asked first. Envoy's 429
 # goes through all of them wherever it is made.
-ORDER: Final = (UNTYPED, CORS, HOST, RULES, REQUESTS, RATE_LIMIT, ROUTER)
+ORDER: Final = (PASSING, UNTYPED, CORS, HOST, RULES, REQUESTS, RATE_LIMIT, ROUTER)
 
 
-def http_filters(plan: Plan, program: Program, conditional: Placement) -> list[Json]:
+def http_filters(program: Program, conditional: Placement) -> list[Json]:
     """The filter chain of every listener."""
-    made = {ROUTER: _router()}
-    for name in answering(program, conditional):
-        made[name] = discovered(*TYPES[name])
-    forwarding = [each for group in plan.values() for each in group.forwarding]
-    if any(forward.cors for _, forward in forwarding):
-        made[CORS] = {"disabled": True, "typed_config": typed("envoy.extensions.filters.http.cors.v3.Cors")}
-    if any(group.has_untyped for group in plan.values()):
-        made[UNTYPED] = {"disabled": True, "typed_config": typed(f"{_MUTATION}.HeaderMutation")}
-    if any(route.rate_limit for route, _ in forwarding):
-        made[RATE_LIMIT] = {"disabled": True, "typed_config": typed(_LOCAL_RATE_LIMIT, stat_prefix="rate_limit")}
+    mark = {"metadata_namespace": METADATA, "value": {PASSES: True}}
+    off = {
+        PASSING: typed("envoy.extensions.filters.http.set_metadata.v3.Config", metadata=[mark]),
+        UNTYPED: typed(f"{_MUTATION}.HeaderMutation"),
+        CORS: typed("envoy.extensions.filters.http.cors.v3.Cors"),
+        RATE_LIMIT: typed(_LOCAL_RATE_LIMIT, stat_prefix="rate_limit"),
+    }
+    made = {
+        **{name: {"disabled": True, "typed_config": config} for name, config in off.items()},
+        **{name: discovered(*TYPES[name]) for name in answering(program, conditional)},
+        ROUTER: _router(),
+    }
     return [{"name": name, **made[name]} for name in ORDER if name in made]
 
 
@@ -107,6 +112,11 @@ def to_switch_off(program: Program, conditional: Placement) -> Off:
 def switched_off(filters: tuple[str, ...]) -> Json:
     """What such a route says to filters: `typed_per_filter_config`."""
     return {name: typed("envoy.config.route.v3.FilterConfig", disabled=True) for name in filters}
+
+
+def switched_on() -> Json:
+    """What a route says to a filter that is switched off in the chain."""
+    return typed("envoy.config.route.v3.FilterConfig", config={})
 
 
 _MUTATION: Final = "envoy.extensions.filters.http.header_mutation.v3"
@@ -171,7 +181,7 @@ def metadata(**told: str) -> Json:
 
     Args:
         told: `rule`: the name of the one that the route answers for; `passed`: of the one that has kept others from
-            answering, and `own`: the route answers by itself then; `route`: under this name its requests are limited.
+            answering; `route`: under this name its requests are limited.
     """
     named = {key: name for key, name in told.items() if name}
     return {"filter_metadata": {METADATA: named}} if named else {}

@@ -14,7 +14,6 @@ from rejoinder.rules.http import show_address
 from rejoinder.rules.model import WEBSOCKET, Listener, Ruleset
 from rejoinder.rules.request import PATH_HEADER
 from rejoinder.xds.plan import Plan
-from rejoinder.xds.translate.filters import metadata
 from rejoinder.xds.translate.route_configurations import Layout, routes_name
 from rejoinder.xds.translate.settings import Json, inline, typed
 
@@ -40,11 +39,8 @@ def listeners(
         if listener.certificate is not None and listener.key is not None:
             pairs = ((listener.certificate, listener.key), *listener.more_certificates)
             chain["transport_socket"] = _downstream_tls(pairs, listener.client_ca)
-        # Access loggers look at that.
-        passing = {"metadata": metadata(passes="yes")} if plan[listener.group].passes else {}
         yield {
             "name": listener_name(listener),
-            **passing,
             "address": {"socket_address": {"address": listener.address, "port_value": listener.port}},
             "per_connection_buffer_limit_bytes": 32768,
             "filter_chains": [chain],

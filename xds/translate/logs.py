@@ -1,11 +1,11 @@
 """Access logs of Envoys of ours: those that count, and the one in JSON. Pure.
 
 What listeners say of access logs depends on the Envoy, and not on the rules: so it is added (`logged`) to those of a
-snapshot, for each kind of client. Two things are the rules': the answers that a listener has by itself
-(`early_errors`), and whether some route passes for a rule, which its metadata says.
+snapshot, for each kind of client. One thing is the rules': the answers that a listener has by itself (`early_errors`).
 
 Every answer has a marker. In dynamic metadata, `rejoinder`: `rule`, `original_status`, `source` and `placement`, or
-`observed`, or `passed`; of what a route does, `rule` or `passed` is the route's metadata.
+`observed`, or `passed`; of what a route does, `rule` or `passed` is the route's metadata, and PASSES says that there is
+`passed`: to ask every request about its route's metadata would cost a microsecond.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ COUNTERS: Final = {
 ROUTES: Final = "routes"
 """Likewise: what routes do."""
 NATIVE: Final = "native"
+PASSES: Final = "passes"
 
 
 def _dynamic(key: str) -> str:
@@ -74,20 +75,22 @@ class _Early(NamedTuple):
     marker: dict[str, str]
 
 
-def access_logs(counts: bool, lines: bool, early: Sequence[_Early] = (), *, passing: bool = False) -> list[Json]:
+def access_logs(counts: bool, lines: bool, early: Sequence[_Early] = ()) -> list[Json]:
     """The `envoy.config.accesslog.v3.AccessLog`s.
 
     Args:
         counts: what rules and routes do is counted.
         lines: each request is a line in JSON on Envoy's standard output.
         early: the answers of the listener's own.
-        passing: there are routes on which a rule passes. (To ask every request costs a microsecond.)
     """
     logs = []
     if counts:
         answered = {key: _dynamic(key) for key in ("rule", "placement", "original_status")}
+        routed = {"rule": _of_route("rule"), "route": "%ROUTE_NAME%"}
+        passed = {"and_filter": {"filters": [_marked(PASSES), _marked("passed", False)]}}  # else a filter tells of it
         logs += [
-            _routes(passing),
+            _counter(ROUTES, cel("routes", f"{CODE_DETAILS} == 'direct_response'"), routed),
+            _counter(ROUTES, passed, {"passed": _of_route("passed"), "original_status": _dynamic("original_status")}),
             _counter(COUNTERS[Kind.ANSWERED], _marked("rule"), answered),
             *(_counter(COUNTERS[Kind.ANSWERED], cel(each.marker["rule"], each.test), each.marker) for each in early),
             *(_counter(COUNTERS[kind], _marked(key), answered | {"rule": _dynamic(key)}) for kind, key in _TOLD),
@@ -100,17 +103,6 @@ def access_logs(counts: bool, lines: bool, early: Sequence[_Early] = (), *, pass
 
 
 _TOLD: Final = ((Kind.OBSERVED, "observed"), (Kind.PASSED, "passed"))
-
-
-def _routes(passing: bool) -> Json:
-    """The one of what routes do: for one reason or another, for each test costs every request."""
-    test, tags = f"{CODE_DETAILS} == 'direct_response'", {"rule": _of_route("rule"), "route": "%ROUTE_NAME%"}
-    if passing:
-        metadata = "xds.route_metadata.filter_metadata"
-        test += f" || '{METADATA}' in {metadata} && 'passed' in {metadata}['{METADATA}']"
-        tags |= {key: _of_route(key) for key in ("passed", "own")}
-        tags |= {"told": _dynamic("passed"), "original_status": _dynamic("original_status")}
-    return _counter(ROUTES, cel("routes", test), tags)
 
 
 def cel(name: str, expression: str) -> Json:
@@ -136,9 +128,9 @@ def _stdout(line: dict[str, str], wanted: Json) -> Json:
     return {"name": "stdout", **({"filter": wanted} if wanted else {}), "typed_config": config}
 
 
-def _marked(key: str) -> Json:
-    matcher = {"filter": METADATA, "path": [{"key": key}], "value": {"present_match": True}}
-    return {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": False}}
+def _marked(key: str, wanted: bool = True) -> Json:
+    matcher = {"filter": METADATA, "path": [{"key": key}], "value": {"present_match": wanted}}
+    return {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": not wanted}}
 
 
 def _early(mapper: Json) -> _Early:
@@ -162,11 +154,9 @@ def _early(mapper: Json) -> _Early:
 def logged(listener: Json, counts: bool, lines: bool) -> Json:
     """A Listener with access logs. Args as for `access_logs`."""
 
-    passing = bool(listener.get("metadata"))
-
     def with_logs(manager: Json) -> Json:
         early = [_early(mapper) for mapper in manager.get("local_reply_config", {}).get("mappers", ())]
-        return manager | {"access_log": access_logs(counts, lines, early, passing=passing)}
+        return manager | {"access_log": access_logs(counts, lines, early)}
 
     chains = [
         {**chain, "filters": [{**one, "typed_config": with_logs(one["typed_config"])} for one in chain["filters"]]}

@@ -19,7 +19,7 @@ from rejoinder.rules.request import PATH_HEADER
 from rejoinder.xds.plan import PlannedRoute
 from rejoinder.xds.remember import REMEMBERED, Frozen
 from rejoinder.xds.translate.buckets import Start
-from rejoinder.xds.translate.filters import CORS, UNTYPED, Off, metadata, switched_off, untyped
+from rejoinder.xds.translate.filters import CORS, PASSING, UNTYPED, Off, metadata, switched_off, switched_on, untyped
 from rejoinder.xds.translate.forwarding import NO_UPSTREAM, cors_policy, header_changes, header_option, route_action
 from rejoinder.xds.translate.settings import Json
 
@@ -79,13 +79,14 @@ def _route(planned: PlannedRoute, off: Off) -> Json:
         overrides[CORS] = cors_policy(planned.action.cors)
     if isinstance(planned.action, Reply) and planned.action.is_untyped:
         overrides[UNTYPED] = untyped()
+    if planned.passed:
+        overrides[PASSING] = switched_on()
     if overrides:
         route["typed_per_filter_config"] = overrides
     limited = isinstance(planned.action, Forward) and planned.route and planned.route.rate_limit
     if told := metadata(
         rule=planned.rule,
         passed=planned.passed,
-        own=planned.name if planned.passed and answers else "",
         route=planned.name if limited else "",
     ):
         route["metadata"] = told
