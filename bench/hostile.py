@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from chaos import children, free_ports, memory
+from chaos_processes import children, free_ports, memory
 from harness import Goal, Report, publish
 
 from rejoinder.extproc.frames import ACK, END_HEADERS, HEADER, PREFACE, Frame, Setting, frame, parse_settings, settings

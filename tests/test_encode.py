@@ -155,7 +155,7 @@ def test_a_message_is_encoded_as_protobuf_would(fields: Json) -> None:
         pytest.param({"vhds": {"config_source": {"initial_fetch_timeout": "soon"}}}, id="no duration"),
         pytest.param({"metadata": {"filter_metadata": {"f": 1}}}, id="no struct"),
         pytest.param({"typed_per_filter_config": {"f": ANY}}, id="unknown type in an Any"),
-        pytest.param({"typed_per_filter_config": {"f": {}}}, id="no type in an Any"),
+        pytest.param({"typed_per_filter_config": {"f": {"a": 1}}}, id="no type in an Any"),
         pytest.param(
             {"virtual_hosts": [{"routes": [{"direct_response": {"body": {"inline_bytes": "?"}}}]}]}, id="no base64"
         ),
