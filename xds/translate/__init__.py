@@ -87,7 +87,7 @@ def translate(ruleset: Ruleset, program: Program, plan: Plan, settings: Settings
         together, split = routes(to_switch_off(conditional, placement))
         early = local_reply_config(conditional) if placement is Placement.EXT_PROC else {}
         whole = Configuration(
-            listeners=(*listeners(ruleset, plan, filters, early), *carriers),
+            listeners=(*listeners(ruleset, filters, early), *carriers),
             routes=together,
             clusters=tuple(clusters(ruleset, conditional, replace(settings, conditional=placement))),
             upstreams=upstreams,
@@ -98,7 +98,7 @@ def translate(ruleset: Ruleset, program: Program, plan: Plan, settings: Settings
         # The whole route configurations stay, for listeners that are draining and those of others.
         in_parts = replace(
             whole,
-            listeners=(*listeners(ruleset, plan, filters, early, by_group), *carriers),
+            listeners=(*listeners(ruleset, filters, early, by_group), *carriers),
             routes=(*together, *(head for head, _ in split)),
             virtual_hosts=tuple(host for _, hosts in split for host in hosts),
         )

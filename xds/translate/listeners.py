@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from rejoinder.rules.http import show_address
 from rejoinder.rules.model import WEBSOCKET, Listener, Ruleset
 from rejoinder.rules.request import PATH_HEADER
-from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.route_configurations import Layout, routes_name
 from rejoinder.xds.translate.settings import Json, inline, typed
 
@@ -23,9 +22,7 @@ HTTP_10_HOST = "localhost"
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
-def listeners(
-    ruleset: Ruleset, plan: Plan, filters: list[Json], early: Json, layouts: Mapping[str, Layout] = {}
-) -> Iterator[Json]:
+def listeners(ruleset: Ruleset, filters: list[Json], early: Json, layouts: Mapping[str, Layout] = {}) -> Iterator[Json]:
     """One Listener for each address.
 
     Args:
@@ -33,7 +30,9 @@ def listeners(
         early: their `local_reply_config`.
         layouts: of the routes of each group of listeners; WHOLE if it is not there.
     """
-    managers = {group: _connection_manager(group, filters, early, layouts.get(group, Layout.WHOLE)) for group in plan}
+    managers = {
+        group: _connection_manager(group, filters, early, layouts.get(group, Layout.WHOLE)) for group in ruleset.groups
+    }
     for listener in ruleset.listeners:
         chain: Json = {"filters": [{"name": "http", "typed_config": managers[listener.group]}]}
         if listener.certificate is not None and listener.key is not None:
