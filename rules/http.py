@@ -28,9 +28,8 @@ CONNECTION_HEADERS: Final = frozenset(
 )
 """Of one connection, or of a request: Envoy sets or refuses them in an answer."""
 
-NEVER_KEPT: Final = frozenset(
+NEVER_KEPT: Final = CONNECTION_HEADERS.union(
     (
-        *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
         *("accept-ranges", "content-digest", "content-disposition", "content-encoding", "content-language"),
         *("content-length", "content-location", "content-md5", "content-range", "content-type", "digest"),
         *("grpc-message", "grpc-status", "grpc-status-details-bin", "repr-digest"),

@@ -175,7 +175,7 @@ static bool has_header(const reply *made, size_t count, buffer name) {
 static bool is_kept(const reply *given, buffer name) {
   /* As rules/http.py has them. */
   static const char *const never[] = {
-      "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+      "connection", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
       "accept-ranges", "content-digest", "content-disposition", "content-encoding", "content-language",
       "content-length", "content-location", "content-md5", "content-range", "content-type", "digest", "repr-digest",
       "grpc-message", "grpc-status", "grpc-status-details-bin"};
