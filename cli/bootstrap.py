@@ -13,7 +13,7 @@ from rejoinder.cli import console, handlers, transport
 from rejoinder.envoy.module import library
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint, Ruleset, Upstream
-from rejoinder.rules.program import Program, compile_rules, needs, needs_python
+from rejoinder.rules.program import Program, compile_rules, needs, needs_python, services_asked
 from rejoinder.rules.program_bytes import encode
 from rejoinder.transport.envoy_side import EnvoyTls, secret
 from rejoinder.xds.translate import Placement
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     program = compile_rules(loaded.ruleset.rules)
     if options.kind == "ext_proc":
         return _ext_proc(options, program, tls)
-    asked = {each.remote.service for rule in program.rules for each in rule.answers if each.remote}
+    asked = services_asked(program)
     return _module(options, program, [each for each in loaded.ruleset.upstreams if each in asked])
 
 
@@ -161,4 +161,9 @@ def _follow(options: argparse.Namespace, tls: EnvoyTls | None) -> int:
     console.print_yaml([envoy.xds_cluster(options.xds, tls)])
     if kind is Placement.EXT_PROC:
         _print_cluster(options, tls)
+    else:
+        print(
+            "\n# Where rules have `page: {upstream: NAME}`: a cluster of this name, too. `rejoinder bootstrap module\n"
+            "# RULES` prints those that rules ask now; without it there is no page, and page_failures counts."
+        )
     return 0

@@ -9,7 +9,6 @@ from rejoinder import envoy
 from rejoinder.cli import console, placement
 from rejoinder.cli.explanation import Explanation, Question, all_headers, as_json, explain, refused, size
 from rejoinder.cli.sources import opened
-from rejoinder.rules.http import GRPC_STATUSES
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Position
 from rejoinder.rules.request import UPSTREAM, RequestError
@@ -36,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     if options.format == "json":
         console.print_json(as_json(explanation))
     else:
-        _print(explanation, options.status)
+        _print(explanation, question)
     return 0
 
 
@@ -50,10 +49,11 @@ def _placement(asked: str | None) -> Placement:
         return Placement.EXT_PROC
 
 
-def _print(explanation: Explanation, status: int | None) -> None:
+def _print(explanation: Explanation, question: Question) -> None:
     out, request = console.out, explanation.request
     asked = f"{request.method} {request.scheme}://{request.authority}{request.target}"
-    out(("request   ", "bold"), asked, f", upstream says {status}" if status else "")
+    says = "upstream" if question.source == UPSTREAM else "Envoy itself"
+    out(("request   ", "bold"), asked, f", {says} says {question.status}" if question.status else "")
     for step in explanation.steps:
         where = "" if step.position == Position("", 0) else f" ({step.position})"
         label = (f"{step.kind:<10}", "bold" if step.decides else "dim")
@@ -73,10 +73,7 @@ def _print(explanation: Explanation, status: int | None) -> None:
         sender = explanation.handler or "the upstream"
         out(("sent      ", "bold"), f"what {sender} {'makes' if explanation.handler else 'sends'}")
         return
-    if (grpc := explanation.reply.grpc) is not None:
-        out(("sent      ", "bold"), f"gRPC status {grpc}, {GRPC_STATUSES[grpc]}, with this message")
-    else:
-        out(("sent      ", "bold"), f"{explanation.reply.status}, {size(explanation.reply)}")
+    out(("sent      ", "bold"), f"{explanation.reply.status}, {size(explanation.reply)}")
     for name, value in all_headers(explanation.reply):
         out(f"          {name}: {value}")
     if explanation.reply.body:

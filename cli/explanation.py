@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import SplitResult
 
-from rejoinder.rules.answers import Asked, Reply, claims
+from rejoinder.rules.answers import Asked, Reply, as_sent, claims, local_response
 from rejoinder.rules.decide import NO_ROUTE_STATUS, Decision, decide
 from rejoinder.rules.document import quoted
+from rejoinder.rules.http import GRPC_STATUSES
 from rejoinder.rules.misfit import misfit, rule_misfit
 from rejoinder.rules.model import STATUSES, Answer, Forward, Position, Route, Rule, Ruleset, Scope, native_rules
 from rejoinder.rules.program import Program, compile_rules
@@ -82,8 +83,15 @@ def explain(ruleset: Ruleset, question: Question, conditional: Placement) -> Exp
     response = (
         None if question.status is None else Response(question.status, tuple(question.response_header), question.source)
     )
+    local = response is not None and question.source == LOCAL
+    if response and local:
+        response = local_response(response.status, request, response.headers)
     explanation = _explain(there, request, response, conditional.value, question.route)
-    return dataclasses.replace(explanation, steps=(*_changed(question, request), *explanation.steps))
+    return dataclasses.replace(
+        explanation,
+        steps=(*_changed(question, request), *(_local_steps(question, response) if local else ()), *explanation.steps),
+        reply=explanation.reply and as_sent(explanation.reply, request),
+    )
 
 
 def refused(error: RequestError, ruleset: Ruleset, conditional: Placement) -> str:
@@ -121,6 +129,14 @@ def _changed(question: Question, request: Request) -> Iterator[Step]:
             yield Step("header", name, Position("", 0), verdict, False)
 
 
+def _local_steps(question: Question, response: Response | None) -> Iterator[Step]:
+    """What Envoy makes of a response of its own before any rule is asked."""
+    if response and response.status != question.status:
+        told = dict(response.headers)["grpc-status"]
+        verdict = f"to a client that speaks gRPC, Envoy says it by status {response.status} and grpc-status {told}"
+        yield Step("response", str(question.status), Position("", 0), verdict, True)
+
+
 def _at_listener(ruleset: Ruleset, request: Request, url: SplitResult) -> Ruleset:
     """What is in force where the URL leads to: where Gateways listen, each of their ports has routes of its own.
 
@@ -137,15 +153,16 @@ def _explain(
 ) -> Explanation:
     ours = route_name is None
     if request.moved and ours:
-        reply = Reply(307, (("location", request.target),), b"")
-        step = Step("path", request.target, Position("", 0), "escaped slashes: Envoy redirects to the plain path", True)
+        reply = Reply(400, (), b"") if request.is_grpc else Reply(307, (("location", request.target),), b"")
+        does = "refuses it, for gRPC knows no redirects" if request.is_grpc else "redirects to the plain path"
+        step = Step("path", request.target, Position("", 0), f"escaped slashes: Envoy {does}", True)
         return Explanation(request, decide(Ruleset(), request), (step,), "native", None, reply, ())
     decision = decide(ruleset, request, route_name=route_name)
     routes = _route_steps(ruleset, request, decision) if ours else _foreign_route(route_name)
     program, route = compile_rules(ruleset.rules), route_name or (decision.route.name if decision.route else None)
     nowhere = ours and (decision.route is None or decision.route.action is None)
     if nowhere and response is None and not decision.reply:
-        response = Response(NO_ROUTE_STATUS, source=LOCAL)
+        response = local_response(NO_ROUTE_STATUS, request)
     steps = (*routes, *_rule_steps(ruleset, decision, response), _program_step(program, request, route))
     if decision.rule and (handler := decision.rule.answers[0].handler):
         then = tuple(_statuses(decision, conditional)) if response is None and not nowhere else ()
@@ -164,10 +181,10 @@ def _explain(
     if choice:
         asked = Asked(request, route, response, now())
         steps = (*steps, *_lost_headers(decision.route), *_page_step(choice.answer, asked))
-        if stays(choice.answer, response.status, asked):
-            return Explanation(request, decision, steps, conditional, choice.rule, None, ())
-        reply = choice.reply(response.status, asked)
-        return Explanation(request, decision, steps, conditional, choice.rule, reply, ())
+        left = stays(choice.answer, response.status, asked)
+        if not left or asks(choice.answer, response.status, asked):
+            reply = None if left else choice.reply(response.status, asked)
+            return Explanation(request, decision, steps, conditional, choice.rule, reply, ())
     if nowhere:
         return Explanation(request, decision, steps, "native", None, Reply(NO_ROUTE_STATUS, (), b""), ())
     return Explanation(request, decision, steps, "upstream", None, None, ())
@@ -175,6 +192,10 @@ def _explain(
 
 def _page_step(answer: Answer, asked: Asked) -> Iterator[Step]:
     status = asked.response.status if asked.response else NO_ROUTE_STATUS
+    if answer.remote and asked.request.is_grpc:
+        least = "the response stays" if stays(answer, status, asked) else "this is sent"
+        verdict = f"none for a client that speaks gRPC: {least}"
+        yield Step("page", answer.remote.upstream, Position("", 0), verdict, True)
     if remote := asks(answer, status, asked):
         least = "the response stays" if stays(answer, status, asked) else "this is sent"
         verdict = f"upstream {quoted(remote.upstream)} is asked; if none comes within {remote.timeout:g} s, {least}"
@@ -287,12 +308,13 @@ def _statuses(decision: Decision, conditional: str) -> Iterator[tuple[str, str, 
             sent = f"what {choice.answer.handler} makes ({conditional})"
         else:
             asked = Asked(decision.request, decision.route_name, Response(status))
-            reply = choice.reply(status, asked)
-            code = "the same status" if choice.answer.status_code is None else str(reply.status)
+            reply = as_sent(choice.reply(status, asked), decision.request)
+            same = reply.grpc is None and choice.answer.status_code is None
+            code = "the same status" if same else str(reply.status)
             remote = asks(choice.answer, status, asked)
             own = "the upstream's response" if stays(choice.answer, status, asked) else size(reply)
             least = f"the page of {remote.upstream}, or {own}" if remote else own
-            sent = f"{code}, {least} ({conditional})"
+            sent = own if stays(choice.answer, status, asked) and not remote else f"{code}, {least} ({conditional})"
         if groups and groups[-1][2:] == (rule, sent):
             groups[-1] = (groups[-1][0], status, rule, sent)
         else:
@@ -302,11 +324,14 @@ def _statuses(decision: Decision, conditional: str) -> Iterator[tuple[str, str, 
 
 
 def size(reply: Reply) -> str:
+    """What is in it, in words."""
+    if reply.grpc is not None:
+        return f"gRPC status {reply.grpc}, {GRPC_STATUSES[reply.grpc]}"
     return f"{len(reply.body)} bytes" if reply.body else "no body"
 
 
 def all_headers(reply: Reply) -> list[tuple[str, str]]:
-    return [*reply.headers, ("content-length", str(len(reply.body)))]
+    return [*reply.headers, *([("content-length", str(len(reply.body)))] if reply.grpc is None else [])]
 
 
 def as_json(explanation: Explanation) -> dict[str, Any]:

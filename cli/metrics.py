@@ -167,6 +167,8 @@ def _answers(counts: Counts) -> Iterator[Metric]:
         (Kind.PASSED, "Responses that rules have let pass."),
     ):
         yield _counter(f"rejoinder_{kind}", text, labels, [(each[:4], number) for each, number in counts.of(kind)])
+    failed = [(each[:2], number) for each, number in counts.of(Kind.NO_PAGE)]
+    yield _counter(f"rejoinder_{Kind.NO_PAGE}", "Pages of other services that did not come.", labels[:2], failed)
     routes = [((each.rule, each.status), number) for each, number in counts.of(Kind.ROUTE)]
     yield _counter(f"rejoinder_{Kind.ROUTE}", "What routes have answered by themselves.", ["route", "status"], routes)
 

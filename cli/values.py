@@ -89,8 +89,8 @@ def parse_header(text: str) -> tuple[str, str]:
 
 
 def parse_status(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) == 3):
-        raise argparse.ArgumentTypeError(f"expected an HTTP status, got {text!r}")
+    if not (text.isascii() and text.isdigit() and 200 <= int(text) < 600):
+        raise argparse.ArgumentTypeError(f"expected an HTTP status from 200 to 599, got {text!r}")
     return int(text)
 
 

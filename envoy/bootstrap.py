@@ -22,7 +22,7 @@ COUNTS_SINCE: Final = (1, 37)
 
 _OURS: Final = {
     "google_re2": {},
-    "regex": r"rejoinder\.(answers|observed_answers|passed_responses|routes|handler_failures)\..*",
+    "regex": r"rejoinder\.(answers|observed_answers|passed_responses|routes|handler_failures|page_failures)\..*",
 }
 """The names of our counters. (Others of the module's say less of the same.)"""
 

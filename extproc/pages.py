@@ -13,13 +13,13 @@ import logging
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from rejoinder.extproc.sparing import Sparing
 from rejoinder.rules.http import show_address
-from rejoinder.rules.model import Header, RemotePage
-from rejoinder.rules.remote import MAX_SIZE, SENT, Page, is_page
+from rejoinder.rules.model import Header, RemotePage, Upstream
+from rejoinder.rules.remote import MAX_SIZE, SENT, Page, refusal
 
 if TYPE_CHECKING:
     import aiohttp
@@ -62,23 +62,31 @@ class Pages:
         try:
             async with asyncio.timeout(remote.timeout):
                 page = await self._asked(remote, headers, code)
+        except TimeoutError:
+            _LOG.warning("no page from %s: not within %g s", remote.upstream, remote.timeout)
+            return None
         except Exception as error:  # whatever it is, the answer does without
             _LOG.warning("no page from %s: %s", remote.upstream, str(error) or type(error).__name__)
             return None
-        if page is None:
-            _LOG.warning("no page from %s: what it sends is none", remote.upstream)
-        elif remote.cache and len(page.body) <= MAX_KEPT and sum(len(n) + len(v) for n, v in headers) <= MAX_KEY:
+        if remote.cache and len(page.body) <= MAX_KEPT and sum(len(n) + len(v) for n, v in headers) <= MAX_KEY:
             self._kept[key] = (self._clock() + remote.cache, page)
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return page
+
+    def prepare(self, services: Iterable[Upstream]) -> None:
+        """Do now what would take up the first page's time. In the event loop."""
+        for service in services:
+            self._opened()
+            if service.tls:
+                _tls(service.tls_options.ca)
 
     async def close(self) -> None:
         """End all connections."""
         if self._session is not None:
             await self._session.close()
 
-    async def _asked(self, remote: RemotePage, headers: tuple[Header, ...], code: int) -> Page | None:
+    async def _asked(self, remote: RemotePage, headers: tuple[Header, ...], code: int) -> Page:
         service = remote.service
         if service is None or not service.endpoints:
             raise ValueError("it has no address")
@@ -95,9 +103,9 @@ class Pages:
                 body += chunk
                 if len(body) > MAX_SIZE:
                     response.close()
-                    return None
-        if not is_page(code, response.status, got, len(body)):
-            return None
+                    break
+        if why := refusal(code, response.status, got, len(body)):
+            raise ValueError(why)
         return Page(tuple((name, got[name]) for name in SENT if got.get(name)), bytes(body))
 
     def _opened(self) -> aiohttp.ClientSession:

@@ -29,7 +29,7 @@ from rejoinder.extproc.wire import PLACEMENT, decode
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.counts import NONE, Counts, Kind, Series, Tally
 from rejoinder.rules.handlers import HandlerError, Handlers
-from rejoinder.rules.program import Program
+from rejoinder.rules.program import Program, services_asked
 from rejoinder.transport import unix
 from rejoinder.transport.standard import Standard
 
@@ -102,6 +102,7 @@ class Processor:
 
     def publish(self, program: Program) -> None:
         """Answer for these rules from now on; an exchange whose request was seen before keeps to the rules of then."""
+        self._pages.prepare(services_asked(program))
         self._rules = Rules(program)
         self._tally.keep({rule.name for rule in program.rules})
         self._standard.serve()
@@ -136,6 +137,8 @@ class Processor:
 
     async def _fetched(self, session: Session, fetch: Fetch) -> Step:
         page = await self._pages.ask(fetch.remote, fetch.headers, fetch.code)
+        if page is None:
+            self._tally.add(Series(fetch.choice.rule, PLACEMENT, NONE, NONE, Kind.NO_PAGE), time.time())
         return self._step(session, self._attempt(lambda: session.on_page(fetch, page)))
 
     def _count(self, output: Output, end: bool) -> None:

@@ -30,14 +30,14 @@ from rejoinder.extproc.wire import (
     passing,
 )
 from rejoinder.rules import handlers
-from rejoinder.rules.answers import Asked, Choice, Reply
+from rejoinder.rules.answers import Asked, Choice, Reply, sent_status
 from rejoinder.rules.attributes import CODE_DETAILS, FINAL_DETAILS, ROUTE_NAME, VIA_UPSTREAM, client_of, request_of
 from rejoinder.rules.handlers import HandlerError
 from rejoinder.rules.model import Header, RemotePage
 from rejoinder.rules.names import DETAILS
 from rejoinder.rules.program import Program, Seen, compile_rules
 from rejoinder.rules.remote import Page, asks, request, stays, with_page
-from rejoinder.rules.request import LOCAL, UPSTREAM, Response, now, of_headers
+from rejoinder.rules.request import LOCAL, UPSTREAM, Request, Response, now, of_headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,8 @@ class Call:
     rule: str
     seen: Seen
     """What the rules in front of it do."""
+    asked: Request
+    """That request, as rules see it."""
     source: str = ""
     """Whose response that is."""
 
@@ -154,7 +156,7 @@ class Session:
         if isinstance(made, Reply):
             original = call.response.status if call.response else 0
             message = immediate(made, call.rule) + marker(call.rule, original, call.source, tuple(call.seen.observed))
-            return Output(message, call.rule, made.status, original, seen=call.seen)
+            return Output(message, call.rule, sent_status(made.status, call.asked), original, seen=call.seen)
         failed = None if made is None else call.rule
         if call.response is not None:
             return Output(failed=failed)  # the other stream is asked about it yet
@@ -168,13 +170,12 @@ class Session:
         choice, asked, seen = fetch.choice, fetch.asked, fetch.seen
         came = asked.response
         if page is None and came is not None and stays(choice.answer, came.status, asked):
-            passed = passing(seen, "response_headers")
-            return Output(passed, status=came.status, original_status=came.status, seen=seen)
+            return _passed(came, seen)
         reply = choice.reply(came.status if came else 0, replace(asked, time=self._rules.clock()))
         made = immediate(with_page(reply, page) if page else reply, choice.rule)
         status, source = (came.status, came.source) if came else (0, "")
         message = made + marker(choice.rule, status, source, tuple(seen.observed))
-        return Output(message, choice.rule, reply.status, status, seen=seen)
+        return Output(message, choice.rule, sent_status(reply.status, asked.request), status, seen=seen)
 
     def _fetch(self, choice: Choice, asked: Asked, seen: Seen) -> Fetch | None:
         status = asked.response.status if asked.response else 0
@@ -192,12 +193,12 @@ class Session:
         choice = self._rules.program.on_request(asked.request, asked.route, seen)
         self._asked = message
         if choice is not None and choice.answer.handler:
-            call = Call(choice.answer.handler, _readable_request(message), None, choice.rule, seen)
+            call = Call(choice.answer.handler, _readable_request(message), None, choice.rule, seen, asked.request)
             return State.HANDLER, Output(call=call)
         if choice is not None and (fetch := self._fetch(choice, asked, seen)):
             return State.HANDLER, Output(fetch=fetch)
         if choice is not None:
-            sent = choice.answer.status_code or 0
+            sent = sent_status(choice.answer.status_code or 0, asked.request)
             return State.DONE, Output(self._reply(choice, asked, seen), choice.rule, sent, seen=seen)
         if not self._rules.program.has_handlers:
             return State.DONE, Output(passing(seen, "request_headers"), seen=seen)
@@ -223,16 +224,19 @@ class Session:
             whole = Asked(seen_request, route, came)
             if fetch := self._fetch(choice, whole, seen):
                 return State.HANDLER, Output(fetch=fetch)
+            if stays(choice.answer, came.status, whole):
+                return State.DONE, _passed(came, seen)
             reply = self._reply(choice, whole, seen)
-            sent = choice.answer.status_code or message.status
+            sent = sent_status(choice.answer.status_code or message.status, seen_request)
             return State.DONE, Output(reply, choice.rule, sent, message.status, seen=seen)
         if asked is None:  # a handler is the matter of the stream that has seen the request, if there is one
-            passed = passing(seen, "response_headers")
-            return State.DONE, Output(passed, status=message.status, original_status=message.status, seen=seen)
+            return State.DONE, _passed(came, seen)
         if choice is None:
             return State.DONE, Output()  # the other stream is asked, and tells who has observed it
         response = handlers.Response(message.status, _readable(message.headers))
-        call = Call(choice.answer.handler, _readable_request(asked), response, choice.rule, seen, came.source)
+        call = Call(
+            choice.answer.handler, _readable_request(asked), response, choice.rule, seen, seen_request, came.source
+        )
         return State.HANDLER, Output(call=call)
 
     def _reply(self, choice: Choice, asked: Asked, seen: Seen) -> bytes:
@@ -250,6 +254,12 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Message], Step]]] = {
     State.HANDLER: {},
     State.DONE: {},
 }
+
+
+def _passed(came: Response, seen: Seen) -> Output:
+    """A response goes on."""
+    passed = passing(seen, "response_headers")
+    return Output(passed, status=came.status, original_status=came.status, seen=seen)
 
 
 def _readable_request(asked: RequestHeaders) -> handlers.Request:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from rejoinder.rules.accept import Offer, best
-from rejoinder.rules.http import BODILESS, NEVER_KEPT
+from rejoinder.rules.http import BODILESS, GRPC_OF_STATUS, GRPC_UNKNOWN, NEVER_KEPT
 from rejoinder.rules.model import STATUSES, Answer, Header, Rule, StatusPattern, Variant
 from rejoinder.rules.request import LOCAL, Request, Response
 from rejoinder.rules.template import (
@@ -39,7 +39,7 @@ class Reply:
     body: bytes
     """For a client that speaks gRPC, Envoy makes it the message."""
     grpc: int | None = None
-    """The gRPC status that such a client gets; None: the one that `status` stands for."""
+    """The gRPC status that such a client gets; None: the one that `status` stands for. `as_sent` has both."""
 
     @property
     def is_untyped(self) -> bool:
@@ -113,6 +113,32 @@ def reply(answer: Answer, status: int, asked: Asked = NOBODY, rule: str = "") ->
         message = grpc_message(answer)
         body = message if isinstance(message, bytes) else fill(message, value)
     return Reply(code, (*headers, *_kept(answer, headers, asked.response)), body, grpc.status if grpc else None)
+
+
+def sent_status(status: int, request: Request) -> int:
+    """The status with which a reply to a request is sent."""
+    return 200 if request.is_grpc else status
+
+
+def as_sent(reply: Reply, request: Request) -> Reply:
+    """What a client gets of a reply: one that speaks gRPC, what Envoy makes of its local replies, trailers alone.
+
+    Returns: the reply; to such a client, one with a gRPC status, and without a body and its length.
+    """
+    if not request.is_grpc:
+        return reply
+    grpc = GRPC_OF_STATUS.get(reply.status, GRPC_UNKNOWN) if reply.grpc is None else reply.grpc
+    body = b"" if request.method == "HEAD" else reply.body
+    message = "".join(chr(byte) if 0x20 <= byte < 0x7E and byte != 0x25 else f"%{byte:02X}" for byte in body)
+    headers = {"content-type": "application/grpc", "grpc-status": str(grpc), "grpc-message": message}
+    ours = (header for header in reply.headers if header[0] not in headers)
+    return Reply(sent_status(reply.status, request), (*(each for each in headers.items() if each[1]), *ours), b"", grpc)
+
+
+def local_response(status: int, request: Request, headers: tuple[Header, ...] = ()) -> Response:
+    """A response that Envoy makes by itself, as rules are asked about it."""
+    sent = as_sent(Reply(status, headers, b""), request)
+    return Response(sent.status, sent.headers, LOCAL)
 
 
 def filled(template: Template, answer: Answer, status: int, asked: Asked, rule: str) -> str:

@@ -32,6 +32,8 @@ class Kind(enum.StrEnum):
     """It has let a response pass for which later ones may have had an answer, or a request for which one had."""
     ROUTE = "route_answers"
     """No rule: a route has answered or redirected by itself."""
+    NO_PAGE = "page_failures"
+    """No page has come of the service that the rule asks for one. Statuses are not told."""
 
 
 class Series(NamedTuple):

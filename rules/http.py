@@ -22,6 +22,10 @@ GRPC_STATUSES: Final = (
     *("INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
 )
 """By their numbers: https://github.com/grpc/grpc/blob/master/doc/statuscodes.md"""
+GRPC_UNKNOWN: Final = 2
+GRPC_OF_STATUS: Final = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}
+"""What HTTP statuses stand for, others GRPC_UNKNOWN:
+https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md"""
 
 CONNECTION_HEADERS: Final = frozenset(
     ("connection", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")

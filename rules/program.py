@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from rejoinder.rules.answers import Choice, claims, templates
 from rejoinder.rules.matching import fits, rule_fits
-from rejoinder.rules.model import EVERY_PATH, STATUSES, PathKind, RequestMatch, Rule, Scope, StringKind
+from rejoinder.rules.model import EVERY_PATH, STATUSES, PathKind, RequestMatch, Rule, Scope, StringKind, Upstream
 from rejoinder.rules.remote import told
 from rejoinder.rules.request import Request, Response
 from rejoinder.rules.template import Name
@@ -308,6 +308,12 @@ def needs_python(rule: Rule) -> bool:
         or any(test.kind is StringKind.REGEX for _, test in tests)
         or any(answer.handler for answer in rule.answers)
     )
+
+
+def services_asked(program: Program) -> set[Upstream]:
+    """What is asked for pages."""
+    asked = (answer.remote and answer.remote.service for rule in program.rules for answer in rule.answers)
+    return {service for service in asked if service}
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,8 +1,8 @@
 """A page that another service is asked for, as ingress-nginx's `default-backend` is: what it is told, and what of its
 response is sent. Pure; nothing is raised.
 
-The service gets `GET /` with the headers of `told`. Its response is the page if `is_page` says so; else the answer is
-sent as if it had no `page`. The module's core does the same in C (`envoy/module/page.c`).
+The service gets `GET /` with the headers of `told`. Its response is the page if `refusal` has nothing to say; else the
+answer is sent as if it had no `page`. The module's core does the same in C (`envoy/module/page.c`).
 """
 
 from __future__ import annotations
@@ -52,8 +52,11 @@ def asks(answer: Answer, status: int, asked: Asked) -> RemotePage | None:
 
 
 def stays(answer: Answer, status: int, asked: Asked) -> bool:
-    """Whether a response is left alone if no page comes. Args as for `answers.reply`."""
-    return asked.response is not None and not answer.has_content and asks(answer, status, asked) is not None
+    """Whether a response is left alone if no page comes, which a client that speaks gRPC never gets. Args as for
+    `answers.reply`."""
+    code = status if answer.status_code is None else answer.status_code
+    says_more = answer.has_content or (answer.grpc is not None and asked.request.is_grpc)
+    return asked.response is not None and answer.remote is not None and code not in BODILESS and not says_more
 
 
 @functools.lru_cache(maxsize=1024)
@@ -77,16 +80,22 @@ def host(remote: RemotePage) -> str:
     return service.host or show_address(service.endpoints[0].host, service.endpoints[0].port)
 
 
-def is_page(code: int, status: int, headers: Mapping[str, str], size: int) -> bool:
-    """Whether a response is the page: it has content in plain form, and its status is a success, or the very one that
-    it is about. With that one, it must have a `date`, which Envoy's own words about a dead service do not have.
+def refusal(code: int, status: int, headers: Mapping[str, str], size: int) -> str:
+    """Why a response is not the page; empty: it is. That has content in plain form, and its status is a success, or the
+    very one that it is about. With that one, it must have a `date`, which Envoy's own words about a dead service do not
+    have.
 
     Args:
         code: the status that the page is for.
         status, headers, size: the response's.
     """
-    meant = 200 <= status < 300 or (status == code and "date" in headers)
-    return meant and 0 < size <= MAX_SIZE and bool(headers.get("content-type")) and "content-encoding" not in headers
+    if not (200 <= status < 300 or (status == code and "date" in headers)):
+        return f"status {status}"
+    if "content-encoding" in headers:
+        return f"Content-Encoding {headers['content-encoding']}"
+    if not headers.get("content-type"):
+        return "no Content-Type"
+    return f"more than {MAX_SIZE} bytes" if size > MAX_SIZE else "" if size else "no body"
 
 
 def with_page(reply: Reply, page: Page) -> Reply:

@@ -234,7 +234,53 @@ rules:
     assert "503            own    the same status, the page of errors, or 3 bytes (module)" in out
     assert "502            stays  the same status, the page of errors, or the upstream's response (module)" in out
     _, out, _ = run(*asked, "--status", "404", "-H", "content-type: application/grpc")
-    assert "sent      gRPC status 5, NOT_FOUND, with this message\n" in out
+    assert "sent      200, gRPC status 5, NOT_FOUND\n" in out
+    assert "grpc-message: none\n" in out
+    for status, least in (("502", "the response stays"), ("503", "this is sent")):
+        _, out, _ = run(*asked, "--status", status, "-H", "content-type: application/grpc")
+        assert f"page      errors: none for a client that speaks gRPC: {least}\n" in out
+        assert ("sent      what the upstream sends\n" in out) is (status == "502")
+
+
+GRPC_ERROR = """\
+sent      200, gRPC status 14, UNAVAILABLE
+          content-type: application/grpc
+          grpc-status: 14
+          grpc-message: slow down%0A
+          retry-after: 9
+"""
+
+
+@pytest.mark.parametrize("placement", ["module", "ext_proc"])
+def test_explain_says_what_a_client_gets_that_speaks_grpc(run: Run, placement: str) -> None:
+    Path("rules.yaml").write_text(
+        """\
+upstreams: {up: "http://127.0.0.1:1"}
+routes: [{name: up, prefix: /up, upstream: up}]
+rules:
+  - {name: closed, match: {prefix: /closed}, status_code: 503, headers: {Retry-After: "9"}, body: "slow down\\n"}
+  - {name: busy, enable_on_status: [503], headers: {Retry-After: "9"}, body: "slow down\\n"}
+"""
+    )
+    asked = ("explain", "rules.yaml", "--conditional", placement, "-H", "content-type: application/grpc", "--url")
+    for more in (("/closed",), ("/up", "--status", "503")):
+        assert run(*asked, *more)[1].endswith(GRPC_ERROR)
+    reply = json.loads(run(*asked, "/closed", "--format", "json")[1])["reply"]
+    assert (reply["status"], reply["grpc"], reply["body"]) == (200, 14, "")
+    assert "503            busy  200, gRPC status 14, UNAVAILABLE (" in run(*asked, "/up")[1]
+    _, out, _ = run(*asked, "/up", "--status", "503", "--source", "local")
+    assert out.startswith("request   GET http://localhost/up, Envoy itself says 503\n")
+    assert "response  503: to a client that speaks gRPC, Envoy says it by status 200 and grpc-status 14\n" in out
+    assert "busy (rules.yaml:5): fits, but has no answer for 200\n" in out
+    assert "sent      200, gRPC status 12, UNIMPLEMENTED\n" in run(*asked, "/nowhere")[1]
+    assert "sent      200, gRPC status 13, INTERNAL\n" in run(*asked, "/a%2Fb")[1]
+
+
+def test_explain_refuses_what_no_upstream_gives(run: Run) -> None:
+    for status in ("700", "100", "5xx"):
+        code, _, err = run("explain", "rules.yaml", "--url", "/", "--status", status)
+        assert code == 2
+        assert f"expected an HTTP status from 200 to 599, got '{status}'" in err
 
 
 def test_explain_goes_on_behind_a_mock(run: Run) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -36,6 +38,29 @@ def _headers(kind: str, **headers: str) -> bytes:
 
 _REQUEST: Final = _headers("request_headers", _method="GET", _authority="a.example", _path="/")
 _UNAVAILABLE: Final = _headers("response_headers", _status="503")
+
+
+_PREPARED: Final = """
+import asyncio, sys
+from rejoinder.extproc import Processor
+from rejoinder.rules.model import Answer, RemotePage, Rule, Upstream
+from rejoinder.rules.program import compile_rules
+
+async def main():
+    processor = Processor()
+    processor.publish(compile_rules([Rule("plain", (Answer(503),))]))
+    assert "aiohttp" not in sys.modules
+    page = RemotePage("errors", service=Upstream("errors", ()))
+    processor.publish(compile_rules([Rule("page", (Answer(503, remote=page),))]))
+    assert "aiohttp" in sys.modules
+    await processor.stop()
+
+asyncio.run(main())
+"""
+
+
+def test_pages_are_prepared_for_when_rules_come() -> None:
+    subprocess.run([sys.executable, "-c", _PREPARED], check=True)
 
 
 class _Client:

@@ -36,7 +36,7 @@ OWN = [*request(path="/own", headers=["x-request-id 9"]), ">"]
 # A page of another service.
 PAGES: dict[str, list[str]] = {
     "at-once": [*request(path="/once"), ">", "@ service errors", "p 200 page", "= 500 page", "k once 1"],
-    "at-once-none": [*request(path="/once"), ">", "P", "= 500 own", "k once 1"],
+    "at-once-none": [*request(path="/once"), ">", "P", "= 500 own", "k once 1", "a once 1"],
     "no-body": [
         *OWN,
         *response(503),
@@ -58,7 +58,7 @@ PAGES: dict[str, list[str]] = {
     "another-status": [*OWN, *response(503), "e", "p 404 page", "= 503 own", "+ content-type application/json"],
     "empty": [*OWN, *response(503), "e", "p 200 ", "= 503 own"],
     "breaks-off": [*OWN, *response(503), "n", "B up", "P", "= 503 own", "k own 1"],
-    "no-such-service": [*request(path="/none"), ">", *response(503), "e", "= 503 own", "r kept"],
+    "no-such-service": [*request(path="/none"), ">", *response(503), "e", "= 503 own", "r kept", "a none 1"],
     "stays": [
         *request(path="/stays"),
         ">",
@@ -105,6 +105,15 @@ PAGES: dict[str, list[str]] = {
         "n",
         "= 503 own",
         "+ grpc-status 14",
+    ],
+    "grpc-stays": [
+        *request(path="/stays", headers=["content-type application/grpc"]),
+        ">",
+        *response(503, "x-up 1"),
+        "e",
+        "+ x-up 1",
+        "k stays 0",
+        "a stays 0",
     ],
     "grpc-said": [
         *request(path="/grpc", headers=["content-type application/grpc"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import logging
 import socket
 import threading
 import time
@@ -15,6 +16,7 @@ import pytest
 from gateway import Gateway, Upstream, ruleset
 from machine import accepting
 
+from rejoinder.rules.counts import Kind
 from rejoinder.xds.translate import Placement
 
 HTML = "<h1>Sorry</h1>"
@@ -254,7 +256,36 @@ def test_clients_go_while_a_page_is_waited_for(gateway: Gateway) -> None:
 def test_a_client_that_speaks_grpc_gets_no_page(gateway: Gateway, service: Service) -> None:
     answer = ask(gateway, "/x", content_type="application/grpc")
     assert (answer.status, answer.values("grpc-status"), answer.body) == (200, ["14"], b"")
+    answer = ask(gateway, "/stays", content_type="application/grpc")
+    assert (answer.status, answer.values("x-from"), answer.values("grpc-status")) == (503, ["upstream"], [])
     assert service.asked == []
+
+
+def test_pages_that_do_not_come_are_counted_and_the_log_says_why(
+    gateway: Gateway, service: Service, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The tests in front of this one have written what it may write in a minute.
+    monkeypatch.setattr(logging.getLogger("rejoinder.extproc.pages"), "filters", [])
+
+    def failed(rule: str) -> int:
+        if gateway.conditional is Placement.MODULE:
+            return sum(gateway.stats(rf"^rejoinder\.page_failures\.rule\.{rule}$").values())
+        told = gateway.processor.counters().counts.of(Kind.NO_PAGE)
+        return sum(number for series, number in told if series.rule == rule)
+
+    before = failed("errors"), failed("late")
+    for headers in ([("content-type", "text/html"), ("content-encoding", "gzip")], [("x-a", "1")]):
+        service.sends(HTML.encode(), *headers)
+        assert ask(gateway, "/x").body == b"own"
+    service.sends(status=404)
+    assert ask(gateway, "/x").body == b"own"
+    assert ask(gateway, "/x", content_type="application/grpc").status == 200
+    assert ask(gateway, "/late").body == b"own"
+    assert (failed("errors"), failed("late")) == (before[0] + 3, before[1] + 1)
+    if gateway.conditional is Placement.EXT_PROC:
+        said = [record.message for record in caplog.records if "no page from" in record.message]
+        reasons = ["Content-Encoding gzip", "no Content-Type", "status 404"]
+        assert said == [*(f"no page from errors: {why}" for why in reasons), "no page from stuck: not within 0.1 s"]
 
 
 def test_a_page_is_kept_for_others_who_ask_for_the_same(gateway: Gateway, service: Service) -> None:

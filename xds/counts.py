@@ -16,6 +16,7 @@ from rejoinder.rules.counts import NONE, Kind, Series
 from rejoinder.rules.messages import message_classes
 from rejoinder.rules.names import METADATA
 from rejoinder.xds.translate.logs import COUNTERS, NATIVE, ROUTES
+from rejoinder.xds.translate.settings import Placement
 
 SERVICE: Final = "opentelemetry.proto.collector.metrics.v1.MetricsService"
 
@@ -23,7 +24,8 @@ _KINDS: Final = {f"{METADATA}.{name}": kind for kind, name in COUNTERS.items()}
 
 _ROUTES: Final = f"{METADATA}.{ROUTES}"
 _FAILURES: Final = "rejoinder.handler_failures"
-"""The module's own counter."""
+_NO_PAGES: Final = f"rejoinder.{Kind.NO_PAGE}"
+"""The module's own counters."""
 
 REPORT: Final = message_classes(
     "rejoinder.xds",
@@ -65,6 +67,8 @@ def decode(data: bytes) -> Counted:
                 answers += [(seen._replace(rule=each), number) for each in rule.split(",")]
             case _ if name == _ROUTES:
                 answers.append((_of_route(tags, status), number))
+            case _ if name == _NO_PAGES:
+                answers.append((Series(rule, Placement.MODULE.value, NONE, NONE, Kind.NO_PAGE), number))
             case _ if name == _FAILURES:
                 failures.append((rule, number))
     return Counted(tuple(answers), tuple(failures))

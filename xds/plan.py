@@ -47,6 +47,10 @@ route, rule and domain. Beyond that, rules stand in the list of a wider domain, 
 LONG_DOMAIN: Final = 64
 """In characters. A longer one always has a list of its own: Envoy limits the size of regular expressions."""
 
+MOST_KEPT_AWAY: Final = 64
+"""From how many rules a rule that passes may keep requests, with a route for each; beyond that, all that it passes has
+one route."""
+
 Entry = TypeVar("Entry")
 Action = Reply | Redirect | Forward | None
 
@@ -218,20 +222,38 @@ def _plan_list(routes: Sequence[Route], rules: Sequence[_Asked]) -> Iterator[Pla
 def _plan_route(route: Route | None, match: Meet, rules: _Index) -> list[PlannedRoute]:
     found = [*rules.find(None, match), *(rules.find(route.name, match) if route else ())]
     planned: dict[Meet, PlannedRoute] = {}
-    for _, (rule, own) in sorted(found, key=_place):
+    for place, (rule, own) in sorted(found, key=_place):
         part = meet(match, own)
-        if part is not None and part not in planned:
-            planned[part] = _answering(part, route, rule) if rule.unconditional else _passing(part, route, rule)
+        if part is None:
+            continue
+        for each in [part] if rule.unconditional or rule.answers else _kept_away(route, part, place, rules):
+            if each not in planned:
+                planned[each] = _answering(each, route, rule) if rule.unconditional else _passing(each, route, rule)
         if part == match:
             break
     planned.setdefault(match, _passing(match, route))
     parts = list(planned.values())
     # Behind the last rule that answers, what does the same as the rest need not be told apart from it.
-    while len(parts) > 1 and not parts[-2].rule and parts[-2].action == parts[-1].action:
+    while len(parts) > 1 and not (parts[-2].rule or parts[-2].passed) and parts[-2].action == parts[-1].action:
         del parts[-2]
     while parts and route is None and parts[-1].action is None:
         del parts[-1]
     return parts
+
+
+def _kept_away(route: Route | None, part: Meet, place: int, rules: _Index) -> list[Meet]:
+    """Of what a rule passes, what it keeps from later ones that would answer; nothing else is told, or counted."""
+    found = [*rules.find(None, part), *(rules.find(route.name, part) if route else ())]
+    later = sorted(((at, own) for at, (rule, own) in found if at > place and rule.unconditional), key=_place)
+    parts: dict[Meet, None] = {}
+    for _, own in later:
+        if (kept := meet(part, own)) is not None:
+            parts[kept] = None
+        if kept == part:
+            break
+        if len(parts) > MOST_KEPT_AWAY:
+            return [part]
+    return list(parts)
 
 
 class _Index:

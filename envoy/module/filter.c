@@ -39,6 +39,7 @@ typedef struct {
   size_t failures;
   size_t observed;
   size_t passed;
+  size_t no_pages;
 } filter;
 
 typedef struct {
@@ -97,7 +98,8 @@ const void *HOOK(config_new)(void *envoy_config, buffer name, buffer given) {
       !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("replies"), &rule, 1, &made->replies) &&
       !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("handler_failures"), &rule, 1, &made->failures) &&
       !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("observed"), &rule, 1, &made->observed) &&
-      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("passed"), &rule, 1, &made->passed)) {
+      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("passed"), &rule, 1, &made->passed) &&
+      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("page_failures"), &rule, 1, &made->no_pages)) {
     made->config = config_new(name, given, &beside_engine, &why);
     made->pages = pages_new();
   }
@@ -360,8 +362,9 @@ static bool decide(void *envoy, stream *self, const response *response) {
   self->reply = self->made ? self->made : found;
   self->on_response = response != NULL;
   self->from_local = response && response->is_local;
-  if (found->asks && !is_grpc(envoy)) {
-    self->asking = reply_asks(self->program, found, &about, time(NULL));
+  if (found->asks && (self->asking = reply_asks(self->program, found, &about, time(NULL))) && found->grpc &&
+      is_grpc(envoy)) {
+    self->asking->stays = false; /* there is something for this client without a page */
   }
   return true;
 }
@@ -386,7 +389,7 @@ static void tell(void *envoy, const stream *self) {
 static bool ask_for_page(void *envoy, stream *self) {
   asking *asked = self->asking;
   /* Envoy hangs up with a request that it has refused, of which there is nothing then: that must not wait. */
-  if (!request_header(envoy, TEXT(":path")).length) {
+  if (is_grpc(envoy) || !request_header(envoy, TEXT(":path")).length) {
     return false;
   }
   if (!pages_find(self->filter->pages, asked, &self->page)) {
@@ -396,6 +399,7 @@ static bool ask_for_page(void *envoy, stream *self) {
                                                 (buffer){0}, true, asked->timeout)) {
       self->waiting = false;
       self->page.wrong = true;
+      count(envoy, self->filter->no_pages, self->reply->rule);
     }
     self->starting = false;
   }
@@ -592,6 +596,8 @@ static void go_on(void *envoy, stream *self) {
   self->waiting = false;
   if (page_end(&self->page)) {
     pages_keep(self->filter->pages, self->asking, &self->page);
+  } else {
+    count(envoy, self->filter->no_pages, self->reply->rule);
   }
   if (!take_page(self)) {
     CALLBACK(http_filter_continue_encoding)(envoy);

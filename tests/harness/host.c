@@ -275,7 +275,7 @@ bool CALLBACK(http_set_dynamic_metadata_string)(void *envoy, buffer name_space, 
 int CALLBACK(http_filter_config_define_counter)(void *envoy_config, buffer name, buffer *labels, size_t count,
                                                 size_t *id) {
   (void)envoy_config, (void)labels, (void)count;
-  *id = name.ptr[0] == 'r' ? 'k' : name.ptr[0] == 'o' ? 'g' : name.ptr[0] == 'p' ? 'j' : 'f';
+  *id = name.ptr[0] == 'r' ? 'k' : name.ptr[0] == 'o' ? 'g' : name.ptr[0] == 'p' ? (name.ptr[2] == 'g' ? 'a' : 'j') : 'f';
   return 0;
 }
 int CALLBACK(http_filter_increment_counter)(void *envoy, size_t id, buffer *labels, size_t count, uint64_t value) {

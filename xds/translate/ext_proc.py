@@ -115,7 +115,8 @@ def _attributes(program: Program) -> list[str]:
         attributes.ROUTE_NAME: known.routes,
         attributes.CLIENT: known.clients,
         attributes.SCHEME: known.schemes,
-        **{attributes.of_header(name): True for name in known.headers},
+        # By its type it is known whether the client speaks gRPC, and so with which status an answer is sent.
+        **{attributes.of_header(name): True for name in sorted({*known.headers, "content-type"})},
         attributes.CODE_DETAILS: True,
     }
     return [expression for expression, wanted in asked.items() if wanted]
