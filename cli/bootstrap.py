@@ -158,12 +158,12 @@ def _follow(options: argparse.Namespace, tls: EnvoyTls | None) -> int:
         _print_search_path()
     console.print_yaml(list(foreign_discovery(kind)))
     print("\n# Into the clusters: where `rejoinder serve` tells.")
+    if kind is Placement.MODULE:
+        print(
+            "# For each upstream that rules ask for a page, Envoy needs another one, of its name: `rejoinder\n"
+            "# bootstrap module RULES` prints them. Without it there is no page."
+        )
     console.print_yaml([envoy.xds_cluster(options.xds, tls)])
     if kind is Placement.EXT_PROC:
         _print_cluster(options, tls)
-    else:
-        print(
-            "\n# Where rules have `page: {upstream: NAME}`: a cluster of this name, too. `rejoinder bootstrap module\n"
-            "# RULES` prints those that rules ask now; without it there is no page, and page_failures counts."
-        )
     return 0

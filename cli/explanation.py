@@ -183,8 +183,8 @@ def _explain(
         steps = (*steps, *_lost_headers(decision.route), *_page_step(choice.answer, asked))
         left = stays(choice.answer, response.status, asked)
         if not left or asks(choice.answer, response.status, asked):
-            reply = None if left else choice.reply(response.status, asked)
-            return Explanation(request, decision, steps, conditional, choice.rule, reply, ())
+            sent = None if left else choice.reply(response.status, asked)
+            return Explanation(request, decision, steps, conditional, choice.rule, sent, ())
     if nowhere:
         return Explanation(request, decision, steps, "native", None, Reply(NO_ROUTE_STATUS, (), b""), ())
     return Explanation(request, decision, steps, "upstream", None, None, ())

@@ -23,6 +23,7 @@ from rejoinder.rules.answers import Reply, reply
 from rejoinder.rules.decide import Decision, decide, redirect
 from rejoinder.rules.matching import EVERYTHING, Meet, meet, wider_domains
 from rejoinder.rules.model import (
+    EVERY_PATH,
     EVERY_REQUEST,
     RULE_FILES,
     Answer,
@@ -41,7 +42,7 @@ from rejoinder.rules.model import (
     native_rules,
 )
 from rejoinder.rules.request import Request, parse
-from rejoinder.xds.plan import MAX_REPEATED, Plan, PlannedRoute, plan
+from rejoinder.xds.plan import MAX_REPEATED, MOST_KEPT_AWAY, Plan, PlannedRoute, plan
 
 # Combinations rather than samples: what several rules have in common is seldom hit by chance.
 REQUESTS: Final = [
@@ -181,6 +182,21 @@ def test_a_part_that_does_what_the_rest_does_is_left_out() -> None:
     )
     planned = plan(Ruleset(routes=(forward("x", "/x"), forward("y", "/y")), rules=rules))
     assert names(planned)[:2] == ["x", "y"]
+
+
+def test_what_a_rule_passes_is_told_where_it_keeps_another_from_answering() -> None:
+    office = Rule("office", (), Scope(request=header("a")), final=True)
+    closed = [rule(f"closed{n}", path(f"/{n}")) for n in range(MOST_KEPT_AWAY + 1)]
+
+    def passed(*rules: Rule) -> list[str]:
+        planned = plan(Ruleset(routes=(forward("all", "/"),), rules=rules))
+        passing = [each for each in planned[RULE_FILES].domains[0].routes if each.passed == "office"]
+        return [path.value for each in passing for path in each.match.paths or (EVERY_PATH,)]
+
+    assert passed(office, *closed[:2]) == ["/0", "/1"]
+    assert passed(office, closed[0], rule("every", RequestMatch()), closed[1]) == ["/"]
+    assert passed(replace(office, scope=Scope()), *closed[:2]) == ["/0", "/1"]
+    assert passed(office, *closed) == ["/"]
 
 
 def test_there_is_a_domain_for_each_that_is_named_and_for_the_rest(tmp_path: Path) -> None:

@@ -244,14 +244,12 @@ def _plan_route(route: Route | None, match: Meet, rules: _Index) -> list[Planned
 def _kept_away(route: Route | None, part: Meet, place: int, rules: _Index) -> list[Meet]:
     """Of what a rule passes, what it keeps from later ones that would answer; nothing else is told, or counted."""
     found = [*rules.find(None, part), *(rules.find(route.name, part) if route else ())]
-    later = sorted(((at, own) for at, (rule, own) in found if at > place and rule.unconditional), key=_place)
     parts: dict[Meet, None] = {}
-    for _, own in later:
-        if (kept := meet(part, own)) is not None:
+    for at, (rule, own) in found:
+        kept = meet(part, own) if at > place and rule.unconditional else None
+        if kept is not None:
             parts[kept] = None
-        if kept == part:
-            break
-        if len(parts) > MOST_KEPT_AWAY:
+        if kept == part or len(parts) > MOST_KEPT_AWAY:
             return [part]
     return list(parts)
 
