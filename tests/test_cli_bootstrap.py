@@ -56,6 +56,11 @@ def test_bootstrap_ads_prints_a_whole_bootstrap(run: Run) -> None:
     assert yaml.safe_load(out) == envoy.bootstrap(("::1", 18000), admin=("127.0.0.1", 9901))
 
 
+@pytest.mark.parametrize("kind", ["module", "ext_proc"])
+def test_a_filter_that_follows_says_what_pages_need(run: Run, kind: str) -> None:
+    assert ("rules ask for a page, Envoy needs another one" in run("bootstrap", kind)[1]) is (kind == "module")
+
+
 def test_bootstrap_ads_with_an_access_log_and_without_counts(run: Run) -> None:
     code, out, err = run("bootstrap", "ads", "--access-log", "--no-counts")
     assert (code, err) == (0, "")
