@@ -83,13 +83,12 @@ def explain(ruleset: Ruleset, question: Question, conditional: Placement) -> Exp
     response = (
         None if question.status is None else Response(question.status, tuple(question.response_header), question.source)
     )
-    local = response is not None and question.source == LOCAL
-    if response and local:
+    if response and question.source == LOCAL:
         response = local_response(response.status, request, response.headers)
     explanation = _explain(there, request, response, conditional.value, question.route)
     return dataclasses.replace(
         explanation,
-        steps=(*_changed(question, request), *(_local_steps(question, response) if local else ()), *explanation.steps),
+        steps=(*_changed(question, request), *_local_steps(question, response), *explanation.steps),
         reply=explanation.reply and as_sent(explanation.reply, request),
     )
 

@@ -38,7 +38,7 @@ KEEPS = Ruleset(
 
 
 def test_what_clients_get_that_speak_grpc_is_counted_with_the_status_that_is_sent(gateway: Gateway) -> None:
-    gateway.apply(RULES)
+    gateway.apply(KEEPS)
     gateway.events.clear()
     assert gateway.ask("GET", "a.test", "/grpc", [*GRPC, ("x-status", "503")]).status == 200
     answered = Series("busy", gateway.conditional.value, "503", "200")

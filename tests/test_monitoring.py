@@ -42,6 +42,7 @@ STATE: Final = State(
             Series("trial", "ext_proc", "404", "404", kind=Kind.OBSERVED): 2,
             Series("health", "native", "200", "200", Kind.PASSED): 4,
             Series("robots", "native", "none", "200", Kind.ROUTE): 5,
+            Series("errors", "module", "none", "none", Kind.NO_PAGE): 6,
         }
     ),
     handler_failures={("fails", "module"): 1},

@@ -174,6 +174,11 @@ def test_the_page_is_sent_with_the_answers_status_and_headers(gateway: Gateway, 
     }
     assert {name: told.get(name) for name in wanted} == wanted
     assert len(told["x-request-id"]) == 36
+    envoys_own = {"x-forwarded-for", "x-envoy-internal", "x-envoy-expected-rq-timeout-ms"}
+    by_module = gateway.conditional is Placement.MODULE
+    assert told.keys() - wanted.keys() == {"x-request-id"} | (envoys_own if by_module else set())
+    ask(gateway, "/x")
+    assert service.asked[-1].keys().isdisjoint({"accept", "x-format", "accept-language"})
 
 
 @pytest.mark.parametrize("empty", [{}, {"x_empty": "1"}], ids=["body", "no body"])
