@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from rejoinder.rules.accept import Offer, best
-from rejoinder.rules.http import BODILESS, GRPC_OF_STATUS, GRPC_UNKNOWN, NEVER_KEPT
+from rejoinder.rules.http import BODILESS, GRPC_OF_STATUS, GRPC_STATUSES, GRPC_UNKNOWN, NEVER_KEPT
 from rejoinder.rules.model import STATUSES, Answer, Header, Rule, StatusPattern, Variant
 from rejoinder.rules.request import LOCAL, Request, Response
 from rejoinder.rules.template import (
@@ -130,7 +130,9 @@ def as_sent(reply: Reply, request: Request) -> Reply:
     grpc = GRPC_OF_STATUS.get(reply.status, GRPC_UNKNOWN) if reply.grpc is None else reply.grpc
     body = b"" if request.method == "HEAD" else reply.body
     message = "".join(chr(byte) if 0x20 <= byte < 0x7E and byte != 0x25 else f"%{byte:02X}" for byte in body)
-    headers = {"content-type": "application/grpc", "grpc-status": str(grpc), "grpc-message": message}
+    said = dict(reply.headers).get("grpc-status", str(grpc))
+    grpc = int(said) if said in map(str, range(len(GRPC_STATUSES))) else grpc
+    headers = {"content-type": "application/grpc", "grpc-status": said, "grpc-message": message}
     ours = (header for header in reply.headers if header[0] not in headers)
     return Reply(sent_status(reply.status, request), (*(each for each in headers.items() if each[1]), *ours), b"", grpc)
 

@@ -276,6 +276,13 @@ rules:
     assert "sent      200, gRPC status 13, INTERNAL\n" in run(*asked, "/a%2Fb")[1]
 
 
+def test_explain_takes_a_grpc_status_from_the_headers(run: Run) -> None:
+    Path("rules.yaml").write_text("rules: [{name: own, status_code: 503, headers: [Grpc-Status=5], body: x}]")
+    out = run("explain", "rules.yaml", "--url", "/", "-H", "content-type: application/grpc")[1]
+    assert "sent      200, gRPC status 5, NOT_FOUND\n" in out
+    assert out.count("grpc-status: 5\n") == 1
+
+
 def test_explain_refuses_what_no_upstream_gives(run: Run) -> None:
     for status in ("700", "100", "5xx"):
         code, _, err = run("explain", "rules.yaml", "--url", "/", "--status", status)

@@ -12,6 +12,7 @@ routes: [{name: all, upstream: up}]
 rules:
   - {name: closed, match: {path: /closed.Service/Method}, status_code: 503, headers: [X-Ours=1], body: closed}
   - {name: denied, enable_on_status: [403], headers: [X-Ours=1], body: "denied: {{ request.path }}", template: true}
+  - {name: own, match: {path: /own}, enable_on_status: [502], headers: [Grpc-Status=5, X-Ours=1], body: sorry}
   - {name: errors, enable_on_status: [5xx], headers: [Content-Type=text/html, X-Ours=1], body: sorry}
 """
 
@@ -24,6 +25,7 @@ def test_an_answer_to_a_grpc_client_is_a_grpc_error(each: Gateway, tmp_path: Pat
         "/closed.Service/Method": ("200", "14", "closed"),
         "/a.Service/Denied": ("403", "7", "denied: /a.Service/Denied"),
         "/a.Service/Busy": ("503", "14", "sorry"),
+        "/own": ("502", "5", "sorry"),
     }
     for content_type in ("application/grpc", "application/grpc+proto"):
         for path, (upstream, status, message) in asked.items():

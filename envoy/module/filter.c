@@ -259,14 +259,18 @@ static const char *grpc_status(const reply *reply, uint32_t status) {
   }
 }
 
-/* The reply's headers, with that in front, to be freed; NULL: the client does not speak gRPC, or there is no memory. */
-static header *grpc_headers(void *envoy, const reply *reply, uint32_t status) {
+/* The reply's headers, with that in front unless they have one, to be freed; NULL: the client does not speak gRPC, or
+ * there is no memory. */
+static header *grpc_headers(void *envoy, const reply *reply, uint32_t status, size_t *count) {
   header *made = is_grpc(envoy) ? malloc((reply->header_count + 1) * sizeof *made) : NULL;
   if (made) {
     const char *value = grpc_status(reply, status);
     made[0] = (header){"grpc-status", sizeof "grpc-status" - 1, value, strlen(value)};
+    *count = 1;
     for (size_t i = 0; i < reply->header_count; i++) {
-      made[i + 1] = reply->headers[i];
+      const header *each = &reply->headers[i];
+      bool says = same((buffer){each->name, each->name_length}, TEXT("grpc-status"));
+      made[says ? 0 : (*count)++] = *each;
     }
   }
   return made;
@@ -294,8 +298,9 @@ static void send_local_reply(void *envoy, stream *self) {
   self->held = false;
   grace_stop(&self->grace);
   uint32_t status = reply->status ? reply->status : self->status;
-  header *grpc = grpc_headers(envoy, reply, status);
-  CALLBACK(http_send_response)(envoy, status, grpc ? grpc : reply->headers, reply->header_count + (grpc != NULL),
+  size_t count = reply->header_count;
+  header *grpc = grpc_headers(envoy, reply, status, &count);
+  CALLBACK(http_send_response)(envoy, status, grpc ? grpc : reply->headers, count,
                                grpc && reply->grpc ? reply->grpc_message : reply->body, (buffer){details, length});
   free(grpc);
 }
