@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import atexit
 import contextlib
 import copy
 import dataclasses
@@ -109,6 +110,7 @@ def _reserved() -> tuple[socket.socket, Iterator[int]]:
         taken = socket.socket(socket.AF_UNIX)
         with contextlib.suppress(OSError):
             taken.bind(f"\0rejoinder-test-ports-{first}")
+            atexit.register(taken.close)
             return taken, itertools.cycle(range(first, first + 200))
         taken.close()
     raise OSError("no ports are left")
