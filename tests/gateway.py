@@ -8,8 +8,8 @@ with Gateway() as gateway:
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import atexit
+import concurrent.futures
 import contextlib
 import copy
 import dataclasses
