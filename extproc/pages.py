@@ -91,14 +91,15 @@ class Pages:
         ) as response:
             got = {name.lower(): response.headers[name] for name in response.headers}  # the first line of each
             body = bytearray()
+            if not is_page(code, response.status, got, 1):
+                response.close()  # it may have no end
+                return None
             async for chunk in response.content.iter_any():
                 body += chunk
                 if len(body) > MAX_SIZE:
                     response.close()
                     return None
-        if not is_page(code, response.status, got, len(body)):
-            return None
-        return Page(tuple((name, got[name]) for name in SENT if got.get(name)), bytes(body))
+        return Page(tuple((name, got[name]) for name in SENT if got.get(name)), bytes(body)) if body else None
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:

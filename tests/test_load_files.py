@@ -275,6 +275,7 @@ WRONG_IN_AN_ANSWER: Final = [
     ("page: {upstream: h2}, enable_on_status: 500", 'page.upstream: "h2" is asked over HTTP/1.1, and without a client certificate: an upstream of a page has no http2 and no tls'),
     ("page: {upstream: echo}, enable_on_status: 500", 'page.upstream: "echo" is builtin:echo, which has no pages'),
     ("page: {upstream: up, timeout: 1ms}, enable_on_status: 500", 'page.timeout: expected a duration of at least 10ms, got "1ms"'),
+    ("page: {upstream: up, timeout: 61s}, enable_on_status: 500", 'page.timeout: expected a duration of at most 1m, got "61s"'),
     ("page: {upstream: up, headers: {x: '{{ statuss }}'}}, enable_on_status: 500", 'page.headers: x: unknown name "statuss": did you mean "status"?'),
     ("page: {upstream: up}, status_code: 204", "page: a response with status 204 cannot have a body"),
     ("page: builtin, enable_on_status: 500, body: x", "page: give only one of body, body_file, variants and page: builtin; body is given too"),

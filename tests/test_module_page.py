@@ -57,6 +57,9 @@ PAGES: dict[str, list[str]] = {
     "trailers": [*OWN, *response(503), "n", "B up", "p 503 page", "= 503 page"],
     "another-status": [*OWN, *response(503), "e", "p 404 page", "= 503 own", "+ content-type application/json"],
     "empty": [*OWN, *response(503), "e", "p 200 ", "= 503 own"],
+    "no-page-without-an-end": [*OWN, *response(503), "e", "h 404 0", "= 503 own", "k own 1"],
+    "too-large-without-an-end": [*OWN, *response(503), "e", "h 200 20", "= 503 own"],
+    "the-client-is-too-slow": [*request(path="/once"), ">", "l request_timeout", "P", *response(408), "e", "= 408 -"],
     "breaks-off": [*OWN, *response(503), "n", "B up", "P", "= 503 own", "k own 1"],
     "no-such-service": [*request(path="/none"), ">", *response(503), "e", "= 503 own", "r kept"],
     "stays": [

@@ -39,7 +39,7 @@ _REMOTE: Final = Shape(
     "page",
     {
         "upstream": (NAME, "Name of the upstream that is asked."),
-        "timeout": (like(DURATION), "How long it may take, from 10ms on (default 1s)."),
+        "timeout": (like(DURATION), "How long it may take, from 10ms to 1m (default 1s)."),
         "cache": (like(DURATION), "How long a page is kept for others who ask for the same (default: not at all)."),
         "headers": (HEADERS, "What the upstream is told beside the usual; values are templates."),
     },
@@ -190,7 +190,7 @@ def _remote(place: Place) -> RemotePage:
         check_template(fields["headers"], Answer(headers=(each,), template=True), f"{each[0]}: ")
     return RemotePage(
         upstream=fields.get("upstream", name, ""),
-        timeout=fields.get("timeout", lambda it: it.duration(0.01, "10ms"), 1.0),
+        timeout=fields.get("timeout", lambda it: it.duration(0.01, "10ms", 60.0, "1m"), 1.0),
         cache=fields.get("cache", Place.duration, 0.0),
         headers=given,
     )
