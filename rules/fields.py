@@ -157,7 +157,9 @@ class Place:
             return int(self.node.text)
         raise self.expected(f"{what} from {allowed.start} to {allowed.stop - 1}")
 
-    def duration(self, least: float = 0.0, why: str = "", most: float = _LONGEST, limit: str = "8760h, a year") -> float:
+    def duration(
+        self, least: float = 0.0, why: str = "", most: float = _LONGEST, limit: str = "8760h, a year"
+    ) -> float:
         """A duration in seconds, such as `100ms`, from `least` to `most`; `why` and `limit` are what messages say about
         others."""
         text = self.node.text if isinstance(self.node, Scalar) else ""
