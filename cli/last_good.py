@@ -83,10 +83,10 @@ class LastGood:
         is wrong with it. `problems` has the others."""
         if self.folder is None:
             return None
-        with contextlib.suppress(OSError):
-            for left in self.folder.glob(f"*{_NEW}"):  # by one that was killed
-                left.unlink()
         for name in (_PUBLISHED, _ACCEPTED):
+            with contextlib.suppress(OSError):
+                for left in self.folder.glob(f"{name}-*{_NEW}"):  # by one that was killed
+                    left.unlink()
             try:
                 when, data = self._read(name)
                 recalled = recall(_decoded(data))
