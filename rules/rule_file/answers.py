@@ -158,7 +158,7 @@ def answer_of(fields: Fields, default: int | None) -> Answer:
     if made.page and not patterns and (code is None or code < 400):
         fields["page"].error(f"builtin is about errors: say enable_on_status, or a status_code from 400 on, not {code}")
     typed = made.page or (bool(made.variants) and all(each.content_type for each in made.variants))
-    if typed and any(name == "content-type" for name, _ in given_headers):
+    if typed and "headers" in fields and any(name == "content-type" for name, _ in given_headers):
         fields["headers"].warn(f"content-type has no effect: {content} says its own")
     return made
 
