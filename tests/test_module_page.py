@@ -22,6 +22,7 @@ ASKS = h.program(
         "own", [h.reply([(503, 503)], headers=[JSON], body=b"own", asks=h.remote("errors", TOLD))], path=(2, "/own")
     ),
     h.rule("kept", [h.reply([(503, 503)], body=b"own", asks=h.remote("errors", cache=60000))], path=(2, "/kept")),
+    h.rule("brief", [h.reply([(503, 503)], body=b"own", asks=h.remote("errors", cache=9000))], path=(2, "/brief")),
     h.rule("stays", [h.reply([(503, 503)], asks=h.remote("errors", stays=True))], path=(2, "/stays")),
     h.rule("none", [h.reply([(503, 503)], body=b"own", asks=h.remote("-"))], path=(2, "/none")),
     h.rule(
@@ -98,6 +99,13 @@ PAGES: dict[str, list[str]] = {
         "e",
         "= 503 page",
         "+ content-type text/page",
+        ".",
+        *request(path="/brief"),
+        ">",
+        *response(503),
+        "e",
+        "p 200 newer",
+        "= 503 newer",
     ],
     "the-client-goes": [*OWN, *response(503), "n", "b up", "."],
     "refused": ["?", *response(503), "e", "= 503 -"],
