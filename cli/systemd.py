@@ -92,6 +92,7 @@ async def relayed(listening: socket.socket | None, address: Address, tls: Files 
             yield behind
         finally:
             accepting.cancel()
+            await asyncio.gather(accepting, return_exceptions=True)
             listening.close()
 
 
