@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import ssl
@@ -13,6 +14,8 @@ from collections.abc import Callable
 from typing import Final
 
 from rejoinder.transport.addresses import Tcp, show
+
+_LOG: Final = logging.getLogger("rejoinder.accepting")
 
 MAX_HANDSHAKES: Final = 256
 """At once. Beyond it, the oldest is hung up on: who means it is done within milliseconds."""
@@ -63,7 +66,8 @@ async def accept(
         while True:
             try:
                 client, _ = await loop.sock_accept(listening)
-            except OSError:  # no file descriptors left
+            except OSError as error:  # no file descriptors left
+                _LOG.warning("nobody is let in for a second: %s", error.strerror)
                 await asyncio.sleep(1)
                 continue
             if not has_room(len(connecting)):
