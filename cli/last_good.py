@@ -123,7 +123,8 @@ class LastGood:
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), RETRY_SECONDS if self.trouble else None)
+                    async with asyncio.timeout(RETRY_SECONDS if self.trouble else None):
+                        await self._changed.wait()
                 self._changed.clear()
                 try:
                     trouble = await asyncio.to_thread(self._write_all)

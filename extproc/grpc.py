@@ -161,7 +161,8 @@ class Server:
                 close(connection)
             with contextlib.suppress(TimeoutError):  # what is still there is closed in a harder way next
                 if self.connections and seconds:
-                    await asyncio.wait_for(self._all_closed.wait(), seconds)
+                    async with asyncio.timeout(seconds):
+                        await self._all_closed.wait()
         for task in self._tasks:
             task.cancel()
 
