@@ -13,7 +13,6 @@ import functools
 import ipaddress
 import json
 import logging
-import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Mapping
@@ -26,8 +25,8 @@ from aiohttp import web
 from rejoinder.cli.metrics import CONTENT_TYPE, Metrics
 from rejoinder.envoy.module import library
 from rejoinder.rules.request import host_of
-from rejoinder.transport import unix
-from rejoinder.transport.addresses import Address, Tcp, is_loopback, show
+from rejoinder.transport import accepting, unix
+from rejoinder.transport.addresses import Address, Tcp, is_loopback
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -188,7 +187,7 @@ async def serving(
     if isinstance(address, Path):
         listening = given or unix.listen(address, mode)
     else:
-        listening = given or _listen(address)
+        listening = given or accepting.listen(address)
         # Those that do not read what they have asked for, either (inherited by their sockets).
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(IDLE_SECONDS * 1000))
     runner = web.AppRunner(
@@ -198,50 +197,18 @@ async def serving(
         await runner.setup()
         connections = runner.server
         assert connections is not None
-        accepting = asyncio.create_task(_accept(listening, connections, tls))
+
+        def has_room(connecting: int) -> bool:
+            return len(connections.connections) + connecting < MAX_CONNECTIONS
+
+        accept = asyncio.create_task(accepting.accept(listening, connections, tls, has_room))
         try:
             yield address if isinstance(address, Path) else listening.getsockname()[:2]
         finally:
-            accepting.cancel()
-            await asyncio.gather(accepting, return_exceptions=True)
+            accept.cancel()
+            await asyncio.gather(accept, return_exceptions=True)
             listening.close()
             await runner.cleanup()
-
-
-def _listen(address: tuple[str, int]) -> socket.socket:
-    try:
-        listening = socket.create_server(address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        raise OSError(f"cannot listen on {show(address)}: {reason}") from error
-    listening.setblocking(False)
-    return listening
-
-
-async def _accept(listening: socket.socket, connections: web.Server, tls: ssl.SSLContext | None) -> None:
-    """Take in connections, one by one and not too many: a server of asyncio would take in a hundred at a time."""
-    loop = asyncio.get_running_loop()
-    connecting: set[asyncio.Task[None]] = set()
-
-    async def connect(client: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # it has gone, or does not agree on TLS
-            timeout = IDLE_SECONDS if tls else None
-            await loop.connect_accepted_socket(connections, client, ssl=tls, ssl_handshake_timeout=timeout)
-
-    while True:
-        try:
-            client, _ = await loop.sock_accept(listening)
-        except OSError:  # no file descriptors left
-            await asyncio.sleep(1)
-            continue
-        if len(connections.connections) + len(connecting) >= MAX_CONNECTIONS:
-            client.close()
-            continue
-        if tls is None:
-            await connect(client)
-            continue
-        connecting.add(task := asyncio.create_task(connect(client)))  # it may take its time
-        task.add_done_callback(connecting.discard)
 
 
 def _json(status: dict[str, Any]) -> str:

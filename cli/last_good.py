@@ -83,10 +83,10 @@ class LastGood:
         is wrong with it. `problems` has the others."""
         if self.folder is None:
             return None
-        with contextlib.suppress(OSError):
-            for left in self.folder.glob(f"*{_NEW}"):  # by one that was killed
-                left.unlink()
         for name in (_PUBLISHED, _ACCEPTED):
+            with contextlib.suppress(OSError):
+                for left in self.folder.glob(f"{name}-*{_NEW}"):  # by one that was killed
+                    left.unlink()
             try:
                 when, data = self._read(name)
                 recalled = recall(_decoded(data))
@@ -123,7 +123,8 @@ class LastGood:
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), RETRY_SECONDS if self.trouble else None)
+                    async with asyncio.timeout(RETRY_SECONDS if self.trouble else None):
+                        await self._changed.wait()
                 self._changed.clear()
                 try:
                     trouble = await asyncio.to_thread(self._write_all)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from rejoinder.cli.control import Control, summary
-from rejoinder.extproc.grpc import HANDSHAKE_SECONDS
 from rejoinder.rules.problem import Severity
+from rejoinder.transport.accepting import accept
 from rejoinder.transport.addresses import Address, show
 from rejoinder.transport.tls import Files, Reloading
 
@@ -84,12 +84,16 @@ async def relayed(listening: socket.socket | None, address: Address, tls: Files 
                         copy.cancel()
                     await asyncio.gather(*copies, return_exceptions=True)
 
-        seconds = HANDSHAKE_SECONDS if context else None
-        server = await asyncio.start_server(relay, sock=listening, ssl=context, ssl_handshake_timeout=seconds)
+        def made() -> asyncio.BaseProtocol:
+            return asyncio.StreamReaderProtocol(asyncio.StreamReader(), relay)
+
+        accepting = asyncio.create_task(accept(listening, made, context))
         try:
             yield behind
         finally:
-            server.close()
+            accepting.cancel()
+            await asyncio.gather(accepting, return_exceptions=True)
+            listening.close()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

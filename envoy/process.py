@@ -269,7 +269,8 @@ class EnvoyProcess:
         status = await self._child.wait()
         # What Envoy has started (by a handler, say) may live on, with the log as its own.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(reading, LOG_SECONDS)
+            async with asyncio.timeout(LOG_SECONDS):
+                await reading
         for pump, _ in self._pumps:
             if pump.returncode is None:
                 _signal(pump, signal.SIGKILL)

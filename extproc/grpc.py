@@ -20,13 +20,12 @@ import ssl
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rejoinder.extproc.client import Client
 from rejoinder.extproc.exchange import Exchange, Metadata, Method, Step
-from rejoinder.rules.http import parse_address
-from rejoinder.transport import unix
-from rejoinder.transport.addresses import UNIX
+from rejoinder.transport import accepting, unix
+from rejoinder.transport.addresses import parse
 
 __all__ = ["BOUNDS", "Exchange", "Metadata", "Method", "Server", "Step"]
 
@@ -51,8 +50,6 @@ SLICE: Final = 32
 wait in the kernel, where nobody knows how long."""
 MAX_CONNECTIONS: Final = 1024
 """Envoy has one for each of its threads."""
-HANDSHAKE_SECONDS: Final = 10.0
-"""That a client may take to agree on TLS."""
 TICK: Final = 1.0
 """Seconds between two looks at all clients."""
 
@@ -104,7 +101,8 @@ class Server:
         self._max_kept, self._kept = max_kept, 0
         self._max_connections = max_connections
         self._tls = tls
-        self._listening: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
+        self._accepting: asyncio.Task[None]
         self._ticking: asyncio.TimerHandle | None = None
         self._serving = False
         self._all_closed = asyncio.Event()
@@ -130,27 +128,19 @@ class Server:
         Raises:
             OSError: the address is in use or not this machine's; the text says which address. Choose another.
         """
-        loop = asyncio.get_running_loop()
-        tls = self._tls
-        if address.startswith(UNIX):
-            tls, given = None, given or unix.listen(Path(address.removeprefix(UNIX)), mode, MAX_CONNECTIONS)
         try:
-            where: dict[str, Any] = {"sock": given}
-            if given is None:
-                where["host"], where["port"] = parse_address(address)
-            # Without SO_REUSEPORT: a second server on the port is an error.
-            self._listening = await loop.create_server(
-                lambda: Client(self),
-                **where,
-                ssl=tls,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS if tls else None,
-                backlog=MAX_CONNECTIONS,
-            )
-        except (OSError, OverflowError, ValueError) as error:
-            raise OSError(f"cannot listen on {address}: it is in use, or not this machine's") from error
-        port: int = 0 if address.startswith(UNIX) else self._listening.sockets[0].getsockname()[1]
+            where, tls = parse(address), self._tls
+        except ValueError as error:
+            raise OSError(f"cannot listen on {address}: {error}") from error
+        if isinstance(where, Path):
+            tls, listening = None, given or unix.listen(where, mode, MAX_CONNECTIONS)
+        else:
+            listening = given or accepting.listen(where, MAX_CONNECTIONS)
+        loop = asyncio.get_running_loop()
+        self._listening = listening
+        self._accepting = loop.create_task(accepting.accept(listening, lambda: Client(self), tls))
         self._ticking = loop.call_later(TICK, self._tick_again)
-        return port
+        return 0 if isinstance(where, Path) else int(listening.getsockname()[1])
 
     async def stop(self, grace: float = 0.0) -> None:
         """Stop listening and end all connections.
@@ -159,6 +149,8 @@ class Server:
             grace: seconds that streams may take to end by themselves; no new ones are let in meanwhile.
         """
         if self._listening is not None:
+            self._accepting.cancel()
+            await asyncio.gather(self._accepting, return_exceptions=True)
             self._listening.close()
             self._listening = None
         if self._ticking is not None:
@@ -169,7 +161,8 @@ class Server:
                 close(connection)
             with contextlib.suppress(TimeoutError):  # what is still there is closed in a harder way next
                 if self.connections and seconds:
-                    await asyncio.wait_for(self._all_closed.wait(), seconds)
+                    async with asyncio.timeout(seconds):
+                        await self._all_closed.wait()
         for task in self._tasks:
             task.cancel()
 

@@ -44,7 +44,7 @@ class Pages:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._kept: OrderedDict[tuple[str, tuple[Header, ...]], tuple[float, Page]] = OrderedDict()
+        self._kept: OrderedDict[tuple[RemotePage, tuple[Header, ...]], tuple[float, Page]] = OrderedDict()
         self._session: aiohttp.ClientSession | None = None
         self._turns: dict[str, Iterator[int]] = {}
 
@@ -55,7 +55,7 @@ class Pages:
             headers: what it is told.
             code: the status that the page is for.
         """
-        key = (remote.upstream, headers)
+        key = (remote, headers)  # of another place, or for a shorter time, it is another one
         until, page = self._kept.get(key, (0.0, None))
         if page and remote.cache and self._clock() < until:
             return page
@@ -99,13 +99,16 @@ class Pages:
         ) as response:
             got = {name.lower(): response.headers[name] for name in response.headers}  # the first line of each
             body = bytearray()
-            async for chunk in response.content.iter_any():
-                body += chunk
-                if len(body) > MAX_SIZE:
-                    response.close()
-                    break
-        if why := refusal(code, response.status, got, len(body)):
-            raise ValueError(why)
+            why = refusal(code, response.status, got, 1)
+            if not why:
+                async for chunk in response.content.iter_any():
+                    body += chunk
+                    if len(body) > MAX_SIZE:
+                        break
+                why = refusal(code, response.status, got, len(body))
+            if why:
+                response.close()  # it may have no end
+                raise ValueError(why)
         return Page(tuple((name, got[name]) for name in SENT if got.get(name)), bytes(body))
 
     def _opened(self) -> aiohttp.ClientSession:

@@ -35,8 +35,6 @@ from rejoinder.transport.standard import Standard
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")
 _LOG.addFilter(Sparing(20))
-# Where no file descriptors are left, it has a traceback for each connection that could be accepted.
-logging.getLogger("asyncio").addFilter(Sparing(20))
 
 _PACKAGE: Final = "envoy.service.ext_proc.v3"
 SERVICE: Final = f"{_PACKAGE}.ExternalProcessor"

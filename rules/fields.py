@@ -157,8 +157,11 @@ class Place:
             return int(self.node.text)
         raise self.expected(f"{what} from {allowed.start} to {allowed.stop - 1}")
 
-    def duration(self, least: float = 0.0, why: str = "") -> float:
-        """A duration in seconds, such as `100ms`, from `least` on; `why` is what a message says about shorter ones."""
+    def duration(
+        self, least: float = 0.0, why: str = "", most: float = _LONGEST, limit: str = "8760h, a year"
+    ) -> float:
+        """A duration in seconds, such as `100ms`, from `least` to `most`; `why` and `limit` are what messages say about
+        others."""
         text = self.node.text if isinstance(self.node, Scalar) else ""
         found = DURATION.fullmatch(text)
         if found is None:
@@ -166,8 +169,8 @@ class Place:
         seconds = float(found[1]) * _SECONDS[found[2]]
         if seconds < least:
             raise self.expected(f"a duration of at least {why}")
-        if seconds > _LONGEST:
-            raise self.expected("a duration of at most 8760h, a year")
+        if seconds > most:
+            raise self.expected(f"a duration of at most {limit}")
         return seconds
 
     def boolean(self) -> bool:

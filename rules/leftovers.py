@@ -48,7 +48,9 @@ def _size(rule: Rule) -> int:
 
 def _empty() -> None:
     ours = [module for name, module in list(sys.modules.items()) if name.startswith("rejoinder.")]
-    for cache in (value for module in ours for value in vars(module).values() if hasattr(value, "cache_parameters")):
+    for cache in (
+        value for module in ours for value in list(vars(module).values()) if hasattr(value, "cache_parameters")
+    ):
         if cache.cache_parameters()["maxsize"] is not None:  # others hold what is made once
             cache.cache_clear()
     for empty in OTHERS:

@@ -117,7 +117,8 @@ class _Watch:
 
 async def _happens(event: asyncio.Event, within: float) -> bool:
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), within)
+        async with asyncio.timeout(within):  # `wait_for` of Python 3.11 is not cancelled in the moment of the event
+            await event.wait()
     return event.is_set()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -53,6 +54,20 @@ def test_what_is_there_is_never_overwritten(there: str, capsys: pytest.CaptureFi
     assert main(["init"]) == (there == "rules.yaml")
     assert Path(there).read_text() == "mine"
     assert ("is never overwritten" in capsys.readouterr().err) is (there == "rules.yaml")
+
+
+@pytest.mark.parametrize("name", [b"\xff.yaml", b"a\nb.yaml"], ids=["no UTF-8", "a new line"])
+def test_whatever_the_file_is_called_it_is_fine(name: bytes) -> None:
+    file = Path(os.fsdecode(name))
+    assert main(["init", str(file)]) == 0
+    loaded = load([file])
+    assert (loaded.ruleset is not None, loaded.problems) == (True, ())
+
+
+def test_a_link_to_nowhere_in_place_of_the_schema_stays_one() -> None:
+    Path(".rejoinder.schema.json").symlink_to("elsewhere")
+    assert main(["init"]) == 0
+    assert not Path("elsewhere").exists()
 
 
 def test_what_cannot_be_written_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -275,8 +275,10 @@ WRONG_IN_AN_ANSWER: Final = [
     ("page: {upstream: h2}, enable_on_status: 500", 'page.upstream: "h2" is asked over HTTP/1.1, and without a client certificate: an upstream of a page has no http2 and no tls'),
     ("page: {upstream: echo}, enable_on_status: 500", 'page.upstream: "echo" is builtin:echo, which has no pages'),
     ("page: {upstream: up, timeout: 1ms}, enable_on_status: 500", 'page.timeout: expected a duration of at least 10ms, got "1ms"'),
+    ("page: {upstream: up, timeout: 61s}, enable_on_status: 500", 'page.timeout: expected a duration of at most 1m, got "61s"'),
     ("page: {upstream: up, headers: {x: '{{ statuss }}'}}, enable_on_status: 500", 'page.headers: x: unknown name "statuss": did you mean "status"?'),
     ("page: {upstream: up}, status_code: 204", "page: a response with status 204 cannot have a body"),
+    ("page: builtin, enable_on_status: 500, body_file: x.json", "page: give only one of body, body_file, variants and page: builtin; body_file is given too"),
     ("page: builtin, enable_on_status: 500, body: x", "page: give only one of body, body_file, variants and page: builtin; body is given too"),
     ("grpc: {message: x}, body: x", "grpc: status is missing"),
     ("grpc: {status: OK}, body: x", "grpc.status: expected a gRPC status that is an error, by name or number: CANCELLED, UNKNOWN, INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, ABORTED, OUT_OF_RANGE, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS, UNAUTHENTICATED, got \"OK\""),
@@ -299,6 +301,7 @@ WRONG_IN_AN_ANSWER: Final = [
 @pytest.mark.parametrize(("rule", "message"), WRONG_IN_AN_ANSWER)
 def test_a_mistake_about_what_an_answer_can_be_is_one_line(tmp_path: Path, rule: str, message: str) -> None:
     file = tmp_path / "rules.yaml"
+    (tmp_path / "x.json").write_text("{}")
     upstreams = "{up: 'http://a.test', echo: 'builtin:echo', h2: {urls: ['http://b.test'], http2: true}}"
     file.write_text(f"upstreams: {upstreams}\nroutes: [{{name: up, upstream: up}}]\nrules:\n- {{name: r, {rule}}}\n")
     assert [problem.message for problem in load([file]).problems] == [f'rule "r": {message}']

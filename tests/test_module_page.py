@@ -22,6 +22,7 @@ ASKS = h.program(
         "own", [h.reply([(503, 503)], headers=[JSON], body=b"own", asks=h.remote("errors", TOLD))], path=(2, "/own")
     ),
     h.rule("kept", [h.reply([(503, 503)], body=b"own", asks=h.remote("errors", cache=60000))], path=(2, "/kept")),
+    h.rule("brief", [h.reply([(503, 503)], body=b"own", asks=h.remote("errors", cache=9000))], path=(2, "/brief")),
     h.rule("stays", [h.reply([(503, 503)], asks=h.remote("errors", stays=True))], path=(2, "/stays")),
     h.rule("none", [h.reply([(503, 503)], body=b"own", asks=h.remote("-"))], path=(2, "/none")),
     h.rule(
@@ -57,6 +58,9 @@ PAGES: dict[str, list[str]] = {
     "trailers": [*OWN, *response(503), "n", "B up", "p 503 page", "= 503 page"],
     "another-status": [*OWN, *response(503), "e", "p 404 page", "= 503 own", "+ content-type application/json"],
     "empty": [*OWN, *response(503), "e", "p 200 ", "= 503 own"],
+    "no-page-without-an-end": [*OWN, *response(503), "e", "h 404 0", "= 503 own", "k own 1"],
+    "too-large-without-an-end": [*OWN, *response(503), "e", "h 200 20", "= 503 own"],
+    "the-client-is-too-slow": [*request(path="/once"), ">", "l request_timeout", "P", *response(408), "e", "= 408 -"],
     "breaks-off": [*OWN, *response(503), "n", "B up", "P", "= 503 own", "k own 1"],
     "no-such-service": [*request(path="/none"), ">", *response(503), "e", "= 503 own", "r kept", "a none 1"],
     "stays": [
@@ -95,6 +99,13 @@ PAGES: dict[str, list[str]] = {
         "e",
         "= 503 page",
         "+ content-type text/page",
+        ".",
+        *request(path="/brief"),
+        ">",
+        *response(503),
+        "e",
+        "p 200 newer",
+        "= 503 newer",
     ],
     "the-client-goes": [*OWN, *response(503), "n", "b up", "."],
     "refused": ["?", *response(503), "e", "= 503 -"],

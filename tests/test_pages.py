@@ -81,6 +81,20 @@ def test_a_page_is_kept_as_long_as_the_rule_says() -> None:
     assert run(work, clock) == 4
 
 
+def test_none_is_kept_of_where_the_service_was_before_nor_longer_than_this_rule_says() -> None:
+    clock = Clock()
+
+    async def work(pages: Pages, at: Callable[[RemotePage], RemotePage]) -> None:
+        assert body(await pages.ask(at(KEPT_FOR), (), 503)) == "1"
+        service = at(KEPT_FOR).service
+        assert service is not None
+        moved = replace(service, endpoints=(Endpoint("localhost", service.endpoints[0].port),))
+        assert body(await pages.ask(replace(KEPT_FOR, service=moved), (), 503)) == "2"
+        assert body(await pages.ask(at(replace(KEPT_FOR, cache=1.0)), (), 503)) == "3"
+
+    assert run(work, clock) == 3
+
+
 def test_only_so_many_are_kept_and_none_that_is_too_long_to_ask_for() -> None:
     async def work(pages: Pages, at: Callable[[RemotePage], RemotePage]) -> None:
         for number in (*range(KEPT + 1), KEPT, 0):

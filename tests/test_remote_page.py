@@ -23,7 +23,7 @@ HTML = "<h1>Sorry</h1>"
 
 RULES = """
 upstreams: {{up: "http://127.0.0.1:{up}", errors: "http://127.0.0.1:{errors}", stuck: "http://127.0.0.1:{stuck}",
-  dead: "http://127.0.0.1:1", odd: "http://127.0.0.1:{odd}"}}
+  dead: "http://127.0.0.1:1", odd: "http://127.0.0.1:{odd}", long: "http://127.0.0.1:{very_long}"}}
 routes:
   - {{name: dead, prefix: /dead, upstream: dead}}
   - {{name: odd, prefix: /odd, upstream: odd}}
@@ -45,6 +45,11 @@ rules:
     body: own
   - {{name: slow, match: {{prefix: /odd/slow}}, enable_on_status: [5xx], page: {{upstream: stuck}}, body: own}}
   - {{name: waits, match: {{prefix: /waits}}, enable_on_status: [5xx], page: {{upstream: stuck, timeout: 100ms}}}}
+  - name: long
+    match: {{prefix: /long}}
+    enable_on_status: [5xx]
+    page: {{upstream: long, timeout: 1m}}
+    body: own
   - name: errors
     enable_on_status: [400, 404, 5xx]
     page: {{upstream: errors, headers: {{x-namespace: shop, x-host: "{{{{ request.host }}}}"}}}}
@@ -133,13 +138,26 @@ def _never(connection: socket.socket) -> None:
             pass
 
 
+READ_TO_THE_END: list[bytes] = []
+
+
+def _very_long(connection: socket.socket) -> None:
+    """200 MB that are no page for their type, or for their size."""
+    with connection, contextlib.suppress(OSError):
+        page = b"content-type: text/html\r\n" if b"x-code: 503" not in connection.recv(4096) else b""
+        connection.sendall(b"HTTP/1.1 200 OK\r\n%stransfer-encoding: chunked\r\n\r\n" % page)
+        for _ in range(3000):
+            connection.sendall(b"10000\r\n" + b"x" * (1 << 16) + b"\r\n")
+        READ_TO_THE_END.append(page)
+
+
 @pytest.fixture(scope="module")
 def gateway(each: Gateway, service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """With the rules above in it."""
     file = tmp_path_factory.mktemp("rules") / "rules.yaml"
-    with accepting(_never) as stuck, accepting(_odd) as odd:
+    with accepting(_never) as stuck, accepting(_odd) as odd, accepting(_very_long) as very_long:
         up = each.upstream.address[1]
-        file.write_text(RULES.format(up=up, errors=service.port, stuck=stuck, odd=odd))
+        file.write_text(RULES.format(up=up, errors=service.port, stuck=stuck, odd=odd, very_long=very_long))
         each.apply(ruleset(file))
         yield each
 
@@ -237,6 +255,13 @@ def test_a_dead_or_slow_service_leaves_the_answer_or_the_response(gateway: Gatew
         assert (answer.status, answer.body) == (503, body)
         assert answer.values("x-from") == ([] if body == b"own" else ["upstream"])
     assert ask(gateway, "/stays", x_empty="1").values("x-from") == ["upstream"]
+
+
+def test_what_is_no_page_is_not_read_to_its_end(gateway: Gateway) -> None:
+    for status in (502, 503):
+        answer = ask(gateway, "/long", status)
+        assert (answer.status, answer.body) == (status, b"own")
+    assert READ_TO_THE_END == []
 
 
 @pytest.mark.parametrize("path", ["/odd/long", "/odd/endless"])

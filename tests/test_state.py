@@ -91,6 +91,13 @@ def test_up_has_it_too(file: Path) -> None:
 # --- what is kept ---
 
 
+def test_of_what_else_is_in_the_folder_only_its_own_leftovers_go(tmp_path: Path) -> None:
+    for name in ("rules.yaml.new", "accepted-x.new", "published-x.new", "accepted.new"):
+        (tmp_path / name).touch()
+    assert LastGood(tmp_path).read(lambda _: None) is None
+    assert {each.name for each in tmp_path.iterdir()} == {"rules.yaml.new", "accepted.new"}
+
+
 class Kept:
     """A control plane that has started over a folder; nobody connects."""
 

@@ -35,7 +35,7 @@ from secured import (
 from rejoinder.cli import admin
 from rejoinder.extproc import grpc as extproc_grpc
 from rejoinder.extproc.server import SERVICE
-from rejoinder.transport import tls
+from rejoinder.transport import accepting, tls
 from rejoinder.transport.addresses import Tcp, show
 from rejoinder.xds.server import ADS
 
@@ -164,7 +164,7 @@ def _wrong(secured: Secured, other: Authority) -> ssl.SSLContext:
 
 
 def test_connections_that_do_not_agree_on_tls_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admin, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(accepting, "HANDSHAKE_SECONDS", 0.3)
     certificate, key = Authority(tmp_path).sign("server")
     context = tls.Reloading(tls.Files(certificate, key))
     serving = admin.serving(("127.0.0.1", 0), admin.application({}), context)
@@ -176,7 +176,7 @@ def test_connections_that_do_not_agree_on_tls_end(tmp_path: Path, monkeypatch: p
 
 
 def test_ext_proc_waits_for_tls_for_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extproc_grpc, "HANDSHAKE_SECONDS", 0.3)
+    monkeypatch.setattr(accepting, "HANDSHAKE_SECONDS", 0.3)
 
     async def main() -> None:
         server = extproc_grpc.Server({}, tls=tls.Reloading(tls.Files(*Authority(tmp_path).sign("server"))))
@@ -184,6 +184,29 @@ def test_ext_proc_waits_for_tls_for_so_long(tmp_path: Path, monkeypatch: pytest.
         with contextlib.suppress(ConnectionError):
             assert await reader.read() == b""
         writer.close()
+        await server.stop()
+
+    asyncio.run(asyncio.wait_for(main(), SECONDS))
+
+
+def test_however_many_do_not_agree_on_tls_others_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accepting, "MAX_HANDSHAKES", 8)
+    monkeypatch.setattr(accepting, "HANDSHAKE_SECONDS", 10 * SECONDS)
+    authority = Authority(tmp_path)
+    client = ssl.create_default_context(cafile=authority.certificate)
+    client.set_alpn_protocols(["h2"])
+
+    async def main() -> None:
+        server = extproc_grpc.Server({}, tls=tls.Reloading(tls.Files(*authority.sign("server"))))
+        port = await server.listen("127.0.0.1:0")
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
+        for reader, _ in silent[:32]:
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+        reader, writer = await asyncio.open_connection("localhost", port, ssl=client)
+        assert await reader.read(9)  # settings
+        for each in (writer, *(writer for _, writer in silent)):
+            each.close()
         await server.stop()
 
     asyncio.run(asyncio.wait_for(main(), SECONDS))

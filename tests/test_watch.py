@@ -95,6 +95,23 @@ def test_every_way_to_save_is_noticed_again_and_again(
     watching(file if watched == "file" else tmp_path, scenario)
 
 
+@pytest.mark.parametrize("steps", range(5))
+def test_it_ends_in_whatever_moment_it_is_told(steps: int) -> None:
+    async def main() -> None:
+        event = asyncio.Event()
+        happens = asyncio.create_task(watch._happens(event, 60))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        event.set()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        told = happens.cancel()
+        await asyncio.wait([happens])
+        assert happens.cancelled() == told
+
+    asyncio.run(main())
+
+
 def test_a_change_between_load_and_watch_is_noticed(tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text(rule("v0"))

@@ -632,21 +632,30 @@ void HOOK(scheduled)(void *envoy, const void *module_filter, uint64_t event) {
   }
 }
 
+/* What is no page is not read to its end: it may have none. Envoy drops it with this stream. */
+static void give_up_wrong(void *envoy, stream *self) {
+  if (self->page.wrong) {
+    page_arrived(envoy, self);
+  }
+}
+
 void HOOK(http_stream_headers)(void *envoy, const void *module_filter, uint64_t id, const header *headers, size_t count,
                                bool end_of_stream) {
-  (void)envoy, (void)id, (void)end_of_stream;
+  (void)id, (void)end_of_stream;
   stream *self = (stream *)module_filter;
   if (self && self->waiting && !self->has_arrived) {
     page_head(&self->page, self->reply->status ? self->reply->status : self->status, headers, count);
+    give_up_wrong(envoy, self);
   }
 }
 
 void HOOK(http_stream_data)(void *envoy, const void *module_filter, uint64_t id, const buffer *chunks, size_t count,
                             bool end_of_stream) {
-  (void)envoy, (void)id, (void)end_of_stream;
+  (void)id, (void)end_of_stream;
   stream *self = (stream *)module_filter;
   if (self && self->waiting && !self->has_arrived) {
     page_body(&self->page, chunks, count);
+    give_up_wrong(envoy, self);
   }
 }
 
@@ -682,10 +691,10 @@ int HOOK(local_reply)(void *envoy, const void *module_filter, uint32_t status, b
   for (size_t i = 0; i < sizeof final / sizeof *final; i++) {
     self->decided |= same(details, final[i]);
   }
-  if (self->waiting && self->on_response) { /* the upstream has broken off: no page is waited for any more */
+  if (self->waiting) { /* the upstream has broken off, or the client is too slow: no page is waited for any more */
     self->waiting = false;
     self->page.wrong = true;
-    if (!reset && take_page(self) && !needs_the_end(envoy) && replace_headers(envoy, self->reply, self->status)) {
+    if (self->on_response && !reset && take_page(self) && !needs_the_end(envoy) && replace_headers(envoy, self->reply, self->status)) {
       drop_what_waits(envoy, self);
       tell(envoy, self);
       self->body = is_head(envoy) ? (buffer){0} : self->reply->body;

@@ -76,7 +76,7 @@ void page_clear(page *old) {
 enum { KEPT = 64, MAX_KEPT = 128 << 10, MAX_KEY = 4096 }; /* as in extproc/pages.py */
 
 typedef struct {
-  buffer key; /* the request, and the service */
+  buffer key; /* the request, the service, and for how long: who wants none that is older gets none */
   page page;
   struct timespec until;
 } kept;
@@ -119,11 +119,13 @@ static char *put(char *to, buffer text) {
 
 /* The key of a request, to be freed; NULL: it is not one to be kept. */
 static char *key_of(const asking *asked, size_t *length) {
-  *length = sizeof(size_t) + asked->service.length;
+  buffer age = {(const char *)&asked->cache, sizeof asked->cache};
+  *length = 2 * sizeof(size_t) + asked->service.length + age.length;
   for (size_t i = 0; i < asked->header_count; i++) {
     *length += 2 * sizeof(size_t) + asked->headers[i].name_length + asked->headers[i].value_length;
   }
-  char *made = asked->cache && *length <= MAX_KEY ? malloc(*length) : NULL, *at = made ? put(made, asked->service) : NULL;
+  char *made = asked->cache && *length <= MAX_KEY ? malloc(*length) : NULL;
+  char *at = made ? put(put(made, asked->service), age) : NULL;
   for (size_t i = 0; made && i < asked->header_count; i++) {
     const header *each = &asked->headers[i];
     at = put(put(at, (buffer){each->name, each->name_length}), (buffer){each->value, each->value_length});

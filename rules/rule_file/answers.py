@@ -39,7 +39,7 @@ _REMOTE: Final = Shape(
     "page",
     {
         "upstream": (NAME, "Name of the upstream that is asked."),
-        "timeout": (like(DURATION), "How long it may take, from 10ms on (default 1s)."),
+        "timeout": (like(DURATION), "How long it may take, from 10ms to 1m (default 1s)."),
         "cache": (like(DURATION), "How long a page is kept for others who ask for the same (default: not at all)."),
         "headers": (HEADERS, "What the upstream is told beside the usual; values are templates."),
     },
@@ -158,7 +158,7 @@ def answer_of(fields: Fields, default: int | None) -> Answer:
     if made.page and not patterns and (code is None or code < 400):
         fields["page"].error(f"builtin is about errors: say enable_on_status, or a status_code from 400 on, not {code}")
     typed = made.page or (bool(made.variants) and all(each.content_type for each in made.variants))
-    if typed and any(name == "content-type" for name, _ in given_headers):
+    if typed and "headers" in fields and any(name == "content-type" for name, _ in given_headers):
         fields["headers"].warn(f"content-type has no effect: {content} says its own")
     return made
 
@@ -190,7 +190,7 @@ def _remote(place: Place) -> RemotePage:
         check_template(fields["headers"], Answer(headers=(each,), template=True), f"{each[0]}: ")
     return RemotePage(
         upstream=fields.get("upstream", name, ""),
-        timeout=fields.get("timeout", lambda it: it.duration(0.01, "10ms"), 1.0),
+        timeout=fields.get("timeout", lambda it: it.duration(0.01, "10ms", 60.0, "1m"), 1.0),
         cache=fields.get("cache", Place.duration, 0.0),
         headers=given,
     )

@@ -18,6 +18,7 @@
  *   n  headers   e  headers that end the response   b TEXT  some body   B TEXT  its last part
  *   t NAME  trailers, with one of that name
  *   p STATUS BODY  the page of another service, all of it   P   there will be none
+ *   h STATUS COUNT ... without an end, in so many parts of 64 kB
  *   s              the time is over, and what has been scheduled is called
  *   .              the stream ends
  * and what comes of it:
@@ -402,6 +403,15 @@ static void page_comes(const char *status, const char *text) {
   HOOK(http_stream_complete)(NULL, self, 7);
 }
 
+static void endless_page_comes(const char *status, size_t parts) {
+  static const char text[1 << 16];
+  header headers[] = {{":status", 7, status, strlen(status)}, {"content-type", 12, "text/page", 9}};
+  HOOK(http_stream_headers)(NULL, self, 7, headers, 2, false);
+  while (parts--) {
+    HOOK(http_stream_data)(NULL, self, 7, &(buffer){text, sizeof text}, 1, false);
+  }
+}
+
 static void next(void) {
   if (!scheduled) {
     fail("nothing is scheduled");
@@ -452,7 +462,7 @@ static size_t counted(char id, const char *rule) {
 static void play(char *line) {
   char *rest = line[0] && line[1] ? line + 2 : line + strlen(line);
   char *space = strchr(rest, ' '), *second = space ? space + 1 : rest + strlen(rest);
-  if (strchr("cCqwu+kfgj=p", line[0]) && space) {
+  if (strchr("cCqwu+kfgj=ph", line[0]) && space) {
     *space = 0;
   }
   buffer found = {0};
@@ -518,9 +528,15 @@ static void play(char *line) {
       page_comes(rest, second);
       next();
       break;
+    case 'h':
+      endless_page_comes(rest, strtoul(second, NULL, 10));
+      next();
+      break;
     case 'P':
       HOOK(http_stream_reset)(NULL, self, 7, 0);
-      next();
+      if (self->waiting) {
+        next();
+      }
       break;
     case '@':
       if (!strstr(told, rest)) {

@@ -1,0 +1,88 @@
+"""Takes in connections, one by one: a server of asyncio takes in a hundred at a time, and any number of those that do
+not agree on TLS, each with 300 kB. I/O happens here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+from rejoinder.transport.addresses import Tcp, show
+
+_LOG: Final = logging.getLogger("rejoinder.accepting")
+
+MAX_HANDSHAKES: Final = 256
+"""At once. Beyond it, the oldest is hung up on: who means it is done within milliseconds."""
+HANDSHAKE_SECONDS: Final = 10.0
+"""That a client may take to agree on TLS."""
+
+
+def listen(address: Tcp, backlog: int | None = None) -> socket.socket:
+    """A socket that listens: with another one at the port it is an error, where the kernel could deal them out.
+
+    Raises:
+        OSError: the address cannot be used; the text says why.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        listening = socket.create_server(address, family=family, backlog=backlog)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise OSError(f"cannot listen on {show(address)}: {reason}") from error
+    listening.setblocking(False)
+    return listening
+
+
+async def accept(
+    listening: socket.socket,
+    made: Callable[[], asyncio.BaseProtocol],
+    tls: ssl.SSLContext | None,
+    has_room: Callable[[int], bool] = lambda _: True,
+) -> None:
+    """Take in connections until it is cancelled.
+
+    Args:
+        made: makes the protocol of one.
+        has_room: whether there is room for one more, beside so many that do not agree on TLS yet.
+    """
+    loop = asyncio.get_running_loop()
+    connecting: dict[asyncio.Task[None], None] = {}
+
+    async def connect(client: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # it has gone, or does not agree on TLS
+            seconds = HANDSHAKE_SECONDS if tls else None
+            await loop.connect_accepted_socket(made, client, ssl=tls, ssl_handshake_timeout=seconds)
+
+    def ended(task: asyncio.Task[None]) -> None:
+        connecting.pop(task, None)
+
+    try:
+        while True:
+            try:
+                client, _ = await loop.sock_accept(listening)
+            except OSError as error:  # no file descriptors left
+                _LOG.warning("nobody is let in for a second: %s", error.strerror)
+                await asyncio.sleep(1)
+                continue
+            if not has_room(len(connecting)):
+                client.close()
+            elif tls is None:
+                await connect(client)
+            else:
+                if len(connecting) >= MAX_HANDSHAKES:
+                    oldest = next(iter(connecting))
+                    oldest.cancel()
+                    ended(oldest)
+                task = asyncio.create_task(connect(client))
+                connecting[task] = None
+                task.add_done_callback(ended)
+            await asyncio.sleep(0)  # others have their turn, however many come
+    finally:
+        for task in connecting:
+            task.cancel()
