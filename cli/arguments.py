@@ -10,12 +10,13 @@ import argparse
 import os
 
 from rejoinder.cli import texts
-from rejoinder.cli.connecting import EXT_PROC, PLACE, add_envoy_side, add_listening
+from rejoinder.cli.connecting import EXT_PROC, PLACE, add_admin, add_envoy_side, add_insecure, add_listening
 from rejoinder.cli.values import (
     parse_count,
     parse_endpoint,
     parse_header,
     parse_ip,
+    parse_log_format,
     parse_path,
     parse_service,
     parse_status,
@@ -127,6 +128,7 @@ def parser() -> argparse.ArgumentParser:
         "--concurrency", type=parse_count, metavar="N", help="Envoy's worker threads (default: one for each core)"
     )
     _running(up)
+    add_insecure(up, "--admin")
     up.add_argument(
         "--envoy-admin",
         type=parse_endpoint,
@@ -150,7 +152,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_envoy_side(serve)
     add_listening(serve)
-    _workers(serve, "processes for the ext_proc service, on that port and those behind it (default 1)")
+    _workers(serve, "processes for the ext_proc service, on that port and those behind it, all free (default 1)")
     _conditional(serve, "ext_proc")
     serve.add_argument(
         "--module",
@@ -196,7 +198,7 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "--source", default="upstream", choices=("upstream", "local"), help="... or Envoy itself (local) instead"
     )
-    _conditional(explain)
+    _conditional(explain, text="module where it can be loaded, as with `up`; `serve` has ext_proc")
     _format(explain)
 
     render = _command(commands, "render", "print the whole Envoy configuration as one static YAML file")
@@ -257,7 +259,9 @@ def _check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     _sources(check)
     check.add_argument("--strict", action="store_true", help="warnings count as well (exit code 1)")
     check.add_argument(
-        "--each", action="store_true", help="each file or folder, and each folder below one, is a rule set of its own"
+        "--each",
+        action="store_true",
+        help="each file, each one directly in a folder, and each folder below it is a set of its own",
     )
     _format(check)
 
@@ -333,13 +337,15 @@ def _trusted_ca(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _conditional(command: argparse.ArgumentParser, default: str | None = None) -> None:
+def _conditional(
+    command: argparse.ArgumentParser, default: str | None = None, text: str = "module where it can be loaded"
+) -> None:
     command.add_argument(
         "--conditional",
         choices=PLACEMENTS,
         default=default,
         help="where answers to an upstream's status are given: module, inside Envoy, which must be able to load it, or "
-        f"ext_proc, a gRPC service beside it (default: {default or 'module where it can be loaded'})",
+        f"ext_proc, a gRPC service beside it (default: {default or text})",
     )
 
 
@@ -349,26 +355,9 @@ def _workers(command: argparse.ArgumentParser, text: str) -> None:
 
 def _running(command: argparse.ArgumentParser) -> None:
     """What commands have that run on."""
-    _admin(command)
+    add_admin(command)
     _state(command)
     _log_format(command)
-
-
-def _admin(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--admin",
-        type=parse_service,
-        metavar=PLACE,
-        help="Rejoinder's own admin interface: the console (a page for a browser), /api, /status (JSON), /metrics "
-        "(Prometheus), /healthz and /readyz (default: none)",
-    )
-    command.add_argument(
-        "--admin-name",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a host name under which --admin is reached, other than localhost (may be repeated)",
-    )
 
 
 def _state(command: argparse.ArgumentParser) -> None:
@@ -385,6 +374,8 @@ def _log_format(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--log-format",
         choices=("text", "json"),
+        type=parse_log_format,
+        default=os.environ.get("REJOINDER_LOG_FORMAT") or None,
         help="json: each line of standard output and error is an object; text: those of standard error have time and "
         "level, unless it is a terminal (default $REJOINDER_LOG_FORMAT, else text)",
     )

@@ -14,6 +14,24 @@ EXT_PROC = ("127.0.0.1", 18001)
 PLACE = "HOST:PORT|unix:/PATH"
 
 
+def add_admin(command: argparse.ArgumentParser) -> None:
+    """Where the console is."""
+    command.add_argument(
+        "--admin",
+        type=parse_service,
+        metavar=PLACE,
+        help="Rejoinder's own admin interface: the console (a page for a browser), /api, /status (JSON), /metrics "
+        "(Prometheus), /healthz and /readyz (default: none)",
+    )
+    command.add_argument(
+        "--admin-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a host name under which --admin is reached, other than localhost (may be repeated)",
+    )
+
+
 def add_listening(command: argparse.ArgumentParser) -> None:
     """How `serve` is reached."""
     group = command.add_argument_group("who may connect", "to xDS, ext_proc and --admin; docs/security.md")
@@ -26,17 +44,17 @@ def add_listening(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--admin-no-client-cert", action="store_true", help="... but not to --admin, where browsers come (still TLS)"
     )
-    group.add_argument(
-        "--socket-mode", type=parse_mode, default="600", metavar="MODE", help="of Unix sockets (default 600)"
-    )
-    group.add_argument(
-        "--insecure",
-        action="store_true",
-        help="let everybody in who reaches xDS and ext_proc, on other addresses than loopback ones, too",
-    )
+    group.add_argument("--socket-mode", type=parse_mode, metavar="MODE", help="of Unix sockets (default 600)")
+    add_insecure(group, "xDS, ext_proc and --admin")
     group.add_argument(
         "--insecure-keys", action="store_true", help="... and tell them the private keys of listeners and upstreams"
     )
+
+
+def add_insecure(group: argparse._ActionsContainer, what: str) -> None:
+    """That everybody is let in."""
+    text = f"let everybody in who reaches {what}, on other addresses than loopback ones, too"
+    group.add_argument("--insecure", action="store_true", help=text)
 
 
 def add_envoy_side(command: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from rejoinder.cli.control import Control, summary
 from rejoinder.cli.web import Console
 from rejoinder.envoy.module import library
 from rejoinder.extproc import Workers
-from rejoinder.transport.addresses import Address, is_loopback, nth, show
+from rejoinder.transport.addresses import Address, nth, show
 from rejoinder.transport.tls import Files, Reloading
 from rejoinder.transport.unix import MODE
 from rejoinder.xds.translate import Placement, Settings
@@ -37,8 +37,11 @@ async def _run(options: argparse.Namespace) -> int:
         tls, envoy_tls = transport.files(options), transport.envoy_tls(options)
         ext_proc = [nth(options.ext_proc, at) for at in range(options.workers)]
         given = systemd.sockets(options.xds, *ext_proc, options.admin)
-    except (transport.UnusableError, OSError) as error:
+    except transport.UnusableError as error:
+        return max(map(console.fail, error.args))
+    except OSError as error:
         return console.fail(str(error))
+    mode = MODE if options.socket_mode is None else options.socket_mode
     settings = Settings(
         transport.ext_proc(options),
         Placement(options.conditional),
@@ -52,17 +55,18 @@ async def _run(options: argparse.Namespace) -> int:
         options.sources,
         options.upstream,
         settings,
-        processor=Workers(options.workers, tls, options.socket_mode, given),
+        processor=Workers(options.workers, tls, mode, given),
         adjust=transport.told(options),
         state=options.state,
     )
+    transport.warn(options)
     control.start()
     async with contextlib.AsyncExitStack() as stack:
         try:
             await started(stack, control.processor, options.ext_proc)
             xds = await stack.enter_async_context(systemd.relayed(given.get(options.xds), options.xds, tls))
-            await started(stack, control.server, xds, tls, options.socket_mode)
-            await start_console(stack, control, options, tls, given.get(options.admin))
+            await started(stack, control.server, xds, tls, mode)
+            await start_console(stack, control, options, tls, mode, given.get(options.admin))
             if options.module:
                 module = admin.serving(options.module, admin.application(admin.module()))
                 where = show(await stack.enter_async_context(module))
@@ -102,6 +106,7 @@ async def start_console(
     control: Control,
     options: argparse.Namespace,
     tls: Files | None = None,
+    mode: int = MODE,
     given: socket.socket | None = None,
 ) -> None:
     """The admin interface, if it is wanted, until the stack ends.
@@ -122,16 +127,12 @@ async def start_console(
         certified=certified,
     )
     if isinstance(address, Path):
-        mode = getattr(options, "socket_mode", MODE)
         await stack.enter_async_context(admin.serving(address, app, mode=mode, given=given))
         console.say(f"console at {show(address)}", event="console")
         return
-    serving = admin.serving(address, app, Reloading(tls, required=False) if tls else None, given=given)
+    serving = admin.serving(address, app, Reloading(tls, "the console", required=False) if tls else None, given=given)
     bound = await stack.enter_async_context(serving)
     console.say(f"console at {'https' if tls else 'http'}://{show(bound)}/", event="console")
-    if not (certified or is_loopback(address)):
-        text = "whoever reaches that address can read what the files say, without a password"
-        console.say(text, "yellow", event="console")
 
 
 def unready(control: Control) -> str:

@@ -1,26 +1,38 @@
 """Over what services are reached: what options must be said with what, and to whom no keys are told.
 
-`serve` listens elsewhere than on this machine only with TLS and client certificates, or if it is told to go without
-(`--insecure`). Private keys are told to clients that have shown who they are, or are on this machine.
+`serve` and `up` listen elsewhere than on this machine only with TLS and client certificates, or if they are told to go
+without (`--insecure`). Private keys are told to clients that have shown who they are, or are on this machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 from rejoinder.cli import console
 from rejoinder.cli.connecting import EXT_PROC
 from rejoinder.rules.model import Ruleset
 from rejoinder.transport import tls
-from rejoinder.transport.addresses import Address, is_loopback, show
+from rejoinder.transport.addresses import Address, is_loopback, nth, overlap, show
 from rejoinder.transport.envoy_side import SDS, EnvoyTls
+
+_TLS: Final = ("tls_cert", "tls_key", "tls_client_ca")
+
+_ONLY_WITH: Final = (
+    ("insecure_keys", "insecure"),
+    ("admin_no_client_cert", "tls_client_ca"),
+    ("admin_no_client_cert", "admin"),
+    ("admin_name", "admin"),
+)
+"""Options that mean nothing without another."""
 
 
 class UnusableError(Exception):
-    """Options that do not go together; the text says which, and what to say instead."""
+    """Options that do not go together; each argument says of which, and what to say instead."""
 
 
 def envoy_tls(options: argparse.Namespace) -> EnvoyTls | None:
@@ -48,30 +60,97 @@ def ext_proc(options: argparse.Namespace) -> Address:
 
 
 def files(options: argparse.Namespace) -> tls.Files | None:
-    """What `serve` listens with; None: no TLS.
+    """What `serve` or `up` listens with; None: no TLS.
 
     Raises:
         UnusableError: it must not listen like that.
     """
-    given = (options.tls_cert, options.tls_key)
-    if any(given) != all(given) or (options.tls_client_ca and not all(given)):
-        raise UnusableError("expected --tls-cert and --tls-key together, and both beside --tls-client-ca")
-    if all(given) and not (options.tls_client_ca or options.insecure):
-        raise UnusableError(
-            "--tls-cert: expected --tls-client-ca, too: the authorities of Envoys' certificates; or --insecure"
+    cert, key, client_ca = given = [vars(options).get(name) for name in _TLS]
+    wrong = [*_misused(options), *_overlapping(options)]
+    try:
+        if "envoy_ca" in options:
+            envoy_tls(options)
+    except UnusableError as error:
+        wrong += error.args
+    if any(given):
+        wrong += _wrong_tls(options)
+    if not (options.insecure or client_ca):
+        tls_too = "say --tls-cert, --tls-key and --tls-client-ca, or " if "tls_client_ca" in options else ""
+        wrong += (
+            f"{option} {show(address)}: whoever reaches that address would be let in: {tls_too}listen on unix:/PATH or "
+            "127.0.0.1; or say --insecure"
+            for option, address in exposed(options)
         )
-    if all(given) and isinstance(ext_proc(options), tuple) and not options.envoy_ca:
-        raise UnusableError(
+    if wrong:
+        raise UnusableError(*wrong)
+    return tls.Files(cert, key, client_ca) if cert and key else None
+
+
+def _misused(options: argparse.Namespace) -> Iterator[str]:
+    for option, other in _ONLY_WITH:
+        if getattr(options, option, None) and not getattr(options, other):
+            yield f"{_written(option)}: expected only beside {_written(other)}"
+    sockets = [address for _, address in _services(options) if isinstance(address, Path)]
+    if getattr(options, "socket_mode", None) is not None and not sockets:
+        yield "--socket-mode: expected only beside a service on unix:/PATH"
+
+
+def _wrong_tls(options: argparse.Namespace) -> Iterator[str]:
+    if not (options.tls_cert and options.tls_key):
+        yield "expected --tls-cert and --tls-key together, and both beside --tls-client-ca"
+    elif not (options.tls_client_ca or options.insecure):
+        yield "--tls-cert: expected --tls-client-ca, too: the authorities of Envoys' certificates; or --insecure"
+    if options.tls_cert and isinstance(ext_proc(options), tuple) and not options.envoy_ca:
+        yield (
             "--tls-cert: expected --envoy-ca and --envoy-cert, too: with what Envoys reach the ext_proc service; or "
             "--ext-proc unix:/PATH"
         )
-    for option, address in (("--xds", options.xds), ("--ext-proc", options.ext_proc)):
-        if not (options.insecure or _is_ours(address) or options.tls_client_ca):
-            raise UnusableError(
-                f"{option} {show(address)}: whoever reaches that address would be let in: say --tls-cert, --tls-key "
-                "and --tls-client-ca, or listen on unix:/PATH or 127.0.0.1; or say --insecure"
-            )
-    return tls.Files(*given, options.tls_client_ca) if all(given) else None
+    for option in _TLS:
+        try:
+            if path := getattr(options, option):
+                path.read_bytes()
+        except OSError as error:
+            yield f"{_written(option)} {path}: {error.strerror}"
+
+
+def _overlapping(options: argparse.Namespace) -> Iterator[str]:
+    """Services of ours that would be at one address."""
+    places = _services(options)
+    workers = getattr(options, "workers", 1)
+    for at in range(1, workers):
+        name = f"process {at + 1} of the ext_proc service (--ext-proc {show(options.ext_proc)}, --workers {workers})"
+        places.append((name, nth(options.ext_proc, at)))
+    for (one, here), (other, there) in itertools.combinations(places, 2):
+        if overlap(here, there):
+            yield f"{one} {show(here)}: expected an address of its own, and that is where {other} listens"
+
+
+def exposed(options: argparse.Namespace) -> list[tuple[str, Address]]:
+    """The services that others than this machine reach without a client certificate."""
+    certified = bool(getattr(options, "tls_client_ca", None))
+    return [
+        (option, address)
+        for option, address in _services(options)
+        if option != "--module" and not _is_ours(address)  # the module is no secret
+        if not certified or (option == "--admin" and options.admin_no_client_cert)
+    ]
+
+
+def warn(options: argparse.Namespace) -> None:
+    """Say who is let in, where that is everybody."""
+    for option, address in exposed(options):
+        text = f"{option} {show(address)}: whoever reaches that address is let in, and can read what the files say"
+        console.say(text, "yellow", event="insecure")
+
+
+def _services(options: argparse.Namespace) -> list[tuple[str, Address]]:
+    """What the options say where to listen."""
+    found = ((name, getattr(options, name, None)) for name in ("xds", "ext_proc", "admin", "module"))
+    return [(_written(name), address) for name, address in found if address is not None]
+
+
+def _written(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
 
 
 def _is_ours(address: Address) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from rejoinder import envoy
-from rejoinder.cli import console, handlers, placement, requests
+from rejoinder.cli import console, handlers, placement, requests, transport
 from rejoinder.cli.control import Control, summary
 from rejoinder.cli.echo import EchoServer
 from rejoinder.cli.serve import start_console, started, stop_signal, until
@@ -42,7 +42,11 @@ def run(options: argparse.Namespace) -> int:
 
 async def _run(options: argparse.Namespace) -> int:
     stop = stop_signal()
-
+    try:
+        transport.files(options)
+    except transport.UnusableError as error:
+        return max(map(console.fail, error.args))
+    transport.warn(options)
     async with contextlib.AsyncExitStack() as stack:
         try:
             binary = envoy.find(options.envoy)

@@ -51,6 +51,12 @@ def parse_mode(text: str) -> int:
     return int(text, 8)
 
 
+def parse_log_format(text: str) -> str:
+    if text not in ("text", "json"):  # `choices` are not asked about what the environment says
+        raise argparse.ArgumentTypeError(f"expected text or json, in $REJOINDER_LOG_FORMAT, too, got {text!r}")
+    return text
+
+
 def parse_upstream(text: str) -> tuple[str, str]:
     name, equals, url = text.partition("=")
     if not (name and equals and url):

@@ -41,13 +41,25 @@ CLIENTS: Final = ["--tls-client-ca", "a", "--envoy-ca", "/e"]
         (["--xds", "0.0.0.0:1"], "--xds 0.0.0.0:1: whoever reaches that address would be let in: say --tls-cert, .*"),
         (["--ext-proc", "[::]:1"], r"--ext-proc \[::\]:1: whoever reaches .* or listen on unix:.*; or say --insecure"),
         (["--xds", "box.test:1"], "--xds box.test:1: .*"),
+        (["--admin", "0.0.0.0:1"], "--admin 0.0.0.0:1: whoever reaches .*"),
+        (["--insecure-keys"], "--insecure-keys: expected only beside --insecure"),
+        (["--admin-no-client-cert", "--admin", "127.0.0.1:0"], ".*: expected only beside --tls-client-ca"),
+        (["--admin-name", "box"], "--admin-name: expected only beside --admin"),
+        (["--socket-mode", "660"], "--socket-mode: expected only beside a service on unix:/PATH"),
+        (["--xds", "unix:/no/such/xds"], "cannot listen on unix:/no/such/xds: there is no folder /no/such"),
+        (["--xds", "127.0.0.1:7", "--module", "0.0.0.0:7"], "--xds 127.0.0.1:7: .* where --module listens"),
+        (
+            ["--ext-proc", "127.0.0.1:7", "--workers", "2", "--admin", "127.0.0.1:8"],
+            r"--admin 127.0.0.1:8: expected an address of its own, and that is where process 2 of the ext_proc service "
+            r"\(--ext-proc 127.0.0.1:7, --workers 2\) listens",
+        ),
         ([*TLS, "--envoy-ca", "/e"], ".*expected --tls-client-ca, too.* or --insecure"),
         ([*TLS, "--tls-client-ca", "a"], ".*expected --envoy-ca and --envoy-cert, too.*"),
         (["--tls-cert", "c"], "expected --tls-cert and --tls-key together.*"),
         (["--tls-client-ca", "a"], "expected --tls-cert and --tls-key together.*"),
         ([*TLS, *CLIENTS, "--envoy-cert", "/x.pem"], "--envoy-key: expected with --envoy-cert in PEM.*"),
         (["--envoy-cert", "/x.yaml"], "expected --envoy-ca beside.*"),
-        ([*TLS, *CLIENTS], ".*No such file or directory: 'c'"),
+        ([*TLS, *CLIENTS], "--tls-key k: No such file or directory"),
     ],
 )
 def test_serve_says_what_is_missing_before_it_lets_anybody_in(
@@ -56,8 +68,24 @@ def test_serve_says_what_is_missing_before_it_lets_anybody_in(
     Path("rules.yaml").write_text("rules: [{name: a, body: x}]\n")
     free = ["--xds", "127.0.0.1:0", "--ext-proc", "127.0.0.1:0"]
     assert main(["serve", "rules.yaml", *free, *words]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(rf"\S+Z error rejoinder: {message}", line), line
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if re.fullmatch(rf"\S+Z error rejoinder: {message}", line)], lines
+
+
+def test_all_mistakes_of_the_options_are_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("rules.yaml").write_text("rules: [{name: a, body: x}]\n")
+    assert main(["serve", "rules.yaml", *TLS, "--insecure-keys", "--admin", "0.0.0.0:1"]) == 1
+    said = [line.partition("rejoinder: ")[2].partition(":")[0] for line in capsys.readouterr().err.splitlines()]
+    assert said == ["--insecure-keys", "--tls-cert", "--tls-cert", "--tls-cert c", "--tls-key k", "--admin 0.0.0.0"]
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "box.test:1"])
+def test_up_has_its_console_for_this_machine_unless_told_otherwise(
+    address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("rules.yaml").write_text("rules: [{name: a, body: x}]\n")
+    assert main(["up", "rules.yaml", "--admin", address]) == 1
+    assert f"--admin {address}: whoever reaches that address would be let in" in capsys.readouterr().err
 
 
 def test_insecure_is_let_listen_anywhere() -> None:
@@ -65,6 +93,8 @@ def test_insecure_is_let_listen_anywhere() -> None:
     anywhere = ("--xds", "0.0.0.0:0", "--ext-proc", "0.0.0.0:0")
     with Command("serve", "rules.yaml", *anywhere, "--insecure") as serve:
         serve.wait_until_said("serving: ")
+        for option in ("--xds", "--ext-proc"):
+            assert serve.said(f"warning {option} 0.0.0.0:0: whoever reaches that address is let in")
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,17 @@ def nth(address: Address, at: int) -> Address:
     return (host, port + at if port else 0)
 
 
+def overlap(one: Address, other: Address) -> bool:
+    """Whether only one of two services can listen.
+
+    >>> overlap(("0.0.0.0", 80), ("127.0.0.1", 80)), overlap(("127.0.0.1", 80), ("127.0.0.2", 80))
+    (True, False)
+    """
+    if isinstance(one, Path) or isinstance(other, Path):
+        return one == other
+    return 0 != one[1] == other[1] and (one[0] == other[0] or not {one[0], other[0]}.isdisjoint(("0.0.0.0", "::")))
+
+
 def is_loopback(address: Tcp) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(address[0]).is_loopback
