@@ -27,6 +27,7 @@ from rejoinder.envoy.module import library
 from rejoinder.rules.request import host_of
 from rejoinder.transport import accepting, unix
 from rejoinder.transport.addresses import Address, Tcp, is_loopback
+from rejoinder.transport.sparing import Sparing
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,6 +35,7 @@ A = TypeVar("A", Tcp, Path)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _LOG: Final = logging.getLogger("rejoinder.admin")
+_LOG.addFilter(Sparing(20))
 
 _STRANGERS: Final = logging.Logger("strangers", logging.CRITICAL)
 """What is no HTTP is answered 400, and nobody's trouble here; what our pages do wrong is logged in `application`."""
@@ -115,6 +117,7 @@ def application(
             text = f"expected an address, localhost or a name given with --admin-name as the host, got {request.host!r}"
             raise web.HTTPMisdirectedRequest(text=text)
         if certified and request.path not in (HEALTHY, READY) and not request.get_extra_info("peercert"):
+            _LOG.warning("%s asks for %s without a client certificate", request.remote, request.path)
             raise web.HTTPForbidden(text="expected a client certificate of an authority in --tls-client-ca")
         try:
             return await handler(request)
@@ -208,6 +211,8 @@ async def serving(
             accept.cancel()
             await asyncio.gather(accept, return_exceptions=True)
             listening.close()
+            if isinstance(address, Path) and given is None:
+                address.unlink(missing_ok=True)
             await runner.cleanup()
 
 

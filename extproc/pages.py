@@ -16,10 +16,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from rejoinder.extproc.sparing import Sparing
 from rejoinder.rules.http import show_address
 from rejoinder.rules.model import Header, RemotePage, Upstream
 from rejoinder.rules.remote import MAX_SIZE, SENT, Page, refusal
+from rejoinder.transport.sparing import Sparing
 
 if TYPE_CHECKING:
     import aiohttp

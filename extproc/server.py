@@ -23,7 +23,6 @@ from rejoinder.extproc.calls import Calls
 from rejoinder.extproc.grpc import Metadata, Step
 from rejoinder.extproc.pages import Pages
 from rejoinder.extproc.session import Call, Fetch, Output, Rules, Session
-from rejoinder.extproc.sparing import Sparing
 from rejoinder.extproc.standard import methods
 from rejoinder.extproc.wire import PLACEMENT, decode
 from rejoinder.rules.answers import Reply
@@ -31,6 +30,7 @@ from rejoinder.rules.counts import NONE, Counts, Kind, Series, Tally
 from rejoinder.rules.handlers import HandlerError, Handlers
 from rejoinder.rules.program import Program, services_asked
 from rejoinder.transport import unix
+from rejoinder.transport.sparing import Sparing
 from rejoinder.transport.standard import Standard
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")

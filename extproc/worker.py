@@ -75,13 +75,14 @@ def work(
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:
         return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the pipe
+    for number in (signal.SIGINT, signal.SIGTERM):  # they are for the parent, which then closes the pipe
+        signal.signal(number, signal.SIG_IGN)
     log.start(logging.WARNING)
     sys.setswitchinterval(SWITCH_SECONDS)
 
     async def run() -> None:
         try:
-            processor = Processor(tls.Reloading(files) if files and isinstance(address, tuple) else None)
+            processor = Processor(tls.Reloading(files, "ext_proc") if files and isinstance(address, tuple) else None)
             port = await processor.start(show(address), mode, given)
         except OSError as error:
             pipe.send(str(error))

@@ -190,7 +190,7 @@ class Workers:
         try:
             for at in range(self._count):
                 self._workers.append(await self._started(nth(parse(address), at)))
-        except OSError:
+        except BaseException:
             await self.stop()
             raise
         self._tell_all(self._published)
@@ -209,6 +209,9 @@ class Workers:
             asyncio.get_running_loop().remove_reader(worker.process.sentinel)
             worker.line.close()
         await asyncio.gather(*(_ended(worker.process) for worker in workers))
+        for worker in workers:
+            if isinstance(worker.address, Path) and worker.address not in self._given:
+                worker.address.unlink(missing_ok=True)
 
     def publish(self, program: Program) -> None:
         """As `Processor.publish`; when it returns, every process answers for these rules that answers in time."""

@@ -16,10 +16,10 @@ import pytest
 
 from rejoinder.extproc import Counters, Processor
 from rejoinder.extproc.server import SERVICE
-from rejoinder.extproc.sparing import SECONDS, Sparing
 from rejoinder.rules.counts import Counts, Series
 from rejoinder.rules.model import Answer, Header, Rule, StatusPattern
 from rejoinder.rules.program import compile_rules
+from rejoinder.transport.sparing import SECONDS, Sparing
 from rejoinder.xds.protobuf import message_class
 
 _ProcessingRequest: Final = message_class("envoy.service.ext_proc.v3.ProcessingRequest")

@@ -84,6 +84,8 @@ def test_an_envoy_with_a_certificate_has_its_configuration_and_one_without_has_n
             ):
                 code = asyncio.run(_read(place, service, method, credentials))
                 assert code is grpc.StatusCode.UNAVAILABLE
+        why = "ext_proc: a TLS handshake failed: peer did not return a certificate"
+        wait_for(lambda: serve.said(why) and serve.said("failed: certificate verify failed: "), serve.process)
         (connected,) = {line for line in serve.err if "has connected" in line}
         assert "Envoy 1.40" in connected
 
@@ -151,10 +153,12 @@ def test_the_console_wants_certificates_but_for_probes(tmp_path: Path, upstream:
             known = 404 if path == "/none" else 200
             assert _status(secured.admin, path, somebody) == known
             assert _status(secured.admin, path, nobody) == (known if lenient else 403)
+            assert serve.said(f"127.0.0.1 asks for {path} without a client certificate") is not lenient
         for path in ("/healthz", "/readyz"):
             assert _status(secured.admin, path, nobody) == 200
         with pytest.raises((ssl.SSLError, ConnectionError)):
             _status(secured.admin, "/healthz", _wrong(secured, Authority(tmp_path)))
+        wait_for(lambda: serve.said("the console: a TLS handshake failed: "), serve.process)
 
 
 def _wrong(secured: Secured, other: Authority) -> ssl.SSLContext:
@@ -166,7 +170,7 @@ def _wrong(secured: Secured, other: Authority) -> ssl.SSLContext:
 def test_connections_that_do_not_agree_on_tls_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accepting, "HANDSHAKE_SECONDS", 0.3)
     certificate, key = Authority(tmp_path).sign("server")
-    context = tls.Reloading(tls.Files(certificate, key))
+    context = tls.Reloading(tls.Files(certificate, key), "x")
     serving = admin.serving(("127.0.0.1", 0), admin.application({}), context)
     with running(serving) as address, contextlib.ExitStack() as stack:
         silent = [stack.enter_context(socket.create_connection(address, SECONDS)) for _ in range(40)]
@@ -179,7 +183,7 @@ def test_ext_proc_waits_for_tls_for_so_long(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(accepting, "HANDSHAKE_SECONDS", 0.3)
 
     async def main() -> None:
-        server = extproc_grpc.Server({}, tls=tls.Reloading(tls.Files(*Authority(tmp_path).sign("server"))))
+        server = extproc_grpc.Server({}, tls=tls.Reloading(tls.Files(*Authority(tmp_path).sign("server")), "x"))
         reader, writer = await asyncio.open_connection("127.0.0.1", await server.listen("127.0.0.1:0"))
         with contextlib.suppress(ConnectionError):
             assert await reader.read() == b""

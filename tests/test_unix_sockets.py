@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import signal
 import socket
 import stat
@@ -53,13 +54,28 @@ def test_everything_goes_over_unix_sockets(
         assert first.ended() == -signal.SIGKILL
     assert all(path.exists() for path in paths)  # nobody is left to take them away
     with (
-        Command(*words, "--conditional", placement, "--socket-mode", "660") as serve,
+        Command(*words, "--conditional", placement, "--socket-mode", "660", by=("setsid",)) as serve,
         running_envoy(printed(capsys, "ads", "--xds", xds)),
     ):
         wait_for(lambda: answers(address), serve.process)
         assert [stat.S_IMODE(path.stat().st_mode) for path in paths] == [0o660] * 4
         (status,) = json.loads(page(sockets["admin"], "/status"))["envoys"]
         assert status["version"] == status["target"]
+        os.killpg(serve.process.pid, signal.SIGTERM)  # as from systemd without KillMode=mixed, or a shell
+        assert serve.ended() == 0
+        assert not serve.said(" error ")
+    assert not any(path.exists() for path in paths)
+
+
+def test_a_start_that_fails_leaves_no_sockets(tmp_path: Path) -> None:
+    Path("rules.yaml").write_text("rules: [{name: a, body: x}]\n")
+    words = [
+        f"--{name}=unix:{tmp_path}/{path}" for name, path in (("xds", "x"), ("ext-proc", "e"), ("admin", "none/a"))
+    ]
+    with Command("serve", "rules.yaml", *words, "--workers", "2") as serve:
+        assert serve.ended() == 1
+        assert serve.said("none/a: there is no folder")
+    assert not [each for each in tmp_path.iterdir() if each.is_socket()]
 
 
 def page(path: Path, what: str) -> bytes:
@@ -87,7 +103,7 @@ def test_what_is_no_socket_stays(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"cannot listen on unix:.*file: a file that is no socket is there"):
         unix.listen(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "precious"
-    with pytest.raises(OSError, match=r"cannot listen on unix:.*: No such file or directory"):
+    with pytest.raises(OSError, match=r"cannot listen on unix:.*: there is no folder .*none$"):
         unix.listen(tmp_path / "none" / "socket")
 
 

@@ -1,5 +1,5 @@
 """How Envoys and operators reach the services: addresses, Unix sockets, TLS, and what every gRPC service is asked.
 
-Reading order: `addresses`, `unix`, `tls` (our side), `accepting`, `envoy_side` (Envoy's), `standard` (health and
-reflection).
+Reading order: `addresses`, `unix`, `tls` (our side), `accepting`, `sparing` (the log), `envoy_side` (Envoy's),
+`standard` (health and reflection).
 """

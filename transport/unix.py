@@ -53,6 +53,8 @@ def _make_room(path: Path) -> None:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise OSError("a file that is no socket is there")
     except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise OSError(f"there is no folder {path.parent}") from None
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
