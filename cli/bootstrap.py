@@ -37,6 +37,8 @@ def run(options: argparse.Namespace) -> int:
         if options.sources:
             return console.fail("bootstrap ads takes no rule files: `rejoinder serve` has them")
         print("# Start Envoy with this file: it takes everything else from `rejoinder serve`.")
+        print("# With `rejoinder serve --conditional module`:")
+        _print_search_path()
         console.print_yaml(
             envoy.bootstrap(
                 options.xds,

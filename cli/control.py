@@ -143,7 +143,7 @@ class Control:
             try:
                 self._take(made)
                 if made.built:
-                    changed = in_words(made.changes, made.built.ruleset) or "nothing is another"
+                    changed = in_words(made.changes, made.built.ruleset) or "nothing changed"
                     version = made.built.snapshot.version
                     console.say(f"reloaded: {summary(made.built)}; {changed}", event="reload", version=version)
                     self._warn(await asyncio.to_thread(shadowed, made.built.ruleset))
@@ -200,6 +200,7 @@ class Control:
                 {
                     "node": client.node,
                     "peer": client.peer,
+                    "streams": client.streams,
                     "version": client.version,
                     "target": client.target,
                     "rejected": client.nack.message if client.nack else None,
@@ -217,7 +218,7 @@ class Control:
         }
 
     def _make(self) -> Made:
-        return self._maker.make(self.current.ruleset if self.current else Ruleset())
+        return self._maker.make(self.current.ruleset if self.current else Ruleset(listeners=()))
 
     def _failed(self, what: str) -> None:
         self._reload_failures += 1

@@ -12,17 +12,19 @@ import logging
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rejoinder.cli import console
 from rejoinder.cli.history import History, Rejection
 from rejoinder.cli.metrics import Metrics
-from rejoinder.extproc.sparing import Sparing
 from rejoinder.extproc.wire import PLACEMENT
 from rejoinder.rules import log
 from rejoinder.rules.counts import Kind, Tally
+from rejoinder.rules.document import printable
 from rejoinder.rules.model import Position
 from rejoinder.rules.program import needs_python
+from rejoinder.transport.sparing import Sparing
 from rejoinder.xds.blame import blame
 from rejoinder.xds.build import Build
 from rejoinder.xds.counts import Counted
@@ -42,8 +44,29 @@ MOST_NAMED: Final = 3
 OLDEST: Final = (1, 36)
 """The oldest Envoy that everything but the module is tested with (docs/deploy.md)."""
 
+LONGEST_WORDS: Final = 200
+"""Of Envoy's, about the module, in characters."""
+
 MOST_REFUSALS: Final = 100
 """Rejections that are printed of an edit: whoever connects can make as many as it likes."""
+
+
+@dataclass(slots=True)
+class _Client:
+    """An Envoy, which may have a stream for each filter or type. What it says on all of them is said once."""
+
+    envoy: tuple[int, int] | None = None
+    """Its version."""
+    came: float = field(default_factory=time.monotonic)
+    streams: int = 1
+    version: str = ""
+    """What was accepted last."""
+    accepted: int = 0
+    """On so many streams."""
+    told: str = ""
+    """The last of these that was said."""
+    unable: bool = False
+    """That was said."""
 
 
 class Envoys:
@@ -64,10 +87,8 @@ class Envoys:
         """When, by `time.monotonic`; as `_builds`."""
         self._current: Build | None = None
         self._accepted: Build | None = None
-        self._clients: dict[tuple[str, str], tuple[float, tuple[int, int] | None]] = {}
-        """By node id and address: when they came, by `time.monotonic`, and their versions."""
-        self.connected = 0
-        """How many there are."""
+        self._clients: dict[tuple[str, str], _Client] = {}
+        """By node id and address."""
         self.rejected = False
         """Whether one has rejected what was published last."""
         self.positions: Mapping[str, Position] = {}
@@ -98,6 +119,11 @@ class Envoys:
         self.routes = {route.name: route.position for route in build.ruleset.routes}
         self.tally.keep(self.positions, self.routes)
 
+    @property
+    def connected(self) -> int:
+        """How many there are."""
+        return len(self._clients)
+
     def has_accepted(self) -> bool:
         """Whether one has taken what was published last, or the same before."""
         return bool(
@@ -113,44 +139,57 @@ class Envoys:
             _LOG.exception("about %s", type(event).__name__)
 
     def _tell(self, event: Event) -> None:
+        if isinstance(event, Counted):
+            self._count(event)
+            return
+        client = self._clients.get((event.node, event.peer), _Client())
         if isinstance(event, Nack):
             self._metrics.rejected(event.node)
+            client.told = client.version = ""
         match event:
-            case Accepted(node, snapshot):
-                extra = log.about("accepted", **self._fields(event), version=snapshot.version)
-                _LOG.info("%s has %s", self._name(event), snapshot.version, extra=extra)
-                if snapshot.version in self._published:
-                    came, _ = self._clients.get((node, event.peer), (0.0, None))
-                    self._metrics.pushed(max(self._published[snapshot.version], came))
-                self._history.accepted(node, snapshot.version)
-                self._accepted = self._builds.get(snapshot.version, self._accepted)
+            case Accepted(snapshot=snapshot):
+                self._on_accepted(event, client, snapshot.version)
             case Nack() | Unable() if (number := next(self._refusals)) > MOST_REFUSALS:
                 if number == MOST_REFUSALS + 1:
                     console.say("... further rejections are not printed before the next edit", "bold", event="nack")
             case Nack():
                 self._on_nack(event)
-            case Counted():
-                self._count(event)
+            case Connected(node, peer) if (node, peer) in self._clients:
+                client.streams += 1
             case Connected(node, peer, envoy):
-                self.connected += 1
-                self._clients[node, peer] = time.monotonic(), envoy
+                self._clients[node, peer] = _Client(envoy)
                 extra = log.about("connected", **self._fields(event))
                 _LOG.info("%s has connected", self._name(event), extra=extra)
                 if lacking := self.lacks(envoy):
                     text = f"{self._name(event)}: {lacking}"
                     console.say(text, "yellow", event="lacking", **self._fields(event))
-            case Unable():
+            case Unable() if not client.unable:
+                client.unable = True
                 text = f"{self._name(event)} {unable(event.message)}"
                 console.say(text, "yellow", event="lacking", **self._fields(event))
+            case Disconnected() if client.streams > 1:
+                client.streams -= 1
             case Disconnected(node, peer):
                 extra = log.about("disconnected", **self._fields(event))
                 _LOG.info("%s has gone", self._name(event), extra=extra)
-                self.connected -= 1
                 self._clients.pop((node, peer), None)
+
+    def _on_accepted(self, event: Accepted, client: _Client, version: str) -> None:
+        client.accepted = client.accepted + 1 if client.version == version else 1
+        client.version = version
+        if client.accepted < client.streams or client.told == version:
+            return
+        client.told = version
+        extra = log.about("accepted", **self._fields(event), version=version)
+        _LOG.info("%s accepted version %s", self._name(event), version, extra=extra)
+        if version in self._published:
+            self._metrics.pushed(max(self._published[version], client.came))
+        self._history.accepted(event.node, version)
+        self._accepted = self._builds.get(version, self._accepted)
 
     def _fields(self, event: Connected | Disconnected | Accepted | Nack | Unable) -> dict[str, str]:
         """Who it is, as far as is known."""
-        _, envoy = self._clients.get((event.node, event.peer), (0.0, None))
+        envoy = self._clients.get((event.node, event.peer), _Client()).envoy
         address = urllib.parse.unquote(event.peer.partition(":")[2])  # behind `ipv4:`; `unix:` has nothing there
         return {"node": event.node, "envoy": _dotted(envoy) if envoy else "", "peer": address}
 
@@ -201,8 +240,12 @@ class Envoys:
 
 
 def unable(message: str) -> str:
-    """What becomes of an Envoy that says this about the module."""
-    return f"gets its answers from ext_proc, for it cannot use the module: {message}"
+    """What becomes of an Envoy that says this about the module, and what helps."""
+    words = printable(message.rpartition("Failed to load dynamic module: ")[2], LONGEST_WORDS)  # once for each attempt
+    return (
+        f"gets its answers from ext_proc, for it cannot use the module: {words}: start it with "
+        "ENVOY_DYNAMIC_MODULES_SEARCH_PATH and what docs/module.md says, or have `serve --conditional ext_proc`"
+    )
 
 
 def _dotted(version: tuple[int, ...]) -> str:

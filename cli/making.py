@@ -113,7 +113,7 @@ class Maker:
         if loaded.ruleset is None:
             raise UnusableError(str(loaded.complaints[0]))
         self._memory, self._good = memory, saved.loads[0]
-        return lambda: self._made(loaded, Ruleset(), saved)
+        return lambda: self._made(loaded, Ruleset(listeners=()), saved)
 
     def _load(self, sources: Sequence[Path], files: Files, memory: Memory) -> Loaded:
         return load(sources, upstreams=self._upstreams, memory=memory, look_for_shadowed=False, files=files)

@@ -131,7 +131,7 @@ class Metrics(Collector):
         behind = sum(client.version != client.target for client in state.clients)
         refusing = sum(bool(each.nack and each.nack.snapshot.version == state.version) for each in state.clients)
         for name, text, number in (
-            ("", "Streams of Envoys.", len(state.clients)),
+            ("", "Envoys that are connected.", len(state.clients)),
             ("_behind", "... that have not taken everything yet.", behind),
             ("_rejecting", "... that have rejected what the files say now.", refusing),
         ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -104,6 +105,28 @@ def test_an_envoy_with_the_printed_bootstrap_answers_as_serve_says(run: Run) -> 
         wait_for(lambda: get(address, "/x", ("x-status", "503")).body == b"edited")
         serve.process.send_signal(signal.SIGTERM)
         assert serve.ended() == 0
+
+
+def test_an_envoy_without_the_module_is_told_what_it_lacks_and_where_its_answers_are(run: Run) -> None:
+    xds, ext_proc, admin, listen = (free_port() for _ in range(4))
+    Path("rules.yaml").write_text(f"listen: 127.0.0.1:{listen}\n{RULES}")
+    where = (f"--xds=127.0.0.1:{xds}", f"--ext-proc=127.0.0.1:{ext_proc}", f"--admin=127.0.0.1:{admin}")
+    text = printed(run, "bootstrap", "ads", where[0])
+    assert f"# Start Envoy with ENVOY_DYNAMIC_MODULES_SEARCH_PATH={library.LIBRARY.parent}\n" in text
+
+    def placements() -> set[str]:
+        rules = json.loads(ask(("127.0.0.1", admin), "GET", "localhost", "/api/rules").body)["items"]
+        return {each["placement"] for each in rules}
+
+    with Command("serve", "rules.yaml", *where, "--conditional", "module") as serve:
+        serve.wait_until_said("serving: ")
+        assert placements() == {"native", "module"}
+        with foreign_envoy(yaml.safe_load(text)):
+            wait_for(lambda: get(("127.0.0.1", listen), "/mock").body == b"mock")
+            assert placements() == {"native", "ext_proc"}
+        (line,) = (line for line in serve.err if "gets its answers from ext_proc" in line)
+        assert "start it with ENVOY_DYNAMIC_MODULES_SEARCH_PATH" in line
+        assert line.count("oad dynamic module") == 0
 
 
 BESIDE: Final = """\

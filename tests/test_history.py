@@ -8,8 +8,11 @@ from typing import Final
 import pytest
 from gateway import ruleset
 
+from rejoinder.cli.control import Control
 from rejoinder.cli.history import differences, in_words
+from rejoinder.extproc import Workers
 from rejoinder.rules.model import Ruleset
+from rejoinder.xds.translate import Placement, Settings
 
 TEXT: Final = """\
 listen: 127.0.0.1:10000
@@ -45,6 +48,14 @@ def test_an_edit_is_named(tmp_path: Path, old: str, new: str, said: str) -> None
     file.write_text(TEXT.replace(old, new))
     after = ruleset(file)
     assert in_words(differences(before, after), after) == said.replace("FILE", str(file))
+
+
+def test_a_start_takes_away_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(TEXT)
+    control = Control([file], [], Settings(tmp_path / "e", Placement.EXT_PROC), processor=Workers(1))
+    control.start()
+    assert "removed" not in str(control.history.edits[0].changes)
 
 
 def test_of_very_many_changes_some_are_named(tmp_path: Path) -> None:

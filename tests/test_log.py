@@ -16,12 +16,12 @@ import pytest
 from command_line import RULES, Command, get, is_running, wait_for
 from gateway import free_port
 
-from rejoinder.cli import console
+from rejoinder.cli import console, main
 from rejoinder.cli.control import Control
 from rejoinder.extproc import Workers
 from rejoinder.rules import log
 from rejoinder.rules.model import Endpoint
-from rejoinder.xds.events import Connected, Disconnected
+from rejoinder.xds.events import Connected, Disconnected, Event
 from rejoinder.xds.session import Accepted, Nack
 from rejoinder.xds.snapshot import CLUSTERS, Snapshot
 from rejoinder.xds.translate import Settings
@@ -158,11 +158,39 @@ def test_what_envoys_do_has_events_with_fields(
     assert (said[1]["version"], said[1]["places"]) == (snapshot.version, [])
 
 
+def test_an_envoy_with_a_stream_for_each_filter_is_one(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    control = Control((), (), Settings(Endpoint("127.0.0.1", 1)), processor=Workers(1))
+    who, snapshot = ("n", "ipv4:127.0.0.1:1"), Snapshot(())
+
+    def said(event: Event, times: int = 3) -> list[int]:
+        """How many lines there are after each of its streams."""
+        lines = []
+        for _ in range(times):
+            control.envoys.tell(event)
+            lines.append(len(caplog.records))
+        return lines
+
+    assert said(Connected(*who)) == [1, 1, 1]
+    assert control.envoys.connected == 1
+    assert said(Accepted("n", snapshot, who[1])) == [1, 1, 2]
+    assert said(Disconnected(*who)) == [2, 2, 3]
+    assert control.envoys.connected == 0
+
+
+def test_a_format_that_is_none_is_an_error(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(log.VARIABLE, "xml")
+    with pytest.raises(SystemExit, match="2"):
+        main(["serve", "rules.yaml"])
+    assert "expected text or json, in $REJOINDER_LOG_FORMAT, too, got 'xml'" in capsys.readouterr().err
+
+
 def test_every_event_is_in_the_docs() -> None:
     page = (PROJECT / "docs" / "monitoring.md").read_text(encoding="utf-8")
     known = set(re.findall(r"`(\w+)`", page[page.index("## The log") :]))
     sources = "".join(path.read_text(encoding="utf-8") for path in (PROJECT / "cli").glob("*.py"))
-    events = set(re.findall(r'event="(\w+)"|log\.about\("(\w+)"', sources))
+    sources += (PROJECT / "transport" / "tls.py").read_text(encoding="utf-8")
+    events = set(re.findall(r'event="(\w+)"|about\("(\w+)"', sources))
     named = {name for pair in events for name in pair if name} | {"not_reloaded", "waiting", "failed", "problem"}
     assert named
     assert named <= known

@@ -49,7 +49,7 @@ def test_what_an_envoy_rejects_is_not_kept(file: Path) -> None:
                 wait = lambda: bool(serve.status()["envoys"][0]["rejected"])  # noqa: E731
                 await asyncio.to_thread(serve.wait_for, wait)
         name = r"^\S+Z \w+ \S+ \(Envoy 1\.\d+, 127\.0\.0\.1:\d+\) "
-        for what in ("has connected$", "has [0-9a-f]{20}$", "rejects the clusters: ", "has gone$"):
+        for what in ("has connected$", "accepted version [0-9a-f]{20}$", "rejects the clusters: ", "has gone$"):
             assert re.search(name + what, serve.said, re.MULTILINE), serve.said
         assert "; changed only, changed upstream up\n" in serve.said
         assert not (state_of(file) / PUBLISHED).exists()

@@ -82,7 +82,8 @@ def test_envoy_takes_each_type_from_its_own_service(tmp_path: Path, variant: str
                     async with asyncio.timeout(TIMEOUT):
                         while await answer(address) != (say, say):
                             await asyncio.sleep(0.05)
-                assert len(it.server.status().clients) == 4
+                (client,) = it.server.status().clients
+                assert client.streams == 4
                 assert not [event for event in it.events if isinstance(event, Nack)]
 
     run(test())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from rejoinder.xds.counts import Counted
 from rejoinder.xds.session import Accepted, Nack, Unable
@@ -33,7 +34,7 @@ Event = Connected | Disconnected | Accepted | Nack | Unable | Counted
 
 @dataclass(frozen=True, slots=True)
 class ClientStatus:
-    """One connected client."""
+    """One connected client: an Envoy, by its node id and address. (On a Unix socket, all have the same address.)"""
 
     node: str
     peer: str
@@ -47,6 +48,21 @@ class ClientStatus:
     """Its version, if it is an Envoy and says so."""
     unable: str
     """Its words, if it cannot use the module and gets the ext_proc filter instead."""
+    streams: int = 1
+    """How many it has: one, or one for each type or filter."""
+
+
+def merged(streams: Iterable[ClientStatus]) -> ClientStatus:
+    """What a client's streams say together: the version that all of them have."""
+    all_of_it = tuple(streams)
+    version, target = (
+        values.pop() if len(values := {getattr(each, name) for each in all_of_it}) == 1 else ""
+        for name in ("version", "target")
+    )
+    nacks = (each.nack for each in all_of_it if each.nack)
+    unable = max(each.unable for each in all_of_it)
+    first = all_of_it[0]
+    return replace(first, version=version, target=target, nack=next(nacks, None), unable=unable, streams=len(all_of_it))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ the newest snapshot when it reads again.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -23,7 +24,7 @@ from rejoinder.transport import tls, unix
 from rejoinder.transport.standard import Methods, Standard
 from rejoinder.xds.counts import SERVICE, decode
 from rejoinder.xds.delta import DeltaRequest, Incremental
-from rejoinder.xds.events import ClientStatus, Connected, Disconnected, Event, Status
+from rejoinder.xds.events import ClientStatus, Connected, Disconnected, Event, Status, merged
 from rejoinder.xds.listening import listen
 from rejoinder.xds.session import Accepted, Nack, Output, Session, Unable
 from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, ResourceType, Snapshot
@@ -227,10 +228,13 @@ class Server:
 
     def status(self) -> Status:
         """May be called by any thread."""
-        clients = sorted(
-            (client.status() for client in tuple(self._clients)), key=lambda status: (status.node, status.peer)
-        )
-        return Status(_version(self._standing.offered(None)), tuple(clients), self._nack)
+
+        def who(status: ClientStatus) -> tuple[str, str]:
+            return status.node, status.peer
+
+        streams = sorted((client.status() for client in tuple(self._clients)), key=who)
+        clients = tuple(merged(group) for _, group in itertools.groupby(streams, who))
+        return Status(_version(self._standing.offered(None)), clients, self._nack)
 
     def _handler(self, variant: _Variant, only: ResourceType | None) -> Any:
         async def serve(_: object, context: Any) -> None:

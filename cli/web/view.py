@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +28,8 @@ from rejoinder.rules.problem import Problem
 from rejoinder.rules.request import LOCAL, UPSTREAM, RequestError
 from rejoinder.rules.shadow import NEVER
 from rejoinder.xds.events import ClientStatus
+from rejoinder.xds.forms import MODULE_SINCE
+from rejoinder.xds.translate import Placement
 
 Json = dict[str, Any]
 
@@ -50,7 +53,7 @@ class UnusableError(ValueError):
 class View:
     def __init__(self, control: Control) -> None:
         self._control = control
-        self._ruleset = _NO_RULES
+        self._ruleset, self._placement = _NO_RULES, control.settings.conditional
         self._rules: _Rows = []
         self._routes: _Rows = []
 
@@ -111,6 +114,7 @@ class View:
             {
                 "node": client.node,
                 "peer": client.peer,
+                "streams": client.streams,
                 "envoy": ".".join(map(str, client.envoy)) if client.envoy else None,
                 "version": client.version,
                 "target": client.target,
@@ -139,7 +143,7 @@ class View:
     def _explained(self, query: Mapping[str, str]) -> tuple[Json, Reply | None]:
         question = _question(query)
         try:
-            found = explain(self._current(), question, conditional := self._control.settings.conditional)
+            found = explain(self._current(), question, conditional := self._conditional())
         except RequestError as error:
             return {"refused": refused(error, self._current(), conditional)}, None
         return as_json(found), found.reply
@@ -147,16 +151,21 @@ class View:
     def _current(self) -> Ruleset:
         """What is in force, with its rows."""
         ruleset = self._control.current.ruleset if self._control.current else _NO_RULES
-        if ruleset is not self._ruleset:
+        conditional = self._conditional()
+        if ruleset is not self._ruleset or conditional is not self._placement:
             native = set(native_rules(ruleset.rules))
-            conditional = self._control.settings.conditional.value
-            rules = (
-                _rule(n, each, "native" if each in native else conditional) for n, each in enumerate(ruleset.rules, 1)
-            )
+            places = ("native" if each in native else conditional.value for each in ruleset.rules)
+            rules = map(_rule, itertools.count(1), ruleset.rules, places)
             self._rules = [(row, _searched(row)) for row in rules]
             self._routes = [(row, _searched(row)) for row in map(_route, ruleset.routes)]
-            self._ruleset = ruleset
+            self._ruleset, self._placement = ruleset, conditional
         return ruleset
+
+    def _conditional(self) -> Placement:
+        """Where answers to statuses are given: by the module, unless no Envoy that is here can use it."""
+        clients = self._control.server.status().clients
+        without = (each.unable or (each.envoy and each.envoy < MODULE_SINCE) for each in clients)
+        return Placement.EXT_PROC if clients and all(without) else self._control.settings.conditional
 
     def _version(self) -> str:
         """Of what was published last, whether Envoys take it or not."""
