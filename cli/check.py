@@ -26,16 +26,27 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _apart(source: Path) -> Iterator[Path]:
-    """A file; a folder, if it has rule files itself, and each folder below it."""
-    if not source.is_dir():
-        yield source
-        return
-    below = sorted(each for each in source.iterdir() if not each.name.startswith("."))
-    if any(each.suffix in SUFFIXES and each.is_file() for each in below):
-        yield source
+    """A file; each of a folder's files, and each folder below it, all of whose files belong together."""
+    below = _below(source) if source.is_dir() else [source]
     for each in below:
         if each.is_dir():
-            yield from _apart(each)
+            yield from _together(each)
+        elif each == source or each.suffix in SUFFIXES:
+            yield each
+
+
+def _together(folder: Path) -> Iterator[Path]:
+    """A folder, if it has rule files itself, and each folder below it."""
+    below = _below(folder)
+    if any(each.suffix in SUFFIXES and each.is_file() for each in below):
+        yield folder
+    for each in below:
+        if each.is_dir():
+            yield from _together(each)
+
+
+def _below(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if not each.name.startswith("."))
 
 
 def _check(options: argparse.Namespace, sources: Sequence[Path], label: str = "") -> int:

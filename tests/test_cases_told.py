@@ -178,6 +178,14 @@ def test_check_reads_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "-:2: error: routes: expected a list" in capsys.readouterr().out
 
 
+def test_check_each_takes_the_examples(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    assert main(["check", "--each", "examples/"]) == 0, capsys.readouterr().out
+    said = capsys.readouterr().err
+    for one in ("examples/quickstart.yaml", "examples/final.yaml", "examples/kgateway"):
+        assert f"{one}: fine: " in said
+
+
 def test_check_each_takes_folders_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in ("a", "a/b", "c"):
         (tmp_path / folder).mkdir()

@@ -28,11 +28,11 @@ from rejoinder.xds.translate import Placement
 
 EXAMPLES: Final = Path(__file__).parent.parent / "examples"
 
-# What is to be given to `rejoinder up`: files, and folders of them; but not what is for Prometheus.
+# What is to be given to `rejoinder up`: files, and folders of them.
 SOURCES: Final = sorted(
     path.relative_to(EXAMPLES).as_posix()
     for path in EXAMPLES.iterdir()
-    if path.suffix == ".yaml" or (path.is_dir() and path.name != "monitoring" and any(path.glob("*.yaml")))
+    if path.suffix == ".yaml" or (path.is_dir() and any(path.glob("*.yaml")))
 )
 
 MOCKS: Final = (HANDLERS, EXAMPLES / "mock")

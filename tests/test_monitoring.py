@@ -1,4 +1,4 @@
-"""What docs/monitoring.md and examples/monitoring/ say of metrics, held against those that there are."""
+"""What docs/monitoring.md and docs/monitoring/ say of metrics, held against those that there are."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rejoinder.rules.problem import Problem
 from rejoinder.xds.events import ClientStatus
 
 PROJECT: Final = Path(__file__).parents[1]
-MONITORING: Final = PROJECT / "examples" / "monitoring"
+MONITORING: Final = PROJECT / "docs" / "monitoring"
 PROMTOOL, PROMETHEUS = shutil.which("promtool"), shutil.which("prometheus")
 needs_prometheus = pytest.mark.skipif(None in (PROMTOOL, PROMETHEUS), reason="needs Debian's package prometheus")
 OTHERS: Final = {"up"}
