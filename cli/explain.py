@@ -16,6 +16,7 @@ from rejoinder.xds.translate import Placement
 
 _SHOWN_BODY = 200
 """How much of a body a terminal shows, in characters; JSON has all of it."""
+_SERVE = " (as with `up`; with `serve`, ext_proc, unless it has --conditional module)"
 
 
 def run(options: argparse.Namespace) -> int:
@@ -35,7 +36,8 @@ def run(options: argparse.Namespace) -> int:
     if options.format == "json":
         console.print_json(as_json(explanation))
     else:
-        _print(explanation, question)
+        by_default = explanation.placement == Placement.MODULE.value and not options.conditional
+        _print(explanation, question, _SERVE if by_default else "")
     return 0
 
 
@@ -49,7 +51,7 @@ def _placement(asked: str | None) -> Placement:
         return Placement.EXT_PROC
 
 
-def _print(explanation: Explanation, question: Question) -> None:
+def _print(explanation: Explanation, question: Question, otherwise: str) -> None:
     out, request = console.out, explanation.request
     asked = f"{request.method} {request.scheme}://{request.authority}{request.target}"
     says = "upstream" if question.source == UPSTREAM else "Envoy itself"
@@ -59,7 +61,7 @@ def _print(explanation: Explanation, question: Question) -> None:
         label = (f"{step.kind:<10}", "bold" if step.decides else "dim")
         out(label, (f"{step.name}{where}: {step.verdict}", "" if step.decides else "dim"))
     if explanation.handler and explanation.statuses:
-        out(("placement ", "bold"), explanation.placement)
+        out(("placement ", "bold"), explanation.placement, otherwise)
         out(("sent      ", "bold"), f"what {explanation.handler} makes; if that is nothing:")
     if explanation.statuses:
         rows = (("upstream says", "rule", "client gets"), *explanation.statuses)
@@ -68,7 +70,7 @@ def _print(explanation: Explanation, question: Question) -> None:
             line = "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip()
             out((line, "bold" if row is rows[0] else ""))
         return
-    out(("placement ", "bold"), explanation.placement)
+    out(("placement ", "bold"), explanation.placement, otherwise)
     if explanation.reply is None:
         sender = explanation.handler or "the upstream"
         out(("sent      ", "bold"), f"what {sender} {'makes' if explanation.handler else 'sends'}")

@@ -41,6 +41,9 @@ def shown(line: str, positions: Mapping[str, Position], routes: Mapping[str, Pos
     >>> log += '"rule": "login", "original_status": "401"}'
     >>> list(shown(log, {"login": Position("rules.yaml", 3)}, {}))
     ['13:06:49 GET a.test/ 401 -> 302 login (rules.yaml:3)']
+    >>> log = '{"time": "2026-11-26T17:09:10.123Z", "status": 400, "rule": "bad", "original_status": "400"}'
+    >>> list(shown(log, {"bad": Position("rules.yaml", 3)}, {}))
+    ['17:09:10 what is no request 400 -> 400 bad (rules.yaml:3)']
     """
     found = fields(line)
     if "time" not in found:
@@ -53,7 +56,8 @@ def shown(line: str, positions: Mapping[str, Position], routes: Mapping[str, Pos
 
     status, original = found.get("status", 0), found.get("original_status", NONE)
     target = printable(f"{found.get('host', '')}{found.get('path', '')}", _MOST_OF_TARGET)
-    request = f"{time} {printable(str(found.get('method', '-')), 20)} {target}"
+    asked = f"{printable(str(found['method']), 20)} {target}" if "method" in found else "what is no request"
+    request = f"{time} {asked}"
     if rule := found.get("rule"):
         yield f"{request} {'' if original == NONE else f'{original} -> '}{status} {named(rule)}"
     elif found.get("details") == "direct_response":

@@ -66,6 +66,13 @@ def test_explain_prints_plain_text_into_a_pipe(run: Run) -> None:
     )
 
 
+def test_explain_says_that_serve_may_have_another_placement(run: Run) -> None:
+    what = ("explain", "rules.yaml", "--url", "/x", "--status", "503")
+    said = [run(*what, *more)[1] for more in ((), ("--conditional", "module"))]
+    assert "placement module (as with `up`; with `serve`, ext_proc, unless it has --conditional module)\n" in said[0]
+    assert "placement module\n" in said[1]
+
+
 def test_explain_says_what_envoy_makes_of_the_headers(run: Run) -> None:
     sent = ("accept: */*", "X-Envoy-Retry-On: 5xx", "x-request-id: 1", "x-forwarded-for: 1.2.3.4", "host: a.test.")
     arguments = [argument for header in sent for argument in ("-H", header)]

@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -208,6 +209,21 @@ def test_systemd_has_nothing_to_say_about_the_units(tmp_path: Path) -> None:
     command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *map(str, tmp_path.iterdir())]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_the_page_says_how_all_that_the_units_want_comes_there() -> None:
+    page = (UNITS.parents[1] / "docs" / "deploy.md").read_text()
+    recipe = page[page.index("As services, with the units") : page.index("systemctl enable")]
+    wanted = [
+        path for unit in UNITS.glob("*.service") for path in re.findall(r"[ =](/(?:opt|usr|etc)/\S+)", unit.read_text())
+    ]
+    assert len(wanted) >= 5
+    for path in wanted:
+        assert path in recipe or str(Path(path).parent) in recipe, path
+    for code in re.findall(r"python -c '(.*)'", recipe):
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        assert Path(found).is_file()
+    assert Path(UNITS.parents[1], "examples/static-mock.yaml").is_file()
 
 
 def test_the_service_says_the_addresses_of_the_socket() -> None:
