@@ -24,8 +24,10 @@ from openapi_spec_validator import validate
 from rejoinder.cli import admin, main, web
 from rejoinder.cli.control import Control
 from rejoinder.extproc import Workers
+from rejoinder.rules.counts import NONE, Kind, Series
 from rejoinder.rules.model import Endpoint
 from rejoinder.transport.addresses import Tcp as Address
+from rejoinder.xds.counts import Counted
 from rejoinder.xds.events import Event
 from rejoinder.xds.session import Accepted, Nack
 from rejoinder.xds.snapshot import LISTENERS
@@ -269,6 +271,20 @@ def test_before_there_are_usable_files_it_says_what_is_wrong(file: Path) -> None
         assert it.json("/api/explain", url="/")["reply"]["status"] == 404
         file.write_text(RULES)
         wait_for(lambda: "errors" in it.rules())
+
+
+@pytest.mark.parametrize(("number", "said"), [(1, "1 time<"), (2, "2 times<")])
+def test_a_route_says_how_often_it_has_answered(file: Path, number: int, said: str) -> None:
+    with console(file, "routes: [{name: own, path: /, respond: {body: x}}]\n") as it:
+        it.tell(Counted(((Series("own", "", NONE, "200", Kind.ROUTE), number),), ()))
+        assert said in it.get("/").body.decode()
+
+
+def test_an_edit_that_changes_nothing_is_said_so(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with console(file) as it:
+        file.write_text(f"{RULES}# a comment\n")
+        wait_for(lambda: len(it.control.history.edits) == 2)
+    assert "; nothing changed\n" in capsys.readouterr().err
 
 
 def test_the_history_says_what_changed_and_who_took_it(file: Path) -> None:

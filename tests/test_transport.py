@@ -153,12 +153,12 @@ def test_the_console_wants_certificates_but_for_probes(tmp_path: Path, upstream:
             known = 404 if path == "/none" else 200
             assert _status(secured.admin, path, somebody) == known
             assert _status(secured.admin, path, nobody) == (known if lenient else 403)
-            assert serve.said(f"127.0.0.1 asks for {path} without a client certificate") is not lenient
         for path in ("/healthz", "/readyz"):
             assert _status(secured.admin, path, nobody) == 200
         with pytest.raises((ssl.SSLError, ConnectionError)):
             _status(secured.admin, "/healthz", _wrong(secured, Authority(tmp_path)))
         wait_for(lambda: serve.said("the console: a TLS handshake failed: "), serve.process)
+        assert serve.said("127.0.0.1 asks for /status without a client certificate") is not lenient
 
 
 def _wrong(secured: Secured, other: Authority) -> ssl.SSLContext:
