@@ -130,7 +130,7 @@ async def start_console(
         await stack.enter_async_context(admin.serving(address, app, mode=mode, given=given))
         console.say(f"console at {show(address)}", event="console")
         return
-    serving = admin.serving(address, app, Reloading(tls, "the console", required=False) if tls else None, given=given)
+    serving = admin.serving(address, app, Reloading(tls, required=False) if tls else None, given=given)
     bound = await stack.enter_async_context(serving)
     console.say(f"console at {'https' if tls else 'http'}://{show(bound)}/", event="console")
 

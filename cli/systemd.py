@@ -68,7 +68,7 @@ async def relayed(listening: socket.socket | None, address: Address, tls: Files 
     if listening is None:
         yield address
         return
-    context = Reloading(tls, "xDS") if tls and isinstance(address, tuple) else None
+    context = Reloading(tls) if tls and isinstance(address, tuple) else None
     if context:
         context.set_alpn_protocols(["h2"])
     with tempfile.TemporaryDirectory(prefix="rejoinder-") as folder:

@@ -82,7 +82,7 @@ def work(
 
     async def run() -> None:
         try:
-            processor = Processor(tls.Reloading(files, "ext_proc") if files and isinstance(address, tuple) else None)
+            processor = Processor(tls.Reloading(files) if files and isinstance(address, tuple) else None)
             port = await processor.start(show(address), mode, given)
         except OSError as error:
             pipe.send(str(error))

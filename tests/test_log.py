@@ -189,7 +189,7 @@ def test_every_event_is_in_the_docs() -> None:
     page = (PROJECT / "docs" / "monitoring.md").read_text(encoding="utf-8")
     known = set(re.findall(r"`(\w+)`", page[page.index("## The log") :]))
     sources = "".join(path.read_text(encoding="utf-8") for path in (PROJECT / "cli").glob("*.py"))
-    sources += (PROJECT / "transport" / "tls.py").read_text(encoding="utf-8")
+    sources += (PROJECT / "transport" / "accepting.py").read_text(encoding="utf-8")
     events = set(re.findall(r'event="(\w+)"|about\("(\w+)"', sources))
     named = {name for pair in events for name in pair if name} | {"not_reloaded", "waiting", "failed", "problem"}
     assert named

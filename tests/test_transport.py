@@ -84,7 +84,7 @@ def test_an_envoy_with_a_certificate_has_its_configuration_and_one_without_has_n
             ):
                 code = asyncio.run(_read(place, service, method, credentials))
                 assert code is grpc.StatusCode.UNAVAILABLE
-        why = "ext_proc: a TLS handshake failed: peer did not return a certificate"
+        why = ": TLS handshake failed: peer did not return a certificate"
         wait_for(lambda: serve.said(why) and serve.said("failed: certificate verify failed: "), serve.process)
         (connected,) = {line for line in serve.err if "has connected" in line}
         assert "Envoy 1.40" in connected
@@ -157,7 +157,9 @@ def test_the_console_wants_certificates_but_for_probes(tmp_path: Path, upstream:
             assert _status(secured.admin, path, nobody) == 200
         with pytest.raises((ssl.SSLError, ConnectionError)):
             _status(secured.admin, "/healthz", _wrong(secured, Authority(tmp_path)))
-        wait_for(lambda: serve.said("the console: a TLS handshake failed: "), serve.process)
+        wait_for(
+            lambda: serve.said("warning peer 127.0.0.1:") and serve.said(": TLS handshake failed: "), serve.process
+        )
         assert serve.said("127.0.0.1 asks for /status without a client certificate") is not lenient
 
 
@@ -170,7 +172,7 @@ def _wrong(secured: Secured, other: Authority) -> ssl.SSLContext:
 def test_connections_that_do_not_agree_on_tls_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accepting, "HANDSHAKE_SECONDS", 0.3)
     certificate, key = Authority(tmp_path).sign("server")
-    context = tls.Reloading(tls.Files(certificate, key), "x")
+    context = tls.Reloading(tls.Files(certificate, key))
     serving = admin.serving(("127.0.0.1", 0), admin.application({}), context)
     with running(serving) as address, contextlib.ExitStack() as stack:
         silent = [stack.enter_context(socket.create_connection(address, SECONDS)) for _ in range(40)]
@@ -183,7 +185,7 @@ def test_ext_proc_waits_for_tls_for_so_long(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(accepting, "HANDSHAKE_SECONDS", 0.3)
 
     async def main() -> None:
-        server = extproc_grpc.Server({}, tls=tls.Reloading(tls.Files(*Authority(tmp_path).sign("server")), "x"))
+        server = extproc_grpc.Server({}, tls=tls.Reloading(tls.Files(*Authority(tmp_path).sign("server"))))
         reader, writer = await asyncio.open_connection("127.0.0.1", await server.listen("127.0.0.1:0"))
         with contextlib.suppress(ConnectionError):
             assert await reader.read() == b""

@@ -13,9 +13,13 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
+from rejoinder.rules.log import about
 from rejoinder.transport.addresses import Tcp, show
+from rejoinder.transport.sparing import Sparing
+from rejoinder.transport.tls import why
 
 _LOG: Final = logging.getLogger("rejoinder.accepting")
+_LOG.addFilter(Sparing(20))
 
 MAX_HANDSHAKES: Final = 256
 """At once. Beyond it, the oldest is hung up on: who means it is done within milliseconds."""
@@ -56,8 +60,14 @@ async def accept(
 
     async def connect(client: socket.socket) -> None:
         with contextlib.suppress(OSError):  # it has gone, or does not agree on TLS
+            peer = client.getpeername()
             seconds = HANDSHAKE_SECONDS if tls else None
-            await loop.connect_accepted_socket(made, client, ssl=tls, ssl_handshake_timeout=seconds)
+            try:
+                await loop.connect_accepted_socket(made, client, ssl=tls, ssl_handshake_timeout=seconds)
+            except ssl.SSLError as error:
+                where = show(peer[:2])
+                extra = about("tls_refused", peer=where)
+                _LOG.warning("peer %s: TLS handshake failed: %s", where, why(error), extra=extra)
 
     def ended(task: asyncio.Task[None]) -> None:
         connecting.pop(task, None)

@@ -14,11 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from rejoinder.rules.log import about
-from rejoinder.transport.sparing import Sparing
-
 _LOG: Final = logging.getLogger("rejoinder.tls")
-_LOG.addFilter(Sparing(20))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,33 +98,14 @@ class Reloading(ssl.SSLContext):
     _current: Current
     _protocols: Sequence[str] = ()
     _required: bool
-    _refusing: type[ssl.SSLObject]
 
-    def __new__(cls, files: Files, service: str, *, required: bool = True) -> Reloading:
-        """Args:
-        service: what the log calls it, where somebody is not let in.
-        required: clients have to show a certificate where there is a `client_ca`; they may, otherwise.
-        """
+    def __new__(cls, files: Files, *, required: bool = True) -> Reloading:
+        """Args: required: clients have to show a certificate where there is a `client_ca`; they may, otherwise."""
         made = super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
         made._current, made._required = Current(files), required
-
-        class Refusing(ssl.SSLObject):
-            """Says why somebody is not let in, which asyncio keeps to itself."""
-
-            def do_handshake(self) -> None:
-                try:
-                    super().do_handshake()
-                except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                    raise
-                except ssl.SSLError as error:
-                    extra = about("tls_refused", service=service)
-                    _LOG.warning("%s: a TLS handshake failed: %s", service, _why(error), extra=extra)
-                    raise
-
-        made._refusing = Refusing
         return made
 
-    def __init__(self, files: Files, service: str, *, required: bool = True) -> None:
+    def __init__(self, files: Files, *, required: bool = True) -> None:
         """As `__new__`."""
 
     def set_alpn_protocols(self, alpn_protocols: Any) -> None:
@@ -136,7 +113,6 @@ class Reloading(ssl.SSLContext):
 
     def wrap_bio(self, *arguments: Any, **named: Any) -> ssl.SSLObject:
         context = self._current.context()
-        context.sslobject_class = self._refusing
         if self._protocols:
             context.set_alpn_protocols(self._protocols)
         if context.verify_mode is ssl.CERT_REQUIRED and not self._required:
@@ -144,7 +120,7 @@ class Reloading(ssl.SSLContext):
         return context.wrap_bio(*arguments, **named)
 
 
-def _why(error: ssl.SSLError) -> str:
+def why(error: ssl.SSLError) -> str:
     """In words, what OpenSSL has in capitals: `peer did not return a certificate`."""
     verified = getattr(error, "verify_message", "")
     return _reason(error).replace("_", " ").lower() + (f": {verified}" if verified else "")
