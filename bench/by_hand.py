@@ -24,7 +24,7 @@ async def serve(sent: Reply) -> tuple[grpc.aio.Server, int]:
     async def process(requests: AsyncIterator[Any], _: Any) -> AsyncIterator[Any]:
         async for request in requests:
             response = _Response()
-            headers = {each.key: each.raw_value for each in request.response_headers.headers.headers}
+            headers = {header.key: header.raw_value for header in request.response_headers.headers.headers}
             if headers[":status"] == b"503":
                 immediate = response.immediate_response
                 immediate.status.code = sent.status

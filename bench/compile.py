@@ -145,8 +145,8 @@ def fetched_filters(listener: bytes) -> frozenset[str]:
     """The names of the filters that a listener has by ECDS."""
     filters = (each for chain in _LISTENER.FromString(listener).filter_chains for each in chain.filters)
     managers = (_MANAGER.FromString(each.typed_config.value) for each in filters)
-    http_filters = (each for manager in managers for each in manager.http_filters)
-    return frozenset(each.name for each in http_filters if each.HasField("config_discovery"))
+    http_filters = (http_filter for manager in managers for http_filter in manager.http_filters)
+    return frozenset(http_filter.name for http_filter in http_filters if http_filter.HasField("config_discovery"))
 
 
 _LISTENER: Final = message_class("envoy.config.listener.v3.Listener")
@@ -223,7 +223,7 @@ def measured(match: str, count: int) -> Sample:
     """`sample` in a process of its own."""
     command = [sys.executable, __file__, "--sample", match, str(count)]
     said = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    return Sample({kind: [Way(**each) for each in ways] for kind, ways in said["ways"].items()}, said["memory"])
+    return Sample({kind: [Way(**way) for way in ways] for kind, ways in said["ways"].items()}, said["memory"])
 
 
 def report(samples: dict[tuple[str, int], list[Sample]], rounds: int) -> Report:
@@ -263,7 +263,7 @@ def report(samples: dict[tuple[str, int], list[Sample]], rounds: int) -> Report:
             "From a rule file to the bytes that travel",
             "rules",
             "seconds",
-            tuple(each for each in series if each.points),
+            tuple(one for one in series if one.points),
             logarithmic=True,
         ),
         conclusion=conclusion({key: spread for key, spread in in_all.items() if key[2] != START}),

@@ -79,7 +79,9 @@ class Client:
                 message = (DELTA_RESPONSE if self.delta else RESPONSE).FromString(data)
                 if self.delta:
                     has = self.versions.setdefault(message.type_url, {})
-                    has.update((sys.intern(each.name), sys.intern(each.version)) for each in message.resources)
+                    has.update(
+                        (sys.intern(resource.name), sys.intern(resource.version)) for resource in message.resources
+                    )
                     for name in message.removed_resources:
                         has.pop(name, None)
                 # Envoy asks for what it has just heard of before it answers.
@@ -106,7 +108,7 @@ class Client:
                 yield self._request(VIRTUAL_HOSTS)
 
     def _bodies(self, message: Any) -> Iterator[bytes]:
-        return ((each.resource if self.delta else each).value for each in message.resources)
+        return ((resource.resource if self.delta else resource).value for resource in message.resources)
 
     def _request(self, kind: ResourceType, names: Sequence[str] = ()) -> bytes:
         """Ask; incremental: for these, too."""

@@ -238,12 +238,12 @@ def goals(samples: dict[Case, Sample], seconds: dict[tuple[str, Case], Spread]) 
 
 
 def conclusion(samples: dict[Case, Sample]) -> str:
-    requests = sum(each.end.requests for each in samples.values())
-    failures = sum((each.failures for each in samples.values()), Counter[str]())
+    requests = sum(sample.end.requests for sample in samples.values())
+    failures = sum((sample.failures for sample in samples.values()), Counter[str]())
     causes = f" ({'; '.join(f'{cause}: {times}' for cause, times in failures.items())})" if failures else ""
-    edits = sum(len(edits) for each in samples.values() for edits in each.edits.values())
+    edits = sum(len(edits) for sample in samples.values() for edits in sample.edits.values())
     updates = (
-        f"its {what} {sum(each.end.updates[what] - each.start.updates[what] for each in samples.values())} times"
+        f"its {what} {sum(sample.end.updates[what] - sample.start.updates[what] for sample in samples.values())} times"
         for what in UPDATES
     )
     return (

@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     if options.kind == "ext_proc":
         return _ext_proc(options, program, tls)
     asked = services_asked(program)
-    return _module(options, program, [each for each in loaded.ruleset.upstreams if each in asked])
+    return _module(options, program, [upstream for upstream in loaded.ruleset.upstreams if upstream in asked])
 
 
 def _secret(options: argparse.Namespace) -> int:

@@ -215,7 +215,7 @@ def _version() -> str:
 
 def _encoded(saved: Saved) -> bytes:
     first, *others = saved.loads
-    changed = [{path: content for path, content in each.items() if first.get(path) is not content} for each in others]
+    changed = [{path: content for path, content in other.items() if first.get(path) is not content} for other in others]
     value = {
         "rejoinder": _version(),
         "sources": [str(source) for source in saved.sources],

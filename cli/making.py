@@ -127,8 +127,8 @@ class Maker:
 
     def _saved(self, loaded: Loaded, files: Files) -> Saved:
         """Of a file with an error something of before may be in force, so what it held then is part of the set."""
-        errors = (each for each in loaded.complaints if each.severity is Severity.ERROR)
-        wrong = {Path(os.path.abspath(each.position.file)) for each in errors}
+        errors = (complaint for complaint in loaded.complaints if complaint.severity is Severity.ERROR)
+        wrong = {Path(os.path.abspath(error.position.file)) for error in errors}
         now = files.contents
         before = self._good
         self._good = {path: before.get(path, held) if path in wrong else held for path, held in now.items()}

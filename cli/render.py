@@ -37,8 +37,8 @@ def run(options: argparse.Namespace) -> int:
     built = translate(loaded.ruleset, program, plan(loaded.ruleset), settings)
     configuration: Json = static_bootstrap(built)
     console.print_yaml(configuration)
-    if any(each.key for each in loaded.ruleset.listeners) or any(
-        each.tls_options.key for each in loaded.ruleset.upstreams
+    if any(listener.key for listener in loaded.ruleset.listeners) or any(
+        upstream.tls_options.key for upstream in loaded.ruleset.upstreams
     ):
         console.say("note: private keys stand in it: write it to a file that nobody else may read (umask 077)")
     conditional = conditional_program(loaded.ruleset)

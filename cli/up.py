@@ -171,7 +171,7 @@ def _elsewhere(ruleset: Ruleset, listen: list[Tcp]) -> tuple[Listener, ...]:
         dataclasses.replace(models[min(at, len(models) - 1)], address=host, port=port)
         for at, (host, port) in enumerate(listen)
     ]
-    stay = [each for each in ruleset.listeners if _kind(each) in list(kinds)[len(listen) :]]
+    stay = [listener for listener in ruleset.listeners if _kind(listener) in list(kinds)[len(listen) :]]
     return numbered((*moved, *stay))
 
 

@@ -324,17 +324,17 @@ def _first(pipe: Pipe) -> Any:
 
 def _sum(counters: list[Counters]) -> Counters:
     handler_failures: collections.Counter[str] = collections.Counter()
-    durations = zip(Counters(Counts(), 0, 0).durations, *(each.durations for each in counters), strict=True)
-    for each in counters:
-        handler_failures.update(each.handler_failures)
+    durations = zip(Counters(Counts(), 0, 0).durations, *(counter.durations for counter in counters), strict=True)
+    for counter in counters:
+        handler_failures.update(counter.handler_failures)
     return Counters(
-        counts=added(each.counts for each in counters),
-        passed=sum(each.passed for each in counters),
-        failures=sum(each.failures for each in counters),
-        overloaded=sum(each.overloaded for each in counters),
-        connections=sum(each.connections for each in counters),
-        streams=sum(each.streams for each in counters),
+        counts=added(counter.counts for counter in counters),
+        passed=sum(counter.passed for counter in counters),
+        failures=sum(counter.failures for counter in counters),
+        overloaded=sum(counter.overloaded for counter in counters),
+        connections=sum(counter.connections for counter in counters),
+        streams=sum(counter.streams for counter in counters),
         durations=tuple(map(sum, durations)),
-        seconds=sum(each.seconds for each in counters),
+        seconds=sum(counter.seconds for counter in counters),
         handler_failures=dict(handler_failures),
     )

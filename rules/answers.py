@@ -153,7 +153,7 @@ def grpc_message(answer: Answer) -> bytes | Template:
     """What a client that speaks gRPC is told by an answer with `grpc`."""
     message = answer.grpc.message if answer.grpc else ""
     made = parse(message, Escape.RAW) if answer.template else Template((message.encode(),))
-    return made if made.names else b"".join(each for each in made.pieces if isinstance(each, bytes))
+    return made if made.names else b"".join(piece for piece in made.pieces if isinstance(piece, bytes))
 
 
 @functools.lru_cache(maxsize=_REMEMBERED)
@@ -165,9 +165,12 @@ def contents(answer: Answer, bodiless: bool) -> tuple[Content, ...]:
     """
     if not answer.variants:
         return (_content(answer, Variant(body=answer.body, template=answer.template), "", bodiless),)
-    axes = (any(each.content_type for each in answer.variants), any(each.language for each in answer.variants))
+    axes = (
+        any(variant.content_type for variant in answer.variants),
+        any(variant.language for variant in answer.variants),
+    )
     vary = ", ".join(itertools.compress(("accept", "accept-language"), axes)) if len(answer.variants) > 1 else ""
-    return tuple(_content(answer, each, vary, bodiless) for each in answer.variants)
+    return tuple(_content(answer, variant, vary, bodiless) for variant in answer.variants)
 
 
 def _content(answer: Answer, variant: Variant, vary: str, bodiless: bool) -> Content:
@@ -224,7 +227,7 @@ def _kept(answer: Answer, headers: tuple[Header, ...], response: Response | None
 
 def keeps(patterns: tuple[str, ...], name: str) -> bool:
     """Whether a header stays, by `Answer.keep_headers`."""
-    return any(name.startswith(each[:-1]) if each.endswith("*") else name == each for each in patterns)
+    return any(name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in patterns)
 
 
 def _value(variable: Variable, asked: Asked, code: int, rule: str) -> str:

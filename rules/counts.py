@@ -137,9 +137,9 @@ def added(counts: Iterable[Counts]) -> Counts:
     """Those of several."""
     series: dict[Series, int] = {}
     last: dict[str, float] = {}
-    for each in counts:
-        for one, number in each.series.items():
+    for count in counts:
+        for one, number in count.series.items():
             series[one] = series.get(one, 0) + number
-        for rule, when in each.last.items():
+        for rule, when in count.last.items():
             last[rule] = max(when, last.get(rule, when))
     return Counts(series, last)

@@ -42,7 +42,7 @@ class Leftovers:
 
 
 def _size(rule: Rule) -> int:
-    bodies = [body for answer in rule.answers for body in (answer.body, *(each.body for each in answer.variants))]
+    bodies = [body for answer in rule.answers for body in (answer.body, *(variant.body for variant in answer.variants))]
     return OF_RULE + COPIES * sum(map(len, bodies))
 
 

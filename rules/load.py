@@ -120,10 +120,10 @@ def load(
     command_line = Source("--upstream", files)
     overrides = tuple(_override(command_line, name, url) for name, url in upstreams.items())
 
-    given = {each.name: each for each in overrides}
+    given = {override.name: override for override in overrides}
     objects = [each for part in parts for each in part.objects]
-    addresses_of = {each.name: each for part in parts for each in part.upstreams} | given
-    routes = [each for part in parts for each in part.routes]
+    addresses_of = {upstream.name: upstream for part in parts for upstream in part.upstreams} | given
+    routes = [route for part in parts for route in part.routes]
     manifests = _manifests(objects, addresses_of, routes, memory)
     problems += manifests.notes
     if objects and all(part == Part(objects=part.objects) for part in parts):
@@ -347,9 +347,9 @@ def _merged(
         if another != brandings[0][1]:
             problems.append(Problem(position, f"branding: conflicts with {brandings[0][0]}"))
     branding = brandings[0][1] if brandings else Branding()
-    upstreams = _unique("upstream", (each for part in parts for each in part.upstreams), problems)
+    upstreams = _unique("upstream", (upstream for part in parts for upstream in part.upstreams), problems)
     upstreams |= overrides
-    upstreams |= {each.name: each for each in manifests.upstreams}
+    upstreams |= {upstream.name: upstream for upstream in manifests.upstreams}
     routes = _unique("route", (each for part in parts for each in part.routes), problems)
     rules = _unique("rule", (*(each for part in parts for each in part.rules), *manifests.rules), problems)
     problems += remote.problems(rules.values(), upstreams)
@@ -357,14 +357,14 @@ def _merged(
     # Where Gateways listen, the address of rule files is needed only if something is to be found there.
     needed = not manifests.listeners or any(route.group == RULE_FILES for route in all_routes)
     listeners = given[0] if given else (DEFAULT_LISTENER,) if needed else ()
-    taken = {(each.address, each.port) for each in listeners if each.port}
+    taken = {(listener.address, listener.port) for listener in listeners if listener.port}
     for gateway in manifests.listeners:
         if (gateway.address, gateway.port) in taken:
             message = (
                 f"port {gateway.port}: rule files listen at {gateway.address}:{gateway.port}, too: say listen in one"
             )
             left_out.append(Problem(gateway.position, message))
-    free = (each for each in manifests.listeners if (each.address, each.port) not in taken)
+    free = (listener for listener in manifests.listeners if (listener.address, listener.port) not in taken)
     return Ruleset(
         listeners=(*listeners, *free),
         upstreams=tuple(upstreams.values()),

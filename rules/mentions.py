@@ -75,7 +75,9 @@ def with_hosts(routes: tuple[Route, ...], upstreams: Mapping[str, Upstream]) -> 
         action = route.action
         if not isinstance(action, Forward) or action.rewrite.host or wanted.keys().isdisjoint(action.upstreams):
             return route
-        backends = tuple(replace(each, host=each.host or wanted.get(each.upstream or "")) for each in action.backends)
+        backends = tuple(
+            replace(backend, host=backend.host or wanted.get(backend.upstream or "")) for backend in action.backends
+        )
         rewrite = replace(action.rewrite, host=wanted.get(action.upstream))
         return replace(route, action=replace(action, backends=backends, rewrite=rewrite))
 

@@ -72,14 +72,14 @@ class Branding:
 
 def rule_with_pages(rule: Rule, branding: Branding) -> Rule:
     """A rule whose answers have the page where they ask for it."""
-    if not any(each.page for each in rule.answers):
+    if not any(answer.page for answer in rule.answers):
         return rule
     return _rule_with_pages(rule, branding)
 
 
 @functools.lru_cache(maxsize=1024)  # so that a rule which has not changed is the same after an edit
 def _rule_with_pages(rule: Rule, branding: Branding) -> Rule:
-    return replace(rule, answers=tuple(made for each in rule.answers for made in _with_page(each, branding)))
+    return replace(rule, answers=tuple(made for answer in rule.answers for made in _with_page(answer, branding)))
 
 
 def _with_page(answer: Answer, branding: Branding) -> Iterator[Answer]:

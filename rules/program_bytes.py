@@ -132,9 +132,9 @@ def _rule(rule: Rule) -> tuple[bytes, tuple[bytes, ...]]:
         _u8(SOURCES.index(rule.source)),
         _scope(rule.scope),
         *([_scope(rule.unless)] if rule.unless is not None else ()),
-        _list(each.data for each in replies),
+        _list(reply.data for reply in replies),
     )
-    return _record(_RULE, b"".join(payload)), tuple(body for each in replies for body in each.bodies)
+    return _record(_RULE, b"".join(payload)), tuple(body for reply in replies for body in reply.bodies)
 
 
 SOURCES: Final = ("", UPSTREAM, LOCAL)
@@ -253,7 +253,7 @@ def _body(body: bytes | Template) -> tuple[bytes, ...]:
     """The record of a body, behind those of the texts in it that others may have, too."""
     if not isinstance(body, Template):
         return (_record(_BODY, _id(body) + body),)
-    shared = [each for each in body.pieces if isinstance(each, bytes) and len(each) >= _SHARED]
+    shared = [piece for piece in body.pieces if isinstance(piece, bytes) and len(piece) >= _SHARED]
     data = template.encode(body, {each: _id(each) for each in shared})
     return (*(_record(_BODY, _id(each) + each) for each in shared), _record(_TEMPLATE, _id(data) + data))
 

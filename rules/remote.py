@@ -106,14 +106,14 @@ def with_page(reply: Reply, page: Page) -> Reply:
 
 def rule_with_services(rule: Rule, upstreams: Mapping[str, Upstream]) -> Rule:
     """A rule whose answers know where the services are that they ask."""
-    wanted = dict.fromkeys(each.remote.upstream for each in rule.answers if each.remote)
+    wanted = dict.fromkeys(answer.remote.upstream for answer in rule.answers if answer.remote)
     services = tuple(upstreams[name] for name in wanted if name in upstreams)
     return _rule_with_services(rule, services) if services else rule
 
 
 @functools.lru_cache(maxsize=1024)  # so that a rule which has not changed is the same after an edit
 def _rule_with_services(rule: Rule, services: tuple[Upstream, ...]) -> Rule:
-    by_name = {each.name: each for each in services}
+    by_name = {service.name: service for service in services}
 
     def known(answer: Answer) -> Answer:
         remote = answer.remote
@@ -125,7 +125,9 @@ def _rule_with_services(rule: Rule, services: tuple[Upstream, ...]) -> Rule:
 def problems(rules: Iterable[Rule], upstreams: Mapping[str, Upstream]) -> Iterator[Problem]:
     """What is wrong with the services that rules ask."""
     for rule in rules:
-        names = dict.fromkeys(each.remote.upstream for each in rule.answers if each.remote and each.remote.upstream)
+        names = dict.fromkeys(
+            answer.remote.upstream for answer in rule.answers if answer.remote and answer.remote.upstream
+        )
         for name in names:
             if reason := _refusal(upstreams.get(name)):
                 yield Problem(rule.position, f'rule "{rule.name}": page.upstream: "{name}" {reason}')

@@ -101,13 +101,13 @@ class Template:
     @property
     def names(self) -> frozenset[Name]:
         """What it looks at."""
-        return frozenset(each.name for each in self.pieces if isinstance(each, Variable))
+        return frozenset(piece.name for piece in self.pieces if isinstance(piece, Variable))
 
     @property
     def headers(self) -> frozenset[str]:
         """Which of the request's headers it looks at, in lower case."""
-        variables = (each for each in self.pieces if isinstance(each, Variable))
-        return frozenset(each.argument for each in variables if each.name is Name.REQUEST_HEADER)
+        variables = (piece for piece in self.pieces if isinstance(piece, Variable))
+        return frozenset(variable.argument for variable in variables if variable.name is Name.REQUEST_HEADER)
 
 
 class TemplateError(ValueError):
@@ -160,8 +160,10 @@ def parse_header(text: str, default: Escape = Escape.HEADER) -> Template:
     pieces = parse(text, default).pieces
     return Template(
         tuple(
-            replace(each, escape=Escape.HEADER) if isinstance(each, Variable) and each.escape is Escape.RAW else each
-            for each in pieces
+            replace(piece, escape=Escape.HEADER)
+            if isinstance(piece, Variable) and piece.escape is Escape.RAW
+            else piece
+            for piece in pieces
         )
     )
 
@@ -220,7 +222,7 @@ def fill(template: Template, value: Callable[[Variable], str]) -> bytes:
         value: what goes into a place; bytes that are no UTF-8 as `surrogateescape` has them. They become U+FFFD, save
             in a URL. Of a value of more than LONGEST_VALUE bytes, the rest is dropped.
     """
-    return b"".join(_filled(each, value(each)) if isinstance(each, Variable) else each for each in template.pieces)
+    return b"".join(_filled(piece, value(piece)) if isinstance(piece, Variable) else piece for piece in template.pieces)
 
 
 def _filled(variable: Variable, value: str) -> bytes:
@@ -242,7 +244,7 @@ def _cut(data: bytes) -> bytes:
 
 def encode(template: Template, shared: Mapping[bytes, bytes] = MappingProxyType({})) -> bytes:
     """The template as docs/program.md has it; `shared`: the ids of texts that are bodies of their own."""
-    return struct.pack("<I", len(template.pieces)) + b"".join(_encoded(each, shared) for each in template.pieces)
+    return struct.pack("<I", len(template.pieces)) + b"".join(_encoded(piece, shared) for piece in template.pieces)
 
 
 _SHARED: Final = 255

@@ -48,7 +48,7 @@ def loaded(tmp_path: Path, text: str, **upstreams: str) -> Loaded:
 
 
 def complaints(found: Loaded) -> list[str]:
-    return [str(each).partition("case.yaml:")[2] for each in found.complaints]
+    return [str(complaint).partition("case.yaml:")[2] for complaint in found.complaints]
 
 
 def routes(found: Loaded) -> list[Route]:

@@ -251,7 +251,7 @@ def _reply(found: _Reply, made: _Reply, status: int, is_grpc: bool) -> tuple[str
     rule = bytes(found.rule).decode()
     if found.by_handler:
         return rule, Reply(0, (), b"")
-    headers = [(bytes(each.name), bytes(each.value)) for each in made.headers[: made.header_count]]
+    headers = [(bytes(header.name), bytes(header.value)) for header in made.headers[: made.header_count]]
     sent = tuple((name.decode(), value.decode("utf-8", "surrogateescape")) for name, value in headers)
     if is_grpc and made.grpc:
         return rule, Reply(made.status or status, sent, bytes(made.grpc_message), made.grpc)

@@ -153,7 +153,7 @@ def _members(cls: type[betterproto2.Message]) -> list[type[betterproto2.Message]
     messages = (
         each for each in classes if issubclass(each, betterproto2.Message) and each.__module__ == cls.__module__
     )
-    return sorted((each for each in messages if _unit(each) == _unit(cls)), key=full_name)
+    return sorted((message for message in messages if _unit(message) == _unit(cls)), key=full_name)
 
 
 def _package(cls: Class) -> str:

@@ -310,8 +310,8 @@ class Gateway:
     def build(self, rules: Ruleset, listeners: tuple[Listener, ...] = ()) -> Build:
         """What is made of a ruleset here: upstreams that are `builtin:echo` lead to `self.upstream`."""
         upstreams = tuple(
-            dataclasses.replace(each, endpoints=(Endpoint(*self.upstream.address),)) if each.echo else each
-            for each in rules.upstreams
+            dataclasses.replace(upstream, endpoints=(Endpoint(*self.upstream.address),)) if upstream.echo else upstream
+            for upstream in rules.upstreams
         )
         listeners = listeners or (Listener(*self.address),)
         settings = Settings(

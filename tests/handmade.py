@@ -52,12 +52,12 @@ RAW, HTML, JSON, URL, HEADER = range(5)
 def template(*pieces: str | bytes | tuple[int, int, str]) -> bytes:
     """Texts, the ids of texts that are bodies, and variables: name, escape and argument."""
     return listed(
-        b"\0" + text(each)
-        if isinstance(each, str)
-        else b"\xff" + each
-        if isinstance(each, bytes)
-        else bytes(each[:2]) + text(each[2])
-        for each in pieces
+        b"\0" + text(piece)
+        if isinstance(piece, str)
+        else b"\xff" + piece
+        if isinstance(piece, bytes)
+        else bytes(piece[:2]) + text(piece[2])
+        for piece in pieces
     )
 
 

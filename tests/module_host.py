@@ -21,12 +21,12 @@ def request(authority: str = "x.test", path: str = "/", method: str = "GET", hea
         f"q :method {method}",
         f"q :authority {authority}",
         f"q :path {path}",
-        *(f"q {each}" for each in headers),
+        *(f"q {header}" for header in headers),
     ]
 
 
 def response(status: int, *headers: str) -> list[str]:
-    return [f"u :status {status}", *(f"u {each}" for each in headers)]
+    return [f"u :status {status}", *(f"u {header}" for header in headers)]
 
 
 def told(data: bytes, name: str = "rejoinder", letter: str = "c") -> str:

@@ -77,12 +77,15 @@ def named(kind: ResourceType, parents: Iterable[Resource]) -> set[str]:
 
 
 def hosts_of(name: str, hosts: Iterable[Resource]) -> dict[str, Resource]:
-    return {each.name: each for each in hosts if routes_of(each.name) == name}
+    return {host.name: host for host in hosts if routes_of(host.name) == name}
 
 
 def describe(response: Response) -> str:
     """`clusters: a b -c`: a and b are sent, c is removed."""
-    said = [*sorted(each.name for each in response.resources), *(f"-{name}" for name in sorted(response.removed))]
+    said = [
+        *sorted(resource.name for resource in response.resources),
+        *(f"-{name}" for name in sorted(response.removed)),
+    ]
     return f"{response.type.name}: {' '.join(said)}"
 
 
@@ -162,8 +165,8 @@ class Client(abc.ABC):
             assert kind not in self.unanswered, "there is one under way already"
             assert int(output.nonce) > self._last_nonce
             assert output.version
-            assert all(each.type is kind for each in output.resources)
-            said = [*(each.name for each in output.resources), *output.removed]
+            assert all(resource.type is kind for resource in output.resources)
+            said = [*(resource.name for resource in output.resources), *output.removed]
             assert len(set(said)) == len(said), "one name twice"
             self._last_nonce = int(output.nonce)
             self.unanswered[kind] = output
@@ -211,7 +214,7 @@ class StateOfTheWorldClient(Client):
         return self._send(kind, self._versions.get(kind, ""), error)
 
     def after(self, response: Response) -> dict[str, Resource]:
-        received = {each.name: each for each in response.resources}
+        received = {resource.name: resource for resource in response.resources}
         return received if response.type.whole else {**self.has[response.type], **received}
 
     def receive(self, outputs: Iterable[Output]) -> list[Response]:
@@ -256,7 +259,7 @@ class IncrementalClient(Client):
     def ack(self, kind: ResourceType) -> list[Response]:
         response = self.unanswered.pop(kind)
         # What was given up meanwhile is ignored.
-        wanted = [each for each in response.resources if not self.names[kind].isdisjoint({"*", each.name})]
+        wanted = [resource for resource in response.resources if not self.names[kind].isdisjoint({"*", resource.name})]
         taken = replace(response, resources=tuple(wanted))
         self.take(taken)
         self.recorded[kind] = _after(self.recorded[kind], taken)
@@ -270,8 +273,10 @@ class IncrementalClient(Client):
 
     def receive(self, outputs: Iterable[Output]) -> list[Response]:
         responses = super().receive(outputs)
-        for each in responses:
-            assert "*" in self.names[each.type] or self.names[each.type].issuperset(each.names), "not asked for"
+        for response in responses:
+            assert "*" in self.names[response.type] or self.names[response.type].issuperset(response.names), (
+                "not asked for"
+            )
         return responses
 
     def _send(self, request: DeltaRequest) -> list[Response]:

@@ -64,9 +64,12 @@ class Envoy(Client):
         if self._ask(ROUTES, self._in_use()):
             return True
         for response in sorted(self.unanswered.values(), key=lambda response: int(response.nonce)):
-            if any(each.name.endswith(SPLIT) for each in response.resources) and VIRTUAL_HOSTS not in self.names:
+            if (
+                any(resource.name.endswith(SPLIT) for resource in response.resources)
+                and VIRTUAL_HOSTS not in self.names
+            ):
                 self.subscribe(VIRTUAL_HOSTS)
-            if any(self._is_bad(each) for each in response.resources):
+            if any(self._is_bad(resource) for resource in response.resources):
                 self.nack(response.type)
             else:
                 self.ack(response.type)
@@ -106,10 +109,10 @@ class Envoy(Client):
         response = self.unanswered[kind]
         # One route configuration has nothing to do with the other.
         if kind is ROUTES:
-            good = [each for each in response.resources if not self._is_bad(each)]
+            good = [resource for resource in response.resources if not self._is_bad(resource)]
             self._take_routes([each for each in good if each.name in self.names[ROUTES]])
         elif kind is VIRTUAL_HOSTS:
-            bad = {routes_of(each.name) for each in response.resources if self._is_bad(each)}
+            bad = {routes_of(resource.name) for resource in response.resources if self._is_bad(resource)}
             for name in set(map(routes_of, response.names)) - bad:
                 self._take_hosts(name, response)
             self.waiting -= bad
@@ -125,10 +128,10 @@ class Envoy(Client):
 
     def _take_routes(self, resources: Iterable[Resource]) -> None:
         # That one is no more means nothing to Envoy, as long as there is a listener that uses it.
-        for each in resources:
-            if each.name.endswith(SPLIT) and each.name not in self.has[ROUTES]:
-                self.waiting.add(each.name)
-            self.has[ROUTES] = {**self.has[ROUTES], each.name: each}
+        for resource in resources:
+            if resource.name.endswith(SPLIT) and resource.name not in self.has[ROUTES]:
+                self.waiting.add(resource.name)
+            self.has[ROUTES] = {**self.has[ROUTES], resource.name: resource}
 
     def _take_hosts(self, name: str, response: Response) -> None:
         if name not in self.has[ROUTES]:

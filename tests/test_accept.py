@@ -30,11 +30,11 @@ def choose(request: pytest.FixtureRequest, in_core: Best) -> Best:
 
 
 def types(*content_types: str) -> list[Offer]:
-    return [Offer(each, "") for each in content_types]
+    return [Offer(content_type, "") for content_type in content_types]
 
 
 def languages(*tags: str) -> list[Offer]:
-    return [Offer("", each) for each in tags]
+    return [Offer("", tag) for tag in tags]
 
 
 JSON_HTML: Final = types("application/json", "text/html; charset=utf-8")

@@ -45,7 +45,9 @@ def test_f02_a_field_that_is_not_known_is_named(tmp_path: Path, spec: str, field
     found = loaded(tmp_path, GATEWAY + http_route(spec))
     assert any(f'unknown field "{field}"' in each for each in complaints(found))
     answers = [route.action for route in routes(found)]
-    assert [each.status_code for each in answers if isinstance(each, Answer)] == ([] if status is None else [status])
+    assert [answer.status_code for answer in answers if isinstance(answer, Answer)] == (
+        [] if status is None else [status]
+    )
     assert main(["check", str(tmp_path)]) == 1
 
 

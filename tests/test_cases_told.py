@@ -39,7 +39,7 @@ def test_f06_the_second_gateway_is_where_listen_puts_it(tmp_path: Path) -> None:
     found = loaded(tmp_path, TWO)
     assert "Programmed=False (AddressNotUsable)" in complaints(found)[0]
     assert found.ruleset is not None
-    assert [each.group for each in found.ruleset.listeners] == ["gateway/demo/external/80"]
+    assert [listener.group for listener in found.ruleset.listeners] == ["gateway/demo/external/80"]
     moved = _elsewhere(found.ruleset, [("127.0.0.1", 1), ("127.0.0.2", 1)])
     assert [(each.address, each.group) for each in moved] == [
         ("127.0.0.1", "gateway/demo/external/80"),

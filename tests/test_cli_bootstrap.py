@@ -116,7 +116,7 @@ def test_an_envoy_without_the_module_is_told_what_it_lacks_and_where_its_answers
 
     def placements() -> set[str]:
         rules = json.loads(ask(("127.0.0.1", admin), "GET", "localhost", "/api/rules").body)["items"]
-        return {each["placement"] for each in rules}
+        return {rule["placement"] for rule in rules}
 
     with Command("serve", "rules.yaml", *where, "--conditional", "module") as serve:
         serve.wait_until_said("serving: ")

@@ -56,7 +56,7 @@ class Suite:
 
     def apply(self, manifests: list[Json]) -> None:
         path = self.folder / "manifests.yaml"
-        path.write_text(yaml.safe_dump_all([self._placed(each) for each in manifests]))
+        path.write_text(yaml.safe_dump_all([self._placed(manifest) for manifest in manifests]))
         self.loaded = load([path], upstreams={name: backend.url for name, backend in self.backends.items()})
         rules = self.loaded.ruleset
         assert rules is not None, self.loaded.problems
@@ -101,9 +101,9 @@ def test_requests_are_answered_as_the_suite_expects(suite: Suite) -> None:
     for step in suite.data.get("then", []):
         gone = {(each["kind"], each["metadata"]["namespace"], each["metadata"]["name"]) for each in step["delete"]}
         manifests = [
-            each
-            for each in manifests
-            if (each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]) not in gone
+            manifest
+            for manifest in manifests
+            if (manifest["kind"], manifest["metadata"].get("namespace"), manifest["metadata"]["name"]) not in gone
         ]
         suite.apply(manifests)
         wrong += [text for case in step["cases"] for text in failures(suite, case)]
@@ -207,8 +207,8 @@ def redirect_mismatches(expected: Json, response: Response) -> Iterator[str]:
 
 def test_objects_have_the_status_that_the_suite_expects(suite: Suite) -> None:
     status = {
-        (each.object.kind, each.object.key.namespace, each.object.key.name): each.to_json("")["status"]
-        for each in suite.loaded.statuses
+        (status.object.kind, status.object.key.namespace, status.object.key.name): status.to_json("")["status"]
+        for status in suite.loaded.statuses
     }
     for expected in suite.data.get("route_status", []):
         route, parent = expected["route"], expected["gateway"]
@@ -225,4 +225,4 @@ def test_objects_have_the_status_that_the_suite_expects(suite: Suite) -> None:
         at = expected["gateway"]
         listeners = status["Gateway", at["namespace"], at["name"]]["listeners"]
         for name, count in expected.get("attachedRoutes", {}).items():
-            assert [each["attachedRoutes"] for each in listeners if each["name"] == name] == [count]
+            assert [listener["attachedRoutes"] for listener in listeners if listener["name"] == name] == [count]

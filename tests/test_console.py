@@ -257,7 +257,7 @@ def test_a_broken_edit_is_shown_at_its_rule_and_hidden_rules_stay_hidden(file: P
         file.write_text(RULES.replace("body: sorry", "status_code: 9"))
         wait_for(lambda: len(it.control.history.edits) == 2)
         rules = it.rules()
-        assert [each["severity"] for each in rules["errors"]["problems"]] == ["error"]
+        assert [rule["severity"] for rule in rules["errors"]["problems"]] == ["error"]
         assert rules["hidden"]["hidden"]
         (last, _) = it.json("/api/history")
         assert (last["version"], last["errors"]) == ("", 1)

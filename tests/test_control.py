@@ -42,8 +42,8 @@ class Choosy(Workers):
 
 
 def choosy(ruleset: Ruleset) -> Ruleset:
-    for each in ruleset.rules:
-        match each.name:
+    for rule in ruleset.rules:
+        match rule.name:
             case "odd":
                 raise RuntimeError("a mistake of ours")
             case "large":
@@ -254,4 +254,4 @@ def test_after_any_edits_it_is_alive_and_follows(tmp_path: Path) -> None:
 
 def _has(followed: Control, body: str) -> bool:
     current = followed.current
-    return current is not None and [each.answers[0].body for each in current.ruleset.rules] == [body.encode()]
+    return current is not None and [rule.answers[0].body for rule in current.ruleset.rules] == [body.encode()]

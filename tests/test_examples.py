@@ -194,13 +194,13 @@ def test_a_default_backend_makes_pages(gateway: Gateway, echo: EchoServer) -> No
     with subprocess.Popen([sys.executable, folder / "backend.py", str(port)], stderr=subprocess.DEVNULL) as backend:
         try:
             wait_for(lambda: bool(ask(("127.0.0.1", port), "GET", "a", "/").status), backend)
-            service = next(each for each in found.upstreams if each.name == "errors")
+            service = next(upstream for upstream in found.upstreams if upstream.name == "errors")
             there = {service.name: dataclasses.replace(service, endpoints=(Endpoint("127.0.0.1", port),))}
             gateway.apply(
                 dataclasses.replace(
                     found,
                     rules=tuple(rule_with_services(rule, there) for rule in found.rules),
-                    upstreams=tuple(there.get(each.name, each) for each in found.upstreams),
+                    upstreams=tuple(there.get(upstream.name, upstream) for upstream in found.upstreams),
                 )
             )
             page = gateway.ask("GET", "a.test", "/status/503", [("accept", "text/html")])

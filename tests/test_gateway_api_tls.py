@@ -99,7 +99,7 @@ def test_f14_a_certificate_may_stand_in_stringdata(tmp_path: Path) -> None:
     only_a = yaml.safe_dump_all([plain, *yaml.safe_load_all(GATEWAY)])
     (tmp_path / "manifests.yaml").write_text(only_a)
     loaded = load([tmp_path / "manifests.yaml"])
-    assert not any("listener a:" in str(each) for each in loaded.complaints)
+    assert not any("listener a:" in str(complaint) for complaint in loaded.complaints)
 
 
 AUTHORITIES = "caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]"
@@ -169,9 +169,11 @@ def test_f03_without_authorities_nobody_gets_in(
         text = f"---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: ca, namespace: shop}}\n{config_map}\n"
         path.write_text(path.read_text() + "\n" + text)
     loaded = load([path])
-    assert any("listener a: ResolvedRefs=False (InvalidCACertificateRef)" in str(each) for each in loaded.complaints)
+    assert any(
+        "listener a: ResolvedRefs=False (InvalidCACertificateRef)" in str(complaint) for complaint in loaded.complaints
+    )
     assert loaded.ruleset is not None
-    assert not any(each.group.startswith("gateway/") for each in loaded.ruleset.listeners)
+    assert not any(listener.group.startswith("gateway/") for listener in loaded.ruleset.listeners)
 
 
 MISTAKES = [
@@ -190,7 +192,7 @@ def test_f03_a_mistake_lets_nobody_in(tmp_path: Path, of_gateway: str, of_listen
     loaded = load([demanding(tmp_path, of_gateway, of_listener)])
     assert loaded.complaints
     assert loaded.ruleset is not None
-    assert not any(each.group.startswith("gateway/") for each in loaded.ruleset.listeners)
+    assert not any(listener.group.startswith("gateway/") for listener in loaded.ruleset.listeners)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,9 @@ def test_connection_begins_with_preface_and_settings(sent: bytes) -> None:
     for pieces in ([sent], slices(sent, 1)):
         events, replies = talk(pieces)
         assert events == []
-        assert [(each.kind, each.payload[4:]) for each in replies] == [(Frame.GOAWAY, long(ErrorCode.PROTOCOL_ERROR))]
+        assert [(reply.kind, reply.payload[4:]) for reply in replies] == [
+            (Frame.GOAWAY, long(ErrorCode.PROTOCOL_ERROR))
+        ]
 
 
 def test_nothing_is_heard_or_said_when_it_is_closed() -> None:

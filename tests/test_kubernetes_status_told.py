@@ -85,7 +85,7 @@ def test_check_gives_kubernetes_status_objects(tmp_path: Path, capsys: pytest.Ca
 
 
 def shown(conditions: list[dict[str, Any]]) -> dict[str, str]:
-    return {each["type"]: each["status"] for each in conditions}
+    return {condition["type"]: condition["status"] for condition in conditions}
 
 
 def test_explain_names_the_object_rule_and_match(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ spec:
 
 def bodies(loaded: Loaded) -> dict[str, str]:
     """What is said, by domain."""
-    assert loaded.ruleset is not None, [str(each) for each in loaded.problems]
+    assert loaded.ruleset is not None, [str(problem) for problem in loaded.problems]
     routes = {route.domains[0]: route.action for route in loaded.ruleset.routes}
     answers = {domain: action.body for domain, action in routes.items() if isinstance(action, Answer)}
     answers |= {rule.scope.domains[0]: rule.answers[0].body for rule in loaded.ruleset.rules if rule.scope.domains}
@@ -65,7 +65,7 @@ def test_of_a_manifest_that_cannot_be_used_the_last_good_content_stays(folder: F
     folder.says(one=tenant("one"), two=tenant("two"))
     assert folder.says(one=content, two=tenant("two", "second")) == {"one.test": "first", "two.test": "second"}
     found = folder.loaded()
-    assert any("one.yaml" in str(each) for each in found.complaints)
+    assert any("one.yaml" in str(complaint) for complaint in found.complaints)
     assert "this file goes on as it was" in str(found.problems)
     assert folder.says(one=tenant("one", "mended")) == {"one.test": "mended", "two.test": "second"}
     assert folder.loaded().problems == ()
@@ -126,7 +126,7 @@ def test_of_an_object_that_cannot_be_read_what_it_said_before_stays(folder: Fold
     assert wrong != tenant("one")
     for text in ("second", "third"):
         assert folder.says(one=wrong, two=tenant("two", text)) == {"one.test": "first", "two.test": text}
-        assert any("one.yaml" in str(each) for each in folder.loaded().complaints)
+        assert any("one.yaml" in str(complaint) for complaint in folder.loaded().complaints)
     assert folder.says(one=tenant("one", "mended")) == {"one.test": "mended", "two.test": "third"}
     assert folder.loaded().complaints == ()
     assert folder.says(one="\n".join(["apiVersion: v1", "kind: Namespace", "metadata: {name: x}"])) == {
@@ -143,7 +143,7 @@ def test_the_other_objects_of_its_file_are_followed(folder: Folder) -> None:
     folder.says(one=tenant("one"))
     both = tenant("one", "second").replace("extensionRef:", "extensionReff:")
     assert folder.says(one=both) == {"one.test": "second"}, "the HTTPRoute of before, the DirectResponse of now"
-    said = [str(each) for each in folder.loaded().complaints]
+    said = [str(complaint) for complaint in folder.loaded().complaints]
     assert said
     assert all(each.endswith("; what it said before stays") for each in said)
 
@@ -185,8 +185,8 @@ def test_a_secret_that_holds_no_certificate_takes_no_listener_off_the_air(folder
     assert folder.says(secret=secret.replace("BEGIN", "BEGUN"), one=tenant("one", "second")) == {"one.test": "second"}
     found = folder.loaded()
     assert found.ruleset is not None
-    assert [each.port for each in found.ruleset.listeners] == [8443]
-    assert any("Secret infra/tls: Accepted=False (Invalid)" in str(each) for each in found.complaints)
+    assert [listener.port for listener in found.ruleset.listeners] == [8443]
+    assert any("Secret infra/tls: Accepted=False (Invalid)" in str(complaint) for complaint in found.complaints)
 
 
 def test_a_second_object_of_the_same_name_takes_nothing_from_the_first(folder: Folder) -> None:
@@ -204,7 +204,7 @@ def test_a_gateway_on_the_port_of_rule_files_holds_nobody_up(folder: Folder) -> 
     found = folder.loaded(gateway=gateway)
     assert bodies(found)["mock.test"] == "hi"
     assert found.ruleset is not None
-    assert [each.port for each in found.ruleset.listeners] == [8080]
+    assert [listener.port for listener in found.ruleset.listeners] == [8080]
     assert "port 8080: rule files listen at 0.0.0.0:8080, too" in str(found.problems)
 
 

@@ -134,7 +134,7 @@ def test_rules_are_counted_over_all_files(tmp_path: Path, monkeypatch: pytest.Mo
     assert load([tmp_path / "0.yaml", tmp_path / "1.yaml"]).ruleset
     loaded = load([tmp_path])
     assert loaded.ruleset is None
-    assert [each.position.file for each in loaded.problems] == [str(tmp_path / "2.yaml")]
+    assert [problem.position.file for problem in loaded.problems] == [str(tmp_path / "2.yaml")]
     assert "rules, routes and objects in all files together" in loaded.problems[0].message
 
 
@@ -172,6 +172,6 @@ def test_an_httproute_that_would_be_very_many_routes_costs_itself(tmp_path: Path
     loaded = load([tmp_path], memory=Memory())
     assert loaded.ruleset
     assert {route.domains for route in loaded.ruleset.routes} == {("small.test",)}
-    said = [str(each) for each in loaded.complaints]
+    said = [str(complaint) for complaint in loaded.complaints]
     assert len(said) == 1
     assert f"it is 10,100 routes: expected at most {MAX_ROUTES:,}, and {MAX_ITEMS:,} of all HTTPRoutes" in said[0]

@@ -39,7 +39,7 @@ from rejoinder.rules.problem import Severity
 
 
 def on(*digits: str) -> tuple[StatusPattern, ...]:
-    return tuple(StatusPattern(each) for each in digits)
+    return tuple(StatusPattern(digit) for digit in digits)
 
 
 # --- what a file becomes ---
@@ -325,7 +325,7 @@ NO_ROUTES: Final = "there are no routes here"
 def test_an_unknown_route_is_another_envoys_unless_it_is_a_slip(
     rules: str, place: str, routes: list[str], name: str, closest: str | None, severity: Severity | None
 ) -> None:
-    defined = ", ".join(f"{{name: {each}, path: /{each}, respond: {{body: x}}}}" for each in routes)
+    defined = ", ".join(f"{{name: {route}, path: /{route}, respond: {{body: x}}}}" for route in routes)
     loaded = load_text(f"routes: [{defined}]\n{rules % name}\n")
     assert (loaded.ruleset is None) is (severity is Severity.ERROR)
     told = {

@@ -147,7 +147,7 @@ def test_upstreams_can_be_given_from_outside(name: str, url: str, expected: Upst
     Path("rules.yaml").write_text("upstreams: {u: http://u}\nroutes: [{name: a, upstream: u}]\n")
     ruleset = load([Path("rules.yaml")], upstreams={name: url}).ruleset
     assert ruleset is not None
-    assert {each.name: each for each in ruleset.upstreams}[name] == expected
+    assert {upstream.name: upstream for upstream in ruleset.upstreams}[name] == expected
 
 
 def test_a_wrong_url_from_outside_is_one_line() -> None:

@@ -41,7 +41,7 @@ def answers(gateway: Gateway, number: int, text: str) -> bool:
 
 
 def resources(gateway: Gateway, ruleset: Ruleset) -> dict[tuple[str, str], Resource]:
-    return {(each.type.name, each.name): each for each in gateway.build(ruleset).snapshot.resources}
+    return {(resource.type.name, resource.name): resource for resource in gateway.build(ruleset).snapshot.resources}
 
 
 def with_rule(number: int, changed: Rule) -> Ruleset:

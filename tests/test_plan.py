@@ -190,7 +190,7 @@ def test_what_a_rule_passes_is_told_where_it_keeps_another_from_answering() -> N
 
     def passed(*rules: Rule) -> list[str]:
         planned = plan(Ruleset(routes=(forward("all", "/"),), rules=rules))
-        passing = [each for each in planned[RULE_FILES].domains[0].routes if each.passed == "office"]
+        passing = [route for route in planned[RULE_FILES].domains[0].routes if route.passed == "office"]
         return [path.value for each in passing for path in each.match.paths or (EVERY_PATH,)]
 
     assert passed(office, *closed[:2]) == ["/0", "/1"]

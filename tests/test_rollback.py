@@ -107,7 +107,9 @@ def test_of_several_routes_that_a_newcomer_rejects_at_once_the_good_ones_stay(co
     client.subscribe(ROUTES, "r", "s")
     client.nack(ROUTES)
     while client.unanswered:
-        if ROUTES in client.unanswered and any(b"bad" in each.body for each in client.unanswered[ROUTES].resources):
+        if ROUTES in client.unanswered and any(
+            b"bad" in resource.body for resource in client.unanswered[ROUTES].resources
+        ):
             client.nack(ROUTES)
         else:
             client.ack(min(client.unanswered, key=lambda kind: kind is not ROUTES))

@@ -108,7 +108,7 @@ def test_a_rule_file_at_random_is_valid(rules: dict[str, Any]) -> None:
 
 def errors(text: str, folder: Path) -> list[str]:
     (folder / "rules.yaml").write_text(text, encoding="utf-8")
-    return [str(each) for each in load([folder / "rules.yaml"]).problems if each.severity is Severity.ERROR]
+    return [str(problem) for problem in load([folder / "rules.yaml"]).problems if problem.severity is Severity.ERROR]
 
 
 @settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -42,7 +42,7 @@ def splits(draw: st.DrawFn) -> Snapshot:
         hosts = draw(st.dictionaries(st.sampled_from("xyz"), st.tuples(bodies, some_clusters), min_size=1))
         apart = [host(f"{head.name}/{key}", *sorted(of), body=body) for key, (body, of) in hosts.items()]
         resources += draw(st.sampled_from(([inline], [head, *apart], [inline, head, *apart])))
-    names = st.sampled_from([each.name for each in resources if each.type is ROUTES])
+    names = st.sampled_from([resource.name for resource in resources if resource.type is ROUTES])
     of_listeners = draw(st.dictionaries(st.sampled_from("lm"), st.tuples(names, bodies), min_size=1))
     resources += [listener(name, of, body=body) for name, (of, body) in of_listeners.items()]
     resources += [cluster(name, draw(bodies)) for name in sorted(named(CLUSTERS, resources))]
@@ -106,7 +106,9 @@ def test_an_envoy_that_rejects_ends_with_the_newest_or_the_last_that_it_had(
 ) -> None:
     envoy = start(bad="3")
     newest = drive(envoy, data.draw(changes))
-    if not any(each.body.startswith(b"3") for resources in ours(newest).values() for each in resources.values()):
+    if not any(
+        resource.body.startswith(b"3") for resources in ours(newest).values() for resource in resources.values()
+    ):
         assert has_all_of(envoy, newest)
         assert envoy.session.accepted == newest
     elif envoy.session.accepted:

@@ -242,8 +242,8 @@ def test_what_is_damaged_is_never_served_and_that_is_said(
     file.write_text(BROKEN)
     again = Kept(file.parent)
     assert again.version == ""
-    problems = [str(each) for each in again.control.problems]
-    assert any(f"{first.state}/{PUBLISHED}:" in each and said in each for each in problems), problems
+    problems = [str(problem) for problem in again.control.problems]
+    assert any(f"{first.state}/{PUBLISHED}:" in problem and said in problem for problem in problems), problems
     file.write_text(rule("mended"))
     again.keep(lambda: bool(again.version))
     assert Kept(file.parent).control.problems == ()

@@ -123,7 +123,7 @@ def test_a_systemd_that_does_not_listen_holds_up_nothing() -> None:
 
 def _activated(*addresses: Address) -> list[str]:
     """The command that listens there, and starts another one when somebody connects."""
-    return ["systemd-socket-activate", *(f"--listen={show(each).removeprefix('unix:')}" for each in addresses)]
+    return ["systemd-socket-activate", *(f"--listen={show(address).removeprefix('unix:')}" for address in addresses)]
 
 
 def _workers(process: subprocess.Popen[str]) -> list[int]:

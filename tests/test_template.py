@@ -218,8 +218,8 @@ TEMPLATES: Final = st.lists(st.binary(min_size=1, max_size=9) | VARIABLES, max_s
 @settings(max_examples=400, deadline=None)
 @given(template=TEMPLATES, data=st.data())
 def test_the_core_fills_in_as_python_does(loaded: ctypes.CDLL, template: Template, data: st.DataObject) -> None:
-    variables = [each for each in template.pieces if isinstance(each, Variable)]
-    values: Values = {(each.name, each.argument): data.draw(HOSTILE) for each in variables}
+    variables = [piece for piece in template.pieces if isinstance(piece, Variable)]
+    values: Values = {(variable.name, variable.argument): data.draw(HOSTILE) for variable in variables}
     assert CoreTemplate(loaded, encode(template)).fill(values) == in_python(template, values)
 
 

@@ -158,12 +158,18 @@ def test_an_incremental_client_is_sent_what_has_changed_and_what_is_no_more() ->
             stream = call()
             await stream.write(DeltaDiscoveryRequest(type_url=CLUSTERS.url, node={"id": "n"}))
             first = await stream.read()
-            assert {each.name: each.resource.value for each in first.resources} == {"c0": b"1", "c1": b"2", "c2": b"3"}
+            assert {resource.name: resource.resource.value for resource in first.resources} == {
+                "c0": b"1",
+                "c1": b"2",
+                "c2": b"3",
+            }
             await stream.write(DeltaDiscoveryRequest(type_url=CLUSTERS.url, response_nonce=first.nonce))
             it.server.publish(now := clusters("1", "other"))
             second = await stream.read()
-            assert {each.name: each.resource.value for each in second.resources} == {"c1": b"other"}
-            assert {each.name: each.version for each in second.resources} == {"c1": now.by_type[CLUSTERS]["c1"].version}
+            assert {resource.name: resource.resource.value for resource in second.resources} == {"c1": b"other"}
+            assert {resource.name: resource.version for resource in second.resources} == {
+                "c1": now.by_type[CLUSTERS]["c1"].version
+            }
             assert list(second.removed_resources) == ["c2"]
             assert second.system_version_info == now.versions[CLUSTERS]
             stream.cancel()

@@ -40,7 +40,7 @@ def _named(message: str, rejected: Build) -> Iterator[Named]:
     ruleset = rejected.ruleset
     yield from (listener for listener in ruleset.listeners if listener_name(listener) in message)
     yield from (upstream for upstream in ruleset.upstreams if _quotes(message, upstream.name))
-    for planned in (each for group in rejected.plan.values() for domain in group.domains for each in domain.routes):
+    for planned in (route for group in rejected.plan.values() for domain in group.domains for route in domain.routes):
         if _quotes(message, planned.name):
             yield from _origins(planned, ruleset)
 

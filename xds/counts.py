@@ -91,7 +91,7 @@ def _points(request: Any) -> Iterator[tuple[str, dict[str, str], int]]:
     for metric in metrics:
         for point in metric.sum.data_points:
             if point.as_int > 0:
-                tags = {_text(each.key): _text(each.value.string_value) for each in point.attributes}
+                tags = {_text(attribute.key): _text(attribute.value.string_value) for attribute in point.attributes}
                 yield _text(metric.name), tags, point.as_int
 
 

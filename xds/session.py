@@ -322,7 +322,7 @@ class Session(abc.ABC):
         kind, ours = stream.type, self.ours
         assert self.target is not None
         if kind is ROUTES:
-            self._hosts.renew(frozenset(each.name for each in resources if each.name not in stream.sent))
+            self._hosts.renew(frozenset(resource.name for resource in resources if resource.name not in stream.sent))
         self._nonces += 1
         version = ours.versions[kind] if wanted is ours.by_type[kind] else content_version(wanted)
         response = Response(kind, version, str(self._nonces), resources, removed)

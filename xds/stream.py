@@ -178,5 +178,5 @@ def gone(before: Resources, after: Resources) -> tuple[str, ...]:
 @functools.lru_cache(SHARED)
 def _after(before: Resources, wanted: Resources, news: tuple[Resource, ...], removed: tuple[str, ...]) -> Resources:
     """What a client has after a response; the object `wanted` itself if that is equal."""
-    sent = Frozen({**without(before, frozenset(removed)), **{each.name: each for each in news}})
+    sent = Frozen({**without(before, frozenset(removed)), **{new.name: new for new in news}})
     return wanted if sent == wanted else sent

@@ -94,7 +94,7 @@ def encode_delta_response(response: Response) -> bytes:
 
 @functools.lru_cache(_SHARED)
 def _delta_body(resources: tuple[Resource, ...]) -> bytes:
-    return b"".join(part for each in resources for part in (each.delta_head, each.encoded))
+    return b"".join(part for resource in resources for part in (resource.delta_head, resource.encoded))
 
 
 def _node(node: Any) -> Node:

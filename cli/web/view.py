@@ -73,7 +73,7 @@ class View:
             "envoys": len(clients),
             "rejecting": sum(_state(client, version) == "rejects" for client in clients),
             "problems": {
-                severity: sum(each.severity.value == severity for each in problems)
+                severity: sum(problem.severity.value == severity for problem in problems)
                 for severity in ("error", "warning", "note")
             },
         }
@@ -92,7 +92,7 @@ class View:
             | _counted(counts.get(row["name"], _NOTHING))
             | {
                 "problems": (problems := about.get(row["name"], [])),
-                "hidden": any(f'rule "{row["name"]}": {NEVER}' in each["message"] for each in problems),
+                "hidden": any(f'rule "{row["name"]}": {NEVER}' in problem["message"] for problem in problems),
             }
             for row in part["items"]
         ]
@@ -154,7 +154,7 @@ class View:
         conditional = self._conditional()
         if ruleset is not self._ruleset or conditional is not self._placement:
             native = set(native_rules(ruleset.rules))
-            places = ("native" if each in native else conditional.value for each in ruleset.rules)
+            places = ("native" if rule in native else conditional.value for rule in ruleset.rules)
             rules = map(_rule, itertools.count(1), ruleset.rules, places)
             self._rules = [(row, _searched(row)) for row in rules]
             self._routes = [(row, _searched(row)) for row in map(_route, ruleset.routes)]
@@ -164,7 +164,7 @@ class View:
     def _conditional(self) -> Placement:
         """Where answers to statuses are given: by the module, unless no Envoy that is here can use it."""
         clients = self._control.server.status().clients
-        without = (each.unable or (each.envoy and each.envoy < MODULE_SINCE) for each in clients)
+        without = (client.unable or (client.envoy and client.envoy < MODULE_SINCE) for client in clients)
         return Placement.EXT_PROC if clients and all(without) else self._control.settings.conditional
 
     def _version(self) -> str:
@@ -310,7 +310,7 @@ def _upstream(upstream: Upstream) -> Json:
     return {
         "name": upstream.name,
         "at": _at(upstream.position),
-        "addresses": [f"{each.host}:{each.port}" for each in upstream.endpoints],
+        "addresses": [f"{endpoint.host}:{endpoint.port}" for endpoint in upstream.endpoints],
         "protocol": ("HTTP/2" if upstream.http2 else "HTTP/1.1") + (" over TLS" if upstream.tls else ""),
         "host": upstream.host,
         "health_check": upstream.health_check and upstream.health_check.path,

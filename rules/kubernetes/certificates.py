@@ -119,7 +119,7 @@ def _authority_refs(place: Place, gateway: Object) -> tuple[_Reference, ...]:
     references = fields.require("caCertificateRefs", Place.items, [])
     if not references and "caCertificateRefs" in fields:
         raise fields["caCertificateRefs"].expected("at least one entry")
-    return tuple(_reference(each, gateway) for each in references)
+    return tuple(_reference(reference, gateway) for reference in references)
 
 
 def _reference(place: Place, gateway: Object) -> _Reference:

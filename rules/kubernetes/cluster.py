@@ -196,7 +196,7 @@ def make_cluster(objects: Iterable[Object], addresses: Mapping[str, Upstream]) -
 
 def invalid(problems: Iterable[Problem]) -> tuple[Fault, ...]:
     """The faults of an object that cannot be read as what it should be."""
-    return tuple(Fault(ACCEPTED, INVALID, each.message, each.position) for each in problems)
+    return tuple(Fault(ACCEPTED, INVALID, problem.message, problem.position) for problem in problems)
 
 
 def _service(spec: Place) -> Service:

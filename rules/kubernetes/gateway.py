@@ -139,7 +139,7 @@ class Gateway:
         """What Envoy is to listen on."""
         if self.object is None or not self.usable:
             return
-        usable = [each for each in self.listeners if each.usable]
+        usable = [listener for listener in self.listeners if listener.usable]
         for number in dict.fromkeys(each.port for each in usable):
             here = [each for each in usable if each.port == number]
             pairs = tuple(dict.fromkeys(pair for each in here for pair in each.certificates))
@@ -158,7 +158,7 @@ class Gateway:
             attached: how many routes each listener has, by name.
         """
         assert self.object is not None, "only objects have a status"
-        broken = [each for each in self.listeners if not each.usable]
+        broken = [listener for listener in self.listeners if not listener.usable]
         own = condition(ACCEPTED, self.faults)
         if broken and own.good:
             names = ", ".join(each.name for each in broken)
@@ -166,7 +166,7 @@ class Gateway:
         return Status(
             self.object,
             conditions=(own, condition(PROGRAMMED, _programmed(self.faults))),
-            listeners=tuple(_listener_status(each, attached.get(each.name, 0)) for each in self.listeners),
+            listeners=tuple(_listener_status(listener, attached.get(listener.name, 0)) for listener in self.listeners),
             addresses=self.addresses,
         )
 
@@ -304,12 +304,14 @@ def _expression(place: Place) -> tuple[str, str, tuple[str, ...]]:
 
 def _told_apart(listeners: list[GatewayListener]) -> tuple[GatewayListener, ...]:
     """Listeners with their conflicts: those of one port must have different hosts and the same protocol."""
-    ports = {each.port for each in listeners}
-    protocols = {number: {each.protocol for each in listeners if each.port == number} for number in ports}
-    hosts = Counter((each.port, each.hostname) for each in listeners)
-    names = Counter(each.name for each in listeners)
+    ports = {listener.port for listener in listeners}
+    protocols = {number: {listener.protocol for listener in listeners if listener.port == number} for number in ports}
+    hosts = Counter((listener.port, listener.hostname) for listener in listeners)
+    names = Counter(listener.name for listener in listeners)
 
-    authorities = {number: {each.client_ca for each in listeners if each.port == number} for number in protocols}
+    authorities = {
+        number: {listener.client_ca for listener in listeners if listener.port == number} for number in protocols
+    }
 
     def conflict(each: GatewayListener) -> tuple[str, str] | None:
         if names[each.name] > 1:
@@ -325,9 +327,11 @@ def _told_apart(listeners: list[GatewayListener]) -> tuple[GatewayListener, ...]
         return None
 
     return tuple(
-        replace(each, faults=(*each.faults, Fault(CONFLICTED, *found, each.position))) if found else each
-        for each in listeners
-        for found in [conflict(each)]
+        replace(listener, faults=(*listener.faults, Fault(CONFLICTED, *found, listener.position)))
+        if found
+        else listener
+        for listener in listeners
+        for found in [conflict(listener)]
     )
 
 

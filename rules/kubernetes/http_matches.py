@@ -35,7 +35,7 @@ def read_matches(place: Place) -> tuple[Match, ...]:
 def _match(place: Place) -> Match:
     request, problems = alone(place, _request, EVERY_REQUEST)
     place.source.problems += problems
-    return Match(request, whole=all(each.severity is not Severity.ERROR for each in problems))
+    return Match(request, whole=all(problem.severity is not Severity.ERROR for problem in problems))
 
 
 def _request(place: Place) -> RequestMatch:

@@ -211,7 +211,7 @@ def _read_rule(
 
 def _told(route: Object, problems: Iterable[Problem]) -> tuple[list[Fault], list[Problem]]:
     errors, notes = told_apart(route, problems)
-    return [fault(replace(each, message=_RULE.sub("", each.message)), UNSUPPORTED_VALUE) for each in errors], notes
+    return [fault(replace(error, message=_RULE.sub("", error.message)), UNSUPPORTED_VALUE) for error in errors], notes
 
 
 def _error(text: str) -> Answer:
@@ -244,7 +244,7 @@ def _known_fields(rule: Place) -> Fields:
 def _check(place: Place, parts: _Parts) -> None:
     """Note what cannot be together."""
     filters = parts.filters
-    by_prefix = all(each.request.path.kind is PathKind.PREFIX for each in parts.matches)
+    by_prefix = all(match.request.path.kind is PathKind.PREFIX for match in parts.matches)
     if not by_prefix and any(each and each.prefix is not None for each in (filters.redirect, filters.rewrite)):
         refuse(place, UNSUPPORTED_VALUE, "ReplacePrefixMatch needs matches of type PathPrefix")
     if len(filters.responses) > 1:
@@ -278,7 +278,7 @@ def _action(parts: _Parts, title: str) -> Answer | Redirect | Forward:
         return _with_headers(filters.responses[0], filters.response_headers)
     if filters.redirect:
         return filters.redirect
-    usable = [each.upstream for each in backends if each.weight and each.upstream is not None]
+    usable = [backend.upstream for backend in backends if backend.weight and backend.upstream is not None]
     if not usable:
         return _error(f"{title}: {'all its backendRefs have weight 0' if backends else _NO_BACKENDS}")
     rewrite = filters.rewrite or Rewrite()

@@ -53,16 +53,16 @@ def read_ingresses(cluster: Cluster) -> Manifests:
     statuses: list[Status] = []
     notes: list[Problem] = []
     entries: list[tuple[Any, Route]] = []
-    for each in cluster.of_kind("Ingress"):
-        if canary := _says_true(each, "canary"):
-            text = f"{each.title} is left out: {canary} is not supported, all requests go where the others send them"
-            notes.append(Problem(annotations_of(each)[canary].position, text, Severity.WARNING))
+    for ingress in cluster.of_kind("Ingress"):
+        if canary := _says_true(ingress, "canary"):
+            text = f"{ingress.title} is left out: {canary} is not supported, all requests go where the others send them"
+            notes.append(Problem(annotations_of(ingress)[canary].position, text, Severity.WARNING))
             continue
-        reader = _Reader(each, cluster)
+        reader = _Reader(ingress, cluster)
         entries += reader.entries()
         faults = tuple(reader.faults)
-        statuses.append(Status(each, (condition(ACCEPTED, faults), condition(RESOLVED_REFS, faults))))
-        notes += (*reader.notes, *_without_effect(each))
+        statuses.append(Status(ingress, (condition(ACCEPTED, faults), condition(RESOLVED_REFS, faults))))
+        notes += (*reader.notes, *_without_effect(ingress))
     routes = tuple(route for _, route in sorted(entries, key=lambda entry: entry[0]))
     return Manifests(routes=routes, statuses=tuple(statuses), notes=tuple(notes))
 
@@ -173,9 +173,9 @@ class _Reader:
                 self._fault(place, RESOLVED_REFS, "BackendNotFound", f"there is no {line['service']}: {where}")
                 return None
             backends.append(Backend(name, int(line["share"] or 100)))
-        if not any(each.weight for each in backends):
+        if not any(backend.weight for backend in backends):
             raise place.expected("a service that gets requests")
-        only = [each.upstream for each in backends if each.weight]
+        only = [backend.upstream for backend in backends if backend.weight]
         return Forward(only[0] or "") if len(only) == 1 else Forward("", tuple(backends))
 
     def _there(self, upstream: str) -> bool:

@@ -217,12 +217,12 @@ class Status:
             status["addresses"] = [{"type": "IPAddress", "value": address} for address in self.addresses]
             status["listeners"] = [
                 {
-                    "name": each.name,
-                    "supportedKinds": [{"group": "gateway.networking.k8s.io", "kind": kind} for kind in each.kinds],
-                    "attachedRoutes": each.attached_routes,
-                    "conditions": conditions(each.conditions),
+                    "name": listener.name,
+                    "supportedKinds": [{"group": "gateway.networking.k8s.io", "kind": kind} for kind in listener.kinds],
+                    "attachedRoutes": listener.attached_routes,
+                    "conditions": conditions(listener.conditions),
                 }
-                for each in self.listeners
+                for listener in self.listeners
             ]
         return {
             "apiVersion": self.object.api_version,

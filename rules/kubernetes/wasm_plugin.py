@@ -50,24 +50,24 @@ def read_wasm_plugins(cluster: Cluster, routes: Sequence[Route]) -> Manifests:
     statuses: list[Status] = []
     notes: list[Problem] = []
     found: list[tuple[tuple[int, Key], tuple[Rule, ...]]] = []
-    for each in cluster.of_kind("WasmPlugin"):
-        url, priority = _header(each.spec())
+    for plugin in cluster.of_kind("WasmPlugin"):
+        url, priority = _header(plugin.spec())
         if PLUGIN not in url:
-            text = f"{each.title} is skipped: its url does not name the {PLUGIN} plug-in"
-            notes.append(Problem(each.position, text, Severity.NOTE))
+            text = f"{plugin.title} is skipped: its url does not name the {PLUGIN} plug-in"
+            notes.append(Problem(plugin.position, text, Severity.NOTE))
             continue
-        reader = _Reader(each, routes)
-        rules, problems = alone(each.spec(), reader.read, ())
+        reader = _Reader(plugin, routes)
+        rules, problems = alone(plugin.spec(), reader.read, ())
         errors = [problem for problem in problems if problem.severity is Severity.ERROR]
         faults = (*invalid(errors), *reader.faults)
-        statuses.append(Status(each, (condition(ACCEPTED, faults), condition(RESOLVED_REFS, faults))))
+        statuses.append(Status(plugin, (condition(ACCEPTED, faults), condition(RESOLVED_REFS, faults))))
         notes += (
-            replace(problem, message=f"{each.title}: {problem.message}")
+            replace(problem, message=f"{plugin.title}: {problem.message}")
             for problem in problems
             if problem not in errors
         )
         if not errors:
-            found.append(((-priority, each.key), rules))
+            found.append(((-priority, plugin.key), rules))
     all_rules = tuple(rule for _, rules in sorted(found, key=lambda entry: entry[0]) for rule in rules)
     return Manifests(rules=all_rules, statuses=tuple(statuses), notes=tuple(notes))
 
@@ -189,7 +189,7 @@ class _Reader:
     def _called(self, short: str) -> Iterable[str]:
         """Objects of that name in any namespace, with it."""
         parts = (route.name.split("/") for route in self._routes if route.title)
-        return dict.fromkeys(f"{each[1]}/{each[2]}" for each in parts if each[2] == short)
+        return dict.fromkeys(f"{part[1]}/{part[2]}" for part in parts if part[2] == short)
 
     def _of_ingress(self, name: str) -> Iterable[str]:
         for route in self._routes:

@@ -37,6 +37,6 @@ class Ruleset:
         """What is in force at the listeners of one group: its routes, and every rule."""
         return replace(
             self,
-            listeners=tuple(each for each in self.listeners if each.group == group),
-            routes=tuple(each for each in self.routes if each.group == group),
+            listeners=tuple(listener for listener in self.listeners if listener.group == group),
+            routes=tuple(route for route in self.routes if route.group == group),
         )

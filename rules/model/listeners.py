@@ -95,9 +95,9 @@ def numbered(listeners: Iterable[Listener]) -> tuple[Listener, ...]:
     """Listeners with those told apart that have the same address."""
     count: Counter[tuple[str, int]] = Counter()
     result: list[Listener] = []
-    for each in listeners:
-        count[each.address, each.port] += 1
-        result.append(replace(each, number=count[each.address, each.port]))
+    for listener in listeners:
+        count[listener.address, listener.port] += 1
+        result.append(replace(listener, number=count[listener.address, listener.port]))
     return tuple(result)
 
 

@@ -119,7 +119,7 @@ class Forward:
     @property
     def upstreams(self) -> tuple[str, ...]:
         """The upstreams that may get the request."""
-        given = tuple(each.upstream for each in self.backends if each.upstream is not None and each.weight)
+        given = tuple(backend.upstream for backend in self.backends if backend.upstream is not None and backend.weight)
         return given if self.backends else (self.upstream,)
 
 

@@ -83,7 +83,9 @@ def sees_requests(program: Program) -> bool:
 
 
 def _filter(program: Program, mode: Json, **more: object) -> Json:
-    slowest = max((each.remote.timeout for rule in program.rules for each in rule.answers if each.remote), default=0.0)
+    slowest = max(
+        (answer.remote.timeout for rule in program.rules for answer in rule.answers if answer.remote), default=0.0
+    )
     return typed(
         "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
         grpc_service={"envoy_grpc": {"cluster_name": EXT_PROC_CLUSTER}},

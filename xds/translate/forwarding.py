@@ -59,14 +59,14 @@ def _retry_policy(retries: Retries) -> Json:
     policy: Json = {"num_retries": retries.attempts}
     if patterns:
         words.append("retriable-status-codes")
-        statuses = (status for each in patterns for status in StatusPattern(each.rstrip("x")).statuses())
+        statuses = (status for pattern in patterns for status in StatusPattern(pattern.rstrip("x")).statuses())
         policy["retriable_status_codes"] = sorted(set(statuses))
     return {**policy, "retry_on": ",".join(words)}
 
 
 def leads_nowhere(forward: Forward) -> bool:
     """Whether a share of the requests goes to NO_UPSTREAM."""
-    return any(each.upstream is None and each.weight for each in forward.backends)
+    return any(backend.upstream is None and backend.weight for backend in forward.backends)
 
 
 def _destination(forward: Forward) -> Json:
