@@ -51,7 +51,7 @@ NOT_RUN: Final = {
     "python3 -m venv .venv": "whoever runs the tests has done it",
     ".venv/bin/pip install -q .": "the same",
     ".venv/bin/pip install -q -e '.[dev]'": "the same",
-    ".venv/bin/pytest -q": "this is it",
+    ".venv/bin/pytest -q -n 2 --dist loadfile": "this is it",
     ".venv/bin/pytest -q tests/test_differential.py --differential 1000": "it takes long; CI runs a few",
 }
 EXECUTABLES: Final = (f"{Path(sys.executable).parent}", os.environ["PATH"])
