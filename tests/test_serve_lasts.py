@@ -115,11 +115,11 @@ def test_edits_of_a_large_body_take_no_more_memory_each(tmp_path: Path) -> None:
 
     with serving(tmp_path / "rules.yaml", stderr=subprocess.DEVNULL) as serve:
         taken: list[int] = []
-        for number in range(61):
+        for number in range(120):
             serve.follows(f"'{number}{'x' * 1_000_000}'")
-            if number % 20 == 0:
-                taken.append(sum(map(memory, [serve.process.pid, *children(serve.process.pid)])))
-        assert max(taken[2:]) - taken[1] < 100, taken
+            taken.append(sum(map(memory, [serve.process.pid, *children(serve.process.pid)])))
+        # It goes up and down by what is kept before it is thrown away (rules/leftovers.py): some twenty edits.
+        assert max(taken[60:]) - max(taken[:60]) < 150, taken
 
 
 def test_a_name_that_is_no_text_beside_the_rules_or_above_ends_nothing(tmp_path: Path) -> None:
