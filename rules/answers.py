@@ -93,7 +93,7 @@ def reply(answer: Answer, status: int, asked: Asked = NOBODY, rule: str = "") ->
         asked: what else it depends on, unless it is `fixed`.
         rule: the name of the rule that the answer is from.
     """
-    code = status if answer.status_code is None else answer.status_code
+    code = answer.status(status)
     offers = contents(answer, code in BODILESS)
     chosen = offers[0]
     if len(offers) > 1:
@@ -145,7 +145,7 @@ def local_response(status: int, request: Request, headers: tuple[Header, ...] = 
 
 def filled(template: Template, answer: Answer, status: int, asked: Asked, rule: str) -> str:
     """A template as it is in a header. Other args as for `reply`."""
-    code = status if answer.status_code is None else answer.status_code
+    code = answer.status(status)
     return fill(template, functools.partial(_value, asked=asked, code=code, rule=rule)).decode().strip(" \t")
 
 

@@ -47,14 +47,14 @@ class Page:
 def asks(answer: Answer, status: int, asked: Asked) -> RemotePage | None:
     """The page that is to be asked for, before an answer is sent: not for a status without content, nor for a client
     that speaks gRPC. Args as for `answers.reply`."""
-    code = status if answer.status_code is None else answer.status_code
+    code = answer.status(status)
     return None if code in BODILESS or asked.request.is_grpc else answer.remote
 
 
 def stays(answer: Answer, status: int, asked: Asked) -> bool:
     """Whether a response is left alone if no page comes, which a client that speaks gRPC never gets. Args as for
     `answers.reply`."""
-    code = status if answer.status_code is None else answer.status_code
+    code = answer.status(status)
     says_more = answer.has_content or (answer.grpc is not None and asked.request.is_grpc)
     return asked.response is not None and answer.remote is not None and code not in BODILESS and not says_more
 

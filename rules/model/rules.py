@@ -94,6 +94,10 @@ class Answer:
             or self.keep_headers
         )
 
+    def status(self, original: int) -> int:
+        """What the client gets when the upstream gave this status."""
+        return original if self.status_code is None else self.status_code
+
     @property
     def has_content(self) -> bool:
         """Whether it has a body of its own. If it has none, and no page comes, a response stays as it is."""
