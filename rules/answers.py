@@ -132,9 +132,11 @@ def as_sent(reply: Reply, request: Request) -> Reply:
     message = "".join(chr(byte) if 0x20 <= byte < 0x7E and byte != 0x25 else f"%{byte:02X}" for byte in body)
     said = dict(reply.headers).get("grpc-status", str(grpc))
     grpc = int(said) if said in map(str, range(len(GRPC_STATUSES))) else grpc
-    headers = {"content-type": "application/grpc", "grpc-status": said, "grpc-message": message}
-    ours = (header for header in reply.headers if header[0] not in headers)
-    return Reply(sent_status(reply.status, request), (*(each for each in headers.items() if each[1]), *ours), b"", grpc)
+    headers = {"content-type": "application/grpc", "grpc-status": said, "grpc-message": message.strip(" ")}
+    ours = [header for header in reply.headers if header[0] not in headers]
+    if not message:  # one of spaces alone is sent, as an empty one
+        del headers["grpc-message"]
+    return Reply(sent_status(reply.status, request), (*headers.items(), *ours), b"", grpc)
 
 
 def local_response(status: int, request: Request, headers: tuple[Header, ...] = ()) -> Response:

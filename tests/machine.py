@@ -85,9 +85,17 @@ def ask(
             connection.putheader(name, value.encode("utf-8", "surrogateescape"))
         connection.endheaders()
         response = connection.getresponse()
-        return Response(
-            response.status, [(name.lower(), value) for name, value in response.getheaders()], response.read()
-        )
+        # Python's client keeps the whitespace behind a value, which is no part of it (RFC 9110, section 5.5).
+        given = [(name.lower(), value.strip(" \t")) for name, value in response.getheaders()]
+        return Response(response.status, given, response.read())
+
+
+def limited(command: Sequence[str], **limits: int) -> list[str]:
+    """A command that runs within limits of its resources, by the names that `prlimit` has for them.
+
+    Not by `preexec_fn`: that would fork this process, and gRPC's threads abort in such a child.
+    """
+    return ["prlimit", *(f"--{name}={limit}" for name, limit in limits.items()), *command] if limits else [*command]
 
 
 @contextlib.contextmanager

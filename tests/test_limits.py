@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import IO, Final
 
 import pytest
-from machine import SECONDS
+from machine import SECONDS, limited
 
 from rejoinder.rules import load as loading
 from rejoinder.rules.document import MAX_WEIGHT
@@ -77,16 +76,10 @@ SOURCES: Final[dict[str, tuple[Callable[[Path], None], str]]] = {
 }
 
 
-def little() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-
-
 def checked(source: str, stdin: int | IO[bytes] = subprocess.DEVNULL) -> str:
     """What `check` says, which reads as all commands do."""
-    command = [sys.executable, "-m", "rejoinder.cli", "check", source]
-    done = subprocess.run(
-        command, stdin=stdin, capture_output=True, text=True, timeout=2 * SECONDS, preexec_fn=little, check=False
-    )
+    command = limited([sys.executable, "-m", "rejoinder.cli", "check", source], **{"as": MEMORY})
+    done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, timeout=2 * SECONDS, check=False)
     assert done.returncode == 1, done.stderr
     assert done.stderr == ""
     return done.stdout

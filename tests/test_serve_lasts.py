@@ -9,7 +9,6 @@ import json
 import os
 import random
 import re
-import resource
 import signal
 import socket
 import subprocess
@@ -24,7 +23,7 @@ import grpc.aio
 import pytest
 from edits import TEXT, edited
 from gateway import Upstream, free_ports, wait_for
-from machine import SECONDS, ask, children
+from machine import SECONDS, ask, children, limited
 
 from rejoinder.envoy.module import library
 from rejoinder.extproc.server import SERVICE
@@ -38,23 +37,30 @@ def rule(body: str) -> str:
     return f"rules: [{{name: only, body: {body}}}]\n"
 
 
-def limited(per: str) -> str:
+def per_time(per: str) -> str:
     """Intervals that could be read, but not be encoded."""
     route = f"{{name: all, upstream: up, rate_limit: {{requests: 1, {per}}}}}"
     return f"upstreams: {{up: 'http://127.0.0.1:1'}}\nroutes: [{route}]\n"
 
 
 class Serve:
-    """A `serve` with its admin page; `again`: at the addresses of one that has ended."""
+    """A `serve` with its admin page; `again`: at the addresses of one that has ended; `limits`: of `limited`."""
 
-    def __init__(self, file: Path, *arguments: str, again: Serve | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        file: Path,
+        *arguments: str,
+        again: Serve | None = None,
+        limits: dict[str, int] | None = None,
+        **options: Any,
+    ) -> None:
         self.file = file
         self.ports: list[int] = again.ports if again else free_ports()
         self.xds, self.admin, self.ext_proc = (("127.0.0.1", port) for port in self.ports)
         addresses = {"--xds": self.xds, "--ext-proc": self.ext_proc, "--admin": self.admin}
         given = [text for name, (host, port) in addresses.items() for text in (name, f"{host}:{port}")]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "rejoinder.cli", "serve", str(file), *given, *arguments],
+            limited([sys.executable, "-m", "rejoinder.cli", "serve", str(file), *given, *arguments], **limits or {}),
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
             **options,
         )
@@ -135,7 +141,7 @@ def test_a_name_that_is_no_text_beside_the_rules_or_above_ends_nothing(tmp_path:
 def test_edits_that_cannot_be_built_end_nothing(tmp_path: Path) -> None:
     with serving(tmp_path / "rules.yaml", stderr=subprocess.DEVNULL) as serve:
         for number, edit in enumerate(("per: 87660001h", "per: 9e400s", "per: 1" + "0" * 400 + "h")):
-            serve.file.write_text(limited(edit))
+            serve.file.write_text(per_time(edit))
             serve.wait_for(lambda: bool(serve.status()["problems"]))
             serve.follows(f"after-{number}")
 
@@ -172,7 +178,7 @@ def test_up_stays_with_its_envoy(tmp_path: Path) -> None:
             with open(os.path.join(os.fsencode(tmp_path), b"\xff"), "wb"):
                 pass
             for body in ("second", "third"):
-                file.write_text(limited("per: 87660001h"))
+                file.write_text(per_time("per: 87660001h"))
                 time.sleep(0.3)
                 file.write_text(rule(body))
                 end = time.monotonic() + SECONDS
@@ -232,11 +238,7 @@ def test_envoy_answers_while_up_is_stopped_and_handlers_log(tmp_path: Path) -> N
 
 def test_without_file_descriptors_it_stays_and_follows_when_there_are_some(tmp_path: Path) -> None:
     """A stranger connects, and says nothing."""
-
-    def few() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
-
-    with serving(tmp_path / "rules.yaml", stderr=subprocess.DEVNULL, preexec_fn=few) as serve:
+    with serving(tmp_path / "rules.yaml", stderr=subprocess.DEVNULL, limits={"nofile": FILES}) as serve:
         with contextlib.ExitStack() as stack:
             for address in (serve.xds, serve.ext_proc):
                 for _ in range(FILES):
