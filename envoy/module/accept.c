@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "reader.h"
+
 enum { LOOKED_AT = 8192, MAX_ELEMENTS = 64, WHOLE = 1000, NO_FIT = -1 };
 
 /* --- elements of a header --- */
@@ -40,12 +42,6 @@ static void skip_spaces(buffer *in) {
     take(in, 1);
   }
 }
-
-/* RFC 9110, section 5.6.2. */
-static const bool in_token[256] = {
-    ['!'] = true, ['#' ... '\''] = true, ['*'] = true, ['+'] = true, ['-'] = true, ['.'] = true, ['|'] = true,
-    ['~'] = true, ['0' ... '9'] = true, ['A' ... 'Z'] = true, ['^' ... 'z'] = true,
-};
 
 static buffer take_token(buffer *from) {
   size_t length = 0;
@@ -218,10 +214,9 @@ typedef struct {
   uint32_t q; /* of `offered` */
 } axis;
 
-static void read_header(axis *of, buffer header, bool sent, fit fits) {
+static void read_header(axis *of, buffer header, fit fits) {
   of->fits = fits, of->count = 0, of->highest = 0, of->q = 0;
   of->offered = TEXT("");
-  header.length = sent ? header.length : 0;
   if (header.length > LOOKED_AT) {
     for (header.length = LOOKED_AT; header.length && header.ptr[header.length - 1] != ',';) {
       header.length--;
@@ -260,11 +255,10 @@ static uint32_t quality_or_highest(axis *of, buffer offered) {
   return of->highest && offered.length ? quality(of, offered) : of->highest ? of->highest : WHOLE;
 }
 
-size_t accept_best(const offer *offers, size_t count, buffer accept, bool has_accept, buffer language,
-                   bool has_language) {
+size_t accept_best(const offer *offers, size_t count, buffer accept, buffer language) {
   axis types, languages;
-  read_header(&types, accept, has_accept, fits_type);
-  read_header(&languages, language, has_language, fits_language);
+  read_header(&types, accept, fits_type);
+  read_header(&languages, language, fits_language);
   for (size_t i = 0; i < count; i++) {
     quality(&types, offers[i].content_type), quality(&languages, offers[i].language);
   }

@@ -17,8 +17,6 @@ const buffer *program_headers(const program *asked, size_t *count) {
   return asked->names.items;
 }
 
-request *request_new(const program *asked, const arrived *from) { return request_take(&asked->index, from); }
-
 /* --- what is asked --- */
 
 typedef struct {
@@ -65,8 +63,7 @@ static bool parameter_fits(const search *asked, const test *test) {
 static bool response_fits(const search *asked, const test *test) {
   for (size_t i = 0; asked->response && i < asked->response->header_count; i++) {
     const header *each = &asked->response->headers[i];
-    if (same((buffer){each->name, each->name_length}, test->key) &&
-        value_fits(asked->program, test, (buffer){each->value, each->value_length})) {
+    if (same(each->name, test->key) && value_fits(asked->program, test, each->value)) {
       return true;
     }
   }

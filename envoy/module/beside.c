@@ -3,7 +3,6 @@
 #include "beside.h"
 
 #include <dlfcn.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,8 +42,7 @@ static bool load(failure *why) {
   memcpy(&start, &symbol, sizeof start); /* C knows no cast from an object to a function */
   const beside *found = start(why);
   if (found && found->version != BESIDE_VERSION) {
-    snprintf(why->text, sizeof why->text, BESIDE_LIBRARY " is of another version of Rejoinder");
-    return false;
+    return REJECT(why, BESIDE_LIBRARY " is of another version of Rejoinder");
   }
   loaded = found;
   return loaded;
@@ -52,14 +50,9 @@ static bool load(failure *why) {
 
 static bool load_for(const char *what, failure *why) {
   failure reason = {"it cannot be loaded"};
-  bool ready = load(&reason);
-  if (!ready) {
-    snprintf(why->text, sizeof why->text,
-             "this program has %s, which needs Python in Envoy: %.250s. Rejoinder's page on the module says what that "
-             "takes; the ext_proc service needs nothing in Envoy",
-             what, reason.text);
-  }
-  return ready;
+  return load(&reason) ||
+         REJECT(why, "this program has %s, which needs Python in Envoy: %.250s. Rejoinder's page on the module says "
+                     "what that takes; the ext_proc service needs nothing in Envoy", what, reason.text);
 }
 
 static bool regex(buffer pattern, uint32_t *number, failure *why) {

@@ -9,7 +9,6 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -103,8 +102,7 @@ static part *add_part(buffer given, const engine *engine, failure *why) {
     bool equal = other->length == given.length && !memcmp(other->bytes, given.ptr, given.length);
     free(made);
     other->holders += equal;
-    snprintf(why->text, sizeof why->text, "byte 8: expected an id that no part with other bytes has");
-    return equal ? other : NULL;
+    return equal || REJECT(why, "byte 8: expected an id that no part with other bytes has") ? other : NULL;
   }
   program *checked = program_read(&made->opened, 1, false, engine, why);
   if (!checked) {
@@ -148,8 +146,7 @@ static bool gather(config *of, failure *why) {
       return true;
     }
     if (next->named_by == of->number) {
-      snprintf(why->text, sizeof why->text, "part %zu: expected one that is not named before", of->part_count + 1);
-      return false;
+      return REJECT(why, "part %zu: expected one that is not named before", of->part_count + 1);
     }
     next->named_by = of->number;
     next->holders++;
@@ -246,49 +243,49 @@ static int digit_of(char byte) {
   return found ? (int)(found - digits) : -1;
 }
 
-/* What is in {"program": "BASE64"}, written into `to`, which has room for it. */
-static bool unwrap(buffer json, char *to, size_t *length, failure *why) {
-  static const char form[] = "{\"program\":\"";
-  const char *at = json.ptr, *end = json.ptr + json.length, *expected = form;
-  for (; at < end && *expected; at++) {
-    if (*at == *expected) {
-      expected++;
-    } else if (!is_space(*at)) {
-      break;
+static const char *behind_spaces(const char *at, const char *end) {
+  while (at < end && is_space(*at)) {
+    at++;
+  }
+  return at;
+}
+
+/* Move behind a text that may have spaces anywhere; false: it is not there. */
+static bool skip(const char **at, const char *end, const char *text) {
+  for (; *text; text++, (*at)++) {
+    *at = behind_spaces(*at, end);
+    if (*at == end || **at != *text) {
+      return false;
     }
   }
+  return true;
+}
+
+/* What is in {"program": "BASE64"}, written into `to`, which has room for it. */
+static bool unwrap(buffer json, char *to, size_t *length, failure *why) {
+  const char *at = json.ptr, *end = json.ptr + json.length;
+  bool fine = skip(&at, end, "{\"program\":\"");
   uint32_t bits = 0;
-  size_t count = 0;
-  for (; !*expected && at < end && digit_of(*at) >= 0; at++) {
+  size_t count = 0, padding = 0;
+  for (; fine && at < end && digit_of(*at) >= 0; at++) {
     bits = bits << 6 | (uint32_t)digit_of(*at);
     if (++count % 4 != 1) {
       to[(*length)++] = (char)(bits >> (6 - 2 * ((count - 1) % 4)));
     }
   }
-  size_t padding = 0;
-  for (; !*expected && at < end && *at == '=' && padding < 2; at++) {
+  for (; fine && at < end && *at == '=' && padding < 2; at++) {
     padding++;
   }
-  static const char tail[] = "\"}";
-  const char *rest = tail;
-  while (!*expected && at < end && (*at == *rest || is_space(*at)) && (*rest || is_space(*at))) {
-    rest += *at++ == *rest;
-  }
-  if (*expected || *rest || at < end || count % 4 == 1 || (padding && (count + padding) % 4)) {
-    snprintf(why->text, sizeof why->text,
-             "byte %zu: expected the bytes of a program, or them as {\"program\": \"BASE64\"}",
-             (size_t)(at - json.ptr));
-    return false;
-  }
-  return true;
+  fine = fine && skip(&at, end, "\"}");
+  at = behind_spaces(at, end);
+  return (fine && at == end && count % 4 != 1 && (!padding || (count + padding) % 4 == 0)) ||
+         REJECT(why, "byte %zu: expected the bytes of a program, or them as {\"program\": \"BASE64\"}",
+                (size_t)(at - json.ptr));
 }
 
 static bool is_json(buffer given) {
-  size_t at = 0;
-  while (at < given.length && is_space(given.ptr[at])) {
-    at++;
-  }
-  return at < given.length && given.ptr[at] == '{';
+  const char *end = given.ptr + given.length, *at = behind_spaces(given.ptr, end);
+  return at < end && *at == '{';
 }
 
 static bool begin(config *made, buffer name, buffer given, failure *why) {

@@ -21,6 +21,7 @@
 #include "page.h"
 #include "reader.h"
 #include "replace.h"
+#include "request.h"
 
 #define HOOK(name) ON(http_filter_##name)
 
@@ -32,14 +33,13 @@ enum { MAX_DRAINED = 1 << 20 };
 /* What is scheduled. The other one is grace.c's. */
 enum { PAGE_ARRIVED = 1 };
 
+/* Of rules, by name. */
+enum { REPLIES, HANDLER_FAILURES, OBSERVED, PASSED, PAGE_FAILURES, COUNTERS };
+
 typedef struct {
   config *config;
-  pages *pages;    /* that are kept for others */
-  size_t replies;  /* Envoy's ids of the counters */
-  size_t failures;
-  size_t observed;
-  size_t passed;
-  size_t no_pages;
+  pages *pages;              /* that are kept for others */
+  size_t counters[COUNTERS]; /* Envoy's ids of them */
 } filter;
 
 typedef struct {
@@ -92,14 +92,16 @@ void HOOK(config_destroy)(const void *self) {
 
 const void *HOOK(config_new)(void *envoy_config, buffer name, buffer given) {
   failure why = {"Envoy defines no counter"};
+  const buffer names[COUNTERS] = {TEXT("replies"), TEXT("handler_failures"), TEXT("observed"), TEXT("passed"),
+                                  TEXT("page_failures")};
   buffer rule = TEXT("rule");
   filter *made = calloc(1, sizeof *made);
-  if (made &&
-      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("replies"), &rule, 1, &made->replies) &&
-      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("handler_failures"), &rule, 1, &made->failures) &&
-      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("observed"), &rule, 1, &made->observed) &&
-      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("passed"), &rule, 1, &made->passed) &&
-      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("page_failures"), &rule, 1, &made->no_pages)) {
+  int counter = 0;
+  while (made && counter < COUNTERS && !CALLBACK(http_filter_config_define_counter)(
+                                           envoy_config, names[counter], &rule, 1, &made->counters[counter])) {
+    counter++;
+  }
+  if (counter == COUNTERS) {
     made->config = config_new(name, given, &beside_engine, &why);
     made->pages = pages_new();
   }
@@ -148,18 +150,9 @@ void HOOK(destroy)(const void *self) {
 
 /* --- what a request and a response are like --- */
 
-/* A decimal number; -1: it is none, or too large to matter. */
-static int64_t number(buffer text) {
-  int64_t value = text.length && text.length < 18 ? 0 : -1;
-  for (size_t i = 0; i < text.length && value >= 0; i++) {
-    value = text.ptr[i] >= '0' && text.ptr[i] <= '9' ? value * 10 + (text.ptr[i] - '0') : -1;
-  }
-  return value;
-}
-
 static int64_t number_in_header(void *envoy, buffer name) {
   buffer value = {0};
-  return CALLBACK(http_get_header)(envoy, RESPONSE_HEADERS, name, &value, 0, NULL) ? number(value) : -1;
+  return CALLBACK(http_get_header)(envoy, RESPONSE_HEADERS, name, &value, 0, NULL) ? decimal(value) : -1;
 }
 
 /* An attribute of Envoy's, if the program needs it; else nothing. */
@@ -176,8 +169,7 @@ static buffer request_header(void *envoy, buffer name) {
 }
 
 static bool is_head(void *envoy) {
-  buffer method = request_header(envoy, TEXT(":method"));
-  return method.length == 4 && memcmp(method.ptr, "HEAD", 4) == 0;
+  return same(request_header(envoy, TEXT(":method")), TEXT("HEAD"));
 }
 
 /* Copy what the program needs. */
@@ -227,19 +219,17 @@ static request *take_request(void *envoy, const program *program) {
  * by then, since the length is known; from HTTP/2 on, the end is still missing. */
 static bool needs_the_end(void *envoy) {
   buffer protocol = {0};
-  return !CALLBACK(http_filter_get_attribute_string)(envoy, PROTOCOL, &protocol) || protocol.length < 6 ||
-         memcmp(protocol.ptr, "HTTP/1", 6);
+  return !CALLBACK(http_filter_get_attribute_string)(envoy, PROTOCOL, &protocol) ||
+         !begins_with(protocol, TEXT("HTTP/1"));
 }
 
 /* --- writing over it --- */
 
 /* What Envoy answers by itself to a gRPC client is a gRPC error, trailers alone: so are our answers, as local replies. */
 static bool is_grpc(void *envoy) {
-  static const char grpc[] = "application/grpc";
-  buffer type = request_header(envoy, TEXT("content-type"));
-  size_t length = sizeof grpc - 1;
-  return type.length >= length && !memcmp(type.ptr, grpc, length) &&
-         (type.length == length || type.ptr[length] == '+' || type.ptr[length] == ';');
+  buffer type = request_header(envoy, TEXT("content-type")), grpc = TEXT("application/grpc");
+  return begins_with(type, grpc) &&
+         (type.length == grpc.length || type.ptr[grpc.length] == '+' || type.ptr[grpc.length] == ';');
 }
 
 /* https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md; Envoy makes it 0 for what a module sends. */
@@ -265,12 +255,11 @@ static header *grpc_headers(void *envoy, const reply *reply, uint32_t status, si
   header *made = is_grpc(envoy) ? malloc((reply->header_count + 1) * sizeof *made) : NULL;
   if (made) {
     const char *value = grpc_status(reply, status);
-    made[0] = (header){"grpc-status", sizeof "grpc-status" - 1, value, strlen(value)};
+    made[0] = (header){TEXT("grpc-status"), {value, strlen(value)}};
     *count = 1;
     for (size_t i = 0; i < reply->header_count; i++) {
-      const header *each = &reply->headers[i];
-      bool says = same((buffer){each->name, each->name_length}, TEXT("grpc-status"));
-      made[says ? 0 : (*count)++] = *each;
+      bool says = same(reply->headers[i].name, made[0].name);
+      made[says ? 0 : (*count)++] = reply->headers[i];
     }
   }
   return made;
@@ -282,8 +271,8 @@ static void append(void *envoy, int type, const stream *self) {
   }
 }
 
-static void count(void *envoy, size_t counter, buffer rule) {
-  CALLBACK(http_filter_increment_counter)(envoy, counter, &rule, 1, 1);
+static void count(void *envoy, const stream *self, int counter, buffer rule) {
+  CALLBACK(http_filter_increment_counter)(envoy, self->filter->counters[counter], &rule, 1, 1);
 }
 
 /* A response of Envoy's own: the upstream's stream is reset. Afterwards there may be no `self`. */
@@ -309,22 +298,24 @@ static void mark(void *envoy, buffer key, buffer value) {
   CALLBACK(http_set_dynamic_metadata_string)(envoy, TEXT("rejoinder"), key, value);
 }
 
+static void mark_rules(void *envoy, buffer key, buffer names) {
+  mark(envoy, key, names);
+  mark(envoy, TEXT("placement"), TEXT("module"));
+}
+
 /* Tell of the rules before `end` that only observe: in access logs, of as many as there is room for. */
 static void observe(void *envoy, const stream *self, const question *about, uint32_t end) {
   char names[1024];
   size_t length = 0;
   buffer name;
   for (uint32_t at = 0; (at = program_observed(self->program, about, at, end, &name)) < end; at++) {
-    count(envoy, self->filter->observed, name);
+    count(envoy, self, OBSERVED, name);
     if (name.length < sizeof names - length) {
-      names[length] = ',';
-      memcpy(names + length + 1, name.ptr, name.length);
-      length += 1 + name.length;
+      length = (size_t)(put(put(names + length, TEXT(",")), name) - names);
     }
   }
   if (length) {
-    mark(envoy, TEXT("observed"), (buffer){names + 1, length - 1});
-    mark(envoy, TEXT("placement"), TEXT("module"));
+    mark_rules(envoy, TEXT("observed"), (buffer){names + 1, length - 1});
   }
 }
 
@@ -333,9 +324,8 @@ static void let_pass(void *envoy, stream *self, const question *about, uint32_t 
   buffer name = program_passed(self->program, about, end);
   if (name.length && !self->passed) {
     self->passed = true;
-    count(envoy, self->filter->passed, name);
-    mark(envoy, TEXT("passed"), name);
-    mark(envoy, TEXT("placement"), TEXT("module"));
+    count(envoy, self, PASSED, name);
+    mark_rules(envoy, TEXT("passed"), name);
   }
 }
 
@@ -352,10 +342,10 @@ static bool decide(void *envoy, stream *self, const response *response) {
   }
   if (found->by_handler) {
     const request *of = self->request;
-    asked request = {request_method(of), request_authority(of), request_path(of), route};
+    asked request = {of->method, of->authority, request_path(of), route};
     int outcome = beside_handle(envoy, found->handler, response ? response->status : 0, &request, &self->made);
     if (outcome == FAILURE) {
-      count(envoy, self->filter->failures, found->rule);
+      count(envoy, self, HANDLER_FAILURES, found->rule);
     }
     if (outcome != REPLY) {
       return false;
@@ -376,10 +366,8 @@ static bool decide(void *envoy, stream *self, const response *response) {
 
 /* What has been decided is sent. */
 static void tell(void *envoy, const stream *self) {
-  buffer rule = self->reply->rule;
-  count(envoy, self->filter->replies, rule);
-  mark(envoy, TEXT("rule"), rule);
-  mark(envoy, TEXT("placement"), TEXT("module"));
+  count(envoy, self, REPLIES, self->reply->rule);
+  mark_rules(envoy, TEXT("rule"), self->reply->rule);
   char original[16] = "none"; /* rules/counts.py */
   if (self->on_response) {
     snprintf(original, sizeof original, "%u", (unsigned)self->status);
@@ -404,7 +392,7 @@ static bool ask_for_page(void *envoy, stream *self) {
                                                 (buffer){0}, true, asked->timeout)) {
       self->waiting = false;
       self->page.wrong = true;
-      count(envoy, self->filter->no_pages, self->reply->rule);
+      count(envoy, self, PAGE_FAILURES, self->reply->rule);
     }
     self->starting = false;
   }
@@ -602,7 +590,7 @@ static void go_on(void *envoy, stream *self) {
   if (page_end(&self->page)) {
     pages_keep(self->filter->pages, self->asking, &self->page);
   } else {
-    count(envoy, self->filter->no_pages, self->reply->rule);
+    count(envoy, self, PAGE_FAILURES, self->reply->rule);
   }
   if (!take_page(self)) {
     CALLBACK(http_filter_continue_encoding)(envoy);

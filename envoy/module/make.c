@@ -30,35 +30,25 @@ static char *space_for(making *of, size_t length) {
   return of->many;
 }
 
-static char *put(char *to, buffer text) {
-  return text.length ? (char *)memcpy(to, text.ptr, text.length) + text.length : to;
-}
-
-/* All lines of a header, joined as Envoy joins them, good until the next value; false: there are none. */
-static bool header_value(making *of, buffer name, buffer *value) {
+/* All lines of a header, joined as Envoy joins them, good until the next value. */
+static buffer header_value(making *of, buffer name) {
   uint32_t number = header_number(of->program, name);
   const line *lines = of->request->lines, *end = lines + of->request->line_count;
   size_t count = 0, length = 0;
-  *value = (buffer){0};
+  buffer value = {0};
   for (const line *each = lines; number && each < end; each++) {
     if (each->name + 1 == number) {
       count++;
       length += each->value.length + 1;
-      *value = each->value;
+      value = each->value;
     }
   }
   char *at = count > 1 ? space_for(of, length) : NULL;
-  if (at) {
-    *value = (buffer){at, length - 1};
-    for (const line *each = lines; each < end; each++) {
-      if (each->name + 1 == number) {
-        at = put(at, each->value);
-        at = --count ? put(at, TEXT(",")) : at;
-      }
-    }
-    return true;
+  value = at ? (buffer){at, length - 1} : value;
+  for (const line *each = lines; at && each < end; each++) {
+    at = each->name + 1 == number ? put(put(at, each->value), TEXT(",")) : at;
   }
-  return count > 0;
+  return value;
 }
 
 static buffer url(making *of) {
@@ -90,7 +80,7 @@ static buffer value_of(void *context, uint32_t name, buffer argument) {
   making *of = context;
   buffer found = {0};
   switch (name) {
-    case NAME_REQUEST_ID: header_value(of, TEXT("x-request-id"), &found); break;
+    case NAME_REQUEST_ID: return header_value(of, TEXT("x-request-id"));
     case NAME_REQUEST_METHOD: return of->request->method;
     case NAME_REQUEST_SCHEME: return of->request->scheme;
     case NAME_REQUEST_HOST: return of->request->host;
@@ -98,7 +88,7 @@ static buffer value_of(void *context, uint32_t name, buffer argument) {
     case NAME_REQUEST_TARGET: return request_path(of->request);
     case NAME_REQUEST_URL: return url(of);
     case NAME_REQUEST_QUERY: request_parameter(of->request, argument, &found); break;
-    case NAME_REQUEST_HEADER: header_value(of, argument, &found); break;
+    case NAME_REQUEST_HEADER: return header_value(of, argument);
     case NAME_STATUS: return number(of, of->status);
     case NAME_STATUS_REASON: return text_of(status_reason(of->status));
     case NAME_ORIGINAL_STATUS: return of->response ? number(of, of->response->status) : found;
@@ -107,8 +97,7 @@ static buffer value_of(void *context, uint32_t name, buffer argument) {
     case NAME_RULE: return of->rule;
     case NAME_TIME: return now(of);
     case NAME_CLIENT: return of->request->client;
-    case SHARED_TEXT: return index_node(&of->program->index, index_find(&of->program->index, 0, BODY, argument,
-                                        hash_text(&of->program->index, argument)))->body;
+    case SHARED_TEXT: return named(of->program, BODY, argument)->body;
   }
   return found;
 }
@@ -120,13 +109,11 @@ static const content *chosen(making *of, const reply *given) {
   if (given->content_count == 1) {
     return contents;
   }
-  buffer accept, language;
-  bool has_accept = header_value(of, TEXT("accept"), &accept);
+  const offer *offers = &ITEMS(offer, of->program->offers)[given->first_content];
+  buffer accept = header_value(of, TEXT("accept"));
   char *kept = of->many;
   of->many = NULL;
-  bool has_language = header_value(of, TEXT("accept-language"), &language);
-  contents += accept_best(&ITEMS(offer, of->program->offers)[given->first_content], given->content_count, accept,
-                          has_accept, language, has_language);
+  contents += accept_best(offers, given->content_count, accept, header_value(of, TEXT("accept-language")));
   free(kept);
   return contents;
 }
@@ -156,7 +143,7 @@ static buffer trimmed(buffer value) {
 static void drop(reply *made, buffer name) {
   size_t count = 0;
   for (size_t i = 0; i < made->header_count; i++) {
-    if (!same((buffer){made->headers[i].name, made->headers[i].name_length}, name)) {
+    if (!same(made->headers[i].name, name)) {
       made->headers[count++] = made->headers[i];
     }
   }
@@ -165,7 +152,7 @@ static void drop(reply *made, buffer name) {
 
 static bool has_header(const reply *made, size_t count, buffer name) {
   for (size_t i = 0; i < count; i++) {
-    if (same((buffer){made->headers[i].name, made->headers[i].name_length}, name)) {
+    if (same(made->headers[i].name, name)) {
       return true;
     }
   }
@@ -196,21 +183,19 @@ static void keep_headers(making *of, reply *made, const reply *given) {
   size_t ours = made->header_count, length = 0;
   for (size_t i = 0; given->kept.count && of->response && i < of->response->header_count; i++) {
     header each = of->response->headers[i];
-    buffer name = {each.name, each.name_length};
-    if (is_kept(given, name) && !has_header(made, ours, name)) {
+    if (is_kept(given, each.name) && !has_header(made, ours, each.name)) {
       made->headers[made->header_count++] = each;
-      made->empty_values |= !each.value_length;
-      length += each.name_length + each.value_length;
+      made->empty_values |= !each.value.length;
+      length += each.name.length + each.value.length;
     }
   }
   char *at = length ? malloc(length) : NULL;
   of->failed |= length && !at;
   made->owned[made->owned_count++] = at;
   for (size_t i = ours; at && i < made->header_count; i++) {
-    header *each = &made->headers[i];
-    buffer name = {each->name, each->name_length}, value = {each->value, each->value_length};
-    *each = (header){at, name.length, at + name.length, value.length};
-    at = put(put(at, name), value);
+    header *each = &made->headers[i], kept = *each;
+    each->name.ptr = at, each->value.ptr = at + kept.name.length;
+    at = put(put(at, kept.name), kept.value);
   }
 }
 
@@ -235,10 +220,8 @@ reply *reply_make(const program *asked, const reply *given, const question *abou
       header *each = &made->headers[i];
       *each = from->headers[i];
       if (i >= from->header_count) {
-        buffer value = trimmed(
-            filled(&of, made->owned, &made->owned_count, (buffer){each->value, each->value_length}));
-        each->value = value.ptr, each->value_length = value.length;
-        made->empty_values |= !value.length;
+        each->value = trimmed(filled(&of, made->owned, &made->owned_count, each->value));
+        made->empty_values |= !each->value.length;
       }
     }
     if (from->by_template) {
@@ -268,12 +251,11 @@ void reply_free(reply *made) {
 }
 
 void reply_set_page(reply *made, const page *page) {
-  buffer names[PAGE_HEADERS] = {TEXT("content-type"), TEXT("content-language")};
-  buffer values[PAGE_HEADERS] = {page->type, page->language};
+  header sent[PAGE_HEADERS] = {{TEXT("content-type"), page->type}, {TEXT("content-language"), page->language}};
   for (size_t i = 0; i < PAGE_HEADERS; i++) {
-    drop(made, names[i]);
-    if (values[i].length) {
-      made->headers[made->header_count++] = (header){names[i].ptr, names[i].length, values[i].ptr, values[i].length};
+    drop(made, sent[i].name);
+    if (sent[i].value.length) {
+      made->headers[made->header_count++] = sent[i];
     }
   }
   made->body = page->body;
@@ -287,15 +269,14 @@ asking *reply_asks(const program *asked, const reply *given, const question *abo
     *made = (asking){.service = from->service, .timeout = from->timeout, .cache = from->cache, .stays = from->stays,
                      .headers = (header *)(made + 1), .header_count = 3};
     made->owned = (char **)(made->headers + from->told_count + 3);
-    made->headers[0] = (header){":method", 7, "GET", 3};
-    made->headers[1] = (header){":path", 5, "/", 1};
-    made->headers[2] = (header){":authority", 10, from->host.ptr, from->host.length};
+    made->headers[0] = (header){TEXT(":method"), TEXT("GET")};
+    made->headers[1] = (header){TEXT(":path"), TEXT("/")};
+    made->headers[2] = (header){TEXT(":authority"), from->host};
     for (uint32_t i = 0; i < from->told_count; i++) {
       header each = ITEMS(header, asked->told)[from->first_told + i];
-      buffer template = {each.value, each.value_length};
-      buffer value = trimmed(filled(&of, made->owned, &made->owned_count, template));
-      if (value.length) {
-        made->headers[made->header_count++] = (header){each.name, each.name_length, value.ptr, value.length};
+      each.value = trimmed(filled(&of, made->owned, &made->owned_count, each.value));
+      if (each.value.length) {
+        made->headers[made->header_count++] = each;
       }
     }
   }

@@ -31,6 +31,21 @@ uint32_t number_at(const char *at, size_t size);
 buffer next_text(texts *in);
 bool contains(texts in, buffer wanted);
 
+/* A decimal number; -1: it is none, or too large to matter. */
+int64_t decimal(buffer text);
+
+/* RFC 9110, section 5.6.2. */
+extern const bool in_token[256];
+
+bool is_control(char byte);
+
+/* Whether it may be a header's: section 5.5, for what is ours. */
+bool is_header_value(buffer text);
+
+/* The length of the character that a text begins with; where it begins with none, of the bytes that U+FFFD replaces:
+ * the longest beginning of a character (Unicode, section 3.9: substitution of maximal subparts). */
+size_t character(buffer text, bool *valid);
+
 bool same(buffer one, buffer other);
 bool begins_with(buffer text, buffer beginning);
 bool ends_with(buffer text, buffer end);
