@@ -11,6 +11,7 @@ import itertools
 import logging
 import ssl
 from collections.abc import Awaitable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 
 from rejoinder.extproc import http2
@@ -41,47 +42,28 @@ _ALIVE: Final = b"are you?"
 _SHUT_DOWN: Final = b"goodbye!"
 
 
+@dataclass(slots=True, eq=False)
 class _Call:
     """One stream."""
 
-    __slots__ = (
-        "arrived",
-        "exchange",
-        "held",
-        "metadata",
-        "method",
-        "partial",
-        "responding",
-        "stream_id",
-        "then",
-        "told",
-        "working",
-    )
-
-    def __init__(self, stream_id: int, method: Method, metadata: Metadata) -> None:
-        self.stream_id = stream_id
-        self.method = method
-        self.metadata = metadata
-        self.exchange: Exchange | None = None
-        self.arrived = 0.0
-        """When the message came that is answered."""
-        self.partial = bytearray()
-        """The beginning of a message."""
-        self.responding = False
-        """The headers have been sent."""
-        self.working = False
-        """A step is awaited."""
-        self.then: asyncio.Task[None] | None = None
-        """What awaits it, if it is of no use without the client."""
-        self.held: list[bytes | None] = []
-        """Messages that came meanwhile. They count as queued."""
-        self.told = sum(map(len, itertools.chain.from_iterable(metadata)))
-        """Bytes of the metadata, and of the messages that the exchange has had: it may keep what they say."""
-
-    def tell(self, message: bytes | None) -> int:
-        size = len(message or b"")
-        self.told += size
-        return size
+    stream_id: int
+    method: Method
+    metadata: Metadata
+    told: int
+    """Bytes of the metadata, and of the messages that the exchange has had: it may keep what they say."""
+    exchange: Exchange | None = None
+    arrived: float = 0.0
+    """When the message came that is answered."""
+    partial: bytearray = field(default_factory=bytearray)
+    """The beginning of a message."""
+    responding: bool = False
+    """The headers have been sent."""
+    working: bool = False
+    """A step is awaited."""
+    then: asyncio.Task[None] | None = None
+    """What awaits it, if it is of no use without the client."""
+    held: list[bytes | None] = field(default_factory=list)
+    """Messages that came meanwhile. They count as queued."""
 
     def step(self, message: bytes | None) -> Step | Awaitable[Step] | None:
         """What a message leads to; None: nothing, it was the end."""
@@ -96,30 +78,6 @@ class _Call:
         """The messages that were held; none are any more."""
         held, self.held = self.held, []
         return held
-
-    def cancel(self) -> None:
-        if self.then is not None:
-            self.then.cancel()
-
-
-class _Life:
-    """The signs of life of a client."""
-
-    __slots__ = ("asked", "heard", "unread_since")
-
-    def __init__(self, now: float) -> None:
-        self.heard = self.unread_since = now
-        self.asked = False
-
-    def is_over(self, now: float, *, unread: bool) -> bool:
-        """Args: unread: there is something that it should read, since `unread_since`."""
-        silent = now - self.heard > KEEPALIVE + KEEPALIVE_TIMEOUT
-        return silent or (unread and now - self.unread_since > KEEPALIVE_TIMEOUT)
-
-    def is_to_be_asked(self, now: float) -> bool:
-        """Whether it has been silent for so long; once."""
-        before, self.asked = self.asked, now - self.heard > KEEPALIVE
-        return self.asked and not before
 
 
 def _cost(message: bytes | None) -> int:
@@ -143,7 +101,10 @@ class Client(asyncio.BufferedProtocol):
         self.kept = 0
         """About how much memory this connection takes, but for what is queued, as of the last `flush`."""
         self._paused = self._drained = False
-        self._life = _Life(server.clock())
+        self._heard = self._unread_since = server.clock()
+        """The last sign of life, and since when there is something that the client should read."""
+        self._asked = False
+        """It has been asked for a sign of life."""
 
     # Called by asyncio.
 
@@ -160,12 +121,12 @@ class Client(asyncio.BufferedProtocol):
         return self._server.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._life.heard = now = self._server.clock()
+        self._heard, self._asked = self._server.clock(), False
         for event in self.http2.receive_data(bytes(self._server.buffer[:nbytes])):
             if isinstance(event, http2.Request):
-                self._on_request(event, now)
+                self._on_request(event)
             elif isinstance(event, http2.Data):
-                self._on_data(event, now)
+                self._on_data(event)
             elif isinstance(event, http2.Reset):
                 self._forget(event.stream_id)
             elif event.data == _SHUT_DOWN:
@@ -173,7 +134,7 @@ class Client(asyncio.BufferedProtocol):
         self.flush()
 
     def pause_writing(self) -> None:
-        self._paused, self._life.unread_since = True, self._server.clock()
+        self._paused, self._unread_since = True, self._server.clock()
         if self._transport is not None:
             self._transport.pause_reading()
 
@@ -227,7 +188,7 @@ class Client(asyncio.BufferedProtocol):
         elif self.http2.closed:
             if self.http2.error:
                 _LOG.warning("a client's connection is broken off: %s", self.http2.error)
-            self._life.unread_since = self._server.clock()
+            self._unread_since = self._server.clock()
             self._drop()
             self._transport.close()
         else:
@@ -255,9 +216,12 @@ class Client(asyncio.BufferedProtocol):
 
     def tick(self, now: float) -> None:
         self.http2.forgive()
-        if self._life.is_over(now, unread=self._paused or self.http2.closed):
+        silent = now - self._heard
+        unread = now - self._unread_since if self._paused or self.http2.closed else 0.0
+        if silent > KEEPALIVE + KEEPALIVE_TIMEOUT or unread > KEEPALIVE_TIMEOUT:
             self.abort()
-        elif self._life.is_to_be_asked(now):
+        elif silent > KEEPALIVE and not self._asked:
+            self._asked = True
             self.http2.ping(_ALIVE)
             self.flush()
 
@@ -269,25 +233,26 @@ class Client(asyncio.BufferedProtocol):
 
     # What comes in.
 
-    def _on_request(self, event: http2.Request, now: float) -> None:
+    def _on_request(self, event: http2.Request) -> None:
         stream_id, headers, end_stream = event
         fields, methods = dict(headers), self._server.methods
         if (refused := refusal(fields, methods)) is not None:
             self.http2.send_trailers(stream_id, refused)
             return
-        self._calls[stream_id] = call = _Call(stream_id, methods[fields[":path"]], headers)
-        self._told += call.told
+        told = sum(map(len, itertools.chain.from_iterable(headers)))
+        self._calls[stream_id] = call = _Call(stream_id, methods[fields[":path"]], headers, told)
+        self._told += told
         if end_stream:
-            self._enqueue(call, None, now)
+            self._enqueue(call, None, self._heard)
 
-    def _on_data(self, event: http2.Data, now: float) -> None:
+    def _on_data(self, event: http2.Data) -> None:
         if (call := self._calls.get(event.stream_id)) is None:
             return
         self._partial -= len(call.partial)
         messages, refused = take_messages(call.partial, event.data)
         self._partial += len(call.partial)
         for message in messages:
-            self._enqueue(call, message, now)
+            self._enqueue(call, message, self._heard)
         if refused is not None:
             self._finish(call, *refused)
         elif self._partial > MAX_PARTIAL:
@@ -295,7 +260,7 @@ class Client(asyncio.BufferedProtocol):
         elif event.end_stream and call.partial:
             self._finish(call, Status.INTERNAL, "the last message is not complete")
         elif event.end_stream:
-            self._enqueue(call, None, now)
+            self._enqueue(call, None, self._heard)
 
     def _enqueue(self, call: _Call, message: bytes | None, now: float) -> None:
         if self._server.has_room(self):
@@ -310,7 +275,9 @@ class Client(asyncio.BufferedProtocol):
     # What goes out.
 
     def _answer(self, call: _Call, message: bytes | None) -> None:
-        self._told += call.tell(message)
+        size = len(message or b"")
+        call.told += size
+        self._told += size
         try:
             if (step := call.step(message)) is None:
                 self._finish(call, Status.OK)
@@ -375,4 +342,5 @@ class Client(asyncio.BufferedProtocol):
             self._partial -= len(call.partial)
             self._told -= call.told
             self.queued -= sum(map(_cost, call.release()))
-            call.cancel()
+            if call.then is not None:
+                call.then.cancel()

@@ -128,7 +128,8 @@ class Processor:
 
     async def _handled(self, session: Session, call: Call) -> Step:
         try:
-            made: Reply | HandlerError | None = await self._calls.call(call.handler, call.request, call.response)
+            handler = call.choice.answer.handler
+            made: Reply | HandlerError | None = await self._calls.call(handler, call.request, call.response)
         except HandlerError as error:
             made = error
         return self._step(session, self._attempt(lambda: session.on_reply(call, made)))
