@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import itertools
 import logging
 import ssl
 from collections.abc import Awaitable
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 
 from rejoinder.extproc import http2
-from rejoinder.extproc.exchange import Exchange, Metadata, Method, Step
+from rejoinder.extproc.exchange import Exchange, Method, Step
 from rejoinder.extproc.grpc_wire import OK, RESPONSE, Status, framed, refusal, take_messages, trailers
 
 if TYPE_CHECKING:
@@ -48,10 +47,9 @@ class _Call:
 
     stream_id: int
     method: Method
-    metadata: Metadata
-    told: int
-    """Bytes of the metadata, and of the messages that the exchange has had: it may keep what they say."""
     exchange: Exchange | None = None
+    told: int = 0
+    """Bytes of the messages that the exchange has had: it may keep what they say."""
     arrived: float = 0.0
     """When the message came that is answered."""
     partial: bytearray = field(default_factory=bytearray)
@@ -64,15 +62,6 @@ class _Call:
     """What awaits it, if it is of no use without the client."""
     held: list[bytes | None] = field(default_factory=list)
     """Messages that came meanwhile. They count as queued."""
-
-    def step(self, message: bytes | None) -> Step | Awaitable[Step] | None:
-        """What a message leads to; None: nothing, it was the end."""
-        if self.exchange is None:
-            self.exchange = self.method(self.metadata)
-        if message is not None:
-            return self.exchange.on_message(message)
-        self.exchange.on_end()
-        return None
 
     def release(self) -> list[bytes | None]:
         """The messages that were held; none are any more."""
@@ -168,8 +157,9 @@ class Client(asyncio.BufferedProtocol):
             self.queued -= _cost(message)
             if self._calls.get(call.stream_id) is not call:
                 continue  # it has been reset
-            late = self._server.clock() - arrived > self._server.max_wait
-            if message is not None and (late or self.http2.waiting > MAX_WAITING):
+            if message is None:
+                self._finish(call, Status.OK)
+            elif self._server.clock() - arrived > self._server.max_wait or self.http2.waiting > MAX_WAITING:
                 self._server.overloaded += 1
                 self._finish(call, Status.OK)
             else:
@@ -239,9 +229,7 @@ class Client(asyncio.BufferedProtocol):
         if (refused := refusal(fields, methods)) is not None:
             self.http2.send_trailers(stream_id, refused)
             return
-        told = sum(map(len, itertools.chain.from_iterable(headers)))
-        self._calls[stream_id] = call = _Call(stream_id, methods[fields[":path"]], headers, told)
-        self._told += told
+        self._calls[stream_id] = call = _Call(stream_id, methods[fields[":path"]])
         if end_stream:
             self._enqueue(call, None, self._heard)
 
@@ -274,14 +262,12 @@ class Client(asyncio.BufferedProtocol):
 
     # What goes out.
 
-    def _answer(self, call: _Call, message: bytes | None) -> None:
-        size = len(message or b"")
-        call.told += size
-        self._told += size
+    def _answer(self, call: _Call, message: bytes) -> None:
+        call.told += len(message)
+        self._told += len(message)
         try:
-            if (step := call.step(message)) is None:
-                self._finish(call, Status.OK)
-                return
+            call.exchange = call.exchange or call.method()
+            step = call.exchange(message)
             if isinstance(step, Step):
                 self._send(call, step)
                 if step.then is None:

@@ -23,11 +23,9 @@ from pathlib import Path
 from typing import Final
 
 from rejoinder.extproc.client import Client
-from rejoinder.extproc.exchange import Exchange, Metadata, Method, Step
+from rejoinder.extproc.exchange import Method
 from rejoinder.transport import accepting, unix
 from rejoinder.transport.addresses import parse
-
-__all__ = ["BOUNDS", "Exchange", "Metadata", "Method", "Server", "Step"]
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")
 
@@ -78,7 +76,7 @@ class Server:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Args:
-        methods: by path; each makes an exchange of a stream's metadata, with its first message.
+        methods: by path; each makes a stream's exchange, with its first message.
         tls: for TLS; it is made to offer `h2` by ALPN.
         max_wait, max_queued, max_kept, max_connections: in place of the constants of these names.
         clock: in place of the time.

@@ -10,6 +10,7 @@ Whatever goes wrong here ends the stream and no more: Envoy then lets request an
 from __future__ import annotations
 
 import collections
+import functools
 import logging
 import socket
 import ssl
@@ -20,7 +21,7 @@ from typing import Final
 
 from rejoinder.extproc import grpc
 from rejoinder.extproc.calls import Calls
-from rejoinder.extproc.grpc import Metadata, Step
+from rejoinder.extproc.exchange import Exchange, Step
 from rejoinder.extproc.pages import Pages
 from rejoinder.extproc.session import Call, Fetch, Output, Rules, Session
 from rejoinder.extproc.standard import methods
@@ -118,8 +119,16 @@ class Processor:
             streams=self._grpc.streams,
         )
 
-    def _open(self, _: Metadata) -> _Exchange:
-        return _Exchange(self, Session(self._rules))
+    def _open(self) -> Exchange:
+        return functools.partial(self._on_message, Session(self._rules))
+
+    def _on_message(self, session: Session, data: bytes) -> Step | Awaitable[Step]:
+        output = self._attempt(lambda: session.on_message(decode(data)))
+        if output.call is not None:
+            return self._handled(session, output.call)
+        if output.fetch is not None:
+            return self._fetched(session, output.fetch)
+        return self._step(session, output)
 
     def _step(self, session: Session, output: Output) -> Step:
         end = session.done or not output.message
@@ -165,22 +174,3 @@ class Processor:
             self._failures += 1
             _LOG.warning("an exchange passes untouched: %s", output.unexpected)
         return output
-
-
-class _Exchange:
-    """A stream, as `grpc` wants it."""
-
-    def __init__(self, processor: Processor, session: Session) -> None:
-        self._processor = processor
-        self._session = session
-
-    def on_message(self, data: bytes) -> Step | Awaitable[Step]:
-        output = self._processor._attempt(lambda: self._session.on_message(decode(data)))
-        if output.call is not None:
-            return self._processor._handled(self._session, output.call)
-        if output.fetch is not None:
-            return self._processor._fetched(self._session, output.fetch)
-        return self._processor._step(self._session, output)
-
-    def on_end(self) -> None:
-        """There is nobody to answer, and nothing to count."""
