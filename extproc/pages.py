@@ -12,9 +12,10 @@ import itertools
 import logging
 import ssl
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
+
+from cachetools import TLRUCache
 
 from rejoinder.rules.http import show_address
 from rejoinder.rules.model import Header, RemotePage, Upstream
@@ -43,8 +44,9 @@ class Pages:
     """For one event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._kept: OrderedDict[tuple[RemotePage, tuple[Header, ...]], tuple[float, Page]] = OrderedDict()
+        self._kept: TLRUCache[tuple[RemotePage, tuple[Header, ...]], Page] = TLRUCache(
+            KEPT, lambda asked, _, now: now + asked[0].cache, clock
+        )
         self._session: aiohttp.ClientSession | None = None
         self._turns: dict[str, Iterator[int]] = {}
 
@@ -56,8 +58,7 @@ class Pages:
             code: the status that the page is for.
         """
         key = (remote, headers)  # of another place, or for a shorter time, it is another one
-        until, page = self._kept.get(key, (0.0, None))
-        if page and remote.cache and self._clock() < until:
+        if (page := self._kept.get(key)) is not None:
             return page
         try:
             async with asyncio.timeout(remote.timeout):
@@ -69,9 +70,7 @@ class Pages:
             _LOG.warning("no page from %s: %s", remote.upstream, str(error) or type(error).__name__)
             return None
         if remote.cache and len(page.body) <= MAX_KEPT and sum(len(n) + len(v) for n, v in headers) <= MAX_KEY:
-            self._kept[key] = (self._clock() + remote.cache, page)
-            if len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
+            self._kept[key] = page
         return page
 
     def prepare(self, services: Iterable[Upstream]) -> None:

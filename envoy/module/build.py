@@ -38,7 +38,7 @@ _SHARED: Final = ("-std=gnu11", "-O2", "-fPIC", "-shared", "-pthread", "-fvisibi
 # What the Python side may use of C: `CALLBACK`s are written out, for cffi knows no macros.
 _CDEF: Final = """
 typedef struct { const char *ptr; size_t length; } buffer;
-typedef struct { const char *name; size_t name_length; const char *value; size_t value_length; } header;
+typedef struct { buffer name, value; } header;
 typedef struct { buffer method, authority, path, route; } asked;
 typedef struct { ...; } failure;
 typedef struct { ...; } reply;

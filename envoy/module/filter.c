@@ -30,9 +30,6 @@
 /* Bytes of an upstream's body that are read and thrown away so that its connection lives on: as in ext_proc. */
 enum { MAX_DRAINED = 1 << 20 };
 
-/* What is scheduled. The other one is grace.c's. */
-enum { PAGE_ARRIVED = 1 };
-
 /* Of rules, by name. */
 enum { REPLIES, HANDLER_FAILURES, OBSERVED, PASSED, PAGE_FAILURES, COUNTERS };
 
@@ -569,12 +566,9 @@ int HOOK(response_trailers)(void *envoy, const void *module_filter) {
 /* The page is there, or will not be. What follows may end this stream and all that is about it, which Envoy does not bear
  * while it is still busy with the service's: so it is done next. */
 static void page_arrived(void *envoy, stream *self) {
-  void *scheduler = self->starting ? NULL : CALLBACK(http_filter_scheduler_new)(envoy);
-  self->has_arrived = scheduler != NULL;
-  self->waiting = self->has_arrived;
-  if (scheduler) {
-    CALLBACK(http_filter_scheduler_commit)(scheduler, PAGE_ARRIVED);
-    CALLBACK(http_filter_scheduler_delete)(scheduler);
+  self->has_arrived = self->waiting = !self->starting;
+  if (self->has_arrived) {
+    grace_start(&self->grace, envoy, 0);
   }
 }
 
@@ -587,6 +581,7 @@ static void drop_what_waits(void *envoy, stream *self) {
 
 static void go_on(void *envoy, stream *self) {
   self->waiting = false;
+  grace_stop(&self->grace);
   if (page_end(&self->page)) {
     pages_keep(self->filter->pages, self->asking, &self->page);
   } else {
@@ -612,10 +607,11 @@ static void go_on(void *envoy, stream *self) {
 
 /* The upstream has had its time to end its body, or the page is there. */
 void HOOK(scheduled)(void *envoy, const void *module_filter, uint64_t event) {
+  (void)event;
   stream *self = (stream *)module_filter;
-  if (event == PAGE_ARRIVED && self->waiting) {
+  if (self->waiting) {
     go_on(envoy, self);
-  } else if (event != PAGE_ARRIVED && self->held) {
+  } else if (self->held) {
     send_local_reply(envoy, self);
   }
 }

@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from rejoinder.envoy.binary import EnvoyNotFoundError, version
+from rejoinder.envoy.module.build import CORE
 
-LIBRARY: Final = Path(__file__).with_name("librejoinder.so")
+LIBRARY: Final = Path(__file__).with_name(CORE)
 """Where `pip install` puts the core; what it needs for regular expressions and handlers is beside it."""
-
-PYTHON: Final = "librejoinder_python.so"
-"""As in beside.h."""
 
 ABI_VERSION: Final = "v0.2.0"
 """As in abi.h."""

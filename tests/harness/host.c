@@ -417,7 +417,7 @@ static void next(void) {
     fail("nothing is scheduled");
   }
   scheduled = false;
-  HOOK(scheduled)(NULL, self, PAGE_ARRIVED);
+  HOOK(scheduled)(NULL, self, 0);
 }
 
 static void body(const char *text, bool last) {
