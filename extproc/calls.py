@@ -1,6 +1,6 @@
 """Python handlers of the ext_proc service: called in threads of their own, for a limited time.
 
-In: a handler's name, a request and a response. Out: its reply. Raised: `HandlerError`, also when it takes too long.
+In: a handler's name, a request and a response. Out: its reply, or a `HandlerError`, also when it takes too long.
 A handler has up to THREADS_EACH calls at once, and no other handler has less for it. One that takes too long has an
 exception raised in it, which ends what computes in Python. What waits elsewhere, a thread cannot be got out of: it
 keeps that thread. Such a handler is called again when it has ended, and has rested. Other handlers, loading, and the
@@ -32,6 +32,8 @@ REST: Final = 10.0
 them."""
 
 Work = Callable[[], None]
+Made = Reply | HandlerError | None
+"""What comes of a call."""
 
 
 class Calls:
@@ -60,15 +62,15 @@ class Calls:
         self._late: dict[str, int] = {}
         """By handler: its calls that nobody waits for any more, and those that rest."""
 
-    async def call(self, name: str, request: Request, response: Response | None) -> Reply | None:
+    async def call(self, name: str, request: Request, response: Response | None) -> Made:
         """As `Handlers.call`, and no longer than the limit.
 
-        Raises:
+        Returns:
             HandlerError: it failed, or takes too long; count that and let the response pass. It has been logged.
         """
         if self._late.get(name, 0) >= self._each:
             text = f"{self._each} calls of it took too long: it is not called until one of them has ended, and rested\n"
-            raise self._handlers.failed(name, text, "its calls take too long")
+            return self._handlers.failed(name, text, "its calls take too long")
         turns = self._turns.setdefault(name, asyncio.Semaphore(self._each))
         running: _Running | None = None
         try:
@@ -81,15 +83,13 @@ class Calls:
             text = f"no reply within {self._seconds:g} s\n" + (running.where() if running else "")
             if running and not running.result.done():
                 self._late[name] = self._late.get(name, 0) + 1
-                running.result.add_done_callback(lambda _: self._ended(name))
+                loop = asyncio.get_running_loop()
+                running.result.add_done_callback(lambda _: loop.call_later(self._rest, self._rested, name))
                 running.interrupt()
-            raise self._handlers.failed(name, text, "takes too long") from None
+            return self._handlers.failed(name, text, "takes too long")
         except RuntimeError as error:  # the system has no threads left
             turns.release()
-            raise self._handlers.failed(name, f"{error}\n", str(error)) from error
-
-    def _ended(self, name: str) -> None:
-        asyncio.get_running_loop().call_later(self._rest, self._rested, name)
+            return self._handlers.failed(name, f"{error}\n", str(error))
 
     def _rested(self, name: str) -> None:
         self._late[name] -= 1
@@ -121,32 +121,27 @@ class _Running:
         self._thread: int | None = None
         self._switching = threading.Lock()
         """While the thread goes over to something else."""
-        self.result: asyncio.Future[Reply | None] = self._loop.create_future()
+        self.result: asyncio.Future[Made] = self._loop.create_future()
 
     def run(self) -> None:
         self._thread = threading.get_ident()
-        reply: Reply | None = None
-        failure: HandlerError | None = None
+        made: Made
         try:
             try:
-                reply = self._call()
+                made = self._call()
             finally:
                 with self._switching:
                     self._thread = None
         except HandlerError as error:
-            failure = error
+            made = error
         except BaseException as error:  # of logging, at most, or an interruption that came late
-            failure = HandlerError(str(error))
+            made = HandlerError(str(error))
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._end, reply, failure)
+            self._loop.call_soon_threadsafe(self._end, made)
 
-    def _end(self, reply: Reply | None, failure: HandlerError | None) -> None:
+    def _end(self, made: Made) -> None:
         self._release()
-        if failure is None:
-            self.result.set_result(reply)
-        else:
-            self.result.set_exception(failure)
-            self.result.exception()  # it may be that nobody asks
+        self.result.set_result(made)
 
     def interrupt(self) -> None:
         """Have an exception raised where the handler is, as soon as that is in Python."""

@@ -26,9 +26,8 @@ from rejoinder.extproc.pages import Pages
 from rejoinder.extproc.session import Call, Fetch, Output, Rules, Session
 from rejoinder.extproc.standard import methods
 from rejoinder.extproc.wire import PLACEMENT, decode
-from rejoinder.rules.answers import Reply
 from rejoinder.rules.counts import NONE, Counts, Kind, Series, Tally
-from rejoinder.rules.handlers import HandlerError, Handlers
+from rejoinder.rules.handlers import Handlers
 from rejoinder.rules.program import Program, services_asked
 from rejoinder.transport import unix
 from rejoinder.transport.sparing import Sparing
@@ -136,11 +135,7 @@ class Processor:
         return Step(output.message, end)
 
     async def _handled(self, session: Session, call: Call) -> Step:
-        try:
-            handler = call.choice.answer.handler
-            made: Reply | HandlerError | None = await self._calls.call(handler, call.request, call.response)
-        except HandlerError as error:
-            made = error
+        made = await self._calls.call(call.choice.answer.handler, call.request, call.response)
         return self._step(session, self._attempt(lambda: session.on_reply(call, made)))
 
     async def _fetched(self, session: Session, fetch: Fetch) -> Step:

@@ -39,11 +39,8 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def call(calls: Calls, name: str) -> bytes | str:
-    try:
-        reply = await calls.call(f"made:{name}", REQUEST, RESPONSE)
-    except HandlerError as error:
-        return str(error)
-    return reply.body if reply else b""
+    made = await calls.call(f"made:{name}", REQUEST, RESPONSE)
+    return str(made) if isinstance(made, HandlerError) else made.body if made else b""
 
 
 async def until(condition: Callable[[], bool]) -> None:

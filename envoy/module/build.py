@@ -9,6 +9,7 @@ https://cffi.readthedocs.io/en/stable/embedding.html
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -52,14 +53,6 @@ void reason(failure *why, buffer text);
 void envoy_dynamic_module_callback_log(int level, buffer text);
 size_t envoy_dynamic_module_callback_http_get_headers_size(void *envoy, int type);
 bool envoy_dynamic_module_callback_http_get_headers(void *envoy, int type, header *headers);
-"""
-
-_EMBEDDED: Final = """
-static bool python_started(void);
-static bool python_regex(buffer pattern, uint32_t *number, failure *why);
-static bool python_handler(buffer name, uint32_t *number, failure *why);
-static bool python_fits(uint32_t regex, buffer text);
-static int python_handle(void *envoy, uint32_t handler, uint32_t status, const asked *request, reply **made);
 """
 
 # Runs once, inside Envoy, with the first call. Python has read PYTHONPATH, but not the .pth files in its folders, which
@@ -114,7 +107,8 @@ def build_python(folder: Path) -> Path:
         raise CannotBuildError("cffi is missing") from error
     ffi = cffi.FFI()
     ffi.cdef(_CDEF)
-    ffi.embedding_api(_EMBEDDED)
+    declared = re.findall(r"^static \w+ python_.*;$", (HERE / "embedded.c").read_text(), re.MULTILINE)
+    ffi.embedding_api("\n".join(declared))
     ffi.set_source(
         "_rejoinder",
         '#include "embedded.c"',

@@ -23,21 +23,21 @@ typedef struct part {
   char bytes[];
 } part;
 
-/* A program that is complete, and what its texts stand in. */
+/* A program, and what its texts stand in. */
 typedef struct {
   size_t holders;
-  program *program;
+  program *program; /* NULL: it waits for its parts */
   char *bytes;
-  part **parts;
+  part **parts;     /* those that have come */
   size_t part_count;
-} complete;
+} whole;
 
 /* What is in force by a name. */
 typedef struct place {
   struct place *next;
   size_t configs;
   uint64_t number; /* of the configuration that brought `latest` */
-  complete *latest;
+  whole *latest;
   buffer name;
 } place;
 
@@ -45,15 +45,12 @@ struct config {
   _Atomic(const program *) current;
   part *part;        /* of a configuration that is a part */
   place *place;
-  complete *own;     /* NULL: it waits */
-  complete *before;  /* what answers until then */
+  whole *own;
+  whole *before;     /* what answers while that waits */
   uint64_t number;   /* configurations are numbered as they come */
   config *next;      /* of those that wait */
   const engine *engine;
   piece opened;
-  char *bytes;
-  part **parts;      /* those that have come */
-  size_t part_count;
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -117,16 +114,16 @@ static part *add_part(buffer given, const engine *engine, failure *why) {
   return *bucket(made->opened.id) = made;
 }
 
-/* --- complete programs --- */
+/* --- whole programs --- */
 
-static complete *hold(complete *held) {
+static whole *hold(whole *held) {
   if (held) {
     held->holders++;
   }
   return held;
 }
 
-static void release(complete *old) {
+static void release(whole *old) {
   if (old && !--old->holders) {
     program_free(old->program);
     for (size_t i = 0; i < old->part_count; i++) {
@@ -140,45 +137,40 @@ static void release(complete *old) {
 
 /* Hold those parts that have come. False: it names one twice. */
 static bool gather(config *of, failure *why) {
-  for (; of->part_count < of->opened.part_count; of->part_count++) {
-    part *next = find_part(of->opened.parts + of->part_count * ID_LENGTH);
+  for (whole *own = of->own; own->part_count < of->opened.part_count; own->part_count++) {
+    part *next = find_part(of->opened.parts + own->part_count * ID_LENGTH);
     if (!next) {
       return true;
     }
     if (next->named_by == of->number) {
-      return REJECT(why, "part %zu: expected one that is not named before", of->part_count + 1);
+      return REJECT(why, "part %zu: expected one that is not named before", own->part_count + 1);
     }
     next->named_by = of->number;
     next->holders++;
-    of->parts[of->part_count] = next;
+    own->parts[own->part_count] = next;
   }
   return true;
 }
 
 /* Read the program, all of whose parts are there, and put it in force. */
 static bool take_effect(config *of, failure *why) {
-  piece *pieces = malloc((of->part_count + 1) * sizeof *pieces);
-  complete *made = calloc(1, sizeof *made);
-  for (size_t i = 0; pieces && i < of->part_count; i++) {
-    pieces[i] = of->parts[i]->opened;
+  whole *own = of->own;
+  piece *pieces = malloc((own->part_count + 1) * sizeof *pieces);
+  for (size_t i = 0; pieces && i < own->part_count; i++) {
+    pieces[i] = own->parts[i]->opened;
   }
-  if (pieces && made) {
-    pieces[of->part_count] = of->opened;
-    made->program = program_read(pieces, of->part_count + 1, true, of->engine, why);
+  if (pieces) {
+    pieces[own->part_count] = of->opened;
+    own->program = program_read(pieces, own->part_count + 1, true, of->engine, why);
   }
   free(pieces);
-  if (!made || !made->program) {
-    free(made);
+  if (!own->program) {
     return false;
   }
-  made->holders = 1;
-  made->bytes = of->bytes, made->parts = of->parts, made->part_count = of->part_count;
-  of->bytes = NULL, of->parts = NULL, of->part_count = 0;
-  of->own = made;
-  atomic_store_explicit(&of->current, made->program, memory_order_release);
+  atomic_store_explicit(&of->current, own->program, memory_order_release);
   if (of->number > of->place->number) {
     release(of->place->latest);
-    of->place->latest = hold(made);
+    of->place->latest = hold(own);
     of->place->number = of->number;
   }
   return true;
@@ -190,7 +182,7 @@ static void look_after_waiting(void) {
     config *each = *at;
     failure why = {"no memory"};
     bool fine = gather(each, &why);
-    if (fine && each->part_count < each->opened.part_count) {
+    if (fine && each->own->part_count < each->opened.part_count) {
       at = &each->next;
       continue;
     }
@@ -296,11 +288,11 @@ static bool begin(config *made, buffer name, buffer given, failure *why) {
     }
     return made->part;
   }
-  made->bytes = malloc(given.length + 1);
-  if (!made->bytes) {
+  whole *own = made->own = hold(calloc(1, sizeof *own));
+  if (!own || !(own->bytes = malloc(given.length + 1))) {
     return false;
   }
-  buffer kept = {memcpy(made->bytes, given.ptr, given.length), given.length};
+  buffer kept = {memcpy(own->bytes, given.ptr, given.length), given.length};
   program *checked = NULL;
   if (!program_open(kept, &made->opened, why) ||
       !(checked = program_read(&made->opened, 1, !made->opened.part_count, made->engine, why))) {
@@ -308,16 +300,16 @@ static bool begin(config *made, buffer name, buffer given, failure *why) {
   }
   program_free(checked);
   made->number = ++last_number;
-  made->parts = calloc(made->opened.part_count + 1, sizeof *made->parts);
+  own->parts = calloc(made->opened.part_count + 1, sizeof *own->parts);
   made->place = place_of(name);
-  if (!made->parts || !made->place) {
+  if (!own->parts || !made->place) {
     return false;
   }
   made->place->configs++;
   if (!gather(made, why)) {
     return false;
   }
-  if (made->part_count == made->opened.part_count) {
+  if (own->part_count == made->opened.part_count) {
     return take_effect(made, why);
   }
   made->before = hold(made->place->latest);
@@ -334,15 +326,10 @@ static void drop(config *old) {
       break;
     }
   }
-  for (size_t i = 0; i < old->part_count; i++) {
-    release_part(old->parts[i]);
-  }
   release_part(old->part);
   release(old->own);
   release(old->before);
   leave(old->place);
-  free(old->parts);
-  free(old->bytes);
   free(old);
 }
 

@@ -405,6 +405,28 @@ static bool take_page(stream *self) {
   return !self->asking || !self->asking->stays || !self->on_response;
 }
 
+/* Send what has been decided, for a request or in place of a response. Afterwards there may be no `self`. */
+static int give(void *envoy, stream *self) {
+  tell(envoy, self);
+  int64_t length = self->ended || !self->on_response ? 0 : number_in_header(envoy, TEXT("content-length"));
+  /* A long body is not waited for. And no other way leads to a header without a value. */
+  if (!self->on_response || length > MAX_DRAINED || self->reply->empty_values || is_grpc(envoy) ||
+      !replace_headers(envoy, self->reply, self->status)) {
+    send_local_reply(envoy, self);
+    return STOP;
+  }
+  self->body = is_head(envoy) ? (buffer){0} : self->reply->body;
+  if (self->ended) {
+    append(envoy, BUFFERED_RESPONSE_BODY, self);
+    return CONTINUE;
+  }
+  self->held = true;
+  self->expected = length;
+  self->at_once = needs_the_end(envoy);
+  grace_start(&self->grace, envoy, self->at_once ? 0 : GRACE_MILLISECONDS);
+  return STOP;
+}
+
 /* --- the request, on a worker --- */
 
 int HOOK(request_headers)(void *envoy, const void *module_filter, bool end_of_stream) {
@@ -430,9 +452,7 @@ int HOOK(request_headers)(void *envoy, const void *module_filter, bool end_of_st
     return STOP;
   }
   take_page(self);
-  tell(envoy, self);
-  send_local_reply(envoy, self);
-  return STOP;
+  return give(envoy, self);
 }
 
 /* Of one that is held: its body waits, too. */
@@ -452,9 +472,8 @@ int HOOK(request_trailers)(void *envoy, const void *module_filter) {
 
 /* Whether a response is Envoy's own. A few of its filters do not say so beforehand; its details tell, from 1.39 on. */
 static bool is_local(void *envoy, const stream *self) {
-  static const buffer via_upstream = {"via_upstream", 12};
   buffer details = attribute(envoy, self->program, NEEDS_SOURCE, RESPONSE_CODE_DETAILS);
-  return details.length ? !same(details, via_upstream) : self->is_local;
+  return details.length ? !same(details, TEXT("via_upstream")) : self->is_local;
 }
 
 /* The same for a response. */
@@ -474,28 +493,6 @@ static bool decide_response(void *envoy, stream *self) {
     free(all);
   }
   return decided;
-}
-
-/* Send what has been decided in place of a response, all of which may have come. Afterwards there may be no `self`. */
-static int give(void *envoy, stream *self) {
-  tell(envoy, self);
-  int64_t length = self->ended ? 0 : number_in_header(envoy, TEXT("content-length"));
-  /* A long body is not waited for. And no other way leads to a header without a value. */
-  if (length > MAX_DRAINED || self->reply->empty_values || is_grpc(envoy) ||
-      !replace_headers(envoy, self->reply, self->status)) {
-    send_local_reply(envoy, self);
-    return STOP;
-  }
-  self->body = is_head(envoy) ? (buffer){0} : self->reply->body;
-  if (self->ended) {
-    append(envoy, BUFFERED_RESPONSE_BODY, self);
-    return CONTINUE;
-  }
-  self->held = true;
-  self->expected = length;
-  self->at_once = needs_the_end(envoy);
-  grace_start(&self->grace, envoy, self->at_once ? 0 : GRACE_MILLISECONDS);
-  return STOP;
 }
 
 int HOOK(response_headers)(void *envoy, const void *module_filter, bool end_of_stream) {
@@ -591,12 +588,9 @@ static void go_on(void *envoy, stream *self) {
     CALLBACK(http_filter_continue_encoding)(envoy);
     return;
   }
-  if (!self->on_response) {
-    tell(envoy, self);
-    send_local_reply(envoy, self);
-    return;
+  if (self->on_response) {
+    drop_what_waits(envoy, self);
   }
-  drop_what_waits(envoy, self);
   if (self->ended) {
     remove_all(envoy, RESPONSE_TRAILERS);
   }
@@ -665,16 +659,13 @@ void HOOK(http_stream_reset)(void *envoy, const void *module_filter, uint64_t id
  * it, and ends the stream. */
 int HOOK(local_reply)(void *envoy, const void *module_filter, uint32_t status, buffer details, bool reset) {
   (void)status;
-  /* A route answers or redirects by itself; a path is refused, or the client sent to its plain form. */
-  static const buffer final[] = {{"direct_response", 15}, {"path_normalization_failed", 25}};
   stream *self = (stream *)module_filter;
   if (!self) {
     return CONTINUE;
   }
   self->is_local = true;
-  for (size_t i = 0; i < sizeof final / sizeof *final; i++) {
-    self->decided |= same(details, final[i]);
-  }
+  /* A route answers or redirects by itself; a path is refused, or the client sent to its plain form. */
+  self->decided |= same(details, TEXT("direct_response")) || same(details, TEXT("path_normalization_failed"));
   if (self->waiting) { /* the upstream has broken off, or the client is too slow: no page is waited for any more */
     self->waiting = false;
     self->page.wrong = true;

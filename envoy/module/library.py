@@ -48,8 +48,12 @@ def find(binary: Path, library: Path = LIBRARY) -> Path:
         raise ModuleUnavailableError(
             "the module was not compiled when Rejoinder was installed: that needs a C compiler"
         )
-    if reason := _cannot_be_loaded(library):
-        raise ModuleUnavailableError(f"the module cannot be loaded: {reason}")
+    try:
+        # Without its symbols resolved, which only Envoy has: enough to see that it is for this machine and that what it
+        # needs is there.
+        ctypes.CDLL(str(library), mode=os.RTLD_LAZY | os.RTLD_LOCAL)
+    except OSError as error:
+        raise ModuleUnavailableError(f"the module cannot be loaded: {error}") from error
     try:
         found = version(binary)
     except EnvoyNotFoundError as error:
@@ -69,16 +73,6 @@ def sha256(library: Path = LIBRARY) -> str:
         OSError: there is none.
     """
     return hashlib.sha256(library.read_bytes()).hexdigest()
-
-
-def _cannot_be_loaded(library: Path) -> str:
-    # Without its symbols resolved, which only Envoy has: enough to see that it is for this machine and that what it
-    # needs is there.
-    try:
-        ctypes.CDLL(str(library), mode=os.RTLD_LAZY | os.RTLD_LOCAL)
-    except OSError as error:
-        return str(error)
-    return ""
 
 
 def environment(
