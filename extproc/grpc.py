@@ -137,7 +137,7 @@ class Server:
         loop = asyncio.get_running_loop()
         self._listening = listening
         self._accepting = loop.create_task(accepting.accept(listening, lambda: Client(self), tls))
-        self._ticking = loop.call_later(TICK, self._tick_again)
+        self._ticking = loop.call_later(TICK, self.tick)
         return 0 if isinstance(where, Path) else int(listening.getsockname()[1])
 
     async def stop(self, grace: float = 0.0) -> None:
@@ -171,12 +171,10 @@ class Server:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _tick_again(self) -> None:
-        self._ticking = asyncio.get_running_loop().call_later(TICK, self._tick_again)
-        self.tick()
-
     def tick(self) -> None:
         """Look after all connections; done every second."""
+        if self._ticking is not None:
+            self._ticking = asyncio.get_running_loop().call_later(TICK, self.tick)
         for connection in list(self.connections):
             connection.tick(self.clock())
 

@@ -16,15 +16,13 @@ static void *open_library(failure *why) {
   const char *searched = getenv("ENVOY_DYNAMIC_MODULES_SEARCH_PATH");
   const char *own = dladdr((void *)(uintptr_t)open_library, &self) && self.dli_fname ? self.dli_fname : "";
   const char *slash = strrchr(own, '/');
-  void *opened = NULL;
   snprintf(path, sizeof path, "%.*s" BESIDE_LIBRARY, slash ? (int)(slash - own + 1) : 0, own);
-  for (int round = 0; round < 2 && !opened; round++) {
-    /* For all: Python's own C extensions look for its symbols in the whole process. */
+  /* For all: Python's own C extensions look for its symbols in the whole process. */
+  void *opened = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
+  if (!opened) {
+    snprintf(why->text, sizeof why->text, "%s", dlerror());
+    snprintf(path, sizeof path, "%s/" BESIDE_LIBRARY, searched ? searched : ".");
     opened = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
-    if (!opened && !round) {
-      snprintf(why->text, sizeof why->text, "%s", dlerror());
-      snprintf(path, sizeof path, "%s/" BESIDE_LIBRARY, searched ? searched : ".");
-    }
   }
   return opened;
 }

@@ -59,6 +59,12 @@ static place *places;
 static config *waiting;
 static uint64_t last_number;
 
+void report(const char *what, const failure *why) {
+  char text[sizeof why->text + 100];
+  int length = snprintf(text, sizeof text, "rejoinder: %s: %s", what, why->text);
+  CALLBACK(log)(LOG_ERROR, (buffer){text, (size_t)length});
+}
+
 /* --- parts --- */
 
 static part **bucket(const char *id) {
@@ -189,9 +195,7 @@ static void look_after_waiting(void) {
     *at = each->next;
     each->next = NULL;
     if (!fine || !take_effect(each, &why)) {
-      char text[sizeof why.text + 100];
-      int length = snprintf(text, sizeof text, "rejoinder: a program whose parts are there is not used: %s", why.text);
-      CALLBACK(log)(LOG_ERROR, (buffer){text, (size_t)length});
+      report("a program whose parts are there is not used", &why);
     }
   }
 }

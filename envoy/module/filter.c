@@ -69,12 +69,6 @@ typedef struct {
 
 const char *ON(program_init)(void) { return ABI_VERSION; }
 
-static void report(const char *what, const failure *why) {
-  char text[sizeof why->text + 100];
-  int length = snprintf(text, sizeof text, "rejoinder: %s: %s", what, why->text);
-  CALLBACK(log)(LOG_ERROR, (buffer){text, (size_t)length});
-}
-
 /* On whatever thread lets go of it last: it does not take Python to free a program. */
 void HOOK(config_destroy)(const void *self) {
   filter *old = (filter *)self;

@@ -42,21 +42,9 @@ static uint32_t host_node(program *of, buffer domain) {
   if (!suffix.length) {
     return index_add(&of->index, 0, EVERY_HOST, suffix, 0);
   }
-  uint32_t labels = 0;
-  for (size_t i = 0; i < suffix.length; i++) {
-    labels += suffix.ptr[i] == '.';
-  }
+  uint32_t labels = count_of(suffix, '.');
   of->labels = labels > of->labels ? labels : of->labels;
   return index_add(&of->index, 0, HOST_SUFFIX, suffix, hash_backwards(&of->index, suffix));
-}
-
-/* How many elements a prefix has. */
-static uint32_t elements_of(buffer path) {
-  uint32_t elements = 1;
-  for (size_t i = 1; i < path.length; i++) {
-    elements += path.ptr[i] == '/';
-  }
-  return elements;
 }
 
 /* With several domains the index would grow with their product. */
@@ -71,7 +59,8 @@ static bool index_rule(program *of, const rule *rule) {
   buffer path = path_kind == ANY_PATH ? (buffer){0} : scope->path;
   uint64_t hash = hash_text(&of->index, path);
   texts domains = scope->domains;
-  uint32_t elements = path_kind == BELOW_PATH ? elements_of(path) : 0, count = domains.count;
+  uint32_t elements = path_kind == BELOW_PATH ? 1 + count_of(path, '/') - (path.ptr[0] == '/') : 0;
+  uint32_t count = domains.count;
   for (uint32_t i = 0; i < (count ? count : 1); i++) {
     uint32_t host = host_node(of, count ? next_text(&domains) : every);
     uint32_t under = host ? index_add(&of->index, host, path_kind, path, hash) : 0;

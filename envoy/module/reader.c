@@ -94,6 +94,14 @@ buffer next_text(texts *in) {
   return next;
 }
 
+uint32_t count_of(buffer text, char byte) {
+  uint32_t count = 0;
+  for (size_t i = 0; i < text.length; i++) {
+    count += text.ptr[i] == byte;
+  }
+  return count;
+}
+
 int64_t decimal(buffer text) {
   int64_t value = text.length && text.length < 18 ? 0 : -1;
   for (size_t i = 0; i < text.length && value >= 0; i++) {

@@ -31,6 +31,9 @@ uint32_t number_at(const char *at, size_t size);
 buffer next_text(texts *in);
 bool contains(texts in, buffer wanted);
 
+/* How often a byte stands in a text. */
+uint32_t count_of(buffer text, char byte);
+
 /* A decimal number; -1: it is none, or too large to matter. */
 int64_t decimal(buffer text);
 

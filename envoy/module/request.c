@@ -68,11 +68,8 @@ static void read_address(request *of, buffer client) {
 
 request *request_new(const program *asked, const arrived *from) {
   buffer authority = from->authority;
-  size_t elements = 1, size = from->client.length + 2 * authority.length;
+  size_t elements = 1 + count_of(from->path, '/'), size = from->client.length + 2 * authority.length;
   size += from->method.length + from->scheme.length + from->path.length;
-  for (size_t i = 0; i < from->path.length; i++) {
-    elements += from->path.ptr[i] == '/';
-  }
   for (size_t i = 0; i < from->line_count; i++) {
     size += from->lines[i].value.length;
   }
