@@ -39,22 +39,8 @@ Made = Reply | HandlerError | None
 class Calls:
     """For one event loop."""
 
-    def __init__(
-        self,
-        handlers: Handlers,
-        *,
-        seconds: float = SECONDS,
-        threads_each: int = THREADS_EACH,
-        rest: float = REST,
-    ) -> None:
-        """Args:
-        handlers: what is called.
-        seconds, threads_each, rest: in place of the constants of these names.
-        """
+    def __init__(self, handlers: Handlers) -> None:
         self._handlers = handlers
-        self._seconds = seconds
-        self._each = threads_each
-        self._rest = rest
         self._idle = 0
         self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._turns: dict[str, asyncio.Semaphore] = {}
@@ -68,23 +54,25 @@ class Calls:
         Returns:
             HandlerError: it failed, or takes too long; count that and let the response pass. It has been logged.
         """
-        if self._late.get(name, 0) >= self._each:
-            text = f"{self._each} calls of it took too long: it is not called until one of them has ended, and rested\n"
+        if self._late.get(name, 0) >= THREADS_EACH:
+            text = (
+                f"{THREADS_EACH} calls of it took too long: it is not called until one of them has ended, and rested\n"
+            )
             return self._handlers.failed(name, text, "its calls take too long")
-        turns = self._turns.setdefault(name, asyncio.Semaphore(self._each))
+        turns = self._turns.setdefault(name, asyncio.Semaphore(THREADS_EACH))
         running: _Running | None = None
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(SECONDS):
                 await turns.acquire()
                 running = _Running(functools.partial(self._handlers.call, name, request, response), turns.release)
                 self._start(running)
                 return await asyncio.shield(running.result)
         except TimeoutError:
-            text = f"no reply within {self._seconds:g} s\n" + (running.where() if running else "")
+            text = f"no reply within {SECONDS:g} s\n" + (running.where() if running else "")
             if running and not running.result.done():
                 self._late[name] = self._late.get(name, 0) + 1
                 loop = asyncio.get_running_loop()
-                running.result.add_done_callback(lambda _: loop.call_later(self._rest, self._rested, name))
+                running.result.add_done_callback(lambda _: loop.call_later(REST, self._rested, name))
                 running.interrupt()
             return self._handlers.failed(name, text, "takes too long")
         except RuntimeError as error:  # the system has no threads left

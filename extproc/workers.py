@@ -148,21 +148,15 @@ class Workers:
         files: tls.Files | None = None,
         mode: int = unix.MODE,
         given: Mapping[Address, socket.socket] = types.MappingProxyType({}),
-        *,
-        answer_seconds: float = ANSWER_SECONDS,
-        silent_seconds: float = SILENT_SECONDS,
     ) -> None:
         """Args:
         count: how many processes.
         files: for TLS, where they do not listen on Unix sockets.
         mode: of Unix sockets.
         given: sockets that listen already, by address. Who connects while a process is replaced waits there.
-        answer_seconds, silent_seconds: in place of the constants.
         """
         self._count = count
         self._files, self._mode, self._given = files, mode, given
-        self._answer_seconds = answer_seconds
-        self._silent_seconds = silent_seconds
         self._workers: list[_Worker] = []
         self._published: Program | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -220,7 +214,7 @@ class Workers:
         # All at once, then wait: they take it in side by side.
         rounds = {worker.line.say(program): worker.line for worker in list(self._workers)}
         awaited = [each for each, line in rounds.items() if line.given_up is None or line.given_up.done()]
-        for late in concurrent.futures.wait(awaited, self._answer_seconds).not_done:
+        for late in concurrent.futures.wait(awaited, ANSWER_SECONDS).not_done:
             rounds[late].given_up = late
             _LOG.error("an ext_proc process does not answer; it has the rules when it does again")
 
@@ -263,11 +257,11 @@ class Workers:
 
     async def _look(self) -> None:
         while True:
-            await asyncio.sleep(min(LOOK_SECONDS, self._silent_seconds))
+            await asyncio.sleep(LOOK_SECONDS)
             for worker in self._workers:
                 worker.line.say(None)
-                if worker.line.silent() > self._silent_seconds:
-                    _LOG.error("an ext_proc process has not answered for %g s, and is killed", self._silent_seconds)
+                if worker.line.silent() > SILENT_SECONDS:
+                    _LOG.error("an ext_proc process has not answered for %g s, and is killed", SILENT_SECONDS)
                     worker.process.kill()
 
     def _watch(self, worker: _Worker) -> None:
