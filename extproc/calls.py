@@ -10,6 +10,7 @@ end of the process do not wait for it.
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import ctypes
 import functools
@@ -31,7 +32,6 @@ REST: Final = 10.0
 """Seconds from the end of a call that was late to one in its place: if all are late, a tenth of the time goes to
 them."""
 
-Work = Callable[[], None]
 Made = Reply | HandlerError | None
 """What comes of a call."""
 
@@ -42,10 +42,10 @@ class Calls:
     def __init__(self, handlers: Handlers) -> None:
         self._handlers = handlers
         self._idle = 0
-        self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._turns: dict[str, asyncio.Semaphore] = {}
         """By handler: the calls that it may have at once."""
-        self._late: dict[str, int] = {}
+        self._late: collections.Counter[str] = collections.Counter()
         """By handler: its calls that nobody waits for any more, and those that rest."""
 
     async def call(self, name: str, request: Request, response: Response | None) -> Made:
@@ -54,7 +54,7 @@ class Calls:
         Returns:
             HandlerError: it failed, or takes too long; count that and let the response pass. It has been logged.
         """
-        if self._late.get(name, 0) >= THREADS_EACH:
+        if self._late[name] >= THREADS_EACH:
             text = (
                 f"{THREADS_EACH} calls of it took too long: it is not called until one of them has ended, and rested\n"
             )
@@ -70,17 +70,14 @@ class Calls:
         except TimeoutError:
             text = f"no reply within {SECONDS:g} s\n" + (running.where() if running else "")
             if running and not running.result.done():
-                self._late[name] = self._late.get(name, 0) + 1
+                self._late[name] += 1
                 loop = asyncio.get_running_loop()
-                running.result.add_done_callback(lambda _: loop.call_later(REST, self._rested, name))
+                running.result.add_done_callback(lambda _: loop.call_later(REST, self._late.subtract, (name,)))
                 running.interrupt()
             return self._handlers.failed(name, text, "takes too long")
         except RuntimeError as error:  # the system has no threads left
             turns.release()
             return self._handlers.failed(name, f"{error}\n", str(error))
-
-    def _rested(self, name: str) -> None:
-        self._late[name] -= 1
 
     def _start(self, running: _Running) -> None:
         if not self._idle:

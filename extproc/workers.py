@@ -235,16 +235,13 @@ class Workers:
         # Not in a thread: with the thread that started it, a process loses its parent.
         process.start()
         there.close()
-        try:
+        with contextlib.ExitStack() as failed:
+            failed.callback(here.close)
+            failed.callback(process.kill)
             answer = await asyncio.to_thread(_first, here)
-        except BaseException:
-            process.kill()
-            here.close()
-            raise
-        if isinstance(answer, int):
-            return _Worker(process, _Line(here), (address[0], answer) if isinstance(address, tuple) else address)
-        here.close()
-        process.kill()
+            if isinstance(answer, int):
+                failed.pop_all()
+                return _Worker(process, _Line(here), (address[0], answer) if isinstance(address, tuple) else address)
         await _ended(process)
         if answer is not None:
             raise OSError(answer)

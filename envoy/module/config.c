@@ -279,11 +279,6 @@ static bool unwrap(buffer json, char *to, size_t *length, failure *why) {
                 (size_t)(at - json.ptr));
 }
 
-static bool is_json(buffer given) {
-  const char *end = given.ptr + given.length, *at = behind_spaces(given.ptr, end);
-  return at < end && *at == '{';
-}
-
 static bool begin(config *made, buffer name, buffer given, failure *why) {
   if (given.length >= 6 && !memcmp(given.ptr, "RJPRT", 6)) {
     made->part = add_part(given, made->engine, why);
@@ -342,7 +337,8 @@ config *config_new(buffer name, buffer given, const engine *engine, failure *why
   config *made = calloc(1, sizeof *made);
   char *unwrapped = NULL;
   bool fine = made != NULL;
-  if (fine && is_json(given)) {
+  const char *end = given.ptr + given.length, *start = behind_spaces(given.ptr, end);
+  if (fine && start < end && *start == '{') {
     size_t length = 0;
     unwrapped = malloc(given.length);
     fine = unwrapped && unwrap(given, unwrapped, &length, why);

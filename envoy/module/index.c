@@ -36,14 +36,6 @@ uint64_t hash_text(const text_index *in, buffer text) {
   return hash;
 }
 
-uint64_t hash_backwards(const text_index *in, buffer text) {
-  uint64_t hash = 0;
-  for (size_t i = text.length; i > 0; i--) {
-    hash = hash_byte(in, hash, text.ptr[i - 1]);
-  }
-  return hash;
-}
-
 node *index_node(const text_index *in, uint32_t number) { return &ITEMS(node, in->nodes)[number]; }
 
 /* A slot for the node: its own, or the empty one where it would be. */

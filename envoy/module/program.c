@@ -44,7 +44,11 @@ static uint32_t host_node(program *of, buffer domain) {
   }
   uint32_t labels = count_of(suffix, '.');
   of->labels = labels > of->labels ? labels : of->labels;
-  return index_add(&of->index, 0, HOST_SUFFIX, suffix, hash_backwards(&of->index, suffix));
+  uint64_t hash = 0;
+  for (size_t at = suffix.length; at > 0; at--) {
+    hash = hash_byte(&of->index, hash, suffix.ptr[at - 1]);
+  }
+  return index_add(&of->index, 0, HOST_SUFFIX, suffix, hash);
 }
 
 /* With several domains the index would grow with their product. */
