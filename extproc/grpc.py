@@ -196,7 +196,7 @@ class Server:
         self._kept += size - connection.kept
         connection.kept = size
         if self._kept > self._max_kept:
-            largest = max(self.connections, key=lambda each: each.kept, default=connection)
+            largest = max(self.connections, key=lambda client: client.kept, default=connection)
             _LOG.warning("clients take more than %d MB: the one with the most is hung up on", self._max_kept >> 20)
             self._kept -= largest.kept
             largest.kept = 0

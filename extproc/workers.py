@@ -213,7 +213,7 @@ class Workers:
     def _tell_all(self, program: Program | None) -> None:
         # All at once, then wait: they take it in side by side.
         rounds = {worker.line.say(program): worker.line for worker in list(self._workers)}
-        awaited = [each for each, line in rounds.items() if line.given_up is None or line.given_up.done()]
+        awaited = [answer for answer, line in rounds.items() if line.given_up is None or line.given_up.done()]
         for late in concurrent.futures.wait(awaited, ANSWER_SECONDS).not_done:
             rounds[late].given_up = late
             _LOG.error("an ext_proc process does not answer; it has the rules when it does again")

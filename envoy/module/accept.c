@@ -107,9 +107,9 @@ static bool read_element(buffer text, element *into) {
     fine &= take_token(&text).length > 0;
   }
   *into = (element){{start, (size_t)(text.ptr - start)}, text, WHOLE};
-  parameter each;
-  while (fine && next_parameter(&text, &each)) {
-    fine = !alike(each.name, TEXT("q")) || read_weight(each.value, &into->q);
+  parameter next;
+  while (fine && next_parameter(&text, &next)) {
+    fine = !alike(next.name, TEXT("q")) || read_weight(next.value, &into->q);
   }
   return fine && !text.length;
 }
@@ -140,21 +140,20 @@ static bool same_value(buffer one, buffer other) {
   bool quoted[] = {begins(one, '"'), begins(other, '"')};
   one = quoted[0] ? (buffer){one.ptr + 1, one.length - 2} : one;
   other = quoted[1] ? (buffer){other.ptr + 1, other.length - 2} : other;
-  for (;;) {
-    int byte = next_byte(&one, quoted[0]);
+  int byte;
+  do {
+    byte = next_byte(&one, quoted[0]);
     if (byte != next_byte(&other, quoted[1])) {
       return false;
     }
-    if (byte < 0) {
-      return true;
-    }
-  }
+  } while (byte >= 0);
+  return true;
 }
 
 static bool has_parameter(buffer parameters, const parameter *wanted) {
-  parameter each;
-  while (next_parameter(&parameters, &each)) {
-    if (alike(each.name, wanted->name) && same_value(each.value, wanted->value)) {
+  parameter next;
+  while (next_parameter(&parameters, &next)) {
+    if (alike(next.name, wanted->name) && same_value(next.value, wanted->value)) {
       return true;
     }
   }
@@ -173,10 +172,10 @@ static int fits_type(const element *accepted, const element *offered) {
   }
   int specificity = rank * LOOKED_AT; /* never as many parameters as to reach the next rank */
   buffer rest = accepted->parameters;
-  parameter each;
-  while (next_parameter(&rest, &each)) {
-    if (!alike(each.name, TEXT("q")) && !alike(each.name, TEXT("charset"))) {
-      if (!has_parameter(offered->parameters, &each)) {
+  parameter next;
+  while (next_parameter(&rest, &next)) {
+    if (!alike(next.name, TEXT("q")) && !alike(next.name, TEXT("charset"))) {
+      if (!has_parameter(offered->parameters, &next)) {
         return NO_FIT;
       }
       specificity++;
@@ -239,11 +238,11 @@ static uint32_t quality(axis *of, buffer offered) {
     read = (element){TEXT(""), TEXT(""), 0};
   }
   for (size_t i = 0; i < of->count && offered.length; i++) {
-    const element *each = &of->accepted[i];
-    int found = of->fits(each, &read);
-    if (found > best || (found == best && found != NO_FIT && each->q > of->q)) {
-      best = found;
-      of->q = each->q;
+    const element *range = &of->accepted[i];
+    int specificity = of->fits(range, &read);
+    if (specificity > best || (specificity == best && specificity != NO_FIT && range->q > of->q)) {
+      best = specificity;
+      of->q = range->q;
     }
   }
   of->highest = of->q > of->highest ? of->q : of->highest;

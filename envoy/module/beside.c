@@ -38,11 +38,11 @@ static bool load(failure *why) {
   }
   beside_start *start;
   memcpy(&start, &symbol, sizeof start); /* C knows no cast from an object to a function */
-  const beside *found = start(why);
-  if (found && found->version != BESIDE_VERSION) {
+  const beside *started = start(why);
+  if (started && started->version != BESIDE_VERSION) {
     return REJECT(why, BESIDE_LIBRARY " is of another version of Rejoinder");
   }
-  loaded = found;
+  loaded = started;
   return loaded;
 }
 

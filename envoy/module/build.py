@@ -15,7 +15,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -82,7 +81,14 @@ def build(folder: Path) -> Path:
     compiler = shlex.split(os.environ.get("CC", "cc"))
     with tempfile.TemporaryDirectory(prefix="rejoinder-build-") as scratch:
         made = Path(scratch, CORE)
-        _run([*compiler, *_SHARED, *_WARNINGS, *(str(HERE / source) for source in SOURCES), "-o", str(made)])
+        command = [*compiler, *_SHARED, *_WARNINGS, *(str(HERE / source) for source in SOURCES), "-o", str(made)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise CannotBuildError(f"no C compiler: {error}") from error
+        if done.returncode:
+            raise CannotBuildError(f"{command[0]} fails: {done.stderr.strip()}")
+        sys.stderr.write(done.stderr)
         return _install(made, folder)
 
 
@@ -121,16 +127,6 @@ def build_python(folder: Path) -> Path:
     ffi.embedding_init_code(_START)
     with tempfile.TemporaryDirectory(prefix="rejoinder-build-") as scratch:
         return _install(Path(ffi.compile(tmpdir=scratch, target=PYTHON)), folder)
-
-
-def _run(command: Sequence[str]) -> None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise CannotBuildError(f"no C compiler: {error}") from error
-    if done.returncode:
-        raise CannotBuildError(f"{command[0]} fails: {done.stderr.strip()}")
-    sys.stderr.write(done.stderr)
 
 
 def _install(made: Path, folder: Path) -> Path:

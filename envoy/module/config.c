@@ -72,11 +72,11 @@ static part **bucket(const char *id) {
 }
 
 static part *find_part(const char *id) {
-  part *each = *bucket(id);
-  while (each && memcmp(each->opened.id, id, ID_LENGTH)) {
-    each = each->next;
+  part *part = *bucket(id);
+  while (part && memcmp(part->opened.id, id, ID_LENGTH)) {
+    part = part->next;
   }
-  return each;
+  return part;
 }
 
 static void release_part(part *old) {
@@ -185,16 +185,16 @@ static bool take_effect(config *of, failure *why) {
 /* A part has come. */
 static void look_after_waiting(void) {
   for (config **at = &waiting; *at;) {
-    config *each = *at;
+    config *next = *at;
     failure why = {"no memory"};
-    bool fine = gather(each, &why);
-    if (fine && each->own->part_count < each->opened.part_count) {
-      at = &each->next;
+    bool fine = gather(next, &why);
+    if (fine && next->own->part_count < next->opened.part_count) {
+      at = &next->next;
       continue;
     }
-    *at = each->next;
-    each->next = NULL;
-    if (!fine || !take_effect(each, &why)) {
+    *at = next->next;
+    next->next = NULL;
+    if (!fine || !take_effect(next, &why)) {
       report("a program whose parts are there is not used", &why);
     }
   }
@@ -203,9 +203,9 @@ static void look_after_waiting(void) {
 /* --- by name --- */
 
 static place *place_of(buffer name) {
-  for (place *each = places; each; each = each->next) {
-    if (each->name.length == name.length && !memcmp(each->name.ptr, name.ptr, name.length)) {
-      return each;
+  for (place *place = places; place; place = place->next) {
+    if (place->name.length == name.length && !memcmp(place->name.ptr, name.ptr, name.length)) {
+      return place;
     }
   }
   place *made = calloc(1, sizeof *made + name.length);
@@ -235,8 +235,8 @@ static bool is_space(char byte) { return byte == ' ' || byte == '\t' || byte == 
 
 static int digit_of(char byte) {
   static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  const char *found = byte ? strchr(digits, byte) : NULL;
-  return found ? (int)(found - digits) : -1;
+  const char *at = byte ? strchr(digits, byte) : NULL;
+  return at ? (int)(at - digits) : -1;
 }
 
 static const char *behind_spaces(const char *at, const char *end) {
@@ -335,24 +335,25 @@ static void drop(config *old) {
 config *config_new(buffer name, buffer given, const engine *engine, failure *why) {
   snprintf(why->text, sizeof why->text, "no memory");
   config *made = calloc(1, sizeof *made);
-  char *unwrapped = NULL;
-  bool fine = made != NULL;
+  if (!made) {
+    return NULL;
+  }
+  made->engine = engine;
   const char *end = given.ptr + given.length, *start = behind_spaces(given.ptr, end);
-  if (fine && start < end && *start == '{') {
+  char *unwrapped = NULL;
+  bool fine = true;
+  if (start < end && *start == '{') {
     size_t length = 0;
     unwrapped = malloc(given.length);
     fine = unwrapped && unwrap(given, unwrapped, &length, why);
     given = (buffer){unwrapped, length};
   }
-  if (made) {
-    made->engine = engine;
-    pthread_mutex_lock(&lock);
-    if (!fine || !begin(made, name, given, why)) {
-      drop(made);
-      made = NULL;
-    }
-    pthread_mutex_unlock(&lock);
+  pthread_mutex_lock(&lock);
+  if (!fine || !begin(made, name, given, why)) {
+    drop(made);
+    made = NULL;
   }
+  pthread_mutex_unlock(&lock);
   free(unwrapped);
   return made;
 }

@@ -73,9 +73,7 @@ const char *ON(program_init)(void) { return ABI_VERSION; }
 void HOOK(config_destroy)(const void *self) {
   filter *old = (filter *)self;
   if (old) {
-    if (old->config) {
-      config_free(old->config);
-    }
+    config_free(old->config);
     pages_free(old->pages);
     free(old);
   }
@@ -325,30 +323,30 @@ static bool decide(void *envoy, stream *self, const response *response) {
   buffer route = attribute(envoy, self->program, NEEDS_ROUTE, ROUTE_NAME);
   question about = {self->request, route, response};
   uint32_t end;
-  const reply *found = program_ask(self->program, &about, &end);
+  const reply *chosen = program_ask(self->program, &about, &end);
   observe(envoy, self, &about, end);
-  if (!found) {
+  if (!chosen) {
     let_pass(envoy, self, &about, end);
     return false;
   }
-  if (found->by_handler) {
+  if (chosen->by_handler) {
     const request *of = self->request;
     asked request = {of->method, of->authority, request_path(of), route};
-    int outcome = beside_handle(envoy, found->handler, response ? response->status : 0, &request, &self->made);
+    int outcome = beside_handle(envoy, chosen->handler, response ? response->status : 0, &request, &self->made);
     if (outcome == FAILURE) {
-      count(envoy, self, HANDLER_FAILURES, found->rule);
+      count(envoy, self, HANDLER_FAILURES, chosen->rule);
     }
     if (outcome != REPLY) {
       return false;
     }
-    self->made->rule = found->rule;
-  } else if (!found->is_fixed && !(self->made = reply_make(self->program, found, &about, time(NULL)))) {
+    self->made->rule = chosen->rule;
+  } else if (!chosen->is_fixed && !(self->made = reply_make(self->program, chosen, &about, time(NULL)))) {
     return false;
   }
-  self->reply = self->made ? self->made : found;
+  self->reply = self->made ? self->made : chosen;
   self->on_response = response != NULL;
   self->from_local = response && response->is_local;
-  if (found->asks && (self->asking = reply_asks(self->program, found, &about, time(NULL))) && found->grpc &&
+  if (chosen->asks && (self->asking = reply_asks(self->program, chosen, &about, time(NULL))) && chosen->grpc &&
       is_grpc(envoy)) {
     self->asking->stays = false; /* there is something for this client without a page */
   }

@@ -55,13 +55,13 @@ def find(binary: Path, library: Path = LIBRARY) -> Path:
     except OSError as error:
         raise ModuleUnavailableError(f"the module cannot be loaded: {error}") from error
     try:
-        found = version(binary)
+        envoy = version(binary)
     except EnvoyNotFoundError as error:
         raise ModuleUnavailableError(str(error)) from error
-    if found.rsplit(".", 1)[0] not in ENVOY_VERSIONS:
+    if envoy.rsplit(".", 1)[0] not in ENVOY_VERSIONS:
         raise ModuleUnavailableError(
             f"the module is made for Envoy {ENVOY_VERSIONS[0]} to {ENVOY_VERSIONS[-1]} (ABI {ABI_VERSION}), "
-            f"this one is {found}"
+            f"this one is {envoy}"
         )
     return library
 

@@ -36,17 +36,17 @@ static buffer header_value(making *of, buffer name) {
   const line *lines = of->request->lines, *end = lines + of->request->line_count;
   size_t count = 0, length = 0;
   buffer value = {0};
-  for (const line *each = lines; number && each < end; each++) {
-    if (each->name + 1 == number) {
+  for (const line *line = lines; number && line < end; line++) {
+    if (line->name + 1 == number) {
       count++;
-      length += each->value.length + 1;
-      value = each->value;
+      length += line->value.length + 1;
+      value = line->value;
     }
   }
   char *at = count > 1 ? space_for(of, length) : NULL;
   value = at ? (buffer){at, length - 1} : value;
-  for (const line *each = lines; at && each < end; each++) {
-    at = each->name + 1 == number ? put(put(at, each->value), TEXT(",")) : at;
+  for (const line *line = lines; at && line < end; line++) {
+    at = line->name + 1 == number ? put(put(at, line->value), TEXT(",")) : at;
   }
   return value;
 }
@@ -78,7 +78,7 @@ static buffer now(making *of) {
 
 static buffer value_of(void *context, uint32_t name, buffer argument) {
   making *of = context;
-  buffer found = {0};
+  buffer value = {0};
   switch (name) {
     case NAME_REQUEST_ID: return header_value(of, TEXT("x-request-id"));
     case NAME_REQUEST_METHOD: return of->request->method;
@@ -87,11 +87,11 @@ static buffer value_of(void *context, uint32_t name, buffer argument) {
     case NAME_REQUEST_PATH: return of->request->path;
     case NAME_REQUEST_TARGET: return request_path(of->request);
     case NAME_REQUEST_URL: return url(of);
-    case NAME_REQUEST_QUERY: request_parameter(of->request, argument, &found); break;
+    case NAME_REQUEST_QUERY: request_parameter(of->request, argument, &value); break;
     case NAME_REQUEST_HEADER: return header_value(of, argument);
     case NAME_STATUS: return number(of, of->status);
     case NAME_STATUS_REASON: return text_of(status_reason(of->status));
-    case NAME_ORIGINAL_STATUS: return of->response ? number(of, of->response->status) : found;
+    case NAME_ORIGINAL_STATUS: return of->response ? number(of, of->response->status) : value;
     case NAME_SOURCE: return of->response && !of->response->is_local ? TEXT("upstream") : TEXT("local");
     case NAME_ROUTE: return of->route;
     case NAME_RULE: return of->rule;
@@ -99,7 +99,7 @@ static buffer value_of(void *context, uint32_t name, buffer argument) {
     case NAME_CLIENT: return of->request->client;
     case SHARED_TEXT: return named(of->program, BODY, argument)->body;
   }
-  return found;
+  return value;
 }
 
 /* --- a reply --- */
@@ -168,9 +168,9 @@ static bool is_kept(const reply *given, buffer name) {
       "grpc-message", "grpc-status", "grpc-status-details-bin"};
   bool kept = false;
   for (texts left = given->kept; left.count && !kept;) {
-    buffer each = next_text(&left), beginning = {each.ptr, each.length - 1};
-    bool is_beginning = each.length && each.ptr[each.length - 1] == '*';
-    kept = is_beginning ? begins_with(name, beginning) : same(each, name);
+    buffer pattern = next_text(&left), beginning = {pattern.ptr, pattern.length - 1};
+    bool is_beginning = pattern.length && pattern.ptr[pattern.length - 1] == '*';
+    kept = is_beginning ? begins_with(name, beginning) : same(pattern, name);
   }
   for (size_t i = 0; i < sizeof never / sizeof *never && kept; i++) {
     kept &= !same(text_of(never[i]), name);
@@ -182,19 +182,19 @@ static bool is_kept(const reply *given, buffer name) {
 static void keep_headers(making *of, reply *made, const reply *given) {
   size_t ours = made->header_count, length = 0;
   for (size_t i = 0; given->kept.count && of->response && i < of->response->header_count; i++) {
-    header each = of->response->headers[i];
-    if (is_kept(given, each.name) && !has_header(made, ours, each.name)) {
-      made->headers[made->header_count++] = each;
-      made->empty_values |= !each.value.length;
-      length += each.name.length + each.value.length;
+    header header = of->response->headers[i];
+    if (is_kept(given, header.name) && !has_header(made, ours, header.name)) {
+      made->headers[made->header_count++] = header;
+      made->empty_values |= !header.value.length;
+      length += header.name.length + header.value.length;
     }
   }
   char *at = length ? malloc(length) : NULL;
   of->failed |= length && !at;
   made->owned[made->owned_count++] = at;
   for (size_t i = ours; at && i < made->header_count; i++) {
-    header *each = &made->headers[i], kept = *each;
-    each->name.ptr = at, each->value.ptr = at + kept.name.length;
+    header *header = &made->headers[i], kept = *header;
+    header->name.ptr = at, header->value.ptr = at + kept.name.length;
     at = put(put(at, kept.name), kept.value);
   }
 }
@@ -217,11 +217,11 @@ reply *reply_make(const program *asked, const reply *given, const question *abou
                     .headers = (header *)(made + 1), .header_count = ours, .body = from->body};
     made->owned = (char **)(made->headers + all);
     for (size_t i = 0; i < ours; i++) {
-      header *each = &made->headers[i];
-      *each = from->headers[i];
+      header *header = &made->headers[i];
+      *header = from->headers[i];
       if (i >= from->header_count) {
-        each->value = trimmed(filled(&of, made->owned, &made->owned_count, each->value));
-        made->empty_values |= !each->value.length;
+        header->value = trimmed(filled(&of, made->owned, &made->owned_count, header->value));
+        made->empty_values |= !header->value.length;
       }
     }
     if (from->by_template) {
@@ -273,10 +273,10 @@ asking *reply_asks(const program *asked, const reply *given, const question *abo
     made->headers[1] = (header){TEXT(":path"), TEXT("/")};
     made->headers[2] = (header){TEXT(":authority"), from->host};
     for (uint32_t i = 0; i < from->told_count; i++) {
-      header each = ITEMS(header, asked->told)[from->first_told + i];
-      each.value = trimmed(filled(&of, made->owned, &made->owned_count, each.value));
-      if (each.value.length) {
-        made->headers[made->header_count++] = each;
+      header told = ITEMS(header, asked->told)[from->first_told + i];
+      told.value = trimmed(filled(&of, made->owned, &made->owned_count, told.value));
+      if (told.value.length) {
+        made->headers[made->header_count++] = told;
       }
     }
   }

@@ -136,7 +136,7 @@ static kept *find(pages *in, buffer key) {
   return NULL;
 }
 
-bool pages_find(pages *in, const asking *asked, page *found) {
+bool pages_find(pages *in, const asking *asked, page *into) {
   char space[MAX_KEY];
   buffer key = key_of(asked, space);
   if (!key.length) {
@@ -144,8 +144,8 @@ bool pages_find(pages *in, const asking *asked, page *found) {
   }
   pthread_mutex_lock(&in->lock);
   const kept *place = find(in, key);
-  bool there = place && now() < place->until && copy(&found->type, place->page.type) &&
-               copy(&found->language, place->page.language) && copy(&found->body, place->page.body);
+  bool there = place && now() < place->until && copy(&into->type, place->page.type) &&
+               copy(&into->language, place->page.language) && copy(&into->body, place->page.body);
   pthread_mutex_unlock(&in->lock);
   return there;
 }

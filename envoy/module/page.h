@@ -31,7 +31,7 @@ pages *pages_new(void);
 void pages_free(pages *old);
 
 /* A copy of the page that is kept for a request; false: there is none. */
-bool pages_find(pages *in, const asking *asked, page *found);
+bool pages_find(pages *in, const asking *asked, page *into);
 void pages_keep(pages *in, const asking *asked, const page *made);
 
 #endif

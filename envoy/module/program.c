@@ -56,7 +56,6 @@ static bool by_routes(const scope *scope) { return scope->has_routes && scope->d
 
 /* Have the rule that is being read found by its domains, under them by its path, and under that by its routes. */
 static bool index_rule(program *of, const rule *rule) {
-  static const buffer every = {"*", 1};
   static const kind kinds[] = {ANY_PATH, AT_PATH, BELOW_PATH, ANY_PATH};
   const scope *scope = &rule->scope;
   kind path_kind = kinds[scope->path_kind];
@@ -66,13 +65,13 @@ static bool index_rule(program *of, const rule *rule) {
   uint32_t elements = path_kind == BELOW_PATH ? 1 + count_of(path, '/') - (path.ptr[0] == '/') : 0;
   uint32_t count = domains.count;
   for (uint32_t i = 0; i < (count ? count : 1); i++) {
-    uint32_t host = host_node(of, count ? next_text(&domains) : every);
+    uint32_t host = host_node(of, count ? next_text(&domains) : TEXT("*"));
     uint32_t under = host ? index_add(&of->index, host, path_kind, path, hash) : 0;
     if (!under) {
       return false;
     }
-    node *found = index_node(&of->index, host);
-    found->number = elements > found->number ? elements : found->number;
+    node *node = index_node(&of->index, host);
+    node->number = elements > node->number ? elements : node->number;
     texts routes = scope->routes;
     bool named = by_routes(scope);
     for (uint32_t left = named ? routes.count : 1; left; left--) {
@@ -141,14 +140,14 @@ static buffer take_template(program *of, reader *in) {
         [NAME_ROUTE] = NEEDS_ROUTE,
         [NAME_CLIENT] = NEEDS_CLIENT,
     };
-    template_piece each = template_next(&rest);
-    if (each.name == SHARED_TEXT) {
-      KEEP(in, of->shared, each.text);
+    template_piece piece = template_next(&rest);
+    if (piece.name == SHARED_TEXT) {
+      KEEP(in, of->shared, piece.text);
       continue;
     }
-    need(of, needs[each.name]);
-    if (each.name == NAME_REQUEST_ID || each.name == NAME_REQUEST_HEADER) {
-      look_at_header(of, in, each.name == NAME_REQUEST_ID ? TEXT("x-request-id") : each.text);
+    need(of, needs[piece.name]);
+    if (piece.name == NAME_REQUEST_ID || piece.name == NAME_REQUEST_HEADER) {
+      look_at_header(of, in, piece.name == NAME_REQUEST_ID ? TEXT("x-request-id") : piece.text);
     }
   }
   return read;
@@ -397,13 +396,13 @@ static bool finish(program *of, bool whole, failure *why) {
     }
   }
   for (size_t i = 0; i < of->replies.count; i++) {
-    reply *each = &ITEMS(reply, of->replies)[i];
-    content *first = &ITEMS(content, of->contents)[each->first_content];
-    for (content *at = first; at < first + each->content_count; at++) {
+    reply *given = &ITEMS(reply, of->replies)[i];
+    content *first = &ITEMS(content, of->contents)[given->first_content];
+    for (content *at = first; at < first + given->content_count; at++) {
       kind kind = at->by_template ? TEMPLATE : BODY;
       buffer body = at->body.length ? named(of, kind, at->body)->body : (buffer){0};
       if (at->body.length && !body.ptr && whole) {
-        return REJECT(why, "rule %.*s: the body of a reply is in no record", (int)each->rule.length, each->rule.ptr);
+        return REJECT(why, "rule %.*s: the body of a reply is in no record", (int)given->rule.length, given->rule.ptr);
       }
       at->body = body;
       at->by_template &= body.ptr != NULL;
@@ -411,11 +410,11 @@ static bool finish(program *of, bool whole, failure *why) {
       at->headers = count ? &ITEMS(header, of->headers)[headers] : NULL;
       headers += count;
     }
-    each->is_fixed = each->content_count == 1 && !first->template_count && !first->by_template && !each->kept.count &&
-                     !each->grpc && !each->asks;
-    each->headers = first->headers, each->header_count = first->header_count;
-    each->body = first->body;
-    each->empty_values = first->empty_values;
+    given->is_fixed = given->content_count == 1 && !first->template_count && !first->by_template &&
+                      !given->kept.count && !given->grpc && !given->asks;
+    given->headers = first->headers, given->header_count = first->header_count;
+    given->body = first->body;
+    given->empty_values = first->empty_values;
   }
   return true;
 }

@@ -51,8 +51,8 @@ template_piece template_next(buffer *rest) {
 
 bool template_fits_header(buffer encoded) {
   for (buffer rest = template_pieces(encoded); rest.length;) {
-    template_piece each = template_next(&rest);
-    if (each.name ? each.escape == RAW : !is_header_value(each.text)) {
+    template_piece piece = template_next(&rest);
+    if (piece.name ? piece.escape == RAW : !is_header_value(piece.text)) {
       return false;
     }
   }
@@ -122,20 +122,20 @@ static char *put_value(char *to, buffer value, uint32_t escape) {
   }
   while (value.length) {
     bool valid;
-    buffer each = {value.ptr, character(value, &valid)};
-    value = (buffer){value.ptr + each.length, value.length - each.length};
-    if (!valid || (escape == HTML && (same(each, TEXT("\uFFFE")) || same(each, TEXT("\uFFFF"))))) {
+    buffer point = {value.ptr, character(value, &valid)};
+    value = (buffer){value.ptr + point.length, value.length - point.length};
+    if (!valid || (escape == HTML && (same(point, TEXT("\uFFFE")) || same(point, TEXT("\uFFFF"))))) {
       to = put_text(to, "\uFFFD");
-    } else if (escape == JSON && same(each, TEXT("\u2028"))) {
+    } else if (escape == JSON && same(point, TEXT("\u2028"))) {
       to = put_text(to, "\\u2028");
-    } else if (escape == JSON && same(each, TEXT("\u2029"))) {
+    } else if (escape == JSON && same(point, TEXT("\u2029"))) {
       to = put_text(to, "\\u2029");
-    } else if (each.length > 1 || escape == RAW || (escape == HEADER_VALUE && !is_control(*each.ptr))) {
-      to = put(to, each);
+    } else if (point.length > 1 || escape == RAW || (escape == HEADER_VALUE && !is_control(*point.ptr))) {
+      to = put(to, point);
     } else if (escape == HTML) {
-      to = put_html(to, *each.ptr);
+      to = put_html(to, *point.ptr);
     } else if (escape == JSON) {
-      to = put_json(to, *each.ptr);
+      to = put_json(to, *point.ptr);
     }
   }
   return to;
@@ -147,9 +147,9 @@ bool template_fill(buffer encoded, template_value value, void *context, char **f
   size_t room = encoded.length + 4096, used = 0; /* no more is needed, mostly */
   char *made = malloc(room);
   for (buffer rest = template_pieces(encoded); made && rest.length;) {
-    template_piece each = template_next(&rest);
-    bool is_value = each.name && each.name != SHARED_TEXT;
-    buffer text = each.name ? value(context, each.name, each.text) : each.text;
+    template_piece piece = template_next(&rest);
+    bool is_value = piece.name && piece.name != SHARED_TEXT;
+    buffer text = piece.name ? value(context, piece.name, piece.text) : piece.text;
     text = is_value ? cut(text) : text;
     size_t most = text.length * (is_value ? LONGEST_ESCAPE : 1);
     if (most > room - used) {
@@ -162,7 +162,7 @@ bool template_fill(buffer encoded, template_value value, void *context, char **f
     }
     if (made && text.length) {
       char *at = made + used;
-      used += (size_t)((is_value ? put_value(at, text, each.escape) : put(at, text)) - at);
+      used += (size_t)((is_value ? put_value(at, text, piece.escape) : put(at, text)) - at);
     }
   }
   *filled = made;
