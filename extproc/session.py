@@ -170,10 +170,8 @@ class Session:
         return _answered(made, reply.status, choice, asked, seen)
 
     def _on_request(self, message: RequestHeaders) -> tuple[State, Output]:
-        asked = Asked(
-            of_headers(message.headers, client_of(message.attributes)), message.attributes.get(ROUTE_NAME) or None
-        )
-        seen = Seen()
+        known, seen = message.attributes, Seen()
+        asked = Asked(of_headers(message.headers, client_of(known)), known.get(ROUTE_NAME) or None)
         choice = self._rules.program.on_request(asked.request, asked.route, seen)
         self._asked = message
         if choice is not None and choice.answer.handler:

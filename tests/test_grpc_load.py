@@ -55,9 +55,10 @@ def test_exchange_that_has_waited_just_so_long_is_answered() -> None:
     run(main())
 
 
-def test_exchange_that_finds_the_queue_full_passes_at_once() -> None:
+def test_exchange_that_finds_the_queue_full_passes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        bench = Bench(max_queued=3 * MESSAGE_COST)
+        monkeypatch.setattr("rejoinder.extproc.grpc.MAX_QUEUED", 3 * MESSAGE_COST)
+        bench = Bench()
         wire = bench.wire()
         wire.bring(b"".join(request(stream_id, b"last", 0) for stream_id in (1, 3, 5, 7)))
         assert replies(wire.frames()) == {7: PASSED}
@@ -71,9 +72,10 @@ def test_exchange_that_finds_the_queue_full_passes_at_once() -> None:
     run(main())
 
 
-def test_full_queue_of_one_client_leaves_room_for_another() -> None:
+def test_full_queue_of_one_client_leaves_room_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        bench = Bench(max_queued=100 * MESSAGE_COST)
+        monkeypatch.setattr("rejoinder.extproc.grpc.MAX_QUEUED", 100 * MESSAGE_COST)
+        bench = Bench()
         flood, other = bench.wire(), bench.wire()
         flood.bring(b"".join(request(stream_id, b"last", 0) for stream_id in range(1, 2001, 2)))
         assert bench.server.overloaded > 800
@@ -84,9 +86,10 @@ def test_full_queue_of_one_client_leaves_room_for_another() -> None:
     run(main())
 
 
-def test_queue_is_shared_by_those_that_wait() -> None:
+def test_queue_is_shared_by_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        bench = Bench(max_queued=100 * MESSAGE_COST)
+        monkeypatch.setattr("rejoinder.extproc.grpc.MAX_QUEUED", 100 * MESSAGE_COST)
+        bench = Bench()
         wires = [bench.wire() for _ in range(50)]
         for wire in wires:
             wire.bring(b"".join(request(stream_id, b"last", 0) for stream_id in range(1, 201, 2)))
@@ -147,9 +150,10 @@ def test_client_that_does_not_open_its_windows_is_let_pass(monkeypatch: pytest.M
     run(main())
 
 
-def test_of_clients_that_take_too_much_memory_the_largest_is_hung_up_on() -> None:
+def test_of_clients_that_take_too_much_memory_the_largest_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        bench = Bench(max_kept=100 * MESSAGE_COST)
+        monkeypatch.setattr("rejoinder.extproc.grpc.MAX_KEPT", 100 * MESSAGE_COST)
+        bench = Bench()
         small, large = bench.wire(), bench.wire()
         for number in range(1, 100, 2):
             small.bring(request(number, b"stays", 0))
@@ -289,9 +293,10 @@ def test_broken_protocol_is_told_and_logged(caplog: pytest.LogCaptureFixture) ->
     assert caplog.messages == ["a client's connection is broken off: PROTOCOL_ERROR: 2 is no new stream"]
 
 
-def test_connections_beyond_the_limit_are_hung_up_on() -> None:
+def test_connections_beyond_the_limit_are_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        async with serving(max_connections=1) as (server, port), grpcio(port) as channel:
+        monkeypatch.setattr("rejoinder.extproc.grpc.MAX_CONNECTIONS", 1)
+        async with serving() as (server, port), grpcio(port) as channel:
             assert await channel.unary_unary(PATH)(b"last") == b"last"
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             with contextlib.suppress(ConnectionError):

@@ -140,9 +140,10 @@ def test_messages_wait_for_the_step_before() -> None:
     run(main())
 
 
-def test_messages_that_wait_for_a_step_are_limited_like_the_others() -> None:
+def test_messages_that_wait_for_a_step_are_limited_like_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        bench = Bench(max_queued=3 * MESSAGE_COST)
+        monkeypatch.setattr("rejoinder.extproc.grpc.MAX_QUEUED", 3 * MESSAGE_COST)
+        bench = Bench()
         wire = bench.wire()
         (client,) = bench.server.connections
         wire.bring(headers(1) + data(1, message(b"later") + message(b"one") + message(b"two")))
