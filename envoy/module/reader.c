@@ -45,19 +45,6 @@ uint32_t read_choice(reader *in, uint32_t end, const char *what) {
   return expect(in, chosen < end, what) ? chosen : 0;
 }
 
-size_t character(buffer text, bool *valid) {
-  const unsigned char *at = (const unsigned char *)text.ptr;
-  size_t length = at[0] < 0x80 ? 1 : at[0] < 0xc2 ? 0 : at[0] < 0xe0 ? 2 : at[0] < 0xf0 ? 3 : at[0] < 0xf5 ? 4 : 0;
-  unsigned char low = at[0] == 0xe0 ? 0xa0 : at[0] == 0xf0 ? 0x90 : 0x80;
-  unsigned char high = at[0] == 0xed ? 0x9f : at[0] == 0xf4 ? 0x8f : 0xbf;
-  size_t come = 1;
-  for (; come < length && come < text.length && at[come] >= low && at[come] <= high; come++) {
-    low = 0x80, high = 0xbf;
-  }
-  *valid = come == length;
-  return come;
-}
-
 /* RFC 3629, section 4. */
 static bool is_utf8(buffer text) {
   bool valid = true;
@@ -115,8 +102,6 @@ const bool in_token[256] = {
     ['~'] = true, ['0' ... '9'] = true, ['A' ... 'Z'] = true, ['^' ... 'z'] = true,
 };
 
-bool is_control(char byte) { return (unsigned char)byte < 0x20 || byte == 0x7f; }
-
 bool is_header_value(buffer text) {
   for (size_t i = 0; i < text.length; i++) {
     if (is_control(text.ptr[i]) && text.ptr[i] != '\t') {
@@ -124,10 +109,6 @@ bool is_header_value(buffer text) {
     }
   }
   return true;
-}
-
-bool same(buffer one, buffer other) {
-  return one.length == other.length && (one.ptr == other.ptr || !one.length || !memcmp(one.ptr, other.ptr, one.length));
 }
 
 bool begins_with(buffer text, buffer beginning) {
