@@ -25,7 +25,7 @@ _LOG: Final = logging.getLogger("rejoinder.extproc")
 MAX_PARTIAL: Final = 8 << 20
 """Bytes of a connection's messages that are not complete yet; at least MAX_MESSAGE, so that one alone always can be."""
 MESSAGE_COST: Final = 1 << 10
-"""In bytes: as how much a message counts beside its own size."""
+"""Bytes that a message counts for beside its own size."""
 MAX_WAITING: Final = 16 << 20
 """Bytes of answers that wait for a client's windows, and beyond which its exchanges pass."""
 WRITE_BUFFER: Final = 1 << 20

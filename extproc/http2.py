@@ -51,7 +51,7 @@ SMALL: Final = 64
 """Bytes of DATA that are of little use: a message in pieces that small costs as many events as it has bytes. An answer
 makes up for the small message that it is to."""
 SETTINGS_COST: Final = 100
-"""As how many such frames SETTINGS count: the windows of all streams may have to change."""
+"""How many such frames a SETTINGS counts for: the windows of all streams may have to change."""
 
 
 class Request(NamedTuple):

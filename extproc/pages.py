@@ -57,7 +57,7 @@ class Pages:
             headers: what it is told.
             code: the status that the page is for.
         """
-        key = (remote, headers)  # of another place, or for a shorter time, it is another one
+        key = (remote, headers)  # with the service and the time: rules that differ in these share no page
         if (page := self._kept.get(key)) is not None:
             return page
         try:

@@ -62,7 +62,7 @@ class Counters:
     seconds: float = field(default=0.0, compare=False)
     """What they took together."""
     connections: int = field(default=0, compare=False)
-    """That are open now; so are `streams`."""
+    """Open now, as are `streams`."""
     streams: int = field(default=0, compare=False)
 
 

@@ -63,7 +63,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A Python handler that is to be called."""
+    """A Python handler to call."""
 
     request: handlers.Request
     response: handlers.Response | None
@@ -75,7 +75,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """A page that is to be asked for; without it, `rejoinder.rules.remote` says what is sent."""
+    """A page to ask a service for. `rejoinder.rules.remote` says what is sent if none comes."""
 
     remote: RemotePage
     headers: tuple[Header, ...]
@@ -99,7 +99,7 @@ class Output:
     status: int = 0
     """What is sent then; else, what is observed."""
     original_status: int = 0
-    """What that takes the place of; 0: no upstream is asked."""
+    """The status of the response that it replaces; 0: no upstream is asked."""
     unexpected: str | None = None
     """What was wrong with the message, for the log; None: nothing."""
     failed: str | None = None
@@ -107,9 +107,9 @@ class Output:
     seen: Seen = field(default_factory=Seen)
     """What rules do that give no answer."""
     call: Call | None = None
-    """What is to be called; then `Session.on_reply` says what that leads to."""
+    """The handler to call; pass its reply to `Session.on_reply`."""
     fetch: Fetch | None = None
-    """... asked for; then `Session.on_page`."""
+    """The page to ask for; pass it to `Session.on_page`."""
 
 
 class State(enum.Enum):
@@ -120,7 +120,7 @@ class State(enum.Enum):
     HANDLER = enum.auto()
     """A handler is awaited, or a page."""
     DONE = enum.auto()
-    """All is said: the stream is to be ended."""
+    """The stream is to be ended."""
 
 
 class Session:
@@ -134,7 +134,7 @@ class Session:
 
     @property
     def done(self) -> bool:
-        """All is said: end the stream, with gRPC's status OK."""
+        """End the stream, with gRPC's status OK."""
         return self._state is State.DONE
 
     def on_message(self, message: Message) -> Output:
