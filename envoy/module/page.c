@@ -65,7 +65,7 @@ void page_clear(page *old) {
 enum { KEPT = 64, MAX_KEPT = 128 << 10, MAX_KEY = 4096 }; /* as in extproc/pages.py */
 
 typedef struct {
-  buffer key; /* the request, the service, and for how long: who wants none that is older gets none */
+  buffer key; /* the request, the service, and how long pages are kept: rules that differ in these share none */
   page page;
   int64_t until; /* as `now` */
 } kept;

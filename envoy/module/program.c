@@ -232,7 +232,7 @@ static bool is_header(buffer name, buffer value) {
   return name.length && is_header_value(value);
 }
 
-/* Headers, or such whose values are templates; how many. */
+/* Headers, whose values are texts or templates; how many. */
 static uint32_t read_headers(program *of, reader *in, bool by_template, array *into, bool *empty_values) {
   uint32_t count = read_list(in, 8);
   for (uint32_t i = 0; i < count && !in->failed; i++) {
