@@ -85,15 +85,12 @@ class Client(asyncio.BufferedProtocol):
         self._calls: dict[int, _Call] = {}
         self._queue: collections.deque[tuple[float, _Call, bytes | None]] = collections.deque()
         """When it came, whose it is, and a message; None: the end."""
-        self._partial = 0
-        self._told = 0
+        self._partial = self._told = 0
         self.kept = 0
         """About how much memory this connection takes, but for what is queued, as of the last `flush`."""
-        self._paused = self._drained = False
+        self._paused = self._drained = self._asked = False
         self._heard = self._unread_since = server.clock()
         """The last sign of life, and since when there is something that the client should read."""
-        self._asked = False
-        """It has been asked for a sign of life."""
 
     # Called by asyncio.
 
@@ -141,10 +138,6 @@ class Client(asyncio.BufferedProtocol):
 
     # Called by the server.
 
-    @property
-    def has_work(self) -> bool:
-        return bool(self._queue) and not self._paused
-
     def serve(self, turn: int) -> int:
         """Answer at most `turn` messages; returns how many."""
         done = 0
@@ -165,6 +158,8 @@ class Client(asyncio.BufferedProtocol):
             else:
                 call.arrived = arrived
                 self._answer(call, message)
+        if self._queue and not self._paused:
+            self._server.busy[self] = None
         return done
 
     def flush(self) -> None:
@@ -211,7 +206,7 @@ class Client(asyncio.BufferedProtocol):
         if silent > KEEPALIVE + KEEPALIVE_TIMEOUT or unread > KEEPALIVE_TIMEOUT:
             self.abort()
         elif silent > KEEPALIVE and not self._asked:
-            self._asked = True
+            self._asked = True  # for a sign of life
             self.http2.ping(_ALIVE)
             self.flush()
 
@@ -268,10 +263,9 @@ class Client(asyncio.BufferedProtocol):
         try:
             call.exchange = call.exchange or call.method()
             step = call.exchange(message)
-            if isinstance(step, Step):
+            if isinstance(step, Step) and step.then is None:
                 self._send(call, step)
-                if step.then is None:
-                    return
+                return
         except Exception:
             self._fail(call)
             return
@@ -282,12 +276,11 @@ class Client(asyncio.BufferedProtocol):
     async def _awaited(self, call: _Call, coming: Step | Awaitable[Step]) -> None:
         try:
             step = coming if isinstance(coming, Step) else await coming
-            if step is not coming:
-                self._send(call, step)
+            self._send(call, step)
             while step.then is not None:
+                self.flush()
                 step = await step.then()
                 self._send(call, step)
-                self.flush()
         except Exception:
             self._fail(call)
         call.working = False

@@ -223,8 +223,6 @@ class Server:
             connection, _ = self.busy.popitem(last=False)
             left -= connection.serve(TURN)
             served[connection] = None
-            if connection.has_work:
-                self.busy[connection] = None
         for connection in served:
             connection.flush()
         for connection in self.busy:
