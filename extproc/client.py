@@ -350,8 +350,9 @@ class Client(asyncio.BufferedProtocol):
         self._finish(call, Status.OK)
 
     def _send(self, call: _Call, step: Step) -> None:
-        self._server.note(call.arrived)
         data = framed(step.message)
+        if data or step.end:
+            self._server.note(call.arrived)
         if data and step.end and not call.responding:
             self.http2.respond(call.stream_id, RESPONSE, data, OK)
             self._forget(call.stream_id)
