@@ -351,6 +351,10 @@ class Client(asyncio.BufferedProtocol):
 
     def _send(self, call: _Call, step: Step) -> None:
         data = framed(step.message)
+        if data and self.http2.waiting > MAX_WAITING:
+            self._server.overloaded += 1
+            self._finish(call, Status.OK)
+            return
         if data or step.end:
             self._server.note(call.arrived)
         if data and step.end and not call.responding:
