@@ -237,8 +237,10 @@ def test_without_an_upstream(gateway: Gateway, service: Service) -> None:
 
 
 def test_of_the_page_only_its_type_and_language_get_through(gateway: Gateway, service: Service) -> None:
-    hostile = [("set-cookie", "a=1"), ("location", "/"), ("x-ours", "2"), ("x-evil", "x" * 20_000), ("connection", "close")]
-    service.sends(b"x", ("content-type", "text/plain; a=\xe9"), ("content-language", "fr"), *hostile)
+    hostile = [("set-cookie", "a=1"), ("location", "/"), ("x-ours", "2"), ("x-evil", "1" * 20_000)]
+    service.sends(
+        b"x", ("content-type", "text/plain; a=\xe9"), ("content-language", "fr"), *hostile, ("connection", "close")
+    )
     answer = ask(gateway, "/x")
     assert (answer.body, answer.values("content-language"), answer.values("x-ours")) == (b"x", ["fr"], ["1"])
     assert answer.values("content-type") == ["text/plain; a=\xe9"]
