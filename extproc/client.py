@@ -299,8 +299,7 @@ class Client(asyncio.BufferedProtocol):
 
     def _enqueue(self, call: _Call, message: bytes | None, now: float) -> None:
         if self._server.has_room(self):
-            if not self._queue:
-                self._server.enqueue(self)
+            self._server.enqueue(self)
             self._queue.append((now, call, message))
             self.queued += _cost(message)
         elif self._calls.get(call.stream_id) is call:
@@ -328,17 +327,14 @@ class Client(asyncio.BufferedProtocol):
 
     async def _awaited(self, call: _Call, coming: Step | Awaitable[Step]) -> None:
         try:
-            step = coming if isinstance(coming, Step) else await coming
-            if step is not coming:
-                self._send(call, step)
+            step = coming if isinstance(coming, Step) else Step(b"", False, then=lambda: coming)
             while step.then is not None:
                 step = await step.then()
                 self._send(call, step)
                 self.flush()
         except Exception:
             self._fail(call)
-        call.working = False
-        held = call.release()
+        call.working, held = False, call.release()
         self.queued -= sum(map(_cost, held))
         for message in held:
             self._enqueue(call, message, self._server.clock())
@@ -350,8 +346,12 @@ class Client(asyncio.BufferedProtocol):
         self._finish(call, Status.OK)
 
     def _send(self, call: _Call, step: Step) -> None:
-        self._server.note(call.arrived)
         data = framed(step.message)
+        if data and self.http2.waiting > MAX_WAITING:
+            self._server.overloaded += 1
+            data, step = b"", Step(b"", True)
+        if data or step.end:
+            self._server.note(call.arrived)
         if data and step.end and not call.responding:
             self.http2.respond(call.stream_id, RESPONSE, data, OK)
             self._forget(call.stream_id)

@@ -10,6 +10,7 @@ Whatever goes wrong here ends the stream and no more: Envoy then lets request an
 from __future__ import annotations
 
 import collections
+import functools
 import logging
 import socket
 import ssl
@@ -178,7 +179,7 @@ class _Exchange:
         if output.call is not None:
             return self._processor._handled(self._session, output.call)
         if output.fetch is not None:
-            return self._processor._fetched(self._session, output.fetch)
+            return Step(b"", False, then=functools.partial(self._processor._fetched, self._session, output.fetch))
         return self._processor._step(self._session, output)
 
     def on_end(self) -> None:
