@@ -150,10 +150,9 @@ class Client(asyncio.BufferedProtocol):
             self.queued -= _cost(message)
             if self._calls.get(call.stream_id) is not call:
                 continue  # it has been reset
-            if message is None:
-                self._finish(call, Status.OK)
-            elif self._server.clock() - arrived > self._server.max_wait or self.http2.waiting > MAX_WAITING:
-                self._server.overloaded += 1
+            late = self._server.clock() - arrived > self._server.max_wait or self.http2.waiting > MAX_WAITING
+            if message is None or late:
+                self._server.overloaded += message is not None
                 self._finish(call, Status.OK)
             else:
                 call.arrived = arrived
@@ -168,14 +167,14 @@ class Client(asyncio.BufferedProtocol):
             return
         if data := self.http2.data_to_send():
             self._transport.write(data)
-        if self._drained and not self.http2.open_streams:
-            self.close()
-        elif self.http2.closed:
+        if self.http2.closed:
             if self.http2.error:
                 _LOG.warning("a client's connection is broken off: %s", self.http2.error)
             self._unread_since = self._server.clock()
             self._drop()
             self._transport.close()
+        elif self._drained and not self.http2.open_streams:
+            self.close()
         else:
             streams, unread = self.http2.open_streams * MESSAGE_COST, self._transport.get_write_buffer_size()
             self._server.keep(self, streams + self._partial + self._told + self.http2.waiting + unread)
@@ -190,7 +189,6 @@ class Client(asyncio.BufferedProtocol):
         """End all streams, and close the connection when everything is written."""
         if self._transport is not None and not self.http2.closed:
             self.http2.close()
-            self._drained = False
             self.flush()
 
     def abort(self) -> None:
@@ -247,8 +245,7 @@ class Client(asyncio.BufferedProtocol):
 
     def _enqueue(self, call: _Call, message: bytes | None, now: float) -> None:
         if self._server.has_room(self):
-            if not self._queue:
-                self._server.enqueue(self)
+            self._server.enqueue(self)
             self._queue.append((now, call, message))
             self.queued += _cost(message)
         elif self._calls.get(call.stream_id) is call:
@@ -283,8 +280,7 @@ class Client(asyncio.BufferedProtocol):
                 self._send(call, step)
         except Exception:
             self._fail(call)
-        call.working = False
-        held = call.release()
+        call.working, held = False, call.release()
         self.queued -= sum(map(_cost, held))
         for message in held:
             self._enqueue(call, message, self._server.clock())
@@ -296,8 +292,12 @@ class Client(asyncio.BufferedProtocol):
         self._finish(call, Status.OK)
 
     def _send(self, call: _Call, step: Step) -> None:
-        self._server.note(call.arrived)
         data = framed(step.message)
+        if data and self.http2.waiting > MAX_WAITING:
+            self._server.overloaded += 1
+            data, step = b"", Step(b"", True)
+        if data or step.end:
+            self._server.note(call.arrived)
         if data and step.end and not call.responding:
             self.http2.respond(call.stream_id, RESPONSE, data, OK)
             self._forget(call.stream_id)

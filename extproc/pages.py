@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from cachetools import TLRUCache
 
+from rejoinder.rules.document import printable
 from rejoinder.rules.http import show_address
 from rejoinder.rules.model import Header, RemotePage, Upstream
 from rejoinder.rules.remote import MAX_SIZE, SENT, Page, refusal
@@ -36,17 +37,21 @@ MAX_KEPT: Final = 128 << 10
 MAX_KEY: Final = 4096
 """Characters of the request for one of them."""
 
+MAX_FIELD: Final = 60 << 10
+"""Bytes of a header of its response: as many as Envoy takes, of all together."""
 CONNECTIONS: Final = 100
 """To each address of a service; what is beyond waits, as long as its page may take."""
+
+_Key = tuple[RemotePage, tuple[Header, ...]]
 
 
 class Pages:
     """For one event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._kept: TLRUCache[tuple[RemotePage, tuple[Header, ...]], Page] = TLRUCache(
-            KEPT, lambda asked, _, now: now + asked[0].cache, clock
-        )
+        self._kept: TLRUCache[_Key, Page] = TLRUCache(KEPT, lambda key, _, now: now + key[0].cache, clock)
+        self._coming: dict[_Key, asyncio.Task[Page | None]] = {}
+        """Of those that are to be kept: whoever wants one meanwhile waits for it, too."""
         self._session: aiohttp.ClientSession | None = None
         self._turns: dict[str, Iterator[int]] = {}
 
@@ -57,21 +62,21 @@ class Pages:
             headers: what it is told.
             code: the status that the page is for.
         """
+        if not remote.cache:
+            return await self._tried(remote, headers, code)
         key = (remote, headers)  # with the service and the time: rules that differ in these share no page
         if (page := self._kept.get(key)) is not None:
             return page
-        try:
-            async with asyncio.timeout(remote.timeout):
-                page = await self._asked(remote, headers, code)
-        except TimeoutError:
-            _LOG.warning("no page from %s: not within %g s", remote.upstream, remote.timeout)
-            return None
-        except Exception as error:  # whatever it is, the answer does without
-            _LOG.warning("no page from %s: %s", remote.upstream, str(error) or type(error).__name__)
-            return None
-        if remote.cache and len(page.body) <= MAX_KEPT and sum(len(n) + len(v) for n, v in headers) <= MAX_KEY:
+        if (coming := self._coming.get(key)) is None:
+            coming = self._coming[key] = asyncio.create_task(self._tried(remote, headers, code))
+            coming.add_done_callback(functools.partial(self._came, key))
+        return await asyncio.shield(coming)  # of those who wait, some may go
+
+    def _came(self, key: _Key, coming: asyncio.Task[Page | None]) -> None:
+        del self._coming[key]
+        page = None if coming.cancelled() else coming.result()
+        if page and len(page.body) <= MAX_KEPT and sum(len(n) + len(v) for n, v in key[1]) <= MAX_KEY:
             self._kept[key] = page
-        return page
 
     def prepare(self, services: Iterable[Upstream]) -> None:
         """Do now what would take up the first page's time. In the event loop."""
@@ -84,6 +89,16 @@ class Pages:
         """End all connections."""
         if self._session is not None:
             await self._session.close()
+
+    async def _tried(self, remote: RemotePage, headers: tuple[Header, ...], code: int) -> Page | None:
+        try:
+            async with asyncio.timeout(remote.timeout):
+                return await self._asked(remote, headers, code)
+        except TimeoutError:
+            _LOG.warning("no page from %s: not within %g s", remote.upstream, remote.timeout)
+        except Exception as error:  # whatever it is, the answer does without
+            _LOG.warning("no page from %s: %s", remote.upstream, printable(str(error) or type(error).__name__, 200))
+        return None
 
     async def _asked(self, remote: RemotePage, headers: tuple[Header, ...], code: int) -> Page:
         service = remote.service
@@ -118,6 +133,7 @@ class Pages:
                 connector=aiohttp.TCPConnector(limit=0, limit_per_host=CONNECTIONS),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
+                max_field_size=MAX_FIELD,
                 skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
             )
         return self._session

@@ -126,7 +126,7 @@ class Processor:
         if output.call is not None:
             return self._handled(session, output.call)
         if output.fetch is not None:
-            return self._fetched(session, output.fetch)
+            return Step(b"", False, then=functools.partial(self._fetched, session, output.fetch))
         return self._step(session, output)
 
     def _step(self, session: Session, output: Output) -> Step:

@@ -7,6 +7,7 @@ takes rules in and compiles them in a thread, in parts (PART), as whoever unpick
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import ctypes
 import gc
@@ -89,8 +90,10 @@ def work(
         pipe.send(port)
         with contextlib.suppress(EOFError, OSError):  # the parent has closed the pipe, or has died
             program, leftovers = compile_rules(()), Leftovers()
+            # Of its own: asyncio looks names up in the others, for as long as that may take.
+            loop, thread = asyncio.get_running_loop(), concurrent.futures.ThreadPoolExecutor(1)
             while True:
-                changed = await asyncio.to_thread(_next_program, pipe, program, leftovers)
+                changed = await loop.run_in_executor(thread, _next_program, pipe, program, leftovers)
                 if changed is not None:
                     processor.publish(program := changed)
                 pipe.send(processor.counters())

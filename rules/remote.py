@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from rejoinder.rules.answers import Asked, Reply, filled
-from rejoinder.rules.http import BODILESS, show_address
+from rejoinder.rules.http import BODILESS, CONTROL_IN_VALUE, show_address
 from rejoinder.rules.model import Answer, Header, RemotePage, Rule, Upstream
 from rejoinder.rules.problem import Problem
 from rejoinder.rules.template import Escape, Template, parse_header
@@ -93,8 +93,12 @@ def refusal(code: int, status: int, headers: Mapping[str, str], size: int) -> st
         return f"status {status}"
     if "content-encoding" in headers:
         return f"Content-Encoding {headers['content-encoding']}"
+    if (coding := headers.get("transfer-encoding", "chunked")).lower() != "chunked":
+        return f"Transfer-Encoding {coding}"
     if not headers.get("content-type"):
         return "no Content-Type"
+    if any(CONTROL_IN_VALUE.search(headers.get(name, "")) for name in SENT):
+        return "control characters in its headers"
     return f"more than {MAX_SIZE} bytes" if size > MAX_SIZE else "" if size else "no body"
 
 

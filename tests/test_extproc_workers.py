@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import queue
 import signal
+import socket
+import time
 from collections.abc import Coroutine
 from typing import Any, Final
 
@@ -19,7 +21,7 @@ from rejoinder.extproc import Workers
 from rejoinder.extproc.server import SERVICE
 from rejoinder.extproc.worker import PART, receive_change, send_change
 from rejoinder.extproc.workers import STARTS
-from rejoinder.rules.model import Answer, Rule, StatusPattern
+from rejoinder.rules.model import Answer, Endpoint, RemotePage, Rule, StatusPattern, Upstream
 from rejoinder.rules.program import Program, compile_rules
 from rejoinder.xds.protobuf import message_class
 
@@ -30,11 +32,11 @@ def program(body: str) -> Program:
     return compile_rules([Rule("busy", (Answer(503, (), body.encode(), (StatusPattern("503"),)),))])
 
 
-async def ask(port: int) -> bytes:
-    """What a process sends for a 503; empty: the response passes."""
+async def ask(port: int, status: int = 503) -> bytes:
+    """What a process sends for a status; empty: the response passes."""
     request = Request()
     header = request.response_headers.headers.headers.add()
-    header.key, header.raw_value = ":status", b"503"
+    header.key, header.raw_value = ":status", b"%d" % status
     request.response_headers.end_of_stream = True
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         call: Any = channel.stream_stream(f"/{SERVICE}/Process")()
@@ -62,6 +64,38 @@ def test_every_process_answers_for_what_was_published_before_and_after_the_start
             counters = workers.counters()
             assert counters.counts.total() == {"busy": 4}
             assert counters.passed == 0
+        finally:
+            await workers.stop()
+
+    run(test())
+
+
+def no_name_is_found(*_: object) -> None:
+    """A handler, by which the process has no names any more."""
+    socket.getaddrinfo = lambda *_, **__: time.sleep(3600)  # type: ignore[assignment]
+
+
+def test_names_that_are_looked_up_for_ever_keep_no_rules_away() -> None:
+    def on(status: int, **what: Any) -> Rule:
+        return Rule(f"on-{status}", (Answer(enable_on_status=(StatusPattern(str(status)),), **what),))
+
+    def asking(number: int) -> Rule:
+        service = Upstream(f"{number}", (Endpoint(f"{number}.test", 80),))
+        return on(510 + number, remote=RemotePage(service.name, timeout=0.1, service=service))
+
+    async def test() -> None:
+        workers = Workers(1)
+        port, names = await workers.start("127.0.0.1:0"), range(40)
+        try:
+            handler = on(500, handler=f"{__name__}:no_name_is_found")
+            workers.publish(compile_rules([handler, *map(asking, names)]))
+            assert await ask(port, 500) == b""
+            assert await asyncio.gather(*(ask(port, 510 + each) for each in names)) == [b""] * 40
+            before = workers.pids
+            for body in ("after", "and after"):
+                workers.publish(program(body))
+                assert body.encode() in await ask(port)
+            assert workers.pids == before
         finally:
             await workers.stop()
 

@@ -150,6 +150,21 @@ def test_client_that_does_not_open_its_windows_is_let_pass(monkeypatch: pytest.M
     run(main())
 
 
+def test_what_was_awaited_meanwhile_passes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rejoinder.extproc.client.MAX_WAITING", 100)
+
+    async def main() -> None:
+        bench = Bench()
+        wire = bench.wire(OPENING + frame(Frame.SETTINGS, 0, 0, settings({Setting.INITIAL_WINDOW_SIZE: 0})))
+        wire.bring(request(1, b"later", 0) + request(3, b"last" + bytes(200), 0))
+        await bench.served()
+        await asyncio.sleep(0)
+        assert replies(wire.frames()) == {1: PASSED, 3: [HEADERS]}
+        assert bench.server.overloaded == 1
+
+    run(main())
+
+
 def test_of_clients_that_take_too_much_memory_the_largest_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         monkeypatch.setattr("rejoinder.extproc.grpc.MAX_KEPT", 100 * MESSAGE_COST)

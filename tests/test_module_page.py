@@ -24,6 +24,7 @@ ASKS = h.program(
     h.rule("kept", [h.reply([(503, 503)], body=b"own", asks=h.remote("errors", cache=60000))], path=(2, "/kept")),
     h.rule("brief", [h.reply([(503, 503)], body=b"own", asks=h.remote("errors", cache=9000))], path=(2, "/brief")),
     h.rule("stays", [h.reply([(503, 503)], asks=h.remote("errors", stays=True))], path=(2, "/stays")),
+    h.rule("at once", [h.reply([(503, 503)], body=b"own", asks=h.remote("+"))], path=(2, "/at-once")),
     h.rule("none", [h.reply([(503, 503)], body=b"own", asks=h.remote("-"))], path=(2, "/none")),
     h.rule(
         "once", [h.reply(status=500, body=b"own", asks=h.remote("errors"))], flags=h.UNCONDITIONAL, path=(2, "/once")
@@ -37,7 +38,7 @@ OWN = [*request(path="/own", headers=["x-request-id 9"]), ">"]
 # A page of another service.
 PAGES: dict[str, list[str]] = {
     "at-once": [*request(path="/once"), ">", "@ service errors", "p 200 page", "= 500 page", "k once 1"],
-    "at-once-none": [*request(path="/once"), ">", "P", "= 500 own", "k once 1", "a once 1"],
+    "at-once-none": [*request(path="/once"), ">", "P", "= 500 own", "k once 1", "i once 1"],
     "no-body": [
         *OWN,
         *response(503),
@@ -57,12 +58,19 @@ PAGES: dict[str, list[str]] = {
     "body-ends-later": [*OWN, *response(503), "n", "b up", "p 200 page", "B stream", "= 503 page", "r kept"],
     "trailers": [*OWN, *response(503), "n", "B up", "p 503 page", "= 503 page"],
     "another-status": [*OWN, *response(503), "e", "p 404 page", "= 503 own", "+ content-type application/json"],
+    "no-status": [*OWN, *response(503), "e", "p 2000 page", "= 503 own"],
+    "said-once": [
+        *[*OWN, *response(503), "e", "p 404 page", "x no page from errors: status 404", "."],
+        *[*OWN, *response(503), "e", "p 200 ", "x no page from errors: no body", "."],
+        *[*OWN, *response(503), "e", "p 404 page", "x no page from errors: no body", "i own 3"],
+    ],
     "empty": [*OWN, *response(503), "e", "p 200 ", "= 503 own"],
     "no-page-without-an-end": [*OWN, *response(503), "e", "h 404 0", "= 503 own", "k own 1"],
     "too-large-without-an-end": [*OWN, *response(503), "e", "h 200 20", "= 503 own"],
     "the-client-is-too-slow": [*request(path="/once"), ">", "l request_timeout", "P", *response(408), "e", "= 408 -"],
     "breaks-off": [*OWN, *response(503), "n", "B up", "P", "= 503 own", "k own 1"],
-    "no-such-service": [*request(path="/none"), ">", *response(503), "e", "= 503 own", "r kept", "a none 1"],
+    "no-such-service": [*request(path="/none"), ">", *response(503), "e", "= 503 own", "r kept", "i none 1"],
+    "nobody-to-ask": [*request(path="/at-once"), ">", *response(503), "e", "= 503 own", "i at once 1"],
     "stays": [
         *request(path="/stays"),
         ">",
@@ -124,7 +132,7 @@ PAGES: dict[str, list[str]] = {
         "e",
         "+ x-up 1",
         "k stays 0",
-        "a stays 0",
+        "i stays 0",
     ],
     "grpc-said": [
         *request(path="/grpc", headers=["content-type application/grpc"]),

@@ -15,7 +15,7 @@ from test_tls import certificate
 
 from rejoinder.extproc.pages import KEPT, Pages
 from rejoinder.rules.model import Endpoint, RemotePage, Upstream, UpstreamTls
-from rejoinder.rules.remote import Page
+from rejoinder.rules.remote import Page, refusal
 
 REMOTE = RemotePage("errors", timeout=5.0)
 KEPT_FOR = replace(REMOTE, cache=10.0)
@@ -103,6 +103,25 @@ def test_only_so_many_are_kept_and_none_that_is_too_long_to_ask_for() -> None:
             await pages.ask(at(KEPT_FOR), (("accept", "x" * 5000),), 503)
 
     assert run(work) == KEPT + 1 + 1 + 2
+
+
+def test_many_who_want_what_is_to_be_kept_ask_once() -> None:
+    async def work(pages: Pages, at: Callable[[RemotePage], RemotePage]) -> None:
+        goes = asyncio.create_task(pages.ask(at(KEPT_FOR), (), 503))
+        stay = [asyncio.create_task(pages.ask(at(KEPT_FOR), (), 503)) for _ in range(20)]
+        await asyncio.sleep(0)
+        goes.cancel()
+        assert {body(page) for page in await asyncio.gather(*stay)} == {"1"}
+        without = replace(KEPT_FOR, service=None)
+        assert await asyncio.gather(*(pages.ask(without, (), 503) for _ in range(20))) == [None] * 20
+        assert len({body(await pages.ask(at(remote), (), 503)) for remote in (KEPT_FOR, REMOTE, REMOTE)}) == 3
+
+    assert run(work) == 3
+
+
+def test_a_page_that_is_coded_for_its_way_is_none() -> None:
+    for coding, wanted in (("chunked", ""), ("Chunked", ""), ("gzip, chunked", "Transfer-Encoding gzip, chunked")):
+        assert refusal(503, 200, {"content-type": "text/html", "transfer-encoding": coding}, 1) == wanted
 
 
 def test_the_addresses_of_a_service_have_their_turns() -> None:

@@ -45,6 +45,7 @@ rules:
     body: own
   - {{name: slow, match: {{prefix: /odd/slow}}, enable_on_status: [5xx], page: {{upstream: stuck}}, body: own}}
   - {{name: waits, match: {{prefix: /waits}}, enable_on_status: [5xx], page: {{upstream: stuck, timeout: 100ms}}}}
+  - {{name: gone, match: {{prefix: /gone}}, enable_on_status: [5xx], page: {{upstream: stuck, timeout: 1m}}}}
   - name: long
     match: {{prefix: /long}}
     enable_on_status: [5xx]
@@ -132,10 +133,15 @@ def _odd(connection: socket.socket) -> None:
             time.sleep(2)
 
 
+HUNG_UP_ON: list[bytes] = []
+
+
 def _never(connection: socket.socket) -> None:
+    asked = b""
     with connection:
-        while connection.recv(4096):
-            pass
+        while data := connection.recv(4096):
+            asked += data
+    HUNG_UP_ON.append(asked)
 
 
 READ_TO_THE_END: list[bytes] = []
@@ -170,6 +176,14 @@ def _page(service: Service) -> None:
 def ask(gateway: Gateway, path: str, status: int = 503, method: str = "GET", **more: str) -> Any:
     headers = [("x-status", str(status)), *((name.replace("_", "-"), value) for name, value in more.items())]
     return gateway.ask(method, "a.test", path, headers)
+
+
+def failed(gateway: Gateway, rule: str) -> int:
+    """How many pages have not come."""
+    if gateway.conditional is Placement.MODULE:
+        return sum(gateway.stats(rf"^rejoinder\.page_failures\.rule\.{rule}$").values())
+    told = gateway.processor.counters().counts.of(Kind.NO_PAGE)
+    return sum(number for series, number in told if series.rule == rule)
 
 
 def test_the_page_is_sent_with_the_answers_status_and_headers(gateway: Gateway, service: Service) -> None:
@@ -223,8 +237,10 @@ def test_without_an_upstream(gateway: Gateway, service: Service) -> None:
 
 
 def test_of_the_page_only_its_type_and_language_get_through(gateway: Gateway, service: Service) -> None:
-    hostile = [("set-cookie", "a=1"), ("location", "/"), ("x-ours", "2"), ("x-evil", "1"), ("connection", "close")]
-    service.sends(b"x", ("content-type", "text/plain; a=\xe9"), ("content-language", "fr"), *hostile)
+    hostile = [("set-cookie", "a=1"), ("location", "/"), ("x-ours", "2"), ("x-evil", "1" * 20_000)]
+    service.sends(
+        b"x", ("content-type", "text/plain; a=\xe9"), ("content-language", "fr"), *hostile, ("connection", "close")
+    )
     answer = ask(gateway, "/x")
     assert (answer.body, answer.values("content-language"), answer.values("x-ours")) == (b"x", ["fr"], ["1"])
     assert answer.values("content-type") == ["text/plain; a=\xe9"]
@@ -241,6 +257,8 @@ def test_what_is_no_page_is_not_sent(gateway: Gateway, service: Service) -> None
         (b"x", [html, encoded], None),
         (b"x", [encoded], None),
         (b"x", [("x", "1")], None),
+        (b"x", [("content-type", "text/html\x01")], None),
+        (b"x", [html, ("content-language", "de\x7f")], None),
     ):
         service.sends(body, *headers, status=status)
         answer = ask(gateway, "/x")
@@ -283,6 +301,15 @@ def test_clients_go_while_a_page_is_waited_for(gateway: Gateway) -> None:
     assert ask(gateway, "/x").body == HTML.encode()
 
 
+def test_nobody_is_asked_any_more_for_a_client_that_has_gone(gateway: Gateway) -> None:
+    HUNG_UP_ON.clear()
+    with socket.create_connection(gateway.address, timeout=20) as client:
+        client.sendall(b"GET /gone HTTP/1.1\r\nhost: a.test\r\nx-status: 503\r\n\r\n")
+        time.sleep(0.1)
+    gateway.wait_for(lambda: any(b"/gone" in asked for asked in HUNG_UP_ON))
+    assert failed(gateway, "gone") == 0  # nobody has waited until it was too late
+
+
 def test_a_client_that_speaks_grpc_gets_no_page(gateway: Gateway, service: Service) -> None:
     answer = ask(gateway, "/x", content_type="application/grpc")
     assert (answer.status, answer.values("grpc-status"), answer.body) == (200, ["14"], b"")
@@ -297,13 +324,7 @@ def test_pages_that_do_not_come_are_counted_and_the_log_says_why(
     # The tests in front of this one have written what it may write in a minute.
     monkeypatch.setattr(logging.getLogger("rejoinder.extproc.pages"), "filters", [])
 
-    def failed(rule: str) -> int:
-        if gateway.conditional is Placement.MODULE:
-            return sum(gateway.stats(rf"^rejoinder\.page_failures\.rule\.{rule}$").values())
-        told = gateway.processor.counters().counts.of(Kind.NO_PAGE)
-        return sum(number for series, number in told if series.rule == rule)
-
-    before = failed("errors"), failed("late")
+    before = failed(gateway, "errors"), failed(gateway, "late")
     for headers in ([("content-type", "text/html"), ("content-encoding", "gzip")], [("x-a", "1")]):
         service.sends(HTML.encode(), *headers)
         assert ask(gateway, "/x").body == b"own"
@@ -311,11 +332,20 @@ def test_pages_that_do_not_come_are_counted_and_the_log_says_why(
     assert ask(gateway, "/x").body == b"own"
     assert ask(gateway, "/x", content_type="application/grpc").status == 200
     assert ask(gateway, "/late").body == b"own"
-    assert (failed("errors"), failed("late")) == (before[0] + 3, before[1] + 1)
+    assert (failed(gateway, "errors"), failed(gateway, "late")) == (before[0] + 3, before[1] + 1)
+
+    def said() -> list[str]:
+        return [message for message in caplog.messages if "no page from" in message]
+
     if gateway.conditional is Placement.EXT_PROC:
-        said = [record.message for record in caplog.records if "no page from" in record.message]
         reasons = ["Content-Encoding gzip", "no Content-Type", "status 404"]
-        assert said == [*(f"no page from errors: {why}" for why in reasons), "no page from stuck: not within 0.1 s"]
+        assert said() == [*(f"no page from errors: {why}" for why in reasons), "no page from stuck: not within 0.1 s"]
+        return
+    for status in (418, 418, 419):  # here each reason is said once
+        service.sends(status=status)
+        ask(gateway, "/x")
+    gateway.wait_for(lambda: any("errors: status 419" in line for line in said()))
+    assert sum("no page from errors: status 418" in line for line in said()) == 1
 
 
 def test_a_page_is_kept_for_others_who_ask_for_the_same(gateway: Gateway, service: Service) -> None:

@@ -39,7 +39,7 @@ enum { RECEIVED_RESPONSE_BODY = 2, BUFFERED_RESPONSE_BODY = 3 };
  * to the limit of the connection's buffer, and read no more than that. */
 enum { CONTINUE = 0, STOP = 1, STOP_AND_WAIT = 2, STOP_NO_BUFFER = 3 };
 
-enum { LOG_ERROR = 4 };
+enum { LOG_WARNING = 3, LOG_ERROR = 4 };
 
 /* Of http_filter_get_attribute_string: the same numbers in 1.38, 1.39 and 1.40; 1.38 knows no details. */
 enum { PROTOCOL = 10, RESPONSE_CODE_DETAILS = 16, SOURCE_ADDRESS = 24, ROUTE_NAME = 61 };

@@ -367,6 +367,25 @@ static void tell(void *envoy, const stream *self) {
 
 /* --- a page of another service --- */
 
+/* The page is there, and is kept for others; or it will not be, and the log says once why. */
+static void end_page(void *envoy, stream *self) {
+  pages *pages = self->filter->pages;
+  self->waiting = false;
+  if (page_end(&self->page)) {
+    pages_keep(pages, self->asking, &self->page);
+    return;
+  }
+  count(envoy, self, PAGE_FAILURES, self->reply->rule);
+  char text[256];
+  buffer service = self->asking->service;
+  int shown = service.length < 128 ? (int)service.length : 128;
+  int length = snprintf(text, sizeof text, "rejoinder: no page from %.*s: %s%.0u", shown, service.ptr, self->page.wrong,
+                        (unsigned)self->page.status);
+  if (pages_tell(pages, (buffer){text, (size_t)length})) {
+    CALLBACK(log)(LOG_WARNING, (buffer){text, (size_t)length});
+  }
+}
+
 /* Whether it has to be waited for. If not, it is in the reply, or could not be had. */
 static bool ask_for_page(void *envoy, stream *self) {
   asking *asked = self->asking;
@@ -380,10 +399,12 @@ static bool ask_for_page(void *envoy, stream *self) {
     if (CALLBACK(http_filter_start_http_stream)(envoy, &id, asked->service, asked->headers, asked->header_count,
                                                 (buffer){0}, true, asked->timeout)) {
       self->waiting = false;
-      self->page.wrong = true;
-      count(envoy, self, PAGE_FAILURES, self->reply->rule);
+      self->page.wrong = "Envoy cannot ask: no such cluster, no address, or too many at once";
     }
     self->starting = false;
+    if (!self->waiting) {
+      end_page(envoy, self);
+    }
   }
   return self->waiting;
 }
@@ -569,13 +590,8 @@ static void drop_what_waits(void *envoy, stream *self) {
 }
 
 static void go_on(void *envoy, stream *self) {
-  self->waiting = false;
+  end_page(envoy, self);
   grace_stop(&self->grace);
-  if (page_end(&self->page)) {
-    pages_keep(self->filter->pages, self->asking, &self->page);
-  } else {
-    count(envoy, self, PAGE_FAILURES, self->reply->rule);
-  }
   if (!take_page(self)) {
     CALLBACK(http_filter_continue_encoding)(envoy);
     return;
@@ -641,7 +657,7 @@ void HOOK(http_stream_reset)(void *envoy, const void *module_filter, uint64_t id
   (void)id, (void)reason;
   stream *self = (stream *)module_filter;
   if (self && self->waiting && !self->has_arrived) {
-    self->page.wrong = true;
+    self->page.wrong = "it has broken off, or takes too long";
     page_arrived(envoy, self);
   }
 }
@@ -660,7 +676,7 @@ int HOOK(local_reply)(void *envoy, const void *module_filter, uint32_t status, b
   self->decided |= same(details, TEXT("direct_response")) || same(details, TEXT("path_normalization_failed"));
   if (self->waiting) { /* the upstream has broken off, or the client is too slow: no page is waited for any more */
     self->waiting = false;
-    self->page.wrong = true;
+    self->page.wrong = "";
     if (self->on_response && !reset && take_page(self) && !needs_the_end(envoy) && replace_headers(envoy, self->reply, self->status)) {
       drop_what_waits(envoy, self);
       tell(envoy, self);

@@ -25,14 +25,17 @@ void page_head(page *into, uint32_t code, const header *headers, size_t count) {
     } else if (same(name, TEXT("date"))) {
       dated = true;
     } else if (same(name, TEXT("content-encoding"))) {
-      into->wrong = true;
+      into->wrong = "Content-Encoding";
     } else if (same(name, TEXT("content-type")) && !into->type.ptr) {
-      into->wrong |= !copy(&into->type, value);
+      copy(&into->type, value);
     } else if (same(name, TEXT("content-language")) && !into->language.ptr) {
-      into->wrong |= !copy(&into->language, value);
+      copy(&into->language, value);
     }
   }
-  into->wrong |= !(status >= 200 && status < 300) && !(status == code && dated);
+  if (!(status >= 200 && status < 300) && !(status == code && dated)) {
+    into->status = (uint32_t)status;
+    into->wrong = "status ";
+  }
 }
 
 void page_body(page *into, const buffer *chunks, size_t count) {
@@ -40,10 +43,12 @@ void page_body(page *into, const buffer *chunks, size_t count) {
   for (size_t i = 0; i < count; i++) {
     length += chunks[i].length;
   }
-  into->wrong |= length > MAX_PAGE;
+  if (length > MAX_PAGE) {
+    into->wrong = "more than 1048576 bytes";
+  }
   if (!into->wrong && length > into->room) {
     char *moved = realloc((char *)into->body.ptr, 2 * length);
-    into->wrong = !moved;
+    into->wrong = moved ? NULL : "no memory";
     into->body.ptr = moved ? moved : into->body.ptr;
     into->room = 2 * length;
   }
@@ -53,7 +58,12 @@ void page_body(page *into, const buffer *chunks, size_t count) {
   }
 }
 
-bool page_end(page *into) { return !into->wrong && into->type.length && into->body.length; }
+bool page_end(page *into) {
+  if (!into->wrong && !(into->type.length && into->body.length)) {
+    into->wrong = into->type.length ? "no body" : "no Content-Type";
+  }
+  return !into->wrong;
+}
 
 void page_clear(page *old) {
   free((char *)old->type.ptr), free((char *)old->language.ptr), free((char *)old->body.ptr);
@@ -62,7 +72,7 @@ void page_clear(page *old) {
 
 /* --- what is kept --- */
 
-enum { KEPT = 64, MAX_KEPT = 128 << 10, MAX_KEY = 4096 }; /* as in extproc/pages.py */
+enum { KEPT = 64, TOLD = 64, MAX_KEPT = 128 << 10, MAX_KEY = 4096 }; /* as in extproc/pages.py */
 
 typedef struct {
   buffer key; /* the request, the service, and how long pages are kept: rules that differ in these share none */
@@ -74,6 +84,8 @@ struct pages {
   pthread_mutex_t lock;
   kept all[KEPT];
   size_t next; /* whose place is taken next */
+  buffer told[TOLD];
+  size_t told_count;
 };
 
 pages *pages_new(void) {
@@ -93,6 +105,9 @@ static void forget(kept *old) {
 void pages_free(pages *old) {
   for (size_t i = 0; old && i < KEPT; i++) {
     forget(&old->all[i]);
+  }
+  for (size_t i = 0; old && i < old->told_count; i++) {
+    free((char *)old->told[i].ptr);
   }
   if (old) {
     pthread_mutex_destroy(&old->lock);
@@ -169,4 +184,16 @@ void pages_keep(pages *in, const asking *asked, const page *made) {
   *place = new;
   pthread_mutex_unlock(&in->lock);
   forget(&old);
+}
+
+bool pages_tell(pages *in, buffer text) {
+  pthread_mutex_lock(&in->lock);
+  size_t i = 0;
+  while (i < in->told_count && !same(in->told[i], text)) {
+    i++;
+  }
+  bool is_new = i == in->told_count && i < TOLD && copy(&in->told[i], text);
+  in->told_count += is_new;
+  pthread_mutex_unlock(&in->lock);
+  return is_new;
 }

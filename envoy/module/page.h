@@ -13,8 +13,9 @@ enum { MAX_PAGE = 1 << 20, PAGE_HEADERS = 2 };
 /* Its texts are its own. */
 typedef struct {
   buffer type, language, body;
-  size_t room; /* for the body */
-  bool wrong; /* nothing becomes a page of it any more */
+  size_t room;       /* for the body */
+  uint32_t status;   /* if that is what is wrong */
+  const char *wrong; /* why nothing becomes a page of it any more; NULL: it may */
 } page;
 
 /* `code`: the status that it is for. */
@@ -33,5 +34,8 @@ void pages_free(pages *old);
 /* A copy of the page that is kept for a request; false: there is none. */
 bool pages_find(pages *in, const asking *asked, page *into);
 void pages_keep(pages *in, const asking *asked, const page *made);
+
+/* Whether a text is to be logged: each once, and only so many. */
+bool pages_tell(pages *in, buffer text);
 
 #endif

@@ -26,6 +26,7 @@
  *   + NAME VALUE   a header that it has got with it       ! NAME       one that it has not
  *   k RULE COUNT   so often has the rule replied          f RULE COUNT so often has its handler failed
  *   g RULE COUNT   so often has it observed               j RULE COUNT so often has it let pass
+ *   i RULE COUNT   so often has no page come for it
  *   m KEY VALUE    access logs are told so
  *   r REASON       how the upstream's stream ended: kept, reset
  *   y DETAILS      of the local reply                 @ NAME VALUE  the service of a page was told so
@@ -203,6 +204,9 @@ void CALLBACK(http_send_response_data)(void *envoy, buffer data, bool end_of_str
   sent_length += data.length;
 }
 
+static stream *self;
+static void page_comes(const char *status, const char *text);
+
 int CALLBACK(http_filter_start_http_stream)(void *envoy, uint64_t *id, buffer cluster, header *headers, size_t count,
                                             buffer body, bool end_of_stream, uint64_t milliseconds) {
   (void)envoy, (void)body;
@@ -213,7 +217,10 @@ int CALLBACK(http_filter_start_http_stream)(void *envoy, uint64_t *id, buffer cl
     length += (size_t)snprintf(told + length, sizeof told - length, "%.*s %.*s\n", (int)headers[i].name.length,
                                headers[i].name.ptr, (int)headers[i].value.length, headers[i].value.ptr);
   }
-  return cluster.length && cluster.ptr[0] == '-'; /* there is no such cluster */
+  if (cluster.ptr[0] == '+') { /* it has no address: Envoy says so at once */
+    page_comes("500", "no healthy upstream");
+  }
+  return cluster.ptr[0] == '-'; /* there is no such cluster */
 }
 
 static const char *request_field(const char *name) {
@@ -275,7 +282,7 @@ bool CALLBACK(http_set_dynamic_metadata_string)(void *envoy, buffer name_space, 
 int CALLBACK(http_filter_config_define_counter)(void *envoy_config, buffer name, buffer *labels, size_t count,
                                                 size_t *id) {
   (void)envoy_config, (void)labels, (void)count;
-  *id = name.ptr[0] == 'r' ? 'k' : name.ptr[0] == 'o' ? 'g' : name.ptr[0] == 'p' ? (name.ptr[2] == 'g' ? 'a' : 'j') : 'f';
+  *id = name.ptr[0] == 'r' ? 'k' : name.ptr[0] == 'o' ? 'g' : name.ptr[0] == 'p' ? (name.ptr[2] == 'g' ? 'i' : 'j') : 'f';
   return 0;
 }
 int CALLBACK(http_filter_increment_counter)(void *envoy, size_t id, buffer *labels, size_t count, uint64_t value) {
@@ -350,7 +357,6 @@ int beside_handle(void *envoy, uint32_t handler, uint32_t status, const asked *r
 
 static const void *configs[MANY];
 static size_t config_count;
-static stream *self;
 static int result;
 static bool held;
 
@@ -462,7 +468,7 @@ static size_t counted(char id, const char *rule) {
 static void play(char *line) {
   char *rest = line[0] && line[1] ? line + 2 : line + strlen(line);
   char *space = strchr(rest, ' '), *second = space ? space + 1 : rest + strlen(rest);
-  if (strchr("cCqwu+kfgj=ph", line[0]) && space) {
+  if (strchr("cCqwu+kfgij=ph", line[0]) && space) {
     *space = 0;
   }
   buffer found = {0};
@@ -564,7 +570,7 @@ static void play(char *line) {
         fail("expected the metadata %s, got %s", rest, metadata);
       }
       break;
-    case 'k': case 'f': case 'g': case 'j':
+    case 'k': case 'f': case 'g': case 'i': case 'j':
       if (counted(line[0], rest) != strtoul(second, NULL, 10)) {
         fail("expected a count of %s for %s, got %zu", second, rest, counted(line[0], rest));
       }
