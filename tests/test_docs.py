@@ -213,7 +213,11 @@ def pattern(shown: str) -> str:
         ("README.md", "filter: {} times", "`custom_response` against that module, listed: .* {} \\| yes"),
         ("README.md", "costs at most {} times", "What the last of 10,000 costs .*, domains {}\\.$"),
         ("README.md", "ordered list: {} times", "What the last of 10,000 costs .*, list {},"),
-        ("README.md", "an edit of one {} s", "an edit of one of 10,000 rules, answer without a status: .* {} s \\|"),
+        (
+            "README.md",
+            "an edit of one is live {} s",
+            "an edit of one of 10,000 rules, .* without a status: .* {} s \\|",
+        ),
         ("README.md", "have it after {} s", "10,000 \\| incremental \\| edit \\| 1,000 of 1,000 \\| \\S+ \\S+ \\| {} "),
         ("docs/http2.md", "\n{} us of CPU for an exchange", "with this server = 1 \\({} us"),
         ("docs/http2.md", "{} of them in the connection", "The connection without sockets and gRPC: {} us"),
