@@ -142,10 +142,9 @@ def print_yaml(value: Any) -> None:
 
 def warn_of_echo(ruleset: Ruleset) -> None:
     """Say that `builtin:echo` has no address outside `up`."""
-    for upstream in ruleset.upstreams:
-        if upstream.echo:
-            say(
-                f'warning: upstream "{upstream.name}": builtin:echo runs inside `rejoinder up` only, so this upstream '
-                f"has no address; say where an upstream is with --upstream {upstream.name}=URL",
-                "yellow",
-            )
+    text = 'upstream "{0}": builtin:echo runs inside `rejoinder up` only: say where it is with --upstream {0}=URL'
+    print_problems(
+        Problem(upstream.position, text.format(upstream.name), Severity.WARNING)
+        for upstream in ruleset.upstreams
+        if upstream.echo
+    )
