@@ -13,7 +13,6 @@ import json
 import re
 import socketserver
 import threading
-from types import TracebackType
 from typing import Final, Self
 
 _STATUS_PATH: Final = re.compile(r"/status/(?P<status>[2-5][0-9]{2})")
@@ -28,59 +27,31 @@ _MAX_LINE: Final = 1 << 16
 """Of a chunk's size or a trailer, in bytes: the limit of http.server for request lines and headers."""
 
 
-class EchoServer:
+class EchoServer(socketserver.ThreadingTCPServer):
     """The server, on a free port of 127.0.0.1, until the `with` block ends.
 
     with EchoServer() as echo:
-        print(echo.url)
+        print("http://{}:{}".format(*echo.address))
     """
 
+    daemon_threads = True
+    block_on_close = False  # a client that keeps its connection open must not keep us
+    request_queue_size = 1024
+
     def __init__(self) -> None:
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="builtin:echo", daemon=True
-        )
-
-    @property
-    def address(self) -> tuple[str, int]:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.address: tuple[str, int] = self.socket.getsockname()
         """IP address and port."""
-        host, port = self._server.server_address[:2]
-        return str(host), int(port)
-
-    @property
-    def url(self) -> str:
-        return "http://{}:{}".format(*self.address)
-
-    @property
-    def requests(self) -> int:
-        """How many requests have arrived so far."""
-        return self._server.requests
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), name="builtin:echo", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
         self._thread.join()
-
-
-class _Server(socketserver.ThreadingTCPServer):
-    daemon_threads = True
-    block_on_close = False  # a client that keeps its connection open must not keep us
-    request_queue_size = 1024
-
-    def __init__(self, address: tuple[str, int], handler: type[_Handler]) -> None:
-        super().__init__(address, handler)
-        self.requests = 0
-        self._lock = threading.Lock()
-
-    def count_request(self) -> None:
-        with self._lock:
-            self.requests += 1
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Nothing: a client that goes away in the middle is no news for whoever tries out rules."""
@@ -95,10 +66,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = -1  # headers and body in one packet
     timeout = 600  # an idle connection's, in seconds
-    server: _Server
 
     def _answer(self) -> None:
-        self.server.count_request()
         try:
             body = self._read_body()
         except _BadRequestError as error:
@@ -118,10 +87,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = _answer  # noqa: N815
 
     def _request_as_json(self, body: bytes) -> dict[str, object]:
-        headers: dict[str, str] = {}
-        for name, value in self.headers.items():
-            joined = headers.get(name.lower())
-            headers[name.lower()] = value if joined is None else f"{joined}, {value}"
+        headers = {name.lower(): ", ".join(self.headers.get_all(name, ())) for name in self.headers}
         return {
             "method": self.command,
             "path": self.path,
