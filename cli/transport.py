@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from rejoinder.cli import console
-from rejoinder.cli.connecting import EXT_PROC
+from rejoinder.cli.arguments import EXT_PROC
 from rejoinder.rules.model import Ruleset
 from rejoinder.transport import tls
 from rejoinder.transport.addresses import Address, is_loopback, nth, overlap, show
