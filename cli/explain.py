@@ -10,7 +10,6 @@ from rejoinder.cli import console, placement
 from rejoinder.cli.explanation import Explanation, Question, all_headers, as_json, explain, refused, size
 from rejoinder.cli.sources import opened
 from rejoinder.rules.load import load
-from rejoinder.rules.model import Position
 from rejoinder.rules.request import UPSTREAM, RequestError
 from rejoinder.xds.translate import Placement
 
@@ -57,7 +56,7 @@ def _print(explanation: Explanation, question: Question, otherwise: str) -> None
     says = "upstream" if question.source == UPSTREAM else "Envoy itself"
     out(("request   ", "bold"), asked, f", {says} says {question.status}" if question.status else "")
     for step in explanation.steps:
-        where = "" if step.position == Position("", 0) else f" ({step.position})"
+        where = f" ({step.at})" if step.at else ""
         label = (f"{step.kind:<10}", "bold" if step.decides else "dim")
         out(label, (f"{step.name}{where}: {step.verdict}", "" if step.decides else "dim"))
     if explanation.handler and explanation.statuses:

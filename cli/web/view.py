@@ -23,7 +23,7 @@ from rejoinder.cli.history import Edit
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.counts import Kind, RuleCounts
 from rejoinder.rules.misfit import in_words
-from rejoinder.rules.model import Answer, Position, Route, Rule, Ruleset, Scope, Upstream, native_rules
+from rejoinder.rules.model import Answer, Route, Rule, Ruleset, Scope, Upstream, native_rules
 from rejoinder.rules.problem import Problem
 from rejoinder.rules.request import LOCAL, UPSTREAM, RequestError
 from rejoinder.rules.shadow import NEVER
@@ -256,7 +256,7 @@ def _rule(number: int, rule: Rule, placement: str) -> Json:
     return {
         "number": number,
         "name": rule.name,
-        "at": _at(rule.position),
+        "at": str(rule.position),
         "scope": list(in_words(rule.scope)),
         "unless": list(in_words(rule.unless)) if rule.unless else [],
         "source": _SOURCES[rule.source],
@@ -298,7 +298,7 @@ def _route(route: Route) -> Json:
     return {
         "name": route.title or route.name,
         "route": route.name,
-        "at": _at(route.position),
+        "at": str(route.position),
         "scope": list(in_words(Scope(domains=route.domains, request=route.request))),
         "action": action_in_words(route),
         "rate_limit": limit and f"{limit.requests} in {limit.interval:g} s",
@@ -309,7 +309,7 @@ def _route(route: Route) -> Json:
 def _upstream(upstream: Upstream) -> Json:
     return {
         "name": upstream.name,
-        "at": _at(upstream.position),
+        "at": str(upstream.position),
         "addresses": [f"{endpoint.host}:{endpoint.port}" for endpoint in upstream.endpoints],
         "protocol": ("HTTP/2" if upstream.http2 else "HTTP/1.1") + (" over TLS" if upstream.tls else ""),
         "host": upstream.host,
@@ -340,11 +340,7 @@ def _edit(edit: Edit) -> Json:
 
 
 def _problem(problem: Problem) -> Json:
-    return {"at": _at(problem.position), "severity": problem.severity.value, "message": problem.message}
-
-
-def _at(position: Position) -> str:
-    return "" if position == Position("", 0) else str(position)
+    return {"at": str(problem.position), "severity": problem.severity.value, "message": problem.message}
 
 
 def _time(seconds: float) -> str:
