@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlencode
 
 import jinja2
@@ -32,6 +32,11 @@ FILES: Final = {
     "console.js": "text/javascript",
     "api/openapi.yaml": "application/yaml",
 }
+
+_PLAIN: Final = ("summary", "problems", "upstreams", "envoys", "history")
+"""What `View` shows, by the names of its methods and of what is under `/api`."""
+_ASKED: Final = ("rules", "routes", "explain")
+"""... of which a query says what is wanted."""
 
 MAX_STREAMS: Final = 16
 """Of events: half of all connections."""
@@ -56,28 +61,18 @@ class Console:
         self._template = environment.get_template("page.html")
 
     def routes(self) -> list[web.RouteDef]:
-        view = self._view
-        tables: dict[str, Callable[[Mapping[str, str]], Any]] = {
-            "summary": lambda _: view.summary(),
-            "problems": lambda _: view.problems(),
-            "rules": view.rules,
-            "routes": view.routes,
-            "upstreams": lambda _: view.upstreams(),
-            "envoys": lambda _: view.envoys(),
-            "history": lambda _: view.history(),
-            "explain": view.explain,
-        }
         return [
             web.get("/", self._page),
-            *(web.get(f"/api/{name}", functools.partial(self._json, make)) for name, make in tables.items()),
+            *(web.get(f"/api/{name}", functools.partial(self._json, name)) for name in (*_PLAIN, *_ASKED)),
             web.get("/api/explain/page", self._explained_page),
             web.get("/api/events", self._events),
             *(web.get(f"/{path}", functools.partial(_file, path)) for path in FILES),
         ]
 
-    async def _json(self, make: Callable[[Mapping[str, str]], Any], request: web.Request) -> web.Response:
+    async def _json(self, name: str, request: web.Request) -> web.Response:
+        asked = [request.query] if name in _ASKED else []
         try:
-            return web.json_response(await in_thread(request, make, request.query))
+            return web.json_response(await in_thread(request, getattr(self._view, name), *asked))
         except UnusableError as error:
             return web.json_response({"error": str(error)}, status=400)
 
@@ -107,11 +102,7 @@ class Console:
             explained=explained,
             steps=[each for at, each in enumerate((explained or {}).get("steps", ())) if each["decides"] or at < PAGE],
             frame=f"/api/explain/page?{urlencode(query)}",
-            summary=view.summary(),
-            problems=view.problems(),
-            upstreams=view.upstreams(),
-            envoys=view.envoys(),
-            history=view.history(),
+            **{name: getattr(view, name)() for name in _PLAIN},
             **pages,
         )
 

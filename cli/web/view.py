@@ -24,7 +24,7 @@ from rejoinder.rules.answers import Reply
 from rejoinder.rules.counts import Kind, RuleCounts
 from rejoinder.rules.misfit import in_words
 from rejoinder.rules.model import Answer, Route, Rule, Ruleset, Scope, Upstream, native_rules
-from rejoinder.rules.problem import Problem
+from rejoinder.rules.problem import Problem, Severity
 from rejoinder.rules.request import LOCAL, UPSTREAM, RequestError
 from rejoinder.rules.shadow import NEVER
 from rejoinder.xds.events import ClientStatus
@@ -73,8 +73,7 @@ class View:
             "envoys": len(clients),
             "rejecting": sum(_state(client, version) == "rejects" for client in clients),
             "problems": {
-                severity: sum(problem.severity.value == severity for problem in problems)
-                for severity in ("error", "warning", "note")
+                severity.value: sum(problem.severity is severity for problem in problems) for severity in Severity
             },
         }
 
@@ -87,15 +86,16 @@ class View:
         part = _part(self._rules, query)
         about = self._problems_by_rule(ruleset)
         counts = self._control.counts().by_rule()
-        part["items"] = [
-            row
-            | _counted(counts.get(row["name"], _NOTHING))
-            | {
-                "problems": (problems := about.get(row["name"], [])),
-                "hidden": any(f'rule "{row["name"]}": {NEVER}' in problem["message"] for problem in problems),
+        for at, row in enumerate(part["items"]):
+            count, problems = counts.get(row["name"], _NOTHING), about.get(row["name"], [])
+            never = f'rule "{row["name"]}": {NEVER}'
+            part["items"][at] = {
+                **row,
+                **dataclasses.asdict(count),
+                "last_hit": count.last_hit and _time(count.last_hit),
+                "problems": problems,
+                "hidden": any(never in problem["message"] for problem in problems),
             }
-            for row in part["items"]
-        ]
         return part
 
     def routes(self, query: Mapping[str, str]) -> Json:
@@ -198,32 +198,35 @@ class View:
 
 def _question(query: Mapping[str, str]) -> Question:
     """What the fields of the form ask: those of `rejoinder explain`, with one header a line."""
-
-    def read(name: str, parse: Callable[[str], Any], default: Any) -> Any:
-        text = query.get(name, "").strip()
+    given: dict[str, Any] = {"url": values.parse_url("/")}
+    for name, parse in _FIELDS.items():
         try:
-            return parse(text) if text else default
+            if text := query.get(name, "").strip():
+                given[name] = parse(text)
         except argparse.ArgumentTypeError as error:
             raise UnusableError(f"{name}: {error}") from None
+    return Question(**given)
 
-    def headers(text: str) -> list[tuple[str, str]]:
-        return [values.parse_header(line) for line in text.splitlines() if line.strip()]
 
-    return Question(
-        url=read("url", values.parse_url, None) or values.parse_url("/"),
-        method=read("method", str, "GET"),
-        header=read("header", headers, ()),
-        client=read("client", str, ""),
-        status=read("status", values.parse_status, None),
-        response_header=read("response_header", headers, ()),
-        source=read("source", _source, UPSTREAM),
-    )
+def _headers(text: str) -> list[tuple[str, str]]:
+    return [values.parse_header(line) for line in text.splitlines() if line.strip()]
 
 
 def _source(text: str) -> str:
     if text not in (UPSTREAM, LOCAL):
         raise argparse.ArgumentTypeError(f"expected {UPSTREAM} or {LOCAL}, got {text!r}")
     return text
+
+
+_FIELDS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "url": values.parse_url,
+    "method": str,
+    "header": _headers,
+    "client": str,
+    "status": values.parse_status,
+    "response_header": _headers,
+    "source": _source,
+}
 
 
 def _part(rows: _Rows, query: Mapping[str, str]) -> Json:
@@ -281,16 +284,6 @@ def _sends(answer: Answer) -> str:
     if answer.variants:
         return f"{status}, {len(answer.variants)} variants"
     return f"{status}, {len(answer.body)} bytes" if answer.body else status
-
-
-def _counted(counts: RuleCounts) -> Json:
-    return {
-        "hits": counts.hits,
-        "last_hit": counts.last_hit and _time(counts.last_hit),
-        "by_original_status": dict(counts.by_original_status),
-        "observed": counts.observed,
-        "passed": counts.passed,
-    }
 
 
 def _route(route: Route) -> Json:
