@@ -68,7 +68,7 @@ Pages = Mapping[str, tuple[str, Callable[[], bytes]]]
 def pages(status: Status, metrics: Metrics) -> Pages:
     """The admin interface; `status` is what `Control.status` returns, and called in a thread, as `metrics` is."""
     return {
-        "/status": ("application/json", lambda: _json(status()).encode()),
+        "/status": ("application/json", lambda: (json.dumps(status(), indent=2) + "\n").encode()),
         "/metrics": (CONTENT_TYPE, metrics.text),
     }
 
@@ -214,7 +214,3 @@ async def serving(
             if isinstance(address, Path) and given is None:
                 address.unlink(missing_ok=True)
             await runner.cleanup()
-
-
-def _json(status: dict[str, Any]) -> str:
-    return json.dumps(status, indent=2) + "\n"

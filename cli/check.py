@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rejoinder.cli import console
-from rejoinder.cli.sources import opened
+from rejoinder.cli.sources import loaded_from
 from rejoinder.rules.files import SUFFIXES
-from rejoinder.rules.load import load
 from rejoinder.rules.problem import Problem, Severity
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _check(options: argparse.Namespace, sources: Sequence[Path], label: str = "") -> int:
-    loaded = load(sources, upstreams=dict(options.upstream), files=opened(sources))
+    loaded = loaded_from(sources, options)
     problems = list(loaded.problems)
     if loaded.ruleset and any(answer.handler for rule in loaded.ruleset.rules for answer in rule.answers):
         from rejoinder.cli.handlers import folders_of, missing  # noqa: PLC0415 - few rule files have handlers

@@ -8,8 +8,7 @@ import dataclasses
 from rejoinder import envoy
 from rejoinder.cli import console, placement
 from rejoinder.cli.explanation import Explanation, Question, all_headers, as_json, explain, refused, size
-from rejoinder.cli.sources import opened
-from rejoinder.rules.load import load
+from rejoinder.cli.sources import loaded_from
 from rejoinder.rules.request import UPSTREAM, RequestError
 from rejoinder.xds.translate import Placement
 
@@ -19,8 +18,7 @@ _SERVE = " (as with `up`; with `serve`, ext_proc, unless it has --conditional mo
 
 
 def run(options: argparse.Namespace) -> int:
-    files = opened(options.sources)
-    loaded = load(options.sources, upstreams=dict(options.upstream), files=files)
+    loaded = loaded_from(options.sources, options)
     console.print_problems(problem for problem in loaded.problems if loaded.ruleset is None)
     if loaded.ruleset is None:
         return 1
@@ -45,7 +43,7 @@ def _placement(asked: str | None) -> Placement:
     if asked is not None:
         return Placement(asked)
     try:
-        return placement.choose(None, envoy.find().path).placement
+        return placement.choose(None, envoy.find().path)[0]
     except envoy.EnvoyNotFoundError:
         return Placement.EXT_PROC
 

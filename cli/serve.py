@@ -10,7 +10,7 @@ import signal
 import socket
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from rejoinder.cli import admin, console, handlers, systemd, transport
 from rejoinder.cli.control import Control, summary
@@ -20,6 +20,7 @@ from rejoinder.extproc import Workers
 from rejoinder.transport.addresses import Address, nth, show
 from rejoinder.transport.tls import Files, Reloading
 from rejoinder.transport.unix import MODE
+from rejoinder.xds.server import Server
 from rejoinder.xds.translate import Placement, Settings
 
 MOST_REASONS: Final = 10
@@ -69,10 +70,8 @@ async def _run(options: argparse.Namespace) -> int:
             await start_console(stack, control, options, tls, mode, given.get(options.admin))
             if options.module:
                 module = admin.serving(options.module, admin.application(admin.module()))
-                where = show(await stack.enter_async_context(module))
-                console.say(
-                    f"module at http://{where}/{library.LIBRARY.name}, sha256 {library.sha256()}", event="module"
-                )
+                url = f"http://{show(await stack.enter_async_context(module))}/{library.LIBRARY.name}"
+                console.say(f"module at {url}, sha256 {library.sha256()}", event="module")
         except OSError as error:
             return console.fail(str(error))
         where = f"xDS on {show(options.xds)}, ext_proc on {show(options.ext_proc)}"
@@ -84,21 +83,14 @@ async def _run(options: argparse.Namespace) -> int:
     return control.exit_code
 
 
-class _Service(Protocol):
-    async def start(self, address: str, *how: Any) -> int: ...
-
-    async def stop(self) -> None: ...
-
-
-async def started(stack: contextlib.AsyncExitStack, service: _Service, address: Address, *how: Any) -> int:
-    """Start a service that stops with the stack; its port.
+async def started(stack: contextlib.AsyncExitStack, service: Workers | Server, address: Address, *how: Any) -> None:
+    """Start a service that stops with the stack.
 
     Raises:
         OSError: the address cannot be used.
     """
-    port = await service.start(show(address), *how)
+    await service.start(show(address), *how)
     stack.push_async_callback(service.stop)
-    return port
 
 
 async def start_console(
@@ -126,13 +118,10 @@ async def start_console(
         knows=admin.knows_host(address, options.admin_name),
         certified=certified,
     )
-    if isinstance(address, Path):
-        await stack.enter_async_context(admin.serving(address, app, mode=mode, given=given))
-        console.say(f"console at {show(address)}", event="console")
-        return
-    serving = admin.serving(address, app, Reloading(tls, required=False) if tls else None, given=given)
-    bound = await stack.enter_async_context(serving)
-    console.say(f"console at {'https' if tls else 'http'}://{show(bound)}/", event="console")
+    serving = admin.serving(address, app, Reloading(tls, required=False) if tls else None, mode, given)
+    bound = show(await stack.enter_async_context(serving))
+    where = bound if isinstance(address, Path) else f"{'https' if tls else 'http'}://{bound}/"
+    console.say(f"console at {where}", event="console")
 
 
 def unready(control: Control) -> str:
@@ -142,20 +131,19 @@ def unready(control: Control) -> str:
     return "\n".join(["the files cannot be used", *map(str, control.problems[:MOST_REASONS])])
 
 
-def stop_signal() -> asyncio.Future[None]:
-    """Done when somebody wants this process to end (Ctrl-C, SIGTERM)."""
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Future[None] = loop.create_future()
+def stop_signal() -> asyncio.Event:
+    """Set when somebody wants this process to end (Ctrl-C, SIGTERM)."""
+    stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, lambda: None if stop.done() else stop.set_result(None))
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     return stop
 
 
-async def until(stop: asyncio.Future[None], *work: Coroutine[Any, Any, None]) -> None:
+async def until(stop: asyncio.Event, *work: Coroutine[Any, Any, Any]) -> None:
     """Wait for the stop signal or the first of these to end, and cancel the rest. Raises what that one raises."""
-    tasks = [asyncio.ensure_future(each) for each in work]
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in (stop.wait(), *work)]
     try:
-        done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()

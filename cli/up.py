@@ -50,11 +50,10 @@ async def _run(options: argparse.Namespace) -> int:
     async with contextlib.AsyncExitStack() as stack:
         try:
             binary = envoy.find(options.envoy)
-            chosen = placement.choose(options.conditional, binary.path)
-            if chosen.why_not_module:
-                console.say(
-                    f"note: answers to upstream statuses come from ext_proc: {chosen.why_not_module}", event="placement"
-                )
+            place, why_not_module = placement.choose(options.conditional, binary.path)
+            if why_not_module:
+                text = f"note: answers to upstream statuses come from ext_proc: {why_not_module}"
+                console.say(text, event="placement")
             folders = handlers.folders_of(options.sources)
             handlers.find_in(folders)
             processor = Workers(1)
@@ -64,7 +63,7 @@ async def _run(options: argparse.Namespace) -> int:
             control = Control(
                 options.sources,
                 options.upstream,
-                Settings(sockets / "ext_proc", chosen.placement, fallback=True, trusted_ca=options.trusted_ca),
+                Settings(sockets / "ext_proc", place, fallback=True, trusted_ca=options.trusted_ca),
                 processor=processor,
                 adjust=_adjust(options.listen, stack),
                 state=options.state,
