@@ -68,7 +68,7 @@ Pages = Mapping[str, tuple[str, Callable[[], bytes]]]
 def pages(status: Status, metrics: Metrics) -> Pages:
     """The admin interface; `status` is what `Control.status` returns, and called in a thread, as `metrics` is."""
     return {
-        "/status": ("application/json", lambda: (json.dumps(status(), indent=2) + "\n").encode()),
+        "/status": ("application/json", lambda: bytes(json.dumps(status(), indent=2) + "\n", "utf-8")),
         "/metrics": (CONTENT_TYPE, metrics.text),
     }
 
