@@ -73,7 +73,7 @@ class Control:
         self.metrics = Metrics(self._state)
         self.envoys = Envoys(settings.conditional, self.history, self.metrics)
         self.server = Server(self._tell)
-        self._maker = Maker(sources, upstreams, settings, adjust)
+        self._maker = Maker(sources, dict(upstreams), settings, adjust)
         self.last_good = LastGood(state)
         self._made: Made | None = None
         self.current: Build | None = None
@@ -197,14 +197,8 @@ class Control:
                 "trouble": self.last_good.trouble or None,
             },
             "envoys": [
-                {
-                    "node": client.node,
-                    "peer": client.peer,
-                    "streams": client.streams,
-                    "version": client.version,
-                    "target": client.target,
-                    "rejected": client.nack.message if client.nack else None,
-                }
+                {name: getattr(client, name) for name in ("node", "peer", "streams", "version", "target")}
+                | {"rejected": client.nack.message if client.nack else None}
                 for client in status.clients
             ],
             "ext_proc": {

@@ -76,21 +76,17 @@ ENDS = {
     "completion": f"0  done   {_UNUSABLE}",
 }
 
-_SSL_CERT_FILE = "SSL_CERT_FILE          the authorities that https:// upstreams are verified with; see --trusted-ca"
-_PYTHONPATH = "PYTHONPATH             where handlers are, beside the folders of the files"
-_LOG = "REJOINDER_LOG_FORMAT   text or json; see --log-format"
-_COLOUR = "NO_COLOR, TERM=dumb    no colours on a terminal"
-
-ENVIRONMENT = {
-    "up": (
-        "ENVOY_BIN              the Envoy to run, if --envoy names none",
-        *(_SSL_CERT_FILE, _PYTHONPATH, _LOG, _COLOUR),
+_ENVIRONMENT = {
+    "ENVOY_BIN              the Envoy to run, if --envoy names none": ("up",),
+    "SSL_CERT_FILE          the authorities that https:// upstreams are verified with; see --trusted-ca": (
+        "up",
+        "serve",
+        "render",
+        "bootstrap",
     ),
-    "serve": (_SSL_CERT_FILE, _PYTHONPATH, _LOG, _COLOUR),
-    "check": (_PYTHONPATH, _COLOUR),
-    "explain": (_PYTHONPATH, _COLOUR),
-    "render": (_SSL_CERT_FILE,),
-    "bootstrap": (_SSL_CERT_FILE,),
+    "PYTHONPATH             where handlers are, beside the folders of the files": ("up", "serve", "check", "explain"),
+    "REJOINDER_LOG_FORMAT   text or json; see --log-format": ("up", "serve"),
+    "NO_COLOR, TERM=dumb    no colours on a terminal": ("up", "serve", "check", "explain"),
 }
 
 _SOURCES = """\
@@ -98,7 +94,8 @@ SOURCE is a file or a folder, whose *.yaml, *.yml and *.json are read in the
 order of their names, without those that start with a dot. body_file,
 certificate, key and other names of files in them are relative to the file."""
 
-FILES = dict.fromkeys(("up", "serve", "check", "explain", "render", "bootstrap"), _SOURCES)
+_READING = ("up", "serve", "check", "explain", "render", "bootstrap")
+"""The commands that take files."""
 
 EXAMPLES = {
     "up": """examples:
@@ -157,11 +154,11 @@ EXAMPLES = {
 def epilog(command: str) -> str:
     """What stands behind the options."""
     sections = (
-        ("files", FILES.get(command, "").splitlines()),
-        ("environment", ENVIRONMENT.get(command, ())),
+        ("files", _SOURCES.splitlines() if command in _READING else []),
+        ("environment", [line for line, commands in _ENVIRONMENT.items() if command in commands]),
         ("exit code", ENDS[command].split("   ")),
     )
     return (
-        "".join(f"{name}:\n" + "".join(f"  {it}\n" for it in lines) + "\n" for name, lines in sections if lines)
+        "".join(f"{name}:\n" + "".join(f"  {line}\n" for line in lines) + "\n" for name, lines in sections if lines)
         + EXAMPLES[command]
     )

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import socket
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from rejoinder.cli.serve import start_console, started, stop_signal, until
 from rejoinder.envoy.module import library
 from rejoinder.extproc import Workers
 from rejoinder.rules.model import Endpoint, Listener, Ruleset, numbered
+from rejoinder.transport import accepting
 from rejoinder.transport.addresses import Tcp, show
 from rejoinder.xds.build import Build
 from rejoinder.xds.translate import Settings
@@ -90,7 +90,8 @@ async def _run_envoy(
 ) -> None:
     """Run Envoy until it ends, from when there is something for it to serve."""
     built = await control.usable()
-    _check_free([*built.ruleset.listeners, *([Listener(*options.envoy_admin)] if options.envoy_admin else [])])
+    addresses = [(listener.address, listener.port) for listener in built.ruleset.listeners]
+    _check_free([*addresses, options.envoy_admin] if options.envoy_admin else addresses)
     bootstrap = envoy.bootstrap(
         sockets / "xds",
         admin=options.envoy_admin or sockets / "admin",
@@ -163,8 +164,8 @@ def _elsewhere(ruleset: Ruleset, listen: list[Tcp]) -> tuple[Listener, ...]:
     left over. A kind is a port of a Gateway, or those of the rule files that have the same certificate, or none.
     """
     kinds: dict[tuple[object, ...], Listener] = {}
-    for each in (*ruleset.listeners, *ruleset.homeless):
-        kinds.setdefault(_kind(each), each)
+    for listener in (*ruleset.listeners, *ruleset.homeless):
+        kinds.setdefault(_kind(listener), listener)
     models = list(kinds.values())
     moved = [
         dataclasses.replace(models[min(at, len(models) - 1)], address=host, port=port)
@@ -178,22 +179,16 @@ def _kind(listener: Listener) -> tuple[object, ...]:
     return listener.group, listener.certificate, listener.more_certificates, listener.client_ca
 
 
-def _check_free(listeners: Iterable[Listener]) -> None:
+def _check_free(addresses: Iterable[Tcp]) -> None:
     """Raise an error if somebody listens there already, or two of these would.
 
     Envoy would not notice another Envoy: it sets SO_REUSEPORT, and the kernel deals the connections out to both.
     """
-    taken: set[tuple[str, int]] = set()
-    for listener in listeners:
-        address = (listener.address, listener.port)
-        if listener.port and address in taken:
-            name = listener_name(dataclasses.replace(listener, number=1))
-            raise _CannotStartError(f"{name} is given to two listeners: give each an address of its own with --listen")
+    taken: set[Tcp] = set()
+    for address in addresses:
+        if address[1] and address in taken:
+            raise _CannotStartError(
+                f"{show(address)} is given to two listeners: give each an address of its own with --listen"
+            )
         taken.add(address)
-        family = socket.AF_INET6 if ":" in listener.address else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((listener.address, listener.port))
-            except OSError as error:
-                raise OSError(f"cannot listen on {listener_name(listener)}: {error.strerror}") from None
+        accepting.listen(address).close()
