@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import ipaddress
 import json
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
@@ -26,7 +25,7 @@ from rejoinder.cli.metrics import CONTENT_TYPE, Metrics
 from rejoinder.envoy.module import library
 from rejoinder.rules.request import host_of
 from rejoinder.transport import accepting, unix
-from rejoinder.transport.addresses import Address, Tcp, is_loopback
+from rejoinder.transport.addresses import Address, Tcp, is_ip, is_loopback
 from rejoinder.transport.sparing import Sparing
 
 P = ParamSpec("P")
@@ -150,21 +149,15 @@ async def in_thread(request: web.Request, make: Callable[P, T], *arguments: P.ar
     return await loop.run_in_executor(request.app[_THREAD], functools.partial(make, *arguments, **named))
 
 
-def knows_host(address: Address, names: Container[str]) -> Callable[[str], bool]:
+def knows_host(address: Address, names: Iterable[str]) -> Callable[[str], bool]:
     """By which names a server may be asked that listens there: addresses, localhost, and these names. Any other may be
     that of a stranger's page, whose name leads here by now (DNS rebinding). No page of the internet has a name without
     a dot; containers and services have. No page leads to a Unix socket."""
     if isinstance(address, Path):
         return lambda _: True
+    known = {"localhost", address[0].lower(), *names}
     elsewhere = not is_loopback(address)
-
-    def knows(name: str) -> bool:
-        with contextlib.suppress(ValueError):
-            ipaddress.ip_address(name.strip("[]"))
-            return True
-        return name in ("localhost", address[0].lower()) or name in names or (elsewhere and "." not in name)
-
-    return knows
+    return lambda name: is_ip(name.strip("[]")) or name in known or (elsewhere and "." not in name)
 
 
 @contextlib.asynccontextmanager

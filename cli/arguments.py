@@ -37,6 +37,11 @@ XDS = ("127.0.0.1", 18000)
 EXT_PROC = ("127.0.0.1", 18001)
 PLACEMENTS = ("module", "ext_proc")
 
+
+class UnusableError(Exception):
+    """Options that do not go together, or cannot be used here; each argument says in a line why."""
+
+
 # How values are written: what `add_argument` is told beside names and help.
 _FLAG: How = {"action": "store_true"}
 _COUNT: How = {"type": parse_count, "metavar": "N"}

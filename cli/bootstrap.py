@@ -10,6 +10,7 @@ from urllib.parse import SplitResult
 
 from rejoinder import envoy
 from rejoinder.cli import console, handlers, transport
+from rejoinder.cli.arguments import UnusableError
 from rejoinder.envoy.module import library
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint, Ruleset, Upstream
@@ -27,12 +28,9 @@ _FILTERS_GO: Final = "# Into http_filters of the http_connection_manager, before
 
 
 def run(options: argparse.Namespace) -> int:
-    try:
-        if options.kind == "secret":
-            return _secret(options)
-        tls = transport.envoy_tls(options)
-    except transport.UnusableError as error:
-        return console.fail(str(error))
+    if options.kind == "secret":
+        return _secret(options)
+    tls = transport.envoy_tls(options)
     if options.kind == "ads":
         if options.sources:
             return console.fail("bootstrap ads takes no rule files: `rejoinder serve` has them")
@@ -65,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _secret(options: argparse.Namespace) -> int:
     if bool(options.envoy_ca) is bool(options.envoy_cert and options.envoy_key):
-        raise transport.UnusableError(
+        raise UnusableError(
             "bootstrap secret: expected --envoy-cert and --envoy-key, or --envoy-ca, with paths of PEM files"
         )
     print(
@@ -76,8 +74,7 @@ def _secret(options: argparse.Namespace) -> int:
 
 
 def _warn_of_routes(ruleset: Ruleset) -> None:
-    acting = [route.name for route in ruleset.routes if route.name]
-    if acting:
+    if acting := [route.name for route in ruleset.routes if route.name]:
         console.say(
             f"note: the routes of these files ({', '.join(acting[:5])}{', ...' if len(acting) > 5 else ''}) count for "
             "nothing in an Envoy with routes of its own: only the rules do"
@@ -95,7 +92,7 @@ def _ext_proc(options: argparse.Namespace, program: Program, tls: EnvoyTls | Non
         "# the rules by itself."
     )
     filters = foreign_filters(program, Placement.EXT_PROC)
-    console.print_yaml([each for each in filters if each["name"].rpartition(".")[2] not in names])
+    console.print_yaml([entry for entry in filters if entry["name"].rpartition(".")[2] not in names])
     _print_cluster(options, tls)
     return 0
 
@@ -124,9 +121,8 @@ def _module(options: argparse.Namespace, program: Program, asked: Sequence[Upstr
         console.print_yaml([upstream_cluster(each, options.trusted_ca) for each in asked])
     if options.remote:
         print("\n# Into the clusters: where Envoy fetches the module.")
-        default = 443 if options.remote.scheme == "https" else 80
-        endpoint = Endpoint(options.remote.hostname, options.remote.port or default)
         tls = options.remote.scheme == "https"
+        endpoint = Endpoint(options.remote.hostname, options.remote.port or (443 if tls else 80))
         console.print_yaml([upstream_cluster(Upstream(_MODULE_CLUSTER, (endpoint,), tls=tls), options.trusted_ca)])
     return 0
 

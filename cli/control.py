@@ -271,7 +271,7 @@ class Control:
             self.last_good.accepted(self._saved)
         elif self.envoys.rejected:
             self.last_good.rejected(self._saved)
-        elif not self.envoys.connected:
+        elif not self.envoys.clients:
             self.last_good.unseen(self._saved)
 
 

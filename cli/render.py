@@ -14,10 +14,7 @@ from rejoinder.xds.translate import Placement, Settings, conditional_program, st
 
 
 def run(options: argparse.Namespace) -> int:
-    try:
-        tls = transport.envoy_tls(options)
-    except transport.UnusableError as error:
-        return console.fail(str(error))
+    tls = transport.envoy_tls(options)
     loaded = loaded_from(options.sources, options)
     console.print_problems(loaded.complaints)
     if loaded.ruleset is None:

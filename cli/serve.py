@@ -38,8 +38,6 @@ async def _run(options: argparse.Namespace) -> int:
         tls, envoy_tls = transport.files(options), transport.envoy_tls(options)
         ext_proc = [nth(options.ext_proc, at) for at in range(options.workers)]
         given = systemd.sockets(options.xds, *ext_proc, options.admin)
-    except transport.UnusableError as error:
-        return max(map(console.fail, error.args))
     except OSError as error:
         return console.fail(str(error))
     mode = MODE if options.socket_mode is None else options.socket_mode

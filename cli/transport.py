@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from rejoinder.cli import console
-from rejoinder.cli.arguments import EXT_PROC
+from rejoinder.cli.arguments import EXT_PROC, UnusableError
 from rejoinder.rules.model import Ruleset
 from rejoinder.transport import tls
 from rejoinder.transport.addresses import Address, is_loopback, nth, overlap, show
@@ -29,10 +29,6 @@ _ONLY_WITH: Final = (
     ("admin_name", "admin"),
 )
 """Options that mean nothing without another."""
-
-
-class UnusableError(Exception):
-    """Options that do not go together; each argument says of which, and what to say instead."""
 
 
 def envoy_tls(options: argparse.Namespace) -> EnvoyTls | None:

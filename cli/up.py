@@ -15,6 +15,7 @@ from typing import Final
 
 from rejoinder import envoy
 from rejoinder.cli import console, handlers, placement, requests, transport
+from rejoinder.cli.arguments import UnusableError
 from rejoinder.cli.control import Control, summary
 from rejoinder.cli.echo import EchoServer
 from rejoinder.cli.serve import start_console, started, stop_signal, until
@@ -31,10 +32,6 @@ FLUSH_SECONDS: Final = 1.0
 """Between two reports of what has been counted."""
 
 
-class _CannotStartError(Exception):
-    """The text says why, in one line."""
-
-
 def run(options: argparse.Namespace) -> int:
     console.start_log(options.log_format, logging.WARNING, "%(name)s: %(message)s")
     return asyncio.run(_run(options))
@@ -42,10 +39,7 @@ def run(options: argparse.Namespace) -> int:
 
 async def _run(options: argparse.Namespace) -> int:
     stop = stop_signal()
-    try:
-        transport.files(options)
-    except transport.UnusableError as error:
-        return max(map(console.fail, error.args))
+    transport.files(options)
     transport.warn(options)
     async with contextlib.AsyncExitStack() as stack:
         try:
@@ -75,7 +69,6 @@ async def _run(options: argparse.Namespace) -> int:
             await until(stop, control.follow(), _run_envoy(control, binary.path, sockets, environ, options))
         except (
             OSError,
-            _CannotStartError,
             library.ModuleUnavailableError,
             envoy.EnvoyNotFoundError,
             envoy.EnvoyDiedError,
@@ -187,7 +180,7 @@ def _check_free(addresses: Iterable[Tcp]) -> None:
     taken: set[Tcp] = set()
     for address in addresses:
         if address[1] and address in taken:
-            raise _CannotStartError(
+            raise UnusableError(
                 f"{show(address)} is given to two listeners: give each an address of its own with --listen"
             )
         taken.add(address)

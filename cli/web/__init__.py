@@ -21,7 +21,7 @@ from aiohttp import web
 
 from rejoinder.cli.admin import in_thread
 from rejoinder.cli.control import Control
-from rejoinder.cli.web.view import PAGE, Json, UnusableError, View
+from rejoinder.cli.web.view import PAGE, UnusableError, View
 
 __all__ = ["Console"]
 
@@ -81,12 +81,11 @@ class Console:
         return web.Response(text=html, content_type="text/html")
 
     def _rendered(self, query: Mapping[str, str]) -> str:
-        view, search = self._view, {"q": query.get("q", "")}
-        pages: dict[str, Json] = {}
-        error, explained = "", None
+        view, error, explained = self._view, "", None
+        search = {"q": query.get("q", "")}
         try:
-            for kind, make in (("rules", view.rules), ("routes", view.routes)):
-                pages[kind] = make(search | {"offset": query.get(f"{kind}_from", "0")})
+            rules = view.rules({**search, "offset": query.get("rules_from", "0")})
+            routes = view.routes({**search, "offset": query.get("routes_from", "0")})
         except UnusableError:
             raise web.HTTPBadRequest(text="expected whole numbers") from None
         if "url" in query:
@@ -103,7 +102,8 @@ class Console:
             steps=[each for at, each in enumerate((explained or {}).get("steps", ())) if each["decides"] or at < PAGE],
             frame=f"/api/explain/page?{urlencode(query)}",
             **{name: getattr(view, name)() for name in _PLAIN},
-            **pages,
+            rules=rules,
+            routes=routes,
         )
 
     async def _explained_page(self, request: web.Request) -> web.Response:

@@ -188,10 +188,7 @@ class View:
 
     def _about(self, client: ClientStatus) -> Sequence[str]:
         """The places in the files that an Envoy's last rejection is about."""
-        if client.nack is None:
-            return ()
-        edits = reversed(tuple(self._control.history.edits))
-        edit = next((each for each in edits if each.version == client.nack.snapshot.version), None)
+        edit = client.nack and self._control.history.of(client.nack.snapshot.version)
         rejection = edit and edit.rejected.get(client.node)
         return rejection.about if rejection else ()
 
