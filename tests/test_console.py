@@ -280,6 +280,13 @@ def test_a_route_says_how_often_it_has_answered(file: Path, number: int, said: s
         assert said in it.get("/").body.decode()
 
 
+def test_a_rule_says_how_many_pages_did_not_come(file: Path) -> None:
+    with console(file) as it:
+        it.tell(Counted(((Series("errors", "module", NONE, NONE, Kind.NO_PAGE), 3),), ()))
+        assert it.rules()["errors"]["failed_pages"] == 3
+        assert "3 without the page<" in it.get("/").body.decode()
+
+
 def test_an_edit_that_changes_nothing_is_said_so(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with console(file) as it:
         file.write_text(f"{RULES}# a comment\n")

@@ -85,7 +85,8 @@ class View:
         ruleset = self._current()
         part = _part(self._rules, query)
         about = self._problems_by_rule(ruleset)
-        counts = self._control.counts().by_rule()
+        all_counts = self._control.counts()
+        counts, failed_pages = all_counts.by_rule(), all_counts.total(Kind.NO_PAGE)
         for at, row in enumerate(part["items"]):
             count, problems = counts.get(row["name"], _NOTHING), about.get(row["name"], [])
             never = f'rule "{row["name"]}": {NEVER}'
@@ -93,6 +94,7 @@ class View:
                 **row,
                 **dataclasses.asdict(count),
                 "last_hit": count.last_hit and _time(count.last_hit),
+                "failed_pages": failed_pages.get(row["name"], 0),
                 "problems": problems,
                 "hidden": any(never in problem["message"] for problem in problems),
             }
