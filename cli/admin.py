@@ -1,8 +1,7 @@
 """What Rejoinder itself serves over HTTP: its admin interface, and the module for Envoys that fetch it.
 
-The admin interface is the console (`web`), and two pages: `/status` says what goes on as JSON, `/metrics` the counters
-in Prometheus' text format. It is for a loopback or private address: it shows what the files say, and changes nothing.
-It shares the event loop of xDS and ext_proc, so whatever takes time is done in a thread of its own.
+The pages of the admin interface are in `web`. It is for a loopback or private address: it shows what the files say, and
+changes nothing. It shares the event loop of xDS and ext_proc, so whatever takes time is done in a thread of its own.
 """
 
 from __future__ import annotations
@@ -10,19 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 from aiohttp import web
 
-from rejoinder.cli.metrics import CONTENT_TYPE, Metrics
-from rejoinder.envoy.module import library
 from rejoinder.rules.request import host_of
 from rejoinder.transport import accepting, unix
 from rejoinder.transport.addresses import Address, Tcp, is_ip, is_loopback
@@ -59,22 +55,14 @@ READY: Final = "/readyz"
 
 _THREAD: Final = web.AppKey("thread", ThreadPoolExecutor)
 
-Status = Callable[[], dict[str, Any]]
-Pages = Mapping[str, tuple[str, Callable[[], bytes]]]
-"""By path: the content type, and what makes the content."""
 
+def page(path: str, content_type: str, make: Callable[[], bytes]) -> web.RouteDef:
+    """A page that is made, in a thread, when it is asked for."""
 
-def pages(status: Status, metrics: Metrics) -> Pages:
-    """The admin interface; `status` is what `Control.status` returns, and called in a thread, as `metrics` is."""
-    return {
-        "/status": ("application/json", lambda: bytes(json.dumps(status(), indent=2) + "\n", "utf-8")),
-        "/metrics": (CONTENT_TYPE, metrics.text),
-    }
+    async def made(request: web.Request) -> web.Response:
+        return web.Response(body=await in_thread(request, make), headers={"content-type": content_type})
 
-
-def module() -> Pages:
-    """The module, for `dynamic_module_config.module.remote`."""
-    return {f"/{library.LIBRARY.name}": ("application/octet-stream", library.LIBRARY.read_bytes)}
+    return web.get(path, made)
 
 
 def probes(unready: Callable[[], str]) -> list[web.RouteDef]:
@@ -95,17 +83,12 @@ def probes(unready: Callable[[], str]) -> list[web.RouteDef]:
 
 
 def application(
-    pages: Pages,
-    routes: Iterable[web.RouteDef] = (),
-    *,
-    knows: Callable[[str], bool] = lambda _: True,
-    certified: bool = False,
+    routes: Iterable[web.RouteDef], *, knows: Callable[[str], bool] = lambda _: True, certified: bool = False
 ) -> web.Application:
     """What `serving` serves.
 
     Args:
-        pages: each is made in a thread.
-        routes: of the console.
+        routes: all pages.
         knows: whether it may be asked by this host name.
         certified: whether clients need a certificate for all but `probes`.
     """
@@ -132,15 +115,8 @@ def application(
 
     app = web.Application(middlewares=[checked])
     app.on_response_prepare.append(secured)
-    app.add_routes([*routes, *(web.get(path, _page(*page)) for path, page in pages.items())])
+    app.add_routes(routes)
     return app
-
-
-def _page(content_type: str, make: Callable[[], bytes]) -> Handler:
-    async def page(request: web.Request) -> web.Response:
-        return web.Response(body=await in_thread(request, make), headers={"content-type": content_type})
-
-    return page
 
 
 async def in_thread(request: web.Request, make: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:

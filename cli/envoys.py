@@ -135,58 +135,43 @@ class Envoys:
         if isinstance(event, Nack):
             self.metrics.rejected(event.node)
             client.told = client.version = ""
+        about = _about(event, event.envoy if isinstance(event, Connected) else client.envoy)
+        name = _name(**about)
         match event:
             case Accepted(snapshot=snapshot):
-                self._on_accepted(event, client, snapshot.version)
+                self._on_accepted(client, snapshot.version, name, about)
             case Nack() | Unable() if (number := next(self._refusals)) > MOST_REFUSALS:
                 if number == MOST_REFUSALS + 1:
                     console.say("... further rejections are not printed before the next edit", "bold", event="nack")
             case Nack():
-                self._on_nack(event)
+                self._on_nack(event, name, about)
             case Connected(node, peer) if (node, peer) in self.clients:
                 client.streams += 1
             case Connected(node, peer, envoy):
                 self.clients[node, peer] = _Client(envoy)
-                extra = log.about("connected", **self._fields(event))
-                _LOG.info("%s has connected", self._name(event), extra=extra)
+                _LOG.info("%s has connected", name, extra=log.about("connected", **about))
                 if lacking := self.lacks(envoy):
-                    text = f"{self._name(event)}: {lacking}"
-                    console.say(text, "yellow", event="lacking", **self._fields(event))
+                    console.say(f"{name}: {lacking}", "yellow", event="lacking", **about)
             case Unable() if not client.unable:
                 client.unable = True
-                text = f"{self._name(event)} {unable(event.message)}"
-                console.say(text, "yellow", event="lacking", **self._fields(event))
+                console.say(f"{name} {unable(event.message)}", "yellow", event="lacking", **about)
             case Disconnected() if client.streams > 1:
                 client.streams -= 1
             case Disconnected(node, peer):
-                extra = log.about("disconnected", **self._fields(event))
-                _LOG.info("%s has gone", self._name(event), extra=extra)
+                _LOG.info("%s has gone", name, extra=log.about("disconnected", **about))
                 self.clients.pop((node, peer), None)
 
-    def _on_accepted(self, event: Accepted, client: _Client, version: str) -> None:
+    def _on_accepted(self, client: _Client, version: str, name: str, who: Mapping[str, str]) -> None:
         client.accepted = client.accepted + 1 if client.version == version else 1
         client.version = version
         if client.accepted < client.streams or client.told == version:
             return
         client.told = version
-        extra = log.about("accepted", **self._fields(event), version=version)
-        _LOG.info("%s accepted version %s", self._name(event), version, extra=extra)
-        self.history.accepted(event.node, version)
+        _LOG.info("%s accepted version %s", name, version, extra=log.about("accepted", **who, version=version))
+        self.history.accepted(who["node"], version)
         if version in self._builds:
             self._accepted, published = self._builds[version]
             self.metrics.pushed(max(published, client.came))
-
-    def _fields(self, event: Connected | Disconnected | Accepted | Nack | Unable) -> dict[str, str]:
-        """Who it is, as far as is known."""
-        envoy = self.clients.get((event.node, event.peer), _Client()).envoy
-        address = urllib.parse.unquote(event.peer.partition(":")[2])  # behind `ipv4:`; `unix:` has nothing there
-        return {"node": event.node, "envoy": _dotted(envoy) if envoy else "", "peer": address}
-
-    def _name(self, event: Connected | Disconnected | Accepted | Nack | Unable) -> str:
-        """How lines call a client: by its node id, version and address."""
-        node, envoy, address = self._fields(event).values()
-        known = ", ".join(filter(None, (envoy and f"Envoy {envoy}", address)))
-        return f"{node} ({known})" if known else node
 
     def _count(self, counted: Counted) -> None:
         for series, number in counted.answers:
@@ -206,7 +191,7 @@ class Envoys:
             return f"the module needs {_dotted(MODULE_SINCE)}, so its answers come from ext_proc"
         return ""
 
-    def _on_nack(self, nack: Nack) -> None:
+    def _on_nack(self, nack: Nack, name: str, who: Mapping[str, str]) -> None:
         rejected, _ = self._builds.get(nack.snapshot.version, (None, 0.0))
         places = blame(nack.message, rejected, self._accepted) if rejected else []
         what_now = ""
@@ -217,15 +202,26 @@ class Envoys:
         said = f"{nack.type.name}: {nack.message}"
         self.history.rejected(nack.node, nack.snapshot.version, Rejection(said, tuple(places[:MOST_NAMED]), what_now))
         self.rejected |= rejected is not None and rejected is self._current
-        about: dict[str, Any] = {"event": "nack", **self._fields(nack), "version": nack.snapshot.version}
-        text = f"{self._name(nack)} rejects the {said}"
-        console.say(text, "bold red", **about, places=[str(place) for place in places])
+        about: dict[str, Any] = {"event": "nack", **who, "version": nack.snapshot.version}
+        console.say(f"{name} rejects the {said}", "bold red", **about, places=[str(place) for place in places])
         for place in places:
             console.say(f"  about {place}", **about)
         for line in _python_needed(rejected) if rejected and NO_MODULE in nack.message else ():
             console.say(line, **about)
         if what_now:
             console.say(what_now, "bold", **about)
+
+
+def _about(event: Connected | Disconnected | Accepted | Nack | Unable, envoy: tuple[int, int] | None) -> dict[str, str]:
+    """Who it is, as far as is known."""
+    address = urllib.parse.unquote(event.peer.partition(":")[2])  # behind `ipv4:`; `unix:` has nothing there
+    return {"node": event.node, "envoy": _dotted(envoy) if envoy else "", "peer": address}
+
+
+def _name(node: str, envoy: str, peer: str) -> str:
+    """How lines call a client: by its node id, version and address."""
+    known = ", ".join(filter(None, (envoy and f"Envoy {envoy}", peer)))
+    return f"{node} ({known})" if known else node
 
 
 def unable(message: str) -> str:

@@ -67,16 +67,18 @@ async def _run(options: argparse.Namespace) -> int:
             await started(stack, control.server, xds, tls, mode)
             await start_console(stack, control, options, tls, mode, given.get(options.admin))
             if options.module:
-                module = admin.serving(options.module, admin.application(admin.module()))
-                url = f"http://{show(await stack.enter_async_context(module))}/{library.LIBRARY.name}"
-                console.say(f"module at {url}, sha256 {library.sha256()}", event="module")
+                path = f"/{library.LIBRARY.name}"  # for `dynamic_module_config.module.remote`
+                module = admin.page(path, "application/octet-stream", library.LIBRARY.read_bytes)
+                serving = admin.serving(options.module, admin.application([module]))
+                where = show(await stack.enter_async_context(serving))
+                console.say(f"module at http://{where}{path}, sha256 {library.sha256()}", event="module")
         except OSError as error:
             return console.fail(str(error))
         where = f"xDS on {show(options.xds)}, ext_proc on {show(options.ext_proc)}"
         if built := control.current:
             console.warn_of_echo(built.ruleset)
-        serving = "serving the last good set" if control.last_good.served else "serving"
-        console.say(f"{serving}: {summary(built) if built else 'nothing so far'}; {where}", "green", event="serving")
+        does = "serving the last good set" if control.last_good.served else "serving"
+        console.say(f"{does}: {summary(built) if built else 'nothing so far'}; {where}", "green", event="serving")
         await until(stop, control.follow(), systemd.tell(control))
     return control.exit_code
 
@@ -111,7 +113,6 @@ async def start_console(
         tls = None
     certified = tls is not None and tls.client_ca is not None and not options.admin_no_client_cert
     app = admin.application(
-        admin.pages(control.status, control.metrics),
         [*admin.probes(lambda: unready(control)), *Console(control).routes()],
         knows=admin.knows_host(address, options.admin_name),
         certified=certified,

@@ -54,7 +54,7 @@ rules:
   - {{name: hidden, match: {{path: /x}}, enable_on_status: [503], body: y}}
 """
 DOCUMENT: Final = yaml.safe_load((web.FOLDER / "openapi.yaml").read_text())
-EVERYTHING: Final = ["/", "/metrics", "/status", *DOCUMENT["paths"], *(f"/{path}" for path in web.FILES)]
+EVERYTHING: Final = ["/", "/metrics", "/status", *DOCUMENT["paths"], *dict(web.FILES)]
 
 
 class Console:
@@ -84,8 +84,7 @@ class Console:
     @contextlib.asynccontextmanager
     async def served(self) -> AsyncIterator[Self]:
         routes = web.Console(self.control).routes()
-        pages = admin.pages(self.control.status, self.control.metrics)
-        app = admin.application(pages, routes, knows=admin.knows_host(("127.0.0.1", 0), []))
+        app = admin.application(routes, knows=admin.knows_host(("127.0.0.1", 0), []))
         async with admin.serving(("127.0.0.1", 0), app) as self.address:
             following = asyncio.create_task(self.control.follow())
             yield self

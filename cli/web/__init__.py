@@ -1,5 +1,5 @@
 """The console: a page for a browser that shows what goes on, the same as JSON, and a stream of events that says when to
-look again.
+look again; beside it `/status`, in short as JSON, and `/metrics`, in Prometheus' text format.
 
 Reading order: `view` (what there is to show), here (who asks for it, and how), `page.html` (what a browser gets:
 complete without `console.js`, with which it searches while one types, and follows). `openapi.yaml` describes the JSON.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,19 +20,20 @@ from urllib.parse import urlencode
 import jinja2
 from aiohttp import web
 
-from rejoinder.cli.admin import in_thread
+from rejoinder.cli.admin import in_thread, page
 from rejoinder.cli.control import Control
+from rejoinder.cli.metrics import CONTENT_TYPE
 from rejoinder.cli.web.view import PAGE, UnusableError, View
 
 __all__ = ["Console"]
 
 FOLDER: Final = Path(__file__).parent
-FILES: Final = {
-    "console.css": "text/css",
-    "console.svg": "image/svg+xml",
-    "console.js": "text/javascript",
-    "api/openapi.yaml": "application/yaml",
-}
+FILES: Final = (
+    ("/console.css", "text/css"),
+    ("/console.svg", "image/svg+xml"),
+    ("/console.js", "text/javascript"),
+    ("/api/openapi.yaml", "application/yaml"),
+)
 
 _PLAIN: Final = ("summary", "problems", "upstreams", "envoys", "history")
 """What `View` shows, by the names of its methods and of what is under `/api`."""
@@ -51,6 +53,7 @@ FRAME: Final = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src 
 
 class Console:
     def __init__(self, control: Control) -> None:
+        self._control = control
         self._view = View(control)
         self._streams = 0
         self._seen = (0.0, "")
@@ -66,8 +69,13 @@ class Console:
             *(web.get(f"/api/{name}", functools.partial(self._json, name)) for name in (*_PLAIN, *_ASKED)),
             web.get("/api/explain/page", self._explained_page),
             web.get("/api/events", self._events),
-            *(web.get(f"/{path}", functools.partial(_file, path)) for path in FILES),
+            page("/status", "application/json", self._status),
+            page("/metrics", CONTENT_TYPE, self._control.metrics.text),
+            *(page(path, f"{kind}; charset=utf-8", (FOLDER / Path(path).name).read_bytes) for path, kind in FILES),
         ]
+
+    def _status(self) -> bytes:
+        return (json.dumps(self._control.status(), indent=2) + "\n").encode()
 
     async def _json(self, name: str, request: web.Request) -> web.Response:
         asked = [request.query] if name in _ASKED else []
@@ -146,8 +154,3 @@ class Console:
             revision = await in_thread(request, self._view.revision)
             self._seen = time.monotonic(), revision
         return revision
-
-
-async def _file(path: str, request: web.Request) -> web.Response:
-    body = await in_thread(request, (FOLDER / Path(path).name).read_bytes)
-    return web.Response(body=body, content_type=FILES[path], charset="utf-8")
