@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
@@ -24,7 +23,6 @@ from rejoinder.transport import accepting, unix
 from rejoinder.transport.addresses import Address, Tcp, is_ip, is_loopback
 from rejoinder.transport.sparing import Sparing
 
-P = ParamSpec("P")
 T = TypeVar("T")
 A = TypeVar("A", Tcp, Path)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -119,10 +117,9 @@ def application(
     return app
 
 
-async def in_thread(request: web.Request, make: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+async def in_thread(request: web.Request, make: Callable[..., T], *arguments: Any) -> T:
     """Have something made in the thread for what is asked here. There is one: who asks much waits, and nobody else."""
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(request.app[_THREAD], functools.partial(make, *arguments, **named))
+    return await asyncio.get_running_loop().run_in_executor(request.app[_THREAD], make, *arguments)
 
 
 def knows_host(address: Address, names: Iterable[str]) -> Callable[[str], bool]:

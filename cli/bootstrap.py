@@ -118,7 +118,7 @@ def _module(options: argparse.Namespace, program: Program, asked: Sequence[Upstr
     console.print_yaml([{"name": name, "typed_config": module_filter(name, encode(program), source)}])
     if asked:
         print("\n# Into the clusters: what is asked for pages.")
-        console.print_yaml([upstream_cluster(each, options.trusted_ca) for each in asked])
+        console.print_yaml([upstream_cluster(upstream, options.trusted_ca) for upstream in asked])
     if options.remote:
         print("\n# Into the clusters: where Envoy fetches the module.")
         tls = options.remote.scheme == "https"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from rejoinder.cli import console
 from rejoinder.cli.sources import loaded_from
 from rejoinder.rules.files import SUFFIXES
 from rejoinder.rules.problem import Problem, Severity
+from rejoinder.rules.request import now
 
 if TYPE_CHECKING:
     from rejoinder.rules.kubernetes import Status
@@ -20,32 +20,31 @@ if TYPE_CHECKING:
 def run(options: argparse.Namespace) -> int:
     if not options.each:
         return _check(options, options.sources)
-    codes = [_check(options, [each], f"{each}: ") for source in options.sources for each in _apart(source)]
+    codes = [_check(options, [path], f"{path}: ") for source in options.sources for path in _apart(source)]
     return max(codes, default=1)
 
 
 def _apart(source: Path) -> Iterator[Path]:
     """A file; each of a folder's files, and each folder below it, all of whose files belong together."""
-    below = _below(source) if source.is_dir() else [source]
-    for each in below:
-        if each.is_dir():
-            yield from _together(each)
-        elif each == source or each.suffix in SUFFIXES:
-            yield each
+    for path in _below(source) if source.is_dir() else [source]:
+        if path.is_dir():
+            yield from _together(path)
+        elif path == source or path.suffix in SUFFIXES:
+            yield path
 
 
 def _together(folder: Path) -> Iterator[Path]:
     """A folder, if it has rule files itself, and each folder below it."""
     below = _below(folder)
-    if any(each.suffix in SUFFIXES and each.is_file() for each in below):
+    if any(path.suffix in SUFFIXES and path.is_file() for path in below):
         yield folder
-    for each in below:
-        if each.is_dir():
-            yield from _together(each)
+    for path in below:
+        if path.is_dir():
+            yield from _together(path)
 
 
 def _below(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.iterdir() if not each.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _check(options: argparse.Namespace, sources: Sequence[Path], label: str = "") -> int:
@@ -59,9 +58,8 @@ def _check(options: argparse.Namespace, sources: Sequence[Path], label: str = ""
     good = all(problem.severity not in bad for problem in problems)
     good = good and all(status.good for status in loaded.statuses)
     if options.format == "json":
-        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        statuses = (status.to_json(now) for status in loaded.statuses)
-        console.print_json([*map(_json, problems), *statuses])
+        time = now()
+        console.print_json([*map(_json, problems), *(status.to_json(time) for status in loaded.statuses)])
     else:
         console.print_problems(problems, console.out)
         for status in loaded.statuses:

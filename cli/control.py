@@ -50,10 +50,7 @@ class Control:
     """One set of rule files, and the two servers that follow it. For one event loop.
 
     Args:
-        sources: files and folders.
-        upstreams: URLs by name that replace those in the files.
-        settings: how Envoys reach us.
-        adjust: what the command line changes about a ruleset.
+        sources, upstreams, settings, adjust: as for `Maker`.
         state: where the last good set is kept; None: nowhere.
     """
 
@@ -129,30 +126,27 @@ class Control:
 
     async def follow(self) -> None:
         """Publish every change of the files, for ever."""
-        keeping = asyncio.create_task(self.last_good.keep())
-        try:
-            await self._follow()
-        finally:
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
-
-    async def _follow(self) -> None:
         assert self._made is not None, "start comes first"
-        # In a thread, as looking is: Envoys and their responses do not wait for it.
-        async for made in changes(self._made, self._make):
-            try:
-                self._take(made)
-                if made.built:
-                    changed = in_words(made.changes, made.built.ruleset) or "nothing changed"
-                    version = made.built.snapshot.version
-                    console.say(f"reloaded: {summary(made.built)}; {changed}", event="reload", version=version)
-                    self._warn(await asyncio.to_thread(shadowed, made.built.ruleset))
-                else:
-                    text = "not reloaded: the previous rules stay in force" if self.current else _WAITING
-                    console.say(text, "bold", event="not_reloaded" if self.current else "waiting")
-                    await asyncio.sleep(RETRY_SECONDS if made.again else 0)
-            except Exception:
-                self._failed("what the files say cannot be published")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.last_good.keep())
+            # In a thread, as looking is: Envoys and their responses do not wait for it.
+            async for made in changes(self._made, self._make):
+                try:
+                    await self._reloaded(made)
+                except Exception:
+                    self._failed("what the files say cannot be published")
+
+    async def _reloaded(self, made: Made) -> None:
+        self._take(made)
+        if made.built:
+            changed = in_words(made.changes, made.built.ruleset) or "nothing changed"
+            version = made.built.snapshot.version
+            console.say(f"reloaded: {summary(made.built)}; {changed}", event="reload", version=version)
+            self._warn(await asyncio.to_thread(shadowed, made.built.ruleset))
+        else:
+            text = "not reloaded: the previous rules stay in force" if self.current else _WAITING
+            console.say(text, "bold", event="not_reloaded" if self.current else "waiting")
+            await asyncio.sleep(RETRY_SECONDS if made.again else 0)
 
     @property
     def revision(self) -> int:

@@ -57,10 +57,6 @@ class EchoServer(socketserver.ThreadingTCPServer):
         """Nothing: a client that goes away in the middle is no news for whoever tries out rules."""
 
 
-class _BadRequestError(Exception):
-    pass
-
-
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -70,15 +66,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _answer(self) -> None:
         try:
             body = self._read_body()
-        except _BadRequestError as error:
+        except ValueError as error:
             self.close_connection = True  # where the next request starts is anybody's guess
             self._send(400, {"error": str(error)})
             return
         path = self.path.partition("?")[0]
         if not path.startswith("/status/"):
             self._send(200, self._request_as_json(body))
-        elif found := _STATUS_PATH.fullmatch(path):
-            status = int(found["status"])
+        elif match := _STATUS_PATH.fullmatch(path):
+            status = int(match["status"])
             self._send(status, {"status": status})
         else:
             self._send(400, {"error": "expected /status/ and a number from 200 to 599"})
@@ -113,23 +109,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _read_body(self) -> bytes:
         if coding := self.headers.get("transfer-encoding"):
             if coding.strip().lower() != "chunked":
-                raise _BadRequestError(f"expected a body that is sent whole or chunked, got {coding!r}")
+                raise ValueError(f"expected a body that is sent whole or chunked, got {coding!r}")
             return b"".join(iter(self._read_chunk, b""))
         length = self.headers.get("content-length", "0").strip()
         if not _DECIMAL.fullmatch(length):
-            raise _BadRequestError(f"expected a Content-Length in digits, got {length!r}")
+            raise ValueError(f"expected a Content-Length in digits, got {length!r}")
         return self._read(int(length))
 
     # RFC 9112, section 7.1. Empty: the last one, and what trails it is read too.
     def _read_chunk(self) -> bytes:
         line = self._read_line()
-        found = _CHUNK_SIZE.fullmatch(line)
-        if found is None:
-            raise _BadRequestError(f"expected the size of a chunk, got {line!r}")
-        if size := int(found["size"], 16):
+        match = _CHUNK_SIZE.fullmatch(line)
+        if match is None:
+            raise ValueError(f"expected the size of a chunk, got {line!r}")
+        if size := int(match["size"], 16):
             data = self._read(size)
             if self._read_line():
-                raise _BadRequestError("expected the end of a chunk")
+                raise ValueError("expected the end of a chunk")
             return data
         while self._read_line():
             pass
@@ -138,13 +134,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _read_line(self) -> bytes:
         line = self.rfile.readline(_MAX_LINE)
         if not line.endswith(b"\n"):
-            raise _BadRequestError("expected a whole line of a chunked body")
+            raise ValueError("expected a whole line of a chunked body")
         return line.rstrip(b"\r\n")
 
     def _read(self, length: int) -> bytes:
         data = self.rfile.read(length)
         if len(data) < length:
-            raise _BadRequestError(f"expected {length} bytes, got {len(data)}")
+            raise ValueError(f"expected {length} bytes, got {len(data)}")
         return data
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name

@@ -56,7 +56,6 @@ class Step:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Explanation:
-    request: Request
     decision: Decision
     steps: tuple[Step, ...]
     placement: str
@@ -154,7 +153,7 @@ def _explain(
         reply = Reply(400, (), b"") if request.is_grpc else Reply(307, (("location", request.target),), b"")
         does = "refuses it, for gRPC knows no redirects" if request.is_grpc else "redirects to the plain path"
         step = Step("path", request.target, "", f"escaped slashes: Envoy {does}")
-        return Explanation(request, decide(Ruleset(), request), (step,), "native", reply=reply)
+        return Explanation(decide(Ruleset(), request), (step,), "native", reply=reply)
     decision = decide(ruleset, request, route_name=route_name)
     program, route = compile_rules(ruleset.rules), route_name or (decision.route.name if decision.route else None)
     nowhere = ours and (decision.route is None or decision.route.action is None)
@@ -164,28 +163,28 @@ def _explain(
     steps = (*routes, *rules, _program_step(program, request, route))
     if decision.rule and (handler := decision.rule.answers[0].handler):
         then = tuple(_statuses(decision, conditional)) if response is None and not nowhere else ()
-        return Explanation(request, decision, steps, conditional, decision.rule.name, None, then, handler)
+        return Explanation(decision, steps, conditional, decision.rule.name, None, then, handler)
     if decision.reply:
         rule = decision.rule
         steps = (*steps, *(_page_step(rule.answers[0], Asked(request, route)) if rule else ()))
         native = ours and (rule is None or rule in native_rules(ruleset.rules))
         name = rule.name if rule else None
-        return Explanation(request, decision, steps, "native" if native else conditional, name, decision.reply)
+        return Explanation(decision, steps, "native" if native else conditional, name, decision.reply)
     if response is None:
-        return Explanation(request, decision, steps, "upstream", statuses=tuple(_statuses(decision, conditional)))
+        return Explanation(decision, steps, "upstream", statuses=tuple(_statuses(decision, conditional)))
     choice = program.on_status(request, route, response)
     if choice and choice.answer.handler:
-        return Explanation(request, decision, steps, conditional, choice.rule, handler=choice.answer.handler)
+        return Explanation(decision, steps, conditional, choice.rule, handler=choice.answer.handler)
     if choice:
         asked = Asked(request, route, response, now())
         steps = (*steps, *_lost_headers(decision.route), *_page_step(choice.answer, asked))
         left = stays(choice.answer, response.status, asked)
         if not left or asks(choice.answer, response.status, asked):
             sent = None if left else choice.reply(response.status, asked)
-            return Explanation(request, decision, steps, conditional, choice.rule, sent)
+            return Explanation(decision, steps, conditional, choice.rule, sent)
     if nowhere:
-        return Explanation(request, decision, steps, "native", reply=Reply(NO_ROUTE_STATUS, (), b""))
-    return Explanation(request, decision, steps, "upstream")
+        return Explanation(decision, steps, "native", reply=Reply(NO_ROUTE_STATUS, (), b""))
+    return Explanation(decision, steps, "upstream")
 
 
 def _page_step(answer: Answer, asked: Asked) -> Iterator[Step]:
@@ -228,10 +227,10 @@ def action_in_words(route: Route) -> str:
 
 def _program_step(program: Program, request: Request, route: str | None) -> Step:
     """What the program makes of it, which is asked in place of all the rules."""
-    found = program.found(request, route)
-    names = f": {', '.join(rule.name for rule in found[:_SHOWN_RULES])}" if found else ""
-    more = ", ..." if len(found) > _SHOWN_RULES else ""
-    verdict = f"finds {len(found)} of {len(program.rules)} by domain, path and route{names}{more}"
+    rules = program.found(request, route)
+    names = f": {', '.join(rule.name for rule in rules[:_SHOWN_RULES])}" if rules else ""
+    more = ", ..." if len(rules) > _SHOWN_RULES else ""
+    verdict = f"finds {len(rules)} of {len(program.rules)} by domain, path and route{names}{more}"
     return Step("program", "rules", "", verdict, False)
 
 
@@ -329,7 +328,7 @@ def all_headers(reply: Reply) -> list[tuple[str, str]]:
 def as_json(explanation: Explanation) -> dict[str, Any]:
     route, reply = explanation.decision.route, explanation.reply
     return {
-        "request": {name: getattr(explanation.request, name) for name in ("method", "host", "path", "query")},
+        "request": {name: getattr(explanation.decision.request, name) for name in ("method", "host", "path", "query")},
         "route": route.name if route else None,
         "object": (route.title or None) if route else None,
         "rule": explanation.rule,

@@ -71,6 +71,6 @@ def _find(pipe: Connection, folders: list[Path], name: str) -> None:
         reason = str(error)
         module = name.partition(":")[0].partition(".")[0]
         if isinstance(error.__cause__, ModuleNotFoundError) and error.__cause__.name == module:
-            stems = [each.stem for folder in folders for each in folder.glob("*.py")]
-            reason += "".join(f': did you mean "{each}"?' for each in difflib.get_close_matches(module, stems, 1))
+            stems = [file.stem for folder in folders for file in folder.glob("*.py")]
+            reason += "".join(f': did you mean "{stem}"?' for stem in difflib.get_close_matches(module, stems, 1))
     pipe.send(reason)

@@ -89,7 +89,7 @@ def differences(before: Ruleset, after: Ruleset) -> Changes:
         }
         if kind in ("rules", "routes"):  # the others' order means nothing
             groups["moved"] = _moved(list(old), [name for name in new if name in old])
-        if named := {word: _names(names) for word, names in groups.items() if names}:
+        if named := {word: Names(len(of), tuple(of[:MOST_NAMES])) for word, of in groups.items() if of}:
             changes[kind] = named
     return changes
 
@@ -139,7 +139,3 @@ def _moved(before: Sequence[str], after: Sequence[str]) -> list[str]:
         kept.add(last)
         last = previous[last]
     return [name for name in after if place[name] not in kept]
-
-
-def _names(names: Sequence[str]) -> Names:
-    return Names(len(names), tuple(names[:MOST_NAMES]))

@@ -128,7 +128,7 @@ class Metrics(Collector):
         yield _family(CounterMetricFamily, Kind.ROUTE, text, ["route", "status"], routes)
         failures, text = state.handler_failures.items(), "Python handlers that failed."
         yield _family(CounterMetricFamily, "handler_failures", text, _RULE, failures)
-        problems = [((each.value,), sum(p.severity is each for p in state.problems)) for each in Severity]
+        problems = [((kind.value,), sum(problem.severity is kind for problem in state.problems)) for kind in Severity]
         text = "What is wrong with the files as they are."
         yield _family(GaugeMetricFamily, "problems", text, ["severity"], problems)
         yield _family(GaugeMetricFamily, "rules", "Rules in force, by kind.", ["kind"], _kinds(state.ruleset))

@@ -141,8 +141,8 @@ def warn(options: argparse.Namespace) -> None:
 
 def _services(options: argparse.Namespace) -> list[tuple[str, Address]]:
     """What the options say where to listen."""
-    found = ((name, getattr(options, name, None)) for name in ("xds", "ext_proc", "admin", "module"))
-    return [(_written(name), address) for name, address in found if address is not None]
+    places = ((name, getattr(options, name, None)) for name in ("xds", "ext_proc", "admin", "module"))
+    return [(_written(name), address) for name, address in places if address is not None]
 
 
 def _written(option: str) -> str:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import tempfile
@@ -135,13 +136,11 @@ async def _ready(gateway: envoy.EnvoyProcess, control: Control) -> Build:
 
 def _adjust(listen: list[Tcp] | None, stack: contextlib.AsyncExitStack) -> Callable[[Ruleset], Ruleset]:
     """What `up` changes about the files' ruleset: where it listens, and where `builtin:echo` is."""
-    echo: list[EchoServer] = []
+    echo = functools.cache(lambda: stack.enter_context(EchoServer()))
 
     def adjust(ruleset: Ruleset) -> Ruleset:
-        if not echo and any(upstream.echo for upstream in ruleset.upstreams):
-            echo.append(stack.enter_context(EchoServer()))
         upstreams = tuple(
-            dataclasses.replace(upstream, endpoints=(Endpoint(*echo[0].address),)) if upstream.echo else upstream
+            dataclasses.replace(upstream, endpoints=(Endpoint(*echo().address),)) if upstream.echo else upstream
             for upstream in ruleset.upstreams
         )
         listeners = _elsewhere(ruleset, listen) if listen else ruleset.listeners

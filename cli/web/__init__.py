@@ -107,7 +107,7 @@ class Console:
             step=PAGE,
             error=error,
             explained=explained,
-            steps=[each for at, each in enumerate((explained or {}).get("steps", ())) if each["decides"] or at < PAGE],
+            steps=[step for at, step in enumerate((explained or {}).get("steps", ())) if step["decides"] or at < PAGE],
             frame=f"/api/explain/page?{urlencode(query)}",
             **{name: getattr(view, name)() for name in _PLAIN},
             rules=rules,

@@ -145,10 +145,10 @@ class View:
     def _explained(self, query: Mapping[str, str]) -> tuple[Json, Reply | None]:
         question = _question(query)
         try:
-            found = explain(self._current(), question, conditional := self._conditional())
+            explanation = explain(self._current(), question, conditional := self._conditional())
         except RequestError as error:
             return {"refused": refused(error, self._current(), conditional)}, None
-        return as_json(found), found.reply
+        return as_json(explanation), explanation.reply
 
     def _current(self) -> Ruleset:
         """What is in force, with its rows."""
@@ -176,17 +176,17 @@ class View:
     def _problems_by_rule(self, ruleset: Ruleset) -> Mapping[str, list[Json]]:
         control = self._control
         at = {rule.position: rule.name for rule in ruleset.rules}
-        found = defaultdict[str, list[Json]](list)
+        by_rule = defaultdict[str, list[Json]](list)
         for problem in dict.fromkeys((*control.problems, *control.shadowed)):
             named = _ABOUT_RULE.match(problem.message)
             if name := named[1] if named else at.get(problem.position):
-                found[name].append(_problem(problem))
+                by_rule[name].append(_problem(problem))
         for client in control.server.status().clients:
             for about in self._about(client) if _state(client, self._version()) == "rejects" else ():
                 if named := _ABOUT_RULE.search(about):
                     message = f"{client.node} rejects it: {client.nack and client.nack.message}"
-                    found[named[1]].append({"at": "", "severity": "error", "message": message})
-        return found
+                    by_rule[named[1]].append({"at": "", "severity": "error", "message": message})
+        return by_rule
 
     def _about(self, client: ClientStatus) -> Sequence[str]:
         """The places in the files that an Envoy's last rejection is about."""
@@ -230,9 +230,9 @@ _FIELDS: Final[Mapping[str, Callable[[str], Any]]] = {
 
 def _part(rows: _Rows, query: Mapping[str, str]) -> Json:
     words = query.get("q", "").casefold().split()
-    found = [row for row, text in rows if all(word in text for word in words)]
+    matching = [row for row, text in rows if all(word in text for word in words)]
     offset, limit = (_number(query, *given) for given in (("offset", 0), ("limit", PAGE)))
-    return {"total": len(found), "offset": offset, "items": found[offset : offset + min(limit, MOST)]}
+    return {"total": len(matching), "offset": offset, "items": matching[offset : offset + min(limit, MOST)]}
 
 
 def _number(query: Mapping[str, str], name: str, default: int) -> int:
@@ -251,7 +251,7 @@ def _leaves(value: Any) -> Iterable[Any]:
         value = value.values()
     elif not isinstance(value, list | tuple):
         return (value,)
-    return (leaf for each in value for leaf in _leaves(each))
+    return (leaf for part in value for leaf in _leaves(part))
 
 
 def _rule(number: int, rule: Rule, placement: str) -> Json:
@@ -262,14 +262,10 @@ def _rule(number: int, rule: Rule, placement: str) -> Json:
         "scope": list(in_words(rule.scope)),
         "unless": list(in_words(rule.unless)) if rule.unless else [],
         "source": _SOURCES[rule.source],
-        "answers": [_answer(answer) for answer in rule.answers],
+        "answers": [{"on": [*map(str, answer.enable_on_status)], "sends": _sends(answer)} for answer in rule.answers],
         "placement": placement,
         "kind": "observe" if rule.observe else "" if not rule.final else "final" if rule.answers else "pass",
     }
-
-
-def _answer(answer: Answer) -> Json:
-    return {"on": [str(pattern) for pattern in answer.enable_on_status], "sends": _sends(answer)}
 
 
 def _sends(answer: Answer) -> str:
