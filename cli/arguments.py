@@ -45,12 +45,14 @@ class UnusableError(Exception):
 # How values are written: what `add_argument` is told beside names and help.
 _FLAG: How = {"action": "store_true"}
 _COUNT: How = {"type": parse_count, "metavar": "N"}
+_WORKERS: How = {**_COUNT, "default": 1}
 _STATUS: How = {"type": parse_status, "metavar": "N"}
 _FILE: How = {"type": parse_path, "metavar": "FILE"}
 _FOLDER: How = {"type": parse_path, "metavar": "DIR"}
 _ENVOYS_FILE: How = {"type": parse_absolute, "metavar": "FILE", "default": ""}
 _ENDPOINT: How = {"type": parse_endpoint, "metavar": "HOST:PORT"}
 _SERVICE: How = {"type": parse_service, "metavar": "HOST:PORT|unix:/PATH"}
+_XDS: How = {**_SERVICE, "default": XDS}
 _SEVERAL: How = {"action": "append", "default": []}
 _HEADER: How = {"type": parse_header, "metavar": "'NAME: VALUE'", **_SEVERAL}
 
@@ -77,23 +79,8 @@ def _conditional(default: str | None = None, text: str = "module where it can be
     }
 
 
-def _xds(text: str) -> Options:
-    return {"--xds": (f"{text} (default 127.0.0.1:18000)", {**_SERVICE, "default": XDS})}
-
-
-def _workers(text: str) -> Options:
-    return {"--workers": (f"{text} (default 1)", {**_COUNT, "default": 1})}
-
-
-_WORKERS_OF_SERVE = "with how many --workers `serve` runs"
-
-
 def _insecure(what: str) -> Options:
     return {"--insecure": (f"let everybody in who reaches {what}, on other addresses than loopback ones, too", _FLAG)}
-
-
-def _envoy_admin(text: str) -> Options:
-    return {"--envoy-admin": (f"Envoy's own admin interface{text}", _ENDPOINT)}
 
 
 _TRUSTED_CA: Options = {
@@ -163,6 +150,7 @@ _ENVOY_SIDE: Options = {
         },
     )
 }
+_OF_SERVE = {**_ENVOY_SIDE, "--workers": ("with how many --workers `serve` runs (default 1)", _WORKERS)}
 
 # By command: what it does, and its options.
 _COMMANDS: dict[str, tuple[str, Options]] = {
@@ -181,7 +169,10 @@ _COMMANDS: dict[str, tuple[str, Options]] = {
             "--concurrency": ("Envoy's worker threads (default: one for each core)", _COUNT),
             **_RUNNING,
             **_insecure("--admin"),
-            **_envoy_admin(", for anybody on this machine (default: none that others can reach)"),
+            "--envoy-admin": (
+                "Envoy's own admin interface, for anybody on this machine (default: none that others can reach)",
+                _ENDPOINT,
+            ),
             "--log": ("a line for each request that a rule answers", _FLAG),
         },
     ),
@@ -190,11 +181,14 @@ _COMMANDS: dict[str, tuple[str, Options]] = {
         {
             **_sources(),
             **_TRUSTED_CA,
-            **_xds("xDS for Envoys"),
+            "--xds": ("xDS for Envoys (default 127.0.0.1:18000)", _XDS),
             "--ext-proc": ("the ext_proc service (default 127.0.0.1:18001)", {**_SERVICE, "default": EXT_PROC}),
             **_ENVOY_SIDE,
             **_LISTENING,
-            **_workers("processes for the ext_proc service, on that port and those behind it, all free"),
+            "--workers": (
+                "processes for the ext_proc service, on that port and those behind it, all free (default 1)",
+                _WORKERS,
+            ),
             **_conditional("ext_proc"),
             "--module": (
                 "offer the dynamic module over HTTP, for Envoys that fetch it (bootstrap module --remote) "
@@ -241,7 +235,7 @@ _COMMANDS: dict[str, tuple[str, Options]] = {
     ),
     "render": (
         "print the whole Envoy configuration as one static YAML file",
-        {**_sources(), **_TRUSTED_CA, **_conditional("ext_proc"), **_ENVOY_SIDE, **_workers(_WORKERS_OF_SERVE)},
+        {**_sources(), **_TRUSTED_CA, **_conditional("ext_proc"), **_OF_SERVE},
     ),
     "bootstrap": (
         "print what to put into an Envoy that somebody else runs",
@@ -258,11 +252,10 @@ _COMMANDS: dict[str, tuple[str, Options]] = {
                 "`rejoinder serve --module HOST:PORT`",
                 {"metavar": "URL", "type": parse_url},
             ),
-            **_xds("where `serve` is"),
+            "--xds": ("where `serve` is (default 127.0.0.1:18000)", _XDS),
             **_TRUSTED_CA,
-            **_ENVOY_SIDE,
-            **_workers(_WORKERS_OF_SERVE),
-            **_envoy_admin(" (default: none)"),
+            **_OF_SERVE,
+            "--envoy-admin": ("Envoy's own admin interface (default: none)", _ENDPOINT),
             "--access-log": ("ads: log each request on standard output, as a line of JSON", _FLAG),
             "--no-counts": ("ads: do not tell `serve` what rules have answered (Envoy 1.36 cannot)", _FLAG),
         },

@@ -270,14 +270,11 @@ class Control:
 
 
 def _print(problems: Sequence[Problem]) -> None:
-    if len(problems) > MOST_PRINTED:
-        shown = sorted(problems, key=lambda problem: problem.severity is not Severity.ERROR)[:MOST_PRINTED]
-        console.print_problems(shown)
-        console.say(
-            f"... these are {MOST_PRINTED} of {len(problems)}; `rejoinder check` prints all", "bold", event="problem"
-        )
-    else:
-        console.print_problems(problems)
+    shown = sorted(problems, key=lambda problem: problem.severity is not Severity.ERROR)[:MOST_PRINTED]
+    console.print_problems(problems if len(shown) == len(problems) else shown)
+    if len(shown) < len(problems):
+        text = f"... these are {MOST_PRINTED} of {len(problems)}; `rejoinder check` prints all"
+        console.say(text, "bold", event="problem")
 
 
 def summary(built: Build) -> str:
