@@ -244,10 +244,6 @@ def _plain(content: bytes | UnreadableError) -> Any:
 
 
 def _content(plain: Any) -> Content:
-    match plain:
-        case str():
-            return plain.encode("utf-8", "surrogateescape")
-        case list():
-            return tuple(plain)
-        case _:
-            return UnreadableError(plain["unreadable"])
+    if isinstance(plain, str):
+        return plain.encode("utf-8", "surrogateescape")
+    return tuple(plain) if isinstance(plain, list) else UnreadableError(plain["unreadable"])
