@@ -65,7 +65,7 @@ def parse_ip(text: str) -> str:
         raise argparse.ArgumentTypeError(f"expected an IP address, got {text!r}") from None
 
 
-def _like(pattern: str, expected: str, make: Callable[[str], Any] = str) -> Callable[[str], Any]:
+def like(pattern: str, expected: str, make: Callable[[str], Any] = str) -> Callable[[str], Any]:
     """What reads values that a regular expression (`re`) fits as a whole."""
 
     def parse(text: str) -> Any:
@@ -76,11 +76,11 @@ def _like(pattern: str, expected: str, make: Callable[[str], Any] = str) -> Call
     return parse
 
 
-parse_absolute = _like("(/.*)?", "an absolute path, where Envoy runs")
-parse_mode = _like("0[0-7]{3}|[1-7][0-7]{2}", "a mode such as 660", lambda text: int(text, 8))
+parse_absolute = like("(/.*)?", "an absolute path, where Envoy runs")
+parse_mode = like("0[0-7]{3}|[1-7][0-7]{2}", "a mode such as 660", lambda text: int(text, 8))
 # `choices` are not asked about what the environment says.
-parse_log_format = _like("text|json", "text or json, in $REJOINDER_LOG_FORMAT, too")
-parse_upstream = _like("[^=]+=.+", "NAME=URL", lambda text: tuple(text.split("=", 1)))
-parse_header = _like(r"\s*[^:\s].*?:.*", "'NAME: VALUE'", lambda text: tuple(map(str.strip, text.split(":", 1))))
-parse_status = _like("0*[2-5][0-9]{2}", "an HTTP status from 200 to 599", int)
-parse_count = _like("0*[1-9][0-9]*", "a whole number of at least 1", int)
+parse_log_format = like("text|json", "text or json, in $REJOINDER_LOG_FORMAT, too")
+parse_upstream = like("[^=]+=.+", "NAME=URL", lambda text: tuple(text.split("=", 1)))
+parse_header = like(r"\s*[^:\s].*?:.*", "'NAME: VALUE'", lambda text: tuple(map(str.strip, text.split(":", 1))))
+parse_status = like("0*[2-5][0-9]{2}", "an HTTP status from 200 to 599", int)
+parse_count = like("0*[1-9][0-9]*", "a whole number of at least 1", int)

@@ -211,12 +211,6 @@ def _headers(text: str) -> list[tuple[str, str]]:
     return [values.parse_header(line) for line in text.splitlines() if line.strip()]
 
 
-def _source(text: str) -> str:
-    if text not in (UPSTREAM, LOCAL):
-        raise argparse.ArgumentTypeError(f"expected {UPSTREAM} or {LOCAL}, got {text!r}")
-    return text
-
-
 _FIELDS: Final[Mapping[str, Callable[[str], Any]]] = {
     "url": values.parse_url,
     "method": str,
@@ -224,7 +218,7 @@ _FIELDS: Final[Mapping[str, Callable[[str], Any]]] = {
     "client": str,
     "status": values.parse_status,
     "response_header": _headers,
-    "source": _source,
+    "source": values.like(f"{UPSTREAM}|{LOCAL}", f"{UPSTREAM} or {LOCAL}"),
 }
 
 
