@@ -116,48 +116,46 @@ class Metrics(Collector):
         self._pushed.observe(time.monotonic() - since)
 
     def collect(self) -> Iterator[Metric]:
-        state = self._state()
+        state, counter, gauge = self._state(), CounterMetricFamily, GaugeMetricFamily
         yield InfoMetricFamily(
             "rejoinder_build", "The version.", value={"version": importlib.metadata.version("rejoinder")}
         )
         for kind, text, labels in _COUNTED:
             counted = [(series[: len(labels)], number) for series, number in state.counts.of(kind)]
-            yield _family(CounterMetricFamily, kind, text, labels, counted)
+            yield _family(counter, kind, text, labels, counted)
         routes = [((series.rule, series.status), number) for series, number in state.counts.of(Kind.ROUTE)]
-        text = "What routes have answered by themselves."
-        yield _family(CounterMetricFamily, Kind.ROUTE, text, ["route", "status"], routes)
-        failures, text = state.handler_failures.items(), "Python handlers that failed."
-        yield _family(CounterMetricFamily, "handler_failures", text, _RULE, failures)
+        yield _family(counter, Kind.ROUTE, "What routes have answered by themselves.", ["route", "status"], routes)
+        failures = state.handler_failures.items()
+        yield _family(counter, "handler_failures", "Python handlers that failed.", _RULE, failures)
         problems = [((kind.value,), sum(problem.severity is kind for problem in state.problems)) for kind in Severity]
-        text = "What is wrong with the files as they are."
-        yield _family(GaugeMetricFamily, "problems", text, ["severity"], problems)
-        yield _family(GaugeMetricFamily, "rules", "Rules in force, by kind.", ["kind"], _kinds(state.ruleset))
-        behind = sum(client.version != client.target for client in state.clients)
-        nacks = (client.nack for client in state.clients)
-        refusing = sum(bool(nack and nack.snapshot.version == state.version) for nack in nacks)
-        for name, text, gauge in (
+        yield _family(gauge, "problems", "What is wrong with the files as they are.", ["severity"], problems)
+        yield _family(gauge, "rules", "Rules in force, by kind.", ["kind"], _kinds(state.ruleset))
+        clients, ext_proc = state.clients, state.ext_proc
+        behind = sum(client.version != client.target for client in clients)
+        refusing = sum(bool(client.nack and client.nack.snapshot.version == state.version) for client in clients)
+        for name, text, number in (
             ("routes", "Routes in force.", len(state.ruleset.routes)),
             ("last_good_served", "1: the set of --state, in place of the files.", state.serves_last_good),
             ("last_good_unsaved", "1: what is in force cannot be kept.", state.cannot_keep),
-            ("xds_clients", "Envoys that are connected.", len(state.clients)),
+            ("xds_clients", "Envoys that are connected.", len(clients)),
             ("xds_clients_behind", "... that have not taken everything yet.", behind),
             ("xds_clients_rejecting", "... that have rejected what the files say now.", refusing),
-            ("ext_proc_connections", "Connections of Envoys.", state.ext_proc.connections),
-            ("ext_proc_streams", "Exchanges under way.", state.ext_proc.streams),
+            ("ext_proc_connections", "Connections of Envoys.", ext_proc.connections),
+            ("ext_proc_streams", "Exchanges under way.", ext_proc.streams),
         ):
-            yield GaugeMetricFamily(f"rejoinder_{name}", text, value=float(gauge))
-        for name, text, counter in (
-            ("passed", "Exchanges that were let pass untouched.", state.ext_proc.passed),
-            ("overloaded", "... of these, for they came too late, or too many at once.", state.ext_proc.overloaded),
-            ("failures", "... of these, for they made no sense or broke something.", state.ext_proc.failures),
+            yield gauge(f"rejoinder_{name}", text, value=float(number))
+        for name, text, number in (
+            ("passed", "Exchanges that were let pass untouched.", ext_proc.passed),
+            ("overloaded", "... of these, for they came too late, or too many at once.", ext_proc.overloaded),
+            ("failures", "... of these, for they made no sense or broke something.", ext_proc.failures),
         ):
-            yield CounterMetricFamily(f"rejoinder_ext_proc_{name}", text, value=counter)
-        bounds, totals = (*map(str, BOUNDS), "+Inf"), itertools.accumulate(state.ext_proc.durations)
+            yield counter(f"rejoinder_ext_proc_{name}", text, value=number)
+        bounds, totals = (*map(str, BOUNDS), "+Inf"), itertools.accumulate(ext_proc.durations)
         yield HistogramMetricFamily(
             f"rejoinder_{PLACEMENT}_duration_seconds",
             "From a message of Envoy's to what it led to, waiting included.",
             buckets=[(bound, float(total)) for bound, total in zip(bounds, totals, strict=True)],
-            sum_value=state.ext_proc.seconds,
+            sum_value=ext_proc.seconds,
         )
 
 

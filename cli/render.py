@@ -10,24 +10,16 @@ from rejoinder.envoy.module import library
 from rejoinder.rules.program import compile_rules
 from rejoinder.transport.addresses import show
 from rejoinder.xds.plan import plan
-from rejoinder.xds.translate import Placement, Settings, conditional_program, static_bootstrap, translate
+from rejoinder.xds.translate import Placement, conditional_program, static_bootstrap, translate
 
 
 def run(options: argparse.Namespace) -> int:
-    tls = transport.envoy_tls(options)
+    settings = transport.settings(options)
     loaded = loaded_from(options.sources, options)
     console.print_problems(loaded.complaints)
     if loaded.ruleset is None:
         return 1
-    ext_proc = transport.ext_proc(options)
     console.warn_of_echo(loaded.ruleset)
-    settings = Settings(
-        ext_proc,
-        Placement(options.conditional),
-        ext_proc_ports=options.workers,
-        envoy_tls=tls,
-        trusted_ca=options.trusted_ca,
-    )
     program = compile_rules(loaded.ruleset.rules)
     built = translate(loaded.ruleset, program, plan(loaded.ruleset), settings)
     console.print_yaml(static_bootstrap(built))
@@ -43,6 +35,6 @@ def run(options: argparse.Namespace) -> int:
     elif conditional:
         console.say(
             f"note: answers to upstream statuses come from `rejoinder serve` with the same files, at "
-            f"{show(ext_proc)}; without it, upstream responses pass through"
+            f"{show(transport.ext_proc(options))}; without it, upstream responses pass through"
         )
     return 0

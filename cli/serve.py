@@ -21,7 +21,6 @@ from rejoinder.transport.addresses import Address, nth, show
 from rejoinder.transport.tls import Files, Reloading
 from rejoinder.transport.unix import MODE
 from rejoinder.xds.server import Server
-from rejoinder.xds.translate import Placement, Settings
 
 MOST_REASONS: Final = 10
 """Problems that `/readyz` names."""
@@ -35,25 +34,17 @@ def run(options: argparse.Namespace) -> int:
 async def _run(options: argparse.Namespace) -> int:
     stop = stop_signal()
     try:
-        tls, envoy_tls = transport.files(options), transport.envoy_tls(options)
+        tls = transport.files(options)
         ext_proc = [nth(options.ext_proc, at) for at in range(options.workers)]
         given = systemd.sockets(options.xds, *ext_proc, options.admin)
     except OSError as error:
         return console.fail(str(error))
     mode = MODE if options.socket_mode is None else options.socket_mode
-    settings = Settings(
-        transport.ext_proc(options),
-        Placement(options.conditional),
-        fallback=True,
-        ext_proc_ports=options.workers,
-        envoy_tls=envoy_tls,
-        trusted_ca=options.trusted_ca,
-    )
     handlers.find_in(handlers.folders_of(options.sources))
     control = Control(
         options.sources,
         options.upstream,
-        settings,
+        transport.settings(options, fallback=True),
         processor=Workers(options.workers, tls, mode, given),
         adjust=transport.told(options),
         state=options.state,

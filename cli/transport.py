@@ -19,6 +19,7 @@ from rejoinder.rules.model import Ruleset
 from rejoinder.transport import tls
 from rejoinder.transport.addresses import Address, is_loopback, nth, overlap, show
 from rejoinder.transport.envoy_side import SDS, EnvoyTls
+from rejoinder.xds.translate import Placement, Settings
 
 _TLS: Final = ("tls_cert", "tls_key", "tls_client_ca")
 
@@ -53,6 +54,18 @@ def ext_proc(options: argparse.Namespace) -> Address:
     """Where Envoys find the ext_proc service."""
     place: Address = options.ext_proc_advertise or getattr(options, "ext_proc", EXT_PROC)
     return place
+
+
+def settings(options: argparse.Namespace, *, fallback: bool = False) -> Settings:
+    """How Envoys reach the services of `serve`. Raises as `envoy_tls` does."""
+    return Settings(
+        ext_proc(options),
+        Placement(options.conditional),
+        fallback=fallback,
+        ext_proc_ports=options.workers,
+        envoy_tls=envoy_tls(options),
+        trusted_ca=options.trusted_ca,
+    )
 
 
 def files(options: argparse.Namespace) -> tls.Files | None:
