@@ -86,9 +86,4 @@ def count(number: int, name: str) -> str:
 
 
 def _json(problem: Problem) -> dict[str, str | int]:
-    return {
-        "file": problem.position.file,
-        "line": problem.position.line,
-        "severity": problem.severity.value,
-        "message": problem.message,
-    }
+    return {**problem.position._asdict(), "severity": problem.severity.value, "message": problem.message}

@@ -76,7 +76,7 @@ class Control:
         self.current: Build | None = None
         """What was published last."""
         self._saved: Saved | None = None
-        """The files of that."""
+        """The files that `current` was made of."""
         self._usable = asyncio.Event()
         self.problems: tuple[Problem, ...] = ()
         """Of the files as they are, whether they can be used or not."""
@@ -150,12 +150,12 @@ class Control:
 
     @property
     def revision(self) -> int:
-        """Another one when anything of this is another, or of what Envoys have."""
+        """Changes with the files, with what is served, and with each event of an Envoy."""
         return self._edits + self.envoys.events
 
     @property
     def exit_code(self) -> int:
-        """Of a command that ends now."""
+        """Of a command that ends now: 1 where the last good set is served in place of the files."""
         return 1 if self.last_good.served else 0
 
     def counts(self) -> Counts:

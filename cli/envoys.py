@@ -62,11 +62,11 @@ class _Client:
     version: str = ""
     """What was accepted last."""
     accepted: int = 0
-    """On so many streams."""
+    """The number of streams on which it was."""
     told: str = ""
-    """The last of these that was said."""
+    """The last version whose acceptance was logged."""
     unable: bool = False
-    """That was said."""
+    """It was logged that this Envoy cannot use the module."""
 
 
 @dataclass(slots=True)
@@ -76,19 +76,19 @@ class Envoys:
     history: History
     """Is told who has taken or rejected which edit."""
     metrics: Metrics
-    """Likewise."""
+    """Is told of rejections, and of how long it takes until a version is accepted."""
     rejected: bool = False
     """Whether one has rejected what was published last."""
     positions: Mapping[str, Position] = field(default_factory=dict)
     """Where the rules stand that are published, by their names."""
     routes: Mapping[str, Position] = field(default_factory=dict)
-    """... the routes."""
+    """The same for routes."""
     tally: Tally = field(default_factory=Tally)
     """What was reported of rules and routes."""
     handler_failures: collections.Counter[str] = field(default_factory=collections.Counter)
     """In the module, by rule."""
     events: int = 0
-    """How many there were."""
+    """The number of events so far."""
     clients: dict[tuple[str, str], _Client] = field(default_factory=dict)
     """Those that are connected, by node id and address."""
     _builds: dict[str, tuple[Build, float]] = field(default_factory=dict)
@@ -100,14 +100,14 @@ class Envoys:
     """Since the last edit."""
 
     def offer(self, build: Build) -> None:
-        """Know of a build that may be published in a moment."""
+        """Take a build that is about to be published."""
         self._refusals = itertools.count(1)
         version = build.snapshot.version
         _, when = self._builds.get(version, (build, time.monotonic()))
         self._builds = dict([*{**self._builds, version: (build, when)}.items()][-KEPT_BUILDS:])
 
     def published(self, build: Build) -> None:
-        """Know of a build that was."""
+        """Take the build that is published now."""
         self._current, self.rejected = build, False
         self.positions = {rule.name: rule.position for rule in build.ruleset.rules}
         self.routes = {route.name: route.position for route in build.ruleset.routes}

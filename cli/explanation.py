@@ -226,7 +226,7 @@ def action_in_words(route: Route) -> str:
 
 
 def _program_step(program: Program, request: Request, route: str | None) -> Step:
-    """What the program makes of it, which is asked in place of all the rules."""
+    """Which rules the program finds: it is asked in place of all the rules."""
     rules = program.found(request, route)
     names = f": {', '.join(rule.name for rule in rules[:_SHOWN_RULES])}" if rules else ""
     more = ", ..." if len(rules) > _SHOWN_RULES else ""

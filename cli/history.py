@@ -78,7 +78,7 @@ class History:
 
 
 def differences(before: Ruleset, after: Ruleset) -> Changes:
-    """What is another in `after`, by name."""
+    """What differs in `after`, by name."""
     changes: dict[str, dict[str, Names]] = {}
     for kind in ("rules", "routes", "upstreams", "listeners"):
         old, new = ({_name(thing): thing for thing in getattr(side, kind)} for side in (before, after))
@@ -104,7 +104,7 @@ def in_words(changes: Changes, after: Ruleset) -> str:
 
 
 def _places(kind: str, word: str, after: Ruleset) -> Mapping[str, str]:
-    """Where that stands which is new."""
+    """Where the new things stand in the files, by name."""
     of_kind = getattr(after, kind) if word == "added" and kind != "listeners" else ()
     return {thing.name: f" ({thing.position})" for thing in of_kind if thing.position.line}
 

@@ -74,7 +74,7 @@ class LastGood:
         """About what was kept, and cannot be used."""
         self._wanted: dict[str, Saved | None] = {}
         self._digests: dict[str, str] = {}
-        """Of what stands there."""
+        """Of the files in `folder`, by name."""
         self._changed = asyncio.Event()
         self._one_writes = threading.Lock()
 
@@ -144,7 +144,7 @@ class LastGood:
         self.trouble = trouble
 
     def _write_all(self) -> str:
-        """Have the files as they are wanted; why that cannot be."""
+        """Write or remove the files as `_wanted` says. Returns why that cannot be done; empty: it is done."""
         with self._one_writes:
             try:
                 for name in sorted(self._wanted):  # `accepted` first: so one of them is there at any time

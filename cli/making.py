@@ -28,7 +28,7 @@ from rejoinder.xds.translate import Settings
 _LOG: Final = logging.getLogger("rejoinder.control")
 
 _UNKNOWN: Final[Fingerprint] = ""
-"""Fits nothing."""
+"""Differs from the fingerprint of any content."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ class State:
     ruleset: Ruleset
     clients: Sequence[ClientStatus]
     version: str
-    """What they are to have."""
+    """Of the snapshot that clients are to have."""
     serves_last_good: bool = False
     cannot_keep: bool = False
     """Of `--state`."""

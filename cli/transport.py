@@ -168,7 +168,7 @@ def _is_ours(address: Address) -> bool:
 
 
 def told(options: argparse.Namespace) -> Callable[[Ruleset], Ruleset]:
-    """What is told to those who may reach xDS: all, or no private keys. Each time it is said what is left out."""
+    """What of a ruleset Envoys are told: all of it, or no private keys. What is left out is logged each time."""
     if _is_ours(options.xds) or options.tls_client_ca or options.insecure_keys:
         return lambda ruleset: ruleset
     return _without_keys

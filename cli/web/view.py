@@ -58,7 +58,7 @@ class View:
         self._routes: _Rows = []
 
     def revision(self) -> str:
-        """Another one when anything is another."""
+        """Changes with anything that is shown."""
         return f"{self._control.revision}.{sum(self._control.counts().series.values())}"
 
     def summary(self) -> Json:
