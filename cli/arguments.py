@@ -113,43 +113,41 @@ _RUNNING: Options = {
     ),
 }
 
-# Groups, by their titles.
-_LISTENING: Options = {
-    "who may connect": (
-        "to xDS, ext_proc and --admin; docs/security.md",
-        {
-            "options": {
-                "--tls-cert": ("speak TLS with this certificate (PEM), and follow the file when it changes", _FILE),
-                "--tls-key": ("... and this key", _FILE),
-                "--tls-client-ca": ("who connects has to show a certificate of these authorities (PEM)", _FILE),
-                "--admin-no-client-cert": ("... but not to --admin, where browsers come (still TLS)", _FLAG),
-                "--socket-mode": ("of Unix sockets (default 600)", {"type": parse_mode, "metavar": "MODE"}),
-                **_insecure("xDS, ext_proc and --admin"),
-                "--insecure-keys": ("... and tell them the private keys of listeners and upstreams", _FLAG),
-            }
-        },
-    )
-}
-_ENVOY_SIDE: Options = {
-    "how Envoy connects to xDS and ext_proc": (
-        "paths where Envoy runs; PEM, or a file of `rejoinder bootstrap secret` (.yaml), which Envoy follows",
-        {
-            "options": {
-                "--envoy-ca": ("with TLS: the authorities of the certificate of `serve`", _ENVOYS_FILE),
-                "--envoy-cert": ("the certificate that Envoy shows", _ENVOYS_FILE),
-                "--envoy-key": ("... and its key, if that is PEM", _ENVOYS_FILE),
-                "--tls-server-name": (
-                    "what the certificate of `serve` is for (default: the host that Envoy connects to)",
-                    {"metavar": "NAME", "default": ""},
-                ),
-                "--ext-proc-advertise": (
-                    "where Envoy finds the ext_proc service (default: where `serve` listens, 127.0.0.1:18001)",
-                    _SERVICE,
-                ),
-            }
-        },
-    )
-}
+
+def _group(title: str, text: str, options: Options) -> Options:
+    return {title: (text, {"options": options})}
+
+
+_LISTENING = _group(
+    "who may connect",
+    "to xDS, ext_proc and --admin; docs/security.md",
+    {
+        "--tls-cert": ("speak TLS with this certificate (PEM), and follow the file when it changes", _FILE),
+        "--tls-key": ("... and this key", _FILE),
+        "--tls-client-ca": ("who connects has to show a certificate of these authorities (PEM)", _FILE),
+        "--admin-no-client-cert": ("... but not to --admin, where browsers come (still TLS)", _FLAG),
+        "--socket-mode": ("of Unix sockets (default 600)", {"type": parse_mode, "metavar": "MODE"}),
+        **_insecure("xDS, ext_proc and --admin"),
+        "--insecure-keys": ("... and tell them the private keys of listeners and upstreams", _FLAG),
+    },
+)
+_ENVOY_SIDE = _group(
+    "how Envoy connects to xDS and ext_proc",
+    "paths where Envoy runs; PEM, or a file of `rejoinder bootstrap secret` (.yaml), which Envoy follows",
+    {
+        "--envoy-ca": ("with TLS: the authorities of the certificate of `serve`", _ENVOYS_FILE),
+        "--envoy-cert": ("the certificate that Envoy shows", _ENVOYS_FILE),
+        "--envoy-key": ("... and its key, if that is PEM", _ENVOYS_FILE),
+        "--tls-server-name": (
+            "what the certificate of `serve` is for (default: the host that Envoy connects to)",
+            {"metavar": "NAME", "default": ""},
+        ),
+        "--ext-proc-advertise": (
+            "where Envoy finds the ext_proc service (default: where `serve` listens, 127.0.0.1:18001)",
+            _SERVICE,
+        ),
+    },
+)
 _OF_SERVE = {**_ENVOY_SIDE, "--workers": ("with how many --workers `serve` runs (default 1)", _WORKERS)}
 
 # By command: what it does, and its options.

@@ -117,7 +117,7 @@ class Console:
     async def _explained_page(self, request: web.Request) -> web.Response:
         """What a client would see: for a frame."""
         try:
-            reply = await in_thread(request, self._view.reply, request.query)
+            _, reply = await in_thread(request, self._view.explained, request.query)
         except UnusableError as error:
             raise web.HTTPBadRequest(text=str(error)) from None
         content_type = dict(reply.headers).get("content-type", "") if reply else ""

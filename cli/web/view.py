@@ -133,16 +133,15 @@ class View:
         return [_edit(edit) for edit in reversed(tuple(self._control.history.edits))]
 
     def explain(self, query: Mapping[str, str]) -> Json:
-        """Raises:
-        UnusableError: of the query.
+        """Raises as `explained` does."""
+        return self.explained(query)[0]
+
+    def explained(self, query: Mapping[str, str]) -> tuple[Json, Reply | None]:
+        """An explanation, and what is sent to a client; None: what an upstream or a handler says.
+
+        Raises:
+            UnusableError: of the query.
         """
-        return self._explained(query)[0]
-
-    def reply(self, query: Mapping[str, str]) -> Reply | None:
-        """What is sent to a client; None: what an upstream or a handler says. Raises as `explain` does."""
-        return self._explained(query)[1]
-
-    def _explained(self, query: Mapping[str, str]) -> tuple[Json, Reply | None]:
         question = _question(query)
         try:
             explanation = explain(self._current(), question, conditional := self._conditional())
