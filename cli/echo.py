@@ -19,7 +19,6 @@ _STATUS_PATH: Final = re.compile(r"/status/(?P<status>[2-5][0-9]{2})")
 _BODYLESS: Final = {204, 205, 304}
 """Statuses whose responses have no content (RFC 9110, sections 15.3.5, 15.3.6, 15.4.5)."""
 
-_DECIMAL: Final = re.compile(r"[0-9]+")
 _CHUNK_SIZE: Final = re.compile(rb"(?P<size>[0-9a-fA-F]+)[ \t]*(;.*)?")
 """RFC 9112, section 7.1: `chunk-size [ chunk-ext ]`."""
 
@@ -112,7 +111,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 raise ValueError(f"expected a body that is sent whole or chunked, got {coding!r}")
             return b"".join(iter(self._read_chunk, b""))
         length = self.headers.get("content-length", "0").strip()
-        if not _DECIMAL.fullmatch(length):
+        if not (length.isascii() and length.isdigit()):
             raise ValueError(f"expected a Content-Length in digits, got {length!r}")
         return self._read(int(length))
 

@@ -115,9 +115,8 @@ class Envoys:
 
     def has_accepted(self) -> bool:
         """Whether one has taken what was published last, or the same before."""
-        return bool(
-            self._accepted and self._current and self._accepted.snapshot.version == self._current.snapshot.version
-        )
+        accepted, current = self._accepted, self._current
+        return bool(accepted and current and accepted.snapshot.version == current.snapshot.version)
 
     def tell(self, event: Event) -> None:
         """Take what one says. Raises nothing."""

@@ -60,12 +60,9 @@ def _print(explanation: Explanation, question: Question, otherwise: str) -> None
     reply, statuses = explanation.reply, explanation.statuses
     if explanation.handler or not statuses:
         theirs = f"what {explanation.handler} makes" if explanation.handler else "what the upstream sends"
+        sent = f"{reply.status}, {size(reply)}" if reply else theirs
         out(("placement ", "bold"), explanation.placement, otherwise)
-        out(
-            ("sent      ", "bold"),
-            f"{reply.status}, {size(reply)}" if reply else theirs,
-            "; if that is nothing:" if statuses else "",
-        )
+        out(("sent      ", "bold"), sent, "; if that is nothing:" if statuses else "")
     if statuses:
         rows = (("upstream says", "rule", "client gets"), *statuses)
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
