@@ -24,27 +24,16 @@ def run(options: argparse.Namespace) -> int:
     return max(codes, default=1)
 
 
-def _apart(source: Path) -> Iterator[Path]:
-    """A file; each of a folder's files, and each folder below it, all of whose files belong together."""
-    for path in _below(source) if source.is_dir() else [source]:
-        if path.is_dir():
-            yield from _together(path)
-        elif path == source or path.suffix in SUFFIXES:
-            yield path
-
-
-def _together(folder: Path) -> Iterator[Path]:
-    """A folder, if it has rule files itself, and each folder below it."""
-    below = _below(folder)
-    if any(path.suffix in SUFFIXES and path.is_file() for path in below):
-        yield folder
+def _apart(source: Path, *, top: bool = True) -> Iterator[Path]:
+    """A file; each of a folder's files, and each folder below it that has some itself: those belong together."""
+    below = sorted(path for path in source.iterdir() if path.name[0] != ".") if source.is_dir() else [source]
+    if not top and any(path.suffix in SUFFIXES and path.is_file() for path in below):
+        yield source
     for path in below:
         if path.is_dir():
-            yield from _together(path)
-
-
-def _below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+            yield from _apart(path, top=False)
+        elif top and (path == source or path.suffix in SUFFIXES):
+            yield path
 
 
 def _check(options: argparse.Namespace, sources: Sequence[Path], label: str = "") -> int:
@@ -55,8 +44,7 @@ def _check(options: argparse.Namespace, sources: Sequence[Path], label: str = ""
 
         problems += missing(loaded.ruleset.rules, folders_of(sources))
     bad = {Severity.ERROR, Severity.WARNING} if options.strict else {Severity.ERROR}
-    good = all(problem.severity not in bad for problem in problems)
-    good = good and all(status.good for status in loaded.statuses)
+    good = not any(problem.severity in bad for problem in problems) and all(status.good for status in loaded.statuses)
     if options.format == "json":
         time = now()
         console.print_json([*map(_json, problems), *(status.to_json(time) for status in loaded.statuses)])

@@ -197,9 +197,7 @@ class Control:
             ],
             "ext_proc": {
                 "replies": counters.counts.total(),
-                "passed": counters.passed,
-                "overloaded": counters.overloaded,
-                "failures": counters.failures,
+                **{name: getattr(counters, name) for name in ("passed", "overloaded", "failures")},
                 "handler_failures": dict(counters.handler_failures),
                 "observed": counters.counts.total(Kind.OBSERVED),
             },

@@ -27,11 +27,7 @@ _MAX_LINE: Final = 1 << 16
 
 
 class EchoServer(socketserver.ThreadingTCPServer):
-    """The server, on a free port of 127.0.0.1, until the `with` block ends.
-
-    with EchoServer() as echo:
-        print("http://{}:{}".format(*echo.address))
-    """
+    """The server, on a free port of 127.0.0.1, until the `with` block ends."""
 
     daemon_threads = True
     block_on_close = False  # a client that keeps its connection open must not keep us

@@ -61,7 +61,6 @@ class Explanation:
     placement: str
     """Where what the client gets is made: native, ext_proc, module or upstream."""
     rule: str | None = None
-    """Which rule answers."""
     reply: Reply | None = None
     """What is sent; None: the upstream's response passes, or a handler is asked."""
     statuses: tuple[tuple[str, str, str], ...] = ()

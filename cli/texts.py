@@ -94,9 +94,6 @@ SOURCE is a file or a folder, whose *.yaml, *.yml and *.json are read in the
 order of their names, without those that start with a dot. body_file,
 certificate, key and other names of files in them are relative to the file."""
 
-_READING = ("up", "serve", "check", "explain", "render", "bootstrap")
-"""The commands that take files."""
-
 EXAMPLES = {
     "up": """examples:
   rejoinder up rules.yaml
@@ -154,7 +151,7 @@ EXAMPLES = {
 def epilog(command: str) -> str:
     """What stands behind the options."""
     sections = (
-        ("files", _SOURCES.splitlines() if command in _READING else []),
+        ("files", [] if command in ("preview", "init", "schema", "completion") else _SOURCES.splitlines()),
         ("environment", [line for line, commands in _ENVIRONMENT.items() if command in commands]),
         ("exit code", ENDS[command].split("   ")),
     )

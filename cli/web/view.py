@@ -114,12 +114,8 @@ class View:
         version = self._version()
         return [
             {
-                "node": client.node,
-                "peer": client.peer,
-                "streams": client.streams,
+                **{name: getattr(client, name) for name in ("node", "peer", "streams", "version", "target")},
                 "envoy": ".".join(map(str, client.envoy)) if client.envoy else None,
-                "version": client.version,
-                "target": client.target,
                 "state": _state(client, version),
                 "rejected": client.nack and f"{client.nack.type.name}: {client.nack.message}",
                 "about": self._about(client),
