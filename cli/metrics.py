@@ -125,9 +125,8 @@ class Metrics(Collector):
             yield _family(counter, kind, text, labels, counted)
         routes = [((series.rule, series.status), number) for series, number in state.counts.of(Kind.ROUTE)]
         yield _family(counter, Kind.ROUTE, "What routes have answered by themselves.", ["route", "status"], routes)
-        yield _family(
-            counter, "handler_failures", "Python handlers that failed.", _RULE, state.handler_failures.items()
-        )
+        failed = state.handler_failures.items()
+        yield _family(counter, "handler_failures", "Python handlers that failed.", _RULE, failed)
         problems = [((kind.value,), sum(problem.severity is kind for problem in state.problems)) for kind in Severity]
         yield _family(gauge, "problems", "What is wrong with the files as they are.", ["severity"], problems)
         yield _family(gauge, "rules", "Rules in force, by kind.", ["kind"], _kinds(state.ruleset))
