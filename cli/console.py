@@ -93,9 +93,9 @@ def fail(text: str) -> int:
 def print_problems(problems: Iterable[Problem], line: Callable[..., None] = err) -> None:
     """One line each: where, which severity, what."""
     for problem in problems:
-        style, file = _SEVERITIES[problem.severity], {"file": problem.position.file, "line": problem.position.line}
-        parts = (f"{problem.position}: ", "bold"), (f"{problem.severity.value}: ", style), problem.message
-        fields = {**file, "severity": problem.severity.value}
+        style, severity = _SEVERITIES[problem.severity], problem.severity.value
+        parts = (f"{problem.position}: ", "bold"), (f"{severity}: ", style), problem.message
+        fields = {**problem.position._asdict(), "severity": severity}
         _tell(line, _LEVELS.get(style, "info"), "problem", fields, *parts, message=problem.message)
 
 
