@@ -9,7 +9,6 @@ the built-in page. By the filters that `rejoinder bootstrap` prints, in the modu
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import dataclasses
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from envoys import UPSTREAM, asked_elsewhere, cluster, config, listener, printed_filters, service, upstream
-from harness import Goal, Plot, Report, Series, Spread, cpu_seconds, in_turns, publish, wrk
+from harness import Goal, Plot, Report, Series, Spread, arguments, cpu_seconds, in_turns, publish, wrk
 
 from rejoinder.envoy import find, running
 from rejoinder.envoy.module import library
@@ -160,6 +159,5 @@ def report(samples: Mapping[str, Sequence[Sample]], rounds: str) -> Report:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="once")
+    parser = arguments(__doc__, "once")
     asyncio.run(main(1, 1 if parser.parse_args().short else 10))

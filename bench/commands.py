@@ -1,6 +1,6 @@
 """How long the short commands take, against a Python that does nothing.
 
-python bench/commands.py [ROUNDS]
+    python bench/commands.py [--short]
 
 That Python is the one of the environment that this runs in. Where Rejoinder is installed to be edited (`pip install
 -e`), it takes twice as long to start, for what finds the package: ratios are half of those of other environments.
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from harness import Goal, Report, Spread, in_turns, publish
+from harness import Goal, Report, Spread, arguments, in_turns, publish
 
 EXAMPLES: Final = Path(__file__).parents[1] / "examples"
 NOTHING: Final = "python -c pass"
@@ -60,4 +60,4 @@ async def main(rounds: int = 20) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*map(int, sys.argv[1:])))
+    asyncio.run(main(1) if arguments(__doc__, "once").parse_args().short else main())

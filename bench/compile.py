@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from harness import Plot, Report, Series, Spread, publish
+from harness import Plot, Report, Series, Spread, arguments, publish
 
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint
@@ -286,8 +286,7 @@ def conclusion(edits: dict[tuple[str, int, str], Spread]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="few rules, once")
+    parser = arguments(__doc__, "few rules, once")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--sample", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -10,7 +10,6 @@ operating system counts. Needs wrk.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import tempfile
@@ -21,7 +20,7 @@ from typing import Any, Final
 import grpc.aio
 from envoys import RULE, UPSTREAM, cluster, config, upstream
 from fleet import serving
-from harness import Cost, Goal, Report, Spread, gateway_cost, in_turns, publish, wrk
+from harness import Cost, Goal, Report, Spread, arguments, gateway_cost, in_turns, publish, wrk
 
 from rejoinder.envoy import find, running
 from rejoinder.envoy.module import library
@@ -167,8 +166,7 @@ async def main(seconds: float, rounds: int, envoys: int) -> None:
 
 
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--short", action="store_true")
-    arguments.add_argument("--rounds", type=int, default=6)
-    options = arguments.parse_args()
+    parser = arguments(__doc__, "once")
+    parser.add_argument("--rounds", type=int, default=6)
+    options = parser.parse_args()
     asyncio.run(main(1, 1, 20) if options.short else main(2, options.rounds, ENVOYS))

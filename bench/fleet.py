@@ -13,7 +13,6 @@ once. Memory and CPU time of the control plane are what Linux says.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import functools
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fleet_envoy import Arrivals, Client
-from harness import Report, Spread, cpu_seconds, publish
+from harness import Report, Spread, arguments, cpu_seconds, publish
 
 from rejoinder.cli.envoys import KEPT_BUILDS
 from rejoinder.xds.translate.route_configurations import Layout, routes_name
@@ -351,8 +350,7 @@ def report(results: dict[Setup, dict[str, list[Edit]]], rounds: int) -> Report:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="few clients, once")
+    parser = arguments(__doc__, "few clients, once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--only", nargs=3, metavar=("VARIANT", "RULES", "CLIENTS"), help="one setup; variants: delta, sotw"

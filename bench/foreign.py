@@ -11,7 +11,6 @@ Services have processes of their own.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -32,7 +31,7 @@ from envoys import (
     service,
     upstream,
 )
-from harness import Goal, Plot, Report, Series, Spread, cpu_seconds, in_turns, publish, script, wrk
+from harness import Goal, Plot, Report, Series, Spread, arguments, cpu_seconds, in_turns, publish, script, wrk
 from reload_visitors import Connection
 
 from rejoinder.envoy import EnvoyProcess, find, running, xds_cluster
@@ -208,6 +207,5 @@ def report(samples: Mapping[str, Sequence[Sample]], rounds: str) -> Report:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="once")
+    parser = arguments(__doc__, "once")
     asyncio.run(main(1, 1 if parser.parse_args().short else 5))

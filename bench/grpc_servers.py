@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import grpc
 import grpc.aio
-from harness import Cost, Report, Spread, cpu_seconds, interleaved, machine, publish
+from harness import Cost, Report, Spread, arguments, cpu_seconds, interleaved, machine, publish
 
 from rejoinder.extproc.exchange import Step
 from rejoinder.extproc.frames import ACK, END_HEADERS, MAX_WINDOW, PREFACE, Frame, frame
@@ -156,7 +156,7 @@ def _report(costs: dict[str, tuple[Spread, Spread]], rounds: str) -> Report:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
         asyncio.run(_serve(sys.argv[2]))
-    elif sys.argv[1:] == ["--short"]:
-        asyncio.run(main(1, 10_000))  # a clock tick of the CPU time is a thousand of them
     else:
-        asyncio.run(main(3, 30_000))
+        short = arguments(__doc__, "a third of the exchanges, once").parse_args().short
+        # A clock tick of the CPU time is a thousand exchanges.
+        asyncio.run(main(1, 10_000) if short else main(3, 30_000))

@@ -6,6 +6,7 @@ time is the operating system's accounting (/proc), which a noisy machine disturb
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import dataclasses
@@ -22,8 +23,15 @@ from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
-RESULTS: Final = Path(os.environ.get("BENCH_RESULTS", Path(__file__).parent / "results"))
-"""Where results are kept; a run that is not about the numbers says where else."""
+RESULTS: Final = Path(__file__).parent / "results"
+"""Where results are kept, of runs that are about the numbers."""
+
+
+def arguments(description: str | None, short: str) -> argparse.ArgumentParser:
+    """What every benchmark can be told: `--short`, which `short` describes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true", help=f"{short}: to see that it works; no result is kept")
+    return parser
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +216,7 @@ class Report:
 
 
 def publish(name: str, report: Report) -> None:
-    """Print a report, and keep it as `results/NAME.json` for `run.py`."""
+    """Print a report, and keep it as `results/NAME.json` for `run.py`, unless this is a run with `--short`."""
     print(f"{report.title}\n{report.text}\n")
     widths = [max(map(len, column)) for column in zip(report.columns, *report.rows, strict=True)]
     for row in (report.columns, *report.rows):
@@ -217,6 +225,7 @@ def publish(name: str, report: Report) -> None:
         print(f"\n{report.conclusion}")
     for goal in report.goals:
         print(f"{'   ' if goal.reached else 'NOT'} {goal.what}: {goal.measured} (wanted {goal.wanted})")
-    RESULTS.mkdir(exist_ok=True)
+    if "--short" in sys.argv:
+        return
     text = json.dumps({"machine": machine(), **dataclasses.asdict(report)}, indent=2)
     (RESULTS / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")

@@ -9,7 +9,6 @@ that is attacked. Meanwhile the file is edited, and afterwards, too: how long it
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from chaos_processes import children, free_ports, memory
-from harness import Goal, Report, publish
+from harness import Goal, Report, arguments, publish
 
 from rejoinder.extproc.frames import ACK, END_HEADERS, HEADER, PREFACE, Frame, Setting, frame, parse_settings, settings
 from rejoinder.extproc.grpc_wire import framed
@@ -296,8 +295,7 @@ def report(samples: dict[Attack, Sample], seconds: float, share: float) -> Repor
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="a twentieth of the clients, for a second")
+    parser = arguments(__doc__, "a twentieth of the clients, for a second")
     parser.add_argument("--only", metavar="TEXT", default="", help="those whose service and text have this")
     options = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

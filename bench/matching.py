@@ -1,6 +1,6 @@
 """What the last of many rules costs at Envoy: our buckets, in one virtual host and as many, against the ordered list.
 
-    python bench/matching.py [SECONDS [ROUNDS]]
+    python bench/matching.py [--short]
 
 Exact paths, each with an answer, and the same with 50 regexes spread among them; the last path is asked for. And
 domains with one exact path each; the last domain is asked for. Virtual hosts by path, which Envoys on an incremental
@@ -15,7 +15,7 @@ import dataclasses
 import sys
 from typing import Final
 
-from harness import Cost, Plot, Report, Series, Spread, gateway_cost, interleaved, publish, wrk
+from harness import Cost, Plot, Report, Series, Spread, arguments, gateway_cost, interleaved, publish, wrk
 
 from rejoinder.envoy import bootstrap, find, running
 from rejoinder.rules.model import Answer, Endpoint, Listener, PathKind, PathMatch, RequestMatch, Rule, Ruleset, Scope
@@ -166,4 +166,4 @@ def _report(cases: dict[str, _Case], cpu: dict[str, Spread], rounds: str) -> Rep
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*map(int, sys.argv[1:])))
+    asyncio.run(main(1, 1) if arguments(__doc__, "once").parse_args().short else main())

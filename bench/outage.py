@@ -10,7 +10,6 @@ wrk can tell it from a 503.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import resource
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from envoys import UPSTREAM, cluster, config, listener, printed_filters, upstream
-from harness import Goal, Report, Spread, cpu_seconds, in_turns, machine, publish, wrk
+from harness import Goal, Report, Spread, arguments, cpu_seconds, in_turns, machine, publish, wrk
 
 from rejoinder.envoy import find, running
 from rejoinder.extproc import Workers
@@ -104,8 +103,7 @@ def report(samples: Mapping[str, Sequence[Sample]], clients: int, rounds: str) -
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="a tenth of the clients for 2 s, once")
+    parser = arguments(__doc__, "a tenth of the clients for 2 s, once")
     # Each connection is a file descriptor for wrk, and more for the Envoys.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

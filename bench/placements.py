@@ -1,13 +1,12 @@
 """What a conditional answer costs in each placement, beside Envoy's own means.
 
-    python bench/placements.py [SECONDS [ROUNDS]]
+    python bench/placements.py [--short]
 
 Starts one Envoy with one worker, and another one as its upstream, and asks for a response whose status no rule names
 (200) and for one whose status is answered (503), with: nothing in the way, the dynamic module, the ext_proc service
 behind its gate, either with a Python handler, a plain ext_proc service as one would write it by hand, Envoy's
 `custom_response` filter, and its Lua filter. Prints CPU per request of the gateway (as the operating system counts it)
-and throughput, as ratios to plain proxying, and the upstream connections that it took. Needs wrk. SECONDS (default 1)
-is the length of a measurement; there are ROUNDS (default 4) of them for each row, interleaved.
+and throughput, as ratios to plain proxying, and the upstream connections that it took. Needs wrk.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from envoys import (
     service,
     upstream,
 )
-from harness import Cost, Goal, Plot, Report, Series, Spread, gateway_cost, in_turns, publish, wrk
+from harness import Cost, Goal, Plot, Report, Series, Spread, arguments, gateway_cost, in_turns, publish, wrk
 
 from rejoinder.envoy import EnvoyProcess, find, running
 from rejoinder.envoy.module import library
@@ -177,4 +176,4 @@ def _report(costs: Mapping[str, list[Cost]], connections: Mapping[str, float], r
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*map(int, sys.argv[1:])))
+    asyncio.run(main(1, 1) if arguments(__doc__, "once").parse_args().short else main())

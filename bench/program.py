@@ -10,7 +10,6 @@ of its own and a second Envoy as its upstream, which says 503.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import gc
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from envoys import UPSTREAM, cluster, config, listener, upstream
-from harness import Cost, Goal, Report, Spread, gateway_cost, in_turns, publish, wrk
+from harness import Cost, Goal, Report, Spread, arguments, gateway_cost, in_turns, publish, wrk
 
 from rejoinder.envoy import find, running
 from rejoinder.envoy.module import library
@@ -199,8 +198,7 @@ def report(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="once")
+    parser = arguments(__doc__, "once")
     rounds, loads = (1, 1) if parser.parse_args().short else (2, 5)
     python: dict[tuple[str, int], list[Python]] = {(kind, count): [] for kind in KINDS for count in (FEW, MANY)}
     for number in range(rounds):

@@ -18,7 +18,6 @@ The bytes are what Envoy has received from the control plane, by its own statist
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -33,7 +32,7 @@ from typing import Final
 
 from envoys import UPSTREAM, upstream
 from fleet import Serve, serving
-from harness import Goal, Plot, Report, Series, Spread, publish
+from harness import Goal, Plot, Report, Series, Spread, arguments, publish
 from reload_visitors import CONNECTIONS, EDITS, LISTENER, PATIENCE, POLL, RATE, Mocks, Visitors
 
 from rejoinder.envoy import EnvoyProcess, bootstrap, find, running
@@ -253,8 +252,7 @@ def conclusion(samples: dict[Case, Sample]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="few rules, once")
+    parser = arguments(__doc__, "few rules, once")
     parser.add_argument("--rounds", type=int, default=3, help="edits of each kind (default 3)")
     options = parser.parse_args()
     rounds, cases = (1, SHORT) if options.short else (options.rounds, CASES)

@@ -9,77 +9,61 @@ Needs wrk and h2load (Debian packages `wrk` and `nghttp2-client`) and the packag
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from harness import RESULTS
+from harness import RESULTS, arguments
 
 HERE: Final = Path(__file__).parent
 DOCS: Final = HERE.parent / "docs"
 
 
-@dataclass(frozen=True, slots=True)
-class Benchmark:
-    name: str
-    """Of the script, and of its result."""
-    short: tuple[str, ...]
-    """Arguments for a run that only shows that it works."""
-
-
 # In the order of the page.
 BENCHMARKS: Final = (
-    Benchmark("foreign", ("--short",)),
-    Benchmark("placements", ("1", "1")),
-    Benchmark("answers", ("--short",)),
-    Benchmark("outage", ("--short",)),
-    Benchmark("program", ("--short",)),
-    Benchmark("matching", ("1", "1")),
-    Benchmark("sizes", ("--short",)),
-    Benchmark("compile", ("--short",)),
-    Benchmark("reload", ("--short",)),
-    Benchmark("fleet", ("--short",)),
-    Benchmark("counting", ("--short",)),
-    Benchmark("grpc_servers", ("--short",)),
-    Benchmark("workers", ("1", "1")),
-    Benchmark("hostile", ("--short",)),
-    Benchmark("commands", ("1",)),
+    "foreign",
+    "placements",
+    "answers",
+    "outage",
+    "program",
+    "matching",
+    "sizes",
+    "compile",
+    "reload",
+    "fleet",
+    "counting",
+    "grpc_servers",
+    "workers",
+    "hostile",
+    "commands",
 )
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--short", action="store_true")
-    arguments.add_argument("--write", action="store_true")
-    options = arguments.parse_args()
-    if options.short:
-        with tempfile.TemporaryDirectory() as nowhere:
-            for benchmark in BENCHMARKS:
-                run(benchmark.name, *benchmark.short, environ={"BENCH_RESULTS": nowhere})
-        return
-    for benchmark in BENCHMARKS if not options.write else ():
-        run(benchmark.name)
-    (DOCS / "performance.md").write_text(page(), encoding="utf-8")
+    parser = arguments(__doc__, "each once")
+    parser.add_argument("--write", action="store_true", help="only write the page again")
+    options = parser.parse_args()
+    for name in BENCHMARKS if not options.write else ():
+        run(name, *(["--short"] if options.short else []))
+    if not options.short:
+        (DOCS / "performance.md").write_text(page(), encoding="utf-8")
 
 
-def run(name: str, *words: str, environ: Mapping[str, str] = {}) -> None:
+def run(name: str, *words: str) -> None:
     """Run one of the scripts."""
     print(f"\n== {name}", flush=True)
     # (gRPC logs a line for every connection that the fleet loses on purpose.)
-    environ = {**os.environ, "GRPC_VERBOSITY": "ERROR", **environ}
+    environ = {**os.environ, "GRPC_VERBOSITY": "ERROR"}
     subprocess.run([sys.executable, str(HERE / f"{name}.py"), *words], check=True, env=environ)
 
 
 def page() -> str:
     """The page, and beside it a picture for each result that has a plot."""
-    results = {each.name: json.loads((RESULTS / f"{each.name}.json").read_text()) for each in BENCHMARKS}
+    results = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in BENCHMARKS}
     machine = next(iter(results.values()))["machine"]
     parts = [
         "# Performance\n",

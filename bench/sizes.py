@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Final
 
 from compile import Envoy, way
-from harness import Goal, Report, Spread, publish
+from harness import Goal, Report, Spread, arguments, publish
 from reload import CONDITIONAL, RECEIVED, UNCONDITIONAL, failing_upstream, gateway
 from reload_visitors import LISTENER, UNANSWERED, Connection
 
@@ -200,8 +200,7 @@ def report(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="a tenth of it, once")
+    parser = arguments(__doc__, "a tenth of it, once")
     parser.add_argument("--sample", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.sample:

@@ -1,6 +1,6 @@
 """What a second ext_proc process brings: `rejoinder serve --workers 1` against 2.
 
-    python bench/workers.py [SECONDS [ROUNDS]]
+    python bench/workers.py [--short]
 
 One Envoy asks the service about every response, for one listener a service of one process and for another one of two;
 the status comes from Envoy itself, so that no upstream takes a part of the machine. Needs wrk.
@@ -9,11 +9,10 @@ the status comes from Envoy itself, so that no upstream takes a part of the mach
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import Final
 
 from envoys import asked_elsewhere
-from harness import Cost, Report, Spread, cpu_seconds, interleaved, machine, publish, wrk
+from harness import Cost, Report, Spread, arguments, cpu_seconds, interleaved, machine, publish, wrk
 
 from rejoinder.envoy import bootstrap, find, running
 from rejoinder.extproc import Workers
@@ -91,4 +90,4 @@ def _report(costs: dict[str, tuple[Spread, Spread]], rounds: str) -> Report:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*map(int, sys.argv[1:])))
+    asyncio.run(main(1, 1) if arguments(__doc__, "once").parse_args().short else main())

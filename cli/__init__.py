@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rejoinder.cli.arguments import parser
+from rejoinder.cli.arguments import UnusableError, parser
 
 __all__ = ["main"]
 
@@ -41,4 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except UnusableError as error:
+        from rejoinder.cli import console  # noqa: PLC0415 - `--help` need not wait for YAML
+
+        return max(map(console.fail, error.args))
     return code

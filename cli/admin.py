@@ -1,35 +1,28 @@
 """What Rejoinder itself serves over HTTP: its admin interface, and the module for Envoys that fetch it.
 
-The admin interface is the console (`web`), and two pages: `/status` says what goes on as JSON, `/metrics` the counters
-in Prometheus' text format. It is for a loopback or private address: it shows what the files say, and changes nothing.
-It shares the event loop of xDS and ext_proc, so whatever takes time is done in a thread of its own.
+The pages of the admin interface are in `web`. It is for a loopback or private address: it shows what the files say, and
+changes nothing. It shares the event loop of xDS and ext_proc, so whatever takes time is done in a thread of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import ipaddress
-import json
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
-from rejoinder.cli.metrics import CONTENT_TYPE, Metrics
-from rejoinder.envoy.module import library
 from rejoinder.rules.request import host_of
 from rejoinder.transport import accepting, unix
-from rejoinder.transport.addresses import Address, Tcp, is_loopback
+from rejoinder.transport.addresses import Address, Tcp, is_ip, is_loopback
 from rejoinder.transport.sparing import Sparing
 
-P = ParamSpec("P")
 T = TypeVar("T")
 A = TypeVar("A", Tcp, Path)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -60,22 +53,14 @@ READY: Final = "/readyz"
 
 _THREAD: Final = web.AppKey("thread", ThreadPoolExecutor)
 
-Status = Callable[[], dict[str, Any]]
-Pages = Mapping[str, tuple[str, Callable[[], bytes]]]
-"""By path: the content type, and what makes the content."""
 
+def page(path: str, content_type: str, make: Callable[[], bytes]) -> web.RouteDef:
+    """A page that is made, in a thread, when it is asked for."""
 
-def pages(status: Status, metrics: Metrics) -> Pages:
-    """The admin interface; `status` is what `Control.status` returns, and called in a thread, as `metrics` is."""
-    return {
-        "/status": ("application/json", lambda: _json(status()).encode()),
-        "/metrics": (CONTENT_TYPE, metrics.text),
-    }
+    async def made(request: web.Request) -> web.Response:
+        return web.Response(body=await in_thread(request, make), headers={"content-type": content_type})
 
-
-def module() -> Pages:
-    """The module, for `dynamic_module_config.module.remote`."""
-    return {f"/{library.LIBRARY.name}": ("application/octet-stream", library.LIBRARY.read_bytes)}
+    return web.get(path, made)
 
 
 def probes(unready: Callable[[], str]) -> list[web.RouteDef]:
@@ -96,17 +81,12 @@ def probes(unready: Callable[[], str]) -> list[web.RouteDef]:
 
 
 def application(
-    pages: Pages,
-    routes: Iterable[web.RouteDef] = (),
-    *,
-    knows: Callable[[str], bool] = lambda _: True,
-    certified: bool = False,
+    routes: Iterable[web.RouteDef], *, knows: Callable[[str], bool] = lambda _: True, certified: bool = False
 ) -> web.Application:
     """What `serving` serves.
 
     Args:
-        pages: each is made in a thread.
-        routes: of the console.
+        routes: all pages.
         knows: whether it may be asked by this host name.
         certified: whether clients need a certificate for all but `probes`.
     """
@@ -133,38 +113,24 @@ def application(
 
     app = web.Application(middlewares=[checked])
     app.on_response_prepare.append(secured)
-    app.add_routes([*routes, *(web.get(path, _page(*page)) for path, page in pages.items())])
+    app.add_routes(routes)
     return app
 
 
-def _page(content_type: str, make: Callable[[], bytes]) -> Handler:
-    async def page(request: web.Request) -> web.Response:
-        return web.Response(body=await in_thread(request, make), headers={"content-type": content_type})
-
-    return page
-
-
-async def in_thread(request: web.Request, make: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+async def in_thread(request: web.Request, make: Callable[..., T], *arguments: Any) -> T:
     """Have something made in the thread for what is asked here. There is one: who asks much waits, and nobody else."""
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(request.app[_THREAD], functools.partial(make, *arguments, **named))
+    return await asyncio.get_running_loop().run_in_executor(request.app[_THREAD], make, *arguments)
 
 
-def knows_host(address: Address, names: Container[str]) -> Callable[[str], bool]:
+def knows_host(address: Address, names: Iterable[str]) -> Callable[[str], bool]:
     """By which names a server may be asked that listens there: addresses, localhost, and these names. Any other may be
     that of a stranger's page, whose name leads here by now (DNS rebinding). No page of the internet has a name without
     a dot; containers and services have. No page leads to a Unix socket."""
     if isinstance(address, Path):
         return lambda _: True
+    known = {"localhost", address[0].lower(), *names}
     elsewhere = not is_loopback(address)
-
-    def knows(name: str) -> bool:
-        with contextlib.suppress(ValueError):
-            ipaddress.ip_address(name.strip("[]"))
-            return True
-        return name in ("localhost", address[0].lower()) or name in names or (elsewhere and "." not in name)
-
-    return knows
+    return lambda name: is_ip(name.strip("[]")) or name in known or (elsewhere and "." not in name)
 
 
 @contextlib.asynccontextmanager
@@ -214,7 +180,3 @@ async def serving(
             if isinstance(address, Path) and given is None:
                 address.unlink(missing_ok=True)
             await runner.cleanup()
-
-
-def _json(status: dict[str, Any]) -> str:
-    return json.dumps(status, indent=2) + "\n"

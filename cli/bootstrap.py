@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 from urllib.parse import SplitResult
 
 from rejoinder import envoy
 from rejoinder.cli import console, handlers, transport
+from rejoinder.cli.arguments import UnusableError
 from rejoinder.envoy.module import library
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint, Ruleset, Upstream
@@ -22,113 +22,119 @@ from rejoinder.xds.translate.ext_proc import sees_requests
 from rejoinder.xds.translate.extensions import FOREIGN, foreign_discovery, foreign_filters
 from rejoinder.xds.translate.module import module_filter
 
+Part = tuple[str, Any]
+"""A comment, and what stands below it."""
+Parts = Iterator[Part]
+
 _MODULE_CLUSTER: Final = "rejoinder_module"
+_SEARCH_PATH: Final = (
+    f"# Start Envoy with ENVOY_DYNAMIC_MODULES_SEARCH_PATH={library.LIBRARY.parent}\n"
+    "# (and, for rules with regular expressions or handlers, with what docs/module.md says of Python)"
+)
 _FILTERS_GO: Final = "# Into http_filters of the http_connection_manager, before all others."
 
 
 def run(options: argparse.Namespace) -> int:
-    try:
-        if options.kind == "secret":
-            return _secret(options)
-        tls = transport.envoy_tls(options)
-    except transport.UnusableError as error:
-        return console.fail(str(error))
-    if options.kind == "ads":
-        if options.sources:
-            return console.fail("bootstrap ads takes no rule files: `rejoinder serve` has them")
-        print("# Start Envoy with this file: it takes everything else from `rejoinder serve`.")
-        print("# With `rejoinder serve --conditional module`:")
-        _print_search_path()
-        console.print_yaml(
-            envoy.bootstrap(
-                options.xds,
-                tls=tls,
-                admin=options.envoy_admin,
-                access_log=options.access_log,
-                counts=None if options.no_counts else 5.0,
-            )
-        )
-        return 0
-    if not options.sources:
-        return _follow(options, tls)
-    loaded = load(options.sources, upstreams=dict(options.upstream))
-    console.print_problems(loaded.complaints)
-    if loaded.ruleset is None:
-        return 1
-    _warn_of_routes(loaded.ruleset)
-    program = compile_rules(loaded.ruleset.rules)
-    if options.kind == "ext_proc":
-        return _ext_proc(options, program, tls)
-    asked = services_asked(program)
-    return _module(options, program, [upstream for upstream in loaded.ruleset.upstreams if upstream in asked])
-
-
-def _secret(options: argparse.Namespace) -> int:
-    if bool(options.envoy_ca) is bool(options.envoy_cert and options.envoy_key):
-        raise transport.UnusableError(
-            "bootstrap secret: expected --envoy-cert and --envoy-key, or --envoy-ca, with paths of PEM files"
-        )
-    print(
-        "# Envoy reads this where --envoy-cert or --envoy-ca names it, and what it names again whenever that changes."
-    )
-    console.print_yaml(secret(options.envoy_cert, options.envoy_key, options.envoy_ca))
+    tls = None if options.kind == "secret" else transport.envoy_tls(options)
+    if options.kind == "secret":
+        parts = _secret(options)
+    elif options.kind == "ads":
+        parts = _ads(options, tls)
+    elif not options.sources:
+        parts = _follow(options, tls)
+    else:
+        loaded = load(options.sources, upstreams=dict(options.upstream))
+        console.print_problems(loaded.complaints)
+        if loaded.ruleset is None:
+            return 1
+        _warn_of_routes(loaded.ruleset)
+        program = compile_rules(loaded.ruleset.rules)
+        if options.kind == "ext_proc":
+            parts = _ext_proc(options, program, tls)
+        else:
+            parts = _module(options, program, loaded.ruleset.upstreams)
+    for number, (comment, value) in enumerate(parts):
+        print("\n" * bool(number) + comment)
+        console.print_yaml(value)
     return 0
 
 
+def _ads(options: argparse.Namespace, tls: EnvoyTls | None) -> Parts:
+    if options.sources:
+        raise UnusableError("bootstrap ads takes no rule files: `rejoinder serve` has them")
+    yield (
+        "# Start Envoy with this file: it takes everything else from `rejoinder serve`.\n"
+        f"# With `rejoinder serve --conditional module`:\n{_SEARCH_PATH}",
+        envoy.bootstrap(
+            options.xds,
+            tls=tls,
+            admin=options.envoy_admin,
+            access_log=options.access_log,
+            counts=None if options.no_counts else 5.0,
+        ),
+    )
+
+
+def _secret(options: argparse.Namespace) -> Parts:
+    if bool(options.envoy_ca) is bool(options.envoy_cert and options.envoy_key):
+        raise UnusableError(
+            "bootstrap secret: expected --envoy-cert and --envoy-key, or --envoy-ca, with paths of PEM files"
+        )
+    yield (
+        "# Envoy reads this where --envoy-cert or --envoy-ca names it, and what it names again whenever that changes.",
+        secret(options.envoy_cert, options.envoy_key, options.envoy_ca),
+    )
+
+
 def _warn_of_routes(ruleset: Ruleset) -> None:
-    acting = [route.name for route in ruleset.routes if route.name]
-    if acting:
+    if acting := [route.name for route in ruleset.routes if route.name]:
         console.say(
             f"note: the routes of these files ({', '.join(acting[:5])}{', ...' if len(acting) > 5 else ''}) count for "
             "nothing in an Envoy with routes of its own: only the rules do"
         )
 
 
-def _ext_proc(options: argparse.Namespace, program: Program, tls: EnvoyTls | None) -> int:
-    names = {"requests"} if not sees_requests(program) else set()
-    names |= {"host"} if not needs(program).hosts else set()
-    print(
+def _ext_proc(options: argparse.Namespace, program: Program, tls: EnvoyTls | None) -> Parts:
+    left_out = {"requests"} if not sees_requests(program) else set()
+    left_out |= {"host"} if not needs(program).hosts else set()
+    filters = foreign_filters(program, Placement.EXT_PROC)
+    yield (
         f"{_FILTERS_GO} It fails open: when the service\n"
         "# is slow, dead or restarting, requests and responses pass as if there were no rules. docs/ext_proc.md\n"
         "# explains each field. Print it again when rules begin to look at another status or header, at paths, hosts,\n"
         "# methods or routes, or to answer without an upstream; without rule files, this command prints what follows\n"
-        "# the rules by itself."
+        "# the rules by itself.",
+        [entry for entry in filters if entry["name"].rpartition(".")[2] not in left_out],
     )
-    filters = foreign_filters(program, Placement.EXT_PROC)
-    console.print_yaml([each for each in filters if each["name"].rpartition(".")[2] not in names])
-    _print_cluster(options, tls)
-    return 0
+    yield _ext_proc_cluster(options, tls)
 
 
-def _print_cluster(options: argparse.Namespace, tls: EnvoyTls | None) -> None:
-    print("\n# Into the clusters: where `rejoinder serve` answers.")
-    console.print_yaml([ext_proc_cluster(transport.ext_proc(options), options.workers, tls)])
+def _ext_proc_cluster(options: argparse.Namespace, tls: EnvoyTls | None) -> Part:
+    cluster = ext_proc_cluster(transport.ext_proc(options), options.workers, tls)
+    return "# Into the clusters: where `rejoinder serve` answers.", [cluster]
 
 
-def _module(options: argparse.Namespace, program: Program, asked: Sequence[Upstream]) -> int:
-    print(f"{_FILTERS_GO} The rules are in it: print it anew\n# when they change. docs/module.md says more.")
-    if options.remote:
-        print("# Envoy fetches the module and checks its hash.")
-    else:
-        _print_search_path()
+def _module(options: argparse.Namespace, program: Program, upstreams: Sequence[Upstream]) -> Parts:
+    url, services = options.remote, services_asked(program)
+    comment = f"{_FILTERS_GO} The rules are in it: print it anew\n# when they change. docs/module.md says more.\n"
+    comment += "# Envoy fetches the module and checks its hash." if url else _SEARCH_PATH
     if any(map(needs_python, program.rules)):
-        _print_environment(options.sources)
+        variables = library.environment(handlers=handlers.folders_of(options.sources)).items()
+        comment += "\n# These rules need Python in Envoy, for handlers or regular expressions:"
+        comment += "".join(f"\n#   {name}={value}" for name, value in variables)
     try:
-        source = _remote(options.remote) if options.remote else None
+        source = _remote(url) if url else None
     except OSError as error:
-        return console.fail(f"the module was not compiled when Rejoinder was installed: {error}")
+        raise UnusableError(f"the module was not compiled when Rejoinder was installed: {error}") from None
     ((name, _),) = FOREIGN[Placement.MODULE].items()
-    console.print_yaml([{"name": name, "typed_config": module_filter(name, encode(program), source)}])
-    if asked:
-        print("\n# Into the clusters: what is asked for pages.")
-        console.print_yaml([upstream_cluster(each, options.trusted_ca) for each in asked])
-    if options.remote:
-        print("\n# Into the clusters: where Envoy fetches the module.")
-        default = 443 if options.remote.scheme == "https" else 80
-        endpoint = Endpoint(options.remote.hostname, options.remote.port or default)
-        tls = options.remote.scheme == "https"
-        console.print_yaml([upstream_cluster(Upstream(_MODULE_CLUSTER, (endpoint,), tls=tls), options.trusted_ca)])
-    return 0
+    yield comment, [{"name": name, "typed_config": module_filter(name, encode(program), source)}]
+    if asked := [upstream for upstream in upstreams if upstream in services]:
+        clusters = [upstream_cluster(upstream, options.trusted_ca) for upstream in asked]
+        yield "# Into the clusters: what is asked for pages.", clusters
+    if url:
+        tls = url.scheme == "https"
+        host = Upstream(_MODULE_CLUSTER, (Endpoint(url.hostname, url.port or (443 if tls else 80)),), tls=tls)
+        yield "# Into the clusters: where Envoy fetches the module.", [upstream_cluster(host, options.trusted_ca)]
 
 
 def _remote(url: SplitResult) -> dict[str, Any]:
@@ -136,36 +142,21 @@ def _remote(url: SplitResult) -> dict[str, Any]:
     return {"remote": {"http_uri": where, "sha256": library.sha256()}}
 
 
-def _print_search_path() -> None:
-    print(
-        f"# Start Envoy with ENVOY_DYNAMIC_MODULES_SEARCH_PATH={library.LIBRARY.parent}\n"
-        "# (and, for rules with regular expressions or handlers, with what docs/module.md says of Python)"
-    )
-
-
-def _print_environment(sources: Iterable[Path]) -> None:
-    print("# These rules need Python in Envoy, for handlers or regular expressions:")
-    for name, value in library.environment(handlers=handlers.folders_of(sources)).items():
-        print(f"#   {name}={value}")
-
-
-def _follow(options: argparse.Namespace, tls: EnvoyTls | None) -> int:
+def _follow(options: argparse.Namespace, tls: EnvoyTls | None) -> Parts:
     kind = Placement(options.kind)
-    print(
+    by_module = kind is Placement.MODULE
+    yield (
         f"{_FILTERS_GO} Envoy has the rest, and every change of\n"
         "# it, from `rejoinder serve`; until that is there, everything passes. Envoy needs a `node` with an id, by\n"
-        "# which `serve` calls it, and a cluster."
+        "# which `serve` calls it, and a cluster." + (f"\n{_SEARCH_PATH}" if by_module else ""),
+        list(foreign_discovery(kind)),
     )
-    if kind is Placement.MODULE:
-        _print_search_path()
-    console.print_yaml(list(foreign_discovery(kind)))
-    print("\n# Into the clusters: where `rejoinder serve` tells.")
-    if kind is Placement.MODULE:
-        print(
-            "# For each upstream that rules ask for a page, Envoy needs another one, of its name: `rejoinder\n"
+    comment = "# Into the clusters: where `rejoinder serve` tells."
+    if by_module:
+        comment += (
+            "\n# For each upstream that rules ask for a page, Envoy needs another one, of its name: `rejoinder\n"
             "# bootstrap module RULES` prints them. Without it there is no page."
         )
-    console.print_yaml([envoy.xds_cluster(options.xds, tls)])
-    if kind is Placement.EXT_PROC:
-        _print_cluster(options, tls)
-    return 0
+    yield comment, [envoy.xds_cluster(options.xds, tls)]
+    if not by_module:
+        yield _ext_proc_cluster(options, tls)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rejoinder.cli import console
-from rejoinder.cli.sources import opened
+from rejoinder.cli.sources import loaded_from
 from rejoinder.rules.files import SUFFIXES
-from rejoinder.rules.load import load
 from rejoinder.rules.problem import Problem, Severity
+from rejoinder.rules.request import now
 
 if TYPE_CHECKING:
     from rejoinder.rules.kubernetes import Status
@@ -21,48 +20,34 @@ if TYPE_CHECKING:
 def run(options: argparse.Namespace) -> int:
     if not options.each:
         return _check(options, options.sources)
-    codes = [_check(options, [each], f"{each}: ") for source in options.sources for each in _apart(source)]
+    codes = [_check(options, [path], f"{path}: ") for source in options.sources for path in _apart(source)]
     return max(codes, default=1)
 
 
-def _apart(source: Path) -> Iterator[Path]:
-    """A file; each of a folder's files, and each folder below it, all of whose files belong together."""
-    below = _below(source) if source.is_dir() else [source]
-    for each in below:
-        if each.is_dir():
-            yield from _together(each)
-        elif each == source or each.suffix in SUFFIXES:
-            yield each
-
-
-def _together(folder: Path) -> Iterator[Path]:
-    """A folder, if it has rule files itself, and each folder below it."""
-    below = _below(folder)
-    if any(each.suffix in SUFFIXES and each.is_file() for each in below):
-        yield folder
-    for each in below:
-        if each.is_dir():
-            yield from _together(each)
-
-
-def _below(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.iterdir() if not each.name.startswith("."))
+def _apart(source: Path, *, top: bool = True) -> Iterator[Path]:
+    """A file; each of a folder's files, and each folder below it that has some itself: those belong together."""
+    below = sorted(path for path in source.iterdir() if path.name[0] != ".") if source.is_dir() else [source]
+    if not top and any(path.suffix in SUFFIXES and path.is_file() for path in below):
+        yield source
+    for path in below:
+        if path.is_dir():
+            yield from _apart(path, top=False)
+        elif top and (path == source or path.suffix in SUFFIXES):
+            yield path
 
 
 def _check(options: argparse.Namespace, sources: Sequence[Path], label: str = "") -> int:
-    loaded = load(sources, upstreams=dict(options.upstream), files=opened(sources))
+    loaded = loaded_from(sources, options)
     problems = list(loaded.problems)
     if loaded.ruleset and any(answer.handler for rule in loaded.ruleset.rules for answer in rule.answers):
         from rejoinder.cli.handlers import folders_of, missing  # noqa: PLC0415 - few rule files have handlers
 
         problems += missing(loaded.ruleset.rules, folders_of(sources))
     bad = {Severity.ERROR, Severity.WARNING} if options.strict else {Severity.ERROR}
-    good = all(problem.severity not in bad for problem in problems)
-    good = good and all(status.good for status in loaded.statuses)
+    good = not any(problem.severity in bad for problem in problems) and all(status.good for status in loaded.statuses)
     if options.format == "json":
-        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        statuses = (status.to_json(now) for status in loaded.statuses)
-        console.print_json([*map(_json, problems), *statuses])
+        time = now()
+        console.print_json([*map(_json, problems), *(status.to_json(time) for status in loaded.statuses)])
     else:
         console.print_problems(problems, console.out)
         for status in loaded.statuses:
@@ -89,9 +74,4 @@ def count(number: int, name: str) -> str:
 
 
 def _json(problem: Problem) -> dict[str, str | int]:
-    return {
-        "file": problem.position.file,
-        "line": problem.position.line,
-        "severity": problem.severity.value,
-        "message": problem.message,
-    }
+    return {**problem.position._asdict(), "severity": problem.severity.value, "message": problem.message}

@@ -93,9 +93,9 @@ def fail(text: str) -> int:
 def print_problems(problems: Iterable[Problem], line: Callable[..., None] = err) -> None:
     """One line each: where, which severity, what."""
     for problem in problems:
-        style, file = _SEVERITIES[problem.severity], {"file": problem.position.file, "line": problem.position.line}
-        parts = (f"{problem.position}: ", "bold"), (f"{problem.severity.value}: ", style), problem.message
-        fields = {**file, "severity": problem.severity.value}
+        style, severity = _SEVERITIES[problem.severity], problem.severity.value
+        parts = (f"{problem.position}: ", "bold"), (f"{severity}: ", style), problem.message
+        fields = {**problem.position._asdict(), "severity": severity}
         _tell(line, _LEVELS.get(style, "info"), "problem", fields, *parts, message=problem.message)
 
 
@@ -142,10 +142,9 @@ def print_yaml(value: Any) -> None:
 
 def warn_of_echo(ruleset: Ruleset) -> None:
     """Say that `builtin:echo` has no address outside `up`."""
-    for upstream in ruleset.upstreams:
-        if upstream.echo:
-            say(
-                f'warning: upstream "{upstream.name}": builtin:echo runs inside `rejoinder up` only, so this upstream '
-                f"has no address; say where an upstream is with --upstream {upstream.name}=URL",
-                "yellow",
-            )
+    text = 'upstream "{0}": builtin:echo runs inside `rejoinder up` only: say where it is with --upstream {0}=URL'
+    print_problems(
+        Problem(upstream.position, text.format(upstream.name), Severity.WARNING)
+        for upstream in ruleset.upstreams
+        if upstream.echo
+    )

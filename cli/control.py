@@ -50,10 +50,7 @@ class Control:
     """One set of rule files, and the two servers that follow it. For one event loop.
 
     Args:
-        sources: files and folders.
-        upstreams: URLs by name that replace those in the files.
-        settings: how Envoys reach us.
-        adjust: what the command line changes about a ruleset.
+        sources, upstreams, settings, adjust: as for `Maker`.
         state: where the last good set is kept; None: nowhere.
     """
 
@@ -73,13 +70,13 @@ class Control:
         self.metrics = Metrics(self._state)
         self.envoys = Envoys(settings.conditional, self.history, self.metrics)
         self.server = Server(self._tell)
-        self._maker = Maker(sources, upstreams, settings, adjust)
+        self._maker = Maker(sources, dict(upstreams), settings, adjust)
         self.last_good = LastGood(state)
         self._made: Made | None = None
         self.current: Build | None = None
         """What was published last."""
         self._saved: Saved | None = None
-        """The files of that."""
+        """The files that `current` was made of."""
         self._usable = asyncio.Event()
         self.problems: tuple[Problem, ...] = ()
         """Of the files as they are, whether they can be used or not."""
@@ -129,39 +126,36 @@ class Control:
 
     async def follow(self) -> None:
         """Publish every change of the files, for ever."""
-        keeping = asyncio.create_task(self.last_good.keep())
-        try:
-            await self._follow()
-        finally:
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
-
-    async def _follow(self) -> None:
         assert self._made is not None, "start comes first"
-        # In a thread, as looking is: Envoys and their responses do not wait for it.
-        async for made in changes(self._made, self._make):
-            try:
-                self._take(made)
-                if made.built:
-                    changed = in_words(made.changes, made.built.ruleset) or "nothing changed"
-                    version = made.built.snapshot.version
-                    console.say(f"reloaded: {summary(made.built)}; {changed}", event="reload", version=version)
-                    self._warn(await asyncio.to_thread(shadowed, made.built.ruleset))
-                else:
-                    text = "not reloaded: the previous rules stay in force" if self.current else _WAITING
-                    console.say(text, "bold", event="not_reloaded" if self.current else "waiting")
-                    await asyncio.sleep(RETRY_SECONDS if made.again else 0)
-            except Exception:
-                self._failed("what the files say cannot be published")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.last_good.keep())
+            # In a thread, as looking is: Envoys and their responses do not wait for it.
+            async for made in changes(self._made, self._make):
+                try:
+                    await self._reloaded(made)
+                except Exception:
+                    self._failed("what the files say cannot be published")
+
+    async def _reloaded(self, made: Made) -> None:
+        self._take(made)
+        if made.built:
+            changed = in_words(made.changes, made.built.ruleset) or "nothing changed"
+            version = made.built.snapshot.version
+            console.say(f"reloaded: {summary(made.built)}; {changed}", event="reload", version=version)
+            self._warn(await asyncio.to_thread(shadowed, made.built.ruleset))
+        else:
+            text = "not reloaded: the previous rules stay in force" if self.current else _WAITING
+            console.say(text, "bold", event="not_reloaded" if self.current else "waiting")
+            await asyncio.sleep(RETRY_SECONDS if made.again else 0)
 
     @property
     def revision(self) -> int:
-        """Another one when anything of this is another, or of what Envoys have."""
+        """Changes with the files, with what is served, and with each event of an Envoy."""
         return self._edits + self.envoys.events
 
     @property
     def exit_code(self) -> int:
-        """Of a command that ends now."""
+        """Of a command that ends now: 1 where the last good set is served in place of the files."""
         return 1 if self.last_good.served else 0
 
     def counts(self) -> Counts:
@@ -197,21 +191,13 @@ class Control:
                 "trouble": self.last_good.trouble or None,
             },
             "envoys": [
-                {
-                    "node": client.node,
-                    "peer": client.peer,
-                    "streams": client.streams,
-                    "version": client.version,
-                    "target": client.target,
-                    "rejected": client.nack.message if client.nack else None,
-                }
+                {name: getattr(client, name) for name in ("node", "peer", "streams", "version", "target")}
+                | {"rejected": client.nack.message if client.nack else None}
                 for client in status.clients
             ],
             "ext_proc": {
                 "replies": counters.counts.total(),
-                "passed": counters.passed,
-                "overloaded": counters.overloaded,
-                "failures": counters.failures,
+                **{name: getattr(counters, name) for name in ("passed", "overloaded", "failures")},
                 "handler_failures": dict(counters.handler_failures),
                 "observed": counters.counts.total(Kind.OBSERVED),
             },
@@ -277,19 +263,16 @@ class Control:
             self.last_good.accepted(self._saved)
         elif self.envoys.rejected:
             self.last_good.rejected(self._saved)
-        elif not self.envoys.connected:
+        elif not self.envoys.clients:
             self.last_good.unseen(self._saved)
 
 
 def _print(problems: Sequence[Problem]) -> None:
-    if len(problems) > MOST_PRINTED:
-        shown = sorted(problems, key=lambda problem: problem.severity is not Severity.ERROR)[:MOST_PRINTED]
-        console.print_problems(shown)
-        console.say(
-            f"... these are {MOST_PRINTED} of {len(problems)}; `rejoinder check` prints all", "bold", event="problem"
-        )
-    else:
-        console.print_problems(problems)
+    shown = sorted(problems, key=lambda problem: problem.severity is not Severity.ERROR)[:MOST_PRINTED]
+    console.print_problems(problems if len(shown) == len(problems) else shown)
+    if len(shown) < len(problems):
+        text = f"... these are {MOST_PRINTED} of {len(problems)}; `rejoinder check` prints all"
+        console.say(text, "bold", event="problem")
 
 
 def summary(built: Build) -> str:

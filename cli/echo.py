@@ -13,14 +13,12 @@ import json
 import re
 import socketserver
 import threading
-from types import TracebackType
 from typing import Final, Self
 
 _STATUS_PATH: Final = re.compile(r"/status/(?P<status>[2-5][0-9]{2})")
 _BODYLESS: Final = {204, 205, 304}
 """Statuses whose responses have no content (RFC 9110, sections 15.3.5, 15.3.6, 15.4.5)."""
 
-_DECIMAL: Final = re.compile(r"[0-9]+")
 _CHUNK_SIZE: Final = re.compile(rb"(?P<size>[0-9a-fA-F]+)[ \t]*(;.*)?")
 """RFC 9112, section 7.1: `chunk-size [ chunk-ext ]`."""
 
@@ -28,66 +26,30 @@ _MAX_LINE: Final = 1 << 16
 """Of a chunk's size or a trailer, in bytes: the limit of http.server for request lines and headers."""
 
 
-class EchoServer:
-    """The server, on a free port of 127.0.0.1, until the `with` block ends.
+class EchoServer(socketserver.ThreadingTCPServer):
+    """The server, on a free port of 127.0.0.1, until the `with` block ends."""
 
-    with EchoServer() as echo:
-        print(echo.url)
-    """
+    daemon_threads = True
+    block_on_close = False  # a client that keeps its connection open must not keep us
+    request_queue_size = 1024
 
     def __init__(self) -> None:
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="builtin:echo", daemon=True
-        )
-
-    @property
-    def address(self) -> tuple[str, int]:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.address: tuple[str, int] = self.socket.getsockname()
         """IP address and port."""
-        host, port = self._server.server_address[:2]
-        return str(host), int(port)
-
-    @property
-    def url(self) -> str:
-        return "http://{}:{}".format(*self.address)
-
-    @property
-    def requests(self) -> int:
-        """How many requests have arrived so far."""
-        return self._server.requests
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), name="builtin:echo", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
         self._thread.join()
-
-
-class _Server(socketserver.ThreadingTCPServer):
-    daemon_threads = True
-    block_on_close = False  # a client that keeps its connection open must not keep us
-    request_queue_size = 1024
-
-    def __init__(self, address: tuple[str, int], handler: type[_Handler]) -> None:
-        super().__init__(address, handler)
-        self.requests = 0
-        self._lock = threading.Lock()
-
-    def count_request(self) -> None:
-        with self._lock:
-            self.requests += 1
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Nothing: a client that goes away in the middle is no news for whoever tries out rules."""
-
-
-class _BadRequestError(Exception):
-    pass
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -95,21 +57,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = -1  # headers and body in one packet
     timeout = 600  # an idle connection's, in seconds
-    server: _Server
 
     def _answer(self) -> None:
-        self.server.count_request()
         try:
             body = self._read_body()
-        except _BadRequestError as error:
+        except ValueError as error:
             self.close_connection = True  # where the next request starts is anybody's guess
             self._send(400, {"error": str(error)})
             return
         path = self.path.partition("?")[0]
         if not path.startswith("/status/"):
             self._send(200, self._request_as_json(body))
-        elif found := _STATUS_PATH.fullmatch(path):
-            status = int(found["status"])
+        elif match := _STATUS_PATH.fullmatch(path):
+            status = int(match["status"])
             self._send(status, {"status": status})
         else:
             self._send(400, {"error": "expected /status/ and a number from 200 to 599"})
@@ -118,10 +78,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = _answer  # noqa: N815
 
     def _request_as_json(self, body: bytes) -> dict[str, object]:
-        headers: dict[str, str] = {}
-        for name, value in self.headers.items():
-            joined = headers.get(name.lower())
-            headers[name.lower()] = value if joined is None else f"{joined}, {value}"
+        headers = {name.lower(): ", ".join(self.headers.get_all(name, ())) for name in self.headers}
         return {
             "method": self.command,
             "path": self.path,
@@ -147,23 +104,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _read_body(self) -> bytes:
         if coding := self.headers.get("transfer-encoding"):
             if coding.strip().lower() != "chunked":
-                raise _BadRequestError(f"expected a body that is sent whole or chunked, got {coding!r}")
+                raise ValueError(f"expected a body that is sent whole or chunked, got {coding!r}")
             return b"".join(iter(self._read_chunk, b""))
         length = self.headers.get("content-length", "0").strip()
-        if not _DECIMAL.fullmatch(length):
-            raise _BadRequestError(f"expected a Content-Length in digits, got {length!r}")
+        if not (length.isascii() and length.isdigit()):
+            raise ValueError(f"expected a Content-Length in digits, got {length!r}")
         return self._read(int(length))
 
     # RFC 9112, section 7.1. Empty: the last one, and what trails it is read too.
     def _read_chunk(self) -> bytes:
         line = self._read_line()
-        found = _CHUNK_SIZE.fullmatch(line)
-        if found is None:
-            raise _BadRequestError(f"expected the size of a chunk, got {line!r}")
-        if size := int(found["size"], 16):
+        match = _CHUNK_SIZE.fullmatch(line)
+        if match is None:
+            raise ValueError(f"expected the size of a chunk, got {line!r}")
+        if size := int(match["size"], 16):
             data = self._read(size)
             if self._read_line():
-                raise _BadRequestError("expected the end of a chunk")
+                raise ValueError("expected the end of a chunk")
             return data
         while self._read_line():
             pass
@@ -172,13 +129,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _read_line(self) -> bytes:
         line = self.rfile.readline(_MAX_LINE)
         if not line.endswith(b"\n"):
-            raise _BadRequestError("expected a whole line of a chunked body")
+            raise ValueError("expected a whole line of a chunked body")
         return line.rstrip(b"\r\n")
 
     def _read(self, length: int) -> bytes:
         data = self.rfile.read(length)
         if len(data) < length:
-            raise _BadRequestError(f"expected {length} bytes, got {len(data)}")
+            raise ValueError(f"expected {length} bytes, got {len(data)}")
         return data
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name

@@ -62,73 +62,61 @@ class _Client:
     version: str = ""
     """What was accepted last."""
     accepted: int = 0
-    """On so many streams."""
+    """The number of streams on which it was."""
     told: str = ""
-    """The last of these that was said."""
+    """The last version whose acceptance was logged."""
     unable: bool = False
-    """That was said."""
+    """It was logged that this Envoy cannot use the module."""
 
 
+@dataclass(slots=True)
 class Envoys:
-    """
-    Args:
-        conditional: where answers to statuses are given.
-        history: is told who has taken or rejected which edit.
-        metrics: likewise.
-    """
-
-    def __init__(self, conditional: Placement, history: History, metrics: Metrics) -> None:
-        self._conditional = conditional
-        self._history = history
-        self._metrics = metrics
-        self._builds: dict[str, Build] = {}
-        """What was published lately, by snapshot version: what an Envoy may still say something about."""
-        self._published: dict[str, float] = {}
-        """When, by `time.monotonic`; as `_builds`."""
-        self._current: Build | None = None
-        self._accepted: Build | None = None
-        self._clients: dict[tuple[str, str], _Client] = {}
-        """By node id and address."""
-        self.rejected = False
-        """Whether one has rejected what was published last."""
-        self.positions: Mapping[str, Position] = {}
-        """Where the rules stand that are published, by their names."""
-        self.routes: Mapping[str, Position] = {}
-        """... the routes."""
-        self.tally = Tally()
-        """What was reported of rules and routes."""
-        self.handler_failures: collections.Counter[str] = collections.Counter()
-        """In the module, by rule."""
-        self.events = 0
-        """How many there were."""
-        self._refusals = itertools.count(1)
-        """Since the last edit."""
+    conditional: Placement
+    """Where answers to statuses are given."""
+    history: History
+    """Is told who has taken or rejected which edit."""
+    metrics: Metrics
+    """Is told of rejections, and of how long it takes until a version is accepted."""
+    rejected: bool = False
+    """Whether one has rejected what was published last."""
+    positions: Mapping[str, Position] = field(default_factory=dict)
+    """Where the rules stand that are published, by their names."""
+    routes: Mapping[str, Position] = field(default_factory=dict)
+    """The same for routes."""
+    tally: Tally = field(default_factory=Tally)
+    """What was reported of rules and routes."""
+    handler_failures: collections.Counter[str] = field(default_factory=collections.Counter)
+    """In the module, by rule."""
+    events: int = 0
+    """The number of events so far."""
+    clients: dict[tuple[str, str], _Client] = field(default_factory=dict)
+    """Those that are connected, by node id and address."""
+    _builds: dict[str, tuple[Build, float]] = field(default_factory=dict)
+    """What was published lately and when, by `time.monotonic`, by snapshot version: what an Envoy may still say
+    something about."""
+    _current: Build | None = None
+    _accepted: Build | None = None
+    _refusals: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    """Since the last edit."""
 
     def offer(self, build: Build) -> None:
-        """Know of a build that may be published in a moment."""
+        """Take a build that is about to be published."""
         self._refusals = itertools.count(1)
-        self._builds = {**self._builds, build.snapshot.version: build}
-        for old in list(self._builds)[:-KEPT_BUILDS]:
-            del self._builds[old]
-        self._published = {kept: self._published.get(kept, time.monotonic()) for kept in self._builds}
+        version = build.snapshot.version
+        _, when = self._builds.get(version, (build, time.monotonic()))
+        self._builds = dict([*{**self._builds, version: (build, when)}.items()][-KEPT_BUILDS:])
 
     def published(self, build: Build) -> None:
-        """Know of a build that was."""
+        """Take the build that is published now."""
         self._current, self.rejected = build, False
         self.positions = {rule.name: rule.position for rule in build.ruleset.rules}
         self.routes = {route.name: route.position for route in build.ruleset.routes}
         self.tally.keep(self.positions, self.routes)
 
-    @property
-    def connected(self) -> int:
-        """How many there are."""
-        return len(self._clients)
-
     def has_accepted(self) -> bool:
         """Whether one has taken what was published last, or the same before."""
-        return bool(
-            self._accepted and self._current and self._accepted.snapshot.version == self._current.snapshot.version
-        )
+        accepted, current = self._accepted, self._current
+        return bool(accepted and current and accepted.snapshot.version == current.snapshot.version)
 
     def tell(self, event: Event) -> None:
         """Take what one says. Raises nothing."""
@@ -142,62 +130,47 @@ class Envoys:
         if isinstance(event, Counted):
             self._count(event)
             return
-        client = self._clients.get((event.node, event.peer), _Client())
+        client = self.clients.get((event.node, event.peer), _Client())
         if isinstance(event, Nack):
-            self._metrics.rejected(event.node)
+            self.metrics.rejected(event.node)
             client.told = client.version = ""
+        about = _about(event, event.envoy if isinstance(event, Connected) else client.envoy)
+        name = _name(**about)
         match event:
             case Accepted(snapshot=snapshot):
-                self._on_accepted(event, client, snapshot.version)
+                self._on_accepted(client, snapshot.version, name, about)
             case Nack() | Unable() if (number := next(self._refusals)) > MOST_REFUSALS:
                 if number == MOST_REFUSALS + 1:
                     console.say("... further rejections are not printed before the next edit", "bold", event="nack")
             case Nack():
-                self._on_nack(event)
-            case Connected(node, peer) if (node, peer) in self._clients:
+                self._on_nack(event, name, about)
+            case Connected(node, peer) if (node, peer) in self.clients:
                 client.streams += 1
             case Connected(node, peer, envoy):
-                self._clients[node, peer] = _Client(envoy)
-                extra = log.about("connected", **self._fields(event))
-                _LOG.info("%s has connected", self._name(event), extra=extra)
+                self.clients[node, peer] = _Client(envoy)
+                _LOG.info("%s has connected", name, extra=log.about("connected", **about))
                 if lacking := self.lacks(envoy):
-                    text = f"{self._name(event)}: {lacking}"
-                    console.say(text, "yellow", event="lacking", **self._fields(event))
+                    console.say(f"{name}: {lacking}", "yellow", event="lacking", **about)
             case Unable() if not client.unable:
                 client.unable = True
-                text = f"{self._name(event)} {unable(event.message)}"
-                console.say(text, "yellow", event="lacking", **self._fields(event))
+                console.say(f"{name} {unable(event.message)}", "yellow", event="lacking", **about)
             case Disconnected() if client.streams > 1:
                 client.streams -= 1
             case Disconnected(node, peer):
-                extra = log.about("disconnected", **self._fields(event))
-                _LOG.info("%s has gone", self._name(event), extra=extra)
-                self._clients.pop((node, peer), None)
+                _LOG.info("%s has gone", name, extra=log.about("disconnected", **about))
+                self.clients.pop((node, peer), None)
 
-    def _on_accepted(self, event: Accepted, client: _Client, version: str) -> None:
+    def _on_accepted(self, client: _Client, version: str, name: str, who: Mapping[str, str]) -> None:
         client.accepted = client.accepted + 1 if client.version == version else 1
         client.version = version
         if client.accepted < client.streams or client.told == version:
             return
         client.told = version
-        extra = log.about("accepted", **self._fields(event), version=version)
-        _LOG.info("%s accepted version %s", self._name(event), version, extra=extra)
-        if version in self._published:
-            self._metrics.pushed(max(self._published[version], client.came))
-        self._history.accepted(event.node, version)
-        self._accepted = self._builds.get(version, self._accepted)
-
-    def _fields(self, event: Connected | Disconnected | Accepted | Nack | Unable) -> dict[str, str]:
-        """Who it is, as far as is known."""
-        envoy = self._clients.get((event.node, event.peer), _Client()).envoy
-        address = urllib.parse.unquote(event.peer.partition(":")[2])  # behind `ipv4:`; `unix:` has nothing there
-        return {"node": event.node, "envoy": _dotted(envoy) if envoy else "", "peer": address}
-
-    def _name(self, event: Connected | Disconnected | Accepted | Nack | Unable) -> str:
-        """How lines call a client: by its node id, version and address."""
-        node, envoy, address = self._fields(event).values()
-        known = ", ".join(filter(None, (envoy and f"Envoy {envoy}", address)))
-        return f"{node} ({known})" if known else node
+        _LOG.info("%s accepted version %s", name, version, extra=log.about("accepted", **who, version=version))
+        self.history.accepted(who["node"], version)
+        if version in self._builds:
+            self._accepted, published = self._builds[version]
+            self.metrics.pushed(max(published, client.came))
 
     def _count(self, counted: Counted) -> None:
         for series, number in counted.answers:
@@ -213,12 +186,12 @@ class Envoys:
         """What this version of Envoy cannot do; empty: nothing, as far as is known."""
         if envoy and envoy < OLDEST:
             return f"Rejoinder is made for {_dotted(OLDEST)} and newer"
-        if envoy and envoy < MODULE_SINCE and self._conditional is Placement.MODULE:
+        if envoy and envoy < MODULE_SINCE and self.conditional is Placement.MODULE:
             return f"the module needs {_dotted(MODULE_SINCE)}, so its answers come from ext_proc"
         return ""
 
-    def _on_nack(self, nack: Nack) -> None:
-        rejected = self._builds.get(nack.snapshot.version)
+    def _on_nack(self, nack: Nack, name: str, who: Mapping[str, str]) -> None:
+        rejected, _ = self._builds.get(nack.snapshot.version, (None, 0.0))
         places = blame(nack.message, rejected, self._accepted) if rejected else []
         what_now = ""
         if nack.instead:
@@ -226,17 +199,28 @@ class Envoys:
         elif rejected:
             what_now = "it goes on without that until the files say something else"
         said = f"{nack.type.name}: {nack.message}"
-        self._history.rejected(nack.node, nack.snapshot.version, Rejection(said, tuple(places[:MOST_NAMED]), what_now))
+        self.history.rejected(nack.node, nack.snapshot.version, Rejection(said, tuple(places[:MOST_NAMED]), what_now))
         self.rejected |= rejected is not None and rejected is self._current
-        about: dict[str, Any] = {"event": "nack", **self._fields(nack), "version": nack.snapshot.version}
-        text = f"{self._name(nack)} rejects the {said}"
-        console.say(text, "bold red", **about, places=[str(place) for place in places])
+        about: dict[str, Any] = {"event": "nack", **who, "version": nack.snapshot.version}
+        console.say(f"{name} rejects the {said}", "bold red", **about, places=[str(place) for place in places])
         for place in places:
             console.say(f"  about {place}", **about)
         for line in _python_needed(rejected) if rejected and NO_MODULE in nack.message else ():
             console.say(line, **about)
         if what_now:
             console.say(what_now, "bold", **about)
+
+
+def _about(event: Connected | Disconnected | Accepted | Nack | Unable, envoy: tuple[int, int] | None) -> dict[str, str]:
+    """Who it is, as far as is known."""
+    address = urllib.parse.unquote(event.peer.partition(":")[2])  # behind `ipv4:`; `unix:` has nothing there
+    return {"node": event.node, "envoy": _dotted(envoy) if envoy else "", "peer": address}
+
+
+def _name(node: str, envoy: str, peer: str) -> str:
+    """How lines call a client: by its node id, version and address."""
+    known = ", ".join(filter(None, (envoy and f"Envoy {envoy}", peer)))
+    return f"{node} ({known})" if known else node
 
 
 def unable(message: str) -> str:

@@ -8,9 +8,7 @@ import dataclasses
 from rejoinder import envoy
 from rejoinder.cli import console, placement
 from rejoinder.cli.explanation import Explanation, Question, all_headers, as_json, explain, refused, size
-from rejoinder.cli.sources import opened
-from rejoinder.rules.load import load
-from rejoinder.rules.model import Position
+from rejoinder.cli.sources import loaded_from
 from rejoinder.rules.request import UPSTREAM, RequestError
 from rejoinder.xds.translate import Placement
 
@@ -20,8 +18,7 @@ _SERVE = " (as with `up`; with `serve`, ext_proc, unless it has --conditional mo
 
 
 def run(options: argparse.Namespace) -> int:
-    files = opened(options.sources)
-    loaded = load(options.sources, upstreams=dict(options.upstream), files=files)
+    loaded = loaded_from(options.sources, options)
     console.print_problems(problem for problem in loaded.problems if loaded.ruleset is None)
     if loaded.ruleset is None:
         return 1
@@ -46,39 +43,35 @@ def _placement(asked: str | None) -> Placement:
     if asked is not None:
         return Placement(asked)
     try:
-        return placement.choose(None, envoy.find().path).placement
+        return placement.choose(None, envoy.find().path)[0]
     except envoy.EnvoyNotFoundError:
         return Placement.EXT_PROC
 
 
 def _print(explanation: Explanation, question: Question, otherwise: str) -> None:
-    out, request = console.out, explanation.request
+    out, request = console.out, explanation.decision.request
     asked = f"{request.method} {request.scheme}://{request.authority}{request.target}"
     says = "upstream" if question.source == UPSTREAM else "Envoy itself"
     out(("request   ", "bold"), asked, f", {says} says {question.status}" if question.status else "")
     for step in explanation.steps:
-        where = "" if step.position == Position("", 0) else f" ({step.position})"
+        where = f" ({step.at})" if step.at else ""
         label = (f"{step.kind:<10}", "bold" if step.decides else "dim")
         out(label, (f"{step.name}{where}: {step.verdict}", "" if step.decides else "dim"))
-    if explanation.handler and explanation.statuses:
+    reply, statuses = explanation.reply, explanation.statuses
+    if explanation.handler or not statuses:
+        theirs = f"what {explanation.handler} makes" if explanation.handler else "what the upstream sends"
+        sent = f"{reply.status}, {size(reply)}" if reply else theirs
         out(("placement ", "bold"), explanation.placement, otherwise)
-        out(("sent      ", "bold"), f"what {explanation.handler} makes; if that is nothing:")
-    if explanation.statuses:
-        rows = (("upstream says", "rule", "client gets"), *explanation.statuses)
+        out(("sent      ", "bold"), sent, "; if that is nothing:" if statuses else "")
+    if statuses:
+        rows = (("upstream says", "rule", "client gets"), *statuses)
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             line = "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip()
             out((line, "bold" if row is rows[0] else ""))
-        return
-    out(("placement ", "bold"), explanation.placement, otherwise)
-    if explanation.reply is None:
-        sender = explanation.handler or "the upstream"
-        out(("sent      ", "bold"), f"what {sender} {'makes' if explanation.handler else 'sends'}")
-        return
-    out(("sent      ", "bold"), f"{explanation.reply.status}, {size(explanation.reply)}")
-    for name, value in all_headers(explanation.reply):
+    for name, value in all_headers(reply) if reply else ():
         out(f"          {name}: {value}")
-    if explanation.reply.body:
-        body = explanation.reply.body.decode("utf-8", "backslashreplace")
+    if reply and reply.body:
+        body = reply.body.decode("utf-8", "backslashreplace")
         out()
         out(body[:_SHOWN_BODY], " ..." if len(body) > _SHOWN_BODY else "")

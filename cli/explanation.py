@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import SplitResult
@@ -15,7 +16,7 @@ from rejoinder.rules.decide import NO_ROUTE_STATUS, Decision, decide
 from rejoinder.rules.document import quoted
 from rejoinder.rules.http import GRPC_STATUSES
 from rejoinder.rules.misfit import misfit, rule_misfit
-from rejoinder.rules.model import STATUSES, Answer, Forward, Position, Route, Rule, Ruleset, Scope, native_rules
+from rejoinder.rules.model import STATUSES, Answer, Forward, Route, Rule, Ruleset, Scope, native_rules
 from rejoinder.rules.program import Program, compile_rules
 from rejoinder.rules.remote import asks, stays
 from rejoinder.rules.request import LOCAL, MADE_UP, UPSTREAM, Request, RequestError, Response, now, parse
@@ -47,23 +48,22 @@ class Step:
 
     kind: str
     name: str
-    position: Position
+    at: str
+    """Where it stands in the files; empty: nowhere."""
     verdict: str
-    decides: bool
+    decides: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Explanation:
-    request: Request
     decision: Decision
     steps: tuple[Step, ...]
     placement: str
     """Where what the client gets is made: native, ext_proc, module or upstream."""
-    rule: str | None
-    """Which rule answers."""
-    reply: Reply | None
+    rule: str | None = None
+    reply: Reply | None = None
     """What is sent; None: the upstream's response passes, or a handler is asked."""
-    statuses: tuple[tuple[str, str, str], ...]
+    statuses: tuple[tuple[str, str, str], ...] = ()
     """Where no status was given: statuses, rule, what is sent."""
     handler: str = ""
     """The Python function that is asked what is sent; empty: none is."""
@@ -80,15 +80,16 @@ def explain(ruleset: Ruleset, question: Question, conditional: Placement) -> Exp
     """
     request = _request(question)
     there = ruleset if question.route is not None else _at_listener(ruleset, request, question.url)
-    response = (
-        None if question.status is None else Response(question.status, tuple(question.response_header), question.source)
-    )
-    if response and question.source == LOCAL:
-        response = local_response(response.status, request, response.headers)
+    response, headers = None, tuple(question.response_header)
+    if question.status is not None:
+        made_here = question.source == LOCAL
+        response = (
+            local_response(question.status, request, headers) if made_here else Response(question.status, headers)
+        )
     explanation = _explain(there, request, response, conditional.value, question.route)
     return dataclasses.replace(
         explanation,
-        steps=(*_changed(question, request), *_local_steps(question, response), *explanation.steps),
+        steps=(*_changed(question, request, response), *explanation.steps),
         reply=explanation.reply and as_sent(explanation.reply, request),
     )
 
@@ -118,22 +119,18 @@ def _sent(name: str, question: Question) -> list[str]:
     return values or ([question.url.netloc] if name == "host" else [])
 
 
-def _changed(question: Question, request: Request) -> Iterator[Step]:
-    """The headers that Envoy changes before any rule is asked."""
+def _changed(question: Question, request: Request, response: Response | None) -> Iterator[Step]:
+    """What Envoy changes before any rule is asked: headers of the request, and a response of its own."""
     for name in dict.fromkeys(["host", *(name.lower() for name, _ in question.header)]):
         seen = request.header(name)
         if seen != _sent(name, question):
             such = "such as " if name in MADE_UP else ""
             verdict = f"Envoy makes it {such}{quoted(', '.join(seen))}" if seen else "Envoy takes it away"
-            yield Step("header", name, Position("", 0), verdict, False)
-
-
-def _local_steps(question: Question, response: Response | None) -> Iterator[Step]:
-    """What Envoy makes of a response of its own before any rule is asked."""
+            yield Step("header", name, "", verdict, False)
     if response and response.status != question.status:
         told = dict(response.headers)["grpc-status"]
         verdict = f"to a client that speaks gRPC, Envoy says it by status {response.status} and grpc-status {told}"
-        yield Step("response", str(question.status), Position("", 0), verdict, True)
+        yield Step("response", str(question.status), "", verdict)
 
 
 def _at_listener(ruleset: Ruleset, request: Request, url: SplitResult) -> Ruleset:
@@ -154,74 +151,69 @@ def _explain(
     if request.moved and ours:
         reply = Reply(400, (), b"") if request.is_grpc else Reply(307, (("location", request.target),), b"")
         does = "refuses it, for gRPC knows no redirects" if request.is_grpc else "redirects to the plain path"
-        step = Step("path", request.target, Position("", 0), f"escaped slashes: Envoy {does}", True)
-        return Explanation(request, decide(Ruleset(), request), (step,), "native", None, reply, ())
+        step = Step("path", request.target, "", f"escaped slashes: Envoy {does}")
+        return Explanation(decide(Ruleset(), request), (step,), "native", reply=reply)
     decision = decide(ruleset, request, route_name=route_name)
-    routes = _route_steps(ruleset, request, decision) if ours else _foreign_route(route_name)
     program, route = compile_rules(ruleset.rules), route_name or (decision.route.name if decision.route else None)
     nowhere = ours and (decision.route is None or decision.route.action is None)
     if nowhere and response is None and not decision.reply:
         response = local_response(NO_ROUTE_STATUS, request)
-    steps = (*routes, *_rule_steps(ruleset, decision, response), _program_step(program, request, route))
+    routes, rules = _route_steps(ruleset, decision, route_name), _rule_steps(ruleset, decision, response)
+    steps = (*routes, *rules, _program_step(program, request, route))
     if decision.rule and (handler := decision.rule.answers[0].handler):
         then = tuple(_statuses(decision, conditional)) if response is None and not nowhere else ()
-        return Explanation(request, decision, steps, conditional, decision.rule.name, None, then, handler)
+        return Explanation(decision, steps, conditional, decision.rule.name, None, then, handler)
     if decision.reply:
         rule = decision.rule
         steps = (*steps, *(_page_step(rule.answers[0], Asked(request, route)) if rule else ()))
         native = ours and (rule is None or rule in native_rules(ruleset.rules))
         name = rule.name if rule else None
-        return Explanation(request, decision, steps, "native" if native else conditional, name, decision.reply, ())
+        return Explanation(decision, steps, "native" if native else conditional, name, decision.reply)
     if response is None:
-        return Explanation(request, decision, steps, "upstream", None, None, tuple(_statuses(decision, conditional)))
+        return Explanation(decision, steps, "upstream", statuses=tuple(_statuses(decision, conditional)))
     choice = program.on_status(request, route, response)
     if choice and choice.answer.handler:
-        return Explanation(request, decision, steps, conditional, choice.rule, None, (), choice.answer.handler)
+        return Explanation(decision, steps, conditional, choice.rule, handler=choice.answer.handler)
     if choice:
         asked = Asked(request, route, response, now())
         steps = (*steps, *_lost_headers(decision.route), *_page_step(choice.answer, asked))
         left = stays(choice.answer, response.status, asked)
         if not left or asks(choice.answer, response.status, asked):
             sent = None if left else choice.reply(response.status, asked)
-            return Explanation(request, decision, steps, conditional, choice.rule, sent, ())
+            return Explanation(decision, steps, conditional, choice.rule, sent)
     if nowhere:
-        return Explanation(request, decision, steps, "native", None, Reply(NO_ROUTE_STATUS, (), b""), ())
-    return Explanation(request, decision, steps, "upstream", None, None, ())
+        return Explanation(decision, steps, "native", reply=Reply(NO_ROUTE_STATUS, (), b""))
+    return Explanation(decision, steps, "upstream")
 
 
 def _page_step(answer: Answer, asked: Asked) -> Iterator[Step]:
-    status = asked.response.status if asked.response else NO_ROUTE_STATUS
-    if answer.remote and asked.request.is_grpc:
-        least = "the response stays" if stays(answer, status, asked) else "this is sent"
-        verdict = f"none for a client that speaks gRPC: {least}"
-        yield Step("page", answer.remote.upstream, Position("", 0), verdict, True)
-    if remote := asks(answer, status, asked):
-        least = "the response stays" if stays(answer, status, asked) else "this is sent"
+    status, remote = asked.response.status if asked.response else NO_ROUTE_STATUS, answer.remote
+    least = "the response stays" if stays(answer, status, asked) else "this is sent"
+    if remote and asked.request.is_grpc:
+        yield Step("page", remote.upstream, "", f"none for a client that speaks gRPC: {least}")
+    elif remote and asks(answer, status, asked):
         verdict = f"upstream {quoted(remote.upstream)} is asked; if none comes within {remote.timeout:g} s, {least}"
-        yield Step("page", remote.upstream, Position("", 0), verdict, True)
+        yield Step("page", remote.upstream, "", verdict)
 
 
-def _route_steps(ruleset: Ruleset, request: Request, decision: Decision) -> Iterator[Step]:
+def _route_steps(ruleset: Ruleset, decision: Decision, foreign: str | None) -> Iterator[Step]:
+    if foreign is not None:
+        does = "takes the request" if foreign else "no route fits"
+        yield Step("route", foreign or "none", "", f"{does}, in an Envoy with routes of its own")
+        return
     for route in ruleset.routes:
-        reason = misfit(Scope(domains=route.domains, request=route.request), request, None)
+        reason = misfit(Scope(domains=route.domains, request=route.request), decision.request, None)
         verdict = f"does not fit: {reason}" if reason else f"takes the request: {action_in_words(route)}"
-        yield Step("route", route.title or route.name, route.position, verdict, route is decision.route)
+        yield Step("route", route.title or route.name, str(route.position), verdict, route is decision.route)
         if route is decision.route:
             return
-    yield Step("route", "none", Position("", 0), "no route fits: Envoy's own 404", True)
+    yield Step("route", "none", "", "no route fits: Envoy's own 404")
 
 
 def _lost_headers(route: Route | None) -> Iterator[Step]:
     if route and route.response_headers:
         verdict = "its changes to response headers are about the upstream's response, which this answer replaces"
-        yield Step("headers", route.title or route.name, route.position, verdict, False)
-
-
-def _foreign_route(name: str | None) -> Iterator[Step]:
-    if name:
-        yield Step("route", name, Position("", 0), "takes the request, in an Envoy with routes of its own", True)
-    else:
-        yield Step("route", "none", Position("", 0), "no route fits, in an Envoy with routes of its own", True)
+        yield Step("headers", route.title or route.name, str(route.position), verdict, False)
 
 
 def action_in_words(route: Route) -> str:
@@ -233,12 +225,12 @@ def action_in_words(route: Route) -> str:
 
 
 def _program_step(program: Program, request: Request, route: str | None) -> Step:
-    """What the program makes of it, which is asked in place of all the rules."""
-    found = program.found(request, route)
-    names = f": {', '.join(rule.name for rule in found[:_SHOWN_RULES])}" if found else ""
-    more = ", ..." if len(found) > _SHOWN_RULES else ""
-    verdict = f"finds {len(found)} of {len(program.rules)} by domain, path and route{names}{more}"
-    return Step("program", "rules", Position("", 0), verdict, False)
+    """Which rules the program finds: it is asked in place of all the rules."""
+    rules = program.found(request, route)
+    names = f": {', '.join(rule.name for rule in rules[:_SHOWN_RULES])}" if rules else ""
+    more = ", ..." if len(rules) > _SHOWN_RULES else ""
+    verdict = f"finds {len(rules)} of {len(program.rules)} by domain, path and route{names}{more}"
+    return Step("program", "rules", "", verdict, False)
 
 
 def _rule_steps(ruleset: Ruleset, decision: Decision, response: Response | None) -> Iterator[Step]:
@@ -248,10 +240,10 @@ def _rule_steps(ruleset: Ruleset, decision: Decision, response: Response | None)
         reason = rule_misfit(rule, request, route, seen)
         waits = reason is not None and rule.sees_responses and seen is None and not decision.reply
         if reason and not waits:
-            yield Step("rule", rule.name, rule.position, f"does not fit: {reason}", False)
+            yield Step("rule", rule.name, str(rule.position), f"does not fit: {reason}", False)
             continue
         verdict, ends = _verdict(rule, decision, response)
-        yield Step("rule", rule.name, rule.position, verdict, True)
+        yield Step("rule", rule.name, str(rule.position), verdict)
         if ends:
             return
 
@@ -297,29 +289,28 @@ def _trial(rule: Rule, decision: Decision, response: Response | None) -> str:
 
 def _statuses(decision: Decision, conditional: str) -> Iterator[tuple[str, str, str]]:
     """What the statuses bring, neighbours with the same outcome together."""
-    groups: list[tuple[int, int, str, str]] = []
-    for status in STATUSES:
-        choice = decision.choose(status)
-        rule = choice.rule if choice else "-"
-        if not choice:
-            sent = "the upstream's response"
-        elif choice.answer.handler:
-            sent = f"what {choice.answer.handler} makes ({conditional})"
-        else:
-            asked = Asked(decision.request, decision.route_name, Response(status))
-            reply = as_sent(choice.reply(status, asked), decision.request)
-            same = reply.grpc is None and choice.answer.status_code is None
-            code = "the same status" if same else str(reply.status)
-            remote = asks(choice.answer, status, asked)
-            own = "the upstream's response" if stays(choice.answer, status, asked) else size(reply)
-            least = f"the page of {remote.upstream}, or {own}" if remote else own
-            sent = own if stays(choice.answer, status, asked) and not remote else f"{code}, {least} ({conditional})"
-        if groups and groups[-1][2:] == (rule, sent):
-            groups[-1] = (groups[-1][0], status, rule, sent)
-        else:
-            groups.append((status, status, rule, sent))
-    for first, last, rule, sent in groups:
-        yield (str(first) if first == last else f"{first}-{last}", rule, sent)
+    for outcome, group in itertools.groupby(STATUSES, lambda status: _outcome(decision, conditional, status)):
+        first, *others = group
+        yield (f"{first}-{others[-1]}" if others else str(first), *outcome)
+
+
+def _outcome(decision: Decision, conditional: str, status: int) -> tuple[str, str]:
+    """Which rule answers to a status, and what is sent."""
+    choice = decision.choose(status)
+    if not choice:
+        return "-", "the upstream's response"
+    if choice.answer.handler:
+        return choice.rule, f"what {choice.answer.handler} makes ({conditional})"
+    asked = Asked(decision.request, decision.route_name, Response(status))
+    reply = as_sent(choice.reply(status, asked), decision.request)
+    remote, left = asks(choice.answer, status, asked), stays(choice.answer, status, asked)
+    sent = "the upstream's response" if left else size(reply)
+    if remote:
+        sent = f"the page of {remote.upstream}, or {sent}"
+    elif left:
+        return choice.rule, sent
+    same = reply.grpc is None and choice.answer.status_code is None
+    return choice.rule, f"{'the same status' if same else reply.status}, {sent} ({conditional})"
 
 
 def size(reply: Reply) -> str:
@@ -336,12 +327,7 @@ def all_headers(reply: Reply) -> list[tuple[str, str]]:
 def as_json(explanation: Explanation) -> dict[str, Any]:
     route, reply = explanation.decision.route, explanation.reply
     return {
-        "request": {
-            "method": explanation.request.method,
-            "host": explanation.request.host,
-            "path": explanation.request.path,
-            "query": explanation.request.query,
-        },
+        "request": {name: getattr(explanation.decision.request, name) for name in ("method", "host", "path", "query")},
         "route": route.name if route else None,
         "object": (route.title or None) if route else None,
         "rule": explanation.rule,
@@ -354,17 +340,6 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
             "headers": [[name, value] for name, value in all_headers(reply)],
             "body": reply.body.decode("utf-8", "backslashreplace"),
         },
-        "statuses": [
-            {"statuses": statuses, "rule": rule, "reply": sent} for statuses, rule, sent in explanation.statuses
-        ],
-        "steps": [
-            {
-                "kind": step.kind,
-                "name": step.name,
-                "at": str(step.position),
-                "verdict": step.verdict,
-                "decides": step.decides,
-            }
-            for step in explanation.steps
-        ],
+        "statuses": [dict(zip(("statuses", "rule", "reply"), row, strict=True)) for row in explanation.statuses],
+        "steps": [dataclasses.asdict(step) for step in explanation.steps],
     }

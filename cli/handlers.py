@@ -7,6 +7,7 @@ do anything when it is imported: a process of its own does that.
 from __future__ import annotations
 
 import difflib
+import functools
 import multiprocessing
 import os
 import sys
@@ -35,13 +36,11 @@ def find_in(folders: Iterable[Path]) -> None:
 
 def missing(rules: Iterable[Rule], folders: list[Path]) -> Iterator[Problem]:
     """Warnings about handlers that are not there, as far as can be seen here: Envoy may have others."""
-    reasons: dict[str, str] = {}
+    reason = functools.cache(lambda name: _reason(name, folders))
     for rule in rules:
         for name in dict.fromkeys(answer.handler for answer in rule.answers if answer.handler):
-            if name not in reasons:
-                reasons[name] = _reason(name, folders)
-            if reasons[name]:
-                yield Problem(rule.position, f'rule "{rule.name}": {reasons[name]}', Severity.WARNING)
+            if why := reason(name):
+                yield Problem(rule.position, f'rule "{rule.name}": {why}', Severity.WARNING)
 
 
 def _reason(name: str, folders: list[Path]) -> str:
@@ -71,6 +70,6 @@ def _find(pipe: Connection, folders: list[Path], name: str) -> None:
         reason = str(error)
         module = name.partition(":")[0].partition(".")[0]
         if isinstance(error.__cause__, ModuleNotFoundError) and error.__cause__.name == module:
-            stems = [each.stem for folder in folders for each in folder.glob("*.py")]
-            reason += "".join(f': did you mean "{each}"?' for each in difflib.get_close_matches(module, stems, 1))
+            stems = [file.stem for folder in folders for file in folder.glob("*.py")]
+            reason += "".join(f': did you mean "{stem}"?' for stem in difflib.get_close_matches(module, stems, 1))
     pipe.send(reason)

@@ -60,38 +60,38 @@ class Edit:
     rejected: dict[str, Rejection] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
 class History:
-    def __init__(self) -> None:
-        self.edits: deque[Edit] = deque(maxlen=MOST_EDITS)
-        """The latest last."""
+    edits: deque[Edit] = field(default_factory=lambda: deque(maxlen=MOST_EDITS))
+    """The latest last."""
 
     def accepted(self, node: str, version: str) -> None:
-        if (edit := self._of(version)) and len(edit.accepted) < MOST_NODES:
+        if (edit := self.of(version)) and len(edit.accepted) < MOST_NODES:
             edit.accepted[node] = None
 
     def rejected(self, node: str, version: str, rejection: Rejection) -> None:
-        if (edit := self._of(version)) and len(edit.rejected) < MOST_NODES:
+        if (edit := self.of(version)) and len(edit.rejected) < MOST_NODES:
             edit.rejected[node] = rejection
 
-    def _of(self, version: str) -> Edit | None:
-        return next((edit for edit in reversed(self.edits) if edit.version == version), None)
+    def of(self, version: str) -> Edit | None:
+        return next((edit for edit in reversed(tuple(self.edits)) if edit.version == version), None)
 
 
 def differences(before: Ruleset, after: Ruleset) -> Changes:
-    """What is another in `after`, by name."""
-    found: dict[str, dict[str, Names]] = {}
+    """What differs in `after`, by name."""
+    changes: dict[str, dict[str, Names]] = {}
     for kind in ("rules", "routes", "upstreams", "listeners"):
-        old, new = ({_name(each): each for each in getattr(side, kind)} for side in (before, after))
+        old, new = ({_name(thing): thing for thing in getattr(side, kind)} for side in (before, after))
         groups = {
             "added": [name for name in new if name not in old],
-            "changed": [name for name, each in new.items() if name in old and old[name] != each],
+            "changed": [name for name, thing in new.items() if name in old and old[name] != thing],
             "removed": [name for name in old if name not in new],
         }
         if kind in ("rules", "routes"):  # the others' order means nothing
             groups["moved"] = _moved(list(old), [name for name in new if name in old])
-        if named := {word: _names(names) for word, names in groups.items() if names}:
-            found[kind] = named
-    return found
+        if named := {word: Names(len(of), tuple(of[:MOST_NAMES])) for word, of in groups.items() if of}:
+            changes[kind] = named
+    return changes
 
 
 def in_words(changes: Changes, after: Ruleset) -> str:
@@ -104,9 +104,9 @@ def in_words(changes: Changes, after: Ruleset) -> str:
 
 
 def _places(kind: str, word: str, after: Ruleset) -> Mapping[str, str]:
-    """Where that stands which is new."""
+    """Where the new things stand in the files, by name."""
     of_kind = getattr(after, kind) if word == "added" and kind != "listeners" else ()
-    return {each.name: f" ({each.position})" for each in of_kind if each.position.line}
+    return {thing.name: f" ({thing.position})" for thing in of_kind if thing.position.line}
 
 
 def _listed(names: Names, places: Mapping[str, str]) -> str:
@@ -115,8 +115,8 @@ def _listed(names: Names, places: Mapping[str, str]) -> str:
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def _name(each: Rule | Route | Upstream | Listener) -> str:
-    return listener_name(each) if isinstance(each, Listener) else each.name
+def _name(thing: Rule | Route | Upstream | Listener) -> str:
+    return listener_name(thing) if isinstance(thing, Listener) else thing.name
 
 
 def _moved(before: Sequence[str], after: Sequence[str]) -> list[str]:
@@ -139,7 +139,3 @@ def _moved(before: Sequence[str], after: Sequence[str]) -> list[str]:
         kept.add(last)
         last = previous[last]
     return [name for name in after if place[name] not in kept]
-
-
-def _names(names: Sequence[str]) -> Names:
-    return Names(len(names), tuple(names[:MOST_NAMES]))

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
         with file.open("x", encoding="utf-8") as new:
             new.write(text)
         if not os.path.lexists(beside := file.with_name(SCHEMA)):
-            beside.write_text(json.dumps(schema(), indent=1) + "\n", "utf-8")
+            beside.write_text(json.dumps(schema(), indent=2, ensure_ascii=False) + "\n", "utf-8")
     except FileExistsError:
         return console.fail(f"{file} is there already, and is never overwritten: name another file, or - to print")
     except OSError as error:

@@ -74,7 +74,7 @@ class LastGood:
         """About what was kept, and cannot be used."""
         self._wanted: dict[str, Saved | None] = {}
         self._digests: dict[str, str] = {}
-        """Of what stands there."""
+        """Of the files in `folder`, by name."""
         self._changed = asyncio.Event()
         self._one_writes = threading.Lock()
 
@@ -144,12 +144,10 @@ class LastGood:
         self.trouble = trouble
 
     def _write_all(self) -> str:
-        """Have the files as they are wanted; why that cannot be."""
+        """Write or remove the files as `_wanted` says. Returns why that cannot be done; empty: it is done."""
         with self._one_writes:
             try:
-                for name in (_ACCEPTED, _PUBLISHED):  # in this order one of them is there at any time
-                    if name not in self._wanted:
-                        continue
+                for name in sorted(self._wanted):  # `accepted` first: so one of them is there at any time
                     data = _encoded(saved) if (saved := self._wanted[name]) else b""
                     digest = data[:_DIGEST].decode()
                     if name == _PUBLISHED and digest == self._digests.get(_ACCEPTED):
@@ -189,14 +187,14 @@ class LastGood:
         # A link or a named pipe is none of ours; neither is what others may write: it may name code to run.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with open(os.open(self.folder / name, flags), "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_SIZE:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SIZE:
                 raise UnusableError("it is no file that Rejoinder has written")
             # Kubernetes lets the `fsGroup` of a Pod write all files of its volumes: a group of ours may.
-            others = 0o002 if found.st_gid in (os.getegid(), *os.getgroups()) else 0o022
-            if found.st_uid not in (0, os.geteuid()) or found.st_mode & others:
+            others = 0o002 if status.st_gid in (os.getegid(), *os.getgroups()) else 0o022
+            if status.st_uid not in (0, os.geteuid()) or status.st_mode & others:
                 raise UnusableError("it belongs to another user, or another user may write it")
-            return found.st_mtime, file.read(MAX_SIZE)
+            return status.st_mtime, file.read(MAX_SIZE)
 
 
 _DIGEST: Final = 64
@@ -218,11 +216,11 @@ def _encoded(saved: Saved) -> bytes:
     changed = [{path: content for path, content in other.items() if first.get(path) is not content} for other in others]
     value = {
         "rejoinder": _version(),
-        "sources": [str(source) for source in saved.sources],
+        "sources": [*map(str, saved.sources)],
         "folder": str(saved.folder),
-        "loads": [{str(path): _plain(content) for path, content in each.items()} for each in (first, *changed)],
+        "loads": [{str(path): content for path, content in held.items()} for held in (first, *changed)],
     }
-    text = json.dumps(value).encode() + b"\n"
+    text = json.dumps(value, default=_plain).encode() + b"\n"
     return hashlib.sha256(text).hexdigest().encode() + b"\n" + text
 
 
@@ -233,27 +231,19 @@ def _decoded(data: bytes) -> Saved:
     value: dict[str, Any] = json.loads(text)
     if value["rejoinder"] != _version():
         raise UnusableError(f"it is of Rejoinder {value['rejoinder']}, and this is {_version()}")
-    first, *others = ({Path(path): _content(each) for path, each in contents.items()} for contents in value["loads"])
-    loads = (first, *({**first, **each} for each in others))
+    first, *others = ({Path(path): _content(plain) for path, plain in held.items()} for held in value["loads"])
+    loads = (first, *({**first, **changed} for changed in others))
     return Saved(tuple(map(Path, value["sources"])), Path(value["folder"]), loads)
 
 
 # Bytes are text as file names are for Python (PEP 383): readable, and back again whatever they are.
-def _plain(content: Content) -> Any:
-    match content:
-        case bytes():
-            return content.decode("utf-8", "surrogateescape")
-        case tuple():
-            return list(content)
-        case UnreadableError():
-            return {"unreadable": str(content)}
+def _plain(content: bytes | UnreadableError) -> Any:
+    if isinstance(content, bytes):
+        return content.decode("utf-8", "surrogateescape")
+    return {"unreadable": str(content)}
 
 
 def _content(plain: Any) -> Content:
-    match plain:
-        case str():
-            return plain.encode("utf-8", "surrogateescape")
-        case list():
-            return tuple(plain)
-        case _:
-            return UnreadableError(plain["unreadable"])
+    if isinstance(plain, str):
+        return plain.encode("utf-8", "surrogateescape")
+    return tuple(plain) if isinstance(plain, list) else UnreadableError(plain["unreadable"])

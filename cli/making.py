@@ -28,7 +28,7 @@ from rejoinder.xds.translate import Settings
 _LOG: Final = logging.getLogger("rejoinder.control")
 
 _UNKNOWN: Final[Fingerprint] = ""
-"""Fits nothing."""
+"""Differs from the fingerprint of any content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,31 +50,22 @@ class Made:
     """The same files may well be usable in a moment."""
 
 
+@dataclass(slots=True)
 class Maker:
-    """Makes builds of the same files, again and again. For one thread at a time.
+    """Makes builds of the same files, again and again. For one thread at a time."""
 
-    Args:
-        sources: files and folders.
-        upstreams: URLs by name that replace those in the files.
-        settings: how Envoys reach us.
-        adjust: what the command line changes about a ruleset.
-    """
-
-    def __init__(
-        self,
-        sources: Sequence[Path],
-        upstreams: Sequence[tuple[str, str]],
-        settings: Settings,
-        adjust: Callable[[Ruleset], Ruleset],
-    ) -> None:
-        self._sources = tuple(sources)
-        self._upstreams = dict(upstreams)
-        self._settings = settings
-        self._adjust = adjust
-        self._memory = Memory()
-        self._leftovers = Leftovers()
-        self._good: Mapping[Path, Content] = {}
-        """What files held when there was no error in them."""
+    sources: Sequence[Path]
+    """Files and folders."""
+    upstreams: Mapping[str, str]
+    """URLs by name that replace those in the files."""
+    settings: Settings
+    """How Envoys reach us."""
+    adjust: Callable[[Ruleset], Ruleset]
+    """What the command line changes about a ruleset."""
+    _memory: Memory = field(default_factory=Memory)
+    _leftovers: Leftovers = field(default_factory=Leftovers)
+    _good: Mapping[Path, Content] = field(default_factory=dict)
+    """What files held when there was no error in them."""
 
     def make(self, before: Ruleset) -> Made:
         """Load and build.
@@ -85,17 +76,17 @@ class Maker:
         files = Files()
         try:
             with no_garbage_collection():
-                loaded = self._load(self._sources, files, self._memory)
+                loaded = self._load(self.sources, files, self._memory)
                 return self._made(loaded, before, self._saved(loaded, files) if loaded.ruleset else None)
         except Exception as error:
             _LOG.exception("the files cannot be used; the previous rules stay in force, and the next edit is followed")
             self._memory.forget_rules()  # who knows how far it got
             reason = f"this cannot be used, for a reason that is in the log: {type(error).__name__}: {error}"
-            problems = (Problem(Position(str(self._sources[0]), 0), reason),)
+            problems = (Problem(Position(str(self.sources[0]), 0), reason),)
             read = files.fingerprints()
             if read and not isinstance(error, OSError | MemoryError):
                 return Made(None, problems, read, failed=True)
-            unknown = dict.fromkeys((*read, *(source.absolute() for source in self._sources)), _UNKNOWN)
+            unknown = dict.fromkeys((*read, *(source.absolute() for source in self.sources)), _UNKNOWN)
             return Made(None, problems, unknown, failed=True, again=True)
 
     def recall(self, saved: Saved) -> Callable[[], Made]:
@@ -116,12 +107,12 @@ class Maker:
         return lambda: self._made(loaded, Ruleset(listeners=()), saved)
 
     def _load(self, sources: Sequence[Path], files: Files, memory: Memory) -> Loaded:
-        return load(sources, upstreams=self._upstreams, memory=memory, look_for_shadowed=False, files=files)
+        return load(sources, upstreams=self.upstreams, memory=memory, look_for_shadowed=False, files=files)
 
     def _made(self, loaded: Loaded, before: Ruleset, saved: Saved | None) -> Made:
         if loaded.ruleset is None:
             return Made(None, loaded.complaints, loaded.fingerprints)
-        built = build(self._adjust(loaded.ruleset), self._settings)
+        built = build(self.adjust(loaded.ruleset), self.settings)
         self._leftovers.add(before.rules, built.ruleset.rules)
         return Made(built, loaded.complaints, loaded.fingerprints, differences(before, built.ruleset), saved)
 
@@ -132,7 +123,7 @@ class Maker:
         now = files.contents
         before = self._good
         self._good = {path: before.get(path, held) if path in wrong else held for path, held in now.items()}
-        return Saved(self._sources, Path.cwd(), (self._good, now) if wrong else (now,))
+        return Saved(tuple(self.sources), Path.cwd(), (self._good, now) if wrong else (now,))
 
 
 @contextmanager

@@ -7,8 +7,8 @@ https://prometheus.io/docs/practices/naming/
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class State:
     ruleset: Ruleset
     clients: Sequence[ClientStatus]
     version: str
-    """What they are to have."""
+    """Of the snapshot that clients are to have."""
     serves_last_good: bool = False
     cannot_keep: bool = False
     """Of `--state`."""
@@ -71,27 +71,30 @@ class Metrics(Collector):
     def __init__(self, state: Callable[[], State]) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # nobody needs these series
         self._state = state
-        self._registry = CollectorRegistry()
+        self._registry = registry = CollectorRegistry()
+        registry.register(self)
         self._reloads = Counter(
-            "rejoinder_reloads", "Edits of the files, and the start, by what became of them.", ["result"], registry=None
+            "rejoinder_reloads",
+            "Edits of the files, and the start, by what became of them.",
+            ["result"],
+            registry=registry,
         )
         for result in ("ok", "refused", "failed"):
             self._reloads.labels(result)
         self._last_reload = Gauge(
-            "rejoinder_last_reload_success_timestamp_seconds", "When files could last be used.", registry=None
+            "rejoinder_last_reload_success_timestamp_seconds", "When files could last be used.", registry=registry
         )
-        self._nacks = Counter("rejoinder_xds_nacks", "What Envoys have rejected, by node id.", ["node"], registry=None)
+        self._nacks = Counter(
+            "rejoinder_xds_nacks", "What Envoys have rejected, by node id.", ["node"], registry=registry
+        )
         self._pushed = Histogram(
             "rejoinder_xds_push_duration_seconds",
             "From an edit, or an Envoy's connection, until that Envoy has taken everything.",
             buckets=_PUSH_BOUNDS,
-            registry=None,
+            registry=registry,
         )
         self._nodes: set[str] = set()
-        self._registry.register(self)
-        for told in (self._reloads, self._last_reload, self._nacks, self._pushed):
-            self._registry.register(told)
-        ProcessCollector(registry=self._registry)
+        ProcessCollector(registry=registry)
 
     def text(self) -> bytes:
         """All of it; see CONTENT_TYPE."""
@@ -113,64 +116,69 @@ class Metrics(Collector):
         self._pushed.observe(time.monotonic() - since)
 
     def collect(self) -> Iterator[Metric]:
-        state = self._state()
+        state, counter, gauge = self._state(), CounterMetricFamily, GaugeMetricFamily
         yield InfoMetricFamily(
             "rejoinder_build", "The version.", value={"version": importlib.metadata.version("rejoinder")}
         )
-        yield from _answers(state.counts)
-        labels = ["rule", "placement"]
-        failures = [(of, number) for of, number in state.handler_failures.items()]
-        yield _counter("rejoinder_handler_failures", "Python handlers that failed.", labels, failures)
-        problems = [((each.value,), sum(p.severity is each for p in state.problems)) for each in Severity]
-        yield _gauge("rejoinder_problems", "What is wrong with the files as they are.", ["severity"], problems)
-        yield _gauge("rejoinder_rules", "Rules in force, by kind.", ["kind"], _kinds(state.ruleset))
-        yield _gauge("rejoinder_routes", "Routes in force.", [], [((), len(state.ruleset.routes))])
-        served, unsaved = float(state.serves_last_good), float(state.cannot_keep)
-        yield _gauge("rejoinder_last_good_served", "1: the set of --state, in place of the files.", [], [((), served)])
-        yield _gauge("rejoinder_last_good_unsaved", "1: what is in force cannot be kept.", [], [((), unsaved)])
-        behind = sum(client.version != client.target for client in state.clients)
-        refusing = sum(bool(each.nack and each.nack.snapshot.version == state.version) for each in state.clients)
+        for kind, text, labels in _COUNTED:
+            counted = [(series[: len(labels)], number) for series, number in state.counts.of(kind)]
+            yield _family(counter, kind, text, labels, counted)
+        routes = [((series.rule, series.status), number) for series, number in state.counts.of(Kind.ROUTE)]
+        yield _family(counter, Kind.ROUTE, "What routes have answered by themselves.", ["route", "status"], routes)
+        failed = state.handler_failures.items()
+        yield _family(counter, "handler_failures", "Python handlers that failed.", _RULE, failed)
+        problems = [((kind.value,), sum(problem.severity is kind for problem in state.problems)) for kind in Severity]
+        yield _family(gauge, "problems", "What is wrong with the files as they are.", ["severity"], problems)
+        yield _family(gauge, "rules", "Rules in force, by kind.", ["kind"], _kinds(state.ruleset))
+        clients, ext_proc = state.clients, state.ext_proc
+        behind = sum(client.version != client.target for client in clients)
+        refusing = sum(bool(client.nack and client.nack.snapshot.version == state.version) for client in clients)
         for name, text, number in (
-            ("", "Envoys that are connected.", len(state.clients)),
-            ("_behind", "... that have not taken everything yet.", behind),
-            ("_rejecting", "... that have rejected what the files say now.", refusing),
+            ("routes", "Routes in force.", len(state.ruleset.routes)),
+            ("last_good_served", "1: the set of --state, in place of the files.", state.serves_last_good),
+            ("last_good_unsaved", "1: what is in force cannot be kept.", state.cannot_keep),
+            ("xds_clients", "Envoys that are connected.", len(clients)),
+            ("xds_clients_behind", "... that have not taken everything yet.", behind),
+            ("xds_clients_rejecting", "... that have rejected what the files say now.", refusing),
+            ("ext_proc_connections", "Connections of Envoys.", ext_proc.connections),
+            ("ext_proc_streams", "Exchanges under way.", ext_proc.streams),
         ):
-            yield _gauge(f"rejoinder_xds_clients{name}", text, [], [((), number)])
-        yield from _ext_proc(state.ext_proc)
+            yield gauge(f"rejoinder_{name}", text, value=float(number))
+        for name, text, number in (
+            ("passed", "Exchanges that were let pass untouched.", ext_proc.passed),
+            ("overloaded", "... of these, for they came too late, or too many at once.", ext_proc.overloaded),
+            ("failures", "... of these, for they made no sense or broke something.", ext_proc.failures),
+        ):
+            yield counter(f"rejoinder_ext_proc_{name}", text, value=number)
+        bounds, totals = (*map(str, BOUNDS), "+Inf"), itertools.accumulate(ext_proc.durations)
+        yield HistogramMetricFamily(
+            f"rejoinder_{PLACEMENT}_duration_seconds",
+            "From a message of Envoy's to what it led to, waiting included.",
+            buckets=[(bound, float(total)) for bound, total in zip(bounds, totals, strict=True)],
+            sum_value=ext_proc.seconds,
+        )
 
+
+_RULE: Final = ("rule", "placement")
+_STATUSES: Final = (*_RULE, "original_status", "status")
+_COUNTED: Final = (
+    (Kind.ANSWERED, "Answers that rules have given.", _STATUSES),
+    (Kind.OBSERVED, "Answers that rules would have given that only observe.", _STATUSES),
+    (Kind.PASSED, "Responses that rules have let pass.", _STATUSES),
+    (Kind.NO_PAGE, "Pages of other services that did not come.", _RULE),
+)
+"""What rules have done: the labels are the first fields of `Series`."""
 
 _Samples = Iterable[tuple[Sequence[str], float]]
 
 
 def _family(
-    kind: type[CounterMetricFamily | GaugeMetricFamily],
-    name: str,
-    text: str,
-    labels: Sequence[str],
-    samples: _Samples,
+    kind: type[CounterMetricFamily | GaugeMetricFamily], name: str, text: str, labels: Sequence[str], samples: _Samples
 ) -> Metric:
-    family = kind(name, text, labels=labels)
+    family = kind(f"rejoinder_{name}", text, labels=labels)
     for values, number in samples:
         family.add_metric(values, number)
     return family
-
-
-_counter: Final = functools.partial(_family, CounterMetricFamily)
-_gauge: Final = functools.partial(_family, GaugeMetricFamily)
-
-
-def _answers(counts: Counts) -> Iterator[Metric]:
-    labels = ["rule", "placement", "original_status", "status"]
-    for kind, text in (
-        (Kind.ANSWERED, "Answers that rules have given."),
-        (Kind.OBSERVED, "Answers that rules would have given that only observe."),
-        (Kind.PASSED, "Responses that rules have let pass."),
-    ):
-        yield _counter(f"rejoinder_{kind}", text, labels, [(each[:4], number) for each, number in counts.of(kind)])
-    failed = [(each[:2], number) for each, number in counts.of(Kind.NO_PAGE)]
-    yield _counter(f"rejoinder_{Kind.NO_PAGE}", "Pages of other services that did not come.", labels[:2], failed)
-    routes = [((each.rule, each.status), number) for each, number in counts.of(Kind.ROUTE)]
-    yield _counter(f"rejoinder_{Kind.ROUTE}", "What routes have answered by themselves.", ["route", "status"], routes)
 
 
 def _kinds(ruleset: Ruleset) -> _Samples:
@@ -178,23 +186,3 @@ def _kinds(ruleset: Ruleset) -> _Samples:
     for rule in ruleset.rules:
         kinds[("observing" if rule.observe else "unconditional" if rule.unconditional else "conditional"),] += 1
     return kinds.items()
-
-
-def _ext_proc(counters: Counters) -> Iterator[Metric]:
-    yield _gauge("rejoinder_ext_proc_connections", "Connections of Envoys.", [], [((), counters.connections)])
-    yield _gauge("rejoinder_ext_proc_streams", "Exchanges under way.", [], [((), counters.streams)])
-    for name, text, number in (
-        ("passed", "Exchanges that were let pass untouched.", counters.passed),
-        ("overloaded", "... of these, for they came too late, or too many at once.", counters.overloaded),
-        ("failures", "... of these, for they made no sense or broke something.", counters.failures),
-    ):
-        yield _counter(f"rejoinder_ext_proc_{name}", text, [], [((), number)])
-    total, buckets = 0, []
-    for bound, number in zip((*map(str, BOUNDS), "+Inf"), counters.durations, strict=True):
-        total += number
-        buckets.append((bound, float(total)))
-    family = HistogramMetricFamily(
-        f"rejoinder_{PLACEMENT}_duration_seconds", "From a message of Envoy's to what it led to, waiting included."
-    )
-    family.add_metric([], buckets, counters.seconds)
-    yield family

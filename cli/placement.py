@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from rejoinder.envoy.module import library
 from rejoinder.xds.translate import Placement
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """A placement for one Envoy."""
-
-    placement: Placement
-    why_not_module: str = ""
-    """Why it is not the module, though nobody asked for anything else; empty: it is, or somebody did."""
-
-
-def choose(asked: str | None, binary: Path) -> Chosen:
-    """The placement for an Envoy that this program runs.
+def choose(asked: str | None, binary: Path) -> tuple[Placement, str]:
+    """The placement for an Envoy that this program runs, and why it is not the module, though nobody asked for anything
+    else; empty: it is, or somebody did.
 
     Args:
         asked: `--conditional`; None: the module where it can be loaded.
@@ -29,11 +20,11 @@ def choose(asked: str | None, binary: Path) -> Chosen:
         library.ModuleUnavailableError: the module was asked for, and cannot be loaded. Show the text and stop.
     """
     if asked == Placement.EXT_PROC.value:
-        return Chosen(Placement.EXT_PROC)
+        return Placement.EXT_PROC, ""
     try:
         library.find(binary)
     except library.ModuleUnavailableError as error:
         if asked is not None:
             raise
-        return Chosen(Placement.EXT_PROC, str(error))
-    return Chosen(Placement.MODULE)
+        return Placement.EXT_PROC, str(error)
+    return Placement.MODULE, ""

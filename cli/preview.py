@@ -43,7 +43,6 @@ def run(options: argparse.Namespace) -> int:
 
 # The files of one status; what is returned links them.
 def _write(options: argparse.Namespace, branding: page.Branding, status: int) -> str:
-    phrase = reason(status)
     # As Envoy itself makes them.
     response = Response(status, source=LOCAL if status in (502, 503, 504) else UPSTREAM)
     request = Request("GET", "example.com", "/", headers=(("x-request-id", "7b1d2f0c-52f3-4c19-9a57-0e0a8f8d6a11"),))
@@ -55,4 +54,4 @@ def _write(options: argparse.Namespace, branding: page.Branding, status: int) ->
             name = ".".join(filter(None, (str(status), variant.language, extension)))
             (options.folder / name).write_bytes(reply(Answer(None, variants=(variant,)), status, asked).body)
             links += f'<a href="{name}">{variant.language} {extension}</a>\n'
-    return f"<h2>{status} {html.escape(phrase)}</h2>\n<p>{links}</p>\n"
+    return f"<h2>{status} {html.escape(reason(status))}</h2>\n<p>{links}</p>\n"

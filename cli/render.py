@@ -5,52 +5,36 @@ from __future__ import annotations
 import argparse
 
 from rejoinder.cli import console, handlers, transport
-from rejoinder.cli.sources import opened
+from rejoinder.cli.sources import loaded_from
 from rejoinder.envoy.module import library
-from rejoinder.rules.load import load
 from rejoinder.rules.program import compile_rules
 from rejoinder.transport.addresses import show
 from rejoinder.xds.plan import plan
-from rejoinder.xds.translate import Json, Placement, Settings, conditional_program, static_bootstrap, translate
+from rejoinder.xds.translate import Placement, conditional_program, static_bootstrap, translate
 
 
 def run(options: argparse.Namespace) -> int:
-    try:
-        tls = transport.envoy_tls(options)
-    except transport.UnusableError as error:
-        return console.fail(str(error))
-    files = opened(options.sources)
-    loaded = load(options.sources, upstreams=dict(options.upstream), files=files)
+    settings = transport.settings(options)
+    loaded = loaded_from(options.sources, options)
     console.print_problems(loaded.complaints)
     if loaded.ruleset is None:
         return 1
-    ext_proc = transport.ext_proc(options)
     console.warn_of_echo(loaded.ruleset)
-    settings = Settings(
-        ext_proc,
-        Placement(options.conditional),
-        ext_proc_ports=options.workers,
-        envoy_tls=tls,
-        trusted_ca=options.trusted_ca,
-    )
     program = compile_rules(loaded.ruleset.rules)
     built = translate(loaded.ruleset, program, plan(loaded.ruleset), settings)
-    configuration: Json = static_bootstrap(built)
-    console.print_yaml(configuration)
+    console.print_yaml(static_bootstrap(built))
     if any(listener.key for listener in loaded.ruleset.listeners) or any(
         upstream.tls_options.key for upstream in loaded.ruleset.upstreams
     ):
         console.say("note: private keys stand in it: write it to a file that nobody else may read (umask 077)")
     conditional = conditional_program(loaded.ruleset)
     if conditional and settings.conditional is Placement.MODULE:
-        variables = " ".join(
-            f"{name}={value}"
-            for name, value in library.environment(handlers=handlers.folders_of(options.sources)).items()
-        )
-        console.say(f"note: Envoy must be able to load the module; start it with {variables}")
+        variables = library.environment(handlers=handlers.folders_of(options.sources))
+        said = " ".join(f"{name}={value}" for name, value in variables.items())
+        console.say(f"note: Envoy must be able to load the module; start it with {said}")
     elif conditional:
         console.say(
             f"note: answers to upstream statuses come from `rejoinder serve` with the same files, at "
-            f"{show(ext_proc)}; without it, upstream responses pass through"
+            f"{show(transport.ext_proc(options))}; without it, upstream responses pass through"
         )
     return 0

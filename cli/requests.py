@@ -21,11 +21,11 @@ _MOST_OF_TARGET = 200
 def fields(line: str) -> Mapping[str, Any]:
     """What Envoy says of a request; nothing if the line is about none."""
     try:
-        found = json.loads(line)
+        said = json.loads(line)
     except ValueError:
         return {}
     # Before 1.40, Envoy writes `null` for what there is not.
-    return {key: value for key, value in found.items() if value is not None} if isinstance(found, dict) else {}
+    return {key: value for key, value in said.items() if value is not None} if isinstance(said, dict) else {}
 
 
 def shown(line: str, positions: Mapping[str, Position], routes: Mapping[str, Position]) -> Iterator[str]:
@@ -45,24 +45,24 @@ def shown(line: str, positions: Mapping[str, Position], routes: Mapping[str, Pos
     >>> list(shown(log, {"bad": Position("rules.yaml", 3)}, {}))
     ['17:09:10 what is no request 400 -> 400 bad (rules.yaml:3)']
     """
-    found = fields(line)
-    if "time" not in found:
+    said = fields(line)
+    if "time" not in said:
         yield printable(line, _MOST_OF_TARGET)
         return
-    time = str(found["time"])[11:19]
+    time = str(said["time"])[11:19]
 
     def named(name: str, positions: Mapping[str, Position] = positions) -> str:
         return f"{printable(name, _MOST_OF_TARGET)} ({positions.get(name, 'it is no more')})"
 
-    status, original = found.get("status", 0), found.get("original_status", NONE)
-    target = printable(f"{found.get('host', '')}{found.get('path', '')}", _MOST_OF_TARGET)
-    asked = f"{printable(str(found['method']), 20)} {target}" if "method" in found else "what is no request"
+    status, original = said.get("status", 0), said.get("original_status", NONE)
+    target = printable(f"{said.get('host', '')}{said.get('path', '')}", _MOST_OF_TARGET)
+    asked = f"{printable(str(said['method']), 20)} {target}" if "method" in said else "what is no request"
     request = f"{time} {asked}"
-    if rule := found.get("rule"):
+    if rule := said.get("rule"):
         yield f"{request} {'' if original == NONE else f'{original} -> '}{status} {named(rule)}"
-    elif found.get("details") == "direct_response":
-        yield f"{request} {status} by route {named(str(found.get('route')), routes)}"
-    if passed := found.get("passed", found.get("passed_by_route")):
+    elif said.get("details") == "direct_response":
+        yield f"{request} {status} by route {named(str(said.get('route')), routes)}"
+    if passed := said.get("passed", said.get("passed_by_route")):
         yield f"{request} {original if rule else status} passed by {named(passed)}"
-    if observed := found.get("observed"):
+    if observed := said.get("observed"):
         yield f"{request} {original if rule else status} observed by {', '.join(map(named, observed.split(',')))}"

@@ -10,7 +10,7 @@ import signal
 import socket
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from rejoinder.cli import admin, console, handlers, systemd, transport
 from rejoinder.cli.control import Control, summary
@@ -20,7 +20,7 @@ from rejoinder.extproc import Workers
 from rejoinder.transport.addresses import Address, nth, show
 from rejoinder.transport.tls import Files, Reloading
 from rejoinder.transport.unix import MODE
-from rejoinder.xds.translate import Placement, Settings
+from rejoinder.xds.server import Server
 
 MOST_REASONS: Final = 10
 """Problems that `/readyz` names."""
@@ -34,27 +34,17 @@ def run(options: argparse.Namespace) -> int:
 async def _run(options: argparse.Namespace) -> int:
     stop = stop_signal()
     try:
-        tls, envoy_tls = transport.files(options), transport.envoy_tls(options)
+        tls = transport.files(options)
         ext_proc = [nth(options.ext_proc, at) for at in range(options.workers)]
         given = systemd.sockets(options.xds, *ext_proc, options.admin)
-    except transport.UnusableError as error:
-        return max(map(console.fail, error.args))
     except OSError as error:
         return console.fail(str(error))
     mode = MODE if options.socket_mode is None else options.socket_mode
-    settings = Settings(
-        transport.ext_proc(options),
-        Placement(options.conditional),
-        fallback=True,
-        ext_proc_ports=options.workers,
-        envoy_tls=envoy_tls,
-        trusted_ca=options.trusted_ca,
-    )
     handlers.find_in(handlers.folders_of(options.sources))
     control = Control(
         options.sources,
         options.upstream,
-        settings,
+        transport.settings(options, fallback=True),
         processor=Workers(options.workers, tls, mode, given),
         adjust=transport.told(options),
         state=options.state,
@@ -68,37 +58,30 @@ async def _run(options: argparse.Namespace) -> int:
             await started(stack, control.server, xds, tls, mode)
             await start_console(stack, control, options, tls, mode, given.get(options.admin))
             if options.module:
-                module = admin.serving(options.module, admin.application(admin.module()))
-                where = show(await stack.enter_async_context(module))
-                console.say(
-                    f"module at http://{where}/{library.LIBRARY.name}, sha256 {library.sha256()}", event="module"
-                )
+                path = f"/{library.LIBRARY.name}"  # for `dynamic_module_config.module.remote`
+                module = admin.page(path, "application/octet-stream", library.LIBRARY.read_bytes)
+                serving = admin.serving(options.module, admin.application([module]))
+                where = show(await stack.enter_async_context(serving))
+                console.say(f"module at http://{where}{path}, sha256 {library.sha256()}", event="module")
         except OSError as error:
             return console.fail(str(error))
         where = f"xDS on {show(options.xds)}, ext_proc on {show(options.ext_proc)}"
         if built := control.current:
             console.warn_of_echo(built.ruleset)
-        serving = "serving the last good set" if control.last_good.served else "serving"
-        console.say(f"{serving}: {summary(built) if built else 'nothing so far'}; {where}", "green", event="serving")
+        does = "serving the last good set" if control.last_good.served else "serving"
+        console.say(f"{does}: {summary(built) if built else 'nothing so far'}; {where}", "green", event="serving")
         await until(stop, control.follow(), systemd.tell(control))
     return control.exit_code
 
 
-class _Service(Protocol):
-    async def start(self, address: str, *how: Any) -> int: ...
-
-    async def stop(self) -> None: ...
-
-
-async def started(stack: contextlib.AsyncExitStack, service: _Service, address: Address, *how: Any) -> int:
-    """Start a service that stops with the stack; its port.
+async def started(stack: contextlib.AsyncExitStack, service: Workers | Server, address: Address, *how: Any) -> None:
+    """Start a service that stops with the stack.
 
     Raises:
         OSError: the address cannot be used.
     """
-    port = await service.start(show(address), *how)
+    await service.start(show(address), *how)
     stack.push_async_callback(service.stop)
-    return port
 
 
 async def start_console(
@@ -121,18 +104,14 @@ async def start_console(
         tls = None
     certified = tls is not None and tls.client_ca is not None and not options.admin_no_client_cert
     app = admin.application(
-        admin.pages(control.status, control.metrics),
         [*admin.probes(lambda: unready(control)), *Console(control).routes()],
         knows=admin.knows_host(address, options.admin_name),
         certified=certified,
     )
-    if isinstance(address, Path):
-        await stack.enter_async_context(admin.serving(address, app, mode=mode, given=given))
-        console.say(f"console at {show(address)}", event="console")
-        return
-    serving = admin.serving(address, app, Reloading(tls, required=False) if tls else None, given=given)
-    bound = await stack.enter_async_context(serving)
-    console.say(f"console at {'https' if tls else 'http'}://{show(bound)}/", event="console")
+    serving = admin.serving(address, app, Reloading(tls, required=False) if tls else None, mode, given)
+    bound = show(await stack.enter_async_context(serving))
+    where = bound if isinstance(address, Path) else f"{'https' if tls else 'http'}://{bound}/"
+    console.say(f"console at {where}", event="console")
 
 
 def unready(control: Control) -> str:
@@ -142,20 +121,19 @@ def unready(control: Control) -> str:
     return "\n".join(["the files cannot be used", *map(str, control.problems[:MOST_REASONS])])
 
 
-def stop_signal() -> asyncio.Future[None]:
-    """Done when somebody wants this process to end (Ctrl-C, SIGTERM)."""
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Future[None] = loop.create_future()
+def stop_signal() -> asyncio.Event:
+    """Set when somebody wants this process to end (Ctrl-C, SIGTERM)."""
+    stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, lambda: None if stop.done() else stop.set_result(None))
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     return stop
 
 
-async def until(stop: asyncio.Future[None], *work: Coroutine[Any, Any, None]) -> None:
+async def until(stop: asyncio.Event, *work: Coroutine[Any, Any, Any]) -> None:
     """Wait for the stop signal or the first of these to end, and cancel the rest. Raises what that one raises."""
-    tasks = [asyncio.ensure_future(each) for each in work]
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in (stop.wait(), *work)]
     try:
-        done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from rejoinder.rules.files import Files, limited
+from rejoinder.rules.load import Loaded, load
 
 _STANDARD_INPUT: Final = Path("-")
 
 
-def opened(sources: Iterable[Path]) -> Files:
-    """What reads them."""
-    return Files({_STANDARD_INPUT.absolute(): limited(sys.stdin.buffer)} if _STANDARD_INPUT in sources else {})
+def loaded_from(sources: Sequence[Path], options: argparse.Namespace) -> Loaded:
+    """What they say, with upstreams as the options have them."""
+    files = Files({_STANDARD_INPUT.absolute(): limited(sys.stdin.buffer)} if _STANDARD_INPUT in sources else {})
+    return load(sources, upstreams=dict(options.upstream), files=files)

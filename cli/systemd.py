@@ -84,10 +84,9 @@ async def relayed(listening: socket.socket | None, address: Address, tls: Files 
                         copy.cancel()
                     await asyncio.gather(*copies, return_exceptions=True)
 
-        def made() -> asyncio.BaseProtocol:
-            return asyncio.StreamReaderProtocol(asyncio.StreamReader(), relay)
-
-        accepting = asyncio.create_task(accept(listening, made, context))
+        accepting = asyncio.create_task(
+            accept(listening, lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader(), relay), context)
+        )
         try:
             yield behind
         finally:

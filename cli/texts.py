@@ -76,21 +76,17 @@ ENDS = {
     "completion": f"0  done   {_UNUSABLE}",
 }
 
-_SSL_CERT_FILE = "SSL_CERT_FILE          the authorities that https:// upstreams are verified with; see --trusted-ca"
-_PYTHONPATH = "PYTHONPATH             where handlers are, beside the folders of the files"
-_LOG = "REJOINDER_LOG_FORMAT   text or json; see --log-format"
-_COLOUR = "NO_COLOR, TERM=dumb    no colours on a terminal"
-
-ENVIRONMENT = {
-    "up": (
-        "ENVOY_BIN              the Envoy to run, if --envoy names none",
-        *(_SSL_CERT_FILE, _PYTHONPATH, _LOG, _COLOUR),
+_ENVIRONMENT = {
+    "ENVOY_BIN              the Envoy to run, if --envoy names none": ("up",),
+    "SSL_CERT_FILE          the authorities that https:// upstreams are verified with; see --trusted-ca": (
+        "up",
+        "serve",
+        "render",
+        "bootstrap",
     ),
-    "serve": (_SSL_CERT_FILE, _PYTHONPATH, _LOG, _COLOUR),
-    "check": (_PYTHONPATH, _COLOUR),
-    "explain": (_PYTHONPATH, _COLOUR),
-    "render": (_SSL_CERT_FILE,),
-    "bootstrap": (_SSL_CERT_FILE,),
+    "PYTHONPATH             where handlers are, beside the folders of the files": ("up", "serve", "check", "explain"),
+    "REJOINDER_LOG_FORMAT   text or json; see --log-format": ("up", "serve"),
+    "NO_COLOR, TERM=dumb    no colours on a terminal": ("up", "serve", "check", "explain"),
 }
 
 _SOURCES = """\
@@ -98,17 +94,68 @@ SOURCE is a file or a folder, whose *.yaml, *.yml and *.json are read in the
 order of their names, without those that start with a dot. body_file,
 certificate, key and other names of files in them are relative to the file."""
 
-FILES = dict.fromkeys(("up", "serve", "check", "explain", "render", "bootstrap"), _SOURCES)
+EXAMPLES = {
+    "up": """examples:
+  rejoinder up rules.yaml
+  rejoinder up rules/ --listen 127.0.0.1:8080 --upstream httpbin=http://127.0.0.1:8000
+  rejoinder up rules.yaml --admin 127.0.0.1:18002        and open http://127.0.0.1:18002/
+""",
+    "serve": """examples:
+  rejoinder serve /etc/rejoinder                 then start Envoy with: rejoinder bootstrap ads > envoy.yaml
+  rejoinder serve rules.yaml --xds unix:/run/rejoinder/xds --ext-proc unix:/run/rejoinder/ext_proc
+  rejoinder serve rules.yaml --xds 0.0.0.0:18000 --ext-proc 0.0.0.0:18001 --ext-proc-advertise rejoinder:18001 \\
+    --tls-cert tls.crt --tls-key tls.key --tls-client-ca ca.crt \\
+    --envoy-ca /etc/envoy/ca.yaml --envoy-cert /etc/envoy/cert.yaml
+""",
+    "check": """examples:
+  rejoinder check rules.yaml
+  rejoinder check rules/ --strict --format json
+  rejoinder check --each examples/               rule sets that have nothing to do with each other
+  kustomize build . | rejoinder check -          standard input (explain and render, too)
+""",
+    "explain": """examples:
+  rejoinder explain rules.yaml --url http://www.example.com/api/users -H 'accept: application/json'
+  rejoinder explain rules.yaml --url /api/users --status 503
+""",
+    "render": """examples:
+  rejoinder render rules.yaml > envoy.yaml && envoy -c envoy.yaml
+""",
+    "bootstrap": """examples:
+  rejoinder bootstrap ads > envoy.yaml           an Envoy that gets everything from `rejoinder serve`
+  rejoinder bootstrap secret --envoy-cert /tls/tls.crt --envoy-key /tls/tls.key > cert.yaml
+  rejoinder bootstrap secret --envoy-ca /tls/ca.crt > ca.yaml
+  rejoinder bootstrap ads --xds rejoinder:18000 --envoy-ca /etc/envoy/ca.yaml --envoy-cert /etc/envoy/cert.yaml
+  rejoinder bootstrap ext_proc rules.yaml        what these rules need in an Envoy that you configure yourself
+  rejoinder bootstrap module rules.yaml          the same for the dynamic module, with the rules in it
+  rejoinder bootstrap ext_proc                   filters that follow the rules of `rejoinder serve` by themselves
+""",
+    "preview": """examples:
+  rejoinder preview pages                        then open pages/index.html
+  rejoinder preview pages --name Acme --logo acme.svg --accent '#07a' --link https://example.com --status 503
+""",
+    "init": """examples:
+  rejoinder init && rejoinder up rules.yaml
+  rejoinder init -                               print it
+""",
+    "schema": """examples:
+  rejoinder schema > .rejoinder.schema.json
+""",
+    "completion": """examples:
+  rejoinder completion bash > ~/.local/share/bash-completion/completions/rejoinder
+  rejoinder completion zsh > _rejoinder          in a folder of $fpath
+  rejoinder completion fish > ~/.config/fish/completions/rejoinder.fish
+""",
+}
 
 
-def epilog(command: str, examples: str) -> str:
+def epilog(command: str) -> str:
     """What stands behind the options."""
     sections = (
-        ("files", FILES.get(command, "").splitlines()),
-        ("environment", ENVIRONMENT.get(command, ())),
+        ("files", [] if command in ("preview", "init", "schema", "completion") else _SOURCES.splitlines()),
+        ("environment", [line for line, commands in _ENVIRONMENT.items() if command in commands]),
         ("exit code", ENDS[command].split("   ")),
     )
     return (
-        "".join(f"{name}:\n" + "".join(f"  {it}\n" for it in lines) + "\n" for name, lines in sections if lines)
-        + examples
+        "".join(f"{name}:\n" + "".join(f"  {line}\n" for line in lines) + "\n" for name, lines in sections if lines)
+        + EXAMPLES[command]
     )

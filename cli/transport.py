@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from rejoinder.cli import console
-from rejoinder.cli.connecting import EXT_PROC
+from rejoinder.cli.arguments import EXT_PROC, UnusableError
 from rejoinder.rules.model import Ruleset
 from rejoinder.transport import tls
 from rejoinder.transport.addresses import Address, is_loopback, nth, overlap, show
 from rejoinder.transport.envoy_side import SDS, EnvoyTls
+from rejoinder.xds.translate import Placement, Settings
 
 _TLS: Final = ("tls_cert", "tls_key", "tls_client_ca")
 
@@ -29,10 +30,6 @@ _ONLY_WITH: Final = (
     ("admin_name", "admin"),
 )
 """Options that mean nothing without another."""
-
-
-class UnusableError(Exception):
-    """Options that do not go together; each argument says of which, and what to say instead."""
 
 
 def envoy_tls(options: argparse.Namespace) -> EnvoyTls | None:
@@ -57,6 +54,18 @@ def ext_proc(options: argparse.Namespace) -> Address:
     """Where Envoys find the ext_proc service."""
     place: Address = options.ext_proc_advertise or getattr(options, "ext_proc", EXT_PROC)
     return place
+
+
+def settings(options: argparse.Namespace, *, fallback: bool = False) -> Settings:
+    """How Envoys reach the services of `serve`. Raises as `envoy_tls` does."""
+    return Settings(
+        ext_proc(options),
+        Placement(options.conditional),
+        fallback=fallback,
+        ext_proc_ports=options.workers,
+        envoy_tls=envoy_tls(options),
+        trusted_ca=options.trusted_ca,
+    )
 
 
 def files(options: argparse.Namespace) -> tls.Files | None:
@@ -145,8 +154,8 @@ def warn(options: argparse.Namespace) -> None:
 
 def _services(options: argparse.Namespace) -> list[tuple[str, Address]]:
     """What the options say where to listen."""
-    found = ((name, getattr(options, name, None)) for name in ("xds", "ext_proc", "admin", "module"))
-    return [(_written(name), address) for name, address in found if address is not None]
+    places = ((name, getattr(options, name, None)) for name in ("xds", "ext_proc", "admin", "module"))
+    return [(_written(name), address) for name, address in places if address is not None]
 
 
 def _written(option: str) -> str:
@@ -159,7 +168,7 @@ def _is_ours(address: Address) -> bool:
 
 
 def told(options: argparse.Namespace) -> Callable[[Ruleset], Ruleset]:
-    """What is told to those who may reach xDS: all, or no private keys. Each time it is said what is left out."""
+    """What of a ruleset Envoys are told: all of it, or no private keys. What is left out is logged each time."""
     if _is_ours(options.xds) or options.tls_client_ca or options.insecure_keys:
         return lambda ruleset: ruleset
     return _without_keys

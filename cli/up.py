@@ -6,9 +6,9 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
-import socket
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,12 +16,14 @@ from typing import Final
 
 from rejoinder import envoy
 from rejoinder.cli import console, handlers, placement, requests, transport
+from rejoinder.cli.arguments import UnusableError
 from rejoinder.cli.control import Control, summary
 from rejoinder.cli.echo import EchoServer
 from rejoinder.cli.serve import start_console, started, stop_signal, until
 from rejoinder.envoy.module import library
 from rejoinder.extproc import Workers
 from rejoinder.rules.model import Endpoint, Listener, Ruleset, numbered
+from rejoinder.transport import accepting
 from rejoinder.transport.addresses import Tcp, show
 from rejoinder.xds.build import Build
 from rejoinder.xds.translate import Settings
@@ -31,10 +33,6 @@ FLUSH_SECONDS: Final = 1.0
 """Between two reports of what has been counted."""
 
 
-class _CannotStartError(Exception):
-    """The text says why, in one line."""
-
-
 def run(options: argparse.Namespace) -> int:
     console.start_log(options.log_format, logging.WARNING, "%(name)s: %(message)s")
     return asyncio.run(_run(options))
@@ -42,19 +40,15 @@ def run(options: argparse.Namespace) -> int:
 
 async def _run(options: argparse.Namespace) -> int:
     stop = stop_signal()
-    try:
-        transport.files(options)
-    except transport.UnusableError as error:
-        return max(map(console.fail, error.args))
+    transport.files(options)
     transport.warn(options)
     async with contextlib.AsyncExitStack() as stack:
         try:
             binary = envoy.find(options.envoy)
-            chosen = placement.choose(options.conditional, binary.path)
-            if chosen.why_not_module:
-                console.say(
-                    f"note: answers to upstream statuses come from ext_proc: {chosen.why_not_module}", event="placement"
-                )
+            place, why_not_module = placement.choose(options.conditional, binary.path)
+            if why_not_module:
+                text = f"note: answers to upstream statuses come from ext_proc: {why_not_module}"
+                console.say(text, event="placement")
             folders = handlers.folders_of(options.sources)
             handlers.find_in(folders)
             processor = Workers(1)
@@ -64,7 +58,7 @@ async def _run(options: argparse.Namespace) -> int:
             control = Control(
                 options.sources,
                 options.upstream,
-                Settings(sockets / "ext_proc", chosen.placement, fallback=True, trusted_ca=options.trusted_ca),
+                Settings(sockets / "ext_proc", place, fallback=True, trusted_ca=options.trusted_ca),
                 processor=processor,
                 adjust=_adjust(options.listen, stack),
                 state=options.state,
@@ -76,7 +70,6 @@ async def _run(options: argparse.Namespace) -> int:
             await until(stop, control.follow(), _run_envoy(control, binary.path, sockets, environ, options))
         except (
             OSError,
-            _CannotStartError,
             library.ModuleUnavailableError,
             envoy.EnvoyNotFoundError,
             envoy.EnvoyDiedError,
@@ -91,7 +84,8 @@ async def _run_envoy(
 ) -> None:
     """Run Envoy until it ends, from when there is something for it to serve."""
     built = await control.usable()
-    _check_free([*built.ruleset.listeners, *([Listener(*options.envoy_admin)] if options.envoy_admin else [])])
+    addresses = [(listener.address, listener.port) for listener in built.ruleset.listeners]
+    _check_free([*addresses, options.envoy_admin] if options.envoy_admin else addresses)
     bootstrap = envoy.bootstrap(
         sockets / "xds",
         admin=options.envoy_admin or sockets / "admin",
@@ -142,13 +136,11 @@ async def _ready(gateway: envoy.EnvoyProcess, control: Control) -> Build:
 
 def _adjust(listen: list[Tcp] | None, stack: contextlib.AsyncExitStack) -> Callable[[Ruleset], Ruleset]:
     """What `up` changes about the files' ruleset: where it listens, and where `builtin:echo` is."""
-    echo: list[EchoServer] = []
+    echo = functools.cache(lambda: stack.enter_context(EchoServer()))
 
     def adjust(ruleset: Ruleset) -> Ruleset:
-        if not echo and any(upstream.echo for upstream in ruleset.upstreams):
-            echo.append(stack.enter_context(EchoServer()))
         upstreams = tuple(
-            dataclasses.replace(upstream, endpoints=(Endpoint(*echo[0].address),)) if upstream.echo else upstream
+            dataclasses.replace(upstream, endpoints=(Endpoint(*echo().address),)) if upstream.echo else upstream
             for upstream in ruleset.upstreams
         )
         listeners = _elsewhere(ruleset, listen) if listen else ruleset.listeners
@@ -164,8 +156,8 @@ def _elsewhere(ruleset: Ruleset, listen: list[Tcp]) -> tuple[Listener, ...]:
     left over. A kind is a port of a Gateway, or those of the rule files that have the same certificate, or none.
     """
     kinds: dict[tuple[object, ...], Listener] = {}
-    for each in (*ruleset.listeners, *ruleset.homeless):
-        kinds.setdefault(_kind(each), each)
+    for listener in (*ruleset.listeners, *ruleset.homeless):
+        kinds.setdefault(_kind(listener), listener)
     models = list(kinds.values())
     moved = [
         dataclasses.replace(models[min(at, len(models) - 1)], address=host, port=port)
@@ -179,22 +171,16 @@ def _kind(listener: Listener) -> tuple[object, ...]:
     return listener.group, listener.certificate, listener.more_certificates, listener.client_ca
 
 
-def _check_free(listeners: Iterable[Listener]) -> None:
+def _check_free(addresses: Iterable[Tcp]) -> None:
     """Raise an error if somebody listens there already, or two of these would.
 
     Envoy would not notice another Envoy: it sets SO_REUSEPORT, and the kernel deals the connections out to both.
     """
-    taken: set[tuple[str, int]] = set()
-    for listener in listeners:
-        address = (listener.address, listener.port)
-        if listener.port and address in taken:
-            name = listener_name(dataclasses.replace(listener, number=1))
-            raise _CannotStartError(f"{name} is given to two listeners: give each an address of its own with --listen")
+    taken: set[Tcp] = set()
+    for address in addresses:
+        if address[1] and address in taken:
+            raise UnusableError(
+                f"{show(address)} is given to two listeners: give each an address of its own with --listen"
+            )
         taken.add(address)
-        family = socket.AF_INET6 if ":" in listener.address else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((listener.address, listener.port))
-            except OSError as error:
-                raise OSError(f"cannot listen on {listener_name(listener)}: {error.strerror}") from None
+        accepting.listen(address).close()

@@ -6,11 +6,14 @@ Each function raises `argparse.ArgumentTypeError`, whose text says what was expe
 from __future__ import annotations
 
 import argparse
+import re
 
 TYPE_CHECKING = False  # what checkers of types take for true; see `arguments` for why it is not imported
 if TYPE_CHECKING:
     import urllib.parse
+    from collections.abc import Callable
     from pathlib import Path
+    from typing import Any
 
     from rejoinder.transport import addresses
 
@@ -39,31 +42,6 @@ def parse_service(text: str) -> addresses.Address:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def parse_absolute(text: str) -> str:
-    if text and not text.startswith("/"):
-        raise argparse.ArgumentTypeError(f"expected an absolute path, where Envoy runs, got {text!r}")
-    return text
-
-
-def parse_mode(text: str) -> int:
-    if len(text.removeprefix("0")) != 3 or set(text) - set("01234567"):
-        raise argparse.ArgumentTypeError(f"expected a mode such as 660, got {text!r}")
-    return int(text, 8)
-
-
-def parse_log_format(text: str) -> str:
-    if text not in ("text", "json"):  # `choices` are not asked about what the environment says
-        raise argparse.ArgumentTypeError(f"expected text or json, in $REJOINDER_LOG_FORMAT, too, got {text!r}")
-    return text
-
-
-def parse_upstream(text: str) -> tuple[str, str]:
-    name, equals, url = text.partition("=")
-    if not (name and equals and url):
-        raise argparse.ArgumentTypeError(f"expected NAME=URL, got {text!r}")
-    return name, url
-
-
 def parse_url(text: str) -> urllib.parse.SplitResult:
     import urllib.parse  # noqa: PLC0415
 
@@ -87,20 +65,22 @@ def parse_ip(text: str) -> str:
         raise argparse.ArgumentTypeError(f"expected an IP address, got {text!r}") from None
 
 
-def parse_header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not (name.strip() and colon):
-        raise argparse.ArgumentTypeError(f"expected 'NAME: VALUE', got {text!r}")
-    return name.strip(), value.strip()
+def like(pattern: str, expected: str, make: Callable[[str], Any] = str) -> Callable[[str], Any]:
+    """What reads values that a regular expression (`re`) fits as a whole."""
+
+    def parse(text: str) -> Any:
+        if not re.fullmatch(pattern, text, re.DOTALL):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+        return make(text)
+
+    return parse
 
 
-def parse_status(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 200 <= int(text) < 600):
-        raise argparse.ArgumentTypeError(f"expected an HTTP status from 200 to 599, got {text!r}")
-    return int(text)
-
-
-def parse_count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
+parse_absolute = like("(/.*)?", "an absolute path, where Envoy runs")
+parse_mode = like("0[0-7]{3}|[1-7][0-7]{2}", "a mode such as 660", lambda text: int(text, 8))
+# `choices` are not asked about what the environment says.
+parse_log_format = like("text|json", "text or json, in $REJOINDER_LOG_FORMAT, too")
+parse_upstream = like("[^=]+=.+", "NAME=URL", lambda text: tuple(text.split("=", 1)))
+parse_header = like(r"\s*[^:\s].*?:.*", "'NAME: VALUE'", lambda text: tuple(map(str.strip, text.split(":", 1))))
+parse_status = like("0*[2-5][0-9]{2}", "an HTTP status from 200 to 599", int)
+parse_count = like("0*[1-9][0-9]*", "a whole number of at least 1", int)

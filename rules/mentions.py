@@ -40,7 +40,7 @@ def check_mentions(
     for source in sources:
         for mention in source.upstreams:
             if mention.name not in upstreams:
-                mention.place.error(_unknown("upstream", mention.name, upstreams))
+                mention.place.error(unknown_name("upstream", mention.name, upstreams))
         unknown += (mention for mention in source.routes if mention.name not in routes)
     names = itertools.islice(dict.fromkeys(mention.name for mention in unknown), _COMPARED // max(len(routes), 1))
     nearest = {name: similar_to(name, routes, cutoff=0) for name in names}
@@ -52,7 +52,7 @@ def check_mentions(
 
 def _about_unknown_route(mention: Mention, routes: Collection[str], nearest: str | None, *, slip: bool) -> None:
     if slip and nearest and similar_to(mention.name, [nearest], _SLIP):
-        mention.place.error(_unknown("route", mention.name, routes))
+        mention.place.error(unknown_name("route", mention.name, routes))
         return
     there = "" if routes else " (there are no routes here)"
     there = f" (the closest one here is {quoted(nearest)})" if nearest else there
@@ -61,7 +61,8 @@ def _about_unknown_route(mention: Mention, routes: Collection[str], nearest: str
     )
 
 
-def _unknown(kind: str, name: str, known: Collection[str]) -> str:
+def unknown_name(kind: str, name: str, known: Collection[str]) -> str:
+    """What is said of a name that nothing here has."""
     if not known:
         return f"unknown {kind} {quoted(name)}: no {kind}s are defined"
     return f"unknown {kind} {quoted(name)}, {closest(name, known)}"

@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from rejoinder.rules.answers import Asked, Reply, filled
+from rejoinder.rules.document import quoted
 from rejoinder.rules.http import BODILESS, CONTROL_IN_VALUE, show_address
+from rejoinder.rules.mentions import unknown_name
 from rejoinder.rules.model import Answer, Header, RemotePage, Rule, Upstream
 from rejoinder.rules.problem import Problem
 from rejoinder.rules.template import Escape, Template, parse_header
@@ -133,15 +135,19 @@ def problems(rules: Iterable[Rule], upstreams: Mapping[str, Upstream]) -> Iterat
             answer.remote.upstream for answer in rule.answers if answer.remote and answer.remote.upstream
         )
         for name in names:
-            if reason := _refusal(upstreams.get(name)):
-                yield Problem(rule.position, f'rule "{rule.name}": page.upstream: "{name}" {reason}')
+            if refused := _refused(name, upstreams):
+                yield Problem(rule.position, f'rule "{rule.name}": page.upstream: {refused}')
 
 
-def _refusal(service: Upstream | None) -> str:
+def _refused(name: str, upstreams: Mapping[str, Upstream]) -> str:
+    service = upstreams.get(name)
     if service is None:
-        return "is no upstream here"
+        return unknown_name("upstream", name, upstreams)
     if service.echo:
-        return "is builtin:echo, which has no pages"
+        return f"{quoted(name)} is builtin:echo, which has no pages"
     if service.http2 or service.tls_options.certificate:
-        return "is asked over HTTP/1.1, and without a client certificate: an upstream of a page has no http2 and no tls"
+        return (
+            f"{quoted(name)} is asked over HTTP/1.1, and without a client certificate: an upstream of a page has no "
+            "http2 and no tls"
+        )
     return ""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
@@ -20,11 +20,12 @@ from rejoinder.cli import admin
 from rejoinder.transport.addresses import Tcp as Address
 
 LARGE: Final = b"x" * (64 << 20)
-PAGES: Final[admin.Pages] = {"/": ("text/plain", lambda: b"here"), "/large": ("text/plain", lambda: LARGE)}
+PAGES: Final = {"/": lambda: b"here", "/large": lambda: LARGE}
 
 
-def serving(pages: admin.Pages = PAGES) -> AbstractContextManager[Address]:
-    return running(admin.serving(("127.0.0.1", 0), admin.application(pages)))
+def serving(pages: Mapping[str, Callable[[], bytes]] = PAGES) -> AbstractContextManager[Address]:
+    routes = [admin.page(path, "text/plain", make) for path, make in pages.items()]
+    return running(admin.serving(("127.0.0.1", 0), admin.application(routes)))
 
 
 def get(address: Address, path: str) -> tuple[int, bytes]:
@@ -70,7 +71,7 @@ def test_a_page_that_takes_long_holds_up_nothing_else_in_the_event_loop() -> Non
         assert done.wait(SECONDS)
         return b"at last"
 
-    with serving({"/slow": ("text/plain", slow)}) as address, socket.create_connection(address) as waiting:
+    with serving({"/slow": slow}) as address, socket.create_connection(address) as waiting:
         waiting.sendall(b"GET /slow HTTP/1.0\r\n\r\n")
         assert asked.wait(SECONDS)
         assert get(address, "/none")[0] == 404
@@ -82,7 +83,7 @@ def test_a_page_that_cannot_be_made_is_logged_and_the_next_is_served(caplog: pyt
     def broken() -> bytes:
         raise RuntimeError("no")
 
-    with serving({**PAGES, "/broken": ("text/plain", broken)}) as address:
+    with serving({**PAGES, "/broken": broken}) as address:
         assert get(address, "/broken")[0] == 500
         assert get(address, "/") == (200, b"here")
     assert caplog.messages == ["a page could not be made"]

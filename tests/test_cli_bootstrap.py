@@ -38,7 +38,9 @@ def test_render_prints_a_bootstrap_and_notes_on_standard_error(run: Run) -> None
     assert code == 0
     resources = yaml.safe_load(out)["static_resources"]
     assert [cluster["name"] for cluster in resources["clusters"]] == ["echo", "rejoinder_ext_proc"]
-    assert [line.split(":")[0] for line in err.splitlines()] == ["warning", "note"]
+    warning, note = err.splitlines()
+    assert warning.startswith('rules.yaml:1: warning: upstream "echo": builtin:echo runs inside `rejoinder up` only')
+    assert note.startswith("note:")
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,8 @@ def _stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with contextlib.ExitStack() as stack:
         upstream = stack.enter_context(EchoServer())
         file = rules / "rules.yaml"
-        file.write_text("listen: 127.0.0.1:0\n" + _replaced(file.read_text(), {"http://httpbin:8080": upstream.url}))
+        where = "http://{}:{}".format(*upstream.address)
+        file.write_text("listen: 127.0.0.1:0\n" + _replaced(file.read_text(), {"http://httpbin:8080": where}))
         # Envoy first: it has to wait for its control plane.
         # Nothing else is in its environment: no Python, above all.
         ((variable, place),) = SERVICES["envoy"]["environment"].items()

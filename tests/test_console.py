@@ -54,7 +54,7 @@ rules:
   - {{name: hidden, match: {{path: /x}}, enable_on_status: [503], body: y}}
 """
 DOCUMENT: Final = yaml.safe_load((web.FOLDER / "openapi.yaml").read_text())
-EVERYTHING: Final = ["/", "/metrics", "/status", *DOCUMENT["paths"], *(f"/{path}" for path in web.FILES)]
+EVERYTHING: Final = ["/", "/metrics", "/status", *DOCUMENT["paths"], *dict(web.FILES)]
 
 
 class Console:
@@ -84,8 +84,7 @@ class Console:
     @contextlib.asynccontextmanager
     async def served(self) -> AsyncIterator[Self]:
         routes = web.Console(self.control).routes()
-        pages = admin.pages(self.control.status, self.control.metrics)
-        app = admin.application(pages, routes, knows=admin.knows_host(("127.0.0.1", 0), []))
+        app = admin.application(routes, knows=admin.knows_host(("127.0.0.1", 0), []))
         async with admin.serving(("127.0.0.1", 0), app) as self.address:
             following = asyncio.create_task(self.control.follow())
             yield self
@@ -278,6 +277,13 @@ def test_a_route_says_how_often_it_has_answered(file: Path, number: int, said: s
     with console(file, "routes: [{name: own, path: /, respond: {body: x}}]\n") as it:
         it.tell(Counted(((Series("own", "", NONE, "200", Kind.ROUTE), number),), ()))
         assert said in it.get("/").body.decode()
+
+
+def test_a_rule_says_how_many_pages_did_not_come(file: Path) -> None:
+    with console(file) as it:
+        it.tell(Counted(((Series("errors", "module", NONE, NONE, Kind.NO_PAGE), 3),), ()))
+        assert it.rules()["errors"]["failed_pages"] == 3
+        assert "3 without the page<" in it.get("/").body.decode()
 
 
 def test_an_edit_that_changes_nothing_is_said_so(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -199,6 +199,41 @@ def pattern(shown: str) -> str:
     return "(?s)" + "\n".join(lines)
 
 
+# --- figures ---
+
+
+@pytest.mark.parametrize(
+    ("page", "shown", "measured"),
+    [
+        (
+            "README.md",
+            "a response that is replaced costs Envoy {}",
+            "module in an Envoy of ours, listed: .* {} \\| yes",
+        ),
+        ("README.md", "filter: {} times", "`custom_response` against that module, listed: .* {} \\| yes"),
+        ("README.md", "costs at most {} times", "What the last of 10,000 costs .*, domains {}\\.$"),
+        ("README.md", "ordered list: {} times", "What the last of 10,000 costs .*, list {},"),
+        (
+            "README.md",
+            "an edit of one is live {} s",
+            "an edit of one of 10,000 rules, .* without a status: .* {} s \\|",
+        ),
+        ("README.md", "have it after {} s", "10,000 \\| incremental \\| edit \\| 1,000 of 1,000 \\| \\S+ \\S+ \\| {} "),
+        ("docs/http2.md", "\n{} us of CPU for an exchange", "with this server = 1 \\({} us"),
+        ("docs/http2.md", "{} of them in the connection", "The connection without sockets and gRPC: {} us"),
+        ("docs/http2.md", "grpc.aio takes {} times", "\\| grpc.aio \\| {} "),
+    ],
+)
+def test_a_figure_is_what_was_measured(page: str, shown: str, measured: str) -> None:
+    figures = []
+    for name, around in ((page, shown), ("docs/performance.md", measured)):
+        found = re.search(around.format(r"(\d[\d.]*)"), (PROJECT / name).read_text(encoding="utf-8"), re.MULTILINE)
+        assert found, f"{name} does not say: {around}"
+        figures.append(found[1])
+    decimals = len(figures[0].partition(".")[2])
+    assert figures[0] == f"{float(figures[1].rstrip('.')):.{decimals}f}"
+
+
 # --- commands within the text ---
 
 

@@ -91,7 +91,7 @@ ASKED: Final[dict[str, list[tuple[str, list[int]]]]] = {
         (f"curl -i {AT}/status/204", [204]),
     ],
     "moved.yaml": [
-        (f"curl -i {AT}/old/page?x=1", [301]),
+        (f"curl -i '{AT}/old/page?x=1'", [301]),
         (f"curl -i {AT}/page -H 'host: old.example.com'", [308]),
     ],
     "own-errors.yaml": [

@@ -21,12 +21,14 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
 
 
-def test_the_first_rule_file_is_fine_and_names_the_schema_beside_it() -> None:
-    assert main(["init"]) == 0
+def test_the_first_rule_file_is_fine_and_names_the_schema_beside_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init"]) == main(["schema"]) == 0
     text = Path("rules.yaml").read_text(encoding="utf-8")
     found = re.match(r"# yaml-language-server: \$schema=(\S+)\n", text)
     assert found
-    assert json.loads(Path(found[1]).read_text(encoding="utf-8")) == schema()
+    beside = Path(found[1]).read_text(encoding="utf-8")
+    assert beside == capsys.readouterr().out, "as `rejoinder schema` writes it anew"
+    assert json.loads(beside) == schema()
     for sources in ("rules.yaml", "."):
         loaded = load([Path(sources)])
         assert (loaded.ruleset is not None, loaded.problems) == (True, ())

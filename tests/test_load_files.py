@@ -271,7 +271,7 @@ WRONG_IN_AN_ANSWER: Final = [
     ("page: builtin", "page: builtin is about errors: say enable_on_status, or a status_code from 400 on, not 200"),
     ("page: true", "page: expected builtin, or a mapping such as {upstream: errors}, got the boolean true"),
     ("page: {}, enable_on_status: 500", "page: upstream is missing"),
-    ("page: {upstream: none}, enable_on_status: 500", 'page.upstream: "none" is no upstream here'),
+    ("page: {upstream: none}, enable_on_status: 500", 'page.upstream: unknown upstream "none", expected one of up, echo, h2'),
     ("page: {upstream: h2}, enable_on_status: 500", 'page.upstream: "h2" is asked over HTTP/1.1, and without a client certificate: an upstream of a page has no http2 and no tls'),
     ("page: {upstream: echo}, enable_on_status: 500", 'page.upstream: "echo" is builtin:echo, which has no pages'),
     ("page: {upstream: up, timeout: 1ms}, enable_on_status: 500", 'page.timeout: expected a duration of at least 10ms, got "1ms"'),

@@ -135,6 +135,7 @@ WRONG_IN_A_MATCH: Final = [
     ("query: {debug: 1}", "query.debug: expected a string, got the number 1 - put it in quotes"),
     ("query: {'': a}", 'query.: expected a parameter name, got ""'),
     ("domains: example.com:8080", 'domains: expected a domain without a port, got "example.com:8080": ports do not matter'),
+    ("domains: ['*.a b']", 'domains[0]: expected a domain such as "example.com" or "*.example.com", got "*.a b"'),
     ("domains: [a.*]", 'domains[0]: expected a wildcard as the whole first label, such as "*.example.com", or "*", got "a.*"'),
     ("domains: [http://a]", 'domains[0]: expected a domain such as "example.com" or "*.example.com", got "http://a"'),
     ("domains: ['[::g]']", 'domains[0]: expected a domain such as "example.com" or "*.example.com", got "[::g]"'),

@@ -172,10 +172,10 @@ def test_an_envoy_with_a_stream_for_each_filter_is_one(caplog: pytest.LogCapture
         return lines
 
     assert said(Connected(*who)) == [1, 1, 1]
-    assert control.envoys.connected == 1
+    assert len(control.envoys.clients) == 1
     assert said(Accepted("n", snapshot, who[1])) == [1, 1, 2]
     assert said(Disconnected(*who)) == [2, 2, 3]
-    assert control.envoys.connected == 0
+    assert len(control.envoys.clients) == 0
 
 
 def test_a_format_that_is_none_is_an_error(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

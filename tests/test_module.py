@@ -22,7 +22,7 @@ from module_host import (
     told,
 )
 
-from rejoinder.cli.placement import Chosen, choose
+from rejoinder.cli.placement import choose
 from rejoinder.envoy import find
 from rejoinder.envoy.module import library
 from rejoinder.rules.http import NEVER_KEPT
@@ -298,14 +298,14 @@ def test_a_module_that_cannot_be_loaded_is_unavailable(tmp_path: Path, content: 
 def test_without_the_module_ext_proc_is_chosen_and_says_why(
     asked: str | None, placement: Placement, reason: str
 ) -> None:
-    chosen = choose(asked, Path("/bin/false"))
-    assert chosen.placement is placement
-    assert chosen.why_not_module.startswith(reason)
-    assert bool(chosen.why_not_module) == bool(reason)
+    chosen, why_not_module = choose(asked, Path("/bin/false"))
+    assert chosen is placement
+    assert why_not_module.startswith(reason)
+    assert bool(why_not_module) == bool(reason)
 
 
 def test_the_module_is_chosen_where_it_can_be_loaded() -> None:
-    assert choose(None, find().path) == Chosen(Placement.MODULE)
+    assert choose(None, find().path) == (Placement.MODULE, "")
 
 
 def test_the_module_that_was_asked_for_and_cannot_be_loaded_is_an_error() -> None:

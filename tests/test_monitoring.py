@@ -197,6 +197,8 @@ FIRES: Final = {
     "an exchange": ("RejoinderExtProcFailures", "rejoinder_ext_proc_failures_total", "0x9 1x20", []),
     "the first failure": ("RejoinderHandlerFails", 'rejoinder_handler_failures_total{rule="r"}', "_x9 1x20", ["rule"]),
     "another failure": ("RejoinderHandlerFails", 'rejoinder_handler_failures_total{rule="r"}', "4x9 5x20", ["rule"]),
+    "the first page": ("RejoinderPageFails", 'rejoinder_page_failures_total{rule="r"}', "_x9 1x20", ["rule"]),
+    "another page": ("RejoinderPageFails", 'rejoinder_page_failures_total{rule="r"}', "4x9 5x20", ["rule"]),
     "hidden errors": (
         "RejoinderAnswersForErrors",
         'rejoinder_answers_total{rule="r",original_status="503"}',
@@ -216,6 +218,7 @@ QUIET: Final = {
     "RejoinderOverloaded": "7x20",
     "RejoinderExtProcFailures": "7x20",
     "RejoinderHandlerFails": "7x20",
+    "RejoinderPageFails": "7x20",
     "RejoinderAnswersForErrors": "0+30x20",
 }
 """Values of the same series with which nothing is the matter."""
@@ -248,15 +251,17 @@ def test_each_alert_fires_when_it_should_and_not_else(tmp_path: Path) -> None:
 
 GATEWAY: Final = """\
 listen: 127.0.0.1:0
-upstreams: {echo: "builtin:echo"}
+upstreams: {echo: "builtin:echo", gone: "http://127.0.0.1:1"}
 routes: [{name: own, path: /own, respond: {body: own}}, {name: all, upstream: echo}]
 rules:
   - {name: mock, match: {path: /mock}, body: mock}
   - {name: let, match: {path: /status/502}, pass: true}
   - {name: trial, observe: true, enable_on_status: [5xx], body: not here}
   - {name: fails, enable_on_status: [504], handler: "failing:page"}
+  - {name: errors, enable_on_status: [500], page: {upstream: gone}}
   - {name: busy, enable_on_status: [5xx], body: busy}
 """
+ALERTING: Final = {"RejoinderEnvoyRejects", "RejoinderHandlerFails", "RejoinderPageFails"}
 
 
 @needs_prometheus
@@ -286,13 +291,13 @@ def test_a_prometheus_has_data_for_the_whole_dashboard(tmp_path: Path) -> None:
                 assert {rule["name"]: rule["health"] for rule in group["rules"]} == {
                     alert["alert"]: "ok" for alert in alerts()
                 }
-                wait_for(lambda: {"RejoinderEnvoyRejects", "RejoinderHandlerFails"} <= _alerting(address), prometheus)
+                wait_for(lambda: _alerting(address) >= ALERTING, prometheus)
             finally:
                 prometheus.terminate()
 
 
 def _have_something_of_everything(up: Rejoinder) -> None:
-    for path in ("/mock", "/own", *(f"/status/{status}" for status in (200, 502, 503, 504))):
+    for path in ("/mock", "/own", *(f"/status/{status}" for status in (200, 500, 502, 503, 504))):
         ask(up.address, "GET", "a.test", path)
     up.file.write_text(GATEWAY.replace("}\nroutes", ', tls: "https://127.0.0.1:1"}\nroutes'))
 

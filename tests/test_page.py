@@ -20,6 +20,7 @@ from rejoinder.cli import main
 from rejoinder.rules import page as built_in
 from rejoinder.rules.accept import Offer, best
 from rejoinder.rules.answers import claims
+from rejoinder.rules.load import load
 from rejoinder.rules.model import Answer, Rule, StatusPattern
 from rejoinder.rules.page import STATUSES, Branding, rule_with_pages
 from rejoinder.rules.template import NAMES, Variable, default_escape, fill, parse
@@ -317,6 +318,16 @@ def test_an_svg_file_is_known_by_its_content() -> None:
 def test_what_cannot_be_shown_is_refused(field: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Branding(**{field: value})  # type: ignore[arg-type]
+
+
+def test_each_mistake_in_branding_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text("branding: {logo_file: rules.yaml, accent: red, link: there}\n")
+    told = [problem.message for problem in load([tmp_path / "rules.yaml"]).problems]
+    assert [message.partition(": expected")[0] for message in told] == [
+        "branding.logo_file",
+        "branding.accent",
+        "branding.link",
+    ]
 
 
 @pytest.mark.parametrize("accent", ["", "#000", "#fff", "#ff0", "#777777", "#0077AA"])

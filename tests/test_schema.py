@@ -139,7 +139,6 @@ LEFT_TO_THE_READER: Final = {
         "unknown upstream",
         "given twice",
         "claimed twice",
-        "is no upstream here",
         "is asked over HTTP/1.1",
         "has no pages",
     ),

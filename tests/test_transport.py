@@ -173,7 +173,7 @@ def test_connections_that_do_not_agree_on_tls_end(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(accepting, "HANDSHAKE_SECONDS", 0.3)
     certificate, key = Authority(tmp_path).sign("server")
     context = tls.Reloading(tls.Files(certificate, key))
-    serving = admin.serving(("127.0.0.1", 0), admin.application({}), context)
+    serving = admin.serving(("127.0.0.1", 0), admin.application([]), context)
     with running(serving) as address, contextlib.ExitStack() as stack:
         silent = [stack.enter_context(socket.create_connection(address, SECONDS)) for _ in range(40)]
         for each in silent:

@@ -1,5 +1,5 @@
 """The console: a page for a browser that shows what goes on, the same as JSON, and a stream of events that says when to
-look again.
+look again; beside it `/status`, in short as JSON, and `/metrics`, in Prometheus' text format.
 
 Reading order: `view` (what there is to show), here (who asks for it, and how), `page.html` (what a browser gets:
 complete without `console.js`, with which it searches while one types, and follows). `openapi.yaml` describes the JSON.
@@ -10,28 +10,35 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlencode
 
 import jinja2
 from aiohttp import web
 
-from rejoinder.cli.admin import in_thread
+from rejoinder.cli.admin import in_thread, page
 from rejoinder.cli.control import Control
-from rejoinder.cli.web.view import PAGE, Json, UnusableError, View
+from rejoinder.cli.metrics import CONTENT_TYPE
+from rejoinder.cli.web.view import PAGE, UnusableError, View
 
 __all__ = ["Console"]
 
 FOLDER: Final = Path(__file__).parent
-FILES: Final = {
-    "console.css": "text/css",
-    "console.svg": "image/svg+xml",
-    "console.js": "text/javascript",
-    "api/openapi.yaml": "application/yaml",
-}
+FILES: Final = (
+    ("/console.css", "text/css"),
+    ("/console.svg", "image/svg+xml"),
+    ("/console.js", "text/javascript"),
+    ("/api/openapi.yaml", "application/yaml"),
+)
+
+_PLAIN: Final = ("summary", "problems", "upstreams", "envoys", "history")
+"""What `View` shows, by the names of its methods and of what is under `/api`."""
+_ASKED: Final = ("rules", "routes", "explain")
+"""... of which a query says what is wanted."""
 
 MAX_STREAMS: Final = 16
 """Of events: half of all connections."""
@@ -46,6 +53,7 @@ FRAME: Final = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src 
 
 class Console:
     def __init__(self, control: Control) -> None:
+        self._control = control
         self._view = View(control)
         self._streams = 0
         self._seen = (0.0, "")
@@ -56,28 +64,23 @@ class Console:
         self._template = environment.get_template("page.html")
 
     def routes(self) -> list[web.RouteDef]:
-        view = self._view
-        tables: dict[str, Callable[[Mapping[str, str]], Any]] = {
-            "summary": lambda _: view.summary(),
-            "problems": lambda _: view.problems(),
-            "rules": view.rules,
-            "routes": view.routes,
-            "upstreams": lambda _: view.upstreams(),
-            "envoys": lambda _: view.envoys(),
-            "history": lambda _: view.history(),
-            "explain": view.explain,
-        }
         return [
             web.get("/", self._page),
-            *(web.get(f"/api/{name}", functools.partial(self._json, make)) for name, make in tables.items()),
+            *(web.get(f"/api/{name}", functools.partial(self._json, name)) for name in (*_PLAIN, *_ASKED)),
             web.get("/api/explain/page", self._explained_page),
             web.get("/api/events", self._events),
-            *(web.get(f"/{path}", functools.partial(_file, path)) for path in FILES),
+            page("/status", "application/json", self._status),
+            page("/metrics", CONTENT_TYPE, self._control.metrics.text),
+            *(page(path, f"{kind}; charset=utf-8", (FOLDER / Path(path).name).read_bytes) for path, kind in FILES),
         ]
 
-    async def _json(self, make: Callable[[Mapping[str, str]], Any], request: web.Request) -> web.Response:
+    def _status(self) -> bytes:
+        return (json.dumps(self._control.status(), indent=2) + "\n").encode()
+
+    async def _json(self, name: str, request: web.Request) -> web.Response:
+        asked = [request.query] if name in _ASKED else []
         try:
-            return web.json_response(await in_thread(request, make, request.query))
+            return web.json_response(await in_thread(request, getattr(self._view, name), *asked))
         except UnusableError as error:
             return web.json_response({"error": str(error)}, status=400)
 
@@ -86,12 +89,11 @@ class Console:
         return web.Response(text=html, content_type="text/html")
 
     def _rendered(self, query: Mapping[str, str]) -> str:
-        view, search = self._view, {"q": query.get("q", "")}
-        pages: dict[str, Json] = {}
-        error, explained = "", None
+        view, error, explained = self._view, "", None
+        search = {"q": query.get("q", "")}
         try:
-            for kind, make in (("rules", view.rules), ("routes", view.routes)):
-                pages[kind] = make(search | {"offset": query.get(f"{kind}_from", "0")})
+            rules = view.rules({**search, "offset": query.get("rules_from", "0")})
+            routes = view.routes({**search, "offset": query.get("routes_from", "0")})
         except UnusableError:
             raise web.HTTPBadRequest(text="expected whole numbers") from None
         if "url" in query:
@@ -105,20 +107,17 @@ class Console:
             step=PAGE,
             error=error,
             explained=explained,
-            steps=[each for at, each in enumerate((explained or {}).get("steps", ())) if each["decides"] or at < PAGE],
+            steps=[step for at, step in enumerate((explained or {}).get("steps", ())) if step["decides"] or at < PAGE],
             frame=f"/api/explain/page?{urlencode(query)}",
-            summary=view.summary(),
-            problems=view.problems(),
-            upstreams=view.upstreams(),
-            envoys=view.envoys(),
-            history=view.history(),
-            **pages,
+            **{name: getattr(view, name)() for name in _PLAIN},
+            rules=rules,
+            routes=routes,
         )
 
     async def _explained_page(self, request: web.Request) -> web.Response:
         """What a client would see: for a frame."""
         try:
-            reply = await in_thread(request, self._view.reply, request.query)
+            _, reply = await in_thread(request, self._view.explained, request.query)
         except UnusableError as error:
             raise web.HTTPBadRequest(text=str(error)) from None
         content_type = dict(reply.headers).get("content-type", "") if reply else ""
@@ -155,8 +154,3 @@ class Console:
             revision = await in_thread(request, self._view.revision)
             self._seen = time.monotonic(), revision
         return revision
-
-
-async def _file(path: str, request: web.Request) -> web.Response:
-    body = await in_thread(request, (FOLDER / Path(path).name).read_bytes)
-    return web.Response(body=body, content_type=FILES[path], charset="utf-8")

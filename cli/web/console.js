@@ -69,7 +69,7 @@ for (const form of document.forms) {
   });
 }
 
-// One stream of events at a time, and another one when it has ended, for whatever reason.
+// One stream of events at a time, and a new one when it has ended, for whatever reason.
 function follow() {
   const events = new EventSource("/api/events");
   let revision;

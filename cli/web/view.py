@@ -23,8 +23,8 @@ from rejoinder.cli.history import Edit
 from rejoinder.rules.answers import Reply
 from rejoinder.rules.counts import Kind, RuleCounts
 from rejoinder.rules.misfit import in_words
-from rejoinder.rules.model import Answer, Position, Route, Rule, Ruleset, Scope, Upstream, native_rules
-from rejoinder.rules.problem import Problem
+from rejoinder.rules.model import Answer, Route, Rule, Ruleset, Scope, Upstream, native_rules
+from rejoinder.rules.problem import Problem, Severity
 from rejoinder.rules.request import LOCAL, UPSTREAM, RequestError
 from rejoinder.rules.shadow import NEVER
 from rejoinder.xds.events import ClientStatus
@@ -58,7 +58,7 @@ class View:
         self._routes: _Rows = []
 
     def revision(self) -> str:
-        """Another one when anything is another."""
+        """Changes with anything that is shown."""
         return f"{self._control.revision}.{sum(self._control.counts().series.values())}"
 
     def summary(self) -> Json:
@@ -73,8 +73,7 @@ class View:
             "envoys": len(clients),
             "rejecting": sum(_state(client, version) == "rejects" for client in clients),
             "problems": {
-                severity: sum(problem.severity.value == severity for problem in problems)
-                for severity in ("error", "warning", "note")
+                severity.value: sum(problem.severity is severity for problem in problems) for severity in Severity
             },
         }
 
@@ -86,16 +85,19 @@ class View:
         ruleset = self._current()
         part = _part(self._rules, query)
         about = self._problems_by_rule(ruleset)
-        counts = self._control.counts().by_rule()
-        part["items"] = [
-            row
-            | _counted(counts.get(row["name"], _NOTHING))
-            | {
-                "problems": (problems := about.get(row["name"], [])),
-                "hidden": any(f'rule "{row["name"]}": {NEVER}' in problem["message"] for problem in problems),
+        all_counts = self._control.counts()
+        counts, failed_pages = all_counts.by_rule(), all_counts.total(Kind.NO_PAGE)
+        for at, row in enumerate(part["items"]):
+            count, problems = counts.get(row["name"], _NOTHING), about.get(row["name"], [])
+            never = f'rule "{row["name"]}": {NEVER}'
+            part["items"][at] = {
+                **row,
+                **dataclasses.asdict(count),
+                "last_hit": count.last_hit and _time(count.last_hit),
+                "failed_pages": failed_pages.get(row["name"], 0),
+                "problems": problems,
+                "hidden": any(never in problem["message"] for problem in problems),
             }
-            for row in part["items"]
-        ]
         return part
 
     def routes(self, query: Mapping[str, str]) -> Json:
@@ -112,12 +114,8 @@ class View:
         version = self._version()
         return [
             {
-                "node": client.node,
-                "peer": client.peer,
-                "streams": client.streams,
+                **{name: getattr(client, name) for name in ("node", "peer", "streams", "version", "target")},
                 "envoy": ".".join(map(str, client.envoy)) if client.envoy else None,
-                "version": client.version,
-                "target": client.target,
                 "state": _state(client, version),
                 "rejected": client.nack and f"{client.nack.type.name}: {client.nack.message}",
                 "about": self._about(client),
@@ -131,22 +129,21 @@ class View:
         return [_edit(edit) for edit in reversed(tuple(self._control.history.edits))]
 
     def explain(self, query: Mapping[str, str]) -> Json:
-        """Raises:
-        UnusableError: of the query.
+        """Raises as `explained` does."""
+        return self.explained(query)[0]
+
+    def explained(self, query: Mapping[str, str]) -> tuple[Json, Reply | None]:
+        """An explanation, and what is sent to a client; None: what an upstream or a handler says.
+
+        Raises:
+            UnusableError: of the query.
         """
-        return self._explained(query)[0]
-
-    def reply(self, query: Mapping[str, str]) -> Reply | None:
-        """What is sent to a client; None: what an upstream or a handler says. Raises as `explain` does."""
-        return self._explained(query)[1]
-
-    def _explained(self, query: Mapping[str, str]) -> tuple[Json, Reply | None]:
         question = _question(query)
         try:
-            found = explain(self._current(), question, conditional := self._conditional())
+            explanation = explain(self._current(), question, conditional := self._conditional())
         except RequestError as error:
             return {"refused": refused(error, self._current(), conditional)}, None
-        return as_json(found), found.reply
+        return as_json(explanation), explanation.reply
 
     def _current(self) -> Ruleset:
         """What is in force, with its rows."""
@@ -174,63 +171,57 @@ class View:
     def _problems_by_rule(self, ruleset: Ruleset) -> Mapping[str, list[Json]]:
         control = self._control
         at = {rule.position: rule.name for rule in ruleset.rules}
-        found = defaultdict[str, list[Json]](list)
+        by_rule = defaultdict[str, list[Json]](list)
         for problem in dict.fromkeys((*control.problems, *control.shadowed)):
             named = _ABOUT_RULE.match(problem.message)
             if name := named[1] if named else at.get(problem.position):
-                found[name].append(_problem(problem))
+                by_rule[name].append(_problem(problem))
         for client in control.server.status().clients:
             for about in self._about(client) if _state(client, self._version()) == "rejects" else ():
                 if named := _ABOUT_RULE.search(about):
                     message = f"{client.node} rejects it: {client.nack and client.nack.message}"
-                    found[named[1]].append({"at": "", "severity": "error", "message": message})
-        return found
+                    by_rule[named[1]].append({"at": "", "severity": "error", "message": message})
+        return by_rule
 
     def _about(self, client: ClientStatus) -> Sequence[str]:
         """The places in the files that an Envoy's last rejection is about."""
-        if client.nack is None:
-            return ()
-        edits = reversed(tuple(self._control.history.edits))
-        edit = next((each for each in edits if each.version == client.nack.snapshot.version), None)
+        edit = client.nack and self._control.history.of(client.nack.snapshot.version)
         rejection = edit and edit.rejected.get(client.node)
         return rejection.about if rejection else ()
 
 
 def _question(query: Mapping[str, str]) -> Question:
     """What the fields of the form ask: those of `rejoinder explain`, with one header a line."""
-
-    def read(name: str, parse: Callable[[str], Any], default: Any) -> Any:
-        text = query.get(name, "").strip()
+    given: dict[str, Any] = {"url": values.parse_url("/")}
+    for name, parse in _FIELDS.items():
         try:
-            return parse(text) if text else default
+            if text := query.get(name, "").strip():
+                given[name] = parse(text)
         except argparse.ArgumentTypeError as error:
             raise UnusableError(f"{name}: {error}") from None
-
-    def headers(text: str) -> list[tuple[str, str]]:
-        return [values.parse_header(line) for line in text.splitlines() if line.strip()]
-
-    return Question(
-        url=read("url", values.parse_url, None) or values.parse_url("/"),
-        method=read("method", str, "GET"),
-        header=read("header", headers, ()),
-        client=read("client", str, ""),
-        status=read("status", values.parse_status, None),
-        response_header=read("response_header", headers, ()),
-        source=read("source", _source, UPSTREAM),
-    )
+    return Question(**given)
 
 
-def _source(text: str) -> str:
-    if text not in (UPSTREAM, LOCAL):
-        raise argparse.ArgumentTypeError(f"expected {UPSTREAM} or {LOCAL}, got {text!r}")
-    return text
+def _headers(text: str) -> list[tuple[str, str]]:
+    return [values.parse_header(line) for line in text.splitlines() if line.strip()]
+
+
+_FIELDS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "url": values.parse_url,
+    "method": str,
+    "header": _headers,
+    "client": str,
+    "status": values.parse_status,
+    "response_header": _headers,
+    "source": values.like(f"{UPSTREAM}|{LOCAL}", f"{UPSTREAM} or {LOCAL}"),
+}
 
 
 def _part(rows: _Rows, query: Mapping[str, str]) -> Json:
     words = query.get("q", "").casefold().split()
-    found = [row for row, text in rows if all(word in text for word in words)]
+    matching = [row for row, text in rows if all(word in text for word in words)]
     offset, limit = (_number(query, *given) for given in (("offset", 0), ("limit", PAGE)))
-    return {"total": len(found), "offset": offset, "items": found[offset : offset + min(limit, MOST)]}
+    return {"total": len(matching), "offset": offset, "items": matching[offset : offset + min(limit, MOST)]}
 
 
 def _number(query: Mapping[str, str], name: str, default: int) -> int:
@@ -249,25 +240,21 @@ def _leaves(value: Any) -> Iterable[Any]:
         value = value.values()
     elif not isinstance(value, list | tuple):
         return (value,)
-    return (leaf for each in value for leaf in _leaves(each))
+    return (leaf for part in value for leaf in _leaves(part))
 
 
 def _rule(number: int, rule: Rule, placement: str) -> Json:
     return {
         "number": number,
         "name": rule.name,
-        "at": _at(rule.position),
+        "at": str(rule.position),
         "scope": list(in_words(rule.scope)),
         "unless": list(in_words(rule.unless)) if rule.unless else [],
         "source": _SOURCES[rule.source],
-        "answers": [_answer(answer) for answer in rule.answers],
+        "answers": [{"on": [*map(str, answer.enable_on_status)], "sends": _sends(answer)} for answer in rule.answers],
         "placement": placement,
         "kind": "observe" if rule.observe else "" if not rule.final else "final" if rule.answers else "pass",
     }
-
-
-def _answer(answer: Answer) -> Json:
-    return {"on": [str(pattern) for pattern in answer.enable_on_status], "sends": _sends(answer)}
 
 
 def _sends(answer: Answer) -> str:
@@ -283,22 +270,12 @@ def _sends(answer: Answer) -> str:
     return f"{status}, {len(answer.body)} bytes" if answer.body else status
 
 
-def _counted(counts: RuleCounts) -> Json:
-    return {
-        "hits": counts.hits,
-        "last_hit": counts.last_hit and _time(counts.last_hit),
-        "by_original_status": dict(counts.by_original_status),
-        "observed": counts.observed,
-        "passed": counts.passed,
-    }
-
-
 def _route(route: Route) -> Json:
     limit = route.rate_limit
     return {
         "name": route.title or route.name,
         "route": route.name,
-        "at": _at(route.position),
+        "at": str(route.position),
         "scope": list(in_words(Scope(domains=route.domains, request=route.request))),
         "action": action_in_words(route),
         "rate_limit": limit and f"{limit.requests} in {limit.interval:g} s",
@@ -309,7 +286,7 @@ def _route(route: Route) -> Json:
 def _upstream(upstream: Upstream) -> Json:
     return {
         "name": upstream.name,
-        "at": _at(upstream.position),
+        "at": str(upstream.position),
         "addresses": [f"{endpoint.host}:{endpoint.port}" for endpoint in upstream.endpoints],
         "protocol": ("HTTP/2" if upstream.http2 else "HTTP/1.1") + (" over TLS" if upstream.tls else ""),
         "host": upstream.host,
@@ -340,11 +317,7 @@ def _edit(edit: Edit) -> Json:
 
 
 def _problem(problem: Problem) -> Json:
-    return {"at": _at(problem.position), "severity": problem.severity.value, "message": problem.message}
-
-
-def _at(position: Position) -> str:
-    return "" if position == Position("", 0) else str(position)
+    return {"at": str(problem.position), "severity": problem.severity.value, "message": problem.message}
 
 
 def _time(seconds: float) -> str:

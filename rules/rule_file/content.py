@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from rejoinder.rules.answers import templates
 from rejoinder.rules.document import List, Map, Scalar, ScalarKind, describe, quoted
-from rejoinder.rules.fields import Fields, Place, content_beside
+from rejoinder.rules.fields import Fields, Place, Reader, content_beside
 from rejoinder.rules.http import TOKEN
 from rejoinder.rules.model import Answer, Header, Position, Variant
 from rejoinder.rules.page import COLOUR, Branding
@@ -19,6 +19,8 @@ from rejoinder.rules.template import TemplateError
 
 if TYPE_CHECKING:
     import mimetypes
+
+T = TypeVar("T")
 
 MAX_BODY_SIZE: Final = 1024 * 1024
 """In bytes. Every Envoy gets every body with each change of its configuration, and keeps it in memory: a larger one is
@@ -138,15 +140,26 @@ def _language(place: Place) -> str:
 def branding(place: Place) -> tuple[Position, Branding]:
     """`branding`: whose the built-in page is; and where that stands."""
     fields = place.fields(BRANDING)
-    try:
-        return place.position, Branding(
-            name=fields.get("name", Place.string, ""),
-            logo=fields.get("logo_file", lambda it: content_beside(it, it.string()), None),
-            accent=fields.get("accent", _accent, ""),
-            link=fields.get("link", Place.string, ""),
-        )
-    except ValueError as error:
-        raise place.mistake(str(error)) from None
+    return place.position, Branding(
+        name=fields.get("name", Place.string, ""),
+        logo=fields.get("logo_file", _as("logo", lambda it: content_beside(it, it.string())), None),
+        accent=fields.get("accent", _as("accent", _accent), ""),
+        link=fields.get("link", _as("link", Place.string), ""),
+    )
+
+
+# Each field by itself, so that a mistake in one hides none in another.
+def _as(name: str, read: Reader[T]) -> Reader[T]:
+    def checked(place: Place) -> T:
+        value = read(place)
+        given: dict[str, Any] = {name: value}
+        try:
+            Branding(**given)
+        except ValueError as error:
+            raise place.mistake(str(error).removeprefix(f"{name}: ")) from None
+        return value
+
+    return checked
 
 
 def _accent(place: Place) -> str:

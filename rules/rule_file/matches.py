@@ -79,7 +79,7 @@ def _domain(place: Place) -> str:
         return text
     if re.fullmatch(r".+:[0-9]+", text):
         raise place.mistake(f"expected a domain without a port, got {quoted(text)}: ports do not matter")
-    if "*" in text:
+    if "*" in text.removeprefix("*."):
         raise place.expected('a wildcard as the whole first label, such as "*.example.com", or "*"')
     raise place.expected('a domain such as "example.com" or "*.example.com"')
 
