@@ -16,12 +16,12 @@ from dataclasses import replace
 from typing import Final, TypeAlias
 
 from rejoinder.rules.fields import similar_to
-from rejoinder.rules.kubernetes.cluster import invalid, make_cluster
+from rejoinder.rules.kubernetes.cluster import make_cluster
 from rejoinder.rules.kubernetes.gateway_api import read_gateway_api
 from rejoinder.rules.kubernetes.ingress import read_ingresses
 from rejoinder.rules.kubernetes.known import KINDS
 from rejoinder.rules.kubernetes.objects import Object, namespace_of, read_objects
-from rejoinder.rules.kubernetes.status import ACCEPTED, Fault, Status, condition
+from rejoinder.rules.kubernetes.status import ACCEPTED, Fault, Status, as_faults, condition
 from rejoinder.rules.kubernetes.wasm_plugin import read_wasm_plugins
 from rejoinder.rules.manifests import Manifests
 from rejoinder.rules.model import Forward, Position, RequestMatch, Route, Upstream
@@ -113,9 +113,9 @@ def _read(objects: Iterable[Object], addresses: Mapping[str, Upstream], native_r
             text = f"{each.title} is skipped: nothing here reads {each.api_version} {each.kind}"
             notes.append(Problem(each.position, text, Severity.NOTE))
         elif each.problems:
-            statuses.append(Status(each, (condition(ACCEPTED, invalid(each.problems)),)))
+            statuses.append(Status(each, (condition(ACCEPTED, as_faults(each.problems)),)))
         elif first := usable.get(_id(each)):
-            fault = Fault(ACCEPTED, "Invalid", f"it is given twice, first at {first.position}", each.position)
+            fault = Fault(each.position, f"it is given twice, first at {first.position}")
             statuses.append(Status(each, (condition(ACCEPTED, (fault,)),)))
         else:
             usable[_id(each)] = each

@@ -9,10 +9,8 @@ from typing import Final
 
 from rejoinder.rules.document import Scalar, ScalarKind
 from rejoinder.rules.fields import Place
-from rejoinder.rules.kubernetes.cluster import invalid
-from rejoinder.rules.kubernetes.known import DIRECT_RESPONSE, check, spec_of
-from rejoinder.rules.kubernetes.objects import Object, alone, member, open_fields
-from rejoinder.rules.kubernetes.status import ACCEPTED, Fault, Status, condition
+from rejoinder.rules.kubernetes.objects import Object, member, open_fields, read_spec
+from rejoinder.rules.kubernetes.status import Fault, as_faults
 from rejoinder.rules.model import STATUSES, Answer
 
 GROUP: Final = "gateway.kgateway.dev"
@@ -26,13 +24,8 @@ MAX_BODY_SIZE: Final = 4096
 
 def read_direct_response(each: Object) -> tuple[Answer | None, tuple[Fault, ...]]:
     """The answer that an object is; None beside faults if it is none."""
-    answer, problems = alone(each.spec(), _answer, None)
-    return (None if problems else answer), invalid(problems)
-
-
-def direct_response_status(each: Object, faults: tuple[Fault, ...]) -> Status:
-    """Its condition, which kgateway does not have."""
-    return Status(each, (condition(ACCEPTED, faults),))
+    answer, problems = read_spec(each, _answer, None)
+    return (None if problems else answer), as_faults(problems)
 
 
 def read_filter(place: Place) -> Answer:
@@ -43,7 +36,6 @@ def read_filter(place: Place) -> Answer:
 
 
 def _answer(spec: Place) -> Answer:
-    check(spec, spec_of(DIRECT_RESPONSE))
     fields = open_fields(spec)
     return _made(fields.require("status", _status, 200), fields.get("body", _body, b""))
 

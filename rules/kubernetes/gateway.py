@@ -18,9 +18,20 @@ from rejoinder.rules.document import Map, quoted
 from rejoinder.rules.fields import Fields, Place, Source
 from rejoinder.rules.files import Files
 from rejoinder.rules.kubernetes.certificates import certificates, client_authorities
-from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster, invalid
-from rejoinder.rules.kubernetes.known import GATEWAY, LISTENER, check, spec_of, without
-from rejoinder.rules.kubernetes.objects import Key, Object, alone, items, member, one_of, open_fields, port, string_map
+from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster
+from rejoinder.rules.kubernetes.known import LISTENER, check
+from rejoinder.rules.kubernetes.objects import (
+    Key,
+    Object,
+    alone,
+    items,
+    member,
+    one_of,
+    open_fields,
+    port,
+    read_spec,
+    string_map,
+)
 from rejoinder.rules.kubernetes.status import (
     ACCEPTED,
     CONFLICTED,
@@ -29,6 +40,7 @@ from rejoinder.rules.kubernetes.status import (
     Fault,
     ListenerStatus,
     Status,
+    as_faults,
     condition,
 )
 from rejoinder.rules.model import RULE_FILES, Listener, Position
@@ -202,22 +214,17 @@ _HTTP_ROUTE: Final = ((GATEWAY_API, "HTTPRoute"),)
 
 def read_gateway(each: Object, cluster: Cluster) -> Gateway:
     """A Gateway. Mistakes become faults of the Gateway, or of the listener that they are about."""
-    frontend, problems = alone(each.spec(), _known_fields, {})
+    frontend, problems = read_spec(each, _frontend, {}, "listeners")
     addresses, address_problems = alone(member(each.spec(), "addresses"), _addresses, (ANY_ADDRESS,))
     places, listener_problems = alone(member(each.spec(), "listeners"), items, [])
     faults = [
-        *invalid((*problems, *listener_problems)),
-        *(Fault(ACCEPTED, "UnsupportedAddress", problem.message, problem.position) for problem in address_problems),
+        *as_faults((*problems, *listener_problems)),
+        *as_faults(address_problems, "UnsupportedAddress"),
     ]
     if not places and not faults:
-        faults.append(Fault(ACCEPTED, "Invalid", "spec.listeners is missing: it listens nowhere", each.position))
+        faults.append(Fault(each.position, "spec.listeners is missing: it listens nowhere"))
     listeners = [_listener(place, each, cluster, frontend) for place in places]
     return Gateway(each.key, each, addresses or (ANY_ADDRESS,), _told_apart(listeners), tuple(faults))
-
-
-def _known_fields(spec: Place) -> dict[int | None, Place | None]:
-    check(spec, without(spec_of(GATEWAY), "listeners"))
-    return _frontend(spec)
 
 
 def _addresses(place: Place) -> tuple[str, ...]:
@@ -240,23 +247,21 @@ def _listener(
     place: Place, gateway: Object, cluster: Cluster, frontend: Mapping[int | None, Place | None]
 ) -> GatewayListener:
     found, problems = alone(place, _read_listener, GatewayListener("", 0, ""))
-    faults = [*invalid(problems)]
+    faults = [*as_faults(problems)]
     if found.protocol not in _PROTOCOLS and not faults:
         message = f"the protocol {quoted(found.protocol)} is not supported: expected one of {', '.join(_PROTOCOLS)}"
-        faults.append(Fault(ACCEPTED, "UnsupportedProtocol", message, place.position))
-    if found.kinds is not None:
-        for group, kind in found.kinds:
-            if (group, kind) not in _HTTP_ROUTE:
-                message = f"allowedRoutes.kinds: {kind} is not supported, HTTPRoute is"
-                faults.append(Fault(RESOLVED_REFS, INVALID_ROUTE_KINDS, message, place.position))
+        faults.append(Fault(place.position, message, reason="UnsupportedProtocol"))
+    for group, kind in found.kinds or ():
+        if (group, kind) not in _HTTP_ROUTE:
+            message = f"allowedRoutes.kinds: {kind} is not supported, HTTPRoute is"
+            faults.append(Fault(place.position, message, reason=INVALID_ROUTE_KINDS, condition=RESOLVED_REFS))
     pairs: tuple[tuple[bytes, bytes], ...] = ()
     client_ca: bytes | None = None
     if found.protocol == "HTTPS":
         pairs, secret_faults = certificates(member(place, "tls"), gateway, cluster)
         faults += secret_faults
         if not pairs and not secret_faults:
-            message = "HTTPS needs tls.certificateRefs with a Secret"
-            faults.append(Fault(ACCEPTED, "Invalid", message, place.position))
+            faults.append(Fault(place.position, "HTTPS needs tls.certificateRefs with a Secret"))
         own = alone(member(place, "tls"), open_fields, _NO_FIELDS)[0].given.get("frontendValidation")
         client_ca, ca_faults = client_authorities(own or frontend.get(found.port, frontend.get(None)), gateway, cluster)
         faults += ca_faults
@@ -305,31 +310,31 @@ def _expression(place: Place) -> tuple[str, str, tuple[str, ...]]:
 def _told_apart(listeners: list[GatewayListener]) -> tuple[GatewayListener, ...]:
     """Listeners with their conflicts: those of one port must have different hosts and the same protocol."""
     ports = {listener.port for listener in listeners}
-    protocols = {number: {listener.protocol for listener in listeners if listener.port == number} for number in ports}
+    protocols = {number: {each.protocol for each in listeners if each.port == number} for number in ports}
+    authorities = {number: {each.client_ca for each in listeners if each.port == number} for number in ports}
     hosts = Counter((listener.port, listener.hostname) for listener in listeners)
     names = Counter(listener.name for listener in listeners)
 
-    authorities = {
-        number: {listener.client_ca for listener in listeners if listener.port == number} for number in protocols
-    }
+    def conflict(each: GatewayListener) -> Fault | None:
+        def fault(reason: str, message: str) -> Fault:
+            return Fault(each.position, message, reason=reason, condition=CONFLICTED)
 
-    def conflict(each: GatewayListener) -> tuple[str, str] | None:
         if names[each.name] > 1:
-            return "HostnameConflict", f"several listeners are called {quoted(each.name)}"
+            return fault("HostnameConflict", f"several listeners are called {quoted(each.name)}")
         if len(protocols[each.port]) > 1:
-            return "ProtocolConflict", f"port {each.port} is given to {' and '.join(sorted(protocols[each.port]))}"
+            return fault(
+                "ProtocolConflict", f"port {each.port} is given to {' and '.join(sorted(protocols[each.port]))}"
+            )
         if len(authorities[each.port]) > 1:
             # Envoy asks for a client's certificate before it knows which host the request is for.
-            return "ProtocolConflict", f"the listeners of port {each.port} demand different client certificates"
+            return fault("ProtocolConflict", f"the listeners of port {each.port} demand different client certificates")
         if hosts[each.port, each.hostname] > 1:
             host = quoted(each.hostname) if each.hostname else "every host"
-            return "HostnameConflict", f"port {each.port} has several listeners for {host}"
+            return fault("HostnameConflict", f"port {each.port} has several listeners for {host}")
         return None
 
     return tuple(
-        replace(listener, faults=(*listener.faults, Fault(CONFLICTED, *found, listener.position)))
-        if found
-        else listener
+        replace(listener, faults=(*listener.faults, found)) if found else listener
         for listener in listeners
         for found in [conflict(listener)]
     )

@@ -16,7 +16,7 @@ from typing import Any, Final
 from rejoinder.rules.fields import MAX_ITEMS
 from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster
 from rejoinder.rules.kubernetes.direct_response import KIND as DIRECT_RESPONSE
-from rejoinder.rules.kubernetes.direct_response import direct_response_status, read_direct_response
+from rejoinder.rules.kubernetes.direct_response import read_direct_response
 from rejoinder.rules.kubernetes.gateway import ADDRESS_NOT_USABLE, Gateway, GatewayListener, read_gateway
 from rejoinder.rules.kubernetes.http_matches import Match
 from rejoinder.rules.kubernetes.http_route import HttpRoute, ParentRef, read_http_route
@@ -26,6 +26,7 @@ from rejoinder.rules.kubernetes.status import (
     PARTIALLY_INVALID,
     PROGRAMMED,
     RESOLVED_REFS,
+    UNSUPPORTED_VALUE,
     Condition,
     Fault,
     ParentStatus,
@@ -95,7 +96,7 @@ def read_gateway_api(cluster: Cluster) -> Manifests:
                 for gateway in gateways
             ),
             *statuses,
-            *(direct_response_status(each, faults) for each, (_, faults) in answers.items()),
+            *(Status(each, (condition(ACCEPTED, faults),)) for each, (_, faults) in answers.items()),
         ),
         notes=(
             *(note for route in routes for note in route.notes),
@@ -114,7 +115,7 @@ def _too_large(route: HttpRoute, at: Iterable[_Attachment], others: int) -> Faul
         f"with each match at each listener and hostname, it is {size:,} routes: "
         f"expected at most {MAX_ROUTES:,}, and {MAX_ITEMS:,} of all HTTPRoutes together"
     )
-    return Fault(ACCEPTED, "UnsupportedValue", message, route.object.position)
+    return Fault(route.object.position, message, reason=UNSUPPORTED_VALUE)
 
 
 def _on_their_own(gateways: Iterable[Gateway]) -> list[Gateway]:
@@ -131,7 +132,8 @@ def _on_their_own(gateways: Iterable[Gateway]) -> list[Gateway]:
                 "give one of them an address of its own in spec.addresses, or with up --listen"
             )
             assert gateway.object is not None, "only objects have sockets"
-            fault = Fault(PROGRAMMED, ADDRESS_NOT_USABLE, message, gateway.object.position)
+            position = gateway.object.position
+            fault = Fault(position, message, reason=ADDRESS_NOT_USABLE, condition=PROGRAMMED)
             result.append(replace(gateway, faults=(*gateway.faults, fault)))
         else:
             taken.update(dict.fromkeys(sockets, gateway))
@@ -148,7 +150,7 @@ def _attach(
     """The listeners that a reference leads to; where there are none, why."""
 
     def none(reason: str, message: str) -> tuple[list[_Attachment], Fault]:
-        return [], Fault(ACCEPTED, reason, message, ref.position)
+        return [], Fault(ref.position, message, reason=reason)
 
     if (ref.group, ref.kind) != (GATEWAY_API, "Gateway"):
         return none("NoMatchingParent", f"{ref.kind} {ref.key} is no Gateway, and no other parent is supported")
@@ -225,7 +227,7 @@ def _parent_status(
     )
     if broken and works:
         text = f"what is wrong of rule {', '.join(map(str, broken))} answers 500, the rest works"
-        conditions.append(Condition(PARTIALLY_INVALID, True, "UnsupportedValue", text))
+        conditions.append(Condition(PARTIALLY_INVALID, True, UNSUPPORTED_VALUE, text))
     return ParentStatus(ref.key, ref.section, ref.port, tuple(conditions), ref.group, ref.kind)
 
 
@@ -233,9 +235,8 @@ def _unattached(route: HttpRoute) -> tuple[Condition, ...]:
     """A route without a parent has nowhere to say what is wrong with it."""
     if route.parents:
         return ()
-    fault = Fault(
-        ACCEPTED, "NoMatchingParent", "spec.parentRefs is missing: it is attached to nothing", route.object.position
-    )
+    message = "spec.parentRefs is missing: it is attached to nothing"
+    fault = Fault(route.object.position, message, reason="NoMatchingParent")
     return (condition(ACCEPTED, (*route.faults, fault)),)
 
 

@@ -24,7 +24,7 @@ from rejoinder.rules.http import REDIRECTS
 from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster
 from rejoinder.rules.kubernetes.http_filters import Filters, read_filters
 from rejoinder.rules.kubernetes.http_matches import Match, read_matches
-from rejoinder.rules.kubernetes.known import HTTP_ROUTE, HTTP_RULE, check, spec_of, without
+from rejoinder.rules.kubernetes.known import HTTP_RULE, check, without
 from rejoinder.rules.kubernetes.objects import (
     Key,
     Object,
@@ -35,10 +35,20 @@ from rejoinder.rules.kubernetes.objects import (
     member,
     open_fields,
     port,
+    read_spec,
+    reference,
     told_apart,
 )
 from rejoinder.rules.kubernetes.references import References
-from rejoinder.rules.kubernetes.status import ACCEPTED, INCOMPATIBLE_FILTERS, UNSUPPORTED_VALUE, Fault, fault, refuse
+from rejoinder.rules.kubernetes.status import (
+    ACCEPTED,
+    INCOMPATIBLE_FILTERS,
+    UNSUPPORTED_VALUE,
+    Fault,
+    as_faults,
+    refusal,
+    refuse,
+)
 from rejoinder.rules.model import (
     UNCHANGED,
     Answer,
@@ -112,7 +122,7 @@ def read_http_route(each: Object, cluster: Cluster, answers: Mapping[Key, Answer
         answers: the DirectResponses; None: one that cannot be used.
     """
     spec = each.spec()
-    _, unknown = alone(spec, lambda it: check(it, without(spec_of(HTTP_ROUTE), "rules")), None)
+    _, unknown = read_spec(each, lambda _: None, None, "rules")
     parents, parent_problems = alone(spec, lambda it: _parents(it, each), ())
     hostnames, host_problems = alone(spec, _hostnames, ())
     places, rule_problems = alone(spec, _rules, [])
@@ -124,8 +134,7 @@ def read_http_route(each: Object, cluster: Cluster, answers: Mapping[Key, Answer
     if unknown or rule_problems or (host_problems and not hostnames):
         rules = ()  # what they are about is not known, and without its hosts it would take those of others
     problems = (*unknown, *status_problems, *parent_problems, *host_problems, *rule_problems)
-    faults = tuple(fault(problem, UNSUPPORTED_VALUE) for problem in problems)
-    return HttpRoute(each, parents, hostnames, rules, faults, notes)
+    return HttpRoute(each, parents, hostnames, rules, as_faults(problems, UNSUPPORTED_VALUE), notes)
 
 
 def _redirect_annotation(each: Object) -> int | None:
@@ -144,17 +153,10 @@ def _parents(spec: Place, each: Object) -> tuple[ParentRef, ...]:
 
 
 def _parent(place: Place, each: Object) -> ParentRef:
+    _, group, kind, key = reference(place, each.key.namespace, GATEWAY_API, "Gateway")
     fields = open_fields(place)
-    group, kind = fields.get("group", Place.string, GATEWAY_API), fields.get("kind", Place.string, "Gateway")
-    namespace = fields.get("namespace", Place.string, each.key.namespace)
-    return ParentRef(
-        Key(namespace, fields.require("name", Place.string, "")),
-        section=fields.get("sectionName", Place.string, ""),
-        port=fields.get("port", port, None),
-        group=group,
-        kind=kind,
-        position=place.position,
-    )
+    section, number = fields.get("sectionName", Place.string, ""), fields.get("port", port, None)
+    return ParentRef(key, section, number, group, kind, place.position)
 
 
 def _hostnames(spec: Place) -> tuple[str, ...]:
@@ -194,28 +196,25 @@ def _read_rule(
     faults, notes = _told(references.route, place.source.problems)
     stopped = [each for each in faults if not isinstance(action, Forward) or each.condition == ACCEPTED]
 
-    def refusal(found: list[Fault]) -> Answer:
-        return _error(f"{title} rule {number}: {'; '.join(dict.fromkeys(each.message for each in found))}")
+    def refused(found: Iterable[Fault]) -> Answer:
+        return refusal(f"{title} rule {number}: {'; '.join(dict.fromkeys(each.message for each in found))}")
 
     rule = RouteRule(
         parts.matches,
-        refusal([*of_matches, *stopped]) if stopped else action,
+        refused([*of_matches, *stopped]) if stopped else action,
         parts.filters.request_headers,
         parts.filters.response_headers,
-        refusal(of_matches) if of_matches and not stopped else None,
+        refused(of_matches) if of_matches and not stopped else None,
         tuple(replace(each, message=f"rule {number}: {each.message}") for each in (*of_matches, *faults)),
         place.position,
     )
     return rule, [*match_notes, *notes]
 
 
-def _told(route: Object, problems: Iterable[Problem]) -> tuple[list[Fault], list[Problem]]:
+def _told(route: Object, problems: Iterable[Problem]) -> tuple[tuple[Fault, ...], list[Problem]]:
     errors, notes = told_apart(route, problems)
-    return [fault(replace(error, message=_RULE.sub("", error.message)), UNSUPPORTED_VALUE) for error in errors], notes
-
-
-def _error(text: str) -> Answer:
-    return Answer(500, (("content-type", "text/plain"),), f"{text}\n".encode())
+    told = (replace(error, message=_RULE.sub("", error.message)) for error in errors)
+    return as_faults(told, UNSUPPORTED_VALUE), notes
 
 
 def _parts(place: Place, references: References) -> _Parts:
@@ -280,7 +279,7 @@ def _action(parts: _Parts, title: str) -> Answer | Redirect | Forward:
         return filters.redirect
     usable = [backend.upstream for backend in backends if backend.weight and backend.upstream is not None]
     if not usable:
-        return _error(f"{title}: {'all its backendRefs have weight 0' if backends else _NO_BACKENDS}")
+        return refusal(f"{title}: {'all its backendRefs have weight 0' if backends else _NO_BACKENDS}")
     rewrite = filters.rewrite or Rewrite()
     forward = Forward("", backends, rewrite, filters.mirrors, filters.cors, parts.timeout)
     # The host of an only one is in the rewrite.

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from rejoinder.rules.document import List, Map, Scalar, ScalarKind
 from rejoinder.rules.fields import Fields, Place, Source
@@ -199,6 +199,27 @@ def alone(place: Place, read: Callable[[Place], T], default: D) -> tuple[T | D, 
     return value, tuple(source.problems)
 
 
+def read_spec(
+    each: Object, read: Callable[[Place], T], default: D, *unchecked: str
+) -> tuple[T | D, tuple[Problem, ...]]:
+    """Read the `spec` of an object as `alone` does. Its fields are checked, but for those that are `unchecked`."""
+    table = KINDS[each.group, each.kind]["spec"]
+    assert isinstance(table, Mapping)
+
+    def checked(spec: Place) -> T:
+        check(spec, without(table, *unchecked))
+        return read(spec)
+
+    return alone(each.spec(), checked, default)
+
+
+def noted(place: Place, read: Callable[[Place], T], default: D) -> tuple[T | D, tuple[Problem, ...]]:
+    """Read a part; what is wrong with it is noted, and returned."""
+    before = len(place.source.problems)
+    value = place.attempt(read, default)
+    return value, tuple(place.source.problems[before:])
+
+
 def told_apart(each: Object, problems: Iterable[Problem]) -> tuple[list[Problem], list[Problem]]:
     """What is wrong with an object, and what in it has no effect, said with its title."""
     errors = [problem for problem in problems if problem.severity is Severity.ERROR]
@@ -224,6 +245,23 @@ def member(place: Place, name: str) -> Place:
 def items(place: Place) -> list[Place]:
     """The entries of a list that `member` found; none if it is not given."""
     return [] if isinstance(place.node, Map) and not place.node.entries else place.items()
+
+
+class Reference(NamedTuple):
+    """What names another object."""
+
+    place: Place
+    group: str
+    kind: str
+    key: Key
+
+
+def reference(place: Place, namespace: str, group: str = "", kind: str = "Service") -> Reference:
+    """A reference of an object in a namespace; `group` and `kind` are what is meant if it does not say them."""
+    fields = open_fields(place)
+    group, kind = fields.get("group", Place.string, group), fields.get("kind", Place.string, kind)
+    namespace = fields.get("namespace", Place.string, "") or namespace
+    return Reference(place, group, kind, Key(namespace, fields.require("name", Place.string, "")))
 
 
 def one_of(*allowed: str) -> Callable[[Place], str]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from rejoinder.rules.fields import Place
 from rejoinder.rules.kubernetes.objects import Key, Object
-from rejoinder.rules.model import Position
+from rejoinder.rules.model import Answer, Position
 from rejoinder.rules.problem import Problem, Severity
 
 ACCEPTED: Final = "Accepted"
@@ -23,10 +23,12 @@ PROGRAMMED: Final = "Programmed"
 CONFLICTED: Final = "Conflicted"
 PARTIALLY_INVALID: Final = "PartiallyInvalid"
 
+INVALID: Final = "Invalid"
+"""The reason for an object that cannot be read as what it should be."""
 UNSUPPORTED_VALUE: Final = "UnsupportedValue"
 INCOMPATIBLE_FILTERS: Final = "IncompatibleFilters"
 
-_UNREADABLE: Final = ("Invalid", UNSUPPORTED_VALUE, INCOMPATIBLE_FILTERS, "NotFound")
+_UNREADABLE: Final = (INVALID, UNSUPPORTED_VALUE, INCOMPATIBLE_FILTERS, "NotFound")
 """Reasons that are mistakes within an object, as far as one can tell: of other references the specification says what
 becomes of them."""
 
@@ -38,37 +40,31 @@ CONTROLLER: Final = "rejoinder.dev/gateway-controller"
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing that is wrong with an object."""
+class Fault(Problem):
+    """One thing that is wrong with an object, in the specification's words."""
 
-    condition: str
+    reason: str = INVALID
+    condition: str = ACCEPTED
     """The condition that it changes."""
-    reason: str
-    """The specification's word for it."""
-    message: str
-    """What is wrong, and what to do."""
-    position: Position
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal(Problem):
-    """A problem in the specification's words."""
-
-    reason: str = ""
-    condition: str = ""
 
 
 def refuse(place: Place, reason: str, message: str, condition: str = ACCEPTED) -> None:
-    """Note a mistake in the specification's words, with those of the place's `Source`."""
-    found = place.mistake(message).problem
-    place.source.problems.append(_Refusal(found.position, found.message, found.severity, reason, condition))
+    """Note a fault, with the problems of the place's `Source`."""
+    problem = place.mistake(message).problem
+    place.source.problems.append(Fault(problem.position, problem.message, reason=reason, condition=condition))
 
 
-def fault(problem: Problem, reason: str) -> Fault:
-    """A problem as a fault; `reason` is for one that was noted in nobody's words, which then is about ACCEPTED."""
-    if isinstance(problem, _Refusal):
-        return Fault(problem.condition, problem.reason, problem.message, problem.position)
-    return Fault(ACCEPTED, reason, problem.message, problem.position)
+def as_faults(problems: Iterable[Problem], reason: str = INVALID) -> tuple[Fault, ...]:
+    """Problems as faults; `reason` is for those that are none yet, which then are about ACCEPTED."""
+    return tuple(
+        problem if isinstance(problem, Fault) else Fault(problem.position, problem.message, reason=reason)
+        for problem in problems
+    )
+
+
+def refusal(text: str) -> Answer:
+    """What is answered in place of what cannot be honoured."""
+    return Answer(500, (("content-type", "text/plain"),), f"{text}\n".encode())
 
 
 @dataclass(frozen=True, slots=True)
