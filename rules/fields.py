@@ -131,13 +131,6 @@ class Place:
         fixable = isinstance(node, Scalar) and node.kind is not ScalarKind.NULL
         raise self.mistake(f"expected a string, got {describe(node)}" + (" - put it in quotes" if fixable else ""))
 
-    def like(self, pattern: re.Pattern[str], what: str) -> str:
-        """A string that a regular expression fits as a whole; `what` is how a message calls it."""
-        text = self.string()
-        if not pattern.fullmatch(text):
-            raise self.expected(what)
-        return text
-
     def choice(self, *words: str) -> str:
         """One of these words."""
         text = self.string()
@@ -272,6 +265,18 @@ class Place:
 
 
 Reader: TypeAlias = Callable[[Place], T]
+
+
+def text_that(fits: Callable[[str], object], what: str) -> Reader[str]:
+    """A reader for a string that fits; `what` is how a message calls it."""
+
+    def read(place: Place) -> str:
+        text = place.string()
+        if not fits(text):
+            raise place.expected(what)
+        return text
+
+    return read
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rejoinder.rules.document import quoted
-from rejoinder.rules.fields import Fields, Place
+from rejoinder.rules.fields import Fields, Place, text_that
 from rejoinder.rules.http import CONTROL_IN_VALUE, REDIRECTS
 from rejoinder.rules.kubernetes import direct_response
 from rejoinder.rules.kubernetes.objects import items, one_of, open_fields, port
@@ -149,11 +149,10 @@ def _name(place: Place) -> str:
     return name
 
 
-def _header_value(place: Place) -> str:
-    text = place.string()
-    if CONTROL_IN_VALUE.search(text) or len(text.encode()) > MAX_HEADER_SIZE:
-        raise place.expected(f"a header value without control characters and of at most {MAX_HEADER_SIZE:,} bytes")
-    return text
+_header_value: Final = text_that(
+    lambda it: not CONTROL_IN_VALUE.search(it) and len(it.encode()) <= MAX_HEADER_SIZE,
+    f"a header value without control characters and of at most {MAX_HEADER_SIZE:,} bytes",
+)
 
 
 def _redirect(place: Place) -> Redirect:

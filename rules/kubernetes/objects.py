@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, TypeVar
 
 from rejoinder.rules.document import List, Map, Scalar, ScalarKind
-from rejoinder.rules.fields import Fields, Place, Source
+from rejoinder.rules.fields import Fields, Place, Reader, Source, text_that
 from rejoinder.rules.files import Files
 from rejoinder.rules.kubernetes.known import KINDS, METADATA, check, without
 from rejoinder.rules.model import Position, Route
@@ -26,6 +26,7 @@ SYSTEM_NAMESPACE: Final = "higress-system"
 
 # RFC 1123 subdomain, https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_name: Final = text_that(_NAME.fullmatch, "a name of small letters, digits, - and .")
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -165,13 +166,6 @@ def _metadata(found: Object, place: Place) -> Object:
     )
 
 
-def _name(place: Place) -> str:
-    text = place.string()
-    if not _NAME.fullmatch(text):
-        raise place.expected("a name of small letters, digits, - and .")
-    return text
-
-
 def _timestamp(place: Place) -> str:
     if isinstance(place.node, Scalar) and place.node.kind in (ScalarKind.TIMESTAMP, ScalarKind.STRING):
         return place.node.text
@@ -264,16 +258,9 @@ def reference(place: Place, namespace: str, group: str = "", kind: str = "Servic
     return Reference(place, group, kind, Key(namespace, fields.require("name", Place.string, "")))
 
 
-def one_of(*allowed: str) -> Callable[[Place], str]:
+def one_of(*allowed: str) -> Reader[str]:
     """A reader for a string that is one of these."""
-
-    def read(place: Place) -> str:
-        text = place.string()
-        if text not in allowed:
-            raise place.expected(f"one of {', '.join(allowed)}")
-        return text
-
-    return read
+    return text_that(allowed.__contains__, f"one of {', '.join(allowed)}")
 
 
 def port(place: Place) -> int:

@@ -7,7 +7,7 @@ import re
 from typing import Any, Final
 
 from rejoinder.rules.document import Map, Scalar, ScalarKind, quoted
-from rejoinder.rules.fields import Fields, Place
+from rejoinder.rules.fields import Fields, Place, text_that
 from rejoinder.rules.http import BODILESS, GRPC_STATUSES, NEVER_KEPT, REDIRECTS
 from rejoinder.rules.model import Answer, Grpc, RemotePage, StatusPattern
 from rejoinder.rules.rule_file.content import (
@@ -213,7 +213,7 @@ def _grpc_status(place: Place) -> int:
 
 
 def _kept_header(place: Place) -> str:
-    name = place.like(_KEPT_HEADER, "a header name, with a * at its end at most").lower()
+    name = text_that(_KEPT_HEADER.fullmatch, "a header name, with a * at its end at most")(place).lower()
     if name in NEVER_KEPT:
         raise place.mistake(f"{name} is about the body that is replaced, or how it was sent: it cannot stay")
     return name
@@ -225,7 +225,7 @@ def _handler(place: Place) -> str:
     if (file := re.fullmatch(r"(?:\./)?(.+)\.py:(\w+)", place.string())) is not None:
         written = f"{file[1].replace('/', '.')}:{file[2]}"
         raise place.mistake(f"expected a Python function as package.module:function: write {quoted(written)}")
-    return place.like(_HANDLER, "a Python function as package.module:function")
+    return text_that(_HANDLER.fullmatch, "a Python function as package.module:function")(place)
 
 
 def _status_or_original(place: Place) -> int | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from rejoinder.rules.document import Scalar, quoted
-from rejoinder.rules.fields import FieldError, Fields, Mention, Place
+from rejoinder.rules.fields import FieldError, Fields, Mention, Place, text_that
 from rejoinder.rules.http import CONTROL, REDIRECTS, TOKEN
 from rejoinder.rules.model import (
     MAX_TEXT,
@@ -253,12 +253,10 @@ _ACTIONS: Final[dict[str, Callable[[Place], Answer | Redirect | Forward]]] = {
 }
 
 
-def redirect_host(place: Place) -> str:
-    """A host to put into a URL."""
-    text = place.string()
-    if not (HOST_NAME.fullmatch(text) or is_ipv6(text)):
-        raise place.expected("a host name without scheme, port and path")
-    return text
+redirect_host: Final = text_that(
+    lambda it: HOST_NAME.fullmatch(it) or is_ipv6(it), "a host name without scheme, port and path"
+)
+"""A reader for a host to put into a URL."""
 
 
 def redirect_path(place: Place) -> str:
