@@ -105,8 +105,8 @@ def decide(ruleset: Ruleset, request: Request, *, route_name: str | None = None)
             if rule.unconditional and handled is None:
                 answer = rule.answers[0]
                 if not answer.handler:
-                    made = reply(answer, NO_ROUTE_STATUS, asked, rule.name)
-                    return Decision(route, rule, made, (), request, named, tuple(observed))
+                    at_once = reply(answer, NO_ROUTE_STATUS, asked, rule.name)
+                    return Decision(route, rule, at_once, (), request, named, tuple(observed))
                 handled = rule  # the others are asked about what comes if it makes nothing
             elif not rule.unconditional:
                 chain.append(rule)
@@ -114,14 +114,14 @@ def decide(ruleset: Ruleset, request: Request, *, route_name: str | None = None)
                 break
         elif rule.sees_responses:
             chain.append(rule)  # who knows
-    if handled is not None:
-        asked_next = () if route is not None and isinstance(route.action, Answer | Redirect) else tuple(chain)
-        return Decision(route, handled, None, asked_next, request, named, tuple(observed))
-    if route is not None and isinstance(route.action, Answer):
-        return Decision(route, None, reply(route.action, NO_ROUTE_STATUS, asked), (), request, named, tuple(observed))
-    if route is not None and isinstance(route.action, Redirect):
-        return Decision(route, None, redirect(route, route.action, request), (), request, named, tuple(observed))
-    return Decision(route, None, None, tuple(chain), request, named, tuple(observed))
+    action = route.action if route else None
+    made = None
+    if handled is None and isinstance(action, Answer):
+        made = reply(action, NO_ROUTE_STATUS, asked)
+    elif handled is None and route and isinstance(action, Redirect):
+        made = redirect(route, action, request)
+    asked_next = () if isinstance(action, Answer | Redirect) else tuple(chain)
+    return Decision(route, handled, made, asked_next, request, named, tuple(observed))
 
 
 def _route(ruleset: Ruleset, request: Request) -> Route | None:

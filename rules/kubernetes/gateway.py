@@ -12,7 +12,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from rejoinder.rules.document import Map, quoted
 from rejoinder.rules.fields import Fields, Place, Source
@@ -56,19 +56,8 @@ ANY_ADDRESS: Final = "0.0.0.0"
 _PROTOCOLS: Final = {"HTTP": "http", "HTTPS": "https"}
 
 
-@dataclass(frozen=True, slots=True)
-class Selector:
-    """A Kubernetes label selector: all labels and expressions must hold."""
-
-    labels: tuple[tuple[str, str], ...] = ()
-    expressions: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
-    """Key, operator and values."""
-
-    def fits(self, labels: Mapping[str, str]) -> bool:
-        return all(labels.get(name) == value for name, value in self.labels) and all(
-            _OPERATORS[operator](labels.get(key), values) for key, operator, values in self.expressions
-        )
-
+_Expression: TypeAlias = tuple[str, str, tuple[str, ...]]
+"""A key, an operator and values: one test of a label selector."""
 
 _OPERATORS: Final[dict[str, Callable[[str | None, tuple[str, ...]], bool]]] = {
     "In": lambda value, values: value in values,
@@ -89,7 +78,8 @@ class GatewayListener:
     """Empty: every host."""
     namespaces: str = "Same"
     """Same, All, None or Selector."""
-    selector: Selector = Selector()
+    selector: tuple[_Expression, ...] = ()
+    """All must hold."""
     kinds: tuple[tuple[str, str], ...] | None = None
     """Group and kind of the routes that it accepts; None: those of its protocol."""
     certificates: tuple[tuple[bytes, bytes], ...] = ()
@@ -116,7 +106,8 @@ class GatewayListener:
             case "All":
                 return True
             case "Selector":
-                return self.selector.fits(cluster.labels(route.key.namespace))
+                labels = cluster.labels(route.key.namespace)
+                return all(_OPERATORS[operator](labels.get(key), values) for key, operator, values in self.selector)
             case "Same":
                 return gateway is not None and route.key.namespace == gateway.key.namespace
         return False
@@ -135,7 +126,7 @@ class Gateway:
 
     @property
     def usable(self) -> bool:
-        """Whether routes can be attached. For requests to come in, no other Gateway may have one of its addresses."""
+        """Whether routes can be attached, and requests come in if it is not `homeless`."""
         return all(fault.reason == ADDRESS_NOT_USABLE for fault in self.faults)
 
     @property
@@ -215,7 +206,7 @@ _HTTP_ROUTE: Final = ((GATEWAY_API, "HTTPRoute"),)
 def read_gateway(each: Object, cluster: Cluster) -> Gateway:
     """A Gateway. Mistakes become faults of the Gateway, or of the listener that they are about."""
     frontend, problems = read_spec(each, _frontend, {}, "listeners")
-    addresses, address_problems = alone(member(each.spec(), "addresses"), _addresses, (ANY_ADDRESS,))
+    addresses, address_problems = alone(member(each.spec(), "addresses"), lambda it: [*map(_address, items(it))], [])
     places, listener_problems = alone(member(each.spec(), "listeners"), items, [])
     faults = [
         *as_faults((*problems, *listener_problems)),
@@ -224,11 +215,8 @@ def read_gateway(each: Object, cluster: Cluster) -> Gateway:
     if not places and not faults:
         faults.append(Fault(each.position, "spec.listeners is missing: it listens nowhere"))
     listeners = [_listener(place, each, cluster, frontend) for place in places]
-    return Gateway(each.key, each, addresses or (ANY_ADDRESS,), _told_apart(listeners), tuple(faults))
-
-
-def _addresses(place: Place) -> tuple[str, ...]:
-    return tuple(address for item in items(place) for address in [_address(item)] if address)
+    given = tuple(filter(None, addresses)) or (ANY_ADDRESS,)
+    return Gateway(each.key, each, given, _told_apart(listeners), tuple(faults))
 
 
 def _address(place: Place) -> str:
@@ -280,7 +268,7 @@ def _read_listener(place: Place) -> GatewayListener:
         protocol=fields.require("protocol", Place.string, ""),
         hostname=hosts[0] if hosts else "",
         namespaces=namespaces.get("from", one_of("Same", "All", "Selector", "None"), "Same"),
-        selector=namespaces.get("selector", _selector, Selector()),
+        selector=namespaces.get("selector", _selector, ()),
         kinds=allowed.get("kinds", lambda it: it.each(_kind), None),
     )
 
@@ -290,15 +278,13 @@ def _kind(place: Place) -> tuple[str, str]:
     return fields.get("group", Place.string, GATEWAY_API), fields.require("kind", Place.string, "")
 
 
-def _selector(place: Place) -> Selector:
+def _selector(place: Place) -> tuple[_Expression, ...]:
     fields = open_fields(place)
-    return Selector(
-        labels=fields.get("matchLabels", string_map, ()),
-        expressions=fields.get("matchExpressions", lambda it: it.each(_expression), ()),
-    )
+    labels = ((name, "In", (value,)) for name, value in fields.get("matchLabels", string_map, ()))
+    return *labels, *fields.get("matchExpressions", lambda it: it.each(_expression), ())
 
 
-def _expression(place: Place) -> tuple[str, str, tuple[str, ...]]:
+def _expression(place: Place) -> _Expression:
     fields = open_fields(place)
     return (
         fields.require("key", Place.string, ""),

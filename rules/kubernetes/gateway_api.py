@@ -19,7 +19,7 @@ from rejoinder.rules.kubernetes.direct_response import KIND as DIRECT_RESPONSE
 from rejoinder.rules.kubernetes.direct_response import read_direct_response
 from rejoinder.rules.kubernetes.gateway import ADDRESS_NOT_USABLE, Gateway, GatewayListener, read_gateway
 from rejoinder.rules.kubernetes.http_matches import Match
-from rejoinder.rules.kubernetes.http_route import HttpRoute, ParentRef, read_http_route
+from rejoinder.rules.kubernetes.http_route import HttpRoute, read_http_route
 from rejoinder.rules.kubernetes.objects import Key, annotations_without_effect
 from rejoinder.rules.kubernetes.status import (
     ACCEPTED,
@@ -29,6 +29,7 @@ from rejoinder.rules.kubernetes.status import (
     UNSUPPORTED_VALUE,
     Condition,
     Fault,
+    ParentRef,
     ParentStatus,
     Status,
     condition,
@@ -150,13 +151,13 @@ def _attach(
     """The listeners that a reference leads to; where there are none, why."""
 
     def none(reason: str, message: str) -> tuple[list[_Attachment], Fault]:
-        return [], Fault(ref.position, message, reason=reason)
+        return [], Fault(ref.to.place.position, message, reason=reason)
 
-    if (ref.group, ref.kind) != (GATEWAY_API, "Gateway"):
-        return none("NoMatchingParent", f"{ref.kind} {ref.key} is no Gateway, and no other parent is supported")
-    gateway = gateways.get(ref.key) if gateways else _rule_files(ref.key)
+    if (ref.to.group, ref.to.kind) != (GATEWAY_API, "Gateway"):
+        return none("NoMatchingParent", f"{ref.to.kind} {ref.to.key} is no Gateway, and no other parent is supported")
+    gateway = gateways.get(ref.to.key) if gateways else _rule_files(ref.to.key)
     if gateway is None:
-        return none("NoMatchingParent", f"there is no Gateway {ref.key}: add it to the files")
+        return none("NoMatchingParent", f"there is no Gateway {ref.to.key}: add it to the files")
     named = [
         each
         for each in gateway.listeners
@@ -164,16 +165,16 @@ def _attach(
         and (ref.port is None or not gateway.object or each.port == ref.port)
     ]
     if not named:
-        return none("NoMatchingParent", f"Gateway {ref.key} has no listener of that name and port")
+        return none("NoMatchingParent", f"Gateway {ref.to.key} has no listener of that name and port")
     allowed = [each for each in named if each.lets_in(route.object, gateway.object, cluster)]
     if not allowed:
         message = (
-            f"no listener of Gateway {ref.key} lets in HTTPRoutes of {route.object.key.namespace}: see allowedRoutes"
+            f"no listener of Gateway {ref.to.key} lets in HTTPRoutes of {route.object.key.namespace}: see allowedRoutes"
         )
         return none("NotAllowedByListeners", message)
     usable = [each for each in allowed if each.usable and gateway.usable]
     if not usable:
-        return none("NoMatchingParent", f"Gateway {ref.key} cannot be used: see its own conditions")
+        return none("NoMatchingParent", f"Gateway {ref.to.key} cannot be used: see its own conditions")
     met = [
         _Attachment(gateway, each, domains)
         for each in usable
@@ -181,7 +182,7 @@ def _attach(
         if domains
     ]
     if not met:
-        message = f"no listener of Gateway {ref.key} has a hostname in common with {', '.join(route.hostnames)}"
+        message = f"no listener of Gateway {ref.to.key} has a hostname in common with {', '.join(route.hostnames)}"
         return none("NoMatchingListenerHostname", message)
     return met, None
 
@@ -215,10 +216,7 @@ def _parent_status(
     message = ""
     if not fault and not attachments[0].gateway.object:
         message = "no Gateway is among the files, so it is attached where the rule files listen"
-    conditions: list[Condition] = [
-        condition(ACCEPTED, faults, message=message),
-        condition(RESOLVED_REFS, faults),
-    ]
+    conditions = [condition(ACCEPTED, faults, message=message), condition(RESOLVED_REFS, faults)]
     broken = [number for number, rule in enumerate(route.rules) if any(it.condition == ACCEPTED for it in rule.faults)]
     works = any(
         (match.whole and rule.refusal) or number not in broken
@@ -228,7 +226,7 @@ def _parent_status(
     if broken and works:
         text = f"what is wrong of rule {', '.join(map(str, broken))} answers 500, the rest works"
         conditions.append(Condition(PARTIALLY_INVALID, True, UNSUPPORTED_VALUE, text))
-    return ParentStatus(ref.key, ref.section, ref.port, tuple(conditions), ref.group, ref.kind)
+    return ParentStatus(ref, tuple(conditions))
 
 
 def _unattached(route: HttpRoute) -> tuple[Condition, ...]:
@@ -265,9 +263,11 @@ def _entries(route: HttpRoute, at: _Attachment) -> Iterator[tuple[Any, Route]]:
                 if isinstance(own, Answer):
                     found = replace(found, request_headers=UNCHANGED, response_headers=UNCHANGED)
                 key = (*_precedence(route, match, domain), number, place)
-                if isinstance(action, Redirect) and _keeps_port(action):
+                if isinstance(action, Redirect) and action.scheme and (action.host, action.port) == (None, None):
+                    # Envoy would lead to the scheme that is given, at the port of the request's Host.
                     with_port = replace(match.request, headers=(*match.request.headers, _WITH_PORT))
-                    yield key, replace(found, request=with_port, action=replace(action, port=_well_known(action)))
+                    to = replace(action, port=WELL_KNOWN_PORTS[action.scheme])
+                    yield key, replace(found, request=with_port, action=to)
                 yield key, found
 
 
@@ -336,16 +336,6 @@ _KIND_ORDER: Final = (PathKind.EXACT, PathKind.REGEX, PathKind.PREFIX)
 
 # Of a request whose Host has a port.
 _WITH_PORT: Final = ("host", StringMatch(StringKind.REGEX, r".*:[0-9]+"))
-
-
-def _keeps_port(redirect: Redirect) -> bool:
-    """Whether Envoy would lead to the scheme that is given, at the port of the request's Host."""
-    return redirect.scheme is not None and redirect.host is None and redirect.port is None
-
-
-def _well_known(redirect: Redirect) -> int:
-    assert redirect.scheme is not None
-    return WELL_KNOWN_PORTS[redirect.scheme]
 
 
 def _at_listener(action: Any, listener: GatewayListener, domain: str) -> Any:

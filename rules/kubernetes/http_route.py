@@ -45,6 +45,7 @@ from rejoinder.rules.kubernetes.status import (
     INCOMPATIBLE_FILTERS,
     UNSUPPORTED_VALUE,
     Fault,
+    ParentRef,
     as_faults,
     refusal,
     refuse,
@@ -72,18 +73,6 @@ REDIRECT_ANNOTATION: Final = "kgateway.dev/http-redirect-status-code"
 _DURATION: Final = re.compile(r"([0-9]{1,5}(h|m|s|ms)){1,4}")  # https://gateway-api.sigs.k8s.io/geps/gep-2257/
 _SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _RULE: Final = re.compile(r"^spec\.rules\[\d+\](\.|: )?")  # where a rule stands, which is said otherwise
-
-
-@dataclass(frozen=True, slots=True)
-class ParentRef:
-    """Where a route wants to be attached."""
-
-    key: Key
-    section: str = ""
-    port: int | None = None
-    group: str = GATEWAY_API
-    kind: str = "Gateway"
-    position: Position = field(default=Position("", 0), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +112,7 @@ def read_http_route(each: Object, cluster: Cluster, answers: Mapping[Key, Answer
     """
     spec = each.spec()
     _, unknown = read_spec(each, lambda _: None, None, "rules")
-    parents, parent_problems = alone(spec, lambda it: _parents(it, each), ())
+    parents, parent_problems = alone(spec, lambda it: _parents(it, each.key.namespace), ())
     hostnames, host_problems = alone(spec, _hostnames, ())
     places, rule_problems = alone(spec, _rules, [])
     status, status_problems = alone(spec, lambda _: _redirect_annotation(each), None)
@@ -148,15 +137,12 @@ def _redirect_annotation(each: Object) -> int | None:
     return int(node.text)
 
 
-def _parents(spec: Place, each: Object) -> tuple[ParentRef, ...]:
-    return open_fields(spec).get("parentRefs", lambda it: it.each(lambda ref: _parent(ref, each)), ())
+def _parents(spec: Place, namespace: str) -> tuple[ParentRef, ...]:
+    def parent(place: Place) -> ParentRef:
+        to, fields = reference(place, namespace, GATEWAY_API, "Gateway"), open_fields(place)
+        return ParentRef(to, fields.get("sectionName", Place.string, ""), fields.get("port", port, None))
 
-
-def _parent(place: Place, each: Object) -> ParentRef:
-    _, group, kind, key = reference(place, each.key.namespace, GATEWAY_API, "Gateway")
-    fields = open_fields(place)
-    section, number = fields.get("sectionName", Place.string, ""), fields.get("port", port, None)
-    return ParentRef(key, section, number, group, kind, place.position)
+    return open_fields(spec).get("parentRefs", lambda it: it.each(parent), ())
 
 
 def _hostnames(spec: Place) -> tuple[str, ...]:
@@ -321,9 +307,8 @@ def _timeout(place: Place) -> float:
     backend = fields.get("backendRequest", _duration, None)
     if request and backend and backend > request:
         fields["backendRequest"].error("is longer than the timeout of the whole request")
-    given = [each for each in (request, backend) if each is not None]
     # Nothing is retried, so the one attempt at a backend and the request are the same. 0: no timeout.
-    return min((each for each in given if each), default=0.0)
+    return min(filter(None, (request, backend)), default=0.0)
 
 
 def _duration(place: Place) -> float:

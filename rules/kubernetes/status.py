@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rejoinder.rules.fields import Place
-from rejoinder.rules.kubernetes.objects import Key, Object
+from rejoinder.rules.kubernetes.objects import Object, Reference
 from rejoinder.rules.model import Answer, Position
 from rejoinder.rules.problem import Problem, Severity
 
@@ -110,15 +110,35 @@ def condition(kind: str, faults: Iterable[Fault], good: str | None = None, messa
 
 
 @dataclass(frozen=True, slots=True)
+class ParentRef:
+    """Where a route wants to be attached."""
+
+    to: Reference
+    section: str = ""
+    port: int | None = None
+
+    def __str__(self) -> str:
+        section = f" listener {self.section}" if self.section else ""
+        return f"{self.to.kind} {self.to.key}{section}" + (f" port {self.port}" if self.port else "")
+
+    def to_json(self) -> dict[str, Any]:
+        """As Kubernetes has it."""
+        return {
+            "group": self.to.group,
+            "kind": self.to.kind,
+            "namespace": self.to.key.namespace,
+            "name": self.to.key.name,
+            **({"sectionName": self.section} if self.section else {}),
+            **({"port": self.port} if self.port else {}),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class ParentStatus:
     """What has become of a route at one of its parents."""
 
-    parent: Key
-    section: str = ""
-    port: int | None = None
-    conditions: tuple[Condition, ...] = ()
-    group: str = "gateway.networking.k8s.io"
-    kind: str = "Gateway"
+    parent: ParentRef
+    conditions: tuple[Condition, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +172,7 @@ class Status:
         for listener in self.listeners:
             yield from ((f"listener {listener.name}", each) for each in listener.conditions)
         for parent in self.parents:
-            where = f"{parent.kind} {parent.parent}" + (f" listener {parent.section}" if parent.section else "")
-            where += f" port {parent.port}" if parent.port else ""
-            yield from ((where, each) for each in parent.conditions)
+            yield from ((str(parent.parent), each) for each in parent.conditions)
 
     @property
     def good(self) -> bool:
@@ -201,7 +219,7 @@ class Status:
         if self.object.kind == "HTTPRoute":
             status["parents"] = [
                 {
-                    "parentRef": _parent_ref(parent),
+                    "parentRef": parent.parent.to_json(),
                     "controllerName": CONTROLLER,
                     "conditions": conditions(parent.conditions),
                 }
@@ -226,14 +244,3 @@ class Status:
             "metadata": {"namespace": self.object.key.namespace, "name": self.object.key.name},
             "status": status,
         }
-
-
-def _parent_ref(parent: ParentStatus) -> dict[str, Any]:
-    return {
-        "group": parent.group,
-        "kind": parent.kind,
-        "namespace": parent.parent.namespace,
-        "name": parent.parent.name,
-        **({"sectionName": parent.section} if parent.section else {}),
-        **({"port": parent.port} if parent.port else {}),
-    }

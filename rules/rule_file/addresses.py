@@ -228,9 +228,8 @@ def _pair(fields: Fields) -> tuple[bytes, bytes]:
     certificate = fields.get("certificate", _pem_file, b"")
     key = fields.get("key", _pem_file, b"")
     if certificate and key:
-        paths = (fields[name].beside(fields[name].string()) for name in ("certificate", "key"))
         try:
-            fields.place.source.files.check_pair(*paths)
+            fields.place.source.files.check_pem(certificate, key)
         except UnreadableError as reason:
             fields["certificate"].error(str(reason))
     return certificate, key
