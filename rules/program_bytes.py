@@ -132,9 +132,9 @@ def _rule(rule: Rule) -> tuple[bytes, tuple[bytes, ...]]:
         _u8(SOURCES.index(rule.source)),
         _scope(rule.scope),
         *([_scope(rule.unless)] if rule.unless is not None else ()),
-        _list(reply.data for reply in replies),
+        _list(data for data, _ in replies),
     )
-    return _record(_RULE, b"".join(payload)), tuple(body for reply in replies for body in reply.bodies)
+    return _record(_RULE, b"".join(payload)), tuple(body for _, bodies in replies for body in bodies)
 
 
 SOURCES: Final = ("", UPSTREAM, LOCAL)
@@ -167,14 +167,8 @@ def _network(text: str) -> bytes:
     return _u8(found.prefixlen + 8 * len(mapped)) + mapped + found.network_address.packed
 
 
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    data: bytes
-    bodies: tuple[bytes, ...]
-    """Their records."""
-
-
-def _replies(rule: Rule) -> Iterator[_Reply]:
+def _replies(rule: Rule) -> Iterator[tuple[bytes, tuple[bytes, ...]]]:
+    """What each reply of a rule is, and the records of its bodies."""
     claimed = claims(rule)
     if not rule.unconditional:
         by_reply: dict[tuple[int, int | None], list[int]] = {}
@@ -196,7 +190,7 @@ def _known(answer: Answer, status: int) -> int | None:
     return status if answer.status_code is None and status in BODILESS else None
 
 
-def _reply(answer: Answer, known: int | None, ranges: Sequence[tuple[int, int]]) -> _Reply:
+def _reply(answer: Answer, known: int | None, ranges: Sequence[tuple[int, int]]) -> tuple[bytes, tuple[bytes, ...]]:
     code = known if answer.status_code is None else answer.status_code
     offers = contents(answer, code in BODILESS)
     remote = None if code in BODILESS else answer.remote
@@ -211,7 +205,7 @@ def _reply(answer: Answer, known: int | None, ranges: Sequence[tuple[int, int]])
         _grpc(answer) if answer.grpc else b"",
         _list(map(_offer, offers)),
     )
-    return _Reply(b"".join(data), tuple(record for content in offers if content.body for record in _body(content.body)))
+    return b"".join(data), tuple(record for content in offers if content.body for record in _body(content.body))
 
 
 def _asked(remote: RemotePage, stays: bool) -> bytes:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from rejoinder.rules.document import Scalar
-from rejoinder.rules.fields import Fields, Place, Source
+from rejoinder.rules.fields import Place, Source
 from rejoinder.rules.http import REDIRECTS
 from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster
 from rejoinder.rules.kubernetes.http_filters import Filters, read_filters
@@ -87,6 +87,8 @@ class RouteRule:
     """In place of the action, for the matches that cannot be used; None: all can, or the action says it itself."""
     faults: tuple[Fault, ...] = ()
     """If there are any that concern it as a whole, its action is an answer that says so."""
+    notes: tuple[Problem, ...] = ()
+    """What has no effect."""
     position: Position = field(default=Position("", 0), compare=False)
 
 
@@ -117,9 +119,8 @@ def read_http_route(each: Object, cluster: Cluster, answers: Mapping[Key, Answer
     places, rule_problems = alone(spec, _rules, [])
     status, status_problems = alone(spec, lambda _: _redirect_annotation(each), None)
     references = References(each, cluster, answers)
-    read = [_read_rule(place, number, references, status) for number, place in enumerate(places)]
-    rules = tuple(rule for rule, _ in read)
-    notes = (*(note for _, notes in read for note in notes), *annotations_without_effect(each, REDIRECT_ANNOTATION))
+    rules = tuple(_read_rule(place, number, references, status) for number, place in enumerate(places))
+    notes = (*(note for rule in rules for note in rule.notes), *annotations_without_effect(each, REDIRECT_ANNOTATION))
     if unknown or rule_problems or (host_problems and not hostnames):
         rules = ()  # what they are about is not known, and without its hosts it would take those of others
     problems = (*unknown, *status_problems, *parent_problems, *host_problems, *rule_problems)
@@ -155,46 +156,44 @@ def _rules(spec: Place) -> list[Place]:
     return [member(spec, "rules")] if found is None else found
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """What stands in a rule."""
-
-    matches: tuple[Match, ...]
-    of_matches: tuple[Problem, ...]
-    """What is wrong with those costs only them."""
-    filters: Filters
-    """With those of its only backend, which are for the same requests, but for changes of headers."""
-    backends: tuple[Backend, ...]
-    timeout: float
-
-
-def _read_rule(
-    place: Place, number: int, references: References, redirect_status: int | None
-) -> tuple[RouteRule, list[Problem]]:
-    """A rule, and what has no effect in it; what is wrong makes it an answer that says so."""
+def _read_rule(place: Place, number: int, references: References, redirect_status: int | None) -> RouteRule:
+    """A rule; what is wrong makes it an answer that says so."""
     title = references.route.title
     place = replace(place, source=Source(place.source.file, place.source.files))
-    parts = _parts(place, references)
-    action = _action(parts, title)
+    check(place, without(HTTP_RULE, "matches"))
+    rule = place.attempt(open_fields, None)
+    # What is wrong with matches costs only them. What has none fits every request, unless they may just be misspelled.
+    matches, match_problems = alone(member(place, "matches"), read_matches, (Match(whole=False),))
+    matches = matches or (Match(whole=rule is not None and rule.given.keys() <= HTTP_RULE.keys()),)
+    filters = member(place, "filters").attempt(lambda it: read_filters(it, references), Filters())
+    read = member(place, "backendRefs").attempt(lambda it: _backends(it, references), ())
+    backends = tuple(backend for backend, _ in read)
+    timeout = place.attempt(_timeout, 0.0)
+    if filters.redirect and backends:
+        _exclude(place, "RequestRedirect", "backendRefs")
+    if len(read) == 1:  # its filters are for the same requests
+        filters = filters.joined(replace(read[0][1], request_headers=UNCHANGED, response_headers=UNCHANGED))
+    _check(place, matches, filters, backends)
+    action = _action(filters, backends, timeout, title)
     if isinstance(action, Redirect) and redirect_status:
         action = replace(action, status_code=redirect_status)
-    of_matches, match_notes = _told(references.route, parts.of_matches)
+    of_matches, match_notes = _told(references.route, match_problems)
     faults, notes = _told(references.route, place.source.problems)
     stopped = [each for each in faults if not isinstance(action, Forward) or each.condition == ACCEPTED]
 
     def refused(found: Iterable[Fault]) -> Answer:
         return refusal(f"{title} rule {number}: {'; '.join(dict.fromkeys(each.message for each in found))}")
 
-    rule = RouteRule(
-        parts.matches,
+    return RouteRule(
+        matches,
         refused([*of_matches, *stopped]) if stopped else action,
-        parts.filters.request_headers,
-        parts.filters.response_headers,
+        filters.request_headers,
+        filters.response_headers,
         refused(of_matches) if of_matches and not stopped else None,
         tuple(replace(each, message=f"rule {number}: {each.message}") for each in (*of_matches, *faults)),
+        (*match_notes, *notes),
         place.position,
     )
-    return rule, [*match_notes, *notes]
 
 
 def _told(route: Object, problems: Iterable[Problem]) -> tuple[tuple[Fault, ...], list[Problem]]:
@@ -203,40 +202,16 @@ def _told(route: Object, problems: Iterable[Problem]) -> tuple[tuple[Fault, ...]
     return as_faults(told, UNSUPPORTED_VALUE), notes
 
 
-def _parts(place: Place, references: References) -> _Parts:
-    rule = place.attempt(_known_fields, None)
-    # What has no matches fits every request, unless they may just be misspelled.
-    whole = rule is not None and rule.given.keys() <= HTTP_RULE.keys()
-    matches, of_matches = alone(member(place, "matches"), read_matches, (Match(whole=False),))
-    filters = member(place, "filters").attempt(lambda it: read_filters(it, references), Filters())
-    backends = member(place, "backendRefs").attempt(lambda it: _backends(it, references), ())
-    timeout = place.attempt(_timeout, 0.0)
-    if filters.redirect and backends:
-        _exclude(place, "RequestRedirect", "backendRefs")
-    if len(backends) == 1:
-        filters = filters.joined(replace(backends[0][1], request_headers=UNCHANGED, response_headers=UNCHANGED))
-    matches = matches or (Match(whole=whole),)
-    parts = _Parts(matches, of_matches, filters, tuple(backend for backend, _ in backends), timeout)
-    _check(place, parts)
-    return parts
-
-
-def _known_fields(rule: Place) -> Fields:
-    check(rule, without(HTTP_RULE, "matches"))
-    return open_fields(rule)
-
-
-def _check(place: Place, parts: _Parts) -> None:
+def _check(place: Place, matches: tuple[Match, ...], filters: Filters, backends: tuple[Backend, ...]) -> None:
     """Note what cannot be together."""
-    filters = parts.filters
-    by_prefix = all(match.request.path.kind is PathKind.PREFIX for match in parts.matches)
+    by_prefix = all(match.request.path.kind is PathKind.PREFIX for match in matches)
     if not by_prefix and any(each and each.prefix is not None for each in (filters.redirect, filters.rewrite)):
         refuse(place, UNSUPPORTED_VALUE, "ReplacePrefixMatch needs matches of type PathPrefix")
     if len(filters.responses) > 1:
         refuse(place, INCOMPATIBLE_FILTERS, "it has several DirectResponses: keep one of them")
     for name, given, other, beside in (
         ("a DirectResponse", filters.responses, "RequestRedirect", filters.redirect),
-        ("a DirectResponse", filters.responses, "backendRefs", parts.backends),
+        ("a DirectResponse", filters.responses, "backendRefs", backends),
         ("RequestRedirect", filters.redirect, "URLRewrite", filters.rewrite),
     ):
         if given and beside:
@@ -245,7 +220,7 @@ def _check(place: Place, parts: _Parts) -> None:
         message = "CORS has no effect where the gateway answers or redirects by itself: remove one of them"
         refuse(place, UNSUPPORTED_VALUE, message)
     # A rule without backends is no mistake for the specification, but it says 500.
-    answered = parts.backends or filters.responses or filters.redirect
+    answered = backends or filters.responses or filters.redirect
     if not answered and not place.source.problems and place.path.endswith("]"):  # a rule that is written
         place.warn(f"{_NO_BACKENDS}; it answers 500")
 
@@ -257,8 +232,7 @@ def _exclude(place: Place, one: str, other: str) -> None:
     refuse(place, INCOMPATIBLE_FILTERS, f"{one} and {other} exclude each other: remove one of them")
 
 
-def _action(parts: _Parts, title: str) -> Answer | Redirect | Forward:
-    filters, backends = parts.filters, parts.backends
+def _action(filters: Filters, backends: tuple[Backend, ...], timeout: float, title: str) -> Answer | Redirect | Forward:
     if filters.responses:
         return _with_headers(filters.responses[0], filters.response_headers)
     if filters.redirect:
@@ -267,7 +241,7 @@ def _action(parts: _Parts, title: str) -> Answer | Redirect | Forward:
     if not usable:
         return refusal(f"{title}: {'all its backendRefs have weight 0' if backends else _NO_BACKENDS}")
     rewrite = filters.rewrite or Rewrite()
-    forward = Forward("", backends, rewrite, filters.mirrors, filters.cors, parts.timeout)
+    forward = Forward("", backends, rewrite, filters.mirrors, filters.cors, timeout)
     # The host of an only one is in the rewrite.
     alone_and_plain = len(backends) == 1 and not (backends[0].request_headers or backends[0].response_headers)
     return replace(forward, upstream=usable[0], backends=()) if alone_and_plain else forward

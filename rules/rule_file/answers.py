@@ -10,6 +10,7 @@ from rejoinder.rules.document import Map, Scalar, ScalarKind, quoted
 from rejoinder.rules.fields import Fields, Place, text_that
 from rejoinder.rules.http import BODILESS, GRPC_STATUSES, NEVER_KEPT, REDIRECTS
 from rejoinder.rules.model import Answer, Grpc, RemotePage, StatusPattern
+from rejoinder.rules.rule_file import values
 from rejoinder.rules.rule_file.content import (
     CONTENT,
     TEMPLATE,
@@ -20,15 +21,6 @@ from rejoinder.rules.rule_file.content import (
     variants,
 )
 from rejoinder.rules.rule_file.headers import HEADERS, headers
-from rejoinder.rules.rule_file.values import (
-    NAME,
-    STATUS_OR_ORIGINAL,
-    STATUS_PATTERN,
-    distinct,
-    name,
-    status,
-    status_pattern,
-)
 from rejoinder.rules.shape import DURATION, TEXT, TRUE, Shape, Table, any_of, choice, integer, like, one_or_more
 
 _CONTENT: Final = ("body", "body_file", "variants")
@@ -38,7 +30,7 @@ _KEPT_HEADER: Final = re.compile(r"\*|[!#$%&'+.^_`|~0-9A-Za-z-]+\*?")
 _REMOTE: Final = Shape(
     "page",
     {
-        "upstream": (NAME, "Name of the upstream that is asked."),
+        "upstream": (values.NAME, "Name of the upstream that is asked."),
         "timeout": (like(DURATION), "How long it may take, from 10ms to 1m (default 1s)."),
         "cache": (like(DURATION), "How long a page is kept for others who ask for the same (default: not at all)."),
         "headers": (HEADERS, "What the upstream is told beside the usual; values are templates."),
@@ -58,12 +50,12 @@ _GRPC: Final = Shape(
 )
 
 PLUG_IN_FIELDS: Final[Table] = {
-    "status_code": (STATUS_OR_ORIGINAL, "The status that is sent: 200 to 599, or original, the upstream's own."),
+    "status_code": (values.STATUS_OR_ORIGINAL, "The status that is sent: 200 to 599, or original, the upstream's own."),
     "headers": (HEADERS, "Headers that are sent: a list of name=value, or a mapping from names to values."),
     **CONTENT,
     "handler": (like(_HANDLER), "Instead of all else: a Python function, package.module:function, that answers."),
     "enable_on_status": (
-        one_or_more(STATUS_PATTERN),
+        one_or_more(values.STATUS_PATTERN),
         "The upstream statuses that call for this answer: numbers, and patterns such as 5xx. Without it, the upstream "
         "is not asked.",
     ),
@@ -115,7 +107,7 @@ def answer(place: Place, default: int | None = OK, shape: Shape = ANSWER) -> Ans
 
 def answer_of(fields: Fields, default: int | None) -> Answer:
     """The answer that fields describe; `default` is its status if it says none, None: the upstream's."""
-    patterns = fields.get("enable_on_status", lambda it: it.one_or_more(status_pattern), ())
+    patterns = fields.get("enable_on_status", lambda it: it.one_or_more(values.status_pattern), ())
     if "handler" in fields:
         return Answer(default, enable_on_status=patterns, handler=fields.get("handler", _handler, ""))
     if fields.get("pass", _true, False):
@@ -151,7 +143,7 @@ def answer_of(fields: Fields, default: int | None) -> Answer:
         page=not asks and bool(fields.get("page", _page, "")),
         remote=fields.get("page", _remote, None) if asks else None,
         grpc=fields.get("grpc", functools.partial(_grpc, template=template), None),
-        keep_headers=fields.get("keep_headers", lambda it: distinct(it.one_or_more(_kept_header)), ()),
+        keep_headers=fields.get("keep_headers", lambda it: values.distinct(it.one_or_more(_kept_header)), ()),
     )
     if template and content in ("body", "body_file"):
         check_template(fields[content], Answer(body=body, template=True))
@@ -189,7 +181,7 @@ def _remote(place: Place) -> RemotePage:
     for each in given:
         check_template(fields["headers"], Answer(headers=(each,), template=True), f"{each[0]}: ")
     return RemotePage(
-        upstream=fields.get("upstream", name, ""),
+        upstream=fields.get("upstream", values.name, ""),
         timeout=fields.get("timeout", lambda it: it.duration(0.01, "10ms", 60.0, "1m"), 1.0),
         cache=fields.get("cache", Place.duration, 0.0),
         headers=given,
@@ -233,4 +225,4 @@ def _status_or_original(place: Place) -> int | None:
         return None
     if isinstance(place.node, Scalar) and place.node.kind is ScalarKind.STRING and not place.node.text.isdecimal():
         raise place.expected("a status from 200 to 599, or original")
-    return status(place)
+    return values.status(place)

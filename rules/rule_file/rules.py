@@ -13,6 +13,7 @@ from rejoinder.rules.fields import Fields, Mention, Place
 from rejoinder.rules.matching import network
 from rejoinder.rules.model import EVERY_SCOPE, Answer, Rule, Scope, StatusPattern
 from rejoinder.rules.request import LOCAL, UPSTREAM
+from rejoinder.rules.rule_file import matches
 from rejoinder.rules.rule_file.answers import (
     ANSWER,
     ANSWER_FIELDS,
@@ -24,28 +25,22 @@ from rejoinder.rules.rule_file.answers import (
     answer_of,
     refuse_original,
 )
-from rejoinder.rules.rule_file.matches import (
-    DOMAINS,
-    HEADER_TESTS,
-    PATH_KINDS,
-    REQUEST_FIELDS,
-    domains,
-    header_matches,
-    request_match,
-)
 from rejoinder.rules.rule_file.values import NAME, as_list, distinct, name, named
 from rejoinder.rules.shape import BOOLEAN, TEXT, Shape, Table, choice, listed, one_or_more
 
 _SCOPE: Final = Shape(
     "scope",
     {
-        "domains": (DOMAINS, "One or a list: example.com, *.example.com or *."),
+        "domains": (matches.DOMAINS, "One or a list: example.com, *.example.com or *."),
         "routes": (one_or_more(TEXT), "Names of routes, one or a list."),
-        **REQUEST_FIELDS,
+        **matches.REQUEST_FIELDS,
         "clients": (one_or_more(TEXT), "The client's address is one of these, or in one of these networks."),
-        "response_headers": (HEADER_TESTS, "Every header of the response that is named here; with enable_on_status."),
+        "response_headers": (
+            matches.HEADER_TESTS,
+            "Every header of the response that is named here; with enable_on_status.",
+        ),
     },
-    one_of=(PATH_KINDS,),
+    one_of=(matches.PATH_KINDS,),
 )
 RULE_ONLY_FIELDS: Final[Table] = {
     "name": (NAME, "Unique."),
@@ -137,11 +132,11 @@ def default_rule_name(prefix: str, number: int) -> str:
 def _scope(place: Place) -> Scope:
     fields = place.fields(_SCOPE)
     return Scope(
-        domains=fields.get("domains", domains, ()),
+        domains=fields.get("domains", matches.domains, ()),
         routes=fields.get("routes", route_names, None),
-        request=request_match(fields),
+        request=matches.request_match(fields),
         clients=fields.get("clients", lambda it: distinct(it.one_or_more(_network)), ()),
-        response_headers=fields.get("response_headers", header_matches, ()),
+        response_headers=fields.get("response_headers", matches.header_matches, ()),
     )
 
 
