@@ -160,11 +160,7 @@ def grpc_message(answer: Answer) -> bytes | Template:
 
 @functools.lru_cache(maxsize=_REMEMBERED)
 def contents(answer: Answer, bodiless: bool) -> tuple[Content, ...]:
-    """What an answer has to offer, in order: at least one.
-
-    Args:
-        bodiless: its status is one that has no body.
-    """
+    """What an answer has to offer, in order: at least one; `bodiless`: its status is one that has no body."""
     if not answer.variants:
         return (_content(answer, Variant(body=answer.body, template=answer.template), "", bodiless),)
     axes = (

@@ -50,14 +50,8 @@ def rule_misfit(rule: Rule, request: Request, route: str | None, response: Respo
 
 
 def misfit(scope: Scope, request: Request, route: str | None, response: Response | None = None) -> str | None:
-    """The first reason why a scope does not fit; None: it does.
-
-    Args:
-        scope: of a rule; for a route, one with its domains and request match.
-        request: as Envoy's router sees it.
-        route: the name of the route that the request takes; None: no route fits.
-        response: None: there is none yet.
-    """
+    """The first reason why a scope does not fit; None: it does. Args as for `matching.scope_fits`; a route's scope is
+    one with its domains and request match."""
     if scope.routes is not None and route not in scope.routes:
         return (
             f"it is about {_either(scope.routes, 'route')}, the request takes {_quoted(route) if route else 'no route'}"

@@ -105,13 +105,10 @@ def _with_page(answer: Answer, branding: Branding) -> Iterator[Answer]:
 
 @functools.lru_cache(maxsize=64)  # thousands of rules may show it
 def variants(status: int | None, branding: Branding = Branding()) -> tuple[Variant, ...]:
-    """The page in every format and language, as templates.
+    """The page about a status in every format and language, as templates; None: words that fit any status.
 
-    Args:
-        status: what it is about; None: not known before, the words then fit any status.
-    Returns:
-        The first is for whoever accepts none of them. JSON and XML (RFC 9457, and RFC 7807, appendix A) are there under
-        their plain content types as well, which is what most clients ask for.
+    The first is for whoever accepts none of them. JSON and XML (RFC 9457, and RFC 7807, appendix A) are there under
+    their plain content types as well, which is what most clients ask for.
     """
     problem = _words()["en"]
     detail = _of_status(problem, status)[1]

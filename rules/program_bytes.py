@@ -33,15 +33,9 @@ _BODY, _RULE, _TEMPLATE = 1, 2, 3
 _FINAL, _UNCONDITIONAL, _UNLESS, _OBSERVE = 1, 2, 4, 8
 _PASSES, _ASKS, _GRPC = 1, 2, 4
 
-_PATH_KINDS: Final = {PathKind.EXACT: 1, PathKind.PREFIX: 2, PathKind.REGEX: 3}
-_TEST_KINDS: Final = {
-    StringKind.EXACT: 0,
-    StringKind.PREFIX: 1,
-    StringKind.SUFFIX: 2,
-    StringKind.CONTAINS: 3,
-    StringKind.REGEX: 4,
-    StringKind.PRESENT: 5,
-}
+# By their numbers, which are those of their order.
+_PATH_KINDS: Final = {kind: number for number, kind in enumerate(PathKind, 1)}
+_TEST_KINDS: Final = {kind: number for number, kind in enumerate(StringKind)}
 
 _REMEMBERED: Final = 1 << 15
 

@@ -41,20 +41,6 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
-    """What a ReferenceGrant allows: objects of a kind in a namespace may refer to some of another kind in its own."""
-
-    namespace: str
-    from_group: str
-    from_kind: str
-    from_namespace: str
-    to_group: str
-    to_kind: str
-    to_name: str
-    """Empty: all of that kind."""
-
-
-@dataclass(frozen=True, slots=True)
 class Cluster:
     """What was loaded, by kind."""
 
@@ -62,7 +48,9 @@ class Cluster:
     addresses: Mapping[str, Upstream]
     """By upstream name: from the command line or a rule file, else from a McpBridge."""
     services: Mapping[Key, Service]
-    grants: tuple[Grant, ...]
+    grants: frozenset[tuple[str, ...]]
+    """What ReferenceGrants allow: group, kind and namespace of those who may refer to what has this group, kind, name
+    (empty: all have) and namespace."""
     faults: dict[Object, tuple[Fault, ...]]
     """What is wrong with Services, ReferenceGrants, Namespaces and McpBridges; Gateways add what is with Secrets and
     ConfigMaps."""
@@ -81,12 +69,9 @@ class Cluster:
 
     def granted(self, source: Object, to: Reference) -> bool:
         """Whether an object may refer to another, which is true within a namespace."""
+        kinds = (source.group, source.kind, source.key.namespace, to.group, to.kind)
         return source.key.namespace == to.key.namespace or any(
-            (grant.from_group, grant.from_kind, grant.from_namespace)
-            == (source.group, source.kind, source.key.namespace)
-            and (grant.to_group, grant.to_kind, grant.namespace) == (to.group, to.kind, to.key.namespace)
-            and grant.to_name in ("", to.key.name)
-            for grant in self.grants
+            (*kinds, name, to.key.namespace) in self.grants for name in ("", to.key.name)
         )
 
     def service_port(self, key: Key, number: int) -> ServicePort | None:
@@ -167,12 +152,8 @@ def _service_of(upstream: str) -> tuple[Key, int | None]:
 
 
 def make_cluster(objects: Iterable[Object], addresses: Mapping[str, Upstream]) -> Cluster:
-    """Look at objects together.
-
-    Args:
-        objects: with a name, and no two of one kind with the same.
-        addresses: upstreams of the command line by name.
-    """
+    """Look at objects together. Each has a name that no other one of its kind has; `addresses` are upstreams of the
+    command line by name."""
     by_kind: dict[str, dict[Key, Object]] = {}
     for each in objects:
         key = Key("", each.key.name) if each.kind == "Namespace" else each.key
@@ -187,7 +168,7 @@ def make_cluster(objects: Iterable[Object], addresses: Mapping[str, Upstream]) -
 
     services = {each.key: it for each, it in of_kind("Service", lambda it: read_spec(it, _service, Service()))}
     granting = of_kind("ReferenceGrant", lambda it: read_spec(it, _grants, ()))
-    grants = tuple(Grant(each.key.namespace, *it) for each, found in granting if not faults[each] for it in found)
+    grants = frozenset((*it, each.key.namespace) for each, found in granting if not faults[each] for it in found)
     list(of_kind("Namespace", lambda it: read_spec(it, lambda _: None, None)))
     bridged = {upstream.name: upstream for _, found in of_kind("McpBridge", read_mcp_bridge) for upstream in found}
     return Cluster(by_kind, {**bridged, **addresses}, services, grants, faults)

@@ -5,6 +5,7 @@ In: `DirectResponse` objects. Out: `Answer`s, or what is wrong with the object. 
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 from rejoinder.rules.document import Scalar, ScalarKind
@@ -40,6 +41,9 @@ def _answer(spec: Place) -> Answer:
     return _made(fields.require("status", _status, 200), fields.get("body", _body, b""))
 
 
+_status: Final = functools.partial(Place.integer, allowed=STATUSES, what="a status")
+
+
 def _made(status: int, body: bytes) -> Answer:
     return Answer(
         status_code=status,
@@ -47,10 +51,6 @@ def _made(status: int, body: bytes) -> Answer:
         headers=(("content-type", "text/plain"),) if body else (),
         body=body,
     )
-
-
-def _status(place: Place) -> int:
-    return place.integer(STATUSES, "a status")
 
 
 def _body(place: Place) -> bytes:

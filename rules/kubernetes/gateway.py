@@ -155,11 +155,7 @@ class Gateway:
                 yield socket
 
     def status(self, attached: Mapping[str, int]) -> Status:
-        """Its conditions.
-
-        Args:
-            attached: how many routes each listener has, by name.
-        """
+        """Its conditions; `attached` says how many routes each listener has, by name."""
         assert self.object is not None, "only objects have a status"
         broken = [listener for listener in self.listeners if not listener.usable]
         own = condition(ACCEPTED, self.faults)

@@ -105,13 +105,7 @@ class HttpRoute:
 
 
 def read_http_route(each: Object, cluster: Cluster, answers: Mapping[Key, Answer | None]) -> HttpRoute:
-    """An HTTPRoute; what is wrong stays with it, or with the rule that it is about.
-
-    Args:
-        each: the object.
-        cluster: what else there is.
-        answers: the DirectResponses; None: one that cannot be used.
-    """
+    """An HTTPRoute; what is wrong stays with it, or with its rule. `answers` are as in `References`."""
     spec = each.spec()
     _, unknown = read_spec(each, lambda _: None, None, "rules")
     parents, parent_problems = alone(spec, lambda it: _parents(it, each.key.namespace), ())

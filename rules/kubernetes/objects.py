@@ -104,17 +104,15 @@ def annotations_of(each: Object) -> dict[str, Place]:
     return dict(place.members()) if isinstance(place.node, Map) else {}
 
 
-def _switched_off(annotation: Place) -> bool:
-    return isinstance(annotation.node, Scalar) and annotation.node.text == "false"
-
-
 def annotations_without_effect(each: Object, *read: str) -> Iterator[Problem]:
     """A warning that names those annotations that would mean something to a controller, but for those that are read
     and those that say `false`, which switch nothing on."""
     names = [
         name
         for name, value in annotations_of(each).items()
-        if name.startswith(_DECIDING) and name not in read and not _switched_off(value)
+        if name.startswith(_DECIDING)
+        and name not in read
+        and not (isinstance(value.node, Scalar) and value.node.text == "false")
     ]
     if names:
         text = f"{each.title}: annotations have no effect here: {', '.join(names)}"

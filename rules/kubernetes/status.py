@@ -196,11 +196,7 @@ class Status:
         return list(found.values())
 
     def to_json(self, now: str) -> dict[str, Any]:
-        """The object with its `status` as Kubernetes has it.
-
-        Args:
-            now: the time, for `lastTransitionTime`.
-        """
+        """The object with its `status` as Kubernetes has it; `now` becomes `lastTransitionTime`."""
 
         def conditions(found: Iterable[Condition]) -> list[dict[str, Any]]:
             return [

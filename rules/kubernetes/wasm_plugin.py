@@ -42,12 +42,8 @@ PLUGIN: Final = "custom-response"
 
 
 def read_wasm_plugins(cluster: Cluster, routes: Sequence[Route]) -> Manifests:
-    """The rules of all plug-ins, those with the highest priority first.
-
-    Args:
-        cluster: has the plug-ins.
-        routes: all that there are, of which `ingress` and `service` may name those that a plug-in can be about.
-    """
+    """The rules of all plug-ins, those with the highest priority first. Their `ingress` and `service` may name
+    `routes`, which are all that there are."""
     statuses: list[Status] = []
     notes: list[Problem] = []
     found: list[tuple[tuple[int, Key], tuple[Rule, ...]]] = []
