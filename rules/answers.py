@@ -14,17 +14,7 @@ from rejoinder.rules.accept import Offer, best
 from rejoinder.rules.http import BODILESS, GRPC_OF_STATUS, GRPC_STATUSES, GRPC_UNKNOWN, NEVER_KEPT
 from rejoinder.rules.model import STATUSES, Answer, Header, Rule, StatusPattern, Variant
 from rejoinder.rules.request import LOCAL, Request, Response
-from rejoinder.rules.template import (
-    Escape,
-    Name,
-    Template,
-    Variable,
-    default_escape,
-    fill,
-    parse,
-    parse_header,
-    reason,
-)
+from rejoinder.rules.template import Escape, Name, Template, Variable, default_escape, fill, parse, parse_header, reason
 
 _REMEMBERED: Final = 1 << 15
 

@@ -36,15 +36,7 @@ from rejoinder.rules.kubernetes.status import (
 )
 from rejoinder.rules.manifests import Manifests
 from rejoinder.rules.matching import domain_covers
-from rejoinder.rules.model import (
-    UNCHANGED,
-    Answer,
-    PathKind,
-    Redirect,
-    Route,
-    StringKind,
-    StringMatch,
-)
+from rejoinder.rules.model import UNCHANGED, Answer, PathKind, Redirect, Route, StringKind, StringMatch
 
 WELL_KNOWN_PORTS: Final = {"http": 80, "https": 443}
 

@@ -37,7 +37,6 @@ from rejoinder.rules.kubernetes.objects import (
     port,
     read_spec,
     reference,
-    told_apart,
 )
 from rejoinder.rules.kubernetes.references import References
 from rejoinder.rules.kubernetes.status import (
@@ -49,6 +48,7 @@ from rejoinder.rules.kubernetes.status import (
     as_faults,
     refusal,
     refuse,
+    told_apart,
 )
 from rejoinder.rules.model import (
     UNCHANGED,
@@ -190,10 +190,9 @@ def _read_rule(place: Place, number: int, references: References, redirect_statu
     )
 
 
-def _told(route: Object, problems: Iterable[Problem]) -> tuple[tuple[Fault, ...], list[Problem]]:
-    errors, notes = told_apart(route, problems)
-    told = (replace(error, message=_RULE.sub("", error.message)) for error in errors)
-    return as_faults(told, UNSUPPORTED_VALUE), notes
+def _told(route: Object, problems: Iterable[Problem]) -> tuple[list[Fault], list[Problem]]:
+    faults, notes = told_apart(route, problems, UNSUPPORTED_VALUE)
+    return [replace(fault, message=_RULE.sub("", fault.message)) for fault in faults], notes
 
 
 def _check(place: Place, matches: tuple[Match, ...], filters: Filters, backends: tuple[Backend, ...]) -> None:

@@ -9,7 +9,7 @@ https://kubernetes.io/docs/concepts/services-networking/ingress/
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -30,17 +30,16 @@ from rejoinder.rules.kubernetes.objects import (
     open_fields,
     port,
     read_spec,
-    told_apart,
 )
 from rejoinder.rules.kubernetes.status import (
     ACCEPTED,
     RESOLVED_REFS,
     Fault,
     Status,
-    as_faults,
     condition,
     refusal,
     refuse,
+    told_apart,
 )
 from rejoinder.rules.manifests import Manifests
 from rejoinder.rules.model import EVERY_PATH, Answer, Backend, Forward, PathKind, PathMatch, RequestMatch, Route
@@ -70,8 +69,7 @@ def read_ingresses(cluster: Cluster) -> Manifests:
             notes.append(Problem(annotations_of(ingress)[canary].position, text, Severity.WARNING))
             continue
         found, problems = read_spec(ingress, _Reader(ingress, cluster).entries, [], "rules")
-        errors, warnings = told_apart(ingress, problems)
-        faults = as_faults(errors)
+        faults, warnings = told_apart(ingress, problems)
         entries += found
         statuses.append(Status(ingress, (condition(ACCEPTED, faults), condition(RESOLVED_REFS, faults))))
         notes += (*warnings, *_without_effect(ingress))
@@ -111,11 +109,11 @@ class _Reader:
             # Without its hosts, which are not known, it would take the requests of others.
             for at, place in enumerate(paths if not problems else []):
                 path, problems = noted(place, self._path, EVERY_PATH)
-                errors, _ = told_apart(self.object, problems)
+                faults, _ = told_apart(self.object, problems)
                 # A path that cannot be used answers 500 where no other takes the request.
-                action = self._action(member(place, "backend"), errors)
+                action = self._action(member(place, "backend"), [each.message for each in faults])
                 part = f"rule {number} path {at}"
-                entries.append(self._entry(part, domain, path, action, place, last=bool(errors)))
+                entries.append(self._entry(part, domain, path, action, place, last=bool(faults)))
         if spec.has("defaultBackend"):
             place = spec.field("defaultBackend")
             action = self._action(place, [])
@@ -145,15 +143,14 @@ class _Reader:
         kind = (path.kind is not PathKind.EXACT, -len(path.value))
         return (host, last, kind, self.object.key), route
 
-    def _action(self, backend: Place, problems: Iterable[Problem]) -> Answer | Forward:
+    def _action(self, backend: Place, wrong: list[str]) -> Answer | Forward:
         """Where requests go; what is wrong with that, or with the path, is answered instead."""
-        forward, more = noted(backend, self._forward, None)
-        problems = (*problems, *more)
+        forward, problems = noted(backend, self._forward, None)
+        wrong += [each.message for each in problems if not isinstance(each, Fault)]
+        if forward is not None and not wrong:
+            return forward
         # A reference that leads nowhere is only told where nothing else is wrong.
-        reasons = [each for each in problems if not isinstance(each, Fault)] or problems
-        if forward is None or reasons:
-            return refusal(f"{self.object.title}: {'; '.join(each.message for each in reasons)}")
-        return forward
+        return refusal(f"{self.object.title}: {'; '.join(wrong or [each.message for each in problems])}")
 
     def _forward(self, backend: Place) -> Forward | None:
         if not backend.has("service") and (place := annotations_of(self.object).get(DESTINATION)) is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, TypeVar
 
@@ -64,6 +64,11 @@ class Object:
     def group(self) -> str:
         """Its API group; empty for Kubernetes' own core."""
         return self.api_version.rpartition("/")[0]
+
+    @property
+    def id(self) -> tuple[str, str]:
+        """Kind, and namespace and name."""
+        return self.kind, str(self.key)
 
     @property
     def title(self) -> str:
@@ -210,13 +215,6 @@ def noted(place: Place, read: Callable[[Place], T], default: D) -> tuple[T | D, 
     before = len(place.source.problems)
     value = place.attempt(read, default)
     return value, tuple(place.source.problems[before:])
-
-
-def told_apart(each: Object, problems: Iterable[Problem]) -> tuple[list[Problem], list[Problem]]:
-    """What is wrong with an object, and what in it has no effect, said with its title."""
-    errors = [problem for problem in problems if problem.severity is Severity.ERROR]
-    notes = [problem for problem in problems if problem.severity is not Severity.ERROR]
-    return errors, [replace(note, message=f"{each.title}: {note.message}") for note in notes]
 
 
 def open_fields(place: Place) -> Fields:

@@ -9,7 +9,7 @@ https://gateway-api.sigs.k8s.io/geps/gep-1364/ has the conditions of the Gateway
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from rejoinder.rules.fields import Place
@@ -60,6 +60,15 @@ def as_faults(problems: Iterable[Problem], reason: str = INVALID) -> tuple[Fault
         problem if isinstance(problem, Fault) else Fault(problem.position, problem.message, reason=reason)
         for problem in problems
     )
+
+
+def told_apart(
+    each: Object, problems: Iterable[Problem], reason: str = INVALID
+) -> tuple[tuple[Fault, ...], list[Problem]]:
+    """What is wrong with an object, and what in it has no effect, said with its title."""
+    errors = [problem for problem in problems if problem.severity is Severity.ERROR]
+    notes = [problem for problem in problems if problem.severity is not Severity.ERROR]
+    return as_faults(errors, reason), [replace(note, message=f"{each.title}: {note.message}") for note in notes]
 
 
 def refusal(text: str) -> Answer:

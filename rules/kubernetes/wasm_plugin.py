@@ -29,9 +29,8 @@ from rejoinder.rules.kubernetes.objects import (
     namespace_of,
     open_fields,
     read_spec,
-    told_apart,
 )
-from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Status, as_faults, condition, refuse
+from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Status, condition, refuse, told_apart
 from rejoinder.rules.manifests import Manifests
 from rejoinder.rules.model import Forward, Route, Rule, Scope
 from rejoinder.rules.problem import Problem, Severity
@@ -54,8 +53,7 @@ def read_wasm_plugins(cluster: Cluster, routes: Sequence[Route]) -> Manifests:
             notes.append(Problem(plugin.position, text, Severity.NOTE))
             continue
         rules, problems = read_spec(plugin, _Reader(plugin, routes).read, ())
-        errors, warnings = told_apart(plugin, problems)
-        faults = as_faults(errors)
+        faults, warnings = told_apart(plugin, problems)
         statuses.append(Status(plugin, (condition(ACCEPTED, faults), condition(RESOLVED_REFS, faults))))
         notes += warnings
         if all(fault.condition != ACCEPTED for fault in faults):

@@ -173,7 +173,7 @@ def scope_answers(fields: Fields, *, plug_in: bool = False) -> tuple[Answer, ...
     if "rules" in fields:
         return fields["rules"].attempt(functools.partial(_answers_of_one_scope, plug_in=plug_in), ())
     conditional = "enable_on_status" in fields and not plug_in
-    return _checked((fields.place,), (answer_of(fields, None if conditional else OK),))
+    return _checked([(fields.place, answer_of(fields, None if conditional else OK))])
 
 
 def _answers_of_one_scope(place: Place, plug_in: bool) -> tuple[Answer, ...]:
@@ -184,17 +184,15 @@ def _answers_of_one_scope(place: Place, plug_in: bool) -> tuple[Answer, ...]:
     conditional = any(item.has("enable_on_status") for item in items) and not plug_in
     shape = PLUG_IN_ANSWER if plug_in else ANSWER
     one = functools.partial(answer, default=None if conditional else OK, shape=shape)
-    found = [(item, item.attempt(one, None)) for item in items]
-    read = [(item, each) for item, each in found if each is not None]
-    return _checked([item for item, _ in read], tuple(each for _, each in read))
+    return _checked([(item, each) for item in items if (each := item.attempt(one, None)) is not None])
 
 
 # What one answer of a scope cannot know of the others.
-def _checked(places: Sequence[Place], answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
-    unconditional = not any(place.has("enable_on_status") for place in places)  # also where it is wrong
+def _checked(answers: Sequence[tuple[Place, Answer]]) -> tuple[Answer, ...]:
+    unconditional = not any(place.has("enable_on_status") for place, _ in answers)  # also where it is wrong
     claimed: dict[StatusPattern, int] = {}
     default: Place | None = None
-    for place, each in zip(places, answers, strict=True):
+    for place, each in answers:
         for pattern in each.enable_on_status:
             if pattern in claimed:
                 message = f"{pattern} is claimed twice in this scope, first in line {claimed[pattern]}"
@@ -209,4 +207,4 @@ def _checked(places: Sequence[Place], answers: tuple[Answer, ...]) -> tuple[Answ
                 line = default.node.line
                 place.warn(f"is never given: the answer without enable_on_status in line {line} comes first")
             default = default or place
-    return answers
+    return tuple(each for _, each in answers)
