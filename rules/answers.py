@@ -137,8 +137,8 @@ def local_response(status: int, request: Request, headers: tuple[Header, ...] = 
 
 def filled(template: Template, answer: Answer, status: int, asked: Asked, rule: str) -> str:
     """A template as it is in a header. Other args as for `reply`."""
-    code = answer.status(status)
-    return fill(template, functools.partial(_value, asked=asked, code=code, rule=rule)).decode().strip(" \t")
+    value = functools.partial(_value, asked=asked, code=answer.status(status), rule=rule)
+    return fill(template, value).decode().strip(" \t")
 
 
 def grpc_message(answer: Answer) -> bytes | Template:
@@ -171,7 +171,8 @@ def _content(answer: Answer, variant: Variant, vary: str, bodiless: bool) -> Con
     if variant.content_type or not content_type:
         headers = tuple((name, value) for name, value in headers if name != "content-type")
     if content_type and (variant.content_type or not given):
-        headers = (("content-type", _with_charset(content_type)), *headers)
+        charset = "; charset=utf-8" if content_type.startswith("text/") and ";" not in content_type else ""
+        headers = (("content-type", content_type + charset), *headers)
     if variant.language and body:
         headers = (*headers, ("content-language", variant.language))
     if vary:
@@ -193,11 +194,6 @@ def templates(answer: Answer) -> Iterator[Template]:
                 yield given
     if isinstance(message := grpc_message(answer), Template):
         yield message
-
-
-def _with_charset(content_type: str) -> str:
-    is_bare_text = content_type.startswith("text/") and ";" not in content_type
-    return f"{content_type}; charset=utf-8" if is_bare_text else content_type
 
 
 def _header_template(name: str, value: str) -> str | Template:

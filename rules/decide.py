@@ -91,7 +91,9 @@ def decide(ruleset: Ruleset, request: Request, *, route_name: str | None = None)
         route_name: for an Envoy with routes of its own: the name of the one that it has chosen, empty if that has none
             or none fits. The routes of the rule set then count for nothing.
     """
-    route = _route(ruleset, request) if route_name is None else None
+    routes = ruleset.routes if route_name is None else ()
+    fitting = (each for each in routes if domains_cover(each.domains, request.host) and fits(each.request, request))
+    route = next(fitting, None)
     named = route_name or (route.name if route else None)
     asked = Asked(request, named)
     chain: list[Rule] = []
@@ -122,13 +124,6 @@ def decide(ruleset: Ruleset, request: Request, *, route_name: str | None = None)
         made = redirect(route, action, request)
     asked_next = () if isinstance(action, Answer | Redirect) else tuple(chain)
     return Decision(route, handled, made, asked_next, request, named, tuple(observed))
-
-
-def _route(ruleset: Ruleset, request: Request) -> Route | None:
-    for route in ruleset.routes:
-        if domains_cover(route.domains, request.host) and fits(route.request, request):
-            return route
-    return None
 
 
 def redirect(route: Route, action: Redirect, request: Request) -> Reply:

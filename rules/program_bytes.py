@@ -78,13 +78,8 @@ def cut(program: Program) -> tuple[bytes, tuple[Part, ...]]:
     records = list(_records(program))
     if sum(map(len, records)) <= WHOLE_SIZE:
         return encode(program), ()
-    parts = tuple(dict.fromkeys(map(_part, _runs(records))))
-    return _PROGRAM + _list(part.id for part in parts), parts
-
-
-def _part(records: bytes) -> Part:
-    key = _id(records)
-    return Part(key, _PART + key + records)
+    runs = {_id(run): run for run in _runs(records)}
+    return _PROGRAM + _list(runs), tuple(Part(key, _PART + key + run) for key, run in runs.items())
 
 
 def _runs(records: Iterable[bytes]) -> Iterator[bytes]:

@@ -21,7 +21,7 @@ from rejoinder.rules.kubernetes.gateway_api import read_gateway_api
 from rejoinder.rules.kubernetes.ingress import read_ingresses
 from rejoinder.rules.kubernetes.known import KINDS
 from rejoinder.rules.kubernetes.objects import Object, namespace_of, read_objects
-from rejoinder.rules.kubernetes.status import ACCEPTED, Fault, Status, as_faults, condition
+from rejoinder.rules.kubernetes.status import ACCEPTED, Fault, Status, as_faults, judged
 from rejoinder.rules.kubernetes.wasm_plugin import read_wasm_plugins
 from rejoinder.rules.manifests import Manifests
 from rejoinder.rules.model import Forward, Position, RequestMatch, Route, Upstream
@@ -106,10 +106,10 @@ def _read(objects: Iterable[Object], addresses: Mapping[str, Upstream], native_r
             text = f"{each.title} is skipped: nothing here reads {each.api_version} {each.kind}"
             notes.append(Problem(each.position, text, Severity.NOTE))
         elif each.problems:
-            statuses.append(Status(each, (condition(ACCEPTED, as_faults(each.problems)),)))
+            statuses.append(judged(each, as_faults(each.problems), ACCEPTED))
         elif first := usable.get(each.id):
             fault = Fault(each.position, f"it is given twice, first at {first.position}")
-            statuses.append(Status(each, (condition(ACCEPTED, (fault,)),)))
+            statuses.append(judged(each, (fault,), ACCEPTED))
         else:
             usable[each.id] = each
     found = make_cluster(usable.values(), addresses)
@@ -117,7 +117,7 @@ def _read(objects: Iterable[Object], addresses: Mapping[str, Upstream], native_r
     ingresses = read_ingresses(found)
     routes = (*part.routes, *ingresses.routes)
     plugins = read_wasm_plugins(found, (*native_routes, *routes))
-    broken = (Status(each, (condition(ACCEPTED, faults),)) for each, faults in found.faults.items() if faults)
+    broken = (judged(each, faults, ACCEPTED) for each, faults in found.faults.items() if faults)
     names = dict.fromkeys(
         name
         for route in routes

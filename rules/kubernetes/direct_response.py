@@ -33,20 +33,20 @@ def read_filter(place: Place) -> Answer:
     """The Gateway API's own filter of the name (experimental), which holds the answer itself."""
     fields = open_fields(place)
     body = open_fields(member(place, "body")).get("string", _body, b"")
-    return _made(fields.require("statusCode", _status, 200), body)
+    return _made(fields.require("statusCode", status, 200), body)
 
 
 def _answer(spec: Place) -> Answer:
     fields = open_fields(spec)
-    return _made(fields.require("status", _status, 200), fields.get("body", _body, b""))
+    return _made(fields.require("status", status, 200), fields.get("body", _body, b""))
 
 
-_status: Final = functools.partial(Place.integer, allowed=STATUSES, what="a status")
+status: Final = functools.partial(Place.integer, allowed=STATUSES, what="a status")
 
 
-def _made(status: int, body: bytes) -> Answer:
+def _made(code: int, body: bytes) -> Answer:
     return Answer(
-        status_code=status,
+        status_code=code,
         # What Envoy says if nobody says anything, and so what kgateway sends.
         headers=(("content-type", "text/plain"),) if body else (),
         body=body,

@@ -33,6 +33,7 @@ from rejoinder.rules.kubernetes.status import (
     ParentStatus,
     Status,
     condition,
+    judged,
 )
 from rejoinder.rules.manifests import Manifests
 from rejoinder.rules.matching import domain_covers
@@ -89,7 +90,7 @@ def read_gateway_api(cluster: Cluster) -> Manifests:
                 for gateway in gateways
             ),
             *statuses,
-            *(Status(each, (condition(ACCEPTED, faults),)) for each, (_, faults) in answers.items()),
+            *(judged(each, faults, ACCEPTED) for each, (_, faults) in answers.items()),
         ),
         notes=(
             *(note for route in routes for note in route.notes),

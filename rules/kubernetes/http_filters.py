@@ -17,17 +17,7 @@ from rejoinder.rules.kubernetes import direct_response
 from rejoinder.rules.kubernetes.objects import items, one_of, open_fields, port
 from rejoinder.rules.kubernetes.references import References
 from rejoinder.rules.kubernetes.status import INCOMPATIBLE_FILTERS, UNSUPPORTED_VALUE, refuse
-from rejoinder.rules.model import (
-    MAX_HEADERS,
-    STATUSES,
-    UNCHANGED,
-    Answer,
-    Cors,
-    Header,
-    HeaderChanges,
-    Redirect,
-    Rewrite,
-)
+from rejoinder.rules.model import MAX_HEADERS, UNCHANGED, Answer, Cors, Header, HeaderChanges, Redirect, Rewrite
 from rejoinder.rules.rule_file.headers import MAX_HEADER_SIZE, header_name
 from rejoinder.rules.rule_file.routes import redirect_host, redirect_path
 from rejoinder.rules.rule_file.values import at_most
@@ -169,7 +159,7 @@ def _redirect(place: Place) -> Redirect:
 
 
 def _redirect_status(place: Place) -> int:
-    status = place.integer(STATUSES, "a status")
+    status = direct_response.status(place)
     if status not in REDIRECTS:
         raise place.expected(f"one of {', '.join(map(str, REDIRECTS))}")
     return status

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from rejoinder.rules.document import Scalar
@@ -50,17 +50,7 @@ from rejoinder.rules.kubernetes.status import (
     refuse,
     told_apart,
 )
-from rejoinder.rules.model import (
-    UNCHANGED,
-    Answer,
-    Backend,
-    Forward,
-    HeaderChanges,
-    PathKind,
-    Position,
-    Redirect,
-    Rewrite,
-)
+from rejoinder.rules.model import Answer, Backend, Forward, HeaderChanges, PathKind, Position, Redirect, Rewrite
 from rejoinder.rules.problem import Problem
 from rejoinder.rules.rule_file.matches import domains
 
@@ -81,15 +71,15 @@ class RouteRule:
 
     matches: tuple[Match, ...]
     action: Answer | Redirect | Forward
-    request_headers: HeaderChanges = UNCHANGED
-    response_headers: HeaderChanges = UNCHANGED
-    refusal: Answer | None = None
+    request_headers: HeaderChanges
+    response_headers: HeaderChanges
+    refusal: Answer | None
     """In place of the action, for the matches that cannot be used; None: all can, or the action says it itself."""
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[Fault, ...]
     """If there are any that concern it as a whole, its action is an answer that says so."""
-    notes: tuple[Problem, ...] = ()
+    notes: tuple[Problem, ...]
     """What has no effect."""
-    position: Position = field(default=Position("", 0), compare=False)
+    position: Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +156,7 @@ def _read_rule(place: Place, number: int, references: References, redirect_statu
     if filters.redirect and backends:
         _exclude(place, "RequestRedirect", "backendRefs")
     if len(read) == 1:  # its filters are for the same requests
-        filters = filters.joined(replace(read[0][1], request_headers=UNCHANGED, response_headers=UNCHANGED))
+        filters = filters.joined(replace(read[0][1], request_headers=HeaderChanges(), response_headers=HeaderChanges()))
     _check(place, matches, filters, backends)
     action = _action(filters, backends, timeout, title)
     if isinstance(action, Redirect) and redirect_status:

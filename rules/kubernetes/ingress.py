@@ -31,16 +31,7 @@ from rejoinder.rules.kubernetes.objects import (
     port,
     read_spec,
 )
-from rejoinder.rules.kubernetes.status import (
-    ACCEPTED,
-    RESOLVED_REFS,
-    Fault,
-    Status,
-    condition,
-    refusal,
-    refuse,
-    told_apart,
-)
+from rejoinder.rules.kubernetes.status import RESOLVED_REFS, Fault, Status, judged, refusal, refuse, told_apart
 from rejoinder.rules.manifests import Manifests
 from rejoinder.rules.model import EVERY_PATH, Answer, Backend, Forward, PathKind, PathMatch, RequestMatch, Route
 from rejoinder.rules.problem import Problem, Severity
@@ -71,7 +62,7 @@ def read_ingresses(cluster: Cluster) -> Manifests:
         found, problems = read_spec(ingress, _Reader(ingress, cluster).entries, [], "rules")
         faults, warnings = told_apart(ingress, problems)
         entries += found
-        statuses.append(Status(ingress, (condition(ACCEPTED, faults), condition(RESOLVED_REFS, faults))))
+        statuses.append(judged(ingress, faults))
         notes += (*warnings, *_without_effect(ingress))
     routes = tuple(route for _, route in sorted(entries, key=lambda entry: entry[0]))
     return Manifests(routes=routes, statuses=tuple(statuses), notes=tuple(notes))

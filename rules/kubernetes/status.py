@@ -249,3 +249,8 @@ class Status:
             "metadata": {"namespace": self.object.key.namespace, "name": self.object.key.name},
             "status": status,
         }
+
+
+def judged(each: Object, faults: Iterable[Fault], *kinds: str) -> Status:
+    """An object with conditions of these kinds, by its faults."""
+    return Status(each, tuple(condition(kind, faults) for kind in kinds or (ACCEPTED, RESOLVED_REFS)))

@@ -30,7 +30,7 @@ from rejoinder.rules.kubernetes.objects import (
     open_fields,
     read_spec,
 )
-from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Status, condition, refuse, told_apart
+from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Status, judged, refuse, told_apart
 from rejoinder.rules.manifests import Manifests
 from rejoinder.rules.model import Forward, Route, Rule, Scope
 from rejoinder.rules.problem import Problem, Severity
@@ -47,27 +47,20 @@ def read_wasm_plugins(cluster: Cluster, routes: Sequence[Route]) -> Manifests:
     notes: list[Problem] = []
     found: list[tuple[tuple[int, Key], tuple[Rule, ...]]] = []
     for plugin in cluster.of_kind("WasmPlugin"):
-        url, priority = _header(plugin.spec())
-        if PLUGIN not in url:
+        fields, _ = alone(plugin.spec(), open_fields, None)
+        if fields is None or PLUGIN not in fields.get("url", Place.string, ""):
             text = f"{plugin.title} is skipped: its url does not name the {PLUGIN} plug-in"
             notes.append(Problem(plugin.position, text, Severity.NOTE))
             continue
         rules, problems = read_spec(plugin, _Reader(plugin, routes).read, ())
         faults, warnings = told_apart(plugin, problems)
-        statuses.append(Status(plugin, (condition(ACCEPTED, faults), condition(RESOLVED_REFS, faults))))
+        statuses.append(judged(plugin, faults))
         notes += warnings
         if all(fault.condition != ACCEPTED for fault in faults):
+            priority = fields.get("priority", lambda it: it.integer(range(2**31)), 0)
             found.append(((-priority, plugin.key), rules))
     all_rules = tuple(rule for _, rules in sorted(found, key=lambda entry: entry[0]) for rule in rules)
     return Manifests(rules=all_rules, statuses=tuple(statuses), notes=tuple(notes))
-
-
-def _header(spec: Place) -> tuple[str, int]:
-    def read(place: Place) -> tuple[str, int]:
-        fields = open_fields(place)
-        return fields.get("url", Place.string, ""), fields.get("priority", lambda it: it.integer(range(2**31)), 0)
-
-    return alone(spec, read, ("", 0))[0]
 
 
 def _is_about(scope: Scope, route: Route) -> bool:

@@ -10,16 +10,7 @@ from rejoinder.rules.document import Map, Scalar, ScalarKind, quoted
 from rejoinder.rules.fields import Fields, Place, text_that
 from rejoinder.rules.http import BODILESS, GRPC_STATUSES, NEVER_KEPT, REDIRECTS
 from rejoinder.rules.model import Answer, Grpc, RemotePage, StatusPattern
-from rejoinder.rules.rule_file import values
-from rejoinder.rules.rule_file.content import (
-    CONTENT,
-    TEMPLATE,
-    VARIANTS,
-    body_of,
-    check_template,
-    type_of_file,
-    variants,
-)
+from rejoinder.rules.rule_file import content, values
 from rejoinder.rules.rule_file.headers import HEADERS, headers
 from rejoinder.rules.shape import DURATION, TEXT, TRUE, Shape, Table, any_of, choice, integer, like, one_or_more
 
@@ -52,7 +43,7 @@ _GRPC: Final = Shape(
 PLUG_IN_FIELDS: Final[Table] = {
     "status_code": (values.STATUS_OR_ORIGINAL, "The status that is sent: 200 to 599, or original, the upstream's own."),
     "headers": (HEADERS, "Headers that are sent: a list of name=value, or a mapping from names to values."),
-    **CONTENT,
+    **content.CONTENT,
     "handler": (like(_HANDLER), "Instead of all else: a Python function, package.module:function, that answers."),
     "enable_on_status": (
         one_or_more(values.STATUS_PATTERN),
@@ -63,8 +54,11 @@ PLUG_IN_FIELDS: Final[Table] = {
 """The fields of an answer in every form."""
 OUR_FIELDS: Final[Table] = {
     "pass": (TRUE, "true: the response is left alone, and no later rule is asked."),
-    "variants": (VARIANTS, "Instead of body: several, of which each request gets the one that it accepts best."),
-    "template": TEMPLATE,
+    "variants": (
+        content.VARIANTS,
+        "Instead of body: several, of which each request gets the one that it accepts best.",
+    ),
+    "template": content.TEMPLATE,
     "page": (
         any_of(choice("builtin"), _REMOTE),
         "builtin: instead of body, a page that comes with Rejoinder; or one that an upstream is asked for before that.",
@@ -113,45 +107,45 @@ def answer_of(fields: Fields, default: int | None) -> Answer:
     if fields.get("pass", _true, False):
         return Answer(default, enable_on_status=patterns, passes=True)
     asks = "page" in fields and isinstance(fields["page"].node, Map)
-    content = fields.first(*_CONTENT)
+    kind = fields.first(*_CONTENT)
     if "page" in fields and not asks:
-        if content:
-            fields["page"].error(f"give only one of {', '.join(_CONTENT)} and page: builtin; {content} is given too")
-        content = "page"
+        if kind:
+            fields["page"].error(f"give only one of {', '.join(_CONTENT)} and page: builtin; {kind} is given too")
+        kind = "page"
     template = fields.get("template", Place.boolean, False)
-    body = body_of(fields, template)
+    body = content.body_of(fields, template)
     code = fields.get("status_code", _status_or_original, default)
     bodiless = [s for s in BODILESS if s == code or (code is None and StatusPattern(str(s)) in patterns)]
-    if bodiless and content and (body or content not in ("body", "body_file")):
-        fields[content].error(f"a response with status {bodiless[0]} cannot have a body")
+    if bodiless and kind and (body or kind not in ("body", "body_file")):
+        fields[kind].error(f"a response with status {bodiless[0]} cannot have a body")
     if bodiless and asks:
         fields["page"].error(f"a response with status {bodiless[0]} cannot have a body")
     given_headers = fields.get("headers", headers, ())
     for each in given_headers if template else ():
-        check_template(fields["headers"], Answer(headers=(each,), template=True), f"{each[0]}: ")
+        content.check_template(fields["headers"], Answer(headers=(each,), template=True), f"{each[0]}: ")
     if code in REDIRECTS and "headers" not in fields:
         fields["status_code"].warn("a redirect without a Location header leads nowhere")
     if "body_file" in fields and not any(each == "content-type" for each, _ in given_headers):
-        given_headers = (*type_of_file(fields["body_file"]), *given_headers)
+        given_headers = (*content.type_of_file(fields["body_file"]), *given_headers)
     made = Answer(
         code,
         given_headers,
         body,
         patterns,
-        variants=fields.get("variants", lambda it: variants(it, template), ()),
+        variants=fields.get("variants", lambda it: content.variants(it, template), ()),
         template=template,
         page=not asks and bool(fields.get("page", _page, "")),
         remote=fields.get("page", _remote, None) if asks else None,
         grpc=fields.get("grpc", functools.partial(_grpc, template=template), None),
         keep_headers=fields.get("keep_headers", lambda it: values.distinct(it.one_or_more(_kept_header)), ()),
     )
-    if template and content in ("body", "body_file"):
-        check_template(fields[content], Answer(body=body, template=True))
+    if template and kind in ("body", "body_file"):
+        content.check_template(fields[kind], Answer(body=body, template=True))
     if made.page and not patterns and (code is None or code < 400):
         fields["page"].error(f"builtin is about errors: say enable_on_status, or a status_code from 400 on, not {code}")
     typed = made.page or (bool(made.variants) and all(each.content_type for each in made.variants))
     if typed and "headers" in fields and any(name == "content-type" for name, _ in given_headers):
-        fields["headers"].warn(f"content-type has no effect: {content} says its own")
+        fields["headers"].warn(f"content-type has no effect: {kind} says its own")
     return made
 
 
@@ -179,7 +173,7 @@ def _remote(place: Place) -> RemotePage:
     fields = place.fields(_REMOTE)
     given = fields.get("headers", headers, ())
     for each in given:
-        check_template(fields["headers"], Answer(headers=(each,), template=True), f"{each[0]}: ")
+        content.check_template(fields["headers"], Answer(headers=(each,), template=True), f"{each[0]}: ")
     return RemotePage(
         upstream=fields.get("upstream", values.name, ""),
         timeout=fields.get("timeout", lambda it: it.duration(0.01, "10ms", 60.0, "1m"), 1.0),
@@ -192,7 +186,7 @@ def _grpc(place: Place, template: bool) -> Grpc:
     fields = place.fields(_GRPC)
     made = Grpc(fields.get("status", _grpc_status, 0), fields.get("message", Place.string, ""))
     if template and "message" in fields:
-        check_template(fields["message"], Answer(grpc=made, template=True))
+        content.check_template(fields["message"], Answer(grpc=made, template=True))
     return made
 
 
