@@ -259,10 +259,6 @@ class Place:
         assert isinstance(self.node, Map)
         return replace(self, node=self.node.entries[name].value, path=f"{self.path}.{name}" if self.path else name)
 
-    def beside(self, name: str) -> Path:
-        """The path of a file that is named relative to this document's file."""
-        return Path(self.source.file).parent / name
-
 
 Reader: TypeAlias = Callable[[Place], T]
 
@@ -335,16 +331,17 @@ def _one_of(names: Sequence[str]) -> str:
     return f"one of {shown}" + (f" and {rest} more" if rest > 0 else "")
 
 
-def content_beside(place: Place, name: str) -> bytes:
-    """The content of a file that a place names, relative to the document's file.
+def content_beside(place: Place) -> bytes:
+    """The content of the file that a place names, relative to the document's file.
 
     Raises:
         FieldError: it cannot be read, or it is not for the document's author to name one.
     """
+    name = place.string()
     if not place.source.operated:
         raise place.mistake("a Kubernetes object cannot name a file of this machine: write its content here")
     try:
-        found = place.source.files.read(path := place.beside(name))
+        found = place.source.files.read(path := Path(place.source.file).parent / name)
     except UnreadableError as reason:
         raise place.mistake(f"{quoted(name)} {reason}") from None
     place.source.beside[path] = found

@@ -204,10 +204,7 @@ def read_gateway(each: Object, cluster: Cluster) -> Gateway:
     frontend, problems = read_spec(each, _frontend, {}, "listeners")
     addresses, address_problems = alone(member(each.spec(), "addresses"), lambda it: [*map(_address, items(it))], [])
     places, listener_problems = alone(member(each.spec(), "listeners"), items, [])
-    faults = [
-        *as_faults((*problems, *listener_problems)),
-        *as_faults(address_problems, "UnsupportedAddress"),
-    ]
+    faults = [*as_faults((*problems, *listener_problems)), *as_faults(address_problems, "UnsupportedAddress")]
     if not places and not faults:
         faults.append(Fault(each.position, "spec.listeners is missing: it listens nowhere"))
     listeners = [_listener(place, each, cluster, frontend) for place in places]

@@ -88,17 +88,11 @@ class Object:
         return member(self.place, "spec")
 
 
-_DECIDING: Final = (
-    "higress.io/",
-    "mse.ingress.kubernetes.io/",
-    "nginx.ingress.kubernetes.io/",
-    "nginx.org/",
-    "traefik.ingress.kubernetes.io/",
-    "haproxy.org/",
-    "konghq.com/",
-    "kgateway.dev/",
-    "gateway.kgateway.dev/",
-    "gateway.istio.io/",
+_DECIDING: Final = tuple(
+    (
+        "higress.io/ mse.ingress.kubernetes.io/ nginx.ingress.kubernetes.io/ nginx.org/ traefik.ingress.kubernetes.io/ "
+        "haproxy.org/ konghq.com/ kgateway.dev/ gateway.kgateway.dev/ gateway.istio.io/"
+    ).split()
 )
 """What controllers' annotations start with. They have hundreds, which change what an object does."""
 

@@ -245,7 +245,7 @@ def _authorities(place: Place) -> bytes:
 
 
 def _pem_file(place: Place) -> bytes:
-    content = content_beside(place, place.string())
+    content = content_beside(place)
     if not content:
         raise place.mistake("the file is empty")
     return content

@@ -61,7 +61,7 @@ _TEXT_TYPES: Final = re.compile(r"text/.*|application/(json|javascript|xml|.*\+(
 def body_of(fields: Fields, template: bool) -> bytes:
     """`body` or `body_file`; empty if neither is given."""
     body = fields.get("body", functools.partial(_body, template=template), b"")
-    return body or fields.get("body_file", lambda it: _limited(it, content_beside(it, it.string())), b"")
+    return body or fields.get("body_file", lambda it: _limited(it, content_beside(it)), b"")
 
 
 def _body(place: Place, template: bool = False) -> bytes:
@@ -129,7 +129,7 @@ def branding(place: Place) -> tuple[Position, Branding]:
     fields = place.fields(BRANDING)
     return place.position, Branding(
         name=fields.get("name", Place.string, ""),
-        logo=fields.get("logo_file", _as("logo", lambda it: content_beside(it, it.string())), None),
+        logo=fields.get("logo_file", _as("logo", content_beside), None),
         accent=fields.get("accent", _as("accent", _accent), ""),
         link=fields.get("link", _as("link", Place.string), ""),
     )
