@@ -98,7 +98,6 @@ def _qualities(offered: Sequence[str], header: bytes, specificity: Callable[[_Ra
 
 
 def _parsed(element: bytes) -> _Range | None:
-    """None: it is no such thing."""
     if not (whole := _RANGE.fullmatch(element)):
         return None
     parameters = []

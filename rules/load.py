@@ -206,7 +206,6 @@ def _read(source: Source, data: bytes) -> list[Part]:
 
 
 def _part(place: Place) -> Part:
-    """What a document says, by its kind."""
     return place.attempt(_read_objects if is_object(place) else _read_rule_file, Part())
 
 

@@ -16,12 +16,9 @@ from rejoinder.rules.request import UPSTREAM, Request, Response
 
 def in_words(scope: Scope) -> Iterator[str]:
     """What a request must be like, one test each; of a scope that every request fits, nothing."""
-    if scope.routes is not None:
-        yield _either(scope.routes, "route")
-    if scope.domains:
-        yield _either(scope.domains, "domain")
-    if scope.request.methods:
-        yield _either(scope.request.methods, "method")
+    for names, kind in ((scope.routes, "route"), (scope.domains, "domain"), (scope.request.methods, "method")):
+        if names:
+            yield _either(names, kind)
     if scope.request.path != EVERY_PATH:
         yield _path(scope.request.path)
     for name, test in scope.request.headers:

@@ -49,8 +49,7 @@ class Page:
 def asks(answer: Answer, status: int, asked: Asked) -> RemotePage | None:
     """The page that is to be asked for, before an answer is sent: not for a status without content, nor for a client
     that speaks gRPC. Args as for `answers.reply`."""
-    code = answer.status(status)
-    return None if code in BODILESS or asked.request.is_grpc else answer.remote
+    return None if answer.status(status) in BODILESS or asked.request.is_grpc else answer.remote
 
 
 def stays(answer: Answer, status: int, asked: Asked) -> bool:

@@ -30,7 +30,6 @@ from rejoinder.rules.kubernetes.status import (
     Condition,
     Fault,
     ParentRef,
-    ParentStatus,
     Status,
     condition,
     judged,
@@ -76,7 +75,7 @@ def read_gateway_api(cluster: Cluster) -> Manifests:
         for where, each in found.items():
             attached.setdefault(where, set()).add(route.object.key)
             entries += _entries(route, each)
-        parents = tuple(_parent_status(route, *each) for each in led)
+        parents = tuple((ref, _parent_conditions(route, attachments, fault)) for ref, attachments, fault in led)
         statuses.append(Status(route.object, _unattached(route), parents))
     entries += (entry for gateway in gateways for entry in _fences(gateway))
     entries.sort(key=lambda entry: entry[0])
@@ -119,19 +118,16 @@ def _on_their_own(gateways: Iterable[Gateway]) -> list[Gateway]:
     for gateway in gateways:
         sockets = [(socket.address, socket.port) for socket in gateway.sockets()]
         clash = next((socket for socket in sockets if socket in taken), None)
-        if clash is not None:
-            address, number = clash
-            message = (
-                f"{address} port {number} belongs to Gateway {taken[clash].key} already: "
-                "give one of them an address of its own in spec.addresses, or with up --listen"
-            )
-            assert gateway.object is not None, "only objects have sockets"
-            position = gateway.object.position
-            fault = Fault(position, message, reason=ADDRESS_NOT_USABLE, condition=PROGRAMMED)
-            result.append(replace(gateway, faults=(*gateway.faults, fault)))
-        else:
+        if clash is None or gateway.object is None:
             taken.update(dict.fromkeys(sockets, gateway))
             result.append(gateway)
+            continue
+        message = (
+            f"{clash[0]} port {clash[1]} belongs to Gateway {taken[clash].key} already: "
+            "give one of them an address of its own in spec.addresses, or with up --listen"
+        )
+        fault = Fault(gateway.object.position, message, reason=ADDRESS_NOT_USABLE, condition=PROGRAMMED)
+        result.append(replace(gateway, faults=(*gateway.faults, fault)))
     return result
 
 
@@ -202,9 +198,9 @@ def _meet(listener: str, hostnames: tuple[str, ...]) -> tuple[str, ...]:
 # --- what becomes of them ---
 
 
-def _parent_status(
-    route: HttpRoute, ref: ParentRef, attachments: Sequence[_Attachment], fault: Fault | None
-) -> ParentStatus:
+def _parent_conditions(
+    route: HttpRoute, attachments: Sequence[_Attachment], fault: Fault | None
+) -> tuple[Condition, ...]:
     faults = (*((fault,) if fault else ()), *route.faults, *(each for rule in route.rules for each in rule.faults))
     message = ""
     if not fault and not attachments[0].gateway.object:
@@ -219,7 +215,7 @@ def _parent_status(
     if broken and works:
         text = f"what is wrong of rule {', '.join(map(str, broken))} answers 500, the rest works"
         conditions.append(Condition(PARTIALLY_INVALID, True, UNSUPPORTED_VALUE, text))
-    return ParentStatus(ref, tuple(conditions))
+    return tuple(conditions)
 
 
 def _unattached(route: HttpRoute) -> tuple[Condition, ...]:

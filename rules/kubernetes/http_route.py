@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from rejoinder.rules.document import Scalar
-from rejoinder.rules.fields import Place, Source
+from rejoinder.rules.fields import Place, Source, text_that
 from rejoinder.rules.http import REDIRECTS
 from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster
 from rejoinder.rules.kubernetes.http_filters import Filters, read_filters
@@ -269,7 +269,5 @@ def _timeout(place: Place) -> float:
 
 
 def _duration(place: Place) -> float:
-    text = place.string()
-    if not _DURATION.fullmatch(text):
-        raise place.expected('a duration such as "10s" or "1m30s"')
+    text = text_that(_DURATION.fullmatch, 'a duration such as "10s" or "1m30s"')(place)
     return sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9]+)(ms|h|m|s)", text))

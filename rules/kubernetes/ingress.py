@@ -86,8 +86,6 @@ def _says_true(each: Object, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Reads one Ingress."""
-
     object: Object
     cluster: Cluster
 

@@ -143,14 +143,6 @@ class ParentRef:
 
 
 @dataclass(frozen=True, slots=True)
-class ParentStatus:
-    """What has become of a route at one of its parents."""
-
-    parent: ParentRef
-    conditions: tuple[Condition, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class ListenerStatus:
     """What has become of a listener of a Gateway."""
 
@@ -166,8 +158,8 @@ class Status:
 
     object: Object
     conditions: tuple[Condition, ...] = ()
-    parents: tuple[ParentStatus, ...] = ()
-    """Of an HTTPRoute."""
+    parents: tuple[tuple[ParentRef, tuple[Condition, ...]], ...] = ()
+    """Of an HTTPRoute: what has become of it at each of them."""
     listeners: tuple[ListenerStatus, ...] = ()
     """Of a Gateway."""
     addresses: tuple[str, ...] = ()
@@ -180,8 +172,8 @@ class Status:
         yield from (("", each) for each in self.conditions)
         for listener in self.listeners:
             yield from ((f"listener {listener.name}", each) for each in listener.conditions)
-        for parent in self.parents:
-            yield from ((str(parent.parent), each) for each in parent.conditions)
+        for parent, found in self.parents:
+            yield from ((str(parent), each) for each in found)
 
     @property
     def good(self) -> bool:
@@ -223,12 +215,8 @@ class Status:
         status: dict[str, Any] = {}
         if self.object.kind == "HTTPRoute":
             status["parents"] = [
-                {
-                    "parentRef": parent.parent.to_json(),
-                    "controllerName": CONTROLLER,
-                    "conditions": conditions(parent.conditions),
-                }
-                for parent in self.parents
+                {"parentRef": parent.to_json(), "controllerName": CONTROLLER, "conditions": conditions(found)}
+                for parent, found in self.parents
             ]
         if self.conditions or self.object.kind != "HTTPRoute":
             status["conditions"] = conditions(self.conditions)

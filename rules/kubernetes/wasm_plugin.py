@@ -82,8 +82,6 @@ def _conditions(fields: Fields) -> Fields:
 
 
 class _Reader:
-    """Reads one plug-in."""
-
     def __init__(self, each: Object, routes: Sequence[Route]) -> None:
         self._object = each
         self._system = each.key.namespace == SYSTEM_NAMESPACE
