@@ -324,8 +324,8 @@ def _merged(
     upstreams = _unique("upstream", (upstream for part in parts for upstream in part.upstreams), problems)
     upstreams |= overrides
     upstreams |= {upstream.name: upstream for upstream in manifests.upstreams}
-    routes = _unique("route", (each for part in parts for each in part.routes), problems)
-    rules = _unique("rule", (*(each for part in parts for each in part.rules), *manifests.rules), problems)
+    routes = _unique("route", (route for part in parts for route in part.routes), problems)
+    rules = _unique("rule", (*(rule for part in parts for rule in part.rules), *manifests.rules), problems)
     problems += remote.problems(rules.values(), upstreams)
     all_routes = with_hosts((*routes.values(), *manifests.routes), upstreams)
     # Where Gateways listen, the address of rule files is needed only if something is to be found there.

@@ -237,8 +237,8 @@ def _body(body: bytes | Template) -> tuple[bytes, ...]:
     if not isinstance(body, Template):
         return (_record(_BODY, _id(body) + body),)
     shared = [piece for piece in body.pieces if isinstance(piece, bytes) and len(piece) >= _SHARED]
-    data = template.encode(body, {each: _id(each) for each in shared})
-    return (*(_record(_BODY, _id(each) + each) for each in shared), _record(_TEMPLATE, _id(data) + data))
+    data = template.encode(body, {text: _id(text) for text in shared})
+    return (*(_record(_BODY, _id(text) + text) for text in shared), _record(_TEMPLATE, _id(data) + data))
 
 
 def _ranges(statuses: Iterable[int]) -> list[tuple[int, int]]:

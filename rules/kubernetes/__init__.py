@@ -51,11 +51,11 @@ def read_manifests(
     if last is None:
         return _read(objects, addresses, native_routes)
     # Of two with one name, the one that was there first stays.
-    objects = sorted(objects, key=lambda each: each.id not in last or last[each.id].file != each.file)
+    objects = sorted(objects, key=lambda manifest: manifest.id not in last or last[manifest.id].file != manifest.file)
     there: LastGood = {}
-    for each in objects:
-        if not _is_skipped(each):
-            there.setdefault(each.id, each)
+    for manifest in objects:
+        if not _is_skipped(manifest):
+            there.setdefault(manifest.id, manifest)
     found = _read(objects, addresses, native_routes)
     wrong = {status.object: status for status in found.statuses if status.unreadable}
     gone = [each for name, each in last.items() if name not in there]

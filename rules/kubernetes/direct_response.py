@@ -23,9 +23,9 @@ MAX_BODY_SIZE: Final = 4096
 """In bytes; the limit of kgateway's schema."""
 
 
-def read_direct_response(each: Object) -> tuple[Answer | None, tuple[Fault, ...]]:
+def read_direct_response(manifest: Object) -> tuple[Answer | None, tuple[Fault, ...]]:
     """The answer that an object is; None beside faults if it is none."""
-    answer, problems = read_spec(each, _answer, None)
+    answer, problems = read_spec(manifest, _answer, None)
     return (None if problems else answer), as_faults(problems)
 
 

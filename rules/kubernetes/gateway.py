@@ -143,9 +143,9 @@ class Gateway:
         if self.object is None or not self.usable:
             return
         usable = [listener for listener in self.listeners if listener.usable]
-        for number in dict.fromkeys(each.port for each in usable):
-            here = [each for each in usable if each.port == number]
-            pairs = tuple(dict.fromkeys(pair for each in here for pair in each.certificates))
+        for number in dict.fromkeys(listener.port for listener in usable):
+            here = [listener for listener in usable if listener.port == number]
+            pairs = tuple(dict.fromkeys(pair for listener in here for pair in listener.certificates))
             for address in self.addresses:
                 socket = Listener(address, number, group=self.group(number), position=here[0].position)
                 if pairs:
@@ -160,7 +160,7 @@ class Gateway:
         broken = [listener for listener in self.listeners if not listener.usable]
         own = condition(ACCEPTED, self.faults)
         if broken and own.good:
-            names = ", ".join(each.name for each in broken)
+            names = ", ".join(listener.name for listener in broken)
             own = replace(own, reason="ListenersNotValid", message=f"these listeners cannot be used: {names}")
         return Status(
             self.object,

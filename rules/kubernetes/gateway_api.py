@@ -148,26 +148,26 @@ def _attach(
     if gateway is None:
         return none("NoMatchingParent", f"there is no Gateway {ref.to.key}: add it to the files")
     named = [
-        each
-        for each in gateway.listeners
-        if (not ref.section or not gateway.object or each.name == ref.section)
-        and (ref.port is None or not gateway.object or each.port == ref.port)
+        listener
+        for listener in gateway.listeners
+        if (not ref.section or not gateway.object or listener.name == ref.section)
+        and (ref.port is None or not gateway.object or listener.port == ref.port)
     ]
     if not named:
         return none("NoMatchingParent", f"Gateway {ref.to.key} has no listener of that name and port")
-    allowed = [each for each in named if each.lets_in(route.object, gateway.object, cluster)]
+    allowed = [listener for listener in named if listener.lets_in(route.object, gateway.object, cluster)]
     if not allowed:
         message = (
             f"no listener of Gateway {ref.to.key} lets in HTTPRoutes of {route.object.key.namespace}: see allowedRoutes"
         )
         return none("NotAllowedByListeners", message)
-    usable = [each for each in allowed if each.usable and gateway.usable]
+    usable = [listener for listener in allowed if listener.usable and gateway.usable]
     if not usable:
         return none("NoMatchingParent", f"Gateway {ref.to.key} cannot be used: see its own conditions")
     met = [
-        _Attachment(gateway, each, domains)
-        for each in usable
-        for domains in [_meet(each.hostname, route.hostnames)]
+        _Attachment(gateway, listener, domains)
+        for listener in usable
+        for domains in [_meet(listener.hostname, route.hostnames)]
         if domains
     ]
     if not met:
@@ -267,12 +267,12 @@ def _narrower(gateway: Gateway, listener: GatewayListener) -> list[GatewayListen
     specific listener alone.
     """
     return [
-        each
-        for each in gateway.listeners
-        if each.port == listener.port
-        and each.hostname not in ("", listener.hostname)
-        and each.usable
-        and domain_covers(listener.hostname or "*", each.hostname)
+        other
+        for other in gateway.listeners
+        if other.port == listener.port
+        and other.hostname not in ("", listener.hostname)
+        and other.usable
+        and domain_covers(listener.hostname or "*", other.hostname)
     ]
 
 

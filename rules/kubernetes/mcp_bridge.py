@@ -29,11 +29,11 @@ from rejoinder.rules.rule_file.values import name
 _PROTOCOLS: Final = ("", "HTTP", "HTTPS", "HTTP2", "GRPC", "GRPCS")
 
 
-def read_mcp_bridge(each: Object) -> tuple[tuple[Upstream, ...], tuple[Problem, ...]]:
+def read_mcp_bridge(bridge: Object) -> tuple[tuple[Upstream, ...], tuple[Problem, ...]]:
     """The upstreams that an object says, and what is wrong with it."""
-    if each.key.namespace != SYSTEM_NAMESPACE:
-        return (), (Problem(each.position, f"it has to be in {SYSTEM_NAMESPACE}: Higress reads no other"),)
-    return read_spec(each, _registries, ())
+    if bridge.key.namespace != SYSTEM_NAMESPACE:
+        return (), (Problem(bridge.position, f"it has to be in {SYSTEM_NAMESPACE}: Higress reads no other"),)
+    return read_spec(bridge, _registries, ())
 
 
 def _registries(spec: Place) -> tuple[Upstream, ...]:

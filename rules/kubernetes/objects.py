@@ -20,7 +20,6 @@ from rejoinder.rules.kubernetes.known import KINDS, METADATA, check, without
 from rejoinder.rules.model import Position, Route
 from rejoinder.rules.problem import Problem, Severity
 
-DEFAULT_NAMESPACE: Final = "default"
 SYSTEM_NAMESPACE: Final = "higress-system"
 """Where Higress is: objects that are about all requests are its operator's, and stand here."""
 
@@ -156,7 +155,7 @@ def _metadata(found: Object, place: Place) -> Object:
     name = fields.require("name", _name, "")
     return replace(
         found,
-        key=Key(fields.get("namespace", _name, DEFAULT_NAMESPACE), name),
+        key=Key(fields.get("namespace", _name, "default"), name),
         created=fields.get("creationTimestamp", _timestamp, ""),
         generation=fields.get("generation", lambda it: it.integer(range(2**62)), 0),
         labels=fields.get("labels", string_map, ()),
