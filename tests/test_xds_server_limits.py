@@ -12,9 +12,10 @@ import pytest
 from xds_clients import TIMEOUT, Client, DeltaDiscoveryRequest, DiscoveryRequest, clusters, names, run, running, values
 
 from rejoinder.xds.events import Connected, Disconnected
-from rejoinder.xds.server import ADS, MAX_REQUEST
+from rejoinder.xds.server import ADS, Server
 from rejoinder.xds.session import Nack, Session
 from rejoinder.xds.snapshot import CLUSTERS, ROUTES
+from rejoinder.xds.translate.settings import MAX_REQUEST, named_again
 from rejoinder.xds.wire import MAX_NAMES
 
 VARIANTS = {
@@ -128,6 +129,19 @@ def test_what_no_envoy_sends_ends_the_stream_and_nothing_else(
     said = [record for record in caplog.records if record.levelno >= logging.WARNING]
     # What gRPC says itself is of the client that has gone.
     assert [record for record in said if not record.name.startswith("grpc.")] == []
+
+
+def test_more_than_an_envoy_can_name_when_it_comes_back_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rejoinder.xds.server.MAX_REQUEST", named_again(["c0", "c1", "c2"]))
+    server = Server()
+    server.publish(clusters("1", "2", "3"))
+    assert caplog.messages == []
+    server.publish(clusters("1", "2", "3", "4"))
+    assert caplog.messages == [
+        "an Envoy that connects again is not let in: its names of clusters take more than 65626 bytes"
+    ]
 
 
 def test_as_many_names_as_an_envoy_may_have_are_taken() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -32,6 +33,7 @@ from rejoinder.xds.sotw import Request, StateOfTheWorld
 from rejoinder.xds.standard import handlers
 from rejoinder.xds.standing import Standing
 from rejoinder.xds.stream import Response
+from rejoinder.xds.translate.settings import MAX_REQUEST, named_again
 from rejoinder.xds.wire import (
     MAX_NAMES,
     TooManyNamesError,
@@ -51,10 +53,6 @@ _SERVICES: Final[tuple[tuple[str, str, ResourceType | None], ...]] = (
     ("envoy.service.extension.v3.ExtensionConfigDiscoveryService", "ExtensionConfigs", EXTENSIONS),
 )
 """Each service with what its methods are named after (`StreamClusters`, `DeltaClusters`), and its one type."""
-
-MAX_REQUEST: Final = 16 << 20
-"""In bytes. MAX_NAMES names of 130 bytes, each with its version; no other request is nearly as large. It is also how
-many characters the names on a stream may have together."""
 
 MAX_CONNECTIONS: Final = 4_096
 """An Envoy has one, or one for each type and one to say what it has counted. A thousand Envoys are a large fleet. Each
@@ -82,7 +80,9 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_REQUEST),
     # An Envoy has one stream for ADS, or one for each type, and one to say what it has counted; with more, it opens
     # another connection. Each may hold a request that is not complete yet.
-    ("grpc.max_concurrent_streams", 8),
+    ("grpc.max_concurrent_streams", len(_SERVICES)),
+    # Of streams that wait for their turn, gRPC keeps what is sent on them: 64 kB, and no more for who sends fast.
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
     # Who does not agree on TLS, or on HTTP/2: gRPC lets it try for 2 minutes.
     ("grpc.server_handshake_timeout_ms", int(SILENT_SECONDS * 1000)),
@@ -95,6 +95,10 @@ _OPTIONS: Final = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 )
+
+
+_LOG: Final = logging.getLogger("rejoinder.xds")
+_TOO_LARGE: Final = "an Envoy that connects again is not let in: its names of %s take more than %d bytes"
 
 
 class InconsistentSnapshotError(ValueError):
@@ -221,6 +225,9 @@ class Server:
         """
         if problems := snapshot.check():
             raise InconsistentSnapshotError(problems)
+        for kind, resources in (snapshot.split or snapshot).by_type.items():
+            if named_again(resources) > MAX_REQUEST:
+                _LOG.warning(_TOO_LARGE, kind.name, MAX_REQUEST)
         self._standing.publish(snapshot)
         self._changed.set()
         self._changed = asyncio.Event()

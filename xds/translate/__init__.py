@@ -30,7 +30,7 @@ from rejoinder.xds.translate.route_configurations import (
     routes_name,
     split_route_configurations,
 )
-from rejoinder.xds.translate.settings import Json, Placement, Settings
+from rejoinder.xds.translate.settings import MAX_REQUEST, Json, Placement, Settings, named_again
 
 __all__ = ["Configuration", "Json", "Placement", "Settings", "conditional_program", "static_bootstrap", "translate"]
 
@@ -52,7 +52,8 @@ class Configuration:
     virtual_hosts: tuple[Json, ...] = ()
     """envoy.config.route.v3.VirtualHost: those of route configurations that have none in them, and say `vhds`."""
     split: Configuration | None = None
-    """The same in smaller resources, for clients that can take virtual hosts; None: it would not be worth while."""
+    """The same in smaller resources, for clients that can take virtual hosts; None: there are too few, or
+    more than such a client may name when it connects again."""
     without_module: Configuration | None = None
     """The same with ext_proc in place of the module, for clients that cannot load it; None: not wanted."""
 
@@ -93,14 +94,15 @@ def translate(ruleset: Ruleset, program: Program, plan: Plan, settings: Settings
             upstreams=upstreams,
             extensions=(*extensions(conditional, placement), *foreign),
         )
-        if not split:
+        hosts = tuple(host for _, hosts in split for host in hosts)
+        if not hosts or named_again([host["name"] for host in hosts]) > MAX_REQUEST:
             return whole
         # The whole route configurations stay, for listeners that are draining and those of others.
         in_parts = replace(
             whole,
             listeners=(*listeners(ruleset, filters, early, by_group), *carriers),
             routes=(*together, *(head for head, _ in split)),
-            virtual_hosts=tuple(host for _, hosts in split for host in hosts),
+            virtual_hosts=hosts,
         )
         return replace(whole, split=in_parts)
 
