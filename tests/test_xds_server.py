@@ -9,15 +9,12 @@ from typing import Any
 
 import grpc.aio
 import pytest
-from xds_clients import TIMEOUT, Client, DeltaDiscoveryRequest, clusters, run, running, values
+from xds_clients import TIMEOUT, Client, clusters, run, running, values
 
 from rejoinder.xds.events import Connected, Disconnected
-from rejoinder.xds.protobuf import message_class
-from rejoinder.xds.server import ADS, InconsistentSnapshotError, Server
+from rejoinder.xds.server import InconsistentSnapshotError, Server
 from rejoinder.xds.session import Accepted
 from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, Resource, Snapshot
-
-DeltaDiscoveryResponse = message_class("envoy.service.discovery.v3.DeltaDiscoveryResponse")
 
 
 def test_a_client_gets_what_was_published_and_what_is_published_later() -> None:
@@ -28,7 +25,7 @@ def test_a_client_gets_what_was_published_and_what_is_published_later() -> None:
             client = Client(it.address, "n")
             await client.ask(CLUSTERS)
             first = await client.read()
-            assert (first.type_url, values(first), first.version_info) == (CLUSTERS.url, ["1"], one.versions[CLUSTERS])
+            assert (first.type, values(first), first.version) == (CLUSTERS, ["1"], one.versions[CLUSTERS])
             await client.answer(first)
             assert await it.until(Accepted) == Accepted("n", one)
             it.server.publish(two)
@@ -148,31 +145,20 @@ def test_a_snapshot_that_does_not_hang_together_is_refused() -> None:
 
 def test_an_incremental_client_is_sent_what_has_changed_and_what_is_no_more() -> None:
     async def test() -> None:
-        async with running() as it, grpc.aio.insecure_channel(it.address) as channel:
-            it.server.publish(clusters("1", "2", "3"))
-            call: Any = channel.stream_stream(
-                f"/{ADS}/DeltaAggregatedResources",
-                request_serializer=DeltaDiscoveryRequest.SerializeToString,
-                response_deserializer=DeltaDiscoveryResponse.FromString,
-            )
-            stream = call()
-            await stream.write(DeltaDiscoveryRequest(type_url=CLUSTERS.url, node={"id": "n"}))
-            first = await stream.read()
-            assert {resource.name: resource.resource.value for resource in first.resources} == {
-                "c0": b"1",
-                "c1": b"2",
-                "c2": b"3",
-            }
-            await stream.write(DeltaDiscoveryRequest(type_url=CLUSTERS.url, response_nonce=first.nonce))
+        async with running() as it:
+            it.server.publish(then := clusters("1", "2", "3"))
+            client = Client(it.address, "n", incremental=True)
+            await client.ask(CLUSTERS)
+            first = await client.read()
+            assert (values(first), first.resources) == (["1", "2", "3"], then.resources)
+            await client.answer(first)
             it.server.publish(now := clusters("1", "other"))
-            second = await stream.read()
-            assert {resource.name: resource.resource.value for resource in second.resources} == {"c1": b"other"}
-            assert {resource.name: resource.version for resource in second.resources} == {
-                "c1": now.by_type[CLUSTERS]["c1"].version
-            }
-            assert list(second.removed_resources) == ["c2"]
-            assert second.system_version_info == now.versions[CLUSTERS]
-            stream.cancel()
+            second = await client.read()
+            assert values(second) == ["other"]
+            assert {each.name: each.version for each in second.resources} == {"c1": now.by_type[CLUSTERS]["c1"].version}
+            assert second.removed == ("c2",)
+            assert second.version == now.versions[CLUSTERS]
+            await client.close()
 
     run(test())
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import grpc.aio
 import pytest
-from xds_clients import TIMEOUT, Client, DeltaDiscoveryRequest, DiscoveryRequest, clusters, names, run, running, values
+from simulated_wire import DeltaDiscoveryRequest, DiscoveryRequest
+from xds_clients import TIMEOUT, Client, clusters, names, run, running, values
 
 from rejoinder.xds.events import Connected, Disconnected
 from rejoinder.xds.server import ADS, Server
@@ -177,7 +178,7 @@ def test_what_a_client_says_is_fit_to_be_printed() -> None:
 
 async def _ended(client: Client) -> grpc.StatusCode:
     async with asyncio.timeout(TIMEOUT):
-        return grpc.StatusCode(await client._stream.code())
+        return grpc.StatusCode(await client.wire.stream.code())
 
 
 def test_clients_that_name_too_much_together_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +197,7 @@ def test_clients_that_name_too_much_together_are_forgotten(monkeypatch: pytest.M
             await ads.until(Disconnected)
             third = Client(ads.address, "c")
             await third.ask(CLUSTERS)
-            assert (await third.read()).type_url == CLUSTERS.url
+            assert (await third.read()).type is CLUSTERS
             await second.close()
             await third.close()
 

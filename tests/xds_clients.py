@@ -19,16 +19,14 @@ import envoy_data_plane.envoy.config.route.v3 as route_v3
 import envoy_data_plane.envoy.extensions.filters.http.router.v3 as router
 import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 as http
 import envoy_data_plane.google.protobuf as google
-import grpc.aio
+from simulated import IncrementalClient, StateOfTheWorldClient
+from simulated_wire import Wire
 
 from rejoinder.xds.events import Event
-from rejoinder.xds.protobuf import message_class
-from rejoinder.xds.server import ADS, Server
+from rejoinder.xds.forms import Node
+from rejoinder.xds.server import Server
 from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, Resource, ResourceType, Snapshot
-
-DiscoveryRequest = message_class("envoy.service.discovery.v3.DiscoveryRequest")
-DiscoveryResponse = message_class("envoy.service.discovery.v3.DiscoveryResponse")
-DeltaDiscoveryRequest = message_class("envoy.service.discovery.v3.DeltaDiscoveryRequest")
+from rejoinder.xds.stream import Response
 
 TIMEOUT = 20
 """Seconds. Far more than anything here takes; it only ends a test that hangs."""
@@ -69,35 +67,28 @@ async def running() -> AsyncIterator[Running]:
 class Client:
     """A client that only does what it is told to."""
 
-    def __init__(self, address: str, node: str, method: str = f"{ADS}/StreamAggregatedResources") -> None:
-        self.node = node
-        # Each client has its connection, as each Envoy has.
-        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
-        self._channel = grpc.aio.insecure_channel(address, options=options)
-        call = self._channel.stream_stream(
-            f"/{method}",
-            request_serializer=DiscoveryRequest.SerializeToString,
-            response_deserializer=DiscoveryResponse.FromString,
-        )
-        self._stream = call()
+    def __init__(self, address: str, node: str, method: str | None = None, incremental: bool = False) -> None:
+        self.wire = Wire(address, incremental, method)
+        kind = IncrementalClient if incremental else StateOfTheWorldClient
+        self._client = kind(self.wire, node=Node(node))
 
     async def ask(self, kind: ResourceType, *names: str) -> None:
-        await self._stream.write(DiscoveryRequest(type_url=kind.url, resource_names=names, node={"id": self.node}))
+        self._client.subscribe(kind, *names)
+        await self.wire.flush()
 
-    async def read(self) -> Any:
+    async def read(self) -> Response:
         async with asyncio.timeout(TIMEOUT):
-            return await self._stream.read()
+            response = await self.wire.read()
+        assert response is not None, "the stream has ended"
+        self._client.receive([response])
+        return response
 
-    async def answer(self, response: Any, error: str | None = None, names: tuple[str, ...] = ()) -> None:
-        request = DiscoveryRequest(
-            type_url=response.type_url,
-            version_info=response.version_info if error is None else "",
-            response_nonce=response.nonce,
-            resource_names=names,
-        )
-        if error is not None:
-            request.error_detail.message = error
-        await self._stream.write(request)
+    async def answer(self, response: Response, error: str | None = None) -> None:
+        if error is None:
+            self._client.ack(response.type)
+        else:
+            self._client.nack(response.type, error)
+        await self.wire.flush()
 
     async def bring_up(self) -> None:
         """Take all clusters and listeners."""
@@ -106,16 +97,15 @@ class Client:
             await self.answer(await self.read())
 
     async def close(self) -> None:
-        self._stream.cancel()
-        await self._channel.close()
+        await self.wire.close()
 
 
 def clusters(*bodies: str) -> Snapshot:
     return Snapshot(tuple(Resource(CLUSTERS, f"c{number}", body.encode()) for number, body in enumerate(bodies)))
 
 
-def values(response: Any) -> list[str]:
-    return [resource.value.decode() for resource in response.resources]
+def values(response: Response) -> list[str]:
+    return [resource.body.decode() for resource in response.resources]
 
 
 def names(count: int, first: int = 0) -> list[str]:
