@@ -10,8 +10,8 @@ import grpc
 from rejoinder.transport.standard import HEALTH, REFLECTION, Standard
 
 
-def handlers(standard: Standard) -> tuple[grpc.GenericRpcHandler, ...]:
-    """For `add_generic_rpc_handlers`."""
+def handlers(standard: Standard) -> dict[str, dict[str, Any]]:
+    """Of each service, by the names of the methods."""
 
     async def check(request: bytes, context: Any) -> bytes:
         response, known = standard.health(request)
@@ -34,5 +34,4 @@ def handlers(standard: Standard) -> tuple[grpc.GenericRpcHandler, ...]:
         "Watch": grpc.unary_stream_rpc_method_handler(watch),
     }
     reflection: dict[str, Any] = {"ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(reflect)}
-    services = {HEALTH: health, **dict.fromkeys(REFLECTION, reflection)}
-    return tuple(grpc.method_handlers_generic_handler(*service) for service in services.items())
+    return {HEALTH: health, **dict.fromkeys(REFLECTION, reflection)}

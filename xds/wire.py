@@ -49,14 +49,7 @@ class TooManyNamesError(ValueError):
 def decode_request(data: bytes) -> Request:
     message = _DiscoveryRequest.FromString(data)
     _limit(message.resource_names)
-    return Request(
-        type_url=message.type_url,
-        names=tuple(message.resource_names),
-        version=message.version_info,
-        nonce=message.response_nonce,
-        error=_error(message),
-        node=_node(message.node),
-    )
+    return Request(names=tuple(message.resource_names), version=message.version_info, **_common(message))
 
 
 @functools.lru_cache(_SHARED)
@@ -71,13 +64,10 @@ def decode_delta_request(data: bytes) -> DeltaRequest:
     message = _DeltaDiscoveryRequest.FromString(data)
     _limit(message.resource_names_subscribe, message.resource_names_unsubscribe, message.initial_resource_versions)
     return DeltaRequest(
-        type_url=message.type_url,
         subscribe=tuple(message.resource_names_subscribe),
         unsubscribe=tuple(message.resource_names_unsubscribe),
         initial=dict(message.initial_resource_versions),
-        nonce=message.response_nonce,
-        error=_error(message),
-        node=_node(message.node),
+        **_common(message),
     )
 
 
@@ -91,6 +81,19 @@ def encode_delta_response(response: Response) -> bytes:
     ).SerializeToString()
     parts = (part for resource in response.resources for part in (resource.delta_head, resource.encoded))
     return b"".join((head, *parts))
+
+
+def _common(message: Any) -> dict[str, Any]:
+    error = None
+    if message.HasField("error_detail"):
+        # Envoy writes several lines where several resources are wrong.
+        error = printable(" ".join(message.error_detail.message.split()), _MOST_OF_ERROR)
+    return {
+        "type_url": message.type_url,
+        "nonce": message.response_nonce,
+        "error": error,
+        "node": _node(message.node),
+    }
 
 
 def _node(node: Any) -> Node:
@@ -109,10 +112,3 @@ def _limit(*names: Sized) -> None:
     count = max(map(len, names))
     if count > MAX_NAMES:
         raise TooManyNamesError(f"expected no more than {MAX_NAMES} names, got {count}")
-
-
-def _error(message: Any) -> str | None:
-    if not message.HasField("error_detail"):
-        return None
-    # Envoy writes several lines where several resources are wrong.
-    return printable(" ".join(message.error_detail.message.split()), _MOST_OF_ERROR)

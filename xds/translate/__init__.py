@@ -23,6 +23,7 @@ from rejoinder.xds.translate.early_errors import local_reply_config
 from rejoinder.xds.translate.extensions import extensions, foreign_filters
 from rejoinder.xds.translate.filters import Off, http_filters, part_filters, to_switch_off
 from rejoinder.xds.translate.listeners import listeners, parts_listener
+from rejoinder.xds.translate.logs import with_managers
 from rejoinder.xds.translate.route_configurations import (
     Layout,
     layouts,
@@ -125,23 +126,20 @@ def static_bootstrap(configuration: Configuration) -> Json:
     return {
         "layered_runtime": RUNTIME,
         "static_resources": {
-            "listeners": [_complete(listener, routes, extensions) for listener in configuration.listeners],
+            "listeners": [
+                with_managers(listener, lambda manager: _complete(manager, routes, extensions))
+                for listener in configuration.listeners
+            ],
             "clusters": list(configuration.clusters),
         },
     }
 
 
-def _complete(listener: Json, routes: dict[str, Json], extensions: dict[str, Json]) -> Json:
-    def complete_chain(chain: Json) -> Json:
-        return {**chain, "filters": [complete_filter(each) for each in chain["filters"]]}
-
-    def complete_filter(network_filter: Json) -> Json:
-        manager = dict(network_filter["typed_config"])
-        if "rds" in manager:
-            manager["route_config"] = routes[manager.pop("rds")["route_config_name"]]
-        manager["http_filters"] = [
-            extensions[each["name"]] if "config_discovery" in each else each for each in manager["http_filters"]
-        ]
-        return {**network_filter, "typed_config": manager}
-
-    return {**listener, "filter_chains": [complete_chain(chain) for chain in listener["filter_chains"]]}
+def _complete(manager: Json, routes: dict[str, Json], extensions: dict[str, Json]) -> Json:
+    complete = dict(manager)
+    if "rds" in complete:
+        complete["route_config"] = routes[complete.pop("rds")["route_config_name"]]
+    complete["http_filters"] = [
+        extensions[each["name"]] if "config_discovery" in each else each for each in complete["http_filters"]
+    ]
+    return complete

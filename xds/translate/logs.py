@@ -10,7 +10,7 @@ Every answer has a marker. In dynamic metadata, `rejoinder`: `rule`, `original_s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from rejoinder.rules.attributes import CODE_DETAILS, VIA_UPSTREAM
@@ -158,8 +158,13 @@ def logged(listener: Json, counts: bool, lines: bool) -> Json:
         early = [_early(mapper) for mapper in manager.get("local_reply_config", {}).get("mappers", ())]
         return manager | {"access_log": access_logs(counts, lines, early)}
 
+    return with_managers(listener, with_logs)
+
+
+def with_managers(listener: Json, change: Callable[[Json], Json]) -> Json:
+    """A Listener with connection managers that a function has changed."""
     chains = [
-        {**chain, "filters": [{**one, "typed_config": with_logs(one["typed_config"])} for one in chain["filters"]]}
+        {**chain, "filters": [{**one, "typed_config": change(one["typed_config"])} for one in chain["filters"]]}
         for chain in listener["filter_chains"]
     ]
     return {**listener, "filter_chains": chains}

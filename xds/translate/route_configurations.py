@@ -55,13 +55,13 @@ class Layout(enum.Enum):
 
 def layouts(plan: Plan, settings: Settings) -> dict[str, Layout]:
     """For clients that can take virtual hosts as resources: the layout of each group of listeners."""
-    return {group: _layout(part, settings) for group, part in plan.items()}
 
+    def layout(part: PlannedGroup) -> Layout:
+        if sum(len(domain.routes) for domain in part.domains) < settings.many_routes:
+            return Layout.WHOLE
+        return Layout.DOMAINS if len(part.domains) > 1 else Layout.PATHS
 
-def _layout(plan: PlannedGroup, settings: Settings) -> Layout:
-    if sum(len(domain.routes) for domain in plan.domains) < settings.many_routes:
-        return Layout.WHOLE
-    return Layout.DOMAINS if len(plan.domains) > 1 else Layout.PATHS
+    return {group: layout(part) for group, part in plan.items()}
 
 
 def routes_name(group: str, layout: Layout) -> str:
@@ -178,5 +178,5 @@ def _matcher(lists: Mapping[str, Sequence[_Placed]]) -> Json:
 
 
 def _route_list(routes: Sequence[_Placed]) -> Json:
-    found = [route for _, route in routes]
-    return {"action": {"name": "routes", "typed_config": typed("envoy.config.route.v3.RouteList", routes=found)}}
+    config = typed("envoy.config.route.v3.RouteList", routes=[route for _, route in routes])
+    return {"action": {"name": "routes", "typed_config": config}}
