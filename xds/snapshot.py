@@ -88,18 +88,16 @@ class Resource:
         response.resources.add(type_url=self.type.url, value=self.body)
         encoded = response.SerializeToString()
         object.__setattr__(self, "encoded", encoded)
-        object.__setattr__(self, "version", _hash([self.name, encoded]))
-        object.__setattr__(self, "delta_head", self._delta_head())
+        version = _hash([self.name, encoded])
+        object.__setattr__(self, "version", version)
+        # In a DeltaDiscoveryResponse, field 2 is a Resource, whose own field 2 is the Any: `encoded`, tag and all. So
+        # the Resource is encoded without it, and the length that stands before it put up by that of `encoded`.
+        inner: bytes = _Resource(name=self.name, version=version).SerializeToString()
+        object.__setattr__(self, "delta_head", b"\x12" + varint(len(inner) + len(encoded)) + inner)
 
     def logged(self, counts: bool, lines: bool) -> Resource:
         """The same with access logs."""
         return replace(self, body=self.with_logs(counts, lines)) if self.with_logs else self
-
-    def _delta_head(self) -> bytes:
-        # In a DeltaDiscoveryResponse, field 2 is a Resource, whose own field 2 is the Any: `encoded`, tag and all. So
-        # the Resource is encoded without it, and the length that stands before it put up by that of `encoded`.
-        inner: bytes = _Resource(name=self.name, version=self.version).SerializeToString()
-        return b"\x12" + varint(len(inner) + len(self.encoded)) + inner
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,12 @@ _small_host: Final = functools.lru_cache(REMEMBERED)(_host)
 def _list(routes: Sequence[_Placed], long_list: int, lists: Callable[[], Mapping[str, Sequence[_Placed]]]) -> Json:
     if len(routes) < long_list:
         return {"routes": [route for _, route in routes]}
-    return {"matcher": _matcher(lists())}
+    path = typed("envoy.type.matcher.v3.HttpRequestHeaderMatchInput", header_name=":path")
+    tree = {
+        "input": {"name": "path", "typed_config": path},
+        "prefix_match_map": {"map": {key: _route_list(found) for key, found in lists().items()}},
+    }
+    return {"matcher": {"matcher_tree": tree}}
 
 
 def _hosts_by_path(routes_name: str, domain: PlannedDomain, settings: Settings, off: Off) -> Iterator[Json]:
@@ -165,16 +170,6 @@ def _routes(domain: PlannedDomain, off: Off) -> tuple[_Placed, ...]:
 @functools.lru_cache(_AT_A_TIME)
 def _buckets(domain: PlannedDomain, off: Off, short: int) -> dict[str, list[_Placed]]:
     return buckets([(each[0], each) for each in _routes(domain, off)], short)
-
-
-def _matcher(lists: Mapping[str, Sequence[_Placed]]) -> Json:
-    path = typed("envoy.type.matcher.v3.HttpRequestHeaderMatchInput", header_name=":path")
-    return {
-        "matcher_tree": {
-            "input": {"name": "path", "typed_config": path},
-            "prefix_match_map": {"map": {key: _route_list(routes) for key, routes in lists.items()}},
-        }
-    }
 
 
 def _route_list(routes: Sequence[_Placed]) -> Json:

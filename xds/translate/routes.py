@@ -44,13 +44,6 @@ _REDIRECT_CODES: Final = {
 _PLAIN: Final = re.compile(r"[A-Za-z0-9/_~%-]+")
 _QUANTIFIERS: Final = ("*", "?", "{")
 
-_STRING_FIELDS: Final = {
-    StringKind.EXACT: "exact",
-    StringKind.PREFIX: "prefix",
-    StringKind.SUFFIX: "suffix",
-    StringKind.CONTAINS: "contains",
-}
-
 
 @functools.lru_cache(maxsize=REMEMBERED)
 def placed(planned: PlannedRoute, off: Off) -> tuple[Start, Json]:
@@ -102,8 +95,10 @@ def _match(match: Meet) -> Json:
     # A regex first: it is the one that cannot be told from the path with its query.
     first, *others = sorted(match.paths or (EVERY_PATH,), key=lambda path: path.kind is not PathKind.REGEX)
     tests = [(PATH_HEADER, _path_test(path)) for path in others]
-    if match.methods:
-        tests.append((":method", _any_of(match.methods)))
+    if len(match.methods) == 1:
+        tests.append((":method", StringMatch(StringKind.EXACT, match.methods[0])))
+    elif match.methods:
+        tests.append((":method", StringMatch(StringKind.REGEX, "|".join(map(quote, match.methods)))))
     headers = [_header(name, test) for name, test in (*tests, *match.headers)]
     result = _path_specifier(first)
     if headers:
@@ -126,21 +121,13 @@ def _path_test(path: PathMatch) -> StringMatch:
     return StringMatch(StringKind.REGEX, regex)
 
 
-def _any_of(values: tuple[str, ...]) -> StringMatch:
-    if len(values) == 1:
-        return StringMatch(StringKind.EXACT, values[0])
-    return StringMatch(StringKind.REGEX, "|".join(map(quote, values)))
-
-
 def _header(name: str, test: StringMatch) -> Json:
     # A HeaderMatcher and a QueryParameterMatcher say it with the same fields.
-    match test.kind:
-        case StringKind.PRESENT:
-            return {"name": name, "present_match": True}
-        case StringKind.REGEX:
-            return {"name": name, "string_match": {"safe_regex": {"regex": test.value}}}
-        case _:
-            return {"name": name, "string_match": {_STRING_FIELDS[test.kind]: test.value}}
+    if test.kind is StringKind.PRESENT:
+        return {"name": name, "present_match": True}
+    if test.kind is StringKind.REGEX:
+        return {"name": name, "string_match": {"safe_regex": {"regex": test.value}}}
+    return {"name": name, "string_match": {test.kind.value: test.value}}
 
 
 def _action(planned: PlannedRoute) -> Json:
