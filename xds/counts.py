@@ -40,7 +40,6 @@ REPORT: Final = message_classes(
         "AnyValue": {"string_value": (1, "bytes")},
     },
 )["ExportMetricsServiceRequest"]
-"""What of the message is read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ class Connected:
     peer: str
     """Its address, as gRPC writes it: `ipv4:127.0.0.1:40312`."""
     envoy: tuple[int, int] | None = None
-    """As in `Node`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +71,5 @@ class Status:
     version: str
     """Of the snapshot that clients are brought to; empty: nothing has been published."""
     clients: tuple[ClientStatus, ...]
-    """By node and address."""
     nack: Nack | None
     """The last time that a client said no."""

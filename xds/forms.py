@@ -43,7 +43,6 @@ class Forms:
     envoy: tuple[int, int] | None = None
     access_log: bool = False
     without_module: bool = False
-    """It was seen to be unable to load the module."""
     refused: Snapshot | None = None
     """The last snapshot whose program its module rejected."""
 

@@ -26,11 +26,10 @@ from rejoinder.transport.standard import Standard
 from rejoinder.xds.counts import SERVICE, decode
 from rejoinder.xds.delta import DeltaRequest, Incremental
 from rejoinder.xds.events import ClientStatus, Connected, Disconnected, Event, Status, merged
-from rejoinder.xds.listening import listen
+from rejoinder.xds.listening import handlers, listen
 from rejoinder.xds.session import Accepted, Nack, Output, Session, Unable
 from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, ResourceType, Snapshot
 from rejoinder.xds.sotw import Request, StateOfTheWorld
-from rejoinder.xds.standard import handlers
 from rejoinder.xds.standing import Standing
 from rejoinder.xds.stream import Response
 from rejoinder.xds.translate.settings import MAX_REQUEST, named_again

@@ -89,9 +89,7 @@ class Nack(_News):
 
     type: ResourceType
     snapshot: Snapshot
-    """The rejected one."""
     message: str
-    """The client's words."""
     instead: Snapshot | None = None
     """What it is sent because of that; None: nothing. It keeps what it accepted, or gets a newer snapshot."""
     had: bool = False
@@ -103,7 +101,6 @@ class Unable(_News):
     """The client cannot load the module, or what a program needs in it, and gets the ext_proc filter instead."""
 
     message: str
-    """Its words."""
 
 
 Output = Response | Accepted | Nack | Unable
@@ -159,7 +156,6 @@ class Session(abc.ABC):
 
     @property
     def types(self) -> tuple[ResourceType, ...]:
-        """What the client has asked for."""
         return tuple(kind for kind, stream in self._streams.items() if stream.subscription is not None)
 
     def names(self) -> Iterator[str]:
@@ -241,7 +237,6 @@ class Session(abc.ABC):
         return Nack(self.node, response.type, snapshot, message, instead, had=self._had is not None)
 
     def _advance(self) -> Iterator[Output]:
-        """Send all that may be sent now."""
         if self.target is None:
             return
         for stream in self._streams.values():

@@ -57,10 +57,8 @@ _MOST_SUBSETS: Final = 32
 client may ask for any."""
 
 Reference = tuple[ResourceType, str]
-"""A resource, by type and name."""
 
 Resources = Frozen[str, "Resource"]
-"""Resources of one type, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,6 @@ class Resource:
     type: ResourceType = field(compare=False)
     name: str = field(compare=False)
     body: bytes = field(compare=False, repr=False)
-    """The encoded message."""
     references: frozenset[Reference] = field(default=frozenset(), compare=False)
     """What it needs: a listener its route configurations, a route configuration its clusters, and so on."""
     with_logs: Callable[[bool, bool], bytes] | None = field(default=None, compare=False, repr=False)
@@ -114,11 +111,8 @@ class Snapshot:
     versions: Mapping[ResourceType, str] = field(init=False, compare=False, repr=False)
     """What `content_version` says for each type."""
     version: str = field(init=False)
-    """A hash of everything."""
     _hosts: dict[frozenset[str], Resources] = field(default_factory=dict, init=False, compare=False, repr=False)
-    """What `virtual_hosts` has said."""
     _logged: dict[tuple[bool, bool], Snapshot] = field(default_factory=dict, init=False, compare=False, repr=False)
-    """What `logged` has said."""
 
     def __post_init__(self) -> None:
         by_type: dict[ResourceType, Resources] = {kind: Frozen() for kind in RESOURCE_TYPES}

@@ -64,7 +64,6 @@ def part_filters(program: Program) -> list[Json]:
 
 
 def part_name(part: Part) -> str:
-    """The filter's, and the extension configuration's."""
     return f"rejoinder.part.{part.name}"
 
 
