@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
+import inspect
 import json
 import subprocess
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import envoy_data_plane.envoy.config.cluster.v3 as cluster_v3
 import envoy_data_plane.envoy.config.core.v3 as core
@@ -25,8 +26,11 @@ from simulated_wire import Wire
 from rejoinder.xds.events import Event
 from rejoinder.xds.forms import Node
 from rejoinder.xds.server import Server
+from rejoinder.xds.session import Accepted
 from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, Resource, ResourceType, Snapshot
 from rejoinder.xds.stream import Response
+
+P = ParamSpec("P")
 
 TIMEOUT = 20
 """Seconds. Far more than anything here takes; it only ends a test that hangs."""
@@ -44,6 +48,21 @@ class Running:
         self.events = events
         self.port = port
         self.address = f"127.0.0.1:{port}"
+        self.clients: list[Client] = []
+
+    def client(self, node: str, method: str | None = None, incremental: bool = False) -> Client:
+        """One that leaves at the end at the latest."""
+        self.clients.append(Client(self.address, node, method, incremental))
+        return self.clients[-1]
+
+    async def taken(self, snapshot: Snapshot, *nodes: str) -> list[Client]:
+        """Clients that have a snapshot, which is published."""
+        self.server.publish(snapshot)
+        clients = [self.client(node) for node in nodes]
+        for client in clients:
+            await client.bring_up()
+        await self.until(Accepted, len(nodes))
+        return clients
 
     async def until(self, kind: type, count: int = 1) -> Any:
         """Wait for the first, second, ... event of a kind."""
@@ -58,10 +77,29 @@ async def running() -> AsyncIterator[Running]:
     events: list[Event] = []
     server = Server(on_event=events.append)
     port = await server.start("127.0.0.1:0")
+    made = Running(server, events, port)
     try:
-        yield Running(server, events, port)
+        yield made
     finally:
+        for client in made.clients:
+            await client.close()
         await server.stop()
+
+
+def served(test: Callable[Concatenate[Running, P], Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """A test with a server that runs, its first argument."""
+
+    async def with_server(*args: P.args, **kwargs: P.kwargs) -> None:
+        async with running() as it:
+            await test(it, *args, **kwargs)
+
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        run(with_server(*args, **kwargs))
+
+    _, *others = inspect.signature(test).parameters.values()
+    wrapper.__signature__ = inspect.Signature(others)  # type: ignore[attr-defined]
+    wrapper.__name__ = test.__name__
+    return wrapper
 
 
 class Client:

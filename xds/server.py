@@ -103,11 +103,6 @@ _TOO_LARGE: Final = "an Envoy that connects again is not let in: its names of %s
 class InconsistentSnapshotError(ValueError):
     """A snapshot is inconsistent, and was sent to nobody. The mistake is in what made it, not in a rule file."""
 
-    def __init__(self, problems: tuple[str, ...]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
-        """As `Snapshot.check` says them."""
-
 
 class _Variant(NamedTuple):
     """A variant of the protocol."""
@@ -211,7 +206,7 @@ class Server:
             InconsistentSnapshotError: it does not pass its `check`. Clients stay with the previous one.
         """
         if problems := snapshot.check():
-            raise InconsistentSnapshotError(problems)
+            raise InconsistentSnapshotError("; ".join(problems))
         for kind, resources in (snapshot.split or snapshot).by_type.items():
             if named_again(resources) > MAX_REQUEST:
                 _LOG.warning(_TOO_LARGE, kind.name, MAX_REQUEST)
