@@ -255,7 +255,7 @@ class Session(abc.ABC):
         """What the client is to have of a type at this point of the change."""
         wanted = self._asked_for(stream)
         if stream.type.whole and not self._settled(*_ORDER[stream.type].removed_after):
-            leaving = {name: each for name, each in stream.sent.items() if name not in wanted}
+            leaving = {name: resource for name, resource in stream.sent.items() if name not in wanted}
             return Frozen({**leaving, **wanted}) if leaving else wanted
         return wanted
 
@@ -264,10 +264,10 @@ class Session(abc.ABC):
         wanted = stream.wanted(self.ours)
         if stream.type is LISTENERS:
             missing = frozenset[Reference]().union(
-                *(each.missing for each in self._streams.values() if each.rejected is self.target)
+                *(other.missing for other in self._streams.values() if other.rejected is self.target)
             )
             if missing:  # without its routes, a listener would answer everything with 404
-                return Frozen((name, each) for name, each in wanted.items() if missing.isdisjoint(each.references))
+                return Frozen((name, one) for name, one in wanted.items() if missing.isdisjoint(one.references))
         return wanted
 
     def _due(self, stream: Stream, wanted: Resources) -> tuple[tuple[Resource, ...], tuple[str, ...]] | None:

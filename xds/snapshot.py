@@ -132,8 +132,8 @@ class Snapshot:
             if len(self._hosts) >= _MOST_SUBSETS:
                 self._hosts.clear()
             ours = self.by_type[VIRTUAL_HOSTS]
-            found = Frozen({name: host for name, host in ours.items() if routes_of(name) in routes})
-            self._hosts[routes] = ours if len(found) == len(ours) else found
+            wanted = Frozen({name: host for name, host in ours.items() if routes_of(name) in routes})
+            self._hosts[routes] = ours if len(wanted) == len(ours) else wanted
         return self._hosts[routes]
 
     def logged(self, counts: bool, lines: bool) -> Snapshot:
@@ -147,7 +147,7 @@ class Snapshot:
             return self
         if (counts, lines) not in self._logged:
             made = copy.copy(self)  # most of it need not be hashed again
-            listeners = Frozen({name: each.logged(counts, lines) for name, each in self.by_type[LISTENERS].items()})
+            listeners = Frozen({name: one.logged(counts, lines) for name, one in self.by_type[LISTENERS].items()})
             versions = {**self.versions, LISTENERS: content_version(listeners)}
             object.__setattr__(made, "by_type", {**self.by_type, LISTENERS: listeners})
             object.__setattr__(made, "versions", versions)

@@ -164,7 +164,7 @@ def without(resources: Resources, names: Set[str]) -> Resources:
 @functools.lru_cache(SHARED)
 def changed(before: Resources, after: Resources) -> tuple[Resource, ...]:
     """The resources that are new or different."""
-    return tuple(each for name, each in after.items() if before.get(name) != each)
+    return tuple(resource for name, resource in after.items() if before.get(name) != resource)
 
 
 @functools.lru_cache(SHARED)

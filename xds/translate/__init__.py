@@ -69,7 +69,7 @@ def translate(ruleset: Ruleset, program: Program, plan: Plan, settings: Settings
             must come from.
     """
     conditional = conditional_program(ruleset)
-    foreign = tuple(each for placement in Placement for each in foreign_filters(program, placement))
+    foreign = tuple(extension for placement in Placement for extension in foreign_filters(program, placement))
     by_group = layouts(plan, settings)
     upstreams = {
         routes_name(group, layout): frozenset(name for _, forward in part.forwarding for name in forward.upstreams)
@@ -107,10 +107,10 @@ def translate(ruleset: Ruleset, program: Program, plan: Plan, settings: Settings
         )
         return replace(whole, split=in_parts)
 
-    found = form(settings.conditional)
+    configuration = form(settings.conditional)
     if conditional and settings.conditional is Placement.MODULE and settings.fallback:
-        return replace(found, without_module=form(Placement.EXT_PROC))
-    return found
+        return replace(configuration, without_module=form(Placement.EXT_PROC))
+    return configuration
 
 
 def conditional_program(ruleset: Ruleset) -> Program:
@@ -140,6 +140,6 @@ def _complete(manager: Json, routes: dict[str, Json], extensions: dict[str, Json
     if "rds" in complete:
         complete["route_config"] = routes[complete.pop("rds")["route_config_name"]]
     complete["http_filters"] = [
-        extensions[each["name"]] if "config_discovery" in each else each for each in complete["http_filters"]
+        extensions[one["name"]] if "config_discovery" in one else one for one in complete["http_filters"]
     ]
     return complete

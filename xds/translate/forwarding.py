@@ -54,8 +54,8 @@ def route_action(forward: Forward, route: Route) -> Json:
 
 
 def _retry_policy(retries: Retries) -> Json:
-    patterns = [each for each in retries.on if each[0].isdigit()]
-    words = [each for each in retries.on if each not in patterns]
+    patterns = [condition for condition in retries.on if condition[0].isdigit()]
+    words = [condition for condition in retries.on if condition not in patterns]
     policy: Json = {"num_retries": retries.attempts}
     if patterns:
         words.append("retriable-status-codes")

@@ -92,13 +92,13 @@ def access_logs(counts: bool, lines: bool, early: Sequence[_Early] = ()) -> list
             _counter(ROUTES, cel("routes", f"{CODE_DETAILS} == 'direct_response'"), routed),
             _counter(ROUTES, passed, {"passed": _of_route("passed"), "original_status": _dynamic("original_status")}),
             _counter(COUNTERS[Kind.ANSWERED], _marked("rule"), answered),
-            *(_counter(COUNTERS[Kind.ANSWERED], cel(each.marker["rule"], each.test), each.marker) for each in early),
+            *(_counter(COUNTERS[Kind.ANSWERED], cel(one.marker["rule"], one.test), one.marker) for one in early),
             *(_counter(COUNTERS[kind], _marked(key), answered | {"rule": _dynamic(key)}) for kind, key in _TOLD),
         ]
     if lines:
-        others = " && ".join(f"!({each.test})" for each in early)
+        others = " && ".join(f"!({answer.test})" for answer in early)
         logs.append(_stdout(_LINE, cel("others", others) if early else {}))
-        logs += [_stdout(_LINE | each.marker, cel(each.marker["rule"], each.test)) for each in early]
+        logs += [_stdout(_LINE | answer.marker, cel(answer.marker["rule"], answer.test)) for answer in early]
     return logs
 
 

@@ -133,21 +133,21 @@ def _list(routes: Sequence[_Placed], long_list: int, lists: Callable[[], Mapping
     path = typed("envoy.type.matcher.v3.HttpRequestHeaderMatchInput", header_name=":path")
     tree = {
         "input": {"name": "path", "typed_config": path},
-        "prefix_match_map": {"map": {key: _route_list(found) for key, found in lists().items()}},
+        "prefix_match_map": {"map": {key: _route_list(bucket) for key, bucket in lists().items()}},
     }
     return {"matcher": {"matcher_tree": tree}}
 
 
 def _hosts_by_path(routes_name: str, domain: PlannedDomain, settings: Settings, off: Off) -> Iterator[Json]:
     routes, short = _routes(domain, off), settings.long_list // 4
-    folded = [(_folded(each[0]), each) for each in routes]
-    same = all(start == each[0] for start, each in folded)
+    folded = [(_folded(route[0]), route) for route in routes]
+    same = all(start == route[0] for start, route in folded)
     for key, bucket in (_buckets(domain, off, short) if same else buckets(folded, short)).items():
         # Resource names have a `/` in front of their last part, and no other one in it.
         name = f"{routes_name}/{urllib.parse.quote(key, safe='')}"
         # `/a*` is for what begins with `/a` and goes on.
         domains = ["*"] if key == ROOT else [key, f"{key}*"]
-        lists = functools.partial(buckets, [(each[0], each) for each in bucket], short)
+        lists = functools.partial(buckets, [(route[0], route) for route in bucket], short)
         yield {"name": name, "domains": domains, **_list(bucket, settings.long_list, lists)}
 
 
@@ -169,7 +169,7 @@ def _routes(domain: PlannedDomain, off: Off) -> tuple[_Placed, ...]:
 
 @functools.lru_cache(_AT_A_TIME)
 def _buckets(domain: PlannedDomain, off: Off, short: int) -> dict[str, list[_Placed]]:
-    return buckets([(each[0], each) for each in _routes(domain, off)], short)
+    return buckets([(route[0], route) for route in _routes(domain, off)], short)
 
 
 def _route_list(routes: Sequence[_Placed]) -> Json:

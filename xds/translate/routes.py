@@ -166,14 +166,14 @@ def data_source(body: bytes) -> Json:
 
 def headers_to_add(reply: Reply) -> list[Json]:
     """A reply's headers, as HeaderValueOptions."""
-    found: list[Json] = []
+    options: list[Json] = []
     seen: set[str] = set()
     for header in reply.headers:
         # The first value takes the place of what Envoy would say itself (content-type), the others join it.
         action = "APPEND_IF_EXISTS_OR_ADD" if header[0] in seen else "OVERWRITE_IF_EXISTS_OR_ADD"
-        found.append(header_option(header, action))
+        options.append(header_option(header, action))
         seen.add(header[0])
-    return found
+    return options
 
 
 def _redirect(route: Route, redirect: Redirect) -> Json:
