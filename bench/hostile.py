@@ -92,7 +92,7 @@ ATTACKS: Final = (
     Attack("streams with 4 kB of metadata", SERVE, 500, 16, more=(("x", "y" * 4_000),)),
     Attack("streams that wait for news", SERVE, 500, 16, message(NOTHING)),
     Attack(f"{MAX_NAMES:,} names on a stream", SERVE, 100, 1, message(NAMES)),
-    Attack("requests of 1 MB that do not end", SERVE, 50, 16, message(NOTHING) + message(bytes(MAX_REQUEST), -1)),
+    Attack("requests of 4 MB that do not end", SERVE, 50, 16, message(NOTHING) + message(bytes(MAX_REQUEST), -1)),
     Attack("clients that never read", SERVE, 100, 4, message(WANTED), window=0),
     Attack("floods of pings and settings", SERVE, 50, flood=PINGS),
     Attack("connections that say nothing", WORKER, 3_000, preface=False),

@@ -255,7 +255,7 @@ _COMMANDS: dict[str, tuple[str, Options]] = {
             **_OF_SERVE,
             "--envoy-admin": ("Envoy's own admin interface (default: none)", _ENDPOINT),
             "--access-log": ("ads: log each request on standard output, as a line of JSON", _FLAG),
-            "--no-counts": ("ads: do not tell `serve` what rules have answered (Envoy before 1.39 cannot)", _FLAG),
+            "--no-counts": ("ads: do not tell `serve` what rules have answered (Envoy 1.36 cannot)", _FLAG),
         },
     ),
     "preview": (

@@ -29,8 +29,8 @@ _DeltaDiscoveryResponse: Final = message_class("envoy.service.discovery.v3.Delta
 # https://protobuf.dev/programming-guides/encoding/#last-one-wins
 
 
-MAX_NAMES: Final = 20_000
-"""How many resources a client may name: twice as many as there are in a large installation."""
+MAX_NAMES: Final = 50_000
+"""How many resources a client may name: five times as many as there are in a large installation."""
 
 _MOST_OF_NODE: Final = 256
 """How much of a client's id is kept, in characters: they are host names, or those of pods, which end after 253."""

@@ -21,11 +21,11 @@ ROUTES_NAME: Final = "rejoinder"
 
 EXT_PROC_CLUSTER: Final = "rejoinder_ext_proc"
 
-MAX_REQUEST: Final = 1 << 20
-"""In bytes. An Envoy that comes back names all that it has, with the versions (`named_again`): ten thousand upstreams
-or virtual hosts with names of 70 characters, and 61 kB about itself. Envoys of ours say what they have counted in
-smaller parts (`rejoinder.envoy.bootstrap`). gRPC keeps what has come of a request as long as the rest is missing, for
-whoever connects: so it is no larger than that."""
+MAX_REQUEST: Final = 4 << 20
+"""In bytes. An Envoy that comes back names all that it has, with the versions (`named_again`): forty thousand upstreams
+or virtual hosts with names of 70 characters, and 61 kB about itself. One that has counted answers of each of 20,000
+rules says so in 3 MB. gRPC keeps what has come of a request as long as the rest is missing, for whoever connects: so
+it is no larger than that."""
 
 _NODE: Final = 64 << 10
 _ENTRY: Final = 28
