@@ -271,9 +271,7 @@ def troublemakers(setup: Setup, address: str) -> list[Coroutine[Any, Any, None]]
     async def never_reads(name: str) -> None:
         stuck = client(name)
         # It asks for all there may be, as it will never know.
-        stuck.routes = {routes_name("", layout): None for layout in (Layout.WHOLE, Layout.PATHS)}
-        stuck.wants_hosts = setup.delta
-        await stuck.connect()
+        await stuck.connect(*(routes_name("", layout) for layout in (Layout.WHOLE, Layout.PATHS)))
         try:
             await asyncio.Event().wait()
         finally:
@@ -289,15 +287,12 @@ def troublemakers(setup: Setup, address: str) -> list[Coroutine[Any, Any, None]]
 
     async def rejects(name: str) -> None:
         picky = client(name)
-        picky.on_generation = functools.partial(refuse, picky)  # from now on; what it has is fine
+        picky.on_generation = lambda _: picky.reject()  # from now on; what it has is fine
         await picky.connect()
         try:
             await picky.run()
         finally:
             await picky.close()
-
-    def refuse(picky: Client, _: int) -> None:
-        picky.error = "no"
 
     count = max(1, setup.clients * TROUBLE // 100)
     return [each(f"{each.__name__}-{n}") for each in (never_reads, leaves, rejects) for n in range(count)]

@@ -33,6 +33,7 @@ from rejoinder.extproc.server import SERVICE
 from rejoinder.xds.protobuf import message_class
 from rejoinder.xds.server import ADS
 from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS
+from rejoinder.xds.translate.settings import MAX_REQUEST
 from rejoinder.xds.wire import MAX_NAMES
 
 SECONDS: Final = 8.0
@@ -90,8 +91,8 @@ ATTACKS: Final = (
     Attack("streams that ask for nothing", SERVE, 500, 16),
     Attack("streams with 4 kB of metadata", SERVE, 500, 16, more=(("x", "y" * 4_000),)),
     Attack("streams that wait for news", SERVE, 500, 16, message(NOTHING)),
-    Attack("100,000 names on a stream", SERVE, 100, 1, message(NAMES)),
-    Attack("messages of 16 MB that do not end", SERVE, 50, 16, message(bytes(16 << 20), 2 << 20)),
+    Attack(f"{MAX_NAMES:,} names on a stream", SERVE, 100, 1, message(NAMES)),
+    Attack("requests of 4 MB that do not end", SERVE, 50, 16, message(NOTHING) + message(bytes(MAX_REQUEST), -1)),
     Attack("clients that never read", SERVE, 100, 4, message(WANTED), window=0),
     Attack("floods of pings and settings", SERVE, 50, flood=PINGS),
     Attack("connections that say nothing", WORKER, 3_000, preface=False),

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 LOOKED_AT: Final = 8192
@@ -87,18 +87,17 @@ def _best(offers: Sequence[Offer], accept: bytes, accept_language: bytes) -> int
 def _qualities(offered: Sequence[str], header: bytes, specificity: Callable[[_Range, str], int]) -> Sequence[int]:
     elements = (parsed for each in _SPLIT.finditer(header) if (parsed := _parsed(each[0])))
     ranges = list(itertools.islice(elements, MAX_ELEMENTS))
-    found = [_quality(ranges, each, specificity) if each else 0 for each in offered]
+
+    def quality(of: str) -> int:
+        rank, q = max(((specificity(each, of), each.q) for each in ranges), default=(_NO_FIT, 0))
+        return 0 if rank == _NO_FIT else q
+
+    found = [quality(each) if each else 0 for each in offered]
     highest = max(found, default=0)
-    return [quality if each and highest else highest or _WHOLE for each, quality in zip(offered, found, strict=True)]
-
-
-def _quality(ranges: Iterable[_Range], offered: str, specificity: Callable[[_Range, str], int]) -> int:
-    rank, quality = max(((specificity(each, offered), each.q) for each in ranges), default=(_NO_FIT, 0))
-    return 0 if rank == _NO_FIT else quality
+    return [q if each and highest else highest or _WHOLE for each, q in zip(offered, found, strict=True)]
 
 
 def _parsed(element: bytes) -> _Range | None:
-    """None: it is no such thing."""
     if not (whole := _RANGE.fullmatch(element)):
         return None
     parameters = []

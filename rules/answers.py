@@ -14,17 +14,7 @@ from rejoinder.rules.accept import Offer, best
 from rejoinder.rules.http import BODILESS, GRPC_OF_STATUS, GRPC_STATUSES, GRPC_UNKNOWN, NEVER_KEPT
 from rejoinder.rules.model import STATUSES, Answer, Header, Rule, StatusPattern, Variant
 from rejoinder.rules.request import LOCAL, Request, Response
-from rejoinder.rules.template import (
-    Escape,
-    Name,
-    Template,
-    Variable,
-    default_escape,
-    fill,
-    parse,
-    parse_header,
-    reason,
-)
+from rejoinder.rules.template import Escape, Name, Template, Variable, default_escape, fill, parse, parse_header, reason
 
 _REMEMBERED: Final = 1 << 15
 
@@ -147,8 +137,8 @@ def local_response(status: int, request: Request, headers: tuple[Header, ...] = 
 
 def filled(template: Template, answer: Answer, status: int, asked: Asked, rule: str) -> str:
     """A template as it is in a header. Other args as for `reply`."""
-    code = answer.status(status)
-    return fill(template, functools.partial(_value, asked=asked, code=code, rule=rule)).decode().strip(" \t")
+    value = functools.partial(_value, asked=asked, code=answer.status(status), rule=rule)
+    return fill(template, value).decode().strip(" \t")
 
 
 def grpc_message(answer: Answer) -> bytes | Template:
@@ -160,11 +150,7 @@ def grpc_message(answer: Answer) -> bytes | Template:
 
 @functools.lru_cache(maxsize=_REMEMBERED)
 def contents(answer: Answer, bodiless: bool) -> tuple[Content, ...]:
-    """What an answer has to offer, in order: at least one.
-
-    Args:
-        bodiless: its status is one that has no body.
-    """
+    """What an answer has to offer, in order: at least one; `bodiless`: its status is one that has no body."""
     if not answer.variants:
         return (_content(answer, Variant(body=answer.body, template=answer.template), "", bodiless),)
     axes = (
@@ -185,7 +171,8 @@ def _content(answer: Answer, variant: Variant, vary: str, bodiless: bool) -> Con
     if variant.content_type or not content_type:
         headers = tuple((name, value) for name, value in headers if name != "content-type")
     if content_type and (variant.content_type or not given):
-        headers = (("content-type", _with_charset(content_type)), *headers)
+        charset = "; charset=utf-8" if content_type.startswith("text/") and ";" not in content_type else ""
+        headers = (("content-type", content_type + charset), *headers)
     if variant.language and body:
         headers = (*headers, ("content-language", variant.language))
     if vary:
@@ -207,11 +194,6 @@ def templates(answer: Answer) -> Iterator[Template]:
                 yield given
     if isinstance(message := grpc_message(answer), Template):
         yield message
-
-
-def _with_charset(content_type: str) -> str:
-    is_bare_text = content_type.startswith("text/") and ";" not in content_type
-    return f"{content_type}; charset=utf-8" if is_bare_text else content_type
 
 
 def _header_template(name: str, value: str) -> str | Template:

@@ -7,6 +7,7 @@ statuses upstreams make up, there are no more series than MOST_SERIES and one fo
 from __future__ import annotations
 
 import enum
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -76,10 +77,10 @@ class Counts:
 
     def total(self, kind: Kind = Kind.ANSWERED) -> dict[str, int]:
         """By the names of rules, or of routes."""
-        total: dict[str, int] = {}
+        total: Counter[str] = Counter()
         for each, number in self.of(kind):
-            total[each.rule] = total.get(each.rule, 0) + number
-        return total
+            total[each.rule] += number
+        return dict(total)
 
     def of(self, kind: Kind) -> list[tuple[Series, int]]:
         return [(each, number) for each, number in self.series.items() if each.kind is kind]
@@ -87,17 +88,12 @@ class Counts:
     def by_rule(self) -> dict[str, RuleCounts]:
         """The rules that have done something, by their names."""
         hits, observed, passed = map(self.total, (Kind.ANSWERED, Kind.OBSERVED, Kind.PASSED))
-        statuses: dict[str, dict[str, int]] = {}
+        statuses: dict[str, Counter[str]] = defaultdict(Counter)
         for each, number in self.of(Kind.ANSWERED):
-            of_rule = statuses.setdefault(each.rule, {})
-            of_rule[each.original_status] = of_rule.get(each.original_status, 0) + number
+            statuses[each.rule][each.original_status] += number
         return {
             name: RuleCounts(
-                hits.get(name, 0),
-                self.last.get(name),
-                statuses.get(name, {}),
-                observed.get(name, 0),
-                passed.get(name, 0),
+                hits.get(name, 0), self.last.get(name), statuses[name], observed.get(name, 0), passed.get(name, 0)
             )
             for name in hits | observed | passed
         }
@@ -135,11 +131,10 @@ class Tally:
 
 def added(counts: Iterable[Counts]) -> Counts:
     """Those of several."""
-    series: dict[Series, int] = {}
+    series: Counter[Series] = Counter()
     last: dict[str, float] = {}
     for count in counts:
-        for one, number in count.series.items():
-            series[one] = series.get(one, 0) + number
+        series.update(count.series)
         for rule, when in count.last.items():
             last[rule] = max(when, last.get(rule, when))
     return Counts(series, last)

@@ -91,7 +91,9 @@ def decide(ruleset: Ruleset, request: Request, *, route_name: str | None = None)
         route_name: for an Envoy with routes of its own: the name of the one that it has chosen, empty if that has none
             or none fits. The routes of the rule set then count for nothing.
     """
-    route = _route(ruleset, request) if route_name is None else None
+    routes = ruleset.routes if route_name is None else ()
+    fitting = (each for each in routes if domains_cover(each.domains, request.host) and fits(each.request, request))
+    route = next(fitting, None)
     named = route_name or (route.name if route else None)
     asked = Asked(request, named)
     chain: list[Rule] = []
@@ -105,8 +107,8 @@ def decide(ruleset: Ruleset, request: Request, *, route_name: str | None = None)
             if rule.unconditional and handled is None:
                 answer = rule.answers[0]
                 if not answer.handler:
-                    made = reply(answer, NO_ROUTE_STATUS, asked, rule.name)
-                    return Decision(route, rule, made, (), request, named, tuple(observed))
+                    at_once = reply(answer, NO_ROUTE_STATUS, asked, rule.name)
+                    return Decision(route, rule, at_once, (), request, named, tuple(observed))
                 handled = rule  # the others are asked about what comes if it makes nothing
             elif not rule.unconditional:
                 chain.append(rule)
@@ -114,21 +116,14 @@ def decide(ruleset: Ruleset, request: Request, *, route_name: str | None = None)
                 break
         elif rule.sees_responses:
             chain.append(rule)  # who knows
-    if handled is not None:
-        asked_next = () if route is not None and isinstance(route.action, Answer | Redirect) else tuple(chain)
-        return Decision(route, handled, None, asked_next, request, named, tuple(observed))
-    if route is not None and isinstance(route.action, Answer):
-        return Decision(route, None, reply(route.action, NO_ROUTE_STATUS, asked), (), request, named, tuple(observed))
-    if route is not None and isinstance(route.action, Redirect):
-        return Decision(route, None, redirect(route, route.action, request), (), request, named, tuple(observed))
-    return Decision(route, None, None, tuple(chain), request, named, tuple(observed))
-
-
-def _route(ruleset: Ruleset, request: Request) -> Route | None:
-    for route in ruleset.routes:
-        if domains_cover(route.domains, request.host) and fits(route.request, request):
-            return route
-    return None
+    action = route.action if route else None
+    made = None
+    if handled is None and isinstance(action, Answer):
+        made = reply(action, NO_ROUTE_STATUS, asked)
+    elif handled is None and route and isinstance(action, Redirect):
+        made = redirect(route, action, request)
+    asked_next = () if isinstance(action, Answer | Redirect) else tuple(chain)
+    return Decision(route, handled, made, asked_next, request, named, tuple(observed))
 
 
 def redirect(route: Route, action: Redirect, request: Request) -> Reply:

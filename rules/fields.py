@@ -131,13 +131,6 @@ class Place:
         fixable = isinstance(node, Scalar) and node.kind is not ScalarKind.NULL
         raise self.mistake(f"expected a string, got {describe(node)}" + (" - put it in quotes" if fixable else ""))
 
-    def like(self, pattern: re.Pattern[str], what: str) -> str:
-        """A string that a regular expression fits as a whole; `what` is how a message calls it."""
-        text = self.string()
-        if not pattern.fullmatch(text):
-            raise self.expected(what)
-        return text
-
     def choice(self, *words: str) -> str:
         """One of these words."""
         text = self.string()
@@ -266,12 +259,20 @@ class Place:
         assert isinstance(self.node, Map)
         return replace(self, node=self.node.entries[name].value, path=f"{self.path}.{name}" if self.path else name)
 
-    def beside(self, name: str) -> Path:
-        """The path of a file that is named relative to this document's file."""
-        return Path(self.source.file).parent / name
-
 
 Reader: TypeAlias = Callable[[Place], T]
+
+
+def text_that(fits: Callable[[str], object], what: str) -> Reader[str]:
+    """A reader for a string that fits; `what` is how a message calls it."""
+
+    def read(place: Place) -> str:
+        text = place.string()
+        if not fits(text):
+            raise place.expected(what)
+        return text
+
+    return read
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,16 +331,17 @@ def _one_of(names: Sequence[str]) -> str:
     return f"one of {shown}" + (f" and {rest} more" if rest > 0 else "")
 
 
-def content_beside(place: Place, name: str) -> bytes:
-    """The content of a file that a place names, relative to the document's file.
+def content_beside(place: Place) -> bytes:
+    """The content of the file that a place names, relative to the document's file.
 
     Raises:
         FieldError: it cannot be read, or it is not for the document's author to name one.
     """
+    name = place.string()
     if not place.source.operated:
         raise place.mistake("a Kubernetes object cannot name a file of this machine: write its content here")
     try:
-        found = place.source.files.read(path := place.beside(name))
+        found = place.source.files.read(path := Path(place.source.file).parent / name)
     except UnreadableError as reason:
         raise place.mistake(f"{quoted(name)} {reason}") from None
     place.source.beside[path] = found

@@ -79,14 +79,6 @@ class Files:
         content = self._look(path)
         return [path / name for name in content] if isinstance(content, tuple) else None
 
-    def check_pair(self, certificate: Path, key: Path) -> None:
-        """Check that two files are a certificate chain and its private key.
-
-        Raises:
-            UnreadableError: one cannot be read, or they are not a pair in PEM; tell the rule author.
-        """
-        self.check_pem(self.read(certificate), self.read(key))
-
     def check_pem(self, certificate: bytes, key: bytes) -> None:
         """Check that two texts are a certificate chain and its private key.
 
@@ -206,7 +198,9 @@ def limited(file: IO[bytes], size: int = 0) -> bytes | UnreadableError:
     """What a file holds of a certain size, as far as that is known, if it is not too large."""
     data = file.read(MAX_FILE_SIZE + 1) if size <= MAX_FILE_SIZE else b""
     size = max(size, len(data))
-    return data if size <= MAX_FILE_SIZE else _too_large(size)
+    if size > MAX_FILE_SIZE:
+        return UnreadableError(f"is {size:,} bytes large; the limit is {MAX_FILE_SIZE:,}")
+    return data
 
 
 def _at_once(path: str, flags: int) -> int:
@@ -223,7 +217,3 @@ def _rule_files(folder: Path) -> Content:
                 if len(names) > MAX_RULE_FILES:
                     return UnreadableError(f"has more than {MAX_RULE_FILES:,} rule files")
     return tuple(sorted(names))
-
-
-def _too_large(size: int) -> UnreadableError:
-    return UnreadableError(f"is {size:,} bytes large; the limit is {MAX_FILE_SIZE:,}")

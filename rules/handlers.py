@@ -12,7 +12,6 @@ both placements, so that a handler cannot tell which one it is in. `Handlers` is
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import threading
 import time
@@ -22,20 +21,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rejoinder.rules.answers import Reply, reply
+from rejoinder.rules.fields import similar_to
 from rejoinder.rules.http import CONNECTION_HEADERS, CONTROL_IN_VALUE, TOKEN
 from rejoinder.rules.model import MAX_HEADERS, STATUSES, Answer, Header
 from rejoinder.rules.request import PATH_HEADER, of_headers
 
-__all__ = [
-    "Handler",
-    "HandlerError",
-    "Handlers",
-    "Reply",
-    "Request",
-    "Response",
-    "checked_header",
-    "request_of",
-]
+__all__ = ["Handler", "HandlerError", "Handlers", "Reply", "Request", "Response", "checked_header", "request_of"]
 
 MAX_HEADER_BYTES: Final = 60 * 1024
 """In all names and values of a reply. Envoy sends an empty 500 in place of megabytes, and few clients take more than
@@ -148,25 +139,20 @@ class Handlers:
 
     def failed(self, name: str, text: str, reason: str) -> HandlerError:
         """Log a failure of a handler, once in LOG_SECONDS, in a text of several lines; what to raise."""
-        if self._is_due(name):
-            self._log(f"handler {name} failed (the response passes; logged once a minute at most):\n{text}")
-        return HandlerError(f"handler {name}: {reason}")
-
-    def _is_due(self, name: str) -> bool:
         with self._logging:
             now = self._clock()
             due = name not in self._logged or now - self._logged[name] >= LOG_SECONDS
             if due:
                 self._logged[name] = now
-            return due
+        if due:
+            self._log(f"handler {name} failed (the response passes; logged once a minute at most):\n{text}")
+        return HandlerError(f"handler {name}: {reason}")
 
 
 def _member(thing: Any, name: str) -> Any:
     if not hasattr(thing, name):
-        close = difflib.get_close_matches(
-            name, [each for each in dir(thing) if callable(getattr(thing, each, None))], 1
-        )
-        hint = f': did you mean "{close[0]}"?' if close else ""
+        close = similar_to(name, [each for each in dir(thing) if callable(getattr(thing, each, None))])
+        hint = f': did you mean "{close}"?' if close else ""
         raise AttributeError(f'there is no "{name}"{hint}')
     return getattr(thing, name)
 

@@ -60,12 +60,8 @@ def has_top_level_rule(fields: Fields) -> bool:
 
 
 def top_level_rule(fields: Fields, *, beside_sections: bool = False) -> Rule:
-    """The configuration of the top level: one rule, for every request.
-
-    Args:
-        fields: of the document.
-        beside_sections: it stands in a rule file of ours, whose author may not know that this is the plug-in's form.
-    """
+    """The configuration of a document's top level: one rule, for every request; `beside_sections`: in a rule file of
+    ours, whose author may not know that this is the plug-in's form."""
     if beside_sections:
         for entry in fields["rules"].items() if "rules" in fields else [fields.place]:
             if entry.has("enable_on_status") and not entry.has("status_code", "handler"):

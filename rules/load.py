@@ -4,7 +4,7 @@ In: paths of files and folders. Out: a `Loaded`. Nothing is raised, whatever the
 
     files -> document.parse -> a reader for the kind of document -> `Part`s -> merged, names checked -> `Ruleset`
 
-A new kind of document is a reader in a file of its own and a line in `_KINDS`.
+A new kind of document is a reader in a file of its own, and `_part` picks it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
@@ -118,9 +118,12 @@ def load(
     left_out = _keep(sources, read, said, memory) if memory else []
     parts = [part for each in said for part in each]
     command_line = Source("--upstream", files)
-    overrides = tuple(_override(command_line, name, url) for name, url in upstreams.items())
-
-    given = {override.name: override for override in overrides}
+    given = {
+        name: Place(Scalar(0, url, ScalarKind.STRING, 1), command_line).attempt(
+            functools.partial(addresses.upstream, name), Upstream(name, ())
+        )
+        for name, url in upstreams.items()
+    }
     objects = [each for part in parts for each in part.objects]
     addresses_of = {upstream.name: upstream for part in parts for upstream in part.upstreams} | given
     routes = [route for part in parts for route in part.routes]
@@ -176,19 +179,12 @@ def _rule_files(sources: Sequence[Path], files: Files, problems: list[Problem]) 
 def _prefixes(paths: Sequence[Path]) -> list[str]:
     if len(paths) == 1:
         return [""]
-    taken: set[str] = set()
-    prefixes: list[str] = []
+    prefixes: dict[str, None] = {}
     for path in paths:
         stem = re.sub(r"[^A-Za-z0-9._-]", "-", path.stem)
-        name = next(name for name in _numbered(stem) if name not in taken)
-        taken.add(name)
-        prefixes.append(f"{name}/")
-    return prefixes
-
-
-def _numbered(name: str) -> Iterator[str]:
-    yield name
-    yield from (f"{name}-{number}" for number in itertools.count(2))
+        names = itertools.chain((f"{stem}/",), (f"{stem}-{number}/" for number in itertools.count(2)))
+        prefixes[next(name for name in names if name not in prefixes)] = None
+    return list(prefixes)
 
 
 # --- one file ---
@@ -210,17 +206,7 @@ def _read(source: Source, data: bytes) -> list[Part]:
 
 
 def _part(place: Place) -> Part:
-    read = next(kind.read for kind in _KINDS if kind.recognizes(place))
-    return place.attempt(read, Part())
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """A kind of document."""
-
-    recognizes: Callable[[Place], bool]
-    read: Callable[[Place], Part]
-    """May raise FieldError."""
+    return place.attempt(_read_objects if is_object(place) else _read_rule_file, Part())
 
 
 _SECTIONS: Final[Table] = {
@@ -261,17 +247,6 @@ def _read_objects(place: Place) -> Part:
     from rejoinder.rules.kubernetes import read_objects  # noqa: PLC0415 - see `_manifests`
 
     return Part(objects=read_objects(place))
-
-
-_KINDS: Final = (
-    _Kind(is_object, _read_objects),
-    _Kind(lambda _: True, _read_rule_file),
-)
-
-
-def _override(source: Source, name: str, url: str) -> Upstream:
-    place = Place(Scalar(0, url, ScalarKind.STRING, 1), source)
-    return place.attempt(functools.partial(addresses.upstream, name), Upstream(name, ()))
 
 
 # --- a file that cannot be used ---
@@ -340,8 +315,7 @@ def _merged(
     given = [part.listeners for part in parts if part.listeners]
     for other in given[1:]:
         if other != given[0]:
-            message = f"listen: conflicts with {given[0][0].position}"
-            problems.append(Problem(other[0].position, message))
+            problems.append(Problem(other[0].position, f"listen: conflicts with {given[0][0].position}"))
     brandings = [part.branding for part in parts if part.branding]
     for position, another in brandings[1:]:
         if another != brandings[0][1]:
@@ -350,8 +324,8 @@ def _merged(
     upstreams = _unique("upstream", (upstream for part in parts for upstream in part.upstreams), problems)
     upstreams |= overrides
     upstreams |= {upstream.name: upstream for upstream in manifests.upstreams}
-    routes = _unique("route", (each for part in parts for each in part.routes), problems)
-    rules = _unique("rule", (*(each for part in parts for each in part.rules), *manifests.rules), problems)
+    routes = _unique("route", (route for part in parts for route in part.routes), problems)
+    rules = _unique("rule", (*(rule for part in parts for rule in part.rules), *manifests.rules), problems)
     problems += remote.problems(rules.values(), upstreams)
     all_routes = with_hosts((*routes.values(), *manifests.routes), upstreams)
     # Where Gateways listen, the address of rule files is needed only if something is to be found there.
@@ -360,9 +334,8 @@ def _merged(
     taken = {(listener.address, listener.port) for listener in listeners if listener.port}
     for gateway in manifests.listeners:
         if (gateway.address, gateway.port) in taken:
-            message = (
-                f"port {gateway.port}: rule files listen at {gateway.address}:{gateway.port}, too: say listen in one"
-            )
+            where = f"{gateway.address}:{gateway.port}"
+            message = f"port {gateway.port}: rule files listen at {where}, too: say listen in one"
             left_out.append(Problem(gateway.position, message))
     free = (listener for listener in manifests.listeners if (listener.address, listener.port) not in taken)
     return Ruleset(

@@ -20,14 +20,9 @@ VARIABLE: Final = "REJOINDER_LOG_FORMAT"
 
 
 def start(level: int, message: str = "%(name)s: %(message)s") -> bool:
-    """From now on, what is logged from this level on is written.
+    """From now on, what is logged from a level of `logging` on is written; `message` is what stands in a line of text.
 
-    Args:
-        level: one of `logging`'s.
-        message: what of a record stands in a line of text.
-
-    Returns:
-        Whether lines are to have time and level.
+    Returns: whether lines are to have time and level.
     """
     dated = as_json() or sys.stderr is None or not sys.stderr.isatty()
     handler = logging.StreamHandler()

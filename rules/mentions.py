@@ -70,7 +70,7 @@ def unknown_name(kind: str, name: str, known: Collection[str]) -> str:
 
 def with_hosts(routes: tuple[Route, ...], upstreams: Mapping[str, Upstream]) -> tuple[Route, ...]:
     """Routes with the Host that their upstreams want; a route that says one itself keeps it."""
-    wanted = {name: each.host for name, each in upstreams.items() if each.host is not None}
+    wanted = {name: upstream.host for name, upstream in upstreams.items() if upstream.host is not None}
 
     def resolved(route: Route) -> Route:
         action = route.action

@@ -16,12 +16,9 @@ from rejoinder.rules.request import UPSTREAM, Request, Response
 
 def in_words(scope: Scope) -> Iterator[str]:
     """What a request must be like, one test each; of a scope that every request fits, nothing."""
-    if scope.routes is not None:
-        yield _either(scope.routes, "route")
-    if scope.domains:
-        yield _either(scope.domains, "domain")
-    if scope.request.methods:
-        yield _either(scope.request.methods, "method")
+    for names, kind in ((scope.routes, "route"), (scope.domains, "domain"), (scope.request.methods, "method")):
+        if names:
+            yield _either(names, kind)
     if scope.request.path != EVERY_PATH:
         yield _path(scope.request.path)
     for name, test in scope.request.headers:
@@ -50,14 +47,8 @@ def rule_misfit(rule: Rule, request: Request, route: str | None, response: Respo
 
 
 def misfit(scope: Scope, request: Request, route: str | None, response: Response | None = None) -> str | None:
-    """The first reason why a scope does not fit; None: it does.
-
-    Args:
-        scope: of a rule; for a route, one with its domains and request match.
-        request: as Envoy's router sees it.
-        route: the name of the route that the request takes; None: no route fits.
-        response: None: there is none yet.
-    """
+    """The first reason why a scope does not fit; None: it does. Args as for `matching.scope_fits`; a route's scope is
+    one with its domains and request match."""
     if scope.routes is not None and route not in scope.routes:
         return (
             f"it is about {_either(scope.routes, 'route')}, the request takes {_quoted(route) if route else 'no route'}"

@@ -94,10 +94,10 @@ def _with_page(answer: Answer, branding: Branding) -> Iterator[Answer]:
         if pattern.exactness == 3:
             found = variants(pattern.statuses()[0], branding)
             yield replace(answer, variants=found, enable_on_status=(pattern,))
-    patterns = tuple(each for each in answer.enable_on_status if each.exactness < 3)
-    for first in dict.fromkeys(str(each)[0] for each in patterns):
+    patterns = tuple(pattern for pattern in answer.enable_on_status if pattern.exactness < 3)
+    for first in dict.fromkeys(str(pattern)[0] for pattern in patterns):
         found = variants(int(first) * 100 + 99 if first.isdigit() else None, branding)
-        of_class = tuple(each for each in patterns if str(each)[0] == first)
+        of_class = tuple(pattern for pattern in patterns if str(pattern)[0] == first)
         yield replace(answer, variants=found, enable_on_status=of_class)
     if not answer.enable_on_status:
         yield replace(answer, variants=variants(None, branding))
@@ -105,13 +105,10 @@ def _with_page(answer: Answer, branding: Branding) -> Iterator[Answer]:
 
 @functools.lru_cache(maxsize=64)  # thousands of rules may show it
 def variants(status: int | None, branding: Branding = Branding()) -> tuple[Variant, ...]:
-    """The page in every format and language, as templates.
+    """The page about a status in every format and language, as templates; None: words that fit any status.
 
-    Args:
-        status: what it is about; None: not known before, the words then fit any status.
-    Returns:
-        The first is for whoever accepts none of them. JSON and XML (RFC 9457, and RFC 7807, appendix A) are there under
-        their plain content types as well, which is what most clients ask for.
+    The first is for whoever accepts none of them. JSON and XML (RFC 9457, and RFC 7807, appendix A) are there under
+    their plain content types as well, which is what most clients ask for.
     """
     problem = _words()["en"]
     detail = _of_status(problem, status)[1]

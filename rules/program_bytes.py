@@ -33,15 +33,9 @@ _BODY, _RULE, _TEMPLATE = 1, 2, 3
 _FINAL, _UNCONDITIONAL, _UNLESS, _OBSERVE = 1, 2, 4, 8
 _PASSES, _ASKS, _GRPC = 1, 2, 4
 
-_PATH_KINDS: Final = {PathKind.EXACT: 1, PathKind.PREFIX: 2, PathKind.REGEX: 3}
-_TEST_KINDS: Final = {
-    StringKind.EXACT: 0,
-    StringKind.PREFIX: 1,
-    StringKind.SUFFIX: 2,
-    StringKind.CONTAINS: 3,
-    StringKind.REGEX: 4,
-    StringKind.PRESENT: 5,
-}
+# By their numbers, which are those of their order.
+_PATH_KINDS: Final = {kind: number for number, kind in enumerate(PathKind, 1)}
+_TEST_KINDS: Final = {kind: number for number, kind in enumerate(StringKind)}
 
 _REMEMBERED: Final = 1 << 15
 
@@ -84,13 +78,8 @@ def cut(program: Program) -> tuple[bytes, tuple[Part, ...]]:
     records = list(_records(program))
     if sum(map(len, records)) <= WHOLE_SIZE:
         return encode(program), ()
-    parts = tuple(dict.fromkeys(map(_part, _runs(records))))
-    return _PROGRAM + _list(part.id for part in parts), parts
-
-
-def _part(records: bytes) -> Part:
-    key = _id(records)
-    return Part(key, _PART + key + records)
+    runs = {_id(run): run for run in _runs(records)}
+    return _PROGRAM + _list(runs), tuple(Part(key, _PART + key + run) for key, run in runs.items())
 
 
 def _runs(records: Iterable[bytes]) -> Iterator[bytes]:
@@ -132,9 +121,9 @@ def _rule(rule: Rule) -> tuple[bytes, tuple[bytes, ...]]:
         _u8(SOURCES.index(rule.source)),
         _scope(rule.scope),
         *([_scope(rule.unless)] if rule.unless is not None else ()),
-        _list(reply.data for reply in replies),
+        _list(data for data, _ in replies),
     )
-    return _record(_RULE, b"".join(payload)), tuple(body for reply in replies for body in reply.bodies)
+    return _record(_RULE, b"".join(payload)), tuple(body for _, bodies in replies for body in bodies)
 
 
 SOURCES: Final = ("", UPSTREAM, LOCAL)
@@ -167,14 +156,8 @@ def _network(text: str) -> bytes:
     return _u8(found.prefixlen + 8 * len(mapped)) + mapped + found.network_address.packed
 
 
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    data: bytes
-    bodies: tuple[bytes, ...]
-    """Their records."""
-
-
-def _replies(rule: Rule) -> Iterator[_Reply]:
+def _replies(rule: Rule) -> Iterator[tuple[bytes, tuple[bytes, ...]]]:
+    """What each reply of a rule is, and the records of its bodies."""
     claimed = claims(rule)
     if not rule.unconditional:
         by_reply: dict[tuple[int, int | None], list[int]] = {}
@@ -196,7 +179,7 @@ def _known(answer: Answer, status: int) -> int | None:
     return status if answer.status_code is None and status in BODILESS else None
 
 
-def _reply(answer: Answer, known: int | None, ranges: Sequence[tuple[int, int]]) -> _Reply:
+def _reply(answer: Answer, known: int | None, ranges: Sequence[tuple[int, int]]) -> tuple[bytes, tuple[bytes, ...]]:
     code = known if answer.status_code is None else answer.status_code
     offers = contents(answer, code in BODILESS)
     remote = None if code in BODILESS else answer.remote
@@ -211,7 +194,7 @@ def _reply(answer: Answer, known: int | None, ranges: Sequence[tuple[int, int]])
         _grpc(answer) if answer.grpc else b"",
         _list(map(_offer, offers)),
     )
-    return _Reply(b"".join(data), tuple(record for content in offers if content.body for record in _body(content.body)))
+    return b"".join(data), tuple(record for content in offers if content.body for record in _body(content.body))
 
 
 def _asked(remote: RemotePage, stays: bool) -> bytes:
@@ -254,8 +237,8 @@ def _body(body: bytes | Template) -> tuple[bytes, ...]:
     if not isinstance(body, Template):
         return (_record(_BODY, _id(body) + body),)
     shared = [piece for piece in body.pieces if isinstance(piece, bytes) and len(piece) >= _SHARED]
-    data = template.encode(body, {each: _id(each) for each in shared})
-    return (*(_record(_BODY, _id(each) + each) for each in shared), _record(_TEMPLATE, _id(data) + data))
+    data = template.encode(body, {text: _id(text) for text in shared})
+    return (*(_record(_BODY, _id(text) + text) for text in shared), _record(_TEMPLATE, _id(data) + data))
 
 
 def _ranges(statuses: Iterable[int]) -> list[tuple[int, int]]:

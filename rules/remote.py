@@ -49,8 +49,7 @@ class Page:
 def asks(answer: Answer, status: int, asked: Asked) -> RemotePage | None:
     """The page that is to be asked for, before an answer is sent: not for a status without content, nor for a client
     that speaks gRPC. Args as for `answers.reply`."""
-    code = answer.status(status)
-    return None if code in BODILESS or asked.request.is_grpc else answer.remote
+    return None if answer.status(status) in BODILESS or asked.request.is_grpc else answer.remote
 
 
 def stays(answer: Answer, status: int, asked: Asked) -> bool:
@@ -85,11 +84,7 @@ def host(remote: RemotePage) -> str:
 def refusal(code: int, status: int, headers: Mapping[str, str], size: int) -> str:
     """Why a response is not the page; empty: it is. That has content in plain form, and its status is a success, or the
     very one that it is about. With that one, it must have a `date`, which Envoy's own words about a dead service do not
-    have.
-
-    Args:
-        code: the status that the page is for.
-        status, headers, size: the response's.
+    have. `code` is the status that the page is for, all else is the response's.
     """
     if not (200 <= status < 300 or (status == code and "date" in headers)):
         return f"status {status}"

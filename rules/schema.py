@@ -20,12 +20,7 @@ def schema() -> dict[str, Any]:
     """The JSON Schema of a rule file."""
     known: dict[str, Any] = {}
     root = _plain(RULE_FILE, known)
-    return {
-        "$schema": DIALECT,
-        "title": "Rejoinder rule file",
-        **root,
-        "$defs": dict(sorted(known.items())),
-    }
+    return {"$schema": DIALECT, "title": "Rejoinder rule file", **root, "$defs": dict(sorted(known.items()))}
 
 
 def _plain(value: Any, known: dict[str, Any]) -> Any:

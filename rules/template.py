@@ -196,11 +196,8 @@ def default_escape(content_type: str) -> Escape:
 
 
 _OF_SUBTYPES: Final = {
-    "": Escape.HTML,
-    "html": Escape.HTML,
-    "xml": Escape.HTML,
-    "json": Escape.JSON,
-    "javascript": Escape.JSON,
+    **dict.fromkeys(("", "html", "xml"), Escape.HTML),
+    **dict.fromkeys(("json", "javascript"), Escape.JSON),
 }
 
 _CONTROLS: Final = (*range(0x20), 0x7F)

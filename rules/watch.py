@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -135,36 +136,27 @@ def _differs(loaded: Read) -> bool:
     return any(fingerprint(path) != before for path, before in loaded.fingerprints.items())
 
 
-# Where a change can make a path lead to something else.
-@dataclass(slots=True)
-class _Names:
-    """The names in a folder that count."""
-
-    exact: set[bytes] = field(default_factory=set)
-    rule_files: bool = False
-    """So does everything that is called as a rule file is."""
-
-    def __call__(self, name: bytes) -> bool:
-        return name in self.exact or (self.rule_files and name.endswith(_SUFFIXES))
-
-
 _SUFFIXES: Final = tuple(map(os.fsencode, SUFFIXES))
 
 
 def _folders(paths: Iterable[Path]) -> dict[str, Wanted | None]:
-    """What to watch. A folder on the way counts only as a whole: it can but be renamed or removed. A name in it counts
-    where that is a link, which may be swapped, or a file, or is missing and may appear."""
+    """What to watch: where a change can make a path lead to something else. A folder on the way counts only as a whole:
+    it can but be renamed or removed. A name in it counts where that is a link, which may be swapped, or a file, or is
+    missing and may appear; in a folder of rule files, so does every name of one."""
     on_the_way: set[str] = set()
-    named: dict[str, _Names] = {}
-    for path in paths:
-        end = _follow(path, on_the_way, named)
-        if os.path.isdir(end):
-            named.setdefault(end, _Names()).rule_files = True
-    return {**dict.fromkeys(on_the_way), **named}
+    named: dict[str, set[bytes]] = defaultdict(set)
+    ends = {_follow(path, on_the_way, named) for path in paths}
+    listed = set(filter(os.path.isdir, ends))
+    counting = {at: functools.partial(_counts, named[at], at in listed) for at in (*named, *listed)}
+    return {**dict.fromkeys(on_the_way), **counting}
+
+
+def _counts(names: set[bytes], all_rule_files: bool, name: bytes) -> bool:
+    return name in names or (all_rule_files and name.endswith(_SUFFIXES))
 
 
 # Notes every step from the root to where an absolute path leads in the end, which is returned.
-def _follow(path: Path, on_the_way: set[str], named: dict[str, _Names]) -> str:
+def _follow(path: Path, on_the_way: set[str], named: dict[str, set[bytes]]) -> str:
     at, ahead, links = "/", list(reversed(path.parts[1:])), 0
     while ahead and links <= MAX_LINKS:
         part = ahead.pop()
@@ -175,16 +167,16 @@ def _follow(path: Path, on_the_way: set[str], named: dict[str, _Names]) -> str:
             if os.path.isdir(step):
                 on_the_way.add(step)
             else:
-                _add(part, named.setdefault(at, _Names()))
+                _add(part, named[at])
             at = step
         else:
             links += 1
-            _add(part, named.setdefault(at, _Names()))
+            _add(part, named[at])
             # An absolute target starts with "/", which `join` starts anew from.
             ahead.extend(reversed(Path(target).parts))
     return at
 
 
-def _add(name: str, names: _Names) -> None:
+def _add(name: str, names: set[bytes]) -> None:
     with contextlib.suppress(UnicodeEncodeError):  # no file has such a name
-        names.exact.add(os.fsencode(name))
+        names.add(os.fsencode(name))

@@ -52,7 +52,7 @@ MUTATIONS: Final = (
         'len(domain.removeprefix("*"))',
         ("cases_told",),
     ),
-    Mutation("rules/kubernetes/http_route.py", "return min((each for", "return max((each for", ("cases_told",)),
+    Mutation("rules/kubernetes/http_route.py", "return min(filter(", "return max(filter(", ("cases_told",)),
     # What is rejected is given to nobody who comes: not while somebody may still take it, or has it.
     Mutation("xds/standing.py", " or self._away:", ":", _TAKEN_BACK),
     Mutation("xds/standing.py", "snapshot not in self.proven.values() and all(", "all(", _TAKEN_BACK),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from rejoinder.xds.delta import DeltaRequest, Incremental
 from rejoinder.xds.forms import SPLITS_SINCE, Node
@@ -100,11 +100,14 @@ class Client(abc.ABC):
     """A client that holds a session to the protocol.
 
     Args:
+        session: or a `simulated_wire.Wire`; what comes by that is given to `receive`.
         has: what it has from an earlier stream.
+        node: what it says of itself.
     """
 
-    def __init__(self, session: StateOfTheWorld | Incremental, has: Held | None = None) -> None:
+    def __init__(self, session: Any, has: Held | None = None, node: Node = NODE) -> None:
         self.session = session
+        self.node = node
         self.has: Held = has or {kind: {} for kind in RESOURCE_TYPES}
         self.sent: list[str] = []
         """What it was sent, as `describe` says."""
@@ -135,12 +138,11 @@ class Client(abc.ABC):
     def nack(self, kind: ResourceType, error: str = "no") -> list[Response]:
         """Reject it."""
 
-    @abc.abstractmethod
-    def after(self, response: Response) -> dict[str, Resource]:
-        """What the client has of a type after a response that it accepts."""
-
     def take(self, response: Response) -> None:
-        self.has[response.type] = self.after(response)
+        """Have what an accepted response says."""
+        if response.type.whole and not self.session.incremental:
+            self.has[response.type].clear()
+        apply(self.has[response.type], response.resources, response.removed)
 
     def give(self, snapshot: Snapshot) -> list[Response]:
         return self.receive(self.session.on_snapshot(snapshot))
@@ -176,10 +178,8 @@ class Client(abc.ABC):
 
 
 class StateOfTheWorldClient(Client):
-    session: StateOfTheWorld
-
-    def __init__(self, session: StateOfTheWorld, has: Held | None = None) -> None:
-        super().__init__(session, has)
+    def __init__(self, session: Any, has: Held | None = None, node: Node = NODE) -> None:
+        super().__init__(session, has, node)
         self._nonces: dict[ResourceType, str] = {}
         self._versions: dict[ResourceType, str] = {}
 
@@ -213,10 +213,6 @@ class StateOfTheWorldClient(Client):
         del self.unanswered[kind]
         return self._send(kind, self._versions.get(kind, ""), error)
 
-    def after(self, response: Response) -> dict[str, Resource]:
-        received = {resource.name: resource for resource in response.resources}
-        return received if response.type.whole else {**self.has[response.type], **received}
-
     def receive(self, outputs: Iterable[Output]) -> list[Response]:
         responses = super().receive(outputs)
         for response in responses:
@@ -225,15 +221,13 @@ class StateOfTheWorldClient(Client):
         return responses
 
     def _send(self, kind: ResourceType, version: str, error: str | None = None) -> list[Response]:
-        request = Request(kind.url, tuple(sorted(self.names[kind])), version, self._nonces.get(kind, ""), error, NODE)
-        return self.receive(self.session.on_request(request))
+        names, nonce = tuple(sorted(self.names[kind])), self._nonces.get(kind, "")
+        return self.receive(self.session.on_request(Request(kind.url, names, version, nonce, error, self.node)))
 
 
 class IncrementalClient(Client):
-    session: Incremental
-
-    def __init__(self, session: Incremental, has: Held | None = None) -> None:
-        super().__init__(session, has)
+    def __init__(self, session: Any, has: Held | None = None, node: Node = NODE) -> None:
+        super().__init__(session, has, node)
         self.recorded: Held = {kind: dict(resources) for kind, resources in self.has.items()}
         """What its side of the protocol takes it to have."""
 
@@ -247,7 +241,7 @@ class IncrementalClient(Client):
         first = kind not in self.names
         initial = {name: each.version for name, each in self.recorded[kind].items()} if first else {}
         self.names.setdefault(kind, set() if names else {"*"}).update(names)
-        return self._send(DeltaRequest(kind.url, names, initial=initial, node=NODE))
+        return self._send(DeltaRequest(kind.url, names, initial=initial, node=self.node))
 
     def drop(self, kind: ResourceType, *names: str) -> list[Response]:
         self.names[kind] -= set(names)
@@ -262,14 +256,11 @@ class IncrementalClient(Client):
         wanted = [resource for resource in response.resources if not self.names[kind].isdisjoint({"*", resource.name})]
         taken = replace(response, resources=tuple(wanted))
         self.take(taken)
-        self.recorded[kind] = _after(self.recorded[kind], taken)
+        apply(self.recorded[kind], taken.resources, taken.removed)
         return self._send(DeltaRequest(kind.url, nonce=response.nonce))
 
     def nack(self, kind: ResourceType, error: str = "no") -> list[Response]:
         return self._send(DeltaRequest(kind.url, nonce=self.unanswered.pop(kind).nonce, error=error))
-
-    def after(self, response: Response) -> dict[str, Resource]:
-        return _after(self.has[response.type], response)
 
     def receive(self, outputs: Iterable[Output]) -> list[Response]:
         responses = super().receive(outputs)
@@ -283,9 +274,10 @@ class IncrementalClient(Client):
         return self.receive(self.session.on_request(request))
 
 
-def _after(resources: Mapping[str, Resource], response: Response) -> dict[str, Resource]:
-    kept = {name: each for name, each in resources.items() if name not in response.removed}
-    return {**kept, **{each.name: each for each in response.resources}}
+def apply(held: dict[str, Resource], resources: Iterable[Resource], removed: Iterable[str] = ()) -> None:
+    for name in removed:
+        held.pop(name, None)
+    held.update((each.name, each) for each in resources)
 
 
 def connected(client: Client, first: Snapshot = ONE) -> Client:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from simulated import Client, IncrementalClient, StateOfTheWorldClient, describe, hosts_of, named, ours
+from simulated import Client, IncrementalClient, StateOfTheWorldClient, apply, describe, hosts_of, named, ours
 
 from rejoinder.xds.delta import Incremental
 from rejoinder.xds.snapshot import (
@@ -23,9 +23,11 @@ from rejoinder.xds.snapshot import (
 )
 from rejoinder.xds.sotw import StateOfTheWorld
 from rejoinder.xds.stream import Response
+from rejoinder.xds.translate.route_configurations import Layout
 
 SPLIT: Final = ":hosts"
-"""The end of the name of a route configuration whose virtual hosts are resources of their own."""
+SPLITS: Final = (SPLIT, Layout.DOMAINS.value, Layout.PATHS.value)
+"""The ends of the names of route configurations whose virtual hosts are resources of their own."""
 
 
 class Envoy(Client):
@@ -65,7 +67,7 @@ class Envoy(Client):
             return True
         for response in sorted(self.unanswered.values(), key=lambda response: int(response.nonce)):
             if (
-                any(resource.name.endswith(SPLIT) for resource in response.resources)
+                any(resource.name.endswith(SPLITS) for resource in response.resources)
                 and VIRTUAL_HOSTS not in self.names
             ):
                 self.subscribe(VIRTUAL_HOSTS)
@@ -99,8 +101,7 @@ class Envoy(Client):
         if response.type is ROUTES:
             self._take_routes(response.resources)
         elif response.type is VIRTUAL_HOSTS:
-            for name in map(routes_of, response.names):
-                self._take_hosts(name, response)
+            self._take_hosts(set(map(routes_of, response.names)), response)
         else:
             super().take(response)
         self._put_to_work()
@@ -113,8 +114,7 @@ class Envoy(Client):
             self._take_routes([each for each in good if each.name in self.names[ROUTES]])
         elif kind is VIRTUAL_HOSTS:
             bad = {routes_of(resource.name) for resource in response.resources if self._is_bad(resource)}
-            for name in set(map(routes_of, response.names)) - bad:
-                self._take_hosts(name, response)
+            self._take_hosts(set(map(routes_of, response.names)) - bad, response)
             self.waiting -= bad
         self._put_to_work()
         return super().nack(kind, error)  # type: ignore[safe-super]
@@ -129,20 +129,23 @@ class Envoy(Client):
     def _take_routes(self, resources: Iterable[Resource]) -> None:
         # That one is no more means nothing to Envoy, as long as there is a listener that uses it.
         for resource in resources:
-            if resource.name.endswith(SPLIT) and resource.name not in self.has[ROUTES]:
+            if resource.name.endswith(SPLITS) and resource.name not in self.has[ROUTES]:
                 self.waiting.add(resource.name)
-            self.has[ROUTES] = {**self.has[ROUTES], resource.name: resource}
+            self.has[ROUTES][resource.name] = resource
 
-    def _take_hosts(self, name: str, response: Response) -> None:
-        if name not in self.has[ROUTES]:
-            return  # and it has recorded what it does not have
-        if name in self.waiting:
+    def _take_hosts(self, routes: set[str], response: Response) -> None:
+        """Of these route configurations; of those that it does not have, it has recorded virtual hosts alone."""
+        for name in routes & self.waiting if self._given else ():
             said = hosts_of(name, response.resources)
             whole = [hosts_of(name, ours(each)[VIRTUAL_HOSTS].values()) for each in self._given]
             assert said in whole, f"{name} is put to work with some of its virtual hosts: {describe(response)}"
-            self.waiting.remove(name)
-        others = {key: each for key, each in self.has[VIRTUAL_HOSTS].items() if routes_of(key) != name}
-        self.has[VIRTUAL_HOSTS] = {**others, **hosts_of(name, self.after(response).values())}
+        self.waiting -= routes
+        taken = routes & self.has[ROUTES].keys()
+        apply(
+            self.has[VIRTUAL_HOSTS],
+            (host for host in response.resources if routes_of(host.name) in taken),
+            (name for name in response.removed if routes_of(name) in taken),
+        )
 
     def _put_to_work(self) -> None:
         for name in self.at_work.keys() - self.has[LISTENERS].keys():
@@ -157,7 +160,7 @@ class Envoy(Client):
         return named(ROUTES, [*self.has[LISTENERS].values(), *self.at_work.values()]) | self.draining
 
     def _is_bad(self, each: Resource) -> bool:
-        return self.bad is not None and each.body.decode().startswith(self.bad)
+        return self.bad is not None and each.body.startswith(self.bad.encode())
 
     def _ask(self, kind: ResourceType, names: set[str]) -> bool:
         before = self.names.get(kind, set())

@@ -33,6 +33,7 @@ from rejoinder.xds.protobuf import MappingError, encoder, message_class
 from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, VIRTUAL_HOSTS
 from rejoinder.xds.translate import Configuration, Json, Placement, Settings, translate
 from rejoinder.xds.translate.encode import snapshot
+from rejoinder.xds.translate.settings import named_again
 
 FILES = sorted(
     path
@@ -90,6 +91,22 @@ def test_any_rule_file_is(tmp_path_factory: pytest.TempPathFactory, document: Js
     rules = load([file]).ruleset
     if rules is not None:
         check(translate(rules, compile_rules(rules.rules), plan(rules), of))
+
+
+@pytest.mark.parametrize(("too_many", "apart"), [(1, False), (0, True)], ids=["too many", "as many as may be"])
+def test_virtual_hosts_are_resources_as_long_as_an_envoy_can_name_them(
+    monkeypatch: pytest.MonkeyPatch, too_many: int, apart: bool
+) -> None:
+    rules = tuple(Rule(f"r{number}", (Answer(body=b"x"),), Scope((f"d{number}.test",))) for number in range(200))
+    of = Settings(Endpoint("127.0.0.1", 18001), many_routes=100)
+    split = build(Ruleset(rules=rules), of).snapshot.split
+    assert split
+    has = {name: each.version for name, each in split.by_type[VIRTUAL_HOSTS].items()}
+    message = message_class("envoy.service.discovery.v3.DeltaDiscoveryRequest")(initial_resource_versions=has)
+    size = named_again(has)
+    assert message.ByteSize() <= size - named_again(()) <= message.ByteSize() + 4 * len(has)
+    monkeypatch.setattr("rejoinder.xds.translate.MAX_REQUEST", size - too_many)
+    assert bool(build(Ruleset(rules=rules), of).snapshot.split) is apart
 
 
 @pytest.mark.parametrize("by", ["path", "domain"])

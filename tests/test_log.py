@@ -139,7 +139,7 @@ def test_what_envoys_do_has_events_with_fields(
     snapshot = Snapshot(())
     for event in (
         Connected("n", "ipv4:127.0.0.1:1", (1, 35)),
-        Accepted("n", snapshot, "ipv4:127.0.0.1:1"),
+        Accepted("n", snapshot, peer="ipv4:127.0.0.1:1"),
         Nack("n", CLUSTERS, snapshot, "no", snapshot, True, peer="ipv4:127.0.0.1:1"),
         Disconnected("n", "ipv4:127.0.0.1:1"),
     ):
@@ -173,7 +173,7 @@ def test_an_envoy_with_a_stream_for_each_filter_is_one(caplog: pytest.LogCapture
 
     assert said(Connected(*who)) == [1, 1, 1]
     assert len(control.envoys.clients) == 1
-    assert said(Accepted("n", snapshot, who[1])) == [1, 1, 2]
+    assert said(Accepted("n", snapshot, peer=who[1])) == [1, 1, 2]
     assert said(Disconnected(*who)) == [2, 2, 3]
     assert len(control.envoys.clients) == 0
 

@@ -44,7 +44,7 @@ def test_two_with_one_id_are_told_apart(capsys: pytest.CaptureFixture[str]) -> N
     for peer, envoy in (("ipv4:127.0.0.1:1", (1, 39)), ("ipv6:%5B::1%5D:2", (1, 40))):
         control.envoys.tell(Connected("n", peer, envoy))
     for peer in ("ipv4:127.0.0.1:1", "ipv6:%5B::1%5D:2", "unix:"):
-        control.envoys.tell(Unable("n", "no", peer))
+        control.envoys.tell(Unable("n", "no", peer=peer))
     said = capsys.readouterr().err.splitlines()
     assert [line.partition(" gets ")[0] for line in said] == [
         "n (Envoy 1.39, 127.0.0.1:1)",

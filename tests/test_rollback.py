@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from simulated import ONE, Client, IncrementalClient, StateOfTheWorldClient, cluster, listener, routes, snapshot
+from simulated import (
+    ONE,
+    Client,
+    IncrementalClient,
+    StateOfTheWorldClient,
+    cluster,
+    connected,
+    described,
+    listener,
+    routes,
+    snapshot,
+)
 
 from rejoinder.xds.session import Accepted, Nack
 from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, Resource, ResourceType
@@ -132,3 +143,46 @@ def test_a_client_that_comes_back_keeps_its_listener_when_it_rejects_new_routes(
     client.nack(ROUTES)
     client.ack_all()
     assert client.has[LISTENERS].keys() == {"l"}
+
+
+@pytest.mark.parametrize("kind", [CLUSTERS, LISTENERS, ROUTES], ids=lambda kind: kind.name)
+def test_what_was_rejected_is_not_tried_again(connect: Connect, kind: ResourceType) -> None:
+    before = snapshot(cluster("a"), listener("l", "r"), routes("r", "a"))
+    bad = snapshot(cluster("a", "2"), listener("l", "r", body="2"), routes("r", "a", body="2"))
+    client = connected(connect(), before)
+    client.give(bad)
+    while kind not in client.unanswered:
+        client.ack(next(iter(client.unanswered)))
+    client.nack(kind)
+    client.ack_all()
+    assert client.has == before.by_type
+    assert client.give(bad) == []
+    assert client.ack_all() == []
+    assert len(client.news) == 1
+
+
+def test_a_first_snapshot_that_is_rejected_leaves_nothing_to_go_back_to(connect: Connect) -> None:
+    client = connect(ONE)
+    client.subscribe(CLUSTERS)
+    client.ack_all()
+    client.subscribe(LISTENERS)
+    assert client.nack(LISTENERS) == []
+    # Envoy may have taken other listeners of the response; they get their routes.
+    assert described(client.subscribe(ROUTES, "r")) == ["routes: r"]
+    client.ack_all()
+    assert [type(news) for news in client.news] == [Nack]
+    client.give(snapshot(cluster("a"), listener("l", "r", body="2"), routes("r", "a")))
+    assert client.ack_all() == ["listeners: l"]
+    assert [type(news) for news in client.news] == [Nack, Accepted]
+
+
+def test_a_client_that_rejects_what_it_goes_back_to_is_left_alone(connect: Connect) -> None:
+    client = connected(connect())
+    client.give(snapshot(cluster("a"), listener("l", "r", body="bad"), routes("r", "a")))
+    client.nack(LISTENERS)
+    assert client.nack(LISTENERS) == []
+    assert client.ack_all() == []
+    good = snapshot(cluster("a"), listener("l", "r", body="good"), routes("r", "a"))
+    client.give(good)
+    client.ack_all()
+    assert client.news[-1] == Accepted("envoy-1", good)

@@ -9,85 +9,69 @@ from typing import Any
 
 import grpc.aio
 import pytest
-from xds_clients import TIMEOUT, Client, DeltaDiscoveryRequest, clusters, run, running, values
+from xds_clients import TIMEOUT, Client, Running, clusters, run, running, served, values
 
 from rejoinder.xds.events import Connected, Disconnected
-from rejoinder.xds.protobuf import message_class
-from rejoinder.xds.server import ADS, InconsistentSnapshotError, Server
+from rejoinder.xds.server import InconsistentSnapshotError, Server
 from rejoinder.xds.session import Accepted
 from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, Resource, Snapshot
 
-DeltaDiscoveryResponse = message_class("envoy.service.discovery.v3.DeltaDiscoveryResponse")
+
+@served
+async def test_a_client_gets_what_was_published_and_what_is_published_later(it: Running) -> None:
+    one, two = clusters("1"), clusters("2")
+    it.server.publish(one)
+    client = it.client("n")
+    await client.ask(CLUSTERS)
+    first = await client.read()
+    assert (first.type, values(first), first.version) == (CLUSTERS, ["1"], one.versions[CLUSTERS])
+    await client.answer(first)
+    assert await it.until(Accepted) == Accepted("n", one)
+    it.server.publish(two)
+    second = await client.read()
+    assert values(second) == ["2"]
+    await client.answer(second)
+    assert await it.until(Accepted, 2) == Accepted("n", two)
 
 
-def test_a_client_gets_what_was_published_and_what_is_published_later() -> None:
-    async def test() -> None:
-        async with running() as it:
-            one, two = clusters("1"), clusters("2")
-            it.server.publish(one)
-            client = Client(it.address, "n")
-            await client.ask(CLUSTERS)
-            first = await client.read()
-            assert (first.type_url, values(first), first.version_info) == (CLUSTERS.url, ["1"], one.versions[CLUSTERS])
-            await client.answer(first)
-            assert await it.until(Accepted) == Accepted("n", one)
-            it.server.publish(two)
-            second = await client.read()
-            assert values(second) == ["2"]
-            await client.answer(second)
-            assert await it.until(Accepted, 2) == Accepted("n", two)
-            await client.close()
-
-    run(test())
-
-
-def test_status_tells_who_is_there_and_what_they_have() -> None:
-    async def test() -> None:
-        async with running() as it:
-            assert it.server.status().version == ""
-            snapshot = clusters("1")
-            it.server.publish(snapshot)
-            slow, fast = Client(it.address, "slow"), Client(it.address, "fast")
-            for client in (slow, fast):
-                await client.ask(CLUSTERS)
-            await fast.answer(await fast.read())
-            await it.until(Accepted)
-            status = it.server.status()
-            assert status.version == snapshot.version
-            assert [(c.node, c.version, c.target) for c in status.clients] == [
-                ("fast", snapshot.version, snapshot.version),
-                ("slow", "", snapshot.version),
-            ]
-            await fast.close()
-            gone = await it.until(Disconnected)
-            assert gone in [Disconnected(e.node, e.peer) for e in it.events if isinstance(e, Connected)]
-            assert [c.node for c in it.server.status().clients] == ["slow"]
-            await slow.close()
-
-    run(test())
+@served
+async def test_status_tells_who_is_there_and_what_they_have(it: Running) -> None:
+    assert it.server.status().version == ""
+    snapshot = clusters("1")
+    it.server.publish(snapshot)
+    slow, fast = it.client("slow"), it.client("fast")
+    for client in (slow, fast):
+        await client.ask(CLUSTERS)
+    await fast.answer(await fast.read())
+    await it.until(Accepted)
+    status = it.server.status()
+    assert status.version == snapshot.version
+    assert [(c.node, c.version, c.target) for c in status.clients] == [
+        ("fast", snapshot.version, snapshot.version),
+        ("slow", "", snapshot.version),
+    ]
+    await fast.close()
+    gone = await it.until(Disconnected)
+    assert gone in [Disconnected(e.node, e.peer) for e in it.events if isinstance(e, Connected)]
+    assert [c.node for c in it.server.status().clients] == ["slow"]
 
 
-def test_a_client_that_does_not_read_holds_up_nobody_and_gets_only_the_newest() -> None:
-    async def test() -> None:
-        async with running() as it:
-            big = "x" * 8_000_000  # more than gRPC and the kernel take off our hands
-            it.server.publish(clusters(big))
-            stuck, quick = Client(it.address, "stuck"), Client(it.address, "quick")
-            await stuck.ask(CLUSTERS)
-            await it.until(Connected)
-            await quick.ask(CLUSTERS)
-            for number in range(1, 6):
-                await quick.answer(await quick.read())
-                await it.until(Accepted, number)
-                it.server.publish(clusters(f"{number}" + big))
-            first = await stuck.read()
-            assert values(first) == [big]
-            await stuck.answer(first)
-            assert values(await stuck.read()) == ["5" + big]
-            await stuck.close()
-            await quick.close()
-
-    run(test())
+@served
+async def test_a_client_that_does_not_read_holds_up_nobody_and_gets_only_the_newest(it: Running) -> None:
+    big = "x" * 8_000_000  # more than gRPC and the kernel take off our hands
+    it.server.publish(clusters(big))
+    stuck, quick = it.client("stuck"), it.client("quick")
+    await stuck.ask(CLUSTERS)
+    await it.until(Connected)
+    await quick.ask(CLUSTERS)
+    for number in range(1, 6):
+        await quick.answer(await quick.read())
+        await it.until(Accepted, number)
+        it.server.publish(clusters(f"{number}" + big))
+    first = await stuck.read()
+    assert values(first) == [big]
+    await stuck.answer(first)
+    assert values(await stuck.read()) == ["5" + big]
 
 
 def test_a_client_that_leaves_in_the_middle_of_a_response_is_gone_without_a_word(
@@ -133,57 +117,36 @@ def test_nothing_is_logged_of_what_an_earlier_event_loop_has_left(caplog: pytest
     assert caplog.records == []
 
 
-def test_a_snapshot_that_does_not_hang_together_is_refused() -> None:
-    async def test() -> None:
-        async with running() as it:
-            good = clusters("1")
-            it.server.publish(good)
-            bad = Snapshot((Resource(LISTENERS, "l", b"", frozenset({(ROUTES, "r")})),))
-            with pytest.raises(InconsistentSnapshotError, match='listeners: "l" refers to "r"'):
-                it.server.publish(bad)
-            assert it.server.status().version == good.version
-
-    run(test())
+@served
+async def test_a_snapshot_that_does_not_hang_together_is_refused(it: Running) -> None:
+    good = clusters("1")
+    it.server.publish(good)
+    bad = Snapshot((Resource(LISTENERS, "l", b"", frozenset({(ROUTES, "r")})),))
+    with pytest.raises(InconsistentSnapshotError, match='listeners: "l" refers to "r"'):
+        it.server.publish(bad)
+    assert it.server.status().version == good.version
 
 
-def test_an_incremental_client_is_sent_what_has_changed_and_what_is_no_more() -> None:
-    async def test() -> None:
-        async with running() as it, grpc.aio.insecure_channel(it.address) as channel:
-            it.server.publish(clusters("1", "2", "3"))
-            call: Any = channel.stream_stream(
-                f"/{ADS}/DeltaAggregatedResources",
-                request_serializer=DeltaDiscoveryRequest.SerializeToString,
-                response_deserializer=DeltaDiscoveryResponse.FromString,
-            )
-            stream = call()
-            await stream.write(DeltaDiscoveryRequest(type_url=CLUSTERS.url, node={"id": "n"}))
-            first = await stream.read()
-            assert {resource.name: resource.resource.value for resource in first.resources} == {
-                "c0": b"1",
-                "c1": b"2",
-                "c2": b"3",
-            }
-            await stream.write(DeltaDiscoveryRequest(type_url=CLUSTERS.url, response_nonce=first.nonce))
-            it.server.publish(now := clusters("1", "other"))
-            second = await stream.read()
-            assert {resource.name: resource.resource.value for resource in second.resources} == {"c1": b"other"}
-            assert {resource.name: resource.version for resource in second.resources} == {
-                "c1": now.by_type[CLUSTERS]["c1"].version
-            }
-            assert list(second.removed_resources) == ["c2"]
-            assert second.system_version_info == now.versions[CLUSTERS]
-            stream.cancel()
-
-    run(test())
+@served
+async def test_an_incremental_client_is_sent_what_has_changed_and_what_is_no_more(it: Running) -> None:
+    it.server.publish(then := clusters("1", "2", "3"))
+    client = it.client("n", incremental=True)
+    await client.ask(CLUSTERS)
+    first = await client.read()
+    assert (values(first), first.resources) == (["1", "2", "3"], then.resources)
+    await client.answer(first)
+    it.server.publish(now := clusters("1", "other"))
+    second = await client.read()
+    assert values(second) == ["other"]
+    assert {each.name: each.version for each in second.resources} == {"c1": now.by_type[CLUSTERS]["c1"].version}
+    assert second.removed == ("c2",)
+    assert second.version == now.versions[CLUSTERS]
 
 
-def test_a_port_in_use_is_an_error_that_names_the_address() -> None:
-    async def test() -> None:
-        async with running() as it:
-            with pytest.raises(OSError, match=f"cannot listen on {it.address}"):
-                await Server().start(it.address)
-
-    run(test())
+@served
+async def test_a_port_in_use_is_an_error_that_names_the_address(it: Running) -> None:
+    with pytest.raises(OSError, match=f"cannot listen on {it.address}"):
+        await Server().start(it.address)
 
 
 def test_a_unix_socket_is_for_its_owner_alone_and_its_path_may_not_be_too_long(tmp_path: Path) -> None:

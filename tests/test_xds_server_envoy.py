@@ -154,7 +154,7 @@ def test_an_envoy_with_listeners_of_its_own_keeps_what_it_has_taken_when_another
             full = Client(it.address, "full")
             await full.bring_up()
             await full.ask(ROUTES, "routes")
-            await full.answer(await full.read(), names=("routes",))
+            await full.answer(await full.read())
             await it.until(Accepted)
 
             admins = {}

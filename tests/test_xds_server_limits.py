@@ -9,12 +9,14 @@ from typing import Any
 
 import grpc.aio
 import pytest
-from xds_clients import TIMEOUT, Client, DeltaDiscoveryRequest, DiscoveryRequest, clusters, names, run, running, values
+from simulated_wire import DeltaDiscoveryRequest, DiscoveryRequest
+from xds_clients import TIMEOUT, Client, Running, clusters, names, run, running, served, values
 
 from rejoinder.xds.events import Connected, Disconnected
-from rejoinder.xds.server import ADS, MAX_REQUEST
+from rejoinder.xds.server import ADS, Server
 from rejoinder.xds.session import Nack, Session
 from rejoinder.xds.snapshot import CLUSTERS, ROUTES
+from rejoinder.xds.translate.settings import MAX_REQUEST, named_again
 from rejoinder.xds.wire import MAX_NAMES
 
 VARIANTS = {
@@ -130,90 +132,79 @@ def test_what_no_envoy_sends_ends_the_stream_and_nothing_else(
     assert [record for record in said if not record.name.startswith("grpc.")] == []
 
 
-def test_as_many_names_as_an_envoy_may_have_are_taken() -> None:
-    async def test() -> None:
-        async with running() as it:
-            it.server.publish(clusters("1"))
-            client = Client(it.address, "n")
-            await client.ask(CLUSTERS, "c0", *names(MAX_NAMES - 1))
-            assert values(await client.read()) == ["1"]
-            await client.close()
+def test_more_than_an_envoy_can_name_when_it_comes_back_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rejoinder.xds.server.MAX_REQUEST", named_again(["c0", "c1", "c2"]))
+    server = Server()
+    server.publish(clusters("1", "2", "3"))
+    assert caplog.messages == []
+    server.publish(clusters("1", "2", "3", "4"))
+    assert caplog.messages == [
+        "an Envoy that connects again is not let in: its names of clusters take more than 65626 bytes"
+    ]
 
-    run(test())
+
+@served
+async def test_as_many_names_as_an_envoy_may_have_are_taken(it: Running) -> None:
+    it.server.publish(clusters("1"))
+    client = it.client("n")
+    await client.ask(CLUSTERS, "c0", *names(MAX_NAMES - 1))
+    assert values(await client.read()) == ["1"]
 
 
-def test_what_a_client_says_is_fit_to_be_printed() -> None:
-    async def test() -> None:
-        async with running() as it:
-            it.server.publish(clusters("1"))
-            client = Client(it.address, "\x1b[2Jn\nrejoinder: all is well\u202e" + "x" * 1000)
-            await client.ask(CLUSTERS)
-            await client.answer(await client.read(), error="one\ntwo\x1b]0;\x07\x9b\n" + "x" * 100_000)
-            nack = await it.until(Nack)
-            said = [nack.node, nack.message, *(event.node for event in it.events if isinstance(event, Connected))]
-            assert all(text.isprintable() and len(text) <= 5000 for text in said)
-            assert nack.node.startswith(r"\x1b[2Jn\nrejoinder: all is well\u202ex")
-            assert nack.message.startswith(r"one two\x1b]0;\x07\x9b x")
-            (status,) = it.server.status().clients
-            assert (status.node, status.nack) == (nack.node, nack)
-            await client.close()
-
-    run(test())
+@served
+async def test_what_a_client_says_is_fit_to_be_printed(it: Running) -> None:
+    it.server.publish(clusters("1"))
+    client = it.client("\x1b[2Jn\nrejoinder: all is well\u202e" + "x" * 1000)
+    await client.ask(CLUSTERS)
+    await client.answer(await client.read(), error="one\ntwo\x1b]0;\x07\x9b\n" + "x" * 100_000)
+    nack = await it.until(Nack)
+    said = [nack.node, nack.message, *(event.node for event in it.events if isinstance(event, Connected))]
+    assert all(text.isprintable() and len(text) <= 5000 for text in said)
+    assert nack.node.startswith(r"\x1b[2Jn\nrejoinder: all is well\u202ex")
+    assert nack.message.startswith(r"one two\x1b]0;\x07\x9b x")
+    (status,) = it.server.status().clients
+    assert (status.node, status.nack) == (nack.node, nack)
 
 
 async def _ended(client: Client) -> grpc.StatusCode:
     async with asyncio.timeout(TIMEOUT):
-        return grpc.StatusCode(await client._stream.code())
+        return grpc.StatusCode(await client.wire.stream.code())
 
 
-def test_clients_that_name_too_much_together_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+@served
+async def test_clients_that_name_too_much_together_are_forgotten(ads: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rejoinder.xds.server.MAX_ALL_NAMES", 3)
-
-    async def test() -> None:
-        async with running() as ads:
-            ads.server.publish(clusters("1"))
-            first, second = Client(ads.address, "a"), Client(ads.address, "b")
-            await first.ask(ROUTES, "a", "b")
-            await ads.until(Connected)
-            await second.ask(ROUTES, "a", "b")
-            assert await _ended(second) is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert sum(isinstance(each, Session) for each in gc.get_objects()) == 1
-            await first.close()
-            await ads.until(Disconnected)
-            third = Client(ads.address, "c")
-            await third.ask(CLUSTERS)
-            assert (await third.read()).type_url == CLUSTERS.url
-            await second.close()
-            await third.close()
-
     gc.collect()
-    run(test())
+    ads.server.publish(clusters("1"))
+    first, second = ads.client("a"), ads.client("b")
+    await first.ask(ROUTES, "a", "b")
+    await ads.until(Connected)
+    await second.ask(ROUTES, "a", "b")
+    assert await _ended(second) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert sum(isinstance(each, Session) for each in gc.get_objects()) == 1
+    await first.close()
+    await ads.until(Disconnected)
+    third = ads.client("c")
+    await third.ask(CLUSTERS)
+    assert (await third.read()).type is CLUSTERS
 
 
-def test_a_stream_that_asks_for_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+@served
+async def test_a_stream_that_asks_for_nothing_is_ended(ads: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rejoinder.xds.server.SILENT_SECONDS", 0.1)
-
-    async def test() -> None:
-        async with running() as ads:
-            client = Client(ads.address, "n")
-            assert await _ended(client) is grpc.StatusCode.DEADLINE_EXCEEDED
-            await client.close()
-
-    run(test())
+    client = ads.client("n")
+    assert await _ended(client) is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-def test_a_client_that_does_not_read_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+@served
+async def test_a_client_that_does_not_read_is_not_kept(ads: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rejoinder.xds.server.UNREAD_SECONDS", 0.5)
-
-    async def test() -> None:
-        async with running() as ads:
-            ads.server.publish(clusters("x" * 10_000_000))
-            client = Client(ads.address, "n")
-            await client.ask(CLUSTERS)
-            await ads.until(Disconnected)
-            await client.close()
-
-    run(test())
+    ads.server.publish(clusters("x" * 10_000_000))
+    client = ads.client("n")
+    await client.ask(CLUSTERS)
+    await ads.until(Disconnected)
 
 
 def test_streams_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,12 +213,9 @@ def test_streams_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -
     async def test() -> None:
         async with running() as ads:
             ads.server.publish(clusters("1"))
-            first = Client(ads.address, "a")
+            first = ads.client("a")
             await first.ask(CLUSTERS)
             await first.read()
-            second = Client(ads.address, "b")
-            assert await _ended(second) is grpc.StatusCode.RESOURCE_EXHAUSTED
-            await first.close()
-            await second.close()
+            assert await _ended(ads.client("b")) is grpc.StatusCode.RESOURCE_EXHAUSTED
 
     run(test())

@@ -249,22 +249,6 @@ def test_going_back_keeps_the_clusters_of_routes_that_were_replaced() -> None:
     assert client.ack_all() == ["routes: r", "clusters: a"]
 
 
-@pytest.mark.parametrize("kind", [CLUSTERS, LISTENERS, ROUTES], ids=lambda kind: kind.name)
-def test_what_was_rejected_is_not_tried_again(kind: ResourceType) -> None:
-    before = snapshot(cluster("a"), listener("l", "r"), routes("r", "a"))
-    bad = snapshot(cluster("a", "2"), listener("l", "r", body="2"), routes("r", "a", body="2"))
-    client = started(before)
-    client.give(bad)
-    while kind not in client.unanswered:
-        client.ack(next(iter(client.unanswered)))
-    client.nack(kind)
-    client.ack_all()
-    assert client.has == before.by_type
-    assert client.give(bad) == []
-    assert client.ack_all() == []
-    assert len(client.news) == 1
-
-
 def test_what_was_rejected_is_tried_again_if_it_was_made_anew() -> None:
     client = started()
     bad = snapshot(cluster("a"), listener("l", "r", body="bad"), routes("r", "a"))
@@ -276,21 +260,6 @@ def test_what_was_rejected_is_tried_again_if_it_was_made_anew() -> None:
     assert client.news[-1] == Accepted("envoy-1", bad)
 
 
-def test_a_first_snapshot_that_is_rejected_leaves_nothing_to_go_back_to() -> None:
-    client = StateOfTheWorldClient.new(ONE)
-    client.ask(CLUSTERS)
-    client.ack_all()
-    client.ask(LISTENERS)
-    assert client.nack(LISTENERS) == []
-    # Envoy may have taken other listeners of the response; they get their routes.
-    assert described(client.ask(ROUTES, "r")) == ["routes: r"]
-    client.ack_all()
-    assert [type(news) for news in client.news] == [Nack]
-    client.give(snapshot(cluster("a"), listener("l", "r", body="2"), routes("r", "a")))
-    assert client.ack_all() == ["listeners: l"]
-    assert [type(news) for news in client.news] == [Nack, Accepted]
-
-
 def test_a_rejection_of_what_is_already_replaced_leads_on_to_the_newest() -> None:
     client = started()
     bad = snapshot(cluster("a"), listener("l", "r", body="bad"), routes("r", "a"))
@@ -300,18 +269,6 @@ def test_a_rejection_of_what_is_already_replaced_leads_on_to_the_newest() -> Non
     client.nack(LISTENERS)
     client.ack_all()
     assert client.news == [Nack("envoy-1", LISTENERS, bad, "no"), Accepted("envoy-1", good)]
-
-
-def test_a_client_that_rejects_what_it_goes_back_to_is_left_alone() -> None:
-    client = started()
-    client.give(snapshot(cluster("a"), listener("l", "r", body="bad"), routes("r", "a")))
-    client.nack(LISTENERS)
-    assert client.nack(LISTENERS) == []
-    assert client.ack_all() == []
-    good = snapshot(cluster("a"), listener("l", "r", body="good"), routes("r", "a"))
-    client.give(good)
-    client.ack_all()
-    assert client.news[-1] == Accepted("envoy-1", good)
 
 
 # --- clients that cannot use the module ---

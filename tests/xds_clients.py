@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
+import inspect
 import json
 import subprocess
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import envoy_data_plane.envoy.config.cluster.v3 as cluster_v3
 import envoy_data_plane.envoy.config.core.v3 as core
@@ -19,16 +20,17 @@ import envoy_data_plane.envoy.config.route.v3 as route_v3
 import envoy_data_plane.envoy.extensions.filters.http.router.v3 as router
 import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 as http
 import envoy_data_plane.google.protobuf as google
-import grpc.aio
+from simulated import IncrementalClient, StateOfTheWorldClient
+from simulated_wire import Wire
 
 from rejoinder.xds.events import Event
-from rejoinder.xds.protobuf import message_class
-from rejoinder.xds.server import ADS, Server
+from rejoinder.xds.forms import Node
+from rejoinder.xds.server import Server
+from rejoinder.xds.session import Accepted
 from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, Resource, ResourceType, Snapshot
+from rejoinder.xds.stream import Response
 
-DiscoveryRequest = message_class("envoy.service.discovery.v3.DiscoveryRequest")
-DiscoveryResponse = message_class("envoy.service.discovery.v3.DiscoveryResponse")
-DeltaDiscoveryRequest = message_class("envoy.service.discovery.v3.DeltaDiscoveryRequest")
+P = ParamSpec("P")
 
 TIMEOUT = 20
 """Seconds. Far more than anything here takes; it only ends a test that hangs."""
@@ -46,6 +48,21 @@ class Running:
         self.events = events
         self.port = port
         self.address = f"127.0.0.1:{port}"
+        self.clients: list[Client] = []
+
+    def client(self, node: str, method: str | None = None, incremental: bool = False) -> Client:
+        """One that leaves at the end at the latest."""
+        self.clients.append(Client(self.address, node, method, incremental))
+        return self.clients[-1]
+
+    async def taken(self, snapshot: Snapshot, *nodes: str) -> list[Client]:
+        """Clients that have a snapshot, which is published."""
+        self.server.publish(snapshot)
+        clients = [self.client(node) for node in nodes]
+        for client in clients:
+            await client.bring_up()
+        await self.until(Accepted, len(nodes))
+        return clients
 
     async def until(self, kind: type, count: int = 1) -> Any:
         """Wait for the first, second, ... event of a kind."""
@@ -60,44 +77,56 @@ async def running() -> AsyncIterator[Running]:
     events: list[Event] = []
     server = Server(on_event=events.append)
     port = await server.start("127.0.0.1:0")
+    made = Running(server, events, port)
     try:
-        yield Running(server, events, port)
+        yield made
     finally:
+        for client in made.clients:
+            await client.close()
         await server.stop()
+
+
+def served(test: Callable[Concatenate[Running, P], Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """A test with a server that runs, its first argument."""
+
+    async def with_server(*args: P.args, **kwargs: P.kwargs) -> None:
+        async with running() as it:
+            await test(it, *args, **kwargs)
+
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        run(with_server(*args, **kwargs))
+
+    _, *others = inspect.signature(test).parameters.values()
+    wrapper.__signature__ = inspect.Signature(others)  # type: ignore[attr-defined]
+    wrapper.__name__ = test.__name__
+    return wrapper
 
 
 class Client:
     """A client that only does what it is told to."""
 
-    def __init__(self, address: str, node: str, method: str = f"{ADS}/StreamAggregatedResources") -> None:
-        self.node = node
-        # Each client has its connection, as each Envoy has.
-        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
-        self._channel = grpc.aio.insecure_channel(address, options=options)
-        call = self._channel.stream_stream(
-            f"/{method}",
-            request_serializer=DiscoveryRequest.SerializeToString,
-            response_deserializer=DiscoveryResponse.FromString,
-        )
-        self._stream = call()
+    def __init__(self, address: str, node: str, method: str | None = None, incremental: bool = False) -> None:
+        self.wire = Wire(address, incremental, method)
+        kind = IncrementalClient if incremental else StateOfTheWorldClient
+        self._client = kind(self.wire, node=Node(node))
 
     async def ask(self, kind: ResourceType, *names: str) -> None:
-        await self._stream.write(DiscoveryRequest(type_url=kind.url, resource_names=names, node={"id": self.node}))
+        self._client.subscribe(kind, *names)
+        await self.wire.flush()
 
-    async def read(self) -> Any:
+    async def read(self) -> Response:
         async with asyncio.timeout(TIMEOUT):
-            return await self._stream.read()
+            response = await self.wire.read()
+        assert response is not None, "the stream has ended"
+        self._client.receive([response])
+        return response
 
-    async def answer(self, response: Any, error: str | None = None, names: tuple[str, ...] = ()) -> None:
-        request = DiscoveryRequest(
-            type_url=response.type_url,
-            version_info=response.version_info if error is None else "",
-            response_nonce=response.nonce,
-            resource_names=names,
-        )
-        if error is not None:
-            request.error_detail.message = error
-        await self._stream.write(request)
+    async def answer(self, response: Response, error: str | None = None) -> None:
+        if error is None:
+            self._client.ack(response.type)
+        else:
+            self._client.nack(response.type, error)
+        await self.wire.flush()
 
     async def bring_up(self) -> None:
         """Take all clusters and listeners."""
@@ -106,16 +135,15 @@ class Client:
             await self.answer(await self.read())
 
     async def close(self) -> None:
-        self._stream.cancel()
-        await self._channel.close()
+        await self.wire.close()
 
 
 def clusters(*bodies: str) -> Snapshot:
     return Snapshot(tuple(Resource(CLUSTERS, f"c{number}", body.encode()) for number, body in enumerate(bodies)))
 
 
-def values(response: Any) -> list[str]:
-    return [resource.value.decode() for resource in response.resources]
+def values(response: Response) -> list[str]:
+    return [resource.body.decode() for resource in response.resources]
 
 
 def names(count: int, first: int = 0) -> list[str]:

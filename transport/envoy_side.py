@@ -8,6 +8,7 @@ https://www.envoyproxy.io/docs/envoy/latest/configuration/security/secret
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Final
@@ -40,10 +41,7 @@ def transport_socket(tls: EnvoyTls | None, address: Address) -> Json:
     if tls is None or not isinstance(address, tuple):
         return {}
     name = tls.server_name or address[0]
-    ip = is_ip(name)
-    verified: Json = {
-        "match_typed_subject_alt_names": [{"san_type": "IP_ADDRESS" if ip else "DNS", "matcher": {"exact": name}}]
-    }
+    verified: Json = {"match_typed_subject_alt_names": alt_names((name,))}
     common: Json = {"alpn_protocols": ["h2"]}
     if tls.certificate.endswith(SDS):
         common["tls_certificate_sds_secret_configs"] = [_followed(_CERTIFICATE, tls.certificate)]
@@ -58,10 +56,15 @@ def transport_socket(tls: EnvoyTls | None, address: Address) -> Json:
         common["validation_context"] = {"trusted_ca": {"filename": tls.ca}, **verified}
     context = {
         "@type": f"{_TLS}.UpstreamTlsContext",
-        **({} if ip else {"sni": name}),
+        **({} if is_ip(name) else {"sni": name}),
         "common_tls_context": common,
     }
     return {"transport_socket": {"name": "tls", "typed_config": context}}
+
+
+def alt_names(hosts: Iterable[str]) -> list[Json]:
+    """Whom a certificate has to be for: one of these."""
+    return [{"san_type": "IP_ADDRESS" if is_ip(host) else "DNS", "matcher": {"exact": host}} for host in hosts]
 
 
 _CERTIFICATE: Final = "rejoinder_certificate"

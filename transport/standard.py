@@ -129,16 +129,16 @@ class Standard:
             response.valid_host = asked.host
             response.original_request.CopyFrom(asked)
             if name := asked.file_by_filename:
-                found = self._pool.FindFileByName(name.decode())
+                file = self._pool.FindFileByName(name.decode())
             elif name := asked.file_containing_symbol:
-                found = self._pool.FindFileContainingSymbol(name.decode())
+                file = self._pool.FindFileContainingSymbol(name.decode())
             elif name := asked.file_containing_extension or asked.all_extension_numbers_of_type:
                 raise KeyError("there are no extensions")
             else:
                 for service in sorted((HEALTH, *self._services)):
                     response.list_services_response.service.add(name=service.encode())
                 return bytes(response.SerializeToString())
-            response.file_descriptor_response.file_descriptor_proto.append(found.serialized_pb)
+            response.file_descriptor_response.file_descriptor_proto.append(file.serialized_pb)
         except KeyError as error:
             response.error_response.error_code = _NOT_FOUND
             response.error_response.error_message = str(error).encode()

@@ -30,10 +30,10 @@ def blame(message: str, rejected: Build, accepted: Build | None) -> list[str]:
         rejected: what Envoy did not want.
         accepted: what it has instead; None: nothing yet.
     """
-    found = list(dict.fromkeys([*_named(message, rejected), *_counted(message, rejected)]))
-    if not found and accepted is not None:
-        found = list(_changed(rejected.ruleset, accepted.ruleset))
-    return [_line(named) for named in found]
+    blamed = list(dict.fromkeys([*_named(message, rejected), *_counted(message, rejected)]))
+    if not blamed and accepted is not None:
+        blamed = list(_changed(rejected.ruleset, accepted.ruleset))
+    return [_line(named) for named in blamed]
 
 
 def _named(message: str, rejected: Build) -> Iterator[Named]:

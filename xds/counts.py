@@ -40,7 +40,6 @@ REPORT: Final = message_classes(
         "AnyValue": {"string_value": (1, "bytes")},
     },
 )["ExportMetricsServiceRequest"]
-"""What of the message is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +56,13 @@ def decode(data: bytes) -> Counted:
     answers, failures = [], []
     for name, tags, number in _points(REPORT.FromString(data)):
         rule, status = tags.get("rule", ""), tags.get("status", "")
-        found = Series(rule, tags.get("placement", ""), tags.get("original_status") or NONE, status)
+        series = Series(rule, tags.get("placement", ""), tags.get("original_status") or NONE, status)
         match _KINDS.get(name):
             case Kind.ANSWERED:
-                answers.append((found, number))
+                answers.append((series, number))
             case Kind() as kind:
                 # Where no rule has answered, nobody says what was there before: it is what was sent.
-                seen = found._replace(original_status=tags.get("original_status") or status, kind=kind)
+                seen = series._replace(original_status=tags.get("original_status") or status, kind=kind)
                 answers += [(seen._replace(rule=each), number) for each in rule.split(",")]
             case _ if name == _ROUTES:
                 answers.append((_of_route(tags, status), number))
@@ -86,7 +85,7 @@ def _of_route(tags: Mapping[str, str], status: str) -> Series:
 def _points(request: Any) -> Iterator[tuple[str, dict[str, str], int]]:
     """The name, tags and value of each counter that has changed."""
     metrics = (
-        each for resource in request.resource_metrics for scope in resource.scope_metrics for each in scope.metrics
+        metric for resource in request.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics
     )
     for metric in metrics:
         for point in metric.sum.data_points:

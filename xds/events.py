@@ -18,7 +18,6 @@ class Connected:
     peer: str
     """Its address, as gRPC writes it: `ipv4:127.0.0.1:40312`."""
     envoy: tuple[int, int] | None = None
-    """Its version, if it is an Envoy and says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,6 @@ class ClientStatus:
     nack: Nack | None
     """The last time that it said no on this stream."""
     envoy: tuple[int, int] | None
-    """Its version, if it is an Envoy and says so."""
     unable: str
     """Its words, if it cannot use the module and gets the ext_proc filter instead."""
     streams: int = 1
@@ -54,15 +52,16 @@ class ClientStatus:
 
 def merged(streams: Iterable[ClientStatus]) -> ClientStatus:
     """What a client's streams say together: the version that all of them have."""
-    all_of_it = tuple(streams)
-    version, target = (
-        values.pop() if len(values := {getattr(each, name) for each in all_of_it}) == 1 else ""
-        for name in ("version", "target")
+    first, *others = streams
+    every = (first, *others)
+    return replace(
+        first,
+        version=first.version if all(other.version == first.version for other in others) else "",
+        target=first.target if all(other.target == first.target for other in others) else "",
+        nack=next((stream.nack for stream in every if stream.nack), None),
+        unable=max(stream.unable for stream in every),
+        streams=len(every),
     )
-    nacks = (each.nack for each in all_of_it if each.nack)
-    unable = max(each.unable for each in all_of_it)
-    first = all_of_it[0]
-    return replace(first, version=version, target=target, nack=next(nacks, None), unable=unable, streams=len(all_of_it))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +71,5 @@ class Status:
     version: str
     """Of the snapshot that clients are brought to; empty: nothing has been published."""
     clients: tuple[ClientStatus, ...]
-    """By node and address."""
     nack: Nack | None
     """The last time that a client said no."""

@@ -36,16 +36,13 @@ NOBODY: Final = Node()
 
 @dataclass(slots=True)
 class Forms:
-    """What is known of one client."""
+    """What is known of one client; some of it from its `Node`."""
 
     may_split: bool
     """Its stream is incremental and for all types."""
     envoy: tuple[int, int] | None = None
-    """Its version, if it is an Envoy and says so."""
     access_log: bool = False
-    """It wants one."""
     without_module: bool = False
-    """It was seen to be unable to load the module."""
     refused: Snapshot | None = None
     """The last snapshot whose program its module rejected."""
 
@@ -54,9 +51,12 @@ class Forms:
         old = self.envoy is not None and self.envoy < MODULE_SINCE
         if (old or self.without_module or snapshot is self.refused) and snapshot.without_module:
             snapshot = snapshot.without_module
-        splits = self.may_split and self.envoy is not None and self.envoy >= SPLITS_SINCE
-        snapshot = snapshot.split if splits and snapshot.split else snapshot
-        return snapshot.logged(self.envoy is not None and self.envoy >= COUNTS_SINCE, self.access_log)
+        if self.may_split and self._since(SPLITS_SINCE):
+            snapshot = snapshot.split or snapshot
+        return snapshot.logged(self._since(COUNTS_SINCE), self.access_log)
+
+    def _since(self, version: tuple[int, int]) -> bool:
+        return self.envoy is not None and self.envoy >= version
 
     def learn(self, kind: ResourceType, snapshot: Snapshot, message: str) -> bool:
         """Note that a client has rejected resources of a snapshot.

@@ -1,7 +1,8 @@
-"""How the gRPC services of this project come to a port."""
+"""What grpcio is told for xDS: where to listen, with which certificates, and what to say about health and itself."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import grpc.aio
 
 from rejoinder.transport import tls, unix
 from rejoinder.transport.addresses import parse
+from rejoinder.transport.standard import HEALTH, REFLECTION, Standard
 
 
 def listen(server: grpc.aio.Server, address: str, files: tls.Files | None = None, mode: int = unix.MODE) -> int:
@@ -54,3 +56,30 @@ def _credentials(files: tls.Files) -> grpc.ServerCredentials:
     return grpc.dynamic_ssl_server_credentials(
         configuration(), fetch, require_client_authentication=files.client_ca is not None
     )
+
+
+def handlers(standard: Standard) -> dict[str, dict[str, Any]]:
+    """Of each service, by the names of the methods."""
+
+    async def check(request: bytes, context: Any) -> bytes:
+        response, known = standard.health(request)
+        if not known:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
+        return response
+
+    async def watch(request: bytes, _: Any) -> AsyncIterator[bytes]:
+        while True:
+            changed = standard.changed
+            yield standard.health(request)[0]
+            await changed.wait()
+
+    async def reflect(requests: AsyncIterator[bytes], _: Any) -> AsyncIterator[bytes]:
+        async for request in requests:
+            yield standard.reflection(request)
+
+    health: dict[str, Any] = {
+        "Check": grpc.unary_unary_rpc_method_handler(check),
+        "Watch": grpc.unary_stream_rpc_method_handler(watch),
+    }
+    reflection: dict[str, Any] = {"ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(reflect)}
+    return {HEALTH: health, **dict.fromkeys(REFLECTION, reflection)}

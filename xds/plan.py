@@ -121,12 +121,12 @@ def plan(ruleset: Ruleset) -> Plan:
 
 def _plan_group(routes: Sequence[Route], rules: Sequence[Rule]) -> PlannedGroup:
     domains = tuple(_plan_domains(routes, rules))
-    planned = [each for domain in domains for each in domain.routes]
+    planned = [route for domain in domains for route in domain.routes]
     return PlannedGroup(
         domains,
         forwarding=tuple((route, route.action) for route in routes if isinstance(route.action, Forward)),
-        largest_body=max((len(each.action.body) for each in planned if isinstance(each.action, Reply)), default=0),
-        leads_nowhere=any(each.action is None for each in planned),
+        largest_body=max((len(route.action.body) for route in planned if isinstance(route.action, Reply)), default=0),
+        leads_nowhere=any(route.action is None for route in planned),
     )
 
 
@@ -148,7 +148,7 @@ def _plan_domains(routes: Sequence[Route], rules: Sequence[Rule]) -> Iterator[Pl
         for other in narrower.get(domain, ()):
             tested = ((place, rule) for place, rule in rules_of[other] if place not in own)
             asked += ((place, (rule, host_test(_own_match(rule.scope.request), other))) for place, rule in tested)
-        its_rules = tuple(each for _, each in sorted(asked, key=_place))
+        its_rules = tuple(rule for _, rule in sorted(asked, key=_place))
         its_routes = tuple(route for _, route in _covering(routes_of, domain))
         plan_domain = _plan_small_domain if len(its_routes) + len(its_rules) <= SMALL else _plan_domain
         yield plan_domain(domain, its_routes, its_rules)
@@ -159,11 +159,11 @@ _place: Final = operator.itemgetter(0)
 
 
 def _by_domain(entries: Iterable[tuple[Entry, Sequence[str]]]) -> dict[str, list[tuple[int, Entry]]]:
-    found: dict[str, list[tuple[int, Entry]]] = defaultdict(list)
+    by_domain: dict[str, list[tuple[int, Entry]]] = defaultdict(list)
     for place, (entry, domains) in enumerate(entries):
         for domain in domains or ("*",):
-            found[domain].append((place, entry))
-    return dict(found)
+            by_domain[domain].append((place, entry))
+    return dict(by_domain)
 
 
 def _covering(entries: dict[str, list[tuple[int, Entry]]], domain: str) -> list[tuple[int, Entry]]:

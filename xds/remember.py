@@ -43,7 +43,7 @@ def frozen(values: dict[K, V]) -> Frozen[K, V]:
 
 def _hashable(value: dict[Any, Any] | list[Any]) -> Hashable:
     inner = value.values() if isinstance(value, dict) else value
-    parts = [_hashable(each) if type(each) in _PLAIN else each for each in inner]
+    parts = [_hashable(part) if type(part) in _PLAIN else part for part in inner]
     return frozenset(zip(value, parts, strict=True)) if isinstance(value, dict) else tuple(parts)
 
 

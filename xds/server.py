@@ -12,26 +12,27 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
 from rejoinder.transport import tls, unix
-from rejoinder.transport.standard import Methods, Standard
+from rejoinder.transport.standard import Standard
 from rejoinder.xds.counts import SERVICE, decode
 from rejoinder.xds.delta import DeltaRequest, Incremental
 from rejoinder.xds.events import ClientStatus, Connected, Disconnected, Event, Status, merged
-from rejoinder.xds.listening import listen
+from rejoinder.xds.listening import handlers, listen
 from rejoinder.xds.session import Accepted, Nack, Output, Session, Unable
 from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, ResourceType, Snapshot
 from rejoinder.xds.sotw import Request, StateOfTheWorld
-from rejoinder.xds.standard import handlers
 from rejoinder.xds.standing import Standing
 from rejoinder.xds.stream import Response
+from rejoinder.xds.translate.settings import MAX_REQUEST, named_again
 from rejoinder.xds.wire import (
     MAX_NAMES,
     TooManyNamesError,
@@ -51,10 +52,6 @@ _SERVICES: Final[tuple[tuple[str, str, ResourceType | None], ...]] = (
     ("envoy.service.extension.v3.ExtensionConfigDiscoveryService", "ExtensionConfigs", EXTENSIONS),
 )
 """Each service with what its methods are named after (`StreamClusters`, `DeltaClusters`), and its one type."""
-
-MAX_REQUEST: Final = 16 << 20
-"""In bytes. MAX_NAMES names of 130 bytes, each with its version; no other request is nearly as large. It is also how
-many characters the names on a stream may have together."""
 
 MAX_CONNECTIONS: Final = 4_096
 """An Envoy has one, or one for each type and one to say what it has counted. A thousand Envoys are a large fleet. Each
@@ -82,7 +79,9 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_REQUEST),
     # An Envoy has one stream for ADS, or one for each type, and one to say what it has counted; with more, it opens
     # another connection. Each may hold a request that is not complete yet.
-    ("grpc.max_concurrent_streams", 8),
+    ("grpc.max_concurrent_streams", len(_SERVICES)),
+    # Of streams that wait for their turn, gRPC keeps what is sent on them: 64 kB, and no more for who sends fast.
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
     # Who does not agree on TLS, or on HTTP/2: gRPC lets it try for 2 minutes.
     ("grpc.server_handshake_timeout_ms", int(SILENT_SECONDS * 1000)),
@@ -97,69 +96,51 @@ _OPTIONS: Final = (
 )
 
 
+_LOG: Final = logging.getLogger("rejoinder.xds")
+_TOO_LARGE: Final = "an Envoy that connects again is not let in: its names of %s take more than %d bytes"
+
+
 class InconsistentSnapshotError(ValueError):
     """A snapshot is inconsistent, and was sent to nobody. The mistake is in what made it, not in a rule file."""
 
-    def __init__(self, problems: tuple[str, ...]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
-        """As `Snapshot.check` says them."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Variant:
+class _Variant(NamedTuple):
     """A variant of the protocol."""
 
-    prefix: str
-    """Of its methods' names."""
     session: type[StateOfTheWorld] | type[Incremental]
     decode: Callable[[bytes], Any]
     """The session's requests; see `wire` for what it raises."""
     encode: Callable[[Response], bytes]
+    messages: str
+    """How the names of its messages begin."""
 
 
-_VARIANTS: Final = (
-    _Variant("Stream", StateOfTheWorld, decode_request, encode_response),
-    _Variant("Delta", Incremental, decode_delta_request, encode_delta_response),
-)
-
-
-def _methods(named: str) -> Methods:
-    package = "envoy.service.discovery.v3"
-    return {
-        f"{prefix}{named}": (f"{package}.{kind}Request", f"{package}.{kind}Response")
-        for prefix, kind in (("Stream", "Discovery"), ("Delta", "DeltaDiscovery"))
-    }
+_VARIANTS: Final = {
+    "Stream": _Variant(StateOfTheWorld, decode_request, encode_response, "envoy.service.discovery.v3.Discovery"),
+    "Delta": _Variant(
+        Incremental, decode_delta_request, encode_delta_response, "envoy.service.discovery.v3.DeltaDiscovery"
+    ),
+}
+"""By how the names of its methods begin."""
 
 
 class _EndError(Exception):
-    """A client's stream is to be ended; the text says why."""
-
-    def __init__(self, code: grpc.StatusCode, text: str) -> None:
-        super().__init__(text)
-        self.code = code
+    """A client's stream is to be ended: with a `grpc.StatusCode`, and a text that says why."""
 
 
+@dataclass(eq=False, slots=True)
 class _Client:
-    def __init__(self, peer: str, session: StateOfTheWorld | Incremental) -> None:
-        self.peer = peer
-        self.session = session
-        self.nack: Nack | None = None
-        self.unable = ""
-        self.names = 0
-        """How many it asks for."""
+    peer: str
+    session: StateOfTheWorld | Incremental
+    nack: Nack | None = None
+    unable: str = ""
+    names: int = 0
+    """How many it asks for."""
 
     def status(self) -> ClientStatus:
-        accepted, target = self.session.accepted, self.session.target
-        return ClientStatus(
-            self.session.node,
-            self.peer,
-            _version(accepted),
-            _version(target),
-            self.nack,
-            self.session.forms.envoy,
-            self.unable,
-        )
+        it = self.session
+        versions = _version(it.accepted), _version(it.target)
+        return ClientStatus(it.node, self.peer, *versions, self.nack, it.forms.envoy, self.unable)
 
 
 class Server:
@@ -182,23 +163,28 @@ class Server:
         """Of all clients."""
         self._changed = asyncio.Event()
         """Set, and replaced, when there is another snapshot."""
-        self._standard = Standard({service: _methods(named) for service, named, _ in _SERVICES})
+        self._standard = Standard(
+            {
+                service: {
+                    f"{prefix}{named}": (f"{variant.messages}Request", f"{variant.messages}Response")
+                    for prefix, variant in _VARIANTS.items()
+                }
+                for service, named, _ in _SERVICES
+            }
+        )
         self._grpc: Any = None
 
     async def start(self, address: str, files: tls.Files | None = None, mode: int = unix.MODE) -> int:
         """Listen. Args, Returns, Raises: as for `listen`."""
         server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_STREAMS)
+        services: dict[str, dict[str, Any]] = {
+            service: {f"{prefix}{named}": self._handler(variant, only) for prefix, variant in _VARIANTS.items()}
+            for service, named, only in _SERVICES
+        }
+        services[SERVICE] = {"Export": grpc.unary_unary_rpc_method_handler(self._take_counts)}
+        services |= handlers(self._standard)
         server.add_generic_rpc_handlers(
-            tuple(
-                grpc.method_handlers_generic_handler(
-                    service, {f"{variant.prefix}{named}": self._handler(variant, only) for variant in _VARIANTS}
-                )
-                for service, named, only in _SERVICES
-            )
-        )
-        counts: dict[str, Any] = {"Export": grpc.unary_unary_rpc_method_handler(self._take_counts)}
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, counts), *handlers(self._standard))
+            tuple(grpc.method_handlers_generic_handler(*service) for service in services.items())
         )
         port = listen(server, address, files, mode)
         await server.start()
@@ -220,7 +206,10 @@ class Server:
             InconsistentSnapshotError: it does not pass its `check`. Clients stay with the previous one.
         """
         if problems := snapshot.check():
-            raise InconsistentSnapshotError(problems)
+            raise InconsistentSnapshotError("; ".join(problems))
+        for kind, resources in (snapshot.split or snapshot).by_type.items():
+            if named_again(resources) > MAX_REQUEST:
+                _LOG.warning(_TOO_LARGE, kind.name, MAX_REQUEST)
         self._standing.publish(snapshot)
         self._changed.set()
         self._changed = asyncio.Event()
@@ -239,14 +228,13 @@ class Server:
     def _handler(self, variant: _Variant, only: ResourceType | None) -> Any:
         async def serve(_: object, context: Any) -> None:
             def client() -> _Client:
-                return _Client(
-                    context.peer(), variant.session(self._standing.offered(only), only, self._standing.proven)
-                )
+                session = variant.session(self._standing.offered(only), only, self._standing.proven)
+                return _Client(context.peer(), session)
 
             try:
                 return await self._serve(client(), variant.decode, context)
             except _EndError as error:
-                end = error.code, str(error)
+                end = error.args
             # gRPC keeps what this raises for ever, with all variables on its way: so the client is in none of them.
             await context.abort(*end)
 

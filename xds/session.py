@@ -18,7 +18,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from rejoinder.xds.forms import Forms
 from rejoinder.xds.remember import Frozen
@@ -44,8 +44,7 @@ if TYPE_CHECKING:
     from rejoinder.xds.sotw import Request
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
+class _Order(NamedTuple):
     """When resources of a type are sent. What comes first in a change stands first in `RESOURCE_TYPES`."""
 
     after: tuple[ResourceType, ...] = ()
@@ -68,47 +67,40 @@ _TYPES_BY_URL: Final = {kind.url: kind for kind in RESOURCE_TYPES}
 
 _UNKNOWN: Final = Snapshot(())
 
-_NOTHING_PROVEN: Final[Mapping[ResourceType, Snapshot]] = {}
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    node: str
+    peer: str = field(default="", compare=False, kw_only=True)
+    """The client's address, as gRPC writes it, which the server knows."""
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(_News):
     """The client has a snapshot in full: all that it has asked for of it. On a stream for all types, it has asked for
     more than clusters, which Envoy asks for first."""
 
-    node: str
     snapshot: Snapshot
-    peer: str = field(default="", compare=False)
-    """Its address, as gRPC writes it, which the server knows."""
 
 
 @dataclass(frozen=True, slots=True)
-class Nack:
+class Nack(_News):
     """The client has rejected a part of a snapshot."""
 
-    node: str
     type: ResourceType
     snapshot: Snapshot
-    """The rejected one."""
     message: str
-    """The client's words."""
     instead: Snapshot | None = None
     """What it is sent because of that; None: nothing. It keeps what it accepted, or gets a newer snapshot."""
     had: bool = False
     """Whether it goes back to what it had, rather than to what others have."""
-    peer: str = field(default="", compare=False)
-    """As in `Accepted`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Unable:
+class Unable(_News):
     """The client cannot load the module, or what a program needs in it, and gets the ext_proc filter instead."""
 
-    node: str
     message: str
-    """Its words."""
-    peer: str = field(default="", compare=False)
-    """As in `Accepted`."""
 
 
 Output = Response | Accepted | Nack | Unable
@@ -131,7 +123,7 @@ class Session(abc.ABC):
         self,
         snapshot: Snapshot | None = None,
         only: ResourceType | None = None,
-        proven: Mapping[ResourceType, Snapshot] = _NOTHING_PROVEN,
+        proven: Mapping[ResourceType, Snapshot] = {},
     ) -> None:
         """
         Args:
@@ -142,7 +134,6 @@ class Session(abc.ABC):
         self.node = ""
         """The client's id, from its first request."""
         self.target = snapshot
-        """What the client is to have."""
         self.accepted: Snapshot | None = None
         """The last snapshot that the client had in full (see `Accepted`)."""
         self.only = only
@@ -165,7 +156,6 @@ class Session(abc.ABC):
 
     @property
     def types(self) -> tuple[ResourceType, ...]:
-        """What the client has asked for."""
         return tuple(kind for kind, stream in self._streams.items() if stream.subscription is not None)
 
     def names(self) -> Iterator[str]:
@@ -213,12 +203,12 @@ class Session(abc.ABC):
 
     def _answered(self, stream: Stream, error: str | None) -> list[Output]:
         """Take the answer to the response under way, if there is one, and go on."""
-        outputs: list[Output] = []
+        news: list[Output] = []
         if stream.under_way is not None and error is not None:
-            outputs.append(self._reject(stream, stream.under_way, error))
+            news = [self._reject(stream, stream.under_way, error)]
         elif stream.under_way is not None:
             stream.accept()
-        return outputs + list(self._advance())
+        return [*news, *self._advance()]
 
     def _reject(self, stream: Stream, response: Response, message: str) -> Nack | Unable:
         snapshot = stream.snapshot
@@ -247,14 +237,12 @@ class Session(abc.ABC):
         return Nack(self.node, response.type, snapshot, message, instead, had=self._had is not None)
 
     def _advance(self) -> Iterator[Output]:
-        """Send all that may be sent now."""
         if self.target is None:
             return
         for stream in self._streams.values():
             if stream.subscription is not None and not stream.under_way:
                 wanted = self._wanted(stream)
-                due = self._due(stream, wanted)
-                if due is not None:
+                if due := self._due(stream, wanted):
                     yield self._respond(stream, wanted, *due)
 
         if self.accepted != self.target and self._has_all():
@@ -267,7 +255,7 @@ class Session(abc.ABC):
         """What the client is to have of a type at this point of the change."""
         wanted = self._asked_for(stream)
         if stream.type.whole and not self._settled(*_ORDER[stream.type].removed_after):
-            leaving = {name: each for name, each in stream.sent.items() if name not in wanted}
+            leaving = {name: resource for name, resource in stream.sent.items() if name not in wanted}
             return Frozen({**leaving, **wanted}) if leaving else wanted
         return wanted
 
@@ -276,10 +264,10 @@ class Session(abc.ABC):
         wanted = stream.wanted(self.ours)
         if stream.type is LISTENERS:
             missing = frozenset[Reference]().union(
-                *(each.missing for each in self._streams.values() if each.rejected is self.target)
+                *(other.missing for other in self._streams.values() if other.rejected is self.target)
             )
             if missing:  # without its routes, a listener would answer everything with 404
-                return Frozen((name, each) for name, each in wanted.items() if missing.isdisjoint(each.references))
+                return Frozen((name, one) for name, one in wanted.items() if missing.isdisjoint(one.references))
         return wanted
 
     def _due(self, stream: Stream, wanted: Resources) -> tuple[tuple[Resource, ...], tuple[str, ...]] | None:
@@ -294,9 +282,8 @@ class Session(abc.ABC):
             unchanged = stream.sent == wanted and not stream.owed
             return None if rejected or unchanged else (tuple(wanted.values()), ())
 
-        refused = stream.refused if rejected else frozenset()
         changes = changed(stream.sent, wanted)
-        if refused:
+        if refused := stream.refused if rejected else frozenset():
             changes = tuple(resource for resource in changes if resource.name not in refused)
         if changes and not self._made(*order.changes_after):
             changes = stream.waited_for(changes)

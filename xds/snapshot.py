@@ -57,10 +57,8 @@ _MOST_SUBSETS: Final = 32
 client may ask for any."""
 
 Reference = tuple[ResourceType, str]
-"""A resource, by type and name."""
 
 Resources = Frozen[str, "Resource"]
-"""Resources of one type, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,6 @@ class Resource:
     type: ResourceType = field(compare=False)
     name: str = field(compare=False)
     body: bytes = field(compare=False, repr=False)
-    """The encoded message."""
     references: frozenset[Reference] = field(default=frozenset(), compare=False)
     """What it needs: a listener its route configurations, a route configuration its clusters, and so on."""
     with_logs: Callable[[bool, bool], bytes] | None = field(default=None, compare=False, repr=False)
@@ -88,18 +85,16 @@ class Resource:
         response.resources.add(type_url=self.type.url, value=self.body)
         encoded = response.SerializeToString()
         object.__setattr__(self, "encoded", encoded)
-        object.__setattr__(self, "version", _hash([self.name, encoded]))
-        object.__setattr__(self, "delta_head", self._delta_head())
+        version = _hash([self.name, encoded])
+        object.__setattr__(self, "version", version)
+        # In a DeltaDiscoveryResponse, field 2 is a Resource, whose own field 2 is the Any: `encoded`, tag and all. So
+        # the Resource is encoded without it, and the length that stands before it put up by that of `encoded`.
+        inner: bytes = _Resource(name=self.name, version=version).SerializeToString()
+        object.__setattr__(self, "delta_head", b"\x12" + varint(len(inner) + len(encoded)) + inner)
 
     def logged(self, counts: bool, lines: bool) -> Resource:
         """The same with access logs."""
         return replace(self, body=self.with_logs(counts, lines)) if self.with_logs else self
-
-    def _delta_head(self) -> bytes:
-        # In a DeltaDiscoveryResponse, field 2 is a Resource, whose own field 2 is the Any: `encoded`, tag and all. So
-        # the Resource is encoded without it, and the length that stands before it put up by that of `encoded`.
-        inner: bytes = _Resource(name=self.name, version=self.version).SerializeToString()
-        return b"\x12" + varint(len(inner) + len(self.encoded)) + inner
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +111,8 @@ class Snapshot:
     versions: Mapping[ResourceType, str] = field(init=False, compare=False, repr=False)
     """What `content_version` says for each type."""
     version: str = field(init=False)
-    """A hash of everything."""
     _hosts: dict[frozenset[str], Resources] = field(default_factory=dict, init=False, compare=False, repr=False)
-    """What `virtual_hosts` has said."""
     _logged: dict[tuple[bool, bool], Snapshot] = field(default_factory=dict, init=False, compare=False, repr=False)
-    """What `logged` has said."""
 
     def __post_init__(self) -> None:
         by_type: dict[ResourceType, Resources] = {kind: Frozen() for kind in RESOURCE_TYPES}
@@ -140,8 +132,8 @@ class Snapshot:
             if len(self._hosts) >= _MOST_SUBSETS:
                 self._hosts.clear()
             ours = self.by_type[VIRTUAL_HOSTS]
-            found = Frozen({name: host for name, host in ours.items() if routes_of(name) in routes})
-            self._hosts[routes] = ours if len(found) == len(ours) else found
+            wanted = Frozen({name: host for name, host in ours.items() if routes_of(name) in routes})
+            self._hosts[routes] = ours if len(wanted) == len(ours) else wanted
         return self._hosts[routes]
 
     def logged(self, counts: bool, lines: bool) -> Snapshot:
@@ -155,7 +147,7 @@ class Snapshot:
             return self
         if (counts, lines) not in self._logged:
             made = copy.copy(self)  # most of it need not be hashed again
-            listeners = Frozen({name: each.logged(counts, lines) for name, each in self.by_type[LISTENERS].items()})
+            listeners = Frozen({name: one.logged(counts, lines) for name, one in self.by_type[LISTENERS].items()})
             versions = {**self.versions, LISTENERS: content_version(listeners)}
             object.__setattr__(made, "by_type", {**self.by_type, LISTENERS: listeners})
             object.__setattr__(made, "versions", versions)

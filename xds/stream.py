@@ -43,7 +43,6 @@ class Subscription:
     """Which resources of a type a client wants."""
 
     wildcard: bool = False
-    """All there are."""
     names: frozenset[str] = frozenset()
     named: bool = False
     """State of the world: names have been given before, so that none now means none."""
@@ -72,7 +71,6 @@ class Stream:
     under_way: Response | None = None
     """The response that the client has not answered yet."""
     snapshot: Snapshot | None = None
-    """What the last response was made from."""
     sent: Resources = field(default_factory=lambda: _NOTHING)
     """What the client has once it has accepted `under_way`."""
     accepted: Resources = field(default_factory=lambda: _NOTHING)
@@ -166,12 +164,11 @@ def without(resources: Resources, names: Set[str]) -> Resources:
 @functools.lru_cache(SHARED)
 def changed(before: Resources, after: Resources) -> tuple[Resource, ...]:
     """The resources that are new or different."""
-    return tuple(each for name, each in after.items() if before.get(name) != each)
+    return tuple(resource for name, resource in after.items() if before.get(name) != resource)
 
 
 @functools.lru_cache(SHARED)
 def gone(before: Resources, after: Resources) -> tuple[str, ...]:
-    """The names of the resources that are no more."""
     return tuple(name for name in before if name not in after)
 
 

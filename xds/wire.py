@@ -16,7 +16,6 @@ from rejoinder.rules.names import METADATA
 from rejoinder.xds.delta import DeltaRequest
 from rejoinder.xds.forms import Node
 from rejoinder.xds.protobuf import message_class
-from rejoinder.xds.snapshot import Resource
 from rejoinder.xds.sotw import Request
 from rejoinder.xds.stream import Response
 
@@ -30,9 +29,8 @@ _DeltaDiscoveryResponse: Final = message_class("envoy.service.discovery.v3.Delta
 # https://protobuf.dev/programming-guides/encoding/#last-one-wins
 
 
-MAX_NAMES: Final = 100_000
-"""How many resources a client may name: an Envoy that comes back names each virtual host that it has, and there are
-some ten thousand in a large installation."""
+MAX_NAMES: Final = 50_000
+"""How many resources a client may name: five times as many as there are in a large installation."""
 
 _MOST_OF_NODE: Final = 256
 """How much of a client's id is kept, in characters: they are host names, or those of pods, which end after 253."""
@@ -41,7 +39,7 @@ _MOST_OF_ERROR: Final = 4096
 """How much of a client's reason for a rejection is kept. Envoy names what it rejects at the beginning of each."""
 
 _SHARED: Final = 8
-"""How many bodies of responses are remembered: a thousand clients get the same ones."""
+"""How many responses are remembered: a thousand clients get the same ones."""
 
 
 class TooManyNamesError(ValueError):
@@ -51,16 +49,10 @@ class TooManyNamesError(ValueError):
 def decode_request(data: bytes) -> Request:
     message = _DiscoveryRequest.FromString(data)
     _limit(message.resource_names)
-    return Request(
-        type_url=message.type_url,
-        names=tuple(message.resource_names),
-        version=message.version_info,
-        nonce=message.response_nonce,
-        error=_error(message),
-        node=_node(message.node),
-    )
+    return Request(names=tuple(message.resource_names), version=message.version_info, **_common(message))
 
 
+@functools.lru_cache(_SHARED)
 def encode_response(response: Response) -> bytes:
     head: bytes = _DiscoveryResponse(
         version_info=response.version, type_url=response.type.url, nonce=response.nonce
@@ -72,16 +64,14 @@ def decode_delta_request(data: bytes) -> DeltaRequest:
     message = _DeltaDiscoveryRequest.FromString(data)
     _limit(message.resource_names_subscribe, message.resource_names_unsubscribe, message.initial_resource_versions)
     return DeltaRequest(
-        type_url=message.type_url,
         subscribe=tuple(message.resource_names_subscribe),
         unsubscribe=tuple(message.resource_names_unsubscribe),
         initial=dict(message.initial_resource_versions),
-        nonce=message.response_nonce,
-        error=_error(message),
-        node=_node(message.node),
+        **_common(message),
     )
 
 
+@functools.lru_cache(_SHARED)
 def encode_delta_response(response: Response) -> bytes:
     head: bytes = _DeltaDiscoveryResponse(
         system_version_info=response.version,
@@ -89,12 +79,21 @@ def encode_delta_response(response: Response) -> bytes:
         nonce=response.nonce,
         removed_resources=response.removed,
     ).SerializeToString()
-    return head + _delta_body(response.resources)
+    parts = (part for resource in response.resources for part in (resource.delta_head, resource.encoded))
+    return b"".join((head, *parts))
 
 
-@functools.lru_cache(_SHARED)
-def _delta_body(resources: tuple[Resource, ...]) -> bytes:
-    return b"".join(part for resource in resources for part in (resource.delta_head, resource.encoded))
+def _common(message: Any) -> dict[str, Any]:
+    error = None
+    if message.HasField("error_detail"):
+        # Envoy writes several lines where several resources are wrong.
+        error = printable(" ".join(message.error_detail.message.split()), _MOST_OF_ERROR)
+    return {
+        "type_url": message.type_url,
+        "nonce": message.response_nonce,
+        "error": error,
+        "node": _node(message.node),
+    }
 
 
 def _node(node: Any) -> Node:
@@ -113,10 +112,3 @@ def _limit(*names: Sized) -> None:
     count = max(map(len, names))
     if count > MAX_NAMES:
         raise TooManyNamesError(f"expected no more than {MAX_NAMES} names, got {count}")
-
-
-def _error(message: Any) -> str | None:
-    if not message.HasField("error_detail"):
-        return None
-    # Envoy writes several lines where several resources are wrong.
-    return printable(" ".join(message.error_detail.message.split()), _MOST_OF_ERROR)

@@ -16,12 +16,12 @@ from dataclasses import replace
 from typing import Final, TypeAlias
 
 from rejoinder.rules.fields import similar_to
-from rejoinder.rules.kubernetes.cluster import invalid, make_cluster
+from rejoinder.rules.kubernetes.cluster import make_cluster
 from rejoinder.rules.kubernetes.gateway_api import read_gateway_api
 from rejoinder.rules.kubernetes.ingress import read_ingresses
 from rejoinder.rules.kubernetes.known import KINDS
 from rejoinder.rules.kubernetes.objects import Object, namespace_of, read_objects
-from rejoinder.rules.kubernetes.status import ACCEPTED, Fault, Status, condition
+from rejoinder.rules.kubernetes.status import ACCEPTED, Fault, Status, as_faults, judged
 from rejoinder.rules.kubernetes.wasm_plugin import read_wasm_plugins
 from rejoinder.rules.manifests import Manifests
 from rejoinder.rules.model import Forward, Position, RequestMatch, Route, Upstream
@@ -29,10 +29,7 @@ from rejoinder.rules.problem import Problem, Severity
 
 __all__ = ["LastGood", "Manifests", "Object", "Status", "read_manifests", "read_objects"]
 
-_Id: TypeAlias = tuple[str, str]
-"""Kind, namespace and name."""
-
-LastGood: TypeAlias = dict[_Id, Object]
+LastGood: TypeAlias = dict[tuple[str, str], Object]
 """What each object was when it could last be read."""
 
 
@@ -54,16 +51,16 @@ def read_manifests(
     if last is None:
         return _read(objects, addresses, native_routes)
     # Of two with one name, the one that was there first stays.
-    objects = sorted(objects, key=lambda each: _id(each) not in last or last[_id(each)].file != each.file)
-    there: dict[_Id, Object] = {}
-    for each in objects:
-        if not _is_skipped(each):
-            there.setdefault(_id(each), each)
+    objects = sorted(objects, key=lambda manifest: manifest.id not in last or last[manifest.id].file != manifest.file)
+    there: LastGood = {}
+    for manifest in objects:
+        if not _is_skipped(manifest):
+            there.setdefault(manifest.id, manifest)
     found = _read(objects, addresses, native_routes)
     wrong = {status.object: status for status in found.statuses if status.unreadable}
     gone = [each for name, each in last.items() if name not in there]
     lost = [each for each in gone if any(_may_be(each, other) for other in objects if other.file == each.file)]
-    before = {each: last[_id(each)] for each in wrong if _id(each) in last and there[_id(each)] is each}
+    before = {each: last[each.id] for each in wrong if each.id in last and there[each.id] is each}
     while lost or before:
         again = _read([*(before.get(each, each) for each in objects), *lost], addresses, native_routes)
         # It can be read, but names what is no more: then what its author says now is no worse.
@@ -77,15 +74,11 @@ def read_manifests(
             found = replace(again, statuses=(*statuses, *told), notes=(*again.notes, *notes))
             break
         before = {each: old for each, old in before.items() if old not in useless}
-    now = {_id(each): before.get(each, each) for each in there.values() if each not in wrong or each in before}
+    now = {each.id: before.get(each, each) for each in there.values() if each not in wrong or each in before}
     known = {name: each for name, each in last.items() if name in there}
     last.clear()
-    last.update({**known, **now, **{_id(each): each for each in lost}})
+    last.update({**known, **now, **{each.id: each for each in lost}})
     return found
-
-
-def _id(each: Object) -> _Id:
-    return each.kind, str(each.key)
 
 
 _SLIP: Final = 0.85
@@ -105,7 +98,7 @@ def _is_skipped(each: Object) -> bool:
 
 
 def _read(objects: Iterable[Object], addresses: Mapping[str, Upstream], native_routes: Sequence[Route]) -> Manifests:
-    usable: dict[_Id, Object] = {}
+    usable: LastGood = {}
     statuses: list[Status] = []
     notes: list[Problem] = []
     for each in objects:
@@ -113,18 +106,18 @@ def _read(objects: Iterable[Object], addresses: Mapping[str, Upstream], native_r
             text = f"{each.title} is skipped: nothing here reads {each.api_version} {each.kind}"
             notes.append(Problem(each.position, text, Severity.NOTE))
         elif each.problems:
-            statuses.append(Status(each, (condition(ACCEPTED, invalid(each.problems)),)))
-        elif first := usable.get(_id(each)):
-            fault = Fault(ACCEPTED, "Invalid", f"it is given twice, first at {first.position}", each.position)
-            statuses.append(Status(each, (condition(ACCEPTED, (fault,)),)))
+            statuses.append(judged(each, as_faults(each.problems), ACCEPTED))
+        elif first := usable.get(each.id):
+            fault = Fault(each.position, f"it is given twice, first at {first.position}")
+            statuses.append(judged(each, (fault,), ACCEPTED))
         else:
-            usable[_id(each)] = each
+            usable[each.id] = each
     found = make_cluster(usable.values(), addresses)
     part = read_gateway_api(found)
     ingresses = read_ingresses(found)
     routes = (*part.routes, *ingresses.routes)
     plugins = read_wasm_plugins(found, (*native_routes, *routes))
-    broken = (Status(each, (condition(ACCEPTED, faults),)) for each, faults in found.faults.items() if faults)
+    broken = (judged(each, faults, ACCEPTED) for each, faults in found.faults.items() if faults)
     names = dict.fromkeys(
         name
         for route in routes

@@ -8,22 +8,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from rejoinder.rules.fields import Place
 from rejoinder.rules.files import UnreadableError
-from rejoinder.rules.kubernetes.cluster import Cluster, invalid
-from rejoinder.rules.kubernetes.objects import Key, Object, alone, member, one_of, open_fields
-from rejoinder.rules.kubernetes.status import RESOLVED_REFS, Fault
-
-
-class _Reference(NamedTuple):
-    place: Place
-    group: str
-    kind: str
-    target: Key
+from rejoinder.rules.kubernetes.cluster import Cluster
+from rejoinder.rules.kubernetes.objects import Object, Reference, alone, member, one_of, open_fields, reference
+from rejoinder.rules.kubernetes.status import RESOLVED_REFS, Fault, as_faults
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +43,19 @@ _CLIENT_CA: Final = _Use(
 def certificates(tls: Place, gateway: Object, cluster: Cluster) -> tuple[tuple[tuple[bytes, bytes], ...], list[Fault]]:
     """Chains with their keys, from the `tls` of a listener."""
     references, problems = alone(tls, partial(_certificate_refs, gateway=gateway), ())
-    faults = [*invalid(problems)]
+    faults = [*as_faults(problems)]
     pairs: list[tuple[bytes, bytes]] = []
-    for reference in references:
-        secret = _find(reference, _CERTIFICATE, gateway, cluster)
+    for named in references:
+        secret = _find(named, _CERTIFICATE, gateway, cluster)
         if isinstance(secret, Fault):
             faults.append(secret)
             continue
         pair, problems = alone(secret.place, _pair, None)
         if pair is None or problems:
             reason = problems[0].message if problems else "nothing in it"
-            cluster.faults[secret] = invalid(problems)
+            cluster.faults[secret] = as_faults(problems)
             message = f"Secret {secret.key} has no certificate that can be used: {reason}"
-            faults.append(_fault(reference, _CERTIFICATE, message))
+            faults.append(_fault(named, _CERTIFICATE, message))
         else:
             pairs.append(pair)
     return tuple(pairs), faults
@@ -76,57 +69,54 @@ def client_authorities(place: Place | None, gateway: Object, cluster: Cluster) -
     if place is None:
         return None, []
     references, problems = alone(place, partial(_authority_refs, gateway=gateway), ())
-    faults = [*invalid(problems)]
+    faults = [*as_faults(problems)]
     contents: list[bytes] = []
-    for reference in references:
-        config_map = _find(reference, _CLIENT_CA, gateway, cluster)
+    for named in references:
+        config_map = _find(named, _CLIENT_CA, gateway, cluster)
         if isinstance(config_map, Fault):
             faults.append(config_map)
             continue
         content, problems = alone(config_map.place, _authorities, b"")
-        cluster.faults[config_map] = invalid(problems)
+        cluster.faults[config_map] = as_faults(problems)
         contents.append(content)
         if problems:
             message = f"ConfigMap {config_map.key} cannot be used: {problems[0].message}"
-            faults.append(_fault(reference, _CLIENT_CA, message))
+            faults.append(_fault(named, _CLIENT_CA, message))
     return b"\n".join(contents), faults
 
 
-def _find(reference: _Reference, use: _Use, gateway: Object, cluster: Cluster) -> Object | Fault:
+def _find(named: Reference, use: _Use, gateway: Object, cluster: Cluster) -> Object | Fault:
     """The object that a reference names, if it may be used."""
-    target = f"{use.kind} {reference.target}"
-    if (reference.group, reference.kind) != ("", use.kind):
-        return _fault(reference, use, f"{reference.kind} is no place for {use.purpose}: expected a {use.kind}")
-    if not cluster.granted(gateway, "", use.kind, reference.target):
+    target = f"{use.kind} {named.key}"
+    if (named.group, named.kind) != ("", use.kind):
+        return _fault(named, use, f"{named.kind} is no place for {use.purpose}: expected a {use.kind}")
+    if not cluster.granted(gateway, named):
         message = f"{target} is in another namespace, which has no ReferenceGrant for it"
-        return Fault(RESOLVED_REFS, "RefNotPermitted", message, reference.place.position)
-    return cluster.find(use.kind, reference.target) or _fault(reference, use, f"there is no {target}{use.absent}")
+        return replace(_fault(named, use, message), reason="RefNotPermitted")
+    return cluster.find(use.kind, named.key) or _fault(named, use, f"there is no {target}{use.absent}")
 
 
-def _fault(reference: _Reference, use: _Use, message: str) -> Fault:
-    return Fault(RESOLVED_REFS, use.reason, message, reference.place.position)
+def _fault(named: Reference, use: _Use, message: str) -> Fault:
+    return Fault(named.place.position, message, reason=use.reason, condition=RESOLVED_REFS)
 
 
-def _certificate_refs(tls: Place, gateway: Object) -> tuple[_Reference, ...]:
+def _certificate_refs(tls: Place, gateway: Object) -> tuple[Reference, ...]:
     fields = open_fields(tls)
     fields.get("mode", one_of("Terminate"), "")
-    return fields.get("certificateRefs", lambda it: it.each(partial(_reference, gateway=gateway)), ())
+    return fields.get("certificateRefs", lambda it: it.each(partial(_reference, gateway)), ())
 
 
-def _authority_refs(place: Place, gateway: Object) -> tuple[_Reference, ...]:
+def _authority_refs(place: Place, gateway: Object) -> tuple[Reference, ...]:
     fields = open_fields(place)
     fields.get("mode", one_of("AllowValidOnly"), "")
     references = fields.require("caCertificateRefs", Place.items, [])
     if not references and "caCertificateRefs" in fields:
         raise fields["caCertificateRefs"].expected("at least one entry")
-    return tuple(_reference(reference, gateway) for reference in references)
+    return tuple(_reference(gateway, each) for each in references)
 
 
-def _reference(place: Place, gateway: Object) -> _Reference:
-    fields = open_fields(place)
-    namespace = fields.get("namespace", Place.string, "") or gateway.key.namespace
-    target = Key(namespace, fields.require("name", Place.string, ""))
-    return _Reference(place, fields.get("group", Place.string, ""), fields.get("kind", Place.string, "Secret"), target)
+def _reference(gateway: Object, place: Place) -> Reference:
+    return reference(place, gateway.key.namespace, kind="Secret")
 
 
 def _authorities(config_map: Place) -> bytes:

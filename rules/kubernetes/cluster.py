@@ -6,24 +6,21 @@ ask. Pure; what is wrong with an object is in `faults`, not raised.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from rejoinder.rules.document import Scalar, ScalarKind
-from rejoinder.rules.fields import Place
-from rejoinder.rules.kubernetes.known import NAMESPACE, REFERENCE_GRANT, SERVICE, check, spec_of
+from rejoinder.rules.fields import Fields, Place
 from rejoinder.rules.kubernetes.mcp_bridge import read_mcp_bridge
-from rejoinder.rules.kubernetes.objects import Key, Object, alone, open_fields, port
-from rejoinder.rules.kubernetes.status import ACCEPTED, Fault
+from rejoinder.rules.kubernetes.objects import Key, Object, Reference, open_fields, port, read_spec
+from rejoinder.rules.kubernetes.status import Fault, as_faults
 from rejoinder.rules.model import Endpoint, Upstream
 from rejoinder.rules.problem import Problem
 
 GATEWAY_API: Final = "gateway.networking.k8s.io"
 
-INVALID: Final = "Invalid"
-"""The reason for an object that is no such object."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +41,6 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
-    """What a ReferenceGrant allows: objects of a kind in a namespace may refer to some of another kind in its own."""
-
-    namespace: str
-    from_group: str
-    from_kind: str
-    from_namespace: str
-    to_group: str
-    to_kind: str
-    to_name: str
-    """Empty: all of that kind."""
-
-
-@dataclass(frozen=True, slots=True)
 class Cluster:
     """What was loaded, by kind."""
 
@@ -65,7 +48,9 @@ class Cluster:
     addresses: Mapping[str, Upstream]
     """By upstream name: from the command line or a rule file, else from a McpBridge."""
     services: Mapping[Key, Service]
-    grants: tuple[Grant, ...]
+    grants: frozenset[tuple[str, ...]]
+    """What ReferenceGrants allow: group, kind and namespace of those who may refer to what has this group, kind, name
+    (empty: all have) and namespace."""
     faults: dict[Object, tuple[Fault, ...]]
     """What is wrong with Services, ReferenceGrants, Namespaces and McpBridges; Gateways add what is with Secrets and
     ConfigMaps."""
@@ -82,14 +67,11 @@ class Cluster:
         found = self.find("Namespace", Key("", namespace))
         return {"kubernetes.io/metadata.name": namespace, **dict(found.labels if found else ())}
 
-    def granted(self, source: Object, group: str, kind: str, target: Key) -> bool:
+    def granted(self, source: Object, to: Reference) -> bool:
         """Whether an object may refer to another, which is true within a namespace."""
-        return source.key.namespace == target.namespace or any(
-            (grant.from_group, grant.from_kind, grant.from_namespace)
-            == (source.group, source.kind, source.key.namespace)
-            and (grant.to_group, grant.to_kind, grant.namespace) == (group, kind, target.namespace)
-            and grant.to_name in ("", target.name)
-            for grant in self.grants
+        kinds = (source.group, source.kind, source.key.namespace, to.group, to.kind)
+        return source.key.namespace == to.key.namespace or any(
+            (*kinds, name, to.key.namespace) in self.grants for name in ("", to.key.name)
         )
 
     def service_port(self, key: Key, number: int) -> ServicePort | None:
@@ -101,6 +83,11 @@ class Cluster:
         if service is not None:
             return next((each for each in service.ports if each.number == number), None)
         return ServicePort(number) if upstream_name(key, number) in self.addresses else None
+
+    def has(self, upstream: str) -> bool:
+        """Whether there is an upstream of that name."""
+        key, number = _service_of(upstream)
+        return upstream in self.addresses or (number is not None and self.service_port(key, number) is not None)
 
     def port_number(self, key: Key, name: str) -> int | None:
         """The number of a Service's port that is given by name; None: there is none."""
@@ -117,9 +104,9 @@ class Cluster:
 
     def upstream(self, name: str) -> Upstream:
         """The upstream that a Service's port is, by the name that `upstream_name` gave it."""
-        if ":" not in name:
-            return self.addresses[name]
         key, number = _service_of(name)
+        if number is None:
+            return self.addresses[name]
         found = self.service_port(key, number)
         http2 = found is not None and found.protocol == "kubernetes.io/h2c"
         if given := self.addresses.get(name):
@@ -157,50 +144,37 @@ def upstream_name(service: Key, number: int) -> str:
     return f"{service}:{number}"
 
 
-def _service_of(upstream: str) -> tuple[Key, int]:
-    key, _, number = upstream.rpartition(":")
-    namespace, _, name = key.partition("/")
-    return Key(namespace, name), int(number)
+def _service_of(upstream: str) -> tuple[Key, int | None]:
+    """The Service that an upstream is, and its port; None: it is none."""
+    key, _, number = upstream.partition(":")
+    namespace, slash, name = key.partition("/")
+    return Key(namespace, name), int(number) if slash and number else None
 
 
 def make_cluster(objects: Iterable[Object], addresses: Mapping[str, Upstream]) -> Cluster:
-    """Look at objects together.
-
-    Args:
-        objects: with a name, and no two of one kind with the same.
-        addresses: upstreams of the command line by name.
-    """
+    """Look at objects together. Each has a name that no other one of its kind has; `addresses` are upstreams of the
+    command line by name."""
     by_kind: dict[str, dict[Key, Object]] = {}
     for each in objects:
         key = Key("", each.key.name) if each.kind == "Namespace" else each.key
         by_kind.setdefault(each.kind, {})[key] = each
     faults: dict[Object, tuple[Fault, ...]] = {}
-    services: dict[Key, Service] = {}
-    for each in by_kind.get("Service", {}).values():
-        services[each.key], problems = alone(each.spec(), _service, Service())
-        faults[each] = invalid(problems)
-    grants: list[Grant] = []
-    for each in by_kind.get("ReferenceGrant", {}).values():
-        found, problems = alone(each.spec(), functools.partial(_grants, each.key.namespace), ())
-        grants += () if problems else found
-        faults[each] = invalid(problems)
-    for each in by_kind.get("Namespace", {}).values():
-        faults[each] = invalid(alone(each.spec(), lambda it: check(it, spec_of(NAMESPACE)), None)[1])
-    bridged: dict[str, Upstream] = {}
-    for each in by_kind.get("McpBridge", {}).values():
-        upstreams, problems = read_mcp_bridge(each)
-        bridged.update((upstream.name, upstream) for upstream in upstreams)
-        faults[each] = invalid(problems)
-    return Cluster(by_kind, {**bridged, **addresses}, services, tuple(grants), faults)
 
+    def of_kind(kind: str, read: Callable[[Object], tuple[T, Iterable[Problem]]]) -> Iterator[tuple[Object, T]]:
+        for each in by_kind.get(kind, {}).values():
+            value, problems = read(each)
+            faults[each] = as_faults(problems)
+            yield each, value
 
-def invalid(problems: Iterable[Problem]) -> tuple[Fault, ...]:
-    """The faults of an object that cannot be read as what it should be."""
-    return tuple(Fault(ACCEPTED, INVALID, problem.message, problem.position) for problem in problems)
+    services = {each.key: it for each, it in of_kind("Service", lambda it: read_spec(it, _service, Service()))}
+    granting = of_kind("ReferenceGrant", lambda it: read_spec(it, _grants, ()))
+    grants = frozenset((*it, each.key.namespace) for each, found in granting if not faults[each] for it in found)
+    list(of_kind("Namespace", lambda it: read_spec(it, lambda _: None, None)))
+    bridged = {upstream.name: upstream for _, found in of_kind("McpBridge", read_mcp_bridge) for upstream in found}
+    return Cluster(by_kind, {**bridged, **addresses}, services, grants, faults)
 
 
 def _service(spec: Place) -> Service:
-    check(spec, spec_of(SERVICE))
     fields = open_fields(spec)
     return Service(
         ports=fields.get("ports", lambda it: it.each(_service_port), ()),
@@ -224,27 +198,22 @@ def _number_or_name(place: Place) -> int | None:
     return port(place)
 
 
-def _grants(namespace: str, spec: Place) -> tuple[Grant, ...]:
-    check(spec, spec_of(REFERENCE_GRANT))
+def _grants(spec: Place) -> tuple[tuple[str, ...], ...]:
     fields = open_fields(spec)
     sources = fields.require("from", lambda it: it.each(_grant_from), ())
     targets = fields.require("to", lambda it: it.each(_grant_to), ())
-    return tuple(Grant(namespace, *source, *target) for source in sources for target in targets)
+    return tuple((*source, *target) for source in sources for target in targets)
 
 
-def _grant_from(place: Place) -> tuple[str, str, str]:
+def _grant_from(place: Place) -> tuple[str, ...]:
     fields = open_fields(place)
-    return (
-        fields.get("group", Place.string, ""),
-        fields.require("kind", Place.string, ""),
-        fields.require("namespace", Place.string, ""),
-    )
+    return *_group_and_kind(fields), fields.require("namespace", Place.string, "")
 
 
-def _grant_to(place: Place) -> tuple[str, str, str]:
+def _grant_to(place: Place) -> tuple[str, ...]:
     fields = open_fields(place)
-    return (
-        fields.get("group", Place.string, ""),
-        fields.require("kind", Place.string, ""),
-        fields.get("name", Place.string, ""),
-    )
+    return *_group_and_kind(fields), fields.get("name", Place.string, "")
+
+
+def _group_and_kind(fields: Fields) -> tuple[str, str]:
+    return fields.get("group", Place.string, ""), fields.require("kind", Place.string, "")

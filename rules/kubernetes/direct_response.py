@@ -5,14 +5,13 @@ In: `DirectResponse` objects. Out: `Answer`s, or what is wrong with the object. 
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 from rejoinder.rules.document import Scalar, ScalarKind
 from rejoinder.rules.fields import Place
-from rejoinder.rules.kubernetes.cluster import invalid
-from rejoinder.rules.kubernetes.known import DIRECT_RESPONSE, check, spec_of
-from rejoinder.rules.kubernetes.objects import Object, alone, member, open_fields
-from rejoinder.rules.kubernetes.status import ACCEPTED, Fault, Status, condition
+from rejoinder.rules.kubernetes.objects import Object, member, open_fields, read_spec
+from rejoinder.rules.kubernetes.status import Fault, as_faults
 from rejoinder.rules.model import STATUSES, Answer
 
 GROUP: Final = "gateway.kgateway.dev"
@@ -24,41 +23,34 @@ MAX_BODY_SIZE: Final = 4096
 """In bytes; the limit of kgateway's schema."""
 
 
-def read_direct_response(each: Object) -> tuple[Answer | None, tuple[Fault, ...]]:
+def read_direct_response(manifest: Object) -> tuple[Answer | None, tuple[Fault, ...]]:
     """The answer that an object is; None beside faults if it is none."""
-    answer, problems = alone(each.spec(), _answer, None)
-    return (None if problems else answer), invalid(problems)
-
-
-def direct_response_status(each: Object, faults: tuple[Fault, ...]) -> Status:
-    """Its condition, which kgateway does not have."""
-    return Status(each, (condition(ACCEPTED, faults),))
+    answer, problems = read_spec(manifest, _answer, None)
+    return (None if problems else answer), as_faults(problems)
 
 
 def read_filter(place: Place) -> Answer:
     """The Gateway API's own filter of the name (experimental), which holds the answer itself."""
     fields = open_fields(place)
     body = open_fields(member(place, "body")).get("string", _body, b"")
-    return _made(fields.require("statusCode", _status, 200), body)
+    return _made(fields.require("statusCode", status, 200), body)
 
 
 def _answer(spec: Place) -> Answer:
-    check(spec, spec_of(DIRECT_RESPONSE))
     fields = open_fields(spec)
-    return _made(fields.require("status", _status, 200), fields.get("body", _body, b""))
+    return _made(fields.require("status", status, 200), fields.get("body", _body, b""))
 
 
-def _made(status: int, body: bytes) -> Answer:
+status: Final = functools.partial(Place.integer, allowed=STATUSES, what="a status")
+
+
+def _made(code: int, body: bytes) -> Answer:
     return Answer(
-        status_code=status,
+        status_code=code,
         # What Envoy says if nobody says anything, and so what kgateway sends.
         headers=(("content-type", "text/plain"),) if body else (),
         body=body,
     )
-
-
-def _status(place: Place) -> int:
-    return place.integer(STATUSES, "a status")
 
 
 def _body(place: Place) -> bytes:

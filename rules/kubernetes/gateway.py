@@ -12,15 +12,26 @@ import ipaddress
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from rejoinder.rules.document import Map, quoted
 from rejoinder.rules.fields import Fields, Place, Source
 from rejoinder.rules.files import Files
 from rejoinder.rules.kubernetes.certificates import certificates, client_authorities
-from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster, invalid
-from rejoinder.rules.kubernetes.known import GATEWAY, LISTENER, check, spec_of, without
-from rejoinder.rules.kubernetes.objects import Key, Object, alone, items, member, one_of, open_fields, port, string_map
+from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster
+from rejoinder.rules.kubernetes.known import LISTENER, check
+from rejoinder.rules.kubernetes.objects import (
+    Key,
+    Object,
+    alone,
+    items,
+    member,
+    one_of,
+    open_fields,
+    port,
+    read_spec,
+    string_map,
+)
 from rejoinder.rules.kubernetes.status import (
     ACCEPTED,
     CONFLICTED,
@@ -29,6 +40,7 @@ from rejoinder.rules.kubernetes.status import (
     Fault,
     ListenerStatus,
     Status,
+    as_faults,
     condition,
 )
 from rejoinder.rules.model import RULE_FILES, Listener, Position
@@ -44,19 +56,8 @@ ANY_ADDRESS: Final = "0.0.0.0"
 _PROTOCOLS: Final = {"HTTP": "http", "HTTPS": "https"}
 
 
-@dataclass(frozen=True, slots=True)
-class Selector:
-    """A Kubernetes label selector: all labels and expressions must hold."""
-
-    labels: tuple[tuple[str, str], ...] = ()
-    expressions: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
-    """Key, operator and values."""
-
-    def fits(self, labels: Mapping[str, str]) -> bool:
-        return all(labels.get(name) == value for name, value in self.labels) and all(
-            _OPERATORS[operator](labels.get(key), values) for key, operator, values in self.expressions
-        )
-
+_Expression: TypeAlias = tuple[str, str, tuple[str, ...]]
+"""A key, an operator and values: one test of a label selector."""
 
 _OPERATORS: Final[dict[str, Callable[[str | None, tuple[str, ...]], bool]]] = {
     "In": lambda value, values: value in values,
@@ -77,7 +78,8 @@ class GatewayListener:
     """Empty: every host."""
     namespaces: str = "Same"
     """Same, All, None or Selector."""
-    selector: Selector = Selector()
+    selector: tuple[_Expression, ...] = ()
+    """All must hold."""
     kinds: tuple[tuple[str, str], ...] | None = None
     """Group and kind of the routes that it accepts; None: those of its protocol."""
     certificates: tuple[tuple[bytes, bytes], ...] = ()
@@ -104,7 +106,8 @@ class GatewayListener:
             case "All":
                 return True
             case "Selector":
-                return self.selector.fits(cluster.labels(route.key.namespace))
+                labels = cluster.labels(route.key.namespace)
+                return all(_OPERATORS[operator](labels.get(key), values) for key, operator, values in self.selector)
             case "Same":
                 return gateway is not None and route.key.namespace == gateway.key.namespace
         return False
@@ -123,7 +126,7 @@ class Gateway:
 
     @property
     def usable(self) -> bool:
-        """Whether routes can be attached. For requests to come in, no other Gateway may have one of its addresses."""
+        """Whether routes can be attached, and requests come in if it is not `homeless`."""
         return all(fault.reason == ADDRESS_NOT_USABLE for fault in self.faults)
 
     @property
@@ -140,9 +143,9 @@ class Gateway:
         if self.object is None or not self.usable:
             return
         usable = [listener for listener in self.listeners if listener.usable]
-        for number in dict.fromkeys(each.port for each in usable):
-            here = [each for each in usable if each.port == number]
-            pairs = tuple(dict.fromkeys(pair for each in here for pair in each.certificates))
+        for number in dict.fromkeys(listener.port for listener in usable):
+            here = [listener for listener in usable if listener.port == number]
+            pairs = tuple(dict.fromkeys(pair for listener in here for pair in listener.certificates))
             for address in self.addresses:
                 socket = Listener(address, number, group=self.group(number), position=here[0].position)
                 if pairs:
@@ -152,16 +155,12 @@ class Gateway:
                 yield socket
 
     def status(self, attached: Mapping[str, int]) -> Status:
-        """Its conditions.
-
-        Args:
-            attached: how many routes each listener has, by name.
-        """
+        """Its conditions; `attached` says how many routes each listener has, by name."""
         assert self.object is not None, "only objects have a status"
         broken = [listener for listener in self.listeners if not listener.usable]
         own = condition(ACCEPTED, self.faults)
         if broken and own.good:
-            names = ", ".join(each.name for each in broken)
+            names = ", ".join(listener.name for listener in broken)
             own = replace(own, reason="ListenersNotValid", message=f"these listeners cannot be used: {names}")
         return Status(
             self.object,
@@ -202,26 +201,15 @@ _HTTP_ROUTE: Final = ((GATEWAY_API, "HTTPRoute"),)
 
 def read_gateway(each: Object, cluster: Cluster) -> Gateway:
     """A Gateway. Mistakes become faults of the Gateway, or of the listener that they are about."""
-    frontend, problems = alone(each.spec(), _known_fields, {})
-    addresses, address_problems = alone(member(each.spec(), "addresses"), _addresses, (ANY_ADDRESS,))
+    frontend, problems = read_spec(each, _frontend, {}, "listeners")
+    addresses, address_problems = alone(member(each.spec(), "addresses"), lambda it: [*map(_address, items(it))], [])
     places, listener_problems = alone(member(each.spec(), "listeners"), items, [])
-    faults = [
-        *invalid((*problems, *listener_problems)),
-        *(Fault(ACCEPTED, "UnsupportedAddress", problem.message, problem.position) for problem in address_problems),
-    ]
+    faults = [*as_faults((*problems, *listener_problems)), *as_faults(address_problems, "UnsupportedAddress")]
     if not places and not faults:
-        faults.append(Fault(ACCEPTED, "Invalid", "spec.listeners is missing: it listens nowhere", each.position))
+        faults.append(Fault(each.position, "spec.listeners is missing: it listens nowhere"))
     listeners = [_listener(place, each, cluster, frontend) for place in places]
-    return Gateway(each.key, each, addresses or (ANY_ADDRESS,), _told_apart(listeners), tuple(faults))
-
-
-def _known_fields(spec: Place) -> dict[int | None, Place | None]:
-    check(spec, without(spec_of(GATEWAY), "listeners"))
-    return _frontend(spec)
-
-
-def _addresses(place: Place) -> tuple[str, ...]:
-    return tuple(address for item in items(place) for address in [_address(item)] if address)
+    given = tuple(filter(None, addresses)) or (ANY_ADDRESS,)
+    return Gateway(each.key, each, given, _told_apart(listeners), tuple(faults))
 
 
 def _address(place: Place) -> str:
@@ -240,23 +228,21 @@ def _listener(
     place: Place, gateway: Object, cluster: Cluster, frontend: Mapping[int | None, Place | None]
 ) -> GatewayListener:
     found, problems = alone(place, _read_listener, GatewayListener("", 0, ""))
-    faults = [*invalid(problems)]
+    faults = [*as_faults(problems)]
     if found.protocol not in _PROTOCOLS and not faults:
         message = f"the protocol {quoted(found.protocol)} is not supported: expected one of {', '.join(_PROTOCOLS)}"
-        faults.append(Fault(ACCEPTED, "UnsupportedProtocol", message, place.position))
-    if found.kinds is not None:
-        for group, kind in found.kinds:
-            if (group, kind) not in _HTTP_ROUTE:
-                message = f"allowedRoutes.kinds: {kind} is not supported, HTTPRoute is"
-                faults.append(Fault(RESOLVED_REFS, INVALID_ROUTE_KINDS, message, place.position))
+        faults.append(Fault(place.position, message, reason="UnsupportedProtocol"))
+    for group, kind in found.kinds or ():
+        if (group, kind) not in _HTTP_ROUTE:
+            message = f"allowedRoutes.kinds: {kind} is not supported, HTTPRoute is"
+            faults.append(Fault(place.position, message, reason=INVALID_ROUTE_KINDS, condition=RESOLVED_REFS))
     pairs: tuple[tuple[bytes, bytes], ...] = ()
     client_ca: bytes | None = None
     if found.protocol == "HTTPS":
         pairs, secret_faults = certificates(member(place, "tls"), gateway, cluster)
         faults += secret_faults
         if not pairs and not secret_faults:
-            message = "HTTPS needs tls.certificateRefs with a Secret"
-            faults.append(Fault(ACCEPTED, "Invalid", message, place.position))
+            faults.append(Fault(place.position, "HTTPS needs tls.certificateRefs with a Secret"))
         own = alone(member(place, "tls"), open_fields, _NO_FIELDS)[0].given.get("frontendValidation")
         client_ca, ca_faults = client_authorities(own or frontend.get(found.port, frontend.get(None)), gateway, cluster)
         faults += ca_faults
@@ -275,7 +261,7 @@ def _read_listener(place: Place) -> GatewayListener:
         protocol=fields.require("protocol", Place.string, ""),
         hostname=hosts[0] if hosts else "",
         namespaces=namespaces.get("from", one_of("Same", "All", "Selector", "None"), "Same"),
-        selector=namespaces.get("selector", _selector, Selector()),
+        selector=namespaces.get("selector", _selector, ()),
         kinds=allowed.get("kinds", lambda it: it.each(_kind), None),
     )
 
@@ -285,15 +271,13 @@ def _kind(place: Place) -> tuple[str, str]:
     return fields.get("group", Place.string, GATEWAY_API), fields.require("kind", Place.string, "")
 
 
-def _selector(place: Place) -> Selector:
+def _selector(place: Place) -> tuple[_Expression, ...]:
     fields = open_fields(place)
-    return Selector(
-        labels=fields.get("matchLabels", string_map, ()),
-        expressions=fields.get("matchExpressions", lambda it: it.each(_expression), ()),
-    )
+    labels = ((name, "In", (value,)) for name, value in fields.get("matchLabels", string_map, ()))
+    return *labels, *fields.get("matchExpressions", lambda it: it.each(_expression), ())
 
 
-def _expression(place: Place) -> tuple[str, str, tuple[str, ...]]:
+def _expression(place: Place) -> _Expression:
     fields = open_fields(place)
     return (
         fields.require("key", Place.string, ""),
@@ -305,31 +289,31 @@ def _expression(place: Place) -> tuple[str, str, tuple[str, ...]]:
 def _told_apart(listeners: list[GatewayListener]) -> tuple[GatewayListener, ...]:
     """Listeners with their conflicts: those of one port must have different hosts and the same protocol."""
     ports = {listener.port for listener in listeners}
-    protocols = {number: {listener.protocol for listener in listeners if listener.port == number} for number in ports}
+    protocols = {number: {each.protocol for each in listeners if each.port == number} for number in ports}
+    authorities = {number: {each.client_ca for each in listeners if each.port == number} for number in ports}
     hosts = Counter((listener.port, listener.hostname) for listener in listeners)
     names = Counter(listener.name for listener in listeners)
 
-    authorities = {
-        number: {listener.client_ca for listener in listeners if listener.port == number} for number in protocols
-    }
+    def conflict(each: GatewayListener) -> Fault | None:
+        def fault(reason: str, message: str) -> Fault:
+            return Fault(each.position, message, reason=reason, condition=CONFLICTED)
 
-    def conflict(each: GatewayListener) -> tuple[str, str] | None:
         if names[each.name] > 1:
-            return "HostnameConflict", f"several listeners are called {quoted(each.name)}"
+            return fault("HostnameConflict", f"several listeners are called {quoted(each.name)}")
         if len(protocols[each.port]) > 1:
-            return "ProtocolConflict", f"port {each.port} is given to {' and '.join(sorted(protocols[each.port]))}"
+            return fault(
+                "ProtocolConflict", f"port {each.port} is given to {' and '.join(sorted(protocols[each.port]))}"
+            )
         if len(authorities[each.port]) > 1:
             # Envoy asks for a client's certificate before it knows which host the request is for.
-            return "ProtocolConflict", f"the listeners of port {each.port} demand different client certificates"
+            return fault("ProtocolConflict", f"the listeners of port {each.port} demand different client certificates")
         if hosts[each.port, each.hostname] > 1:
             host = quoted(each.hostname) if each.hostname else "every host"
-            return "HostnameConflict", f"port {each.port} has several listeners for {host}"
+            return fault("HostnameConflict", f"port {each.port} has several listeners for {host}")
         return None
 
     return tuple(
-        replace(listener, faults=(*listener.faults, Fault(CONFLICTED, *found, listener.position)))
-        if found
-        else listener
+        replace(listener, faults=(*listener.faults, found)) if found else listener
         for listener in listeners
         for found in [conflict(listener)]
     )

@@ -16,33 +16,27 @@ from typing import Any, Final
 from rejoinder.rules.fields import MAX_ITEMS
 from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster
 from rejoinder.rules.kubernetes.direct_response import KIND as DIRECT_RESPONSE
-from rejoinder.rules.kubernetes.direct_response import direct_response_status, read_direct_response
+from rejoinder.rules.kubernetes.direct_response import read_direct_response
 from rejoinder.rules.kubernetes.gateway import ADDRESS_NOT_USABLE, Gateway, GatewayListener, read_gateway
 from rejoinder.rules.kubernetes.http_matches import Match
-from rejoinder.rules.kubernetes.http_route import HttpRoute, ParentRef, read_http_route
+from rejoinder.rules.kubernetes.http_route import HttpRoute, read_http_route
 from rejoinder.rules.kubernetes.objects import Key, annotations_without_effect
 from rejoinder.rules.kubernetes.status import (
     ACCEPTED,
     PARTIALLY_INVALID,
     PROGRAMMED,
     RESOLVED_REFS,
+    UNSUPPORTED_VALUE,
     Condition,
     Fault,
-    ParentStatus,
+    ParentRef,
     Status,
     condition,
+    judged,
 )
 from rejoinder.rules.manifests import Manifests
 from rejoinder.rules.matching import domain_covers
-from rejoinder.rules.model import (
-    UNCHANGED,
-    Answer,
-    PathKind,
-    Redirect,
-    Route,
-    StringKind,
-    StringMatch,
-)
+from rejoinder.rules.model import UNCHANGED, Answer, PathKind, Redirect, Route, StringKind, StringMatch
 
 WELL_KNOWN_PORTS: Final = {"http": 80, "https": 443}
 
@@ -81,7 +75,7 @@ def read_gateway_api(cluster: Cluster) -> Manifests:
         for where, each in found.items():
             attached.setdefault(where, set()).add(route.object.key)
             entries += _entries(route, each)
-        parents = tuple(_parent_status(route, *each) for each in led)
+        parents = tuple((ref, _parent_conditions(route, attachments, fault)) for ref, attachments, fault in led)
         statuses.append(Status(route.object, _unattached(route), parents))
     entries += (entry for gateway in gateways for entry in _fences(gateway))
     entries.sort(key=lambda entry: entry[0])
@@ -95,7 +89,7 @@ def read_gateway_api(cluster: Cluster) -> Manifests:
                 for gateway in gateways
             ),
             *statuses,
-            *(direct_response_status(each, faults) for each, (_, faults) in answers.items()),
+            *(judged(each, faults, ACCEPTED) for each, (_, faults) in answers.items()),
         ),
         notes=(
             *(note for route in routes for note in route.notes),
@@ -114,7 +108,7 @@ def _too_large(route: HttpRoute, at: Iterable[_Attachment], others: int) -> Faul
         f"with each match at each listener and hostname, it is {size:,} routes: "
         f"expected at most {MAX_ROUTES:,}, and {MAX_ITEMS:,} of all HTTPRoutes together"
     )
-    return Fault(ACCEPTED, "UnsupportedValue", message, route.object.position)
+    return Fault(route.object.position, message, reason=UNSUPPORTED_VALUE)
 
 
 def _on_their_own(gateways: Iterable[Gateway]) -> list[Gateway]:
@@ -124,18 +118,16 @@ def _on_their_own(gateways: Iterable[Gateway]) -> list[Gateway]:
     for gateway in gateways:
         sockets = [(socket.address, socket.port) for socket in gateway.sockets()]
         clash = next((socket for socket in sockets if socket in taken), None)
-        if clash is not None:
-            address, number = clash
-            message = (
-                f"{address} port {number} belongs to Gateway {taken[clash].key} already: "
-                "give one of them an address of its own in spec.addresses, or with up --listen"
-            )
-            assert gateway.object is not None, "only objects have sockets"
-            fault = Fault(PROGRAMMED, ADDRESS_NOT_USABLE, message, gateway.object.position)
-            result.append(replace(gateway, faults=(*gateway.faults, fault)))
-        else:
+        if clash is None or gateway.object is None:
             taken.update(dict.fromkeys(sockets, gateway))
             result.append(gateway)
+            continue
+        message = (
+            f"{clash[0]} port {clash[1]} belongs to Gateway {taken[clash].key} already: "
+            "give one of them an address of its own in spec.addresses, or with up --listen"
+        )
+        fault = Fault(gateway.object.position, message, reason=ADDRESS_NOT_USABLE, condition=PROGRAMMED)
+        result.append(replace(gateway, faults=(*gateway.faults, fault)))
     return result
 
 
@@ -148,38 +140,38 @@ def _attach(
     """The listeners that a reference leads to; where there are none, why."""
 
     def none(reason: str, message: str) -> tuple[list[_Attachment], Fault]:
-        return [], Fault(ACCEPTED, reason, message, ref.position)
+        return [], Fault(ref.to.place.position, message, reason=reason)
 
-    if (ref.group, ref.kind) != (GATEWAY_API, "Gateway"):
-        return none("NoMatchingParent", f"{ref.kind} {ref.key} is no Gateway, and no other parent is supported")
-    gateway = gateways.get(ref.key) if gateways else _rule_files(ref.key)
+    if (ref.to.group, ref.to.kind) != (GATEWAY_API, "Gateway"):
+        return none("NoMatchingParent", f"{ref.to.kind} {ref.to.key} is no Gateway, and no other parent is supported")
+    gateway = gateways.get(ref.to.key) if gateways else _rule_files(ref.to.key)
     if gateway is None:
-        return none("NoMatchingParent", f"there is no Gateway {ref.key}: add it to the files")
+        return none("NoMatchingParent", f"there is no Gateway {ref.to.key}: add it to the files")
     named = [
-        each
-        for each in gateway.listeners
-        if (not ref.section or not gateway.object or each.name == ref.section)
-        and (ref.port is None or not gateway.object or each.port == ref.port)
+        listener
+        for listener in gateway.listeners
+        if (not ref.section or not gateway.object or listener.name == ref.section)
+        and (ref.port is None or not gateway.object or listener.port == ref.port)
     ]
     if not named:
-        return none("NoMatchingParent", f"Gateway {ref.key} has no listener of that name and port")
-    allowed = [each for each in named if each.lets_in(route.object, gateway.object, cluster)]
+        return none("NoMatchingParent", f"Gateway {ref.to.key} has no listener of that name and port")
+    allowed = [listener for listener in named if listener.lets_in(route.object, gateway.object, cluster)]
     if not allowed:
         message = (
-            f"no listener of Gateway {ref.key} lets in HTTPRoutes of {route.object.key.namespace}: see allowedRoutes"
+            f"no listener of Gateway {ref.to.key} lets in HTTPRoutes of {route.object.key.namespace}: see allowedRoutes"
         )
         return none("NotAllowedByListeners", message)
-    usable = [each for each in allowed if each.usable and gateway.usable]
+    usable = [listener for listener in allowed if listener.usable and gateway.usable]
     if not usable:
-        return none("NoMatchingParent", f"Gateway {ref.key} cannot be used: see its own conditions")
+        return none("NoMatchingParent", f"Gateway {ref.to.key} cannot be used: see its own conditions")
     met = [
-        _Attachment(gateway, each, domains)
-        for each in usable
-        for domains in [_meet(each.hostname, route.hostnames)]
+        _Attachment(gateway, listener, domains)
+        for listener in usable
+        for domains in [_meet(listener.hostname, route.hostnames)]
         if domains
     ]
     if not met:
-        message = f"no listener of Gateway {ref.key} has a hostname in common with {', '.join(route.hostnames)}"
+        message = f"no listener of Gateway {ref.to.key} has a hostname in common with {', '.join(route.hostnames)}"
         return none("NoMatchingListenerHostname", message)
     return met, None
 
@@ -206,17 +198,14 @@ def _meet(listener: str, hostnames: tuple[str, ...]) -> tuple[str, ...]:
 # --- what becomes of them ---
 
 
-def _parent_status(
-    route: HttpRoute, ref: ParentRef, attachments: Sequence[_Attachment], fault: Fault | None
-) -> ParentStatus:
+def _parent_conditions(
+    route: HttpRoute, attachments: Sequence[_Attachment], fault: Fault | None
+) -> tuple[Condition, ...]:
     faults = (*((fault,) if fault else ()), *route.faults, *(each for rule in route.rules for each in rule.faults))
     message = ""
     if not fault and not attachments[0].gateway.object:
         message = "no Gateway is among the files, so it is attached where the rule files listen"
-    conditions: list[Condition] = [
-        condition(ACCEPTED, faults, message=message),
-        condition(RESOLVED_REFS, faults),
-    ]
+    conditions = [condition(ACCEPTED, faults, message=message), condition(RESOLVED_REFS, faults)]
     broken = [number for number, rule in enumerate(route.rules) if any(it.condition == ACCEPTED for it in rule.faults)]
     works = any(
         (match.whole and rule.refusal) or number not in broken
@@ -225,17 +214,16 @@ def _parent_status(
     )
     if broken and works:
         text = f"what is wrong of rule {', '.join(map(str, broken))} answers 500, the rest works"
-        conditions.append(Condition(PARTIALLY_INVALID, True, "UnsupportedValue", text))
-    return ParentStatus(ref.key, ref.section, ref.port, tuple(conditions), ref.group, ref.kind)
+        conditions.append(Condition(PARTIALLY_INVALID, True, UNSUPPORTED_VALUE, text))
+    return tuple(conditions)
 
 
 def _unattached(route: HttpRoute) -> tuple[Condition, ...]:
     """A route without a parent has nowhere to say what is wrong with it."""
     if route.parents:
         return ()
-    fault = Fault(
-        ACCEPTED, "NoMatchingParent", "spec.parentRefs is missing: it is attached to nothing", route.object.position
-    )
+    message = "spec.parentRefs is missing: it is attached to nothing"
+    fault = Fault(route.object.position, message, reason="NoMatchingParent")
     return (condition(ACCEPTED, (*route.faults, fault)),)
 
 
@@ -264,9 +252,11 @@ def _entries(route: HttpRoute, at: _Attachment) -> Iterator[tuple[Any, Route]]:
                 if isinstance(own, Answer):
                     found = replace(found, request_headers=UNCHANGED, response_headers=UNCHANGED)
                 key = (*_precedence(route, match, domain), number, place)
-                if isinstance(action, Redirect) and _keeps_port(action):
+                if isinstance(action, Redirect) and action.scheme and (action.host, action.port) == (None, None):
+                    # Envoy would lead to the scheme that is given, at the port of the request's Host.
                     with_port = replace(match.request, headers=(*match.request.headers, _WITH_PORT))
-                    yield key, replace(found, request=with_port, action=replace(action, port=_well_known(action)))
+                    to = replace(action, port=WELL_KNOWN_PORTS[action.scheme])
+                    yield key, replace(found, request=with_port, action=to)
                 yield key, found
 
 
@@ -277,12 +267,12 @@ def _narrower(gateway: Gateway, listener: GatewayListener) -> list[GatewayListen
     specific listener alone.
     """
     return [
-        each
-        for each in gateway.listeners
-        if each.port == listener.port
-        and each.hostname not in ("", listener.hostname)
-        and each.usable
-        and domain_covers(listener.hostname or "*", each.hostname)
+        other
+        for other in gateway.listeners
+        if other.port == listener.port
+        and other.hostname not in ("", listener.hostname)
+        and other.usable
+        and domain_covers(listener.hostname or "*", other.hostname)
     ]
 
 
@@ -335,16 +325,6 @@ _KIND_ORDER: Final = (PathKind.EXACT, PathKind.REGEX, PathKind.PREFIX)
 
 # Of a request whose Host has a port.
 _WITH_PORT: Final = ("host", StringMatch(StringKind.REGEX, r".*:[0-9]+"))
-
-
-def _keeps_port(redirect: Redirect) -> bool:
-    """Whether Envoy would lead to the scheme that is given, at the port of the request's Host."""
-    return redirect.scheme is not None and redirect.host is None and redirect.port is None
-
-
-def _well_known(redirect: Redirect) -> int:
-    assert redirect.scheme is not None
-    return WELL_KNOWN_PORTS[redirect.scheme]
 
 
 def _at_listener(action: Any, listener: GatewayListener, domain: str) -> Any:

@@ -11,23 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from rejoinder.rules.document import quoted
-from rejoinder.rules.fields import Fields, Place
+from rejoinder.rules.fields import Fields, Place, text_that
 from rejoinder.rules.http import CONTROL_IN_VALUE, REDIRECTS
 from rejoinder.rules.kubernetes import direct_response
 from rejoinder.rules.kubernetes.objects import items, one_of, open_fields, port
 from rejoinder.rules.kubernetes.references import References
 from rejoinder.rules.kubernetes.status import INCOMPATIBLE_FILTERS, UNSUPPORTED_VALUE, refuse
-from rejoinder.rules.model import (
-    MAX_HEADERS,
-    STATUSES,
-    UNCHANGED,
-    Answer,
-    Cors,
-    Header,
-    HeaderChanges,
-    Redirect,
-    Rewrite,
-)
+from rejoinder.rules.model import MAX_HEADERS, UNCHANGED, Answer, Cors, Header, HeaderChanges, Redirect, Rewrite
 from rejoinder.rules.rule_file.headers import MAX_HEADER_SIZE, header_name
 from rejoinder.rules.rule_file.routes import redirect_host, redirect_path
 from rejoinder.rules.rule_file.values import at_most
@@ -149,11 +139,10 @@ def _name(place: Place) -> str:
     return name
 
 
-def _header_value(place: Place) -> str:
-    text = place.string()
-    if CONTROL_IN_VALUE.search(text) or len(text.encode()) > MAX_HEADER_SIZE:
-        raise place.expected(f"a header value without control characters and of at most {MAX_HEADER_SIZE:,} bytes")
-    return text
+_header_value: Final = text_that(
+    lambda it: not CONTROL_IN_VALUE.search(it) and len(it.encode()) <= MAX_HEADER_SIZE,
+    f"a header value without control characters and of at most {MAX_HEADER_SIZE:,} bytes",
+)
 
 
 def _redirect(place: Place) -> Redirect:
@@ -170,7 +159,7 @@ def _redirect(place: Place) -> Redirect:
 
 
 def _redirect_status(place: Place) -> int:
-    status = place.integer(STATUSES, "a status")
+    status = direct_response.status(place)
     if status not in REDIRECTS:
         raise place.expected(f"one of {', '.join(map(str, REDIRECTS))}")
     return status

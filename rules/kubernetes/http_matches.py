@@ -8,7 +8,7 @@ from typing import Final
 
 from rejoinder.rules.fields import Place
 from rejoinder.rules.kubernetes.known import HTTP_MATCH, check
-from rejoinder.rules.kubernetes.objects import alone, items, one_of, open_fields
+from rejoinder.rules.kubernetes.objects import items, noted, one_of, open_fields
 from rejoinder.rules.model import EVERY_PATH, EVERY_REQUEST, PathMatch, RequestMatch, StringKind, StringMatch
 from rejoinder.rules.problem import Severity
 from rejoinder.rules.rule_file.headers import header_name
@@ -33,8 +33,7 @@ def read_matches(place: Place) -> tuple[Match, ...]:
 
 
 def _match(place: Place) -> Match:
-    request, problems = alone(place, _request, EVERY_REQUEST)
-    place.source.problems += problems
+    request, problems = noted(place, _request, EVERY_REQUEST)
     return Match(request, whole=all(problem.severity is not Severity.ERROR for problem in problems))
 
 

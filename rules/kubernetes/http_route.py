@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from rejoinder.rules.document import Scalar
-from rejoinder.rules.fields import Fields, Place, Source
+from rejoinder.rules.fields import Place, Source, text_that
 from rejoinder.rules.http import REDIRECTS
 from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster
 from rejoinder.rules.kubernetes.http_filters import Filters, read_filters
 from rejoinder.rules.kubernetes.http_matches import Match, read_matches
-from rejoinder.rules.kubernetes.known import HTTP_ROUTE, HTTP_RULE, check, spec_of, without
+from rejoinder.rules.kubernetes.known import HTTP_RULE, check, without
 from rejoinder.rules.kubernetes.objects import (
     Key,
     Object,
@@ -35,21 +35,22 @@ from rejoinder.rules.kubernetes.objects import (
     member,
     open_fields,
     port,
-    told_apart,
+    read_spec,
+    reference,
 )
 from rejoinder.rules.kubernetes.references import References
-from rejoinder.rules.kubernetes.status import ACCEPTED, INCOMPATIBLE_FILTERS, UNSUPPORTED_VALUE, Fault, fault, refuse
-from rejoinder.rules.model import (
-    UNCHANGED,
-    Answer,
-    Backend,
-    Forward,
-    HeaderChanges,
-    PathKind,
-    Position,
-    Redirect,
-    Rewrite,
+from rejoinder.rules.kubernetes.status import (
+    ACCEPTED,
+    INCOMPATIBLE_FILTERS,
+    UNSUPPORTED_VALUE,
+    Fault,
+    ParentRef,
+    as_faults,
+    refusal,
+    refuse,
+    told_apart,
 )
+from rejoinder.rules.model import Answer, Backend, Forward, HeaderChanges, PathKind, Position, Redirect, Rewrite
 from rejoinder.rules.problem import Problem
 from rejoinder.rules.rule_file.matches import domains
 
@@ -65,30 +66,20 @@ _RULE: Final = re.compile(r"^spec\.rules\[\d+\](\.|: )?")  # where a rule stands
 
 
 @dataclass(frozen=True, slots=True)
-class ParentRef:
-    """Where a route wants to be attached."""
-
-    key: Key
-    section: str = ""
-    port: int | None = None
-    group: str = GATEWAY_API
-    kind: str = "Gateway"
-    position: Position = field(default=Position("", 0), compare=False)
-
-
-@dataclass(frozen=True, slots=True)
 class RouteRule:
     """One entry of `spec.rules`."""
 
     matches: tuple[Match, ...]
     action: Answer | Redirect | Forward
-    request_headers: HeaderChanges = UNCHANGED
-    response_headers: HeaderChanges = UNCHANGED
-    refusal: Answer | None = None
+    request_headers: HeaderChanges
+    response_headers: HeaderChanges
+    refusal: Answer | None
     """In place of the action, for the matches that cannot be used; None: all can, or the action says it itself."""
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[Fault, ...]
     """If there are any that concern it as a whole, its action is an answer that says so."""
-    position: Position = field(default=Position("", 0), compare=False)
+    notes: tuple[Problem, ...]
+    """What has no effect."""
+    position: Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,28 +95,20 @@ class HttpRoute:
 
 
 def read_http_route(each: Object, cluster: Cluster, answers: Mapping[Key, Answer | None]) -> HttpRoute:
-    """An HTTPRoute; what is wrong stays with it, or with the rule that it is about.
-
-    Args:
-        each: the object.
-        cluster: what else there is.
-        answers: the DirectResponses; None: one that cannot be used.
-    """
+    """An HTTPRoute; what is wrong stays with it, or with its rule. `answers` are as in `References`."""
     spec = each.spec()
-    _, unknown = alone(spec, lambda it: check(it, without(spec_of(HTTP_ROUTE), "rules")), None)
-    parents, parent_problems = alone(spec, lambda it: _parents(it, each), ())
+    _, unknown = read_spec(each, lambda _: None, None, "rules")
+    parents, parent_problems = alone(spec, lambda it: _parents(it, each.key.namespace), ())
     hostnames, host_problems = alone(spec, _hostnames, ())
     places, rule_problems = alone(spec, _rules, [])
     status, status_problems = alone(spec, lambda _: _redirect_annotation(each), None)
     references = References(each, cluster, answers)
-    read = [_read_rule(place, number, references, status) for number, place in enumerate(places)]
-    rules = tuple(rule for rule, _ in read)
-    notes = (*(note for _, notes in read for note in notes), *annotations_without_effect(each, REDIRECT_ANNOTATION))
+    rules = tuple(_read_rule(place, number, references, status) for number, place in enumerate(places))
+    notes = (*(note for rule in rules for note in rule.notes), *annotations_without_effect(each, REDIRECT_ANNOTATION))
     if unknown or rule_problems or (host_problems and not hostnames):
         rules = ()  # what they are about is not known, and without its hosts it would take those of others
     problems = (*unknown, *status_problems, *parent_problems, *host_problems, *rule_problems)
-    faults = tuple(fault(problem, UNSUPPORTED_VALUE) for problem in problems)
-    return HttpRoute(each, parents, hostnames, rules, faults, notes)
+    return HttpRoute(each, parents, hostnames, rules, as_faults(problems, UNSUPPORTED_VALUE), notes)
 
 
 def _redirect_annotation(each: Object) -> int | None:
@@ -139,22 +122,12 @@ def _redirect_annotation(each: Object) -> int | None:
     return int(node.text)
 
 
-def _parents(spec: Place, each: Object) -> tuple[ParentRef, ...]:
-    return open_fields(spec).get("parentRefs", lambda it: it.each(lambda ref: _parent(ref, each)), ())
+def _parents(spec: Place, namespace: str) -> tuple[ParentRef, ...]:
+    def parent(place: Place) -> ParentRef:
+        to, fields = reference(place, namespace, GATEWAY_API, "Gateway"), open_fields(place)
+        return ParentRef(to, fields.get("sectionName", Place.string, ""), fields.get("port", port, None))
 
-
-def _parent(place: Place, each: Object) -> ParentRef:
-    fields = open_fields(place)
-    group, kind = fields.get("group", Place.string, GATEWAY_API), fields.get("kind", Place.string, "Gateway")
-    namespace = fields.get("namespace", Place.string, each.key.namespace)
-    return ParentRef(
-        Key(namespace, fields.require("name", Place.string, "")),
-        section=fields.get("sectionName", Place.string, ""),
-        port=fields.get("port", port, None),
-        group=group,
-        kind=kind,
-        position=place.position,
-    )
+    return open_fields(spec).get("parentRefs", lambda it: it.each(parent), ())
 
 
 def _hostnames(spec: Place) -> tuple[str, ...]:
@@ -167,91 +140,61 @@ def _rules(spec: Place) -> list[Place]:
     return [member(spec, "rules")] if found is None else found
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """What stands in a rule."""
-
-    matches: tuple[Match, ...]
-    of_matches: tuple[Problem, ...]
-    """What is wrong with those costs only them."""
-    filters: Filters
-    """With those of its only backend, which are for the same requests, but for changes of headers."""
-    backends: tuple[Backend, ...]
-    timeout: float
-
-
-def _read_rule(
-    place: Place, number: int, references: References, redirect_status: int | None
-) -> tuple[RouteRule, list[Problem]]:
-    """A rule, and what has no effect in it; what is wrong makes it an answer that says so."""
+def _read_rule(place: Place, number: int, references: References, redirect_status: int | None) -> RouteRule:
+    """A rule; what is wrong makes it an answer that says so."""
     title = references.route.title
     place = replace(place, source=Source(place.source.file, place.source.files))
-    parts = _parts(place, references)
-    action = _action(parts, title)
-    if isinstance(action, Redirect) and redirect_status:
-        action = replace(action, status_code=redirect_status)
-    of_matches, match_notes = _told(references.route, parts.of_matches)
-    faults, notes = _told(references.route, place.source.problems)
-    stopped = [each for each in faults if not isinstance(action, Forward) or each.condition == ACCEPTED]
-
-    def refusal(found: list[Fault]) -> Answer:
-        return _error(f"{title} rule {number}: {'; '.join(dict.fromkeys(each.message for each in found))}")
-
-    rule = RouteRule(
-        parts.matches,
-        refusal([*of_matches, *stopped]) if stopped else action,
-        parts.filters.request_headers,
-        parts.filters.response_headers,
-        refusal(of_matches) if of_matches and not stopped else None,
-        tuple(replace(each, message=f"rule {number}: {each.message}") for each in (*of_matches, *faults)),
-        place.position,
-    )
-    return rule, [*match_notes, *notes]
-
-
-def _told(route: Object, problems: Iterable[Problem]) -> tuple[list[Fault], list[Problem]]:
-    errors, notes = told_apart(route, problems)
-    return [fault(replace(error, message=_RULE.sub("", error.message)), UNSUPPORTED_VALUE) for error in errors], notes
-
-
-def _error(text: str) -> Answer:
-    return Answer(500, (("content-type", "text/plain"),), f"{text}\n".encode())
-
-
-def _parts(place: Place, references: References) -> _Parts:
-    rule = place.attempt(_known_fields, None)
-    # What has no matches fits every request, unless they may just be misspelled.
-    whole = rule is not None and rule.given.keys() <= HTTP_RULE.keys()
-    matches, of_matches = alone(member(place, "matches"), read_matches, (Match(whole=False),))
+    check(place, without(HTTP_RULE, "matches"))
+    rule = place.attempt(open_fields, None)
+    # What is wrong with matches costs only them. What has none fits every request, unless they may just be misspelled.
+    matches, match_problems = alone(member(place, "matches"), read_matches, (Match(whole=False),))
+    matches = matches or (Match(whole=rule is not None and rule.given.keys() <= HTTP_RULE.keys()),)
     filters = member(place, "filters").attempt(lambda it: read_filters(it, references), Filters())
-    backends = member(place, "backendRefs").attempt(lambda it: _backends(it, references), ())
+    read = member(place, "backendRefs").attempt(lambda it: _backends(it, references), ())
+    backends = tuple(backend for backend, _ in read)
     timeout = place.attempt(_timeout, 0.0)
     if filters.redirect and backends:
         _exclude(place, "RequestRedirect", "backendRefs")
-    if len(backends) == 1:
-        filters = filters.joined(replace(backends[0][1], request_headers=UNCHANGED, response_headers=UNCHANGED))
-    matches = matches or (Match(whole=whole),)
-    parts = _Parts(matches, of_matches, filters, tuple(backend for backend, _ in backends), timeout)
-    _check(place, parts)
-    return parts
+    if len(read) == 1:  # its filters are for the same requests
+        filters = filters.joined(replace(read[0][1], request_headers=HeaderChanges(), response_headers=HeaderChanges()))
+    _check(place, matches, filters, backends)
+    action = _action(filters, backends, timeout, title)
+    if isinstance(action, Redirect) and redirect_status:
+        action = replace(action, status_code=redirect_status)
+    of_matches, match_notes = _told(references.route, match_problems)
+    faults, notes = _told(references.route, place.source.problems)
+    stopped = [each for each in faults if not isinstance(action, Forward) or each.condition == ACCEPTED]
+
+    def refused(found: Iterable[Fault]) -> Answer:
+        return refusal(f"{title} rule {number}: {'; '.join(dict.fromkeys(each.message for each in found))}")
+
+    return RouteRule(
+        matches,
+        refused([*of_matches, *stopped]) if stopped else action,
+        filters.request_headers,
+        filters.response_headers,
+        refused(of_matches) if of_matches and not stopped else None,
+        tuple(replace(each, message=f"rule {number}: {each.message}") for each in (*of_matches, *faults)),
+        (*match_notes, *notes),
+        place.position,
+    )
 
 
-def _known_fields(rule: Place) -> Fields:
-    check(rule, without(HTTP_RULE, "matches"))
-    return open_fields(rule)
+def _told(route: Object, problems: Iterable[Problem]) -> tuple[list[Fault], list[Problem]]:
+    faults, notes = told_apart(route, problems, UNSUPPORTED_VALUE)
+    return [replace(fault, message=_RULE.sub("", fault.message)) for fault in faults], notes
 
 
-def _check(place: Place, parts: _Parts) -> None:
+def _check(place: Place, matches: tuple[Match, ...], filters: Filters, backends: tuple[Backend, ...]) -> None:
     """Note what cannot be together."""
-    filters = parts.filters
-    by_prefix = all(match.request.path.kind is PathKind.PREFIX for match in parts.matches)
+    by_prefix = all(match.request.path.kind is PathKind.PREFIX for match in matches)
     if not by_prefix and any(each and each.prefix is not None for each in (filters.redirect, filters.rewrite)):
         refuse(place, UNSUPPORTED_VALUE, "ReplacePrefixMatch needs matches of type PathPrefix")
     if len(filters.responses) > 1:
         refuse(place, INCOMPATIBLE_FILTERS, "it has several DirectResponses: keep one of them")
     for name, given, other, beside in (
         ("a DirectResponse", filters.responses, "RequestRedirect", filters.redirect),
-        ("a DirectResponse", filters.responses, "backendRefs", parts.backends),
+        ("a DirectResponse", filters.responses, "backendRefs", backends),
         ("RequestRedirect", filters.redirect, "URLRewrite", filters.rewrite),
     ):
         if given and beside:
@@ -260,7 +203,7 @@ def _check(place: Place, parts: _Parts) -> None:
         message = "CORS has no effect where the gateway answers or redirects by itself: remove one of them"
         refuse(place, UNSUPPORTED_VALUE, message)
     # A rule without backends is no mistake for the specification, but it says 500.
-    answered = parts.backends or filters.responses or filters.redirect
+    answered = backends or filters.responses or filters.redirect
     if not answered and not place.source.problems and place.path.endswith("]"):  # a rule that is written
         place.warn(f"{_NO_BACKENDS}; it answers 500")
 
@@ -272,17 +215,16 @@ def _exclude(place: Place, one: str, other: str) -> None:
     refuse(place, INCOMPATIBLE_FILTERS, f"{one} and {other} exclude each other: remove one of them")
 
 
-def _action(parts: _Parts, title: str) -> Answer | Redirect | Forward:
-    filters, backends = parts.filters, parts.backends
+def _action(filters: Filters, backends: tuple[Backend, ...], timeout: float, title: str) -> Answer | Redirect | Forward:
     if filters.responses:
         return _with_headers(filters.responses[0], filters.response_headers)
     if filters.redirect:
         return filters.redirect
     usable = [backend.upstream for backend in backends if backend.weight and backend.upstream is not None]
     if not usable:
-        return _error(f"{title}: {'all its backendRefs have weight 0' if backends else _NO_BACKENDS}")
+        return refusal(f"{title}: {'all its backendRefs have weight 0' if backends else _NO_BACKENDS}")
     rewrite = filters.rewrite or Rewrite()
-    forward = Forward("", backends, rewrite, filters.mirrors, filters.cors, parts.timeout)
+    forward = Forward("", backends, rewrite, filters.mirrors, filters.cors, timeout)
     # The host of an only one is in the rewrite.
     alone_and_plain = len(backends) == 1 and not (backends[0].request_headers or backends[0].response_headers)
     return replace(forward, upstream=usable[0], backends=()) if alone_and_plain else forward
@@ -322,13 +264,10 @@ def _timeout(place: Place) -> float:
     backend = fields.get("backendRequest", _duration, None)
     if request and backend and backend > request:
         fields["backendRequest"].error("is longer than the timeout of the whole request")
-    given = [each for each in (request, backend) if each is not None]
     # Nothing is retried, so the one attempt at a backend and the request are the same. 0: no timeout.
-    return min((each for each in given if each), default=0.0)
+    return min(filter(None, (request, backend)), default=0.0)
 
 
 def _duration(place: Place) -> float:
-    text = place.string()
-    if not _DURATION.fullmatch(text):
-        raise place.expected('a duration such as "10s" or "1m30s"')
+    text = text_that(_DURATION.fullmatch, 'a duration such as "10s" or "1m30s"')(place)
     return sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9]+)(ms|h|m|s)", text))

@@ -9,28 +9,29 @@ https://kubernetes.io/docs/concepts/services-networking/ingress/
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from rejoinder.rules.document import Scalar
 from rejoinder.rules.fields import Place
-from rejoinder.rules.kubernetes.cluster import Cluster, invalid, named_by_higress, upstream_name
-from rejoinder.rules.kubernetes.known import INGRESS, INGRESS_HTTP, INGRESS_PATH, INGRESS_RULE, check, spec_of, without
+from rejoinder.rules.kubernetes.cluster import Cluster, named_by_higress, upstream_name
+from rejoinder.rules.kubernetes.known import INGRESS_HTTP, INGRESS_PATH, INGRESS_RULE, check, without
 from rejoinder.rules.kubernetes.objects import (
     SYSTEM_NAMESPACE,
     Key,
     Object,
-    alone,
     annotations_of,
     annotations_without_effect,
     items,
     member,
+    noted,
     one_of,
     open_fields,
     port,
-    told_apart,
+    read_spec,
 )
-from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault, Status, condition
+from rejoinder.rules.kubernetes.status import RESOLVED_REFS, Fault, Status, judged, refusal, refuse, told_apart
 from rejoinder.rules.manifests import Manifests
 from rejoinder.rules.model import EVERY_PATH, Answer, Backend, Forward, PathKind, PathMatch, RequestMatch, Route
 from rejoinder.rules.problem import Problem, Severity
@@ -58,11 +59,11 @@ def read_ingresses(cluster: Cluster) -> Manifests:
             text = f"{ingress.title} is left out: {canary} is not supported, all requests go where the others send them"
             notes.append(Problem(annotations_of(ingress)[canary].position, text, Severity.WARNING))
             continue
-        reader = _Reader(ingress, cluster)
-        entries += reader.entries()
-        faults = tuple(reader.faults)
-        statuses.append(Status(ingress, (condition(ACCEPTED, faults), condition(RESOLVED_REFS, faults))))
-        notes += (*reader.notes, *_without_effect(ingress))
+        found, problems = read_spec(ingress, _Reader(ingress, cluster).entries, [], "rules")
+        faults, warnings = told_apart(ingress, problems)
+        entries += found
+        statuses.append(judged(ingress, faults))
+        notes += (*warnings, *_without_effect(ingress))
     routes = tuple(route for _, route in sorted(entries, key=lambda entry: entry[0]))
     return Manifests(routes=routes, statuses=tuple(statuses), notes=tuple(notes))
 
@@ -83,42 +84,35 @@ def _says_true(each: Object, name: str) -> str:
     return ""
 
 
+@dataclass(frozen=True, slots=True)
 class _Reader:
-    """Reads one Ingress."""
+    object: Object
+    cluster: Cluster
 
-    def __init__(self, each: Object, cluster: Cluster) -> None:
-        self._object = each
-        self._cluster = cluster
-        self.faults: list[Fault] = []
-        self.notes: list[Problem] = []
-
-    def entries(self) -> Iterator[tuple[Any, Route]]:
+    def entries(self, spec: Place) -> list[tuple[Any, Route]]:
         """Its routes, each behind its place in the order of all."""
-        spec = self._object.spec()
-        _, unknown = alone(spec, lambda it: check(it, without(spec_of(INGRESS), "rules")), None)
-        rules, problems = alone(member(spec, "rules"), items, [])
-        self._invalid((*unknown, *problems))
+        entries = []
+        rules = member(spec, "rules").attempt(items, [])
         for number, rule in enumerate(rules):
-            found, problems = alone(rule, _host_and_paths, ("*", []))
-            self._invalid(problems)
-            # What hosts it is about is not known, and without them it would take the requests of others.
-            domain, paths = found if not problems else ("*", [])
-            for at, place in enumerate(paths):
-                path, said = alone(place, self._path, EVERY_PATH)
-                errors, notes = told_apart(self._object, said)
-                self._invalid(errors)
-                self.notes += notes
+            (domain, paths), problems = noted(rule, _host_and_paths, ("*", []))
+            # Without its hosts, which are not known, it would take the requests of others.
+            for at, place in enumerate(paths if not problems else []):
+                path, problems = noted(place, self._path, EVERY_PATH)
+                faults, _ = told_apart(self.object, problems)
                 # A path that cannot be used answers 500 where no other takes the request.
-                action = self._action(member(place, "backend"), [problem.message for problem in errors])
-                yield self._entry(f"rule {number} path {at}", domain, path, action, place, last=bool(errors))
+                action = self._action(member(place, "backend"), [each.message for each in faults])
+                part = f"rule {number} path {at}"
+                entries.append(self._entry(part, domain, path, action, place, last=bool(faults)))
         if spec.has("defaultBackend"):
             place = spec.field("defaultBackend")
-            yield self._entry("defaultBackend", "*", EVERY_PATH, self._action(place, []), place, last=True)
-        elif not rules and not self.faults:
-            self._fault(spec, ACCEPTED, "Invalid", "it has neither rules nor a defaultBackend")
+            action = self._action(place, [])
+            entries.append(self._entry("defaultBackend", "*", EVERY_PATH, action, place, last=True))
+        elif not rules and not spec.source.problems:
+            spec.error("it has neither rules nor a defaultBackend")
+        return entries
 
     def _path(self, place: Place) -> PathMatch:
-        if (regex := _says_true(self._object, "use-regex")) and place.has("path"):
+        if (regex := _says_true(self.object, "use-regex")) and place.has("path"):
             text = f"a regular expression ({regex}) is not supported: write a route with regex in a rule file"
             raise member(place, "path").mistake(text)
         return _path(place)
@@ -127,31 +121,29 @@ class _Reader:
         self, part: str, domain: str, path: PathMatch, action: Answer | Forward, place: Place, *, last: bool
     ) -> tuple[Any, Route]:
         route = Route(
-            name=f"ingress/{self._object.key}/{part.replace(' ', '/')}",
+            name=f"ingress/{self.object.key}/{part.replace(' ', '/')}",
             action=action,
             domains=(domain,),
             request=RequestMatch(path),
-            title=f"{self._object.title} {part}",
+            title=f"{self.object.title} {part}",
             position=place.position,
         )
         host = (domain.startswith("*"), -len(domain))
         kind = (path.kind is not PathKind.EXACT, -len(path.value))
-        return (host, last, kind, self._object.key), route
+        return (host, last, kind, self.object.key), route
 
-    def _action(self, backend: Place, reasons: list[str]) -> Answer | Forward:
-        forward, problems = alone(backend, self._forward, None)
-        self._invalid(problems)
-        reasons += [problem.message for problem in problems]
-        if forward is None and not reasons:
-            reasons.append(self.faults[-1].message)
-        if forward is None or reasons:
-            text = f"{self._object.title}: {'; '.join(reasons)}\n"
-            return Answer(500, (("content-type", "text/plain"),), text.encode())
-        return forward
+    def _action(self, backend: Place, wrong: list[str]) -> Answer | Forward:
+        """Where requests go; what is wrong with that, or with the path, is answered instead."""
+        forward, problems = noted(backend, self._forward, None)
+        wrong += [each.message for each in problems if not isinstance(each, Fault)]
+        if forward is not None and not wrong:
+            return forward
+        # A reference that leads nowhere is only told where nothing else is wrong.
+        return refusal(f"{self.object.title}: {'; '.join(wrong or [each.message for each in problems])}")
 
     def _forward(self, backend: Place) -> Forward | None:
-        if not backend.has("service") and (place := annotations_of(self._object).get(DESTINATION)) is not None:
-            return self._destination(place)
+        if not backend.has("service") and (place := annotations_of(self.object).get(DESTINATION)) is not None:
+            return self._destination(replace(place, source=backend.source))
         upstream = self._upstream(backend)
         return None if upstream is None else Forward(upstream)
 
@@ -164,13 +156,13 @@ class _Reader:
                 raise place.expected('lines such as "web.shop.svc.cluster.local:8080" or "80% legacy.static:80"')
             name = named_by_higress(line["service"])
             namespace, slash, _ = name.partition("/")
-            if slash and namespace != self._object.key.namespace != SYSTEM_NAMESPACE:
+            if slash and namespace != self.object.key.namespace != SYSTEM_NAMESPACE:
                 text = f"{line['service']} is in another namespace: an Ingress in {SYSTEM_NAMESPACE} may lead there"
-                self._fault(place, RESOLVED_REFS, "RefNotPermitted", text)
+                refuse(place, "RefNotPermitted", text, RESOLVED_REFS)
                 return None
-            if not self._there(name):
-                where = f"say where it is with --upstream {name}=URL"
-                self._fault(place, RESOLVED_REFS, "BackendNotFound", f"there is no {line['service']}: {where}")
+            if not self.cluster.has(name):
+                text = f"there is no {line['service']}: say where it is with --upstream {name}=URL"
+                refuse(place, "BackendNotFound", text, RESOLVED_REFS)
                 return None
             backends.append(Backend(name, int(line["share"] or 100)))
         if not any(backend.weight for backend in backends):
@@ -178,32 +170,18 @@ class _Reader:
         only = [backend.upstream for backend in backends if backend.weight]
         return Forward(only[0] or "") if len(only) == 1 else Forward("", tuple(backends))
 
-    def _there(self, upstream: str) -> bool:
-        if upstream in self._cluster.addresses:
-            return True
-        key, _, number = upstream.partition(":")
-        namespace, slash, name = key.partition("/")
-        return bool(slash and number) and self._cluster.service_port(Key(namespace, name), int(number)) is not None
-
     def _upstream(self, backend: Place) -> str | None:
         service = open_fields(member(backend, "service"))
         if not service.given:
             raise backend.mistake(f"service is missing, and no other backend is supported without {DESTINATION}")
-        key = Key(self._object.key.namespace, service.require("name", Place.string, ""))
+        key = Key(self.object.key.namespace, service.require("name", Place.string, ""))
         numbers = open_fields(member(service.place, "port"))
         name = numbers.get("name", Place.string, "")
-        number = self._cluster.port_number(key, name) if name else numbers.require("number", port, 0)
-        if number is None or (number and self._cluster.service_port(key, number) is None):
-            message = self._cluster.missing(key, number or name)
-            self._fault(backend, RESOLVED_REFS, "BackendNotFound", message)
+        number = self.cluster.port_number(key, name) if name else numbers.require("number", port, 0)
+        if number is None or (number and self.cluster.service_port(key, number) is None):
+            refuse(backend, "BackendNotFound", self.cluster.missing(key, number or name), RESOLVED_REFS)
             return None
         return upstream_name(key, number)
-
-    def _fault(self, place: Place, kind: str, reason: str, message: str) -> None:
-        self.faults.append(Fault(kind, reason, f"{place.path}: {message}", place.position))
-
-    def _invalid(self, problems: Iterable[Problem]) -> None:
-        self.faults += invalid(problems)
 
 
 def _host_and_paths(rule: Place) -> tuple[str, list[Place]]:

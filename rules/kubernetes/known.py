@@ -227,10 +227,3 @@ KINDS: Final[Mapping[tuple[str, str], Table]] = {
     ("", "ConfigMap"): CONFIG_MAP,
 }
 """Every kind that is read. Kinds are told apart by their name from here on: those here that share one are the same."""
-
-
-def spec_of(table: Table) -> Table:
-    """The fields of an object's `spec`."""
-    spec = table["spec"]
-    assert isinstance(spec, Mapping)
-    return spec

@@ -11,8 +11,16 @@ import functools
 from typing import Final
 
 from rejoinder.rules.fields import Place
-from rejoinder.rules.kubernetes.known import MCP_BRIDGE, check, spec_of
-from rejoinder.rules.kubernetes.objects import SYSTEM_NAMESPACE, Object, alone, items, member, one_of, open_fields, port
+from rejoinder.rules.kubernetes.objects import (
+    SYSTEM_NAMESPACE,
+    Object,
+    items,
+    member,
+    one_of,
+    open_fields,
+    port,
+    read_spec,
+)
 from rejoinder.rules.model import Endpoint, Upstream, UpstreamTls
 from rejoinder.rules.problem import Problem
 from rejoinder.rules.rule_file.addresses import PORTS, host_of
@@ -21,15 +29,14 @@ from rejoinder.rules.rule_file.values import name
 _PROTOCOLS: Final = ("", "HTTP", "HTTPS", "HTTP2", "GRPC", "GRPCS")
 
 
-def read_mcp_bridge(each: Object) -> tuple[tuple[Upstream, ...], tuple[Problem, ...]]:
+def read_mcp_bridge(bridge: Object) -> tuple[tuple[Upstream, ...], tuple[Problem, ...]]:
     """The upstreams that an object says, and what is wrong with it."""
-    if each.key.namespace != SYSTEM_NAMESPACE:
-        return (), (Problem(each.position, f"it has to be in {SYSTEM_NAMESPACE}: Higress reads no other"),)
-    return alone(each.spec(), _registries, ())
+    if bridge.key.namespace != SYSTEM_NAMESPACE:
+        return (), (Problem(bridge.position, f"it has to be in {SYSTEM_NAMESPACE}: Higress reads no other"),)
+    return read_spec(bridge, _registries, ())
 
 
 def _registries(spec: Place) -> tuple[Upstream, ...]:
-    check(spec, spec_of(MCP_BRIDGE))
     read = [place.attempt(_registry, None) for place in items(member(spec, "registries"))]
     return tuple(upstream for upstream in read if upstream is not None)
 

@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from rejoinder.rules.document import List, Map, Scalar, ScalarKind
-from rejoinder.rules.fields import Fields, Place, Source
+from rejoinder.rules.fields import Fields, Place, Reader, Source, text_that
 from rejoinder.rules.files import Files
 from rejoinder.rules.kubernetes.known import KINDS, METADATA, check, without
 from rejoinder.rules.model import Position, Route
 from rejoinder.rules.problem import Problem, Severity
 
-DEFAULT_NAMESPACE: Final = "default"
 SYSTEM_NAMESPACE: Final = "higress-system"
 """Where Higress is: objects that are about all requests are its operator's, and stand here."""
 
 # RFC 1123 subdomain, https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_name: Final = text_that(_NAME.fullmatch, "a name of small letters, digits, - and .")
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -65,6 +65,11 @@ class Object:
         return self.api_version.rpartition("/")[0]
 
     @property
+    def id(self) -> tuple[str, str]:
+        """Kind, and namespace and name."""
+        return self.kind, str(self.key)
+
+    @property
     def title(self) -> str:
         """What people call it: `HTTPRoute shop/web`."""
         return f"{self.kind or 'object'} {self.key if self.key.name else 'without a name'}"
@@ -82,17 +87,11 @@ class Object:
         return member(self.place, "spec")
 
 
-_DECIDING: Final = (
-    "higress.io/",
-    "mse.ingress.kubernetes.io/",
-    "nginx.ingress.kubernetes.io/",
-    "nginx.org/",
-    "traefik.ingress.kubernetes.io/",
-    "haproxy.org/",
-    "konghq.com/",
-    "kgateway.dev/",
-    "gateway.kgateway.dev/",
-    "gateway.istio.io/",
+_DECIDING: Final = tuple(
+    (
+        "higress.io/ mse.ingress.kubernetes.io/ nginx.ingress.kubernetes.io/ nginx.org/ traefik.ingress.kubernetes.io/ "
+        "haproxy.org/ konghq.com/ kgateway.dev/ gateway.kgateway.dev/ gateway.istio.io/"
+    ).split()
 )
 """What controllers' annotations start with. They have hundreds, which change what an object does."""
 
@@ -103,17 +102,15 @@ def annotations_of(each: Object) -> dict[str, Place]:
     return dict(place.members()) if isinstance(place.node, Map) else {}
 
 
-def _switched_off(annotation: Place) -> bool:
-    return isinstance(annotation.node, Scalar) and annotation.node.text == "false"
-
-
 def annotations_without_effect(each: Object, *read: str) -> Iterator[Problem]:
     """A warning that names those annotations that would mean something to a controller, but for those that are read
     and those that say `false`, which switch nothing on."""
     names = [
         name
         for name, value in annotations_of(each).items()
-        if name.startswith(_DECIDING) and name not in read and not _switched_off(value)
+        if name.startswith(_DECIDING)
+        and name not in read
+        and not (isinstance(value.node, Scalar) and value.node.text == "false")
     ]
     if names:
         text = f"{each.title}: annotations have no effect here: {', '.join(names)}"
@@ -158,18 +155,11 @@ def _metadata(found: Object, place: Place) -> Object:
     name = fields.require("name", _name, "")
     return replace(
         found,
-        key=Key(fields.get("namespace", _name, DEFAULT_NAMESPACE), name),
+        key=Key(fields.get("namespace", _name, "default"), name),
         created=fields.get("creationTimestamp", _timestamp, ""),
         generation=fields.get("generation", lambda it: it.integer(range(2**62)), 0),
         labels=fields.get("labels", string_map, ()),
     )
-
-
-def _name(place: Place) -> str:
-    text = place.string()
-    if not _NAME.fullmatch(text):
-        raise place.expected("a name of small letters, digits, - and .")
-    return text
 
 
 def _timestamp(place: Place) -> str:
@@ -199,11 +189,25 @@ def alone(place: Place, read: Callable[[Place], T], default: D) -> tuple[T | D, 
     return value, tuple(source.problems)
 
 
-def told_apart(each: Object, problems: Iterable[Problem]) -> tuple[list[Problem], list[Problem]]:
-    """What is wrong with an object, and what in it has no effect, said with its title."""
-    errors = [problem for problem in problems if problem.severity is Severity.ERROR]
-    notes = [problem for problem in problems if problem.severity is not Severity.ERROR]
-    return errors, [replace(note, message=f"{each.title}: {note.message}") for note in notes]
+def read_spec(
+    each: Object, read: Callable[[Place], T], default: D, *unchecked: str
+) -> tuple[T | D, tuple[Problem, ...]]:
+    """Read the `spec` of an object as `alone` does. Its fields are checked, but for those that are `unchecked`."""
+    table = KINDS[each.group, each.kind]["spec"]
+    assert isinstance(table, Mapping)
+
+    def checked(spec: Place) -> T:
+        check(spec, without(table, *unchecked))
+        return read(spec)
+
+    return alone(each.spec(), checked, default)
+
+
+def noted(place: Place, read: Callable[[Place], T], default: D) -> tuple[T | D, tuple[Problem, ...]]:
+    """Read a part; what is wrong with it is noted, and returned."""
+    before = len(place.source.problems)
+    value = place.attempt(read, default)
+    return value, tuple(place.source.problems[before:])
 
 
 def open_fields(place: Place) -> Fields:
@@ -226,16 +230,26 @@ def items(place: Place) -> list[Place]:
     return [] if isinstance(place.node, Map) and not place.node.entries else place.items()
 
 
-def one_of(*allowed: str) -> Callable[[Place], str]:
+class Reference(NamedTuple):
+    """What names another object."""
+
+    place: Place
+    group: str
+    kind: str
+    key: Key
+
+
+def reference(place: Place, namespace: str, group: str = "", kind: str = "Service") -> Reference:
+    """A reference of an object in a namespace; `group` and `kind` are what is meant if it does not say them."""
+    fields = open_fields(place)
+    group, kind = fields.get("group", Place.string, group), fields.get("kind", Place.string, kind)
+    namespace = fields.get("namespace", Place.string, "") or namespace
+    return Reference(place, group, kind, Key(namespace, fields.require("name", Place.string, "")))
+
+
+def one_of(*allowed: str) -> Reader[str]:
     """A reader for a string that is one of these."""
-
-    def read(place: Place) -> str:
-        text = place.string()
-        if text not in allowed:
-            raise place.expected(f"one of {', '.join(allowed)}")
-        return text
-
-    return read
+    return text_that(allowed.__contains__, f"one of {', '.join(allowed)}")
 
 
 def port(place: Place) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rejoinder.rules.fields import Place
 from rejoinder.rules.kubernetes import direct_response
 from rejoinder.rules.kubernetes.cluster import Cluster, upstream_name
-from rejoinder.rules.kubernetes.objects import Key, Object, open_fields, port
+from rejoinder.rules.kubernetes.objects import Key, Object, open_fields, port, reference
 from rejoinder.rules.kubernetes.status import RESOLVED_REFS, UNSUPPORTED_VALUE, refuse
 from rejoinder.rules.model import Answer
 
@@ -27,16 +27,14 @@ class References:
 
     def upstream(self, place: Place) -> str | None:
         """The upstream that a reference leads to; None if it leads nowhere, which is noted."""
-        fields = open_fields(place)
-        group, kind = fields.get("group", Place.string, ""), fields.get("kind", Place.string, "Service")
-        namespace = fields.get("namespace", Place.string, self.route.key.namespace)
-        key = Key(namespace, fields.require("name", Place.string, ""))
+        to = reference(place, self.route.key.namespace)
+        _, group, kind, key = to
         if (group, kind) != ("", "Service"):
             shown = f"{group}/{kind}" if group else kind
             refuse(place, "InvalidKind", f"{shown} is not supported here: expected a Service", RESOLVED_REFS)
             return None
-        number = fields.require("port", port, 0)
-        if not self.cluster.granted(self.route, group, kind, key):
+        number = open_fields(place).require("port", port, 0)
+        if not self.cluster.granted(self.route, to):
             message = (
                 f"Service {key} is in another namespace, which has no ReferenceGrant that lets HTTPRoutes of "
                 f"{self.route.key.namespace} refer to it: add one there"

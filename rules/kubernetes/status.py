@@ -9,12 +9,12 @@ https://gateway-api.sigs.k8s.io/geps/gep-1364/ has the conditions of the Gateway
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from rejoinder.rules.fields import Place
-from rejoinder.rules.kubernetes.objects import Key, Object
-from rejoinder.rules.model import Position
+from rejoinder.rules.kubernetes.objects import Object, Reference
+from rejoinder.rules.model import Answer, Position
 from rejoinder.rules.problem import Problem, Severity
 
 ACCEPTED: Final = "Accepted"
@@ -23,10 +23,12 @@ PROGRAMMED: Final = "Programmed"
 CONFLICTED: Final = "Conflicted"
 PARTIALLY_INVALID: Final = "PartiallyInvalid"
 
+INVALID: Final = "Invalid"
+"""The reason for an object that cannot be read as what it should be."""
 UNSUPPORTED_VALUE: Final = "UnsupportedValue"
 INCOMPATIBLE_FILTERS: Final = "IncompatibleFilters"
 
-_UNREADABLE: Final = ("Invalid", UNSUPPORTED_VALUE, INCOMPATIBLE_FILTERS, "NotFound")
+_UNREADABLE: Final = (INVALID, UNSUPPORTED_VALUE, INCOMPATIBLE_FILTERS, "NotFound")
 """Reasons that are mistakes within an object, as far as one can tell: of other references the specification says what
 becomes of them."""
 
@@ -38,37 +40,40 @@ CONTROLLER: Final = "rejoinder.dev/gateway-controller"
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing that is wrong with an object."""
+class Fault(Problem):
+    """One thing that is wrong with an object, in the specification's words."""
 
-    condition: str
+    reason: str = INVALID
+    condition: str = ACCEPTED
     """The condition that it changes."""
-    reason: str
-    """The specification's word for it."""
-    message: str
-    """What is wrong, and what to do."""
-    position: Position
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal(Problem):
-    """A problem in the specification's words."""
-
-    reason: str = ""
-    condition: str = ""
 
 
 def refuse(place: Place, reason: str, message: str, condition: str = ACCEPTED) -> None:
-    """Note a mistake in the specification's words, with those of the place's `Source`."""
-    found = place.mistake(message).problem
-    place.source.problems.append(_Refusal(found.position, found.message, found.severity, reason, condition))
+    """Note a fault, with the problems of the place's `Source`."""
+    problem = place.mistake(message).problem
+    place.source.problems.append(Fault(problem.position, problem.message, reason=reason, condition=condition))
 
 
-def fault(problem: Problem, reason: str) -> Fault:
-    """A problem as a fault; `reason` is for one that was noted in nobody's words, which then is about ACCEPTED."""
-    if isinstance(problem, _Refusal):
-        return Fault(problem.condition, problem.reason, problem.message, problem.position)
-    return Fault(ACCEPTED, reason, problem.message, problem.position)
+def as_faults(problems: Iterable[Problem], reason: str = INVALID) -> tuple[Fault, ...]:
+    """Problems as faults; `reason` is for those that are none yet, which then are about ACCEPTED."""
+    return tuple(
+        problem if isinstance(problem, Fault) else Fault(problem.position, problem.message, reason=reason)
+        for problem in problems
+    )
+
+
+def told_apart(
+    each: Object, problems: Iterable[Problem], reason: str = INVALID
+) -> tuple[tuple[Fault, ...], list[Problem]]:
+    """What is wrong with an object, and what in it has no effect, said with its title."""
+    errors = [problem for problem in problems if problem.severity is Severity.ERROR]
+    notes = [problem for problem in problems if problem.severity is not Severity.ERROR]
+    return as_faults(errors, reason), [replace(note, message=f"{each.title}: {note.message}") for note in notes]
+
+
+def refusal(text: str) -> Answer:
+    """What is answered in place of what cannot be honoured."""
+    return Answer(500, (("content-type", "text/plain"),), f"{text}\n".encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +119,27 @@ def condition(kind: str, faults: Iterable[Fault], good: str | None = None, messa
 
 
 @dataclass(frozen=True, slots=True)
-class ParentStatus:
-    """What has become of a route at one of its parents."""
+class ParentRef:
+    """Where a route wants to be attached."""
 
-    parent: Key
+    to: Reference
     section: str = ""
     port: int | None = None
-    conditions: tuple[Condition, ...] = ()
-    group: str = "gateway.networking.k8s.io"
-    kind: str = "Gateway"
+
+    def __str__(self) -> str:
+        section = f" listener {self.section}" if self.section else ""
+        return f"{self.to.kind} {self.to.key}{section}" + (f" port {self.port}" if self.port else "")
+
+    def to_json(self) -> dict[str, Any]:
+        """As Kubernetes has it."""
+        return {
+            "group": self.to.group,
+            "kind": self.to.kind,
+            "namespace": self.to.key.namespace,
+            "name": self.to.key.name,
+            **({"sectionName": self.section} if self.section else {}),
+            **({"port": self.port} if self.port else {}),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +158,8 @@ class Status:
 
     object: Object
     conditions: tuple[Condition, ...] = ()
-    parents: tuple[ParentStatus, ...] = ()
-    """Of an HTTPRoute."""
+    parents: tuple[tuple[ParentRef, tuple[Condition, ...]], ...] = ()
+    """Of an HTTPRoute: what has become of it at each of them."""
     listeners: tuple[ListenerStatus, ...] = ()
     """Of a Gateway."""
     addresses: tuple[str, ...] = ()
@@ -155,10 +172,8 @@ class Status:
         yield from (("", each) for each in self.conditions)
         for listener in self.listeners:
             yield from ((f"listener {listener.name}", each) for each in listener.conditions)
-        for parent in self.parents:
-            where = f"{parent.kind} {parent.parent}" + (f" listener {parent.section}" if parent.section else "")
-            where += f" port {parent.port}" if parent.port else ""
-            yield from ((where, each) for each in parent.conditions)
+        for parent, found in self.parents:
+            yield from ((str(parent), each) for each in found)
 
     @property
     def good(self) -> bool:
@@ -182,11 +197,7 @@ class Status:
         return list(found.values())
 
     def to_json(self, now: str) -> dict[str, Any]:
-        """The object with its `status` as Kubernetes has it.
-
-        Args:
-            now: the time, for `lastTransitionTime`.
-        """
+        """The object with its `status` as Kubernetes has it; `now` becomes `lastTransitionTime`."""
 
         def conditions(found: Iterable[Condition]) -> list[dict[str, Any]]:
             return [
@@ -204,12 +215,8 @@ class Status:
         status: dict[str, Any] = {}
         if self.object.kind == "HTTPRoute":
             status["parents"] = [
-                {
-                    "parentRef": _parent_ref(parent),
-                    "controllerName": CONTROLLER,
-                    "conditions": conditions(parent.conditions),
-                }
-                for parent in self.parents
+                {"parentRef": parent.to_json(), "controllerName": CONTROLLER, "conditions": conditions(found)}
+                for parent, found in self.parents
             ]
         if self.conditions or self.object.kind != "HTTPRoute":
             status["conditions"] = conditions(self.conditions)
@@ -232,12 +239,6 @@ class Status:
         }
 
 
-def _parent_ref(parent: ParentStatus) -> dict[str, Any]:
-    return {
-        "group": parent.group,
-        "kind": parent.kind,
-        "namespace": parent.parent.namespace,
-        "name": parent.parent.name,
-        **({"sectionName": parent.section} if parent.section else {}),
-        **({"port": parent.port} if parent.port else {}),
-    }
+def judged(each: Object, faults: Iterable[Fault], *kinds: str) -> Status:
+    """An object with conditions of these kinds, by its faults."""
+    return Status(each, tuple(condition(kind, faults) for kind in kinds or (ACCEPTED, RESOLVED_REFS)))

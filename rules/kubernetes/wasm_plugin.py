@@ -18,8 +18,7 @@ from typing import Final
 from rejoinder.rules import higress
 from rejoinder.rules.document import List, quoted
 from rejoinder.rules.fields import Fields, Place
-from rejoinder.rules.kubernetes.cluster import Cluster, invalid, named_by_higress
-from rejoinder.rules.kubernetes.known import WASM_PLUGIN, check, spec_of
+from rejoinder.rules.kubernetes.cluster import Cluster, named_by_higress
 from rejoinder.rules.kubernetes.objects import (
     SYSTEM_NAMESPACE,
     Key,
@@ -29,8 +28,9 @@ from rejoinder.rules.kubernetes.objects import (
     member,
     namespace_of,
     open_fields,
+    read_spec,
 )
-from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Fault, Status, condition
+from rejoinder.rules.kubernetes.status import ACCEPTED, RESOLVED_REFS, Status, judged, refuse, told_apart
 from rejoinder.rules.manifests import Manifests
 from rejoinder.rules.model import Forward, Route, Rule, Scope
 from rejoinder.rules.problem import Problem, Severity
@@ -41,43 +41,26 @@ PLUGIN: Final = "custom-response"
 
 
 def read_wasm_plugins(cluster: Cluster, routes: Sequence[Route]) -> Manifests:
-    """The rules of all plug-ins, those with the highest priority first.
-
-    Args:
-        cluster: has the plug-ins.
-        routes: all that there are, of which `ingress` and `service` may name those that a plug-in can be about.
-    """
+    """The rules of all plug-ins, those with the highest priority first. Their `ingress` and `service` may name
+    `routes`, which are all that there are."""
     statuses: list[Status] = []
     notes: list[Problem] = []
     found: list[tuple[tuple[int, Key], tuple[Rule, ...]]] = []
     for plugin in cluster.of_kind("WasmPlugin"):
-        url, priority = _header(plugin.spec())
-        if PLUGIN not in url:
+        fields, _ = alone(plugin.spec(), open_fields, None)
+        if fields is None or PLUGIN not in fields.get("url", Place.string, ""):
             text = f"{plugin.title} is skipped: its url does not name the {PLUGIN} plug-in"
             notes.append(Problem(plugin.position, text, Severity.NOTE))
             continue
-        reader = _Reader(plugin, routes)
-        rules, problems = alone(plugin.spec(), reader.read, ())
-        errors = [problem for problem in problems if problem.severity is Severity.ERROR]
-        faults = (*invalid(errors), *reader.faults)
-        statuses.append(Status(plugin, (condition(ACCEPTED, faults), condition(RESOLVED_REFS, faults))))
-        notes += (
-            replace(problem, message=f"{plugin.title}: {problem.message}")
-            for problem in problems
-            if problem not in errors
-        )
-        if not errors:
+        rules, problems = read_spec(plugin, _Reader(plugin, routes).read, ())
+        faults, warnings = told_apart(plugin, problems)
+        statuses.append(judged(plugin, faults))
+        notes += warnings
+        if all(fault.condition != ACCEPTED for fault in faults):
+            priority = fields.get("priority", lambda it: it.integer(range(2**31)), 0)
             found.append(((-priority, plugin.key), rules))
     all_rules = tuple(rule for _, rules in sorted(found, key=lambda entry: entry[0]) for rule in rules)
     return Manifests(rules=all_rules, statuses=tuple(statuses), notes=tuple(notes))
-
-
-def _header(spec: Place) -> tuple[str, int]:
-    def read(place: Place) -> tuple[str, int]:
-        fields = open_fields(place)
-        return fields.get("url", Place.string, ""), fields.get("priority", lambda it: it.integer(range(2**31)), 0)
-
-    return alone(spec, read, ("", 0))[0]
 
 
 def _is_about(scope: Scope, route: Route) -> bool:
@@ -99,15 +82,12 @@ def _conditions(fields: Fields) -> Fields:
 
 
 class _Reader:
-    """Reads one plug-in."""
-
     def __init__(self, each: Object, routes: Sequence[Route]) -> None:
         self._object = each
         self._system = each.key.namespace == SYSTEM_NAMESPACE
         self._named_elsewhere = self._system and not routes
         """The names are those of routes of somebody's own Envoy."""
         self._routes = [route for route in routes if self._system or namespace_of(route) == each.key.namespace]
-        self.faults: list[Fault] = []
 
     def read(self, spec: Place) -> tuple[Rule, ...]:
         rules = self._read(spec)
@@ -125,7 +105,6 @@ class _Reader:
 
     def _read(self, spec: Place) -> tuple[Rule, ...]:
         spec.source.lenient = True
-        check(spec, spec_of(WASM_PLUGIN))
         fields = open_fields(spec)
         if "pluginConfig" in fields and open_fields(fields["pluginConfig"]).given:
             # Istio's field, which Higress then passes on in place of all others (ingress_config.go,
@@ -181,8 +160,7 @@ class _Reader:
             if not names:
                 elsewhere = [each for each in self._called(name) if each != name]
                 hint = f": did you mean {quoted(elsewhere[0])}?" if elsewhere else ""
-                message = f"{item.path}: there is no {what} called {quoted(name)}{hint}"
-                self.faults.append(Fault(RESOLVED_REFS, "NotFound", message, item.position))
+                refuse(item, "NotFound", f"there is no {what} called {quoted(name)}{hint}", RESOLVED_REFS)
             found |= names
         return found
 

@@ -84,15 +84,8 @@ class Answer:
     @property
     def fixed(self) -> bool:
         """The reply is always the same, but for the status of `original`."""
-        return not (
-            self.handler
-            or self.passes
-            or self.variants
-            or self.template
-            or self.remote
-            or self.grpc
-            or self.keep_headers
-        )
+        made = self.handler or self.passes or self.variants or self.template
+        return not (made or self.remote or self.grpc or self.keep_headers)
 
     def status(self, original: int) -> int:
         """What the client gets when the upstream gave this status."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from rejoinder.rules.document import Map, quoted
-from rejoinder.rules.fields import Fields, Place, content_beside
+from rejoinder.rules.fields import Fields, Place, content_beside, text_that
 from rejoinder.rules.files import UnreadableError
 from rejoinder.rules.model import Endpoint, HealthCheck, Listener, Upstream, UpstreamTls, numbered
 from rejoinder.rules.shape import BOOLEAN, DURATION, TEXT, Shape, Table, any_of, by_name, like, one_or_more
@@ -161,30 +161,20 @@ def _upstream_tls(place: Place) -> UpstreamTls:
     certificate, key = _pair(fields)
     return UpstreamTls(
         ca=fields.get("ca", _authorities, None),
-        sni=fields.get("sni", _sni, None),
+        sni=fields.get("sni", text_that(HOST_NAME.fullmatch, "a host name"), None),
         certificate=certificate or None,
         key=key or None,
     )
 
 
-def _sni(place: Place) -> str:
-    return place.like(HOST_NAME, "a host name")
-
-
-_DEFAULT_CHECK: Final = HealthCheck("/")
-
-
 def _health_check(place: Place) -> HealthCheck:
     fields = place.fields(_HEALTH_CHECK)
+    path = text_that(_CHECK_PATH.fullmatch, 'a path starting with "/", without spaces')
     return HealthCheck(
-        path=fields.get("path", _check_path, "/"),
-        interval=fields.get("interval", lambda it: it.duration(0.1, "100ms"), _DEFAULT_CHECK.interval),
-        timeout=fields.get("timeout", lambda it: it.duration(0.01, "10ms"), _DEFAULT_CHECK.timeout),
+        path=fields.get("path", path, "/"),
+        interval=fields.get("interval", lambda it: it.duration(0.1, "100ms"), 10.0),
+        timeout=fields.get("timeout", lambda it: it.duration(0.01, "10ms"), 2.0),
     )
-
-
-def _check_path(place: Place) -> str:
-    return place.like(_CHECK_PATH, 'a path starting with "/", without spaces')
 
 
 def _url(place: Place) -> tuple[str, Endpoint | None]:
@@ -238,9 +228,8 @@ def _pair(fields: Fields) -> tuple[bytes, bytes]:
     certificate = fields.get("certificate", _pem_file, b"")
     key = fields.get("key", _pem_file, b"")
     if certificate and key:
-        paths = (fields[name].beside(fields[name].string()) for name in ("certificate", "key"))
         try:
-            fields.place.source.files.check_pair(*paths)
+            fields.place.source.files.check_pem(certificate, key)
         except UnreadableError as reason:
             fields["certificate"].error(str(reason))
     return certificate, key
@@ -256,7 +245,7 @@ def _authorities(place: Place) -> bytes:
 
 
 def _pem_file(place: Place) -> bytes:
-    content = content_beside(place, place.string())
+    content = content_beside(place)
     if not content:
         raise place.mistake("the file is empty")
     return content

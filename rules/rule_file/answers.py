@@ -7,28 +7,11 @@ import re
 from typing import Any, Final
 
 from rejoinder.rules.document import Map, Scalar, ScalarKind, quoted
-from rejoinder.rules.fields import Fields, Place
+from rejoinder.rules.fields import Fields, Place, text_that
 from rejoinder.rules.http import BODILESS, GRPC_STATUSES, NEVER_KEPT, REDIRECTS
 from rejoinder.rules.model import Answer, Grpc, RemotePage, StatusPattern
-from rejoinder.rules.rule_file.content import (
-    CONTENT,
-    TEMPLATE,
-    VARIANTS,
-    body_of,
-    check_template,
-    type_of_file,
-    variants,
-)
+from rejoinder.rules.rule_file import content, values
 from rejoinder.rules.rule_file.headers import HEADERS, headers
-from rejoinder.rules.rule_file.values import (
-    NAME,
-    STATUS_OR_ORIGINAL,
-    STATUS_PATTERN,
-    distinct,
-    name,
-    status,
-    status_pattern,
-)
 from rejoinder.rules.shape import DURATION, TEXT, TRUE, Shape, Table, any_of, choice, integer, like, one_or_more
 
 _CONTENT: Final = ("body", "body_file", "variants")
@@ -38,7 +21,7 @@ _KEPT_HEADER: Final = re.compile(r"\*|[!#$%&'+.^_`|~0-9A-Za-z-]+\*?")
 _REMOTE: Final = Shape(
     "page",
     {
-        "upstream": (NAME, "Name of the upstream that is asked."),
+        "upstream": (values.NAME, "Name of the upstream that is asked."),
         "timeout": (like(DURATION), "How long it may take, from 10ms to 1m (default 1s)."),
         "cache": (like(DURATION), "How long a page is kept for others who ask for the same (default: not at all)."),
         "headers": (HEADERS, "What the upstream is told beside the usual; values are templates."),
@@ -58,12 +41,12 @@ _GRPC: Final = Shape(
 )
 
 PLUG_IN_FIELDS: Final[Table] = {
-    "status_code": (STATUS_OR_ORIGINAL, "The status that is sent: 200 to 599, or original, the upstream's own."),
+    "status_code": (values.STATUS_OR_ORIGINAL, "The status that is sent: 200 to 599, or original, the upstream's own."),
     "headers": (HEADERS, "Headers that are sent: a list of name=value, or a mapping from names to values."),
-    **CONTENT,
+    **content.CONTENT,
     "handler": (like(_HANDLER), "Instead of all else: a Python function, package.module:function, that answers."),
     "enable_on_status": (
-        one_or_more(STATUS_PATTERN),
+        one_or_more(values.STATUS_PATTERN),
         "The upstream statuses that call for this answer: numbers, and patterns such as 5xx. Without it, the upstream "
         "is not asked.",
     ),
@@ -71,8 +54,11 @@ PLUG_IN_FIELDS: Final[Table] = {
 """The fields of an answer in every form."""
 OUR_FIELDS: Final[Table] = {
     "pass": (TRUE, "true: the response is left alone, and no later rule is asked."),
-    "variants": (VARIANTS, "Instead of body: several, of which each request gets the one that it accepts best."),
-    "template": TEMPLATE,
+    "variants": (
+        content.VARIANTS,
+        "Instead of body: several, of which each request gets the one that it accepts best.",
+    ),
+    "template": content.TEMPLATE,
     "page": (
         any_of(choice("builtin"), _REMOTE),
         "builtin: instead of body, a page that comes with Rejoinder; or one that an upstream is asked for before that.",
@@ -115,51 +101,51 @@ def answer(place: Place, default: int | None = OK, shape: Shape = ANSWER) -> Ans
 
 def answer_of(fields: Fields, default: int | None) -> Answer:
     """The answer that fields describe; `default` is its status if it says none, None: the upstream's."""
-    patterns = fields.get("enable_on_status", lambda it: it.one_or_more(status_pattern), ())
+    patterns = fields.get("enable_on_status", lambda it: it.one_or_more(values.status_pattern), ())
     if "handler" in fields:
         return Answer(default, enable_on_status=patterns, handler=fields.get("handler", _handler, ""))
     if fields.get("pass", _true, False):
         return Answer(default, enable_on_status=patterns, passes=True)
     asks = "page" in fields and isinstance(fields["page"].node, Map)
-    content = fields.first(*_CONTENT)
+    kind = fields.first(*_CONTENT)
     if "page" in fields and not asks:
-        if content:
-            fields["page"].error(f"give only one of {', '.join(_CONTENT)} and page: builtin; {content} is given too")
-        content = "page"
+        if kind:
+            fields["page"].error(f"give only one of {', '.join(_CONTENT)} and page: builtin; {kind} is given too")
+        kind = "page"
     template = fields.get("template", Place.boolean, False)
-    body = body_of(fields, template)
+    body = content.body_of(fields, template)
     code = fields.get("status_code", _status_or_original, default)
     bodiless = [s for s in BODILESS if s == code or (code is None and StatusPattern(str(s)) in patterns)]
-    if bodiless and content and (body or content not in ("body", "body_file")):
-        fields[content].error(f"a response with status {bodiless[0]} cannot have a body")
+    if bodiless and kind and (body or kind not in ("body", "body_file")):
+        fields[kind].error(f"a response with status {bodiless[0]} cannot have a body")
     if bodiless and asks:
         fields["page"].error(f"a response with status {bodiless[0]} cannot have a body")
     given_headers = fields.get("headers", headers, ())
     for each in given_headers if template else ():
-        check_template(fields["headers"], Answer(headers=(each,), template=True), f"{each[0]}: ")
+        content.check_template(fields["headers"], Answer(headers=(each,), template=True), f"{each[0]}: ")
     if code in REDIRECTS and "headers" not in fields:
         fields["status_code"].warn("a redirect without a Location header leads nowhere")
     if "body_file" in fields and not any(each == "content-type" for each, _ in given_headers):
-        given_headers = (*type_of_file(fields["body_file"]), *given_headers)
+        given_headers = (*content.type_of_file(fields["body_file"]), *given_headers)
     made = Answer(
         code,
         given_headers,
         body,
         patterns,
-        variants=fields.get("variants", lambda it: variants(it, template), ()),
+        variants=fields.get("variants", lambda it: content.variants(it, template), ()),
         template=template,
         page=not asks and bool(fields.get("page", _page, "")),
         remote=fields.get("page", _remote, None) if asks else None,
         grpc=fields.get("grpc", functools.partial(_grpc, template=template), None),
-        keep_headers=fields.get("keep_headers", lambda it: distinct(it.one_or_more(_kept_header)), ()),
+        keep_headers=fields.get("keep_headers", lambda it: values.distinct(it.one_or_more(_kept_header)), ()),
     )
-    if template and content in ("body", "body_file"):
-        check_template(fields[content], Answer(body=body, template=True))
+    if template and kind in ("body", "body_file"):
+        content.check_template(fields[kind], Answer(body=body, template=True))
     if made.page and not patterns and (code is None or code < 400):
         fields["page"].error(f"builtin is about errors: say enable_on_status, or a status_code from 400 on, not {code}")
     typed = made.page or (bool(made.variants) and all(each.content_type for each in made.variants))
     if typed and "headers" in fields and any(name == "content-type" for name, _ in given_headers):
-        fields["headers"].warn(f"content-type has no effect: {content} says its own")
+        fields["headers"].warn(f"content-type has no effect: {kind} says its own")
     return made
 
 
@@ -187,9 +173,9 @@ def _remote(place: Place) -> RemotePage:
     fields = place.fields(_REMOTE)
     given = fields.get("headers", headers, ())
     for each in given:
-        check_template(fields["headers"], Answer(headers=(each,), template=True), f"{each[0]}: ")
+        content.check_template(fields["headers"], Answer(headers=(each,), template=True), f"{each[0]}: ")
     return RemotePage(
-        upstream=fields.get("upstream", name, ""),
+        upstream=fields.get("upstream", values.name, ""),
         timeout=fields.get("timeout", lambda it: it.duration(0.01, "10ms", 60.0, "1m"), 1.0),
         cache=fields.get("cache", Place.duration, 0.0),
         headers=given,
@@ -200,7 +186,7 @@ def _grpc(place: Place, template: bool) -> Grpc:
     fields = place.fields(_GRPC)
     made = Grpc(fields.get("status", _grpc_status, 0), fields.get("message", Place.string, ""))
     if template and "message" in fields:
-        check_template(fields["message"], Answer(grpc=made, template=True))
+        content.check_template(fields["message"], Answer(grpc=made, template=True))
     return made
 
 
@@ -213,7 +199,7 @@ def _grpc_status(place: Place) -> int:
 
 
 def _kept_header(place: Place) -> str:
-    name = place.like(_KEPT_HEADER, "a header name, with a * at its end at most").lower()
+    name = text_that(_KEPT_HEADER.fullmatch, "a header name, with a * at its end at most")(place).lower()
     if name in NEVER_KEPT:
         raise place.mistake(f"{name} is about the body that is replaced, or how it was sent: it cannot stay")
     return name
@@ -225,7 +211,7 @@ def _handler(place: Place) -> str:
     if (file := re.fullmatch(r"(?:\./)?(.+)\.py:(\w+)", place.string())) is not None:
         written = f"{file[1].replace('/', '.')}:{file[2]}"
         raise place.mistake(f"expected a Python function as package.module:function: write {quoted(written)}")
-    return place.like(_HANDLER, "a Python function as package.module:function")
+    return text_that(_HANDLER.fullmatch, "a Python function as package.module:function")(place)
 
 
 def _status_or_original(place: Place) -> int | None:
@@ -233,4 +219,4 @@ def _status_or_original(place: Place) -> int | None:
         return None
     if isinstance(place.node, Scalar) and place.node.kind is ScalarKind.STRING and not place.node.text.isdecimal():
         raise place.expected("a status from 200 to 599, or original")
-    return status(place)
+    return values.status(place)

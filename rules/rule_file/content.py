@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from rejoinder.rules.answers import templates
 from rejoinder.rules.document import List, Map, Scalar, ScalarKind, describe, quoted
-from rejoinder.rules.fields import Fields, Place, Reader, content_beside
+from rejoinder.rules.fields import Fields, Place, Reader, content_beside, text_that
 from rejoinder.rules.http import TOKEN
 from rejoinder.rules.model import Answer, Header, Position, Variant
 from rejoinder.rules.page import COLOUR, Branding
@@ -60,8 +60,8 @@ _TEXT_TYPES: Final = re.compile(r"text/.*|application/(json|javascript|xml|.*\+(
 
 def body_of(fields: Fields, template: bool) -> bytes:
     """`body` or `body_file`; empty if neither is given."""
-    body = functools.partial(_body, template=template)
-    return fields.get("body", body, b"") or fields.get("body_file", _body_file, b"")
+    body = fields.get("body", functools.partial(_body, template=template), b"")
+    return body or fields.get("body_file", lambda it: _limited(it, content_beside(it)), b"")
 
 
 def _body(place: Place, template: bool = False) -> bytes:
@@ -73,10 +73,6 @@ def _body(place: Place, template: bool = False) -> bytes:
     if odd is not None:
         place.warn(f"{quoted(odd[0])} is sent as it stands: say template: true for {{{{ variables }}}}")
     return _limited(place, place.string().encode())
-
-
-def _body_file(place: Place) -> bytes:
-    return _limited(place, content_beside(place, place.string()))
 
 
 def _limited(place: Place, body: bytes) -> bytes:
@@ -111,9 +107,11 @@ def _variant(place: Place, template: bool) -> Variant:
     fields = place.fields(_VARIANT)
     content = fields.first("body", "body_file")
     template = fields.get("template", Place.boolean, template)
+    media_type = text_that(lambda it: _MEDIA_TYPE.fullmatch(it) and "*" not in it, "a media type such as text/html")
+    language = text_that(_LANGUAGE.fullmatch, "a language tag such as de or pt-BR")
     made = Variant(
-        content_type=fields.get("content_type", _media_type, ""),
-        language=fields.get("language", _language, ""),
+        content_type=fields.get("content_type", media_type, ""),
+        language=fields.get("language", language, ""),
         body=body_of(fields, template),
         template=template,
     )
@@ -126,23 +124,12 @@ def _variant(place: Place, template: bool) -> Variant:
     return made
 
 
-def _media_type(place: Place) -> str:
-    text = place.string()
-    if not _MEDIA_TYPE.fullmatch(text) or "*" in text:
-        raise place.expected("a media type such as text/html")
-    return text
-
-
-def _language(place: Place) -> str:
-    return place.like(_LANGUAGE, "a language tag such as de or pt-BR")
-
-
 def branding(place: Place) -> tuple[Position, Branding]:
     """`branding`: whose the built-in page is; and where that stands."""
     fields = place.fields(BRANDING)
     return place.position, Branding(
         name=fields.get("name", Place.string, ""),
-        logo=fields.get("logo_file", _as("logo", lambda it: content_beside(it, it.string())), None),
+        logo=fields.get("logo_file", _as("logo", content_beside), None),
         accent=fields.get("accent", _as("accent", _accent), ""),
         link=fields.get("link", _as("link", Place.string), ""),
     )

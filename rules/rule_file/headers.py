@@ -37,8 +37,8 @@ def headers(place: Place) -> tuple[Header, ...]:
         given = [item.attempt(_header_pair, None) for item in place.items()]
     else:
         raise place.expected("a list of name=value, or a mapping")
-    kept = at_most(place, MAX_HEADERS, "headers", tuple(each for each in given if each is not None))
-    if sum(each == "content-type" for each, _ in kept) > 1:
+    kept = at_most(place, MAX_HEADERS, "headers", tuple(header for header in given if header is not None))
+    if sum(name == "content-type" for name, _ in kept) > 1:
         place.error("content-type is given twice")
     return kept
 

@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import quote
 
 from rejoinder.rules.document import Map, quoted
-from rejoinder.rules.fields import Fields, Place
+from rejoinder.rules.fields import Fields, Place, text_that
 from rejoinder.rules.http import CONTROL, TOKEN
 from rejoinder.rules.matching import RegexError, compile_regex
 from rejoinder.rules.model import EVERY_PATH, MAX_TEXT, PathKind, PathMatch, RequestMatch, StringKind, StringMatch
@@ -135,16 +135,10 @@ def regex_text(place: Place) -> str:
 
 
 def _methods(place: Place) -> tuple[str, ...]:
-    methods = distinct(place.one_or_more(_method))
+    method = text_that(lambda it: TOKEN.fullmatch(it) and it == it.upper(), "a method in upper case such as GET")
+    methods = distinct(place.one_or_more(method))
     at_most(place, MAX_TEXT, "bytes in all methods together", "|".join(methods))
     return methods
-
-
-def _method(place: Place) -> str:
-    text = place.string()
-    if not TOKEN.fullmatch(text) or text != text.upper():
-        raise place.expected("a method in upper case such as GET")
-    return text
 
 
 def parameter_name(place: Place, text: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from rejoinder.rules.document import Scalar, quoted
-from rejoinder.rules.fields import FieldError, Fields, Mention, Place
+from rejoinder.rules.fields import FieldError, Fields, Mention, Place, text_that
 from rejoinder.rules.http import CONTROL, REDIRECTS, TOKEN
 from rejoinder.rules.model import (
     MAX_TEXT,
@@ -23,29 +23,9 @@ from rejoinder.rules.model import (
     Rewrite,
     Route,
 )
+from rejoinder.rules.rule_file import matches, values
 from rejoinder.rules.rule_file.addresses import HOST_NAME, IPV6, PORTS, is_ipv6
 from rejoinder.rules.rule_file.answers import ANSWER_FIELDS, TOGETHER, answer, refuse_original
-from rejoinder.rules.rule_file.matches import (
-    DOMAINS,
-    PATH,
-    PATH_KINDS,
-    REQUEST_FIELDS,
-    domains,
-    path_prefix,
-    request_match,
-)
-from rejoinder.rules.rule_file.values import (
-    NAME,
-    STATUS,
-    STATUS_PATTERN,
-    as_list,
-    at_most,
-    distinct,
-    name,
-    named,
-    status,
-    status_pattern,
-)
 from rejoinder.rules.shape import DURATION, Shape, Table, any_of, choice, integer, like, listed, one_or_more
 
 MIN_RATE_LIMIT_INTERVAL: Final = 0.05
@@ -74,7 +54,7 @@ _RETRIES: Final = Shape(
     {
         "attempts": (integer(range(1, 11)), "At most so often."),
         "on": (
-            one_or_more(any_of(STATUS_PATTERN, choice(*RETRY_REASONS))),
+            one_or_more(any_of(values.STATUS_PATTERN, choice(*RETRY_REASONS))),
             f"On statuses, patterns such as 5xx, and {', '.join(RETRY_REASONS)} (default: the first two of these).",
         ),
     },
@@ -85,7 +65,7 @@ _REWRITE: Final = Shape(
     {
         "host": (_HOST, "The Host that the upstream gets."),
         "path": (like(r"/[^ #?\x00-\x1f\x7f]*"), "The whole new path, without a query."),
-        "prefix": (PATH, "What takes the place of the route's prefix."),
+        "prefix": (matches.PATH, "What takes the place of the route's prefix."),
     },
     some_of=(("host", "path", "prefix"),),
     one_of=(("path", "prefix"),),
@@ -101,7 +81,7 @@ _FORWARD_FIELDS: Final[Table] = {
 _RESPOND: Final = Shape(
     "respond",
     {
-        "status_code": (STATUS, "200 (the default) to 599."),
+        "status_code": (values.STATUS, "200 (the default) to 599."),
         **{name: ANSWER_FIELDS[name] for name in ("headers", "body", "body_file")},
     },
     some_of=(("status_code", "headers", "body", "body_file"),),
@@ -118,7 +98,7 @@ _REDIRECT: Final = Shape(
         "host": (_HOST, "A host name, without port."),
         "port": (integer(PORTS), "1 to 65535."),
         "path": (_URL_PATH, "The whole new path, maybe with a query."),
-        "prefix": (PATH, "What takes the place of the route's prefix."),
+        "prefix": (matches.PATH, "What takes the place of the route's prefix."),
         "status_code": (
             any_of(choice(*REDIRECTS), choice(*map(str, REDIRECTS))),
             "301 (the default), 302, 303, 307 or 308.",
@@ -130,17 +110,17 @@ _REDIRECT: Final = Shape(
 _ROUTE: Final = Shape(
     "route",
     {
-        "name": (NAME, "Unique. Rules name routes by it."),
-        "domains": (DOMAINS, "One or a list: example.com, *.example.com or * (default: every domain)."),
-        **REQUEST_FIELDS,
-        "upstream": (NAME, "Name of the upstream to forward to."),
+        "name": (values.NAME, "Unique. Rules name routes by it."),
+        "domains": (matches.DOMAINS, "One or a list: example.com, *.example.com or * (default: every domain)."),
+        **matches.REQUEST_FIELDS,
+        "upstream": (values.NAME, "Name of the upstream to forward to."),
         "respond": (_RESPOND, "An answer."),
         "redirect": (_REDIRECT, "Where to send the client; what is not given stays as it is in the request."),
         **_FORWARD_FIELDS,
     },
     required=("name",),
     some_of=(_ACTION_FIELDS,),
-    one_of=(_ACTION_FIELDS, PATH_KINDS),
+    one_of=(_ACTION_FIELDS, matches.PATH_KINDS),
     needs=dict.fromkeys(_FORWARD_FIELDS, "upstream"),
 )
 ROUTES: Final = listed(_ROUTE)
@@ -148,19 +128,19 @@ ROUTES: Final = listed(_ROUTE)
 
 def routes(place: Place) -> tuple[Route, ...]:
     """`routes`: a list of named request matches with one action each."""
-    return as_list(place).each(_route)
+    return values.as_list(place).each(_route)
 
 
 def _route(place: Place) -> Route:
-    place = named(place, "route", "")
+    place = values.named(place, "route", "")
     fields = place.fields(_ROUTE)
     action = fields.first(*_ACTION_FIELDS)
-    request = request_match(fields)
+    request = matches.request_match(fields)
     does = fields.get(action or "", _ACTIONS[action or "upstream"], Answer())
     return Route(
-        name=fields.get("name", name, ""),
+        name=fields.get("name", values.name, ""),
         action=_forwarding(fields, does, request) if isinstance(does, Forward) else does,
-        domains=fields.get("domains", domains, ()),
+        domains=fields.get("domains", matches.domains, ()),
         request=request,
         rate_limit=fields.get("rate_limit", _rate_limit, None),
         position=place.position,
@@ -168,7 +148,7 @@ def _route(place: Place) -> Route:
 
 
 def _forward(place: Place) -> Forward:
-    upstream = name(place)
+    upstream = values.name(place)
     place.source.upstreams.append(Mention(place, upstream))
     return Forward(upstream)
 
@@ -191,7 +171,7 @@ def _rewrite(place: Place, request: RequestMatch) -> Rewrite:
     return Rewrite(
         host=fields.get("host", redirect_host, None),
         path=fields.get("path", rewrite_path, None),
-        prefix=fields.get("prefix", path_prefix, None),
+        prefix=fields.get("prefix", matches.path_prefix, None),
     )
 
 
@@ -207,7 +187,7 @@ def _retries(place: Place) -> Retries:
     fields = place.fields(_RETRIES)
     return Retries(
         attempts=fields.get("attempts", lambda it: it.integer(range(1, 11), "a number of attempts"), 1),
-        on=fields.get("on", lambda it: distinct(it.one_or_more(_retry_reason)), DEFAULT_RETRIES),
+        on=fields.get("on", lambda it: values.distinct(it.one_or_more(_retry_reason)), DEFAULT_RETRIES),
     )
 
 
@@ -216,7 +196,7 @@ def _retry_reason(place: Place) -> str:
     if isinstance(node, Scalar) and node.text in RETRY_REASONS:
         return node.text
     try:
-        return str(status_pattern(place))
+        return str(values.status_pattern(place))
     except FieldError:
         raise place.expected(f"a status, a pattern such as 5xx, or one of {', '.join(RETRY_REASONS)}") from None
 
@@ -241,7 +221,7 @@ def _redirect(place: Place) -> Redirect:
         host=fields.get("host", redirect_host, None),
         port=fields.get("port", lambda it: it.integer(PORTS, "a port"), None),
         path=fields.get("path", redirect_path, None),
-        prefix=fields.get("prefix", path_prefix, None),
+        prefix=fields.get("prefix", matches.path_prefix, None),
         status_code=fields.get("status_code", _redirect_status, 301),
     )
 
@@ -253,24 +233,22 @@ _ACTIONS: Final[dict[str, Callable[[Place], Answer | Redirect | Forward]]] = {
 }
 
 
-def redirect_host(place: Place) -> str:
-    """A host to put into a URL."""
-    text = place.string()
-    if not (HOST_NAME.fullmatch(text) or is_ipv6(text)):
-        raise place.expected("a host name without scheme, port and path")
-    return text
+redirect_host: Final = text_that(
+    lambda it: HOST_NAME.fullmatch(it) or is_ipv6(it), "a host name without scheme, port and path"
+)
+"""A reader for a host to put into a URL."""
 
 
 def redirect_path(place: Place) -> str:
     """A path to put into a URL; it may have a query."""
-    text = at_most(place, MAX_TEXT, "bytes", place.string())
+    text = values.at_most(place, MAX_TEXT, "bytes", place.string())
     if not text.startswith("/") or CONTROL.search(text) or " " in text or "#" in text:
         raise place.expected('a path starting with "/", without spaces or "#"')
     return text
 
 
 def _redirect_status(place: Place) -> int:
-    code = status(place)
+    code = values.status(place)
     if code not in REDIRECTS:
         raise place.expected(f"one of {', '.join(map(str, REDIRECTS))}")
     return code

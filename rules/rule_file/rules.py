@@ -13,54 +13,38 @@ from rejoinder.rules.fields import Fields, Mention, Place
 from rejoinder.rules.matching import network
 from rejoinder.rules.model import EVERY_SCOPE, Answer, Rule, Scope, StatusPattern
 from rejoinder.rules.request import LOCAL, UPSTREAM
-from rejoinder.rules.rule_file.answers import (
-    ANSWER,
-    ANSWER_FIELDS,
-    NEEDS_STATUS,
-    OK,
-    PLUG_IN_ANSWER,
-    SCOPE_TOGETHER,
-    answer,
-    answer_of,
-    refuse_original,
-)
-from rejoinder.rules.rule_file.matches import (
-    DOMAINS,
-    HEADER_TESTS,
-    PATH_KINDS,
-    REQUEST_FIELDS,
-    domains,
-    header_matches,
-    request_match,
-)
+from rejoinder.rules.rule_file import answers, matches
 from rejoinder.rules.rule_file.values import NAME, as_list, distinct, name, named
 from rejoinder.rules.shape import BOOLEAN, TEXT, Shape, Table, choice, listed, one_or_more
 
 _SCOPE: Final = Shape(
     "scope",
     {
-        "domains": (DOMAINS, "One or a list: example.com, *.example.com or *."),
+        "domains": (matches.DOMAINS, "One or a list: example.com, *.example.com or *."),
         "routes": (one_or_more(TEXT), "Names of routes, one or a list."),
-        **REQUEST_FIELDS,
+        **matches.REQUEST_FIELDS,
         "clients": (one_or_more(TEXT), "The client's address is one of these, or in one of these networks."),
-        "response_headers": (HEADER_TESTS, "Every header of the response that is named here; with enable_on_status."),
+        "response_headers": (
+            matches.HEADER_TESTS,
+            "Every header of the response that is named here; with enable_on_status.",
+        ),
     },
-    one_of=(PATH_KINDS,),
+    one_of=(matches.PATH_KINDS,),
 )
 RULE_ONLY_FIELDS: Final[Table] = {
     "name": (NAME, "Unique."),
     "match": (_SCOPE, "Which requests it is about: all that is given must fit (default: every request)."),
     "unless": (_SCOPE, "It is not about what fits these."),
     "source": (choice(UPSTREAM, LOCAL, "any"), "Who made the status that it is about; local: Envoy itself."),
-    "rules": (listed(ANSWER, 1), "Several answers for this scope, instead of one."),
+    "rules": (listed(answers.ANSWER, 1), "Several answers for this scope, instead of one."),
     "final": (BOOLEAN, "true: no later rule is asked about a request that fits this one."),
     "observe": (BOOLEAN, "true: a trial, which is counted and marked in logs, and does nothing."),
 }
 """The fields that a rule has and an answer does not have."""
 _RULE: Final = Shape(
     "rule",
-    {**RULE_ONLY_FIELDS, **ANSWER_FIELDS},
-    some_of=((*ANSWER_FIELDS, "rules"),),
+    {**RULE_ONLY_FIELDS, **answers.ANSWER_FIELDS},
+    some_of=((*answers.ANSWER_FIELDS, "rules"),),
     hints={
         "location": 'it is a header: write headers: ["Location=https://example.com"]',
         "redirect": 'routes have it: in a rule, write status_code: 302 and headers: ["Location=https://example.com"]',
@@ -69,7 +53,7 @@ _RULE: Final = Shape(
         **dict.fromkeys(("path", "prefix", "domains"), "it belongs into match"),
         **dict.fromkeys(("clients", "response_headers"), "it belongs into match or unless"),
     },
-    **SCOPE_TOGETHER,
+    **answers.SCOPE_TOGETHER,
 )
 RULES: Final = listed(_RULE)
 
@@ -117,10 +101,10 @@ def _source(place: Place) -> str:
 def _refuse_about_responses(fields: Fields, rule: Rule) -> None:
     """Note the tests of a response that an unconditional rule has: it is asked before there is a response."""
     if rule.source:
-        fields["source"].error(f"source {NEEDS_STATUS}")
+        fields["source"].error(f"source {answers.NEEDS_STATUS}")
     for field, scope in (("match", rule.scope), ("unless", rule.unless)):
         if scope and scope.response_headers:
-            fields[field].error(f"response_headers {NEEDS_STATUS}")
+            fields[field].error(f"response_headers {answers.NEEDS_STATUS}")
 
 
 def next_rule_name(place: Place) -> str:
@@ -137,11 +121,11 @@ def default_rule_name(prefix: str, number: int) -> str:
 def _scope(place: Place) -> Scope:
     fields = place.fields(_SCOPE)
     return Scope(
-        domains=fields.get("domains", domains, ()),
+        domains=fields.get("domains", matches.domains, ()),
         routes=fields.get("routes", route_names, None),
-        request=request_match(fields),
+        request=matches.request_match(fields),
         clients=fields.get("clients", lambda it: distinct(it.one_or_more(_network)), ()),
-        response_headers=fields.get("response_headers", header_matches, ()),
+        response_headers=fields.get("response_headers", matches.header_matches, ()),
     )
 
 
@@ -178,7 +162,7 @@ def scope_answers(fields: Fields, *, plug_in: bool = False) -> tuple[Answer, ...
     if "rules" in fields:
         return fields["rules"].attempt(functools.partial(_answers_of_one_scope, plug_in=plug_in), ())
     conditional = "enable_on_status" in fields and not plug_in
-    return _checked((fields.place,), (answer_of(fields, None if conditional else OK),))
+    return _checked([(fields.place, answers.answer_of(fields, None if conditional else answers.OK))])
 
 
 def _answers_of_one_scope(place: Place, plug_in: bool) -> tuple[Answer, ...]:
@@ -187,31 +171,29 @@ def _answers_of_one_scope(place: Place, plug_in: bool) -> tuple[Answer, ...]:
     if not items:
         raise place.expected("at least one answer")
     conditional = any(item.has("enable_on_status") for item in items) and not plug_in
-    shape = PLUG_IN_ANSWER if plug_in else ANSWER
-    one = functools.partial(answer, default=None if conditional else OK, shape=shape)
-    found = [(item, item.attempt(one, None)) for item in items]
-    read = [(item, each) for item, each in found if each is not None]
-    return _checked([item for item, _ in read], tuple(each for _, each in read))
+    shape = answers.PLUG_IN_ANSWER if plug_in else answers.ANSWER
+    one = functools.partial(answers.answer, default=None if conditional else answers.OK, shape=shape)
+    return _checked([(item, each) for item in items if (each := item.attempt(one, None)) is not None])
 
 
 # What one answer of a scope cannot know of the others.
-def _checked(places: Sequence[Place], answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
-    unconditional = not any(place.has("enable_on_status") for place in places)  # also where it is wrong
+def _checked(given: Sequence[tuple[Place, Answer]]) -> tuple[Answer, ...]:
+    unconditional = not any(place.has("enable_on_status") for place, _ in given)  # also where it is wrong
     claimed: dict[StatusPattern, int] = {}
     default: Place | None = None
-    for place, each in zip(places, answers, strict=True):
+    for place, each in given:
         for pattern in each.enable_on_status:
             if pattern in claimed:
                 message = f"{pattern} is claimed twice in this scope, first in line {claimed[pattern]}"
                 place.field("enable_on_status").error(message)
             claimed.setdefault(pattern, place.field("enable_on_status").node.line)
         if unconditional:
-            refuse_original(place, each)
+            answers.refuse_original(place, each)
             if each.keep_headers:
-                place.field("keep_headers").error(NEEDS_STATUS)
+                place.field("keep_headers").error(answers.NEEDS_STATUS)
         if not each.enable_on_status:
             if default is not None:
                 line = default.node.line
                 place.warn(f"is never given: the answer without enable_on_status in line {line} comes first")
             default = default or place
-    return answers
+    return tuple(each for _, each in given)

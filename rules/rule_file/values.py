@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sized
 from typing import Final, TypeVar
 
 from rejoinder.rules.document import Map, Scalar, quoted
-from rejoinder.rules.fields import Place
+from rejoinder.rules.fields import Place, text_that
 from rejoinder.rules.model import STATUSES, StatusPattern
 from rejoinder.rules.shape import any_of, integer, like
 
@@ -24,9 +24,8 @@ STATUS_PATTERN: Final = any_of(integer(STATUSES), like(_STATUS_PATTERN))
 T = TypeVar("T", bound=Sized)
 
 
-def name(place: Place) -> str:
-    """A name that becomes part of Envoy's resource names."""
-    return place.like(_NAME, "a name of letters, digits and . _ / -")
+name: Final = text_that(_NAME.fullmatch, "a name of letters, digits and . _ / -")
+"""A reader for what becomes part of Envoy's resource names."""
 
 
 def named(place: Place, kind: str, default_name: str) -> Place:

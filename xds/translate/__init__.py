@@ -23,6 +23,7 @@ from rejoinder.xds.translate.early_errors import local_reply_config
 from rejoinder.xds.translate.extensions import extensions, foreign_filters
 from rejoinder.xds.translate.filters import Off, http_filters, part_filters, to_switch_off
 from rejoinder.xds.translate.listeners import listeners, parts_listener
+from rejoinder.xds.translate.logs import with_managers
 from rejoinder.xds.translate.route_configurations import (
     Layout,
     layouts,
@@ -30,7 +31,7 @@ from rejoinder.xds.translate.route_configurations import (
     routes_name,
     split_route_configurations,
 )
-from rejoinder.xds.translate.settings import Json, Placement, Settings
+from rejoinder.xds.translate.settings import MAX_REQUEST, Json, Placement, Settings, named_again
 
 __all__ = ["Configuration", "Json", "Placement", "Settings", "conditional_program", "static_bootstrap", "translate"]
 
@@ -52,7 +53,8 @@ class Configuration:
     virtual_hosts: tuple[Json, ...] = ()
     """envoy.config.route.v3.VirtualHost: those of route configurations that have none in them, and say `vhds`."""
     split: Configuration | None = None
-    """The same in smaller resources, for clients that can take virtual hosts; None: it would not be worth while."""
+    """The same in smaller resources, for clients that can take virtual hosts; None: there are too few, or
+    more than such a client may name when it connects again."""
     without_module: Configuration | None = None
     """The same with ext_proc in place of the module, for clients that cannot load it; None: not wanted."""
 
@@ -67,7 +69,7 @@ def translate(ruleset: Ruleset, program: Program, plan: Plan, settings: Settings
             must come from.
     """
     conditional = conditional_program(ruleset)
-    foreign = tuple(each for placement in Placement for each in foreign_filters(program, placement))
+    foreign = tuple(extension for placement in Placement for extension in foreign_filters(program, placement))
     by_group = layouts(plan, settings)
     upstreams = {
         routes_name(group, layout): frozenset(name for _, forward in part.forwarding for name in forward.upstreams)
@@ -93,21 +95,22 @@ def translate(ruleset: Ruleset, program: Program, plan: Plan, settings: Settings
             upstreams=upstreams,
             extensions=(*extensions(conditional, placement), *foreign),
         )
-        if not split:
+        hosts = tuple(host for _, hosts in split for host in hosts)
+        if not hosts or named_again([host["name"] for host in hosts]) > MAX_REQUEST:
             return whole
         # The whole route configurations stay, for listeners that are draining and those of others.
         in_parts = replace(
             whole,
             listeners=(*listeners(ruleset, filters, early, by_group), *carriers),
             routes=(*together, *(head for head, _ in split)),
-            virtual_hosts=tuple(host for _, hosts in split for host in hosts),
+            virtual_hosts=hosts,
         )
         return replace(whole, split=in_parts)
 
-    found = form(settings.conditional)
+    configuration = form(settings.conditional)
     if conditional and settings.conditional is Placement.MODULE and settings.fallback:
-        return replace(found, without_module=form(Placement.EXT_PROC))
-    return found
+        return replace(configuration, without_module=form(Placement.EXT_PROC))
+    return configuration
 
 
 def conditional_program(ruleset: Ruleset) -> Program:
@@ -123,23 +126,20 @@ def static_bootstrap(configuration: Configuration) -> Json:
     return {
         "layered_runtime": RUNTIME,
         "static_resources": {
-            "listeners": [_complete(listener, routes, extensions) for listener in configuration.listeners],
+            "listeners": [
+                with_managers(listener, lambda manager: _complete(manager, routes, extensions))
+                for listener in configuration.listeners
+            ],
             "clusters": list(configuration.clusters),
         },
     }
 
 
-def _complete(listener: Json, routes: dict[str, Json], extensions: dict[str, Json]) -> Json:
-    def complete_chain(chain: Json) -> Json:
-        return {**chain, "filters": [complete_filter(each) for each in chain["filters"]]}
-
-    def complete_filter(network_filter: Json) -> Json:
-        manager = dict(network_filter["typed_config"])
-        if "rds" in manager:
-            manager["route_config"] = routes[manager.pop("rds")["route_config_name"]]
-        manager["http_filters"] = [
-            extensions[each["name"]] if "config_discovery" in each else each for each in manager["http_filters"]
-        ]
-        return {**network_filter, "typed_config": manager}
-
-    return {**listener, "filter_chains": [complete_chain(chain) for chain in listener["filter_chains"]]}
+def _complete(manager: Json, routes: dict[str, Json], extensions: dict[str, Json]) -> Json:
+    complete = dict(manager)
+    if "rds" in complete:
+        complete["route_config"] = routes[complete.pop("rds")["route_config_name"]]
+    complete["http_filters"] = [
+        extensions[one["name"]] if "config_discovery" in one else one for one in complete["http_filters"]
+    ]
+    return complete

@@ -18,10 +18,8 @@ from typing import Final, NamedTuple, TypeVar
 T = TypeVar("T")
 
 MAX_REPEATED: Final = 2
-"""How many repeated routes there may be for each route."""
 
 ROOT: Final = "/"
-"""What every path starts with."""
 
 
 class Start(NamedTuple):

@@ -7,8 +7,8 @@ from typing import Final
 
 from rejoinder.rules.model import Endpoint, HealthCheck, Ruleset, Upstream
 from rejoinder.rules.program import Program
-from rejoinder.transport.addresses import Address, as_envoy, discovery, host_name, is_ip, nth
-from rejoinder.transport.envoy_side import EnvoyTls, transport_socket
+from rejoinder.transport.addresses import Address, as_envoy, discovery, host_name, nth
+from rejoinder.transport.envoy_side import EnvoyTls, alt_names, transport_socket
 from rejoinder.xds.translate.forwarding import duration
 from rejoinder.xds.translate.settings import EXT_PROC_CLUSTER, Json, Placement, Settings, inline, typed
 
@@ -106,11 +106,10 @@ def _endpoint(address: Address) -> Json:
 def _upstream_tls(upstream: Upstream, trusted_ca: str) -> Json:
     options = upstream.tls_options
     hosts = (options.sni,) if options.sni else dict.fromkeys(endpoint.host for endpoint in upstream.endpoints)
-    names = [{"san_type": "IP_ADDRESS" if is_ip(host) else "DNS", "matcher": {"exact": host}} for host in hosts]
     common: Json = {
         "validation_context": {
             "trusted_ca": inline(options.ca) if options.ca else {"filename": trusted_ca},
-            "match_typed_subject_alt_names": names,
+            "match_typed_subject_alt_names": alt_names(hosts),
         }
     }
     if options.certificate and options.key:

@@ -26,14 +26,14 @@ rule on 5xx would change listeners.)"""
 
 def local_reply_config(program: Program) -> Json:
     """What a connection manager is told; empty: nothing."""
-    found: dict[Choice, list[int]] = {}
+    statuses: dict[Choice, list[int]] = {}
     # About what gets one of these statuses, ext_proc would be asked, and hold it.
     held = (set(STATUSES) if program.has_handlers else program.statuses) - REFUSALS
     for status in sorted(EARLY & program.statuses):
         choice = early_answer(program, status)
         if choice and choice.answer.fixed and choice.answer.status_code not in held:
-            found.setdefault(choice, []).append(status)
-    return {"mappers": [_mapper(*each) for each in found.items()]} if found else {}
+            statuses.setdefault(choice, []).append(status)
+    return {"mappers": [_mapper(*answered) for answered in statuses.items()]} if statuses else {}
 
 
 def early_answer(program: Program, status: int) -> Choice | None:

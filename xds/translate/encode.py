@@ -58,7 +58,7 @@ def _references(kind: ResourceType, message: Json, configuration: Configuration)
     if kind is ROUTES:
         yield from ((CLUSTERS, upstream) for upstream in configuration.upstreams[message["name"]])
     elif kind is LISTENERS:
-        for manager in (each["typed_config"] for chain in message["filter_chains"] for each in chain["filters"]):
+        for manager in (one["typed_config"] for chain in message["filter_chains"] for one in chain["filters"]):
             if "rds" in manager:
                 yield ROUTES, manager["rds"]["route_config_name"]
-            yield from ((EXTENSIONS, each["name"]) for each in manager["http_filters"] if "config_discovery" in each)
+            yield from ((EXTENSIONS, one["name"]) for one in manager["http_filters"] if "config_discovery" in one)

@@ -145,9 +145,16 @@ def _gated(filter_: Json, wanted: Json, sees_refusals: bool) -> Json:
 
 
 def _status_test(named: frozenset[int]) -> Json:
-    status = {"name": "status", "typed_config": typed("envoy.type.matcher.v3.HttpResponseStatusCodeMatchInput")}
-    test = {"safe_regex": {"google_re2": {}, "regex": statuses(named)}}
-    return {"single_predicate": {"input": status, "value_match": test}}
+    read = typed("envoy.type.matcher.v3.HttpResponseStatusCodeMatchInput")
+    return _predicate("status", read, _regex(statuses(named)))
+
+
+def _predicate(name: str, read: Json, test: Json) -> Json:
+    return {"single_predicate": {"input": {"name": name, "typed_config": read}, "value_match": test}}
+
+
+def _regex(regex: str) -> Json:
+    return {"safe_regex": {"google_re2": {}, "regex": regex}}
 
 
 def statuses(named: frozenset[int]) -> str:
@@ -174,8 +181,7 @@ def _refusal() -> Json:
     # has answers for it). Of the others with such a status, those of an upstream are told by this header, which the
     # router sets.
     read = typed("envoy.type.matcher.v3.HttpResponseHeaderMatchInput", header_name="x-envoy-upstream-service-time")
-    test = {"safe_regex": {"google_re2": {}, "regex": ".+"}}
-    upstream = {"single_predicate": {"input": {"name": "header", "typed_config": read}, "value_match": test}}
+    upstream = _predicate("header", read, _regex(".+"))
     return {"and_matcher": {"predicate": [_status_test(REFUSALS), {"not_matcher": upstream}]}}
 
 
@@ -186,7 +192,7 @@ def _requests_gate(program: Program) -> Json:
     about = [rule for rule in program.rules if rule.unconditional or any(answer.handler for answer in rule.answers)]
     predicates = [_about(rule) for rule in about[: MAX_GATED + 1]]
     if len(predicates) > MAX_GATED or None in predicates:
-        return _request_test(":method", {"safe_regex": {"google_re2": {}, "regex": ".*"}})  # all
+        return _request_test(":method", _regex(".*"))  # all
     return _any([predicate for predicate in predicates if predicate is not None])
 
 
@@ -214,4 +220,4 @@ def _any(predicates: list[Json]) -> Json:
 
 def _request_test(header: str, test: Json) -> Json:
     read = typed("envoy.type.matcher.v3.HttpRequestHeaderMatchInput", header_name=header)
-    return {"single_predicate": {"input": {"name": "header", "typed_config": read}, "value_match": test}}
+    return _predicate("header", read, test)

@@ -83,8 +83,8 @@ def foreign_discovery(placement: Placement) -> Iterator[Json]:
         },
         "resource_api_version": "V3",
     }
-    for each in foreign_filters(compile_rules(()), placement):
-        found = discovered(*FOREIGN_TYPES[placement], source=source)
-        nothing = {"default_config": each["typed_config"], "apply_default_config_without_warming": True}
-        found["config_discovery"] |= nothing
-        yield {"name": each["name"], **found}
+    for made in foreign_filters(compile_rules(()), placement):
+        fetched = discovered(*FOREIGN_TYPES[placement], source=source)
+        nothing = {"default_config": made["typed_config"], "apply_default_config_without_warming": True}
+        fetched["config_discovery"] |= nothing
+        yield {"name": made["name"], **fetched}

@@ -51,7 +51,7 @@ def http_filters(program: Program, conditional: Placement) -> list[Json]:
     made = {
         **{name: {"disabled": True, "typed_config": config} for name, config in off.items()},
         **{name: discovered(*TYPES[name]) for name in answering(program, conditional)},
-        ROUTER: _router(),
+        ROUTER: _ROUTER,
     }
     return [{"name": name, **made[name]} for name in ORDER if name in made]
 
@@ -60,11 +60,10 @@ def part_filters(program: Program) -> list[Json]:
     """What brings the parts of a large program to the module, in a chain that no request takes; empty: it has none."""
     parts = cut(program)[1]
     filters = [{"name": part_name(part), **discovered(module.TYPE)} for part in parts]
-    return [*filters, {"name": ROUTER, **_router()}] if filters else []
+    return [*filters, {"name": ROUTER, **_ROUTER}] if filters else []
 
 
 def part_name(part: Part) -> str:
-    """The filter's, and the extension configuration's."""
     return f"rejoinder.part.{part.name}"
 
 
@@ -114,23 +113,16 @@ def switched_off(filters: tuple[str, ...]) -> Json:
     return {name: typed("envoy.config.route.v3.FilterConfig", disabled=True) for name in filters}
 
 
-def switched_on() -> Json:
-    """What a route says to a filter that is switched off in the chain."""
-    return typed("envoy.config.route.v3.FilterConfig", config={})
-
+SWITCHED_ON: Final = typed("envoy.config.route.v3.FilterConfig", config={})
+"""What a route says to a filter that is switched off in the chain."""
 
 _MUTATION: Final = "envoy.extensions.filters.http.header_mutation.v3"
+WITHOUT_TYPE: Final = typed(
+    f"{_MUTATION}.HeaderMutationPerRoute", mutations={"response_mutations": [{"remove": "content-type"}]}
+)
+"""What a route says to UNTYPED whose answer has no type."""
 
-
-def untyped() -> Json:
-    """What a route says to UNTYPED whose answer has no type."""
-    return typed(f"{_MUTATION}.HeaderMutationPerRoute", mutations={"response_mutations": [{"remove": "content-type"}]})
-
-
-def _router() -> Json:
-    return {"typed_config": typed("envoy.extensions.filters.http.router.v3.Router")}
-
-
+_ROUTER: Final = {"typed_config": typed("envoy.extensions.filters.http.router.v3.Router")}
 _LOCAL_RATE_LIMIT: Final = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
 
 

@@ -5,7 +5,7 @@ In: a planned route that forwards, or redirects. Out: the parts of an Envoy Rout
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 from rejoinder.rules.matching import quote
@@ -54,8 +54,8 @@ def route_action(forward: Forward, route: Route) -> Json:
 
 
 def _retry_policy(retries: Retries) -> Json:
-    patterns = [each for each in retries.on if each[0].isdigit()]
-    words = [each for each in retries.on if each not in patterns]
+    patterns = [condition for condition in retries.on if condition[0].isdigit()]
+    words = [condition for condition in retries.on if condition not in patterns]
     policy: Json = {"num_retries": retries.attempts}
     if patterns:
         words.append("retriable-status-codes")
@@ -127,16 +127,12 @@ def header_changes(request: HeaderChanges, response: HeaderChanges) -> Json:
     for kind, changes in (("request", request), ("response", response)):
         if changes.set or changes.add:
             result[f"{kind}_headers_to_add"] = [
-                *_options(changes.set, "OVERWRITE_IF_EXISTS_OR_ADD"),
-                *_options(changes.add, "APPEND_IF_EXISTS_OR_ADD"),
+                *(header_option(header, "OVERWRITE_IF_EXISTS_OR_ADD") for header in changes.set),
+                *(header_option(header, "APPEND_IF_EXISTS_OR_ADD") for header in changes.add),
             ]
         if changes.remove:
             result[f"{kind}_headers_to_remove"] = list(changes.remove)
     return result
-
-
-def _options(headers: Iterable[Header], action: str) -> list[Json]:
-    return [header_option(header, action) for header in headers]
 
 
 def header_option(header: Header, action: str) -> Json:

@@ -10,7 +10,7 @@ Every answer has a marker. In dynamic metadata, `rejoinder`: `rule`, `original_s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from rejoinder.rules.attributes import CODE_DETAILS, VIA_UPSTREAM
@@ -92,13 +92,13 @@ def access_logs(counts: bool, lines: bool, early: Sequence[_Early] = ()) -> list
             _counter(ROUTES, cel("routes", f"{CODE_DETAILS} == 'direct_response'"), routed),
             _counter(ROUTES, passed, {"passed": _of_route("passed"), "original_status": _dynamic("original_status")}),
             _counter(COUNTERS[Kind.ANSWERED], _marked("rule"), answered),
-            *(_counter(COUNTERS[Kind.ANSWERED], cel(each.marker["rule"], each.test), each.marker) for each in early),
+            *(_counter(COUNTERS[Kind.ANSWERED], cel(one.marker["rule"], one.test), one.marker) for one in early),
             *(_counter(COUNTERS[kind], _marked(key), answered | {"rule": _dynamic(key)}) for kind, key in _TOLD),
         ]
     if lines:
-        others = " && ".join(f"!({each.test})" for each in early)
+        others = " && ".join(f"!({answer.test})" for answer in early)
         logs.append(_stdout(_LINE, cel("others", others) if early else {}))
-        logs += [_stdout(_LINE | each.marker, cel(each.marker["rule"], each.test)) for each in early]
+        logs += [_stdout(_LINE | answer.marker, cel(answer.marker["rule"], answer.test)) for answer in early]
     return logs
 
 
@@ -158,8 +158,13 @@ def logged(listener: Json, counts: bool, lines: bool) -> Json:
         early = [_early(mapper) for mapper in manager.get("local_reply_config", {}).get("mappers", ())]
         return manager | {"access_log": access_logs(counts, lines, early)}
 
+    return with_managers(listener, with_logs)
+
+
+def with_managers(listener: Json, change: Callable[[Json], Json]) -> Json:
+    """A Listener with connection managers that a function has changed."""
     chains = [
-        {**chain, "filters": [{**one, "typed_config": with_logs(one["typed_config"])} for one in chain["filters"]]}
+        {**chain, "filters": [{**one, "typed_config": change(one["typed_config"])} for one in chain["filters"]]}
         for chain in listener["filter_chains"]
     ]
     return {**listener, "filter_chains": chains}

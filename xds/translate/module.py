@@ -24,12 +24,12 @@ def module_filter(name: str, program: bytes, source: Json | None = None) -> Json
         program: all of it, or what names its parts, or one of these.
         source: where Envoy has the module from (`envoy.config.core.v3.AsyncDataSource`); None: it finds it by its name.
     """
-    found = {"module": source} if source else {"name": NAME}
+    where = {"module": source} if source else {"name": NAME}
     return typed(
         TYPE,
         # The namespace stands before the names of counters. The module keeps what it must not forget between two
         # programs, and a Python that handlers are written in can be started only once.
-        dynamic_module_config={**found, "metrics_namespace": NAME, "do_not_close": True},
+        dynamic_module_config={**where, "metrics_namespace": NAME, "do_not_close": True},
         filter_name=name,
         filter_config=typed("google.protobuf.BytesValue", value=base64.b64encode(program).decode()),
     )

@@ -55,13 +55,13 @@ class Layout(enum.Enum):
 
 def layouts(plan: Plan, settings: Settings) -> dict[str, Layout]:
     """For clients that can take virtual hosts as resources: the layout of each group of listeners."""
-    return {group: _layout(part, settings) for group, part in plan.items()}
 
+    def layout(part: PlannedGroup) -> Layout:
+        if sum(len(domain.routes) for domain in part.domains) < settings.many_routes:
+            return Layout.WHOLE
+        return Layout.DOMAINS if len(part.domains) > 1 else Layout.PATHS
 
-def _layout(plan: PlannedGroup, settings: Settings) -> Layout:
-    if sum(len(domain.routes) for domain in plan.domains) < settings.many_routes:
-        return Layout.WHOLE
-    return Layout.DOMAINS if len(plan.domains) > 1 else Layout.PATHS
+    return {group: layout(part) for group, part in plan.items()}
 
 
 def routes_name(group: str, layout: Layout) -> str:
@@ -130,19 +130,24 @@ _small_host: Final = functools.lru_cache(REMEMBERED)(_host)
 def _list(routes: Sequence[_Placed], long_list: int, lists: Callable[[], Mapping[str, Sequence[_Placed]]]) -> Json:
     if len(routes) < long_list:
         return {"routes": [route for _, route in routes]}
-    return {"matcher": _matcher(lists())}
+    path = typed("envoy.type.matcher.v3.HttpRequestHeaderMatchInput", header_name=":path")
+    tree = {
+        "input": {"name": "path", "typed_config": path},
+        "prefix_match_map": {"map": {key: _route_list(bucket) for key, bucket in lists().items()}},
+    }
+    return {"matcher": {"matcher_tree": tree}}
 
 
 def _hosts_by_path(routes_name: str, domain: PlannedDomain, settings: Settings, off: Off) -> Iterator[Json]:
     routes, short = _routes(domain, off), settings.long_list // 4
-    folded = [(_folded(each[0]), each) for each in routes]
-    same = all(start == each[0] for start, each in folded)
+    folded = [(_folded(route[0]), route) for route in routes]
+    same = all(start == route[0] for start, route in folded)
     for key, bucket in (_buckets(domain, off, short) if same else buckets(folded, short)).items():
         # Resource names have a `/` in front of their last part, and no other one in it.
         name = f"{routes_name}/{urllib.parse.quote(key, safe='')}"
         # `/a*` is for what begins with `/a` and goes on.
         domains = ["*"] if key == ROOT else [key, f"{key}*"]
-        lists = functools.partial(buckets, [(each[0], each) for each in bucket], short)
+        lists = functools.partial(buckets, [(route[0], route) for route in bucket], short)
         yield {"name": name, "domains": domains, **_list(bucket, settings.long_list, lists)}
 
 
@@ -164,19 +169,9 @@ def _routes(domain: PlannedDomain, off: Off) -> tuple[_Placed, ...]:
 
 @functools.lru_cache(_AT_A_TIME)
 def _buckets(domain: PlannedDomain, off: Off, short: int) -> dict[str, list[_Placed]]:
-    return buckets([(each[0], each) for each in _routes(domain, off)], short)
-
-
-def _matcher(lists: Mapping[str, Sequence[_Placed]]) -> Json:
-    path = typed("envoy.type.matcher.v3.HttpRequestHeaderMatchInput", header_name=":path")
-    return {
-        "matcher_tree": {
-            "input": {"name": "path", "typed_config": path},
-            "prefix_match_map": {"map": {key: _route_list(routes) for key, routes in lists.items()}},
-        }
-    }
+    return buckets([(route[0], route) for route in _routes(domain, off)], short)
 
 
 def _route_list(routes: Sequence[_Placed]) -> Json:
-    found = [route for _, route in routes]
-    return {"action": {"name": "routes", "typed_config": typed("envoy.config.route.v3.RouteList", routes=found)}}
+    config = typed("envoy.config.route.v3.RouteList", routes=[route for _, route in routes])
+    return {"action": {"name": "routes", "typed_config": config}}

@@ -19,7 +19,16 @@ from rejoinder.rules.request import PATH_HEADER
 from rejoinder.xds.plan import PlannedRoute
 from rejoinder.xds.remember import REMEMBERED, Frozen
 from rejoinder.xds.translate.buckets import Start
-from rejoinder.xds.translate.filters import CORS, PASSING, UNTYPED, Off, metadata, switched_off, switched_on, untyped
+from rejoinder.xds.translate.filters import (
+    CORS,
+    PASSING,
+    SWITCHED_ON,
+    UNTYPED,
+    WITHOUT_TYPE,
+    Off,
+    metadata,
+    switched_off,
+)
 from rejoinder.xds.translate.forwarding import NO_UPSTREAM, cors_policy, header_changes, header_option, route_action
 from rejoinder.xds.translate.settings import Json
 
@@ -34,13 +43,6 @@ _REDIRECT_CODES: Final = {
 # A quantifier makes the character before it optional.
 _PLAIN: Final = re.compile(r"[A-Za-z0-9/_~%-]+")
 _QUANTIFIERS: Final = ("*", "?", "{")
-
-_STRING_FIELDS: Final = {
-    StringKind.EXACT: "exact",
-    StringKind.PREFIX: "prefix",
-    StringKind.SUFFIX: "suffix",
-    StringKind.CONTAINS: "contains",
-}
 
 
 @functools.lru_cache(maxsize=REMEMBERED)
@@ -78,17 +80,13 @@ def _route(planned: PlannedRoute, off: Off) -> Json:
     if isinstance(planned.action, Forward) and planned.action.cors:
         overrides[CORS] = cors_policy(planned.action.cors)
     if isinstance(planned.action, Reply) and planned.action.is_untyped:
-        overrides[UNTYPED] = untyped()
+        overrides[UNTYPED] = WITHOUT_TYPE
     if planned.passed:
-        overrides[PASSING] = switched_on()
+        overrides[PASSING] = SWITCHED_ON
     if overrides:
         route["typed_per_filter_config"] = overrides
     limited = isinstance(planned.action, Forward) and planned.route and planned.route.rate_limit
-    if told := metadata(
-        rule=planned.rule,
-        passed=planned.passed,
-        route=planned.name if limited else "",
-    ):
+    if told := metadata(rule=planned.rule, passed=planned.passed, route=planned.name if limited else ""):
         route["metadata"] = told
     return route
 
@@ -96,10 +94,12 @@ def _route(planned: PlannedRoute, off: Off) -> Json:
 def _match(match: Meet) -> Json:
     # A regex first: it is the one that cannot be told from the path with its query.
     first, *others = sorted(match.paths or (EVERY_PATH,), key=lambda path: path.kind is not PathKind.REGEX)
-    headers = [_header(PATH_HEADER, _path_test(path)) for path in others]
-    if match.methods:
-        headers.append(_header(":method", _any_of(match.methods)))
-    headers += [_header(name, test) for name, test in match.headers]
+    tests = [(PATH_HEADER, _path_test(path)) for path in others]
+    if len(match.methods) == 1:
+        tests.append((":method", StringMatch(StringKind.EXACT, match.methods[0])))
+    elif match.methods:
+        tests.append((":method", StringMatch(StringKind.REGEX, "|".join(map(quote, match.methods)))))
+    headers = [_header(name, test) for name, test in (*tests, *match.headers)]
     result = _path_specifier(first)
     if headers:
         result["headers"] = headers
@@ -111,13 +111,9 @@ def _match(match: Meet) -> Json:
 def _path_specifier(path: PathMatch) -> Json:
     if path == EVERY_PATH:
         return {"prefix": "/"}
-    match path.kind:
-        case PathKind.EXACT:
-            return {"path": path.value}
-        case PathKind.PREFIX:
-            return {"path_separated_prefix": path.value}
-        case PathKind.REGEX:
-            return {"safe_regex": {"regex": path.value}}
+    if path.kind is PathKind.REGEX:
+        return {"safe_regex": {"regex": path.value}}
+    return {"path" if path.kind is PathKind.EXACT else "path_separated_prefix": path.value}
 
 
 def _path_test(path: PathMatch) -> StringMatch:
@@ -125,21 +121,13 @@ def _path_test(path: PathMatch) -> StringMatch:
     return StringMatch(StringKind.REGEX, regex)
 
 
-def _any_of(values: tuple[str, ...]) -> StringMatch:
-    if len(values) == 1:
-        return StringMatch(StringKind.EXACT, values[0])
-    return StringMatch(StringKind.REGEX, "|".join(map(quote, values)))
-
-
 def _header(name: str, test: StringMatch) -> Json:
     # A HeaderMatcher and a QueryParameterMatcher say it with the same fields.
-    match test.kind:
-        case StringKind.PRESENT:
-            return {"name": name, "present_match": True}
-        case StringKind.REGEX:
-            return {"name": name, "string_match": {"safe_regex": {"regex": test.value}}}
-        case _:
-            return {"name": name, "string_match": {_STRING_FIELDS[test.kind]: test.value}}
+    if test.kind is StringKind.PRESENT:
+        return {"name": name, "present_match": True}
+    if test.kind is StringKind.REGEX:
+        return {"name": name, "string_match": {"safe_regex": {"regex": test.value}}}
+    return {"name": name, "string_match": {test.kind.value: test.value}}
 
 
 def _action(planned: PlannedRoute) -> Json:
@@ -147,26 +135,20 @@ def _action(planned: PlannedRoute) -> Json:
         case None:
             # Not a direct response: that would be final, and this is for rules to answer.
             return {"route": {"cluster": NO_UPSTREAM, "cluster_not_found_response_code": "NOT_FOUND"}}
-        case Reply() as reply:
-            return _direct_response(reply)
-        case Redirect() as redirect:
-            assert planned.route is not None, "it is the route's action"
-            return {"redirect": _redirect(planned.route, redirect), **_changes(planned.route)}
-        case Forward() as forward:
-            assert planned.route is not None, "it is the route's action"
-            return {"route": route_action(forward, planned.route), **_changes(planned.route)}
-
-
-def _changes(route: Route) -> Json:
-    return header_changes(route.request_headers, route.response_headers)
+        case Reply():
+            return _direct_response(planned.action)
+    route = planned.route
+    assert route is not None, "it is the route's action"
+    changes = header_changes(route.request_headers, route.response_headers)
+    if isinstance(planned.action, Redirect):
+        return {"redirect": _redirect(route, planned.action), **changes}
+    return {"route": route_action(planned.action, route), **changes}
 
 
 def _direct_response(reply: Reply) -> Json:
-    result: Json = {"direct_response": {"status": reply.status}}
-    if reply.body:
-        result["direct_response"]["body"] = data_source(reply.body)
-    headers = headers_to_add(reply)
-    if headers:
+    body = {"body": data_source(reply.body)} if reply.body else {}
+    result: Json = {"direct_response": {"status": reply.status, **body}}
+    if headers := headers_to_add(reply):
         result["response_headers_to_add"] = headers
     if (reply.status == 201 or 300 <= reply.status < 400) and not any(name == "location" for name, _ in reply.headers):
         # Envoy would say that the new resource, or the place to go to, is the URL that was asked for.
@@ -184,28 +166,24 @@ def data_source(body: bytes) -> Json:
 
 def headers_to_add(reply: Reply) -> list[Json]:
     """A reply's headers, as HeaderValueOptions."""
-    found: list[Json] = []
+    options: list[Json] = []
     seen: set[str] = set()
     for header in reply.headers:
         # The first value takes the place of what Envoy would say itself (content-type), the others join it.
         action = "APPEND_IF_EXISTS_OR_ADD" if header[0] in seen else "OVERWRITE_IF_EXISTS_OR_ADD"
-        found.append(header_option(header, action))
+        options.append(header_option(header, action))
         seen.add(header[0])
-    return found
+    return options
 
 
 def _redirect(route: Route, redirect: Redirect) -> Json:
     result: Json = {"response_code": _REDIRECT_CODES[redirect.status_code]}
-    if redirect.scheme:
-        result["scheme_redirect"] = redirect.scheme
-    if redirect.host:
-        result["host_redirect"] = redirect.host
-    if redirect.port:
-        result["port_redirect"] = redirect.port
+    parts = {"scheme_redirect": redirect.scheme, "host_redirect": redirect.host, "port_redirect": redirect.port}
+    result |= {field: part for field, part in parts.items() if part}
     if redirect.path is not None:
         result["path_redirect"] = redirect.path
     if redirect.prefix is not None:
-        result.update(_prefix_redirect(route.request.path, redirect.prefix))
+        result |= _prefix_redirect(route.request.path, redirect.prefix)
     return result
 
 
