@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
+from rejoinder.rules.model import printable
 from rejoinder.rules.request import host_of
 from rejoinder.transport import accepting, unix
 from rejoinder.transport.addresses import Address, Tcp, is_ip, is_loopback
@@ -97,7 +98,7 @@ def application(
             text = f"expected an address, localhost or a name given with --admin-name as the host, got {request.host!r}"
             raise web.HTTPMisdirectedRequest(text=text)
         if certified and request.path not in (HEALTHY, READY) and not request.get_extra_info("peercert"):
-            _LOG.warning("%s asks for %s without a client certificate", request.remote, request.path)
+            _LOG.warning("%s asks for %s without a client certificate", request.remote, printable(request.path, 200))
             raise web.HTTPForbidden(text="expected a client certificate of an authority in --tls-client-ca")
         try:
             return await handler(request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,16 +25,20 @@ def run(options: argparse.Namespace) -> int:
     return max(codes, default=1)
 
 
-def _apart(source: Path, *, top: bool = True) -> Iterator[Path]:
-    """A file; each of a folder's files, and each folder below it that has some itself: those belong together."""
-    below = sorted(path for path in source.iterdir() if path.name[0] != ".") if source.is_dir() else [source]
-    if not top and any(path.suffix in SUFFIXES and path.is_file() for path in below):
+def _apart(source: Path) -> Iterator[Path]:
+    """A file; each of a folder's files, and each folder below it, all of whose files belong together."""
+    if not source.is_dir():
         yield source
-    for path in below:
-        if path.is_dir():
-            yield from _apart(path, top=False)
-        elif top and (path == source or path.suffix in SUFFIXES):
-            yield path
+        return
+    ahead, seen = [source], set[str]()  # links may lead round in circles
+    while ahead:
+        if (real := os.path.realpath(folder := ahead.pop())) in seen:
+            continue
+        seen.add(real)
+        below = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
+        files = [each for each in below if each.suffix in SUFFIXES and not each.is_dir()]
+        yield from files if folder == source else [folder] * bool(files)
+        ahead += (each for each in reversed(below) if each.is_dir())
 
 
 def _check(options: argparse.Namespace, sources: Sequence[Path], label: str = "") -> int:

@@ -21,8 +21,7 @@ from rejoinder.cli.metrics import Metrics
 from rejoinder.extproc.wire import PLACEMENT
 from rejoinder.rules import log
 from rejoinder.rules.counts import Kind, Tally
-from rejoinder.rules.document import printable
-from rejoinder.rules.model import Position
+from rejoinder.rules.model import Position, printable
 from rejoinder.rules.program import needs_python
 from rejoinder.transport.sparing import Sparing
 from rejoinder.xds.blame import blame

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from rejoinder.rules.document import printable
-from rejoinder.rules.model import Listener, Route, Rule, Ruleset, Upstream
+from rejoinder.rules.model import Listener, Route, Rule, Ruleset, Upstream, printable
 from rejoinder.xds.translate.listeners import listener_name
 
 MOST_EDITS: Final = 50

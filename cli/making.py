@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -66,6 +65,8 @@ class Maker:
     _leftovers: Leftovers = field(default_factory=Leftovers)
     _good: Mapping[Path, Content] = field(default_factory=dict)
     """What files held when there was no error in them."""
+    _folder: Path = field(default_factory=Path.cwd)
+    """The working directory, as it is called now: it may be replaced, or go."""
 
     def make(self, before: Ruleset) -> Made:
         """Load and build.
@@ -73,7 +74,7 @@ class Maker:
         Args:
             before: what was published last.
         """
-        files = Files()
+        files = Files(folder=self._folder)
         try:
             with no_garbage_collection():
                 loaded = self._load(self.sources, files, self._memory)
@@ -86,7 +87,7 @@ class Maker:
             read = files.fingerprints()
             if read and not isinstance(error, OSError | MemoryError):
                 return Made(None, problems, read, failed=True)
-            unknown = dict.fromkeys((*read, *(source.absolute() for source in self.sources)), _UNKNOWN)
+            unknown = dict.fromkeys((*read, *map(files.place, self.sources)), _UNKNOWN)
             return Made(None, problems, unknown, failed=True, again=True)
 
     def recall(self, saved: Saved) -> Callable[[], Made]:
@@ -100,7 +101,7 @@ class Maker:
         """
         memory = Memory()
         for contents in saved.loads:
-            loaded = self._load(saved.sources, Files(dict(contents), folder=saved.folder), memory)
+            loaded = self._load(saved.sources, Files(dict(contents), saved.folder, kept=True), memory)
         if loaded.ruleset is None:
             raise UnusableError(str(loaded.complaints[0]))
         self._memory, self._good = memory, saved.loads[0]
@@ -119,11 +120,11 @@ class Maker:
     def _saved(self, loaded: Loaded, files: Files) -> Saved:
         """Of a file with an error something of before may be in force, so what it held then is part of the set."""
         errors = (complaint for complaint in loaded.complaints if complaint.severity is Severity.ERROR)
-        wrong = {Path(os.path.abspath(error.position.file)) for error in errors}
+        wrong = {files.place(Path(error.position.file)) for error in errors}
         now = files.contents
         before = self._good
         self._good = {path: before.get(path, held) if path in wrong else held for path, held in now.items()}
-        return Saved(tuple(self.sources), Path.cwd(), (self._good, now) if wrong else (now,))
+        return Saved(tuple(self.sources), self._folder, (self._good, now) if wrong else (now,))
 
 
 @contextmanager

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rejoinder.rules.counts import NONE
-from rejoinder.rules.document import printable
-from rejoinder.rules.model import Position
+from rejoinder.rules.model import Position, printable
 
 _MOST_OF_TARGET = 200
 """Of host and path together, in characters."""

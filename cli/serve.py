@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 from collections.abc import Coroutine
@@ -122,10 +123,12 @@ def unready(control: Control) -> str:
 
 
 def stop_signal() -> asyncio.Event:
-    """Set when somebody wants this process to end (Ctrl-C, SIGTERM)."""
-    stop = asyncio.Event()
+    """Set when somebody wants this process to end (Ctrl-C, SIGTERM, or its terminal is closed). Where there is no
+    terminal, SIGHUP asks for what is done all the time: to look at the files."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, stop.set if any(map(os.isatty, range(3))) else lambda: None)
     return stop
 
 

@@ -131,5 +131,6 @@ def _notify(*lines: str) -> bool:
     if path and lines:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.settimeout(SECONDS)
-            sender.sendto("\n".join(lines).encode(), path.replace("@", "\0", 1) if path[0] == "@" else path)
+            told = "\n".join(lines).encode(errors="backslashreplace")  # a name in it need not be text
+            sender.sendto(told, path.replace("@", "\0", 1) if path[0] == "@" else path)
     return bool(path)

@@ -23,6 +23,8 @@ from rejoinder.xds.translate import Placement, Settings
 
 _TLS: Final = ("tls_cert", "tls_key", "tls_client_ca")
 
+MAX_PORT: Final = 65535
+
 _ONLY_WITH: Final = (
     ("insecure_keys", "insecure"),
     ("admin_no_client_cert", "tls_client_ca"),
@@ -129,6 +131,8 @@ def _overlapping(options: argparse.Namespace) -> Iterator[str]:
     for at in range(1, workers):
         name = f"process {at + 1} of the ext_proc service (--ext-proc {show(options.ext_proc)}, --workers {workers})"
         places.append((name, nth(options.ext_proc, at)))
+    if places and isinstance(last := places[-1][1], tuple) and last[1] > MAX_PORT:
+        yield f"--workers {workers}: expected so many ports from --ext-proc on, which end at {MAX_PORT}"
     for (one, here), (other, there) in itertools.combinations(places, 2):
         if overlap(here, there):
             yield f"{one} {show(here)}: expected an address of its own, and that is where {other} listens"

@@ -83,4 +83,4 @@ parse_log_format = like("text|json", "text or json, in $REJOINDER_LOG_FORMAT, to
 parse_upstream = like("[^=]+=.+", "NAME=URL", lambda text: tuple(text.split("=", 1)))
 parse_header = like(r"\s*[^:\s].*?:.*", "'NAME: VALUE'", lambda text: tuple(map(str.strip, text.split(":", 1))))
 parse_status = like("0*[2-5][0-9]{2}", "an HTTP status from 200 to 599", int)
-parse_count = like("0*[1-9][0-9]*", "a whole number of at least 1", int)
+parse_count = like("0*[1-9][0-9]{,2}", "a whole number from 1 to 999", int)

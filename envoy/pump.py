@@ -20,7 +20,7 @@ _CHUNK: Final = 1 << 16
 
 
 def main(log: int = 0, reader: int = 1) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # whoever ends everything at once wants the last lines, too
     os.set_blocking(reader, False)
     waiting: collections.deque[bytes] = collections.deque()

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from cachetools import TLRUCache
 
-from rejoinder.rules.document import printable
 from rejoinder.rules.http import show_address
-from rejoinder.rules.model import Header, RemotePage, Upstream
+from rejoinder.rules.model import Header, RemotePage, Upstream, printable
 from rejoinder.rules.remote import MAX_SIZE, SENT, Page, refusal
 from rejoinder.transport.sparing import Sparing
 

@@ -36,6 +36,9 @@ SWITCH_SECONDS: Final = 0.0005
 with eight of them an answer, which needs it several times, would wait too long."""
 _PR_SET_PDEATHSIG: Final = 1
 
+ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""They are for the parent, which then closes the pipe. It starts a process with them blocked."""
+
 Pipe = multiprocessing.connection.Connection
 
 
@@ -75,8 +78,9 @@ def work(
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:
         return
-    for number in (signal.SIGINT, signal.SIGTERM):  # they are for the parent, which then closes the pipe
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # what a handler starts may be ended
     log.start(logging.WARNING)
     sys.setswitchinterval(SWITCH_SECONDS)
 

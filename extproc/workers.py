@@ -19,8 +19,10 @@ import logging
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.process
+import multiprocessing.resource_tracker
 import os
 import queue
+import signal
 import socket
 import threading
 import time
@@ -32,7 +34,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rejoinder.extproc.server import Counters
-from rejoinder.extproc.worker import Pipe, send_change, work
+from rejoinder.extproc.worker import ENDING, Pipe, send_change, work
 from rejoinder.rules.counts import Counts, added
 from rejoinder.rules.model import Rule
 from rejoinder.rules.program import Program
@@ -233,7 +235,12 @@ class Workers:
         arguments = there, address, self._files, self._mode, self._given.get(address), os.getpid()
         process = _SPAWN.Process(target=work, args=arguments, name="ext_proc", daemon=True)
         # Not in a thread: with the thread that started it, a process loses its parent.
-        process.start()
+        multiprocessing.resource_tracker.ensure_running()  # which would unblock them
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # which it inherits
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         there.close()
         with contextlib.ExitStack() as failed:
             failed.callback(here.close)

@@ -19,7 +19,7 @@ from typing import Final, TypeAlias
 import yaml
 from yaml.resolver import Resolver
 
-from rejoinder.rules.model import Position
+from rejoinder.rules.model import Position, printable
 from rejoinder.rules.problem import Problem
 
 MAX_DEPTH: Final = 50
@@ -88,16 +88,6 @@ def quoted(text: str) -> str:
     '"a\\\\nb"'
     """
     return f'"{printable(text, 80)}"'
-
-
-def printable(text: str, most: int) -> str:
-    """A text that somebody else has written, for a terminal or a log: on one line, without control characters, and cut.
-
-    >>> printable("a\\nb\\x1b[2J", 80)
-    'a\\\\nb\\\\x1b[2J'
-    """
-    shown = text if len(text) <= most else text[: most - 3] + "..."
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
 
 
 def describe(node: Node) -> str:

@@ -56,9 +56,10 @@ class Files:
 
     contents: dict[Path, Content] = field(default_factory=dict)
     """All that was looked at, by absolute path (symbolic links are not resolved)."""
-    folder: Path | None = None
-    """Where relative paths begin, of files that are no more: there is nothing but `contents`. None: they are there, in
-    the working directory."""
+    folder: Path = Path()
+    """Where relative paths begin."""
+    kept: bool = False
+    """The files are no more: there is nothing but `contents`."""
     _size: int = 0
 
     def read(self, path: Path) -> bytes:
@@ -123,10 +124,14 @@ class Files:
         """Everything that was looked at, and would have to be looked at again."""
         return {path: _fingerprint(content) for path, content in self.contents.items()}
 
+    def place(self, path: Path) -> Path:
+        """Its absolute path."""
+        return Path(os.path.abspath(self.folder / path))
+
     def _look(self, path: Path) -> Content:
-        place = Path(os.path.abspath(path if self.folder is None else self.folder / path))
+        place = self.place(path)
         if place not in self.contents:
-            self.contents[place] = self._bounded(_look(place)) if self.folder is None else _MISSING
+            self.contents[place] = _MISSING if self.kept else self._bounded(_look(place))
         return self.contents[place]
 
     def _bounded(self, content: Content) -> Content:

@@ -170,7 +170,7 @@ def _rule_files(sources: Sequence[Path], files: Files, problems: list[Problem]) 
             wanted = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
             problems.append(Problem(Position(str(source), 0), f"the folder has no rule files: expected {wanted}"))
         for path in (source,) if listing is None else listing:
-            found.setdefault(path.absolute(), path)
+            found.setdefault(files.place(path), path)
     return list(found.values())
 
 

@@ -67,7 +67,7 @@ def test_help_waits_for_nothing_that_takes_long_to_import() -> None:
         pytest.param(["check", "x", "--upstream", "y"], "expected NAME=URL, got 'y'", id="an upstream without URL"),
         pytest.param(["up", "x", "--listen", "80"], "expected HOST:PORT, got '80'", id="an address without host"),
         pytest.param(["up", "x", "--listen", "a:65536"], "expected HOST:PORT", id="a port too high"),
-        pytest.param(["up", "x", "--concurrency", "0"], "of at least 1, got '0'", id="no worker threads"),
+        pytest.param(["up", "x", "--concurrency", "0"], "from 1 to 999, got '0'", id="no worker threads"),
         pytest.param(["up", "x", "--conditional", "y"], "invalid choice: 'y'", id="an unknown placement"),
         pytest.param(["explain", "x"], "required: --url", id="explain without URL"),
         pytest.param(["explain", "x", "--url", "/", "-H", "a"], "expected 'NAME: VALUE', got 'a'", id="half a header"),

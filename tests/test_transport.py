@@ -37,7 +37,7 @@ from rejoinder.extproc import grpc as extproc_grpc
 from rejoinder.extproc.server import SERVICE
 from rejoinder.transport import accepting, tls
 from rejoinder.transport.addresses import Tcp, show
-from rejoinder.xds.server import ADS
+from rejoinder.xds.server import ADS, Server
 
 
 async def _read(address: Tcp, service: str, method: str, credentials: grpc.ChannelCredentials | None) -> Any:
@@ -149,8 +149,8 @@ def test_the_console_wants_certificates_but_for_probes(tmp_path: Path, upstream:
         serve.wait_until_said("serving: ")
         assert serve.said(f"console at https://{show(secured.admin)}/")
         nobody, somebody = secured.context(certified=False), secured.context()
-        for path in ("/", "/status", "/metrics", "/api/rules", "/none"):
-            known = 404 if path == "/none" else 200
+        for path in ("/", "/status", "/metrics", "/api/rules", "/none%0Aforged"):
+            known = 404 if "none" in path else 200
             assert _status(secured.admin, path, somebody) == known
             assert _status(secured.admin, path, nobody) == (known if lenient else 403)
         for path in ("/healthz", "/readyz"):
@@ -161,6 +161,7 @@ def test_the_console_wants_certificates_but_for_probes(tmp_path: Path, upstream:
             lambda: serve.said("warning peer 127.0.0.1:") and serve.said(": TLS handshake failed: "), serve.process
         )
         assert serve.said("127.0.0.1 asks for /status without a client certificate") is not lenient
+        assert not any(line.startswith("forged") for line in serve.err)
 
 
 def _wrong(secured: Secured, other: Authority) -> ssl.SSLContext:
@@ -254,3 +255,15 @@ def test_a_key_of_another_certificate_or_with_a_password_is_an_error(tmp_path: P
     )
     with pytest.raises(OSError, match="without a password"):
         tls.Current(tls.Files(one, locked))
+
+
+def test_a_key_that_grpc_cannot_use_is_an_error_that_names_it(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    command = f"openssl req -x509 -newkey ed448 -nodes -days 1 -subj /CN=a -out {certificate} -keyout {key}"
+    subprocess.run(command.split(), check=True, capture_output=True)
+
+    async def main() -> None:
+        await Server().start("127.0.0.1:0", tls.Files(certificate, key))
+
+    with pytest.raises(OSError, match=f"or {certificate} is none that gRPC can use"):
+        asyncio.run(main())

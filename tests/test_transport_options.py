@@ -53,6 +53,7 @@ CLIENTS: Final = ["--tls-client-ca", "a", "--envoy-ca", "/e"]
             r"--admin 127.0.0.1:8: expected an address of its own, and that is where process 2 of the ext_proc service "
             r"\(--ext-proc 127.0.0.1:7, --workers 2\) listens",
         ),
+        (["--ext-proc", "127.0.0.1:65535", "--workers", "2"], "--workers 2: expected so many ports .*"),
         ([*TLS, "--envoy-ca", "/e"], ".*expected --tls-client-ca, too.* or --insecure"),
         ([*TLS, "--tls-client-ca", "a"], ".*expected --envoy-ca and --envoy-cert, too.*"),
         (["--tls-cert", "c"], "expected --tls-cert and --tls-key together.*"),
@@ -70,6 +71,12 @@ def test_serve_says_what_is_missing_before_it_lets_anybody_in(
     assert main(["serve", "rules.yaml", *free, *words]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert [line for line in lines if re.fullmatch(rf"\S+Z error rejoinder: {message}", line)], lines
+
+
+def test_the_number_of_processes_is_bounded(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "rules.yaml", "--workers", "100000"])
+    assert "expected a whole number from 1 to 999, got '100000'" in capsys.readouterr().err
 
 
 def test_all_mistakes_of_the_options_are_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,23 +2,37 @@
 
 Envoy's OpenTelemetry stats sink sends its counters, as what they have grown by since the last time, to the control
 plane (`rejoinder.envoy.bootstrap`); the access loggers that count are in `logs`. `decode` raises
-`google.protobuf.message.DecodeError` for bytes that are no such request; what is not ours in one is passed over.
+`google.protobuf.message.DecodeError` for bytes that are no such request, or far more than an Envoy of ours has to say;
+what is not ours in one is passed over.
 https://opentelemetry.io/docs/specs/otlp/
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from rejoinder.rules.counts import NONE, Kind, Series
+from google.protobuf.message import DecodeError
+
+from rejoinder.rules.counts import NONE, OTHER, Kind, Series
 from rejoinder.rules.messages import message_classes
 from rejoinder.rules.names import METADATA
 from rejoinder.xds.translate.logs import COUNTERS, NATIVE, ROUTES
 from rejoinder.xds.translate.settings import Placement
 
 SERVICE: Final = "opentelemetry.proto.collector.metrics.v1.MetricsService"
+
+T = TypeVar("T")
+
+MOST: Final = 400_000
+"""Things in a report: counters, their tags, and names in one. The largest that is taken (`settings.MAX_REQUEST`) has a
+third of that if an Envoy of ours has made it, and could have ten times as many."""
+
+_PLACEMENTS: Final = ("", NATIVE, *(each.value for each in Placement))
+_STATUS: Final = re.compile(rf"\d{{0,3}}|{NONE}|{OTHER}")
+"""Of a stranger it may be anything, as often as it likes."""
 
 _KINDS: Final = {f"{METADATA}.{name}": kind for kind, name in COUNTERS.items()}
 
@@ -53,8 +67,16 @@ class Counted:
 
 
 def decode(data: bytes) -> Counted:
-    answers, failures = [], []
-    for name, tags, number in _points(REPORT.FromString(data)):
+    answers, failures, left = [], [], MOST
+
+    def limited(things: Iterable[T]) -> Iterator[T]:
+        nonlocal left
+        for thing in things:
+            if (left := left - 1) < 0:
+                raise DecodeError("too much")
+            yield thing
+
+    for name, tags, number in _points(REPORT.FromString(data), limited):
         rule, status = tags.get("rule", ""), tags.get("status", "")
         series = Series(rule, tags.get("placement", ""), tags.get("original_status") or NONE, status)
         match _KINDS.get(name):
@@ -63,7 +85,7 @@ def decode(data: bytes) -> Counted:
             case Kind() as kind:
                 # Where no rule has answered, nobody says what was there before: it is what was sent.
                 seen = series._replace(original_status=tags.get("original_status") or status, kind=kind)
-                answers += [(seen._replace(rule=each), number) for each in rule.split(",")]
+                answers += [(seen._replace(rule=each), number) for each in limited(rule.split(","))]
             case _ if name == _ROUTES:
                 answers.append((_of_route(tags, status), number))
             case _ if name == _NO_PAGES:
@@ -82,15 +104,18 @@ def _of_route(tags: Mapping[str, str], status: str) -> Series:
     return Series(tags.get("route", ""), NATIVE, NONE, status, Kind.ROUTE)
 
 
-def _points(request: Any) -> Iterator[tuple[str, dict[str, str], int]]:
-    """The name, tags and value of each counter that has changed."""
-    metrics = (
-        metric for resource in request.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics
-    )
-    for metric in metrics:
-        for point in metric.sum.data_points:
-            if point.as_int > 0:
-                tags = {_text(attribute.key): _text(attribute.value.string_value) for attribute in point.attributes}
+def _points(
+    request: Any, limited: Callable[[Iterable[Any]], Iterator[Any]]
+) -> Iterator[tuple[str, dict[str, str], int]]:
+    """The name, tags and value of each counter that has changed, and may be ours."""
+    scopes = (scope for resource in limited(request.resource_metrics) for scope in limited(resource.scope_metrics))
+    for metric in (metric for scope in scopes for metric in limited(scope.metrics)):
+        for point in limited(metric.sum.data_points):
+            if point.as_int <= 0:
+                continue
+            tags = {_text(tag.key): _text(tag.value.string_value) for tag in limited(point.attributes)}
+            statuses = (tags.get(key, "") for key in ("original_status", "status"))
+            if tags.get("placement", "") in _PLACEMENTS and all(map(_STATUS.fullmatch, statuses)):
                 yield _text(metric.name), tags, point.as_int
 
 

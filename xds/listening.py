@@ -40,6 +40,8 @@ def listen(server: grpc.aio.Server, address: str, files: tls.Files | None = None
         raise OSError(f"cannot listen on {address}: {error}") from error
     except RuntimeError as error:
         why = "no socket can be there" if isinstance(where, Path) else "it is in use, or not this machine's"
+        if files:  # what OpenSSL has taken
+            why += f", or {files.certificate} is none that gRPC can use (a key of Ed448 or RSA-PSS, a byte order mark)"
         raise OSError(f"cannot listen on {address}: {why}") from error
 
 

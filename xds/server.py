@@ -308,10 +308,11 @@ class Server:
         try:
             counted = decode(data)
         except DecodeError:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "these are no OTLP metrics")
-        else:
-            if counted.answers or counted.handler_failures:
-                self._on_event(counted)
+            counted = None
+        if counted is None:  # not where it is known why: gRPC keeps that for a while, with the report
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "these are no OTLP metrics, or too many")
+        elif counted.answers or counted.handler_failures:
+            self._on_event(counted)
         return b""
 
     def _learn(self, client: _Client, news: Accepted | Nack | Unable) -> None:

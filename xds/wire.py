@@ -11,7 +11,7 @@ import functools
 from collections.abc import Sized
 from typing import Any, Final
 
-from rejoinder.rules.document import printable
+from rejoinder.rules.model import printable
 from rejoinder.rules.names import METADATA
 from rejoinder.xds.delta import DeltaRequest
 from rejoinder.xds.forms import Node

@@ -32,6 +32,10 @@ MAX_TEXT: Final = 4096
 """In bytes, for a path and whatever else becomes a regular expression in Envoy: each takes an instruction."""
 
 
+MAX_PATH: Final = 4096
+"""Characters of a path: https://man7.org/linux/man-pages/man7/path_resolution.7.html"""
+
+
 class Position(NamedTuple):
     """Where something stands in the files that were loaded."""
 
@@ -41,7 +45,18 @@ class Position(NamedTuple):
     """Counted from 1; 0 where the file as a whole is meant."""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}" if self.line else self.file
+        file = printable(self.file, MAX_PATH)
+        return f"{file}:{self.line}" if self.line else file
+
+
+def printable(text: str, most: int) -> str:
+    """A text that somebody else has written, for a terminal or a log: on one line, without control characters, and cut.
+
+    >>> printable("a\\nb\\x1b[2J", 80)
+    'a\\\\nb\\\\x1b[2J'
+    """
+    shown = text if len(text) <= most else text[: most - 3] + "..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
 
 
 class PathKind(enum.Enum):
