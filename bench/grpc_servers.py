@@ -21,8 +21,9 @@ import grpc
 import grpc.aio
 from harness import Cost, Report, Spread, arguments, cpu_seconds, interleaved, machine, publish
 
+from rejoinder.extproc.exchange import Step
 from rejoinder.extproc.frames import ACK, END_HEADERS, MAX_WINDOW, PREFACE, Frame, frame
-from rejoinder.extproc.grpc import Metadata, Server, Step
+from rejoinder.extproc.grpc import Server
 from rejoinder.extproc.headers import encode
 from rejoinder.extproc.http2 import Connection, Data
 
@@ -35,19 +36,9 @@ STREAMS: Final = 32
 """At once, on each of the connections."""
 
 
-class _Answer:
-    def __init__(self, _: Metadata) -> None:
-        pass
-
-    def on_message(self, _data: bytes) -> Step:
-        return Step(ANSWER, True)
-
-    def on_end(self) -> None:
-        pass
-
-
 async def _ours() -> int:
-    return await Server({PATH: _Answer}, max_wait=60).listen("127.0.0.1:0")
+    answer = Step(ANSWER, True)
+    return await Server({PATH: lambda: lambda _: answer}, max_wait=60).listen("127.0.0.1:0")
 
 
 _KEPT: Final[list[grpc.aio.Server]] = []

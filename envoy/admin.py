@@ -45,8 +45,8 @@ class Admin:
         answer = json.loads(await self.get("/listeners?format=json"))
         return {
             listener["name"]: [
-                _address(address)
-                for address in (listener["local_address"], *listener.get("additional_local_addresses", ()))
+                (bound["socket_address"]["address"], bound["socket_address"]["port_value"])
+                for bound in (listener["local_address"], *listener.get("additional_local_addresses", ()))
             ]
             for listener in answer.get("listener_statuses", ())
         }
@@ -62,19 +62,15 @@ class Admin:
         # Histograms have no name at this level, texts are no numbers.
         return {stat["name"]: stat["value"] for stat in answer["stats"] if isinstance(stat.get("value"), int)}
 
-    async def get(self, path: str) -> bytes:
+    async def get(self, path: str, method: str = "GET") -> bytes:
         """The body of the page at `path` (with its query), such as `/config_dump`.
+
+        Args:
+            method: `POST` for what does something to Envoy, such as `/drain_listeners?graceful`.
 
         Raises:
             AdminError: Envoy has no such page, or cannot answer now.
         """
-        return await self._ok("GET", path)
-
-    async def post(self, path: str) -> bytes:
-        """Do something to Envoy, such as `/drain_listeners?graceful`; what it says to that. Raises as `get` does."""
-        return await self._ok("POST", path)
-
-    async def _ok(self, method: str, path: str) -> bytes:
         status, body = await asyncio.to_thread(self._request, method, path)
         if status != 200:
             text = body.decode(errors="replace").strip()
@@ -84,7 +80,12 @@ class Admin:
     def _request(self, method: str, path: str) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("localhost", timeout=_SECONDS)
         try:
-            connection.sock = _connected(self.address)
+            if isinstance(self.address, Path):
+                connection.sock = socket.socket(socket.AF_UNIX)
+                connection.sock.settimeout(_SECONDS)
+                connection.sock.connect(str(self.address))
+            else:
+                connection.sock = socket.create_connection(self.address, _SECONDS)
             connection.request(method, path)
             response = connection.getresponse()
             return response.status, response.read()
@@ -92,21 +93,3 @@ class Admin:
             raise ConnectionError(f"Envoy's admin interface broke off: {error!r}") from error
         finally:
             connection.close()
-
-
-def _connected(address: Address | Path) -> socket.socket:
-    if not isinstance(address, Path):
-        return socket.create_connection(address, _SECONDS)
-    connected = socket.socket(socket.AF_UNIX)
-    connected.settimeout(_SECONDS)
-    try:
-        connected.connect(str(address))
-    except OSError:
-        connected.close()
-        raise
-    return connected
-
-
-def _address(local: dict[str, dict[str, object]]) -> Address:
-    socket_address = local["socket_address"]
-    return str(socket_address["address"]), int(str(socket_address["port_value"]))

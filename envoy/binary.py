@@ -95,17 +95,17 @@ def version(path: Path) -> str:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EnvoyNotFoundError(f"{path}: cannot be run: {error}") from error
-    found = _VERSION.search(ended.stdout)
-    if found is None:
+    match = _VERSION.search(ended.stdout)
+    if match is None:
         said = next(_lines(ended.stderr + ended.stdout), "nothing")
         raise EnvoyNotFoundError(f"{path}: expected an Envoy that tells its version, got: {said}")
-    return found["version"]
+    return match["version"]
 
 
 def _command(name: str, search_path: str) -> Path:
-    found = shutil.which(name, path=search_path)
-    if found is not None:
-        return Path(found)
+    path = shutil.which(name, path=search_path)
+    if path is not None:
+        return Path(path)
     if Path(name).is_file():
         raise _Missing(f"{name} is not executable")
     raise _Missing(f"no {name}")

@@ -76,7 +76,8 @@ def bootstrap(
             "cluster": cluster,
             **({"metadata": {"rejoinder": {"access_log": True}}} if access_log else {}),
         },
-        **({} if admin is None else {"admin": _admin(admin)}),
+        # An operator must get in when the connections are used up.
+        **({} if admin is None else {"admin": {"address": as_envoy(admin), "ignore_global_conn_limit": True}}),
         "layered_runtime": RUNTIME,
         "dynamic_resources": {
             "ads_config": {
@@ -136,11 +137,6 @@ def _sink(seconds: float) -> Json:
         "stats_flush_interval": f"{seconds:g}s",
         "stats_eviction_interval": _EVICTION,
     }
-
-
-def _admin(address: Address) -> Json:
-    # An operator must get in when the connections are used up.
-    return {"address": as_envoy(address), "ignore_global_conn_limit": True}
 
 
 def _from_ads() -> Json:

@@ -278,8 +278,8 @@ class EnvoyProcess:
         return status
 
     def _take_log(self, line: str) -> None:
-        if found := _LOG_LINE.fullmatch(line):
-            self._level, self._component, line = _LOG_LEVELS[found["level"]], found["component"], found["text"]
+        if match := _LOG_LINE.fullmatch(line):
+            self._level, self._component, line = _LOG_LEVELS[match["level"]], match["component"], match["text"]
         self._last_lines.append(line)
         # While it is ended on purpose, Envoy warns of the signal and of the streams that it cuts.
         _LOG.log(logging.DEBUG if self._stopping else self._level, "%s: %s", self._component, line)

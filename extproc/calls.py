@@ -1,6 +1,6 @@
 """Python handlers of the ext_proc service: called in threads of their own, for a limited time.
 
-In: a handler's name, a request and a response. Out: its reply. Raised: `HandlerError`, also when it takes too long.
+In: a handler's name, a request and a response. Out: its reply, or a `HandlerError`, also when it takes too long.
 A handler has up to THREADS_EACH calls at once, and no other handler has less for it. One that takes too long has an
 exception raised in it, which ends what computes in Python. What waits elsewhere, a thread cannot be got out of: it
 keeps that thread. Such a handler is called again when it has ended, and has rested. Other handlers, loading, and the
@@ -10,6 +10,7 @@ end of the process do not wait for it.
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import ctypes
 import functools
@@ -31,68 +32,52 @@ REST: Final = 10.0
 """Seconds from the end of a call that was late to one in its place: if all are late, a tenth of the time goes to
 them."""
 
-Work = Callable[[], None]
+Made = Reply | HandlerError | None
+"""What comes of a call."""
 
 
 class Calls:
     """For one event loop."""
 
-    def __init__(
-        self,
-        handlers: Handlers,
-        *,
-        seconds: float = SECONDS,
-        threads_each: int = THREADS_EACH,
-        rest: float = REST,
-    ) -> None:
-        """Args:
-        handlers: what is called.
-        seconds, threads_each, rest: in place of the constants of these names.
-        """
+    def __init__(self, handlers: Handlers) -> None:
         self._handlers = handlers
-        self._seconds = seconds
-        self._each = threads_each
-        self._rest = rest
         self._idle = 0
-        self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._turns: dict[str, asyncio.Semaphore] = {}
         """By handler: the calls that it may have at once."""
-        self._late: dict[str, int] = {}
+        self._late: collections.Counter[str] = collections.Counter()
         """By handler: its calls that nobody waits for any more, and those that rest."""
 
-    async def call(self, name: str, request: Request, response: Response | None) -> Reply | None:
+    async def call(self, name: str, request: Request, response: Response | None) -> Made:
         """As `Handlers.call`, and no longer than the limit.
 
-        Raises:
+        Returns:
             HandlerError: it failed, or takes too long; count that and let the response pass. It has been logged.
         """
-        if self._late.get(name, 0) >= self._each:
-            text = f"{self._each} calls of it took too long: it is not called until one of them has ended, and rested\n"
-            raise self._handlers.failed(name, text, "its calls take too long")
-        turns = self._turns.setdefault(name, asyncio.Semaphore(self._each))
+        if self._late[name] >= THREADS_EACH:
+            text = (
+                f"{THREADS_EACH} calls of it took too long: it is not called until one of them has ended, and rested\n"
+            )
+            return self._handlers.failed(name, text, "its calls take too long")
+        turns = self._turns.setdefault(name, asyncio.Semaphore(THREADS_EACH))
         running: _Running | None = None
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(SECONDS):
                 await turns.acquire()
                 running = _Running(functools.partial(self._handlers.call, name, request, response), turns.release)
                 self._start(running)
                 return await asyncio.shield(running.result)
         except TimeoutError:
-            text = f"no reply within {self._seconds:g} s\n" + (running.where() if running else "")
+            text = f"no reply within {SECONDS:g} s\n" + (running.where() if running else "")
             if running and not running.result.done():
-                self._late[name] = self._late.get(name, 0) + 1
-                running.result.add_done_callback(lambda _: self._ended(name))
+                self._late[name] += 1
+                loop = asyncio.get_running_loop()
+                running.result.add_done_callback(lambda _: loop.call_later(REST, self._late.subtract, (name,)))
                 running.interrupt()
-            raise self._handlers.failed(name, text, "takes too long") from None
+            return self._handlers.failed(name, text, "takes too long")
         except RuntimeError as error:  # the system has no threads left
             turns.release()
-            raise self._handlers.failed(name, f"{error}\n", str(error)) from error
-
-    def _ended(self, name: str) -> None:
-        asyncio.get_running_loop().call_later(self._rest, self._rested, name)
-
-    def _rested(self, name: str) -> None:
-        self._late[name] -= 1
+            return self._handlers.failed(name, f"{error}\n", str(error))
 
     def _start(self, running: _Running) -> None:
         if not self._idle:
@@ -121,32 +106,27 @@ class _Running:
         self._thread: int | None = None
         self._switching = threading.Lock()
         """While the thread goes over to something else."""
-        self.result: asyncio.Future[Reply | None] = self._loop.create_future()
+        self.result: asyncio.Future[Made] = self._loop.create_future()
 
     def run(self) -> None:
         self._thread = threading.get_ident()
-        reply: Reply | None = None
-        failure: HandlerError | None = None
+        made: Made
         try:
             try:
-                reply = self._call()
+                made = self._call()
             finally:
                 with self._switching:
                     self._thread = None
         except HandlerError as error:
-            failure = error
+            made = error
         except BaseException as error:  # of logging, at most, or an interruption that came late
-            failure = HandlerError(str(error))
+            made = HandlerError(str(error))
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._end, reply, failure)
+            self._loop.call_soon_threadsafe(self._end, made)
 
-    def _end(self, reply: Reply | None, failure: HandlerError | None) -> None:
+    def _end(self, made: Made) -> None:
         self._release()
-        if failure is None:
-            self.result.set_result(reply)
-        else:
-            self.result.set_exception(failure)
-            self.result.exception()  # it may be that nobody asks
+        self.result.set_result(made)
 
     def interrupt(self) -> None:
         """Have an exception raised where the handler is, as soon as that is in Python."""

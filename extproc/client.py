@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import itertools
 import logging
 import ssl
 from collections.abc import Awaitable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 
 from rejoinder.extproc import http2
-from rejoinder.extproc.exchange import Exchange, Metadata, Method, Step
+from rejoinder.extproc.exchange import Exchange, Method, Step
 from rejoinder.extproc.grpc_wire import OK, RESPONSE, Status, framed, refusal, take_messages, trailers
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _LOG: Final = logging.getLogger("rejoinder.extproc")
 MAX_PARTIAL: Final = 8 << 20
 """Bytes of a connection's messages that are not complete yet; at least MAX_MESSAGE, so that one alone always can be."""
 MESSAGE_COST: Final = 1 << 10
-"""In bytes: as how much a message counts beside its own size."""
+"""Bytes that a message counts for beside its own size."""
 MAX_WAITING: Final = 16 << 20
 """Bytes of answers that wait for a client's windows, and beyond which its exchanges pass."""
 WRITE_BUFFER: Final = 1 << 20
@@ -41,85 +41,32 @@ _ALIVE: Final = b"are you?"
 _SHUT_DOWN: Final = b"goodbye!"
 
 
+@dataclass(slots=True, eq=False)
 class _Call:
     """One stream."""
 
-    __slots__ = (
-        "arrived",
-        "exchange",
-        "held",
-        "metadata",
-        "method",
-        "partial",
-        "responding",
-        "stream_id",
-        "then",
-        "told",
-        "working",
-    )
-
-    def __init__(self, stream_id: int, method: Method, metadata: Metadata) -> None:
-        self.stream_id = stream_id
-        self.method = method
-        self.metadata = metadata
-        self.exchange: Exchange | None = None
-        self.arrived = 0.0
-        """When the message came that is answered."""
-        self.partial = bytearray()
-        """The beginning of a message."""
-        self.responding = False
-        """The headers have been sent."""
-        self.working = False
-        """A step is awaited."""
-        self.then: asyncio.Task[None] | None = None
-        """What awaits it, if it is of no use without the client."""
-        self.held: list[bytes | None] = []
-        """Messages that came meanwhile. They count as queued."""
-        self.told = sum(map(len, itertools.chain.from_iterable(metadata)))
-        """Bytes of the metadata, and of the messages that the exchange has had: it may keep what they say."""
-
-    def tell(self, message: bytes | None) -> int:
-        size = len(message or b"")
-        self.told += size
-        return size
-
-    def step(self, message: bytes | None) -> Step | Awaitable[Step] | None:
-        """What a message leads to; None: nothing, it was the end."""
-        if self.exchange is None:
-            self.exchange = self.method(self.metadata)
-        if message is not None:
-            return self.exchange.on_message(message)
-        self.exchange.on_end()
-        return None
+    stream_id: int
+    method: Method
+    exchange: Exchange | None = None
+    told: int = 0
+    """Bytes of the messages that the exchange has had: it may keep what they say."""
+    arrived: float = 0.0
+    """When the message came that is answered."""
+    partial: bytearray = field(default_factory=bytearray)
+    """The beginning of a message."""
+    responding: bool = False
+    """The headers have been sent."""
+    working: bool = False
+    """A step is awaited."""
+    then: asyncio.Task[None] | None = None
+    """What awaits it, if it is of no use without the client."""
+    held: list[bytes | None] = field(default_factory=list)
+    """Messages that came meanwhile. They count as queued."""
 
     def release(self) -> list[bytes | None]:
         """The messages that were held; none are any more."""
         held, self.held = self.held, []
         return held
-
-    def cancel(self) -> None:
-        if self.then is not None:
-            self.then.cancel()
-
-
-class _Life:
-    """The signs of life of a client."""
-
-    __slots__ = ("asked", "heard", "unread_since")
-
-    def __init__(self, now: float) -> None:
-        self.heard = self.unread_since = now
-        self.asked = False
-
-    def is_over(self, now: float, *, unread: bool) -> bool:
-        """Args: unread: there is something that it should read, since `unread_since`."""
-        silent = now - self.heard > KEEPALIVE + KEEPALIVE_TIMEOUT
-        return silent or (unread and now - self.unread_since > KEEPALIVE_TIMEOUT)
-
-    def is_to_be_asked(self, now: float) -> bool:
-        """Whether it has been silent for so long; once."""
-        before, self.asked = self.asked, now - self.heard > KEEPALIVE
-        return self.asked and not before
 
 
 def _cost(message: bytes | None) -> int:
@@ -138,12 +85,12 @@ class Client(asyncio.BufferedProtocol):
         self._calls: dict[int, _Call] = {}
         self._queue: collections.deque[tuple[float, _Call, bytes | None]] = collections.deque()
         """When it came, whose it is, and a message; None: the end."""
-        self._partial = 0
-        self._told = 0
+        self._partial = self._told = 0
         self.kept = 0
         """About how much memory this connection takes, but for what is queued, as of the last `flush`."""
-        self._paused = self._drained = False
-        self._life = _Life(server.clock())
+        self._paused = self._drained = self._asked = False
+        self._heard = self._unread_since = server.clock()
+        """The last sign of life, and since when there is something that the client should read."""
 
     # Called by asyncio.
 
@@ -160,12 +107,12 @@ class Client(asyncio.BufferedProtocol):
         return self._server.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._life.heard = now = self._server.clock()
+        self._heard, self._asked = self._server.clock(), False
         for event in self.http2.receive_data(bytes(self._server.buffer[:nbytes])):
             if isinstance(event, http2.Request):
-                self._on_request(event, now)
+                self._on_request(event)
             elif isinstance(event, http2.Data):
-                self._on_data(event, now)
+                self._on_data(event)
             elif isinstance(event, http2.Reset):
                 self._forget(event.stream_id)
             elif event.data == _SHUT_DOWN:
@@ -173,7 +120,7 @@ class Client(asyncio.BufferedProtocol):
         self.flush()
 
     def pause_writing(self) -> None:
-        self._paused, self._life.unread_since = True, self._server.clock()
+        self._paused, self._unread_since = True, self._server.clock()
         if self._transport is not None:
             self._transport.pause_reading()
 
@@ -191,10 +138,6 @@ class Client(asyncio.BufferedProtocol):
 
     # Called by the server.
 
-    @property
-    def has_work(self) -> bool:
-        return bool(self._queue) and not self._paused
-
     def serve(self, turn: int) -> int:
         """Answer at most `turn` messages; returns how many."""
         done = 0
@@ -207,13 +150,15 @@ class Client(asyncio.BufferedProtocol):
             self.queued -= _cost(message)
             if self._calls.get(call.stream_id) is not call:
                 continue  # it has been reset
-            late = self._server.clock() - arrived > self._server.max_wait
-            if message is not None and (late or self.http2.waiting > MAX_WAITING):
-                self._server.overloaded += 1
+            late = self._server.clock() - arrived > self._server.max_wait or self.http2.waiting > MAX_WAITING
+            if message is None or late:
+                self._server.overloaded += message is not None
                 self._finish(call, Status.OK)
             else:
                 call.arrived = arrived
                 self._answer(call, message)
+        if self._queue and not self._paused:
+            self._server.busy[self] = None
         return done
 
     def flush(self) -> None:
@@ -222,14 +167,14 @@ class Client(asyncio.BufferedProtocol):
             return
         if data := self.http2.data_to_send():
             self._transport.write(data)
-        if self._drained and not self.http2.open_streams:
-            self.close()
-        elif self.http2.closed:
+        if self.http2.closed:
             if self.http2.error:
                 _LOG.warning("a client's connection is broken off: %s", self.http2.error)
-            self._life.unread_since = self._server.clock()
+            self._unread_since = self._server.clock()
             self._drop()
             self._transport.close()
+        elif self._drained and not self.http2.open_streams:
+            self.close()
         else:
             streams, unread = self.http2.open_streams * MESSAGE_COST, self._transport.get_write_buffer_size()
             self._server.keep(self, streams + self._partial + self._told + self.http2.waiting + unread)
@@ -244,7 +189,6 @@ class Client(asyncio.BufferedProtocol):
         """End all streams, and close the connection when everything is written."""
         if self._transport is not None and not self.http2.closed:
             self.http2.close()
-            self._drained = False
             self.flush()
 
     def abort(self) -> None:
@@ -255,9 +199,12 @@ class Client(asyncio.BufferedProtocol):
 
     def tick(self, now: float) -> None:
         self.http2.forgive()
-        if self._life.is_over(now, unread=self._paused or self.http2.closed):
+        silent = now - self._heard
+        unread = now - self._unread_since if self._paused or self.http2.closed else 0.0
+        if silent > KEEPALIVE + KEEPALIVE_TIMEOUT or unread > KEEPALIVE_TIMEOUT:
             self.abort()
-        elif self._life.is_to_be_asked(now):
+        elif silent > KEEPALIVE and not self._asked:
+            self._asked = True  # for a sign of life
             self.http2.ping(_ALIVE)
             self.flush()
 
@@ -269,25 +216,24 @@ class Client(asyncio.BufferedProtocol):
 
     # What comes in.
 
-    def _on_request(self, event: http2.Request, now: float) -> None:
+    def _on_request(self, event: http2.Request) -> None:
         stream_id, headers, end_stream = event
         fields, methods = dict(headers), self._server.methods
         if (refused := refusal(fields, methods)) is not None:
             self.http2.send_trailers(stream_id, refused)
             return
-        self._calls[stream_id] = call = _Call(stream_id, methods[fields[":path"]], headers)
-        self._told += call.told
+        self._calls[stream_id] = call = _Call(stream_id, methods[fields[":path"]])
         if end_stream:
-            self._enqueue(call, None, now)
+            self._enqueue(call, None, self._heard)
 
-    def _on_data(self, event: http2.Data, now: float) -> None:
+    def _on_data(self, event: http2.Data) -> None:
         if (call := self._calls.get(event.stream_id)) is None:
             return
         self._partial -= len(call.partial)
         messages, refused = take_messages(call.partial, event.data)
         self._partial += len(call.partial)
         for message in messages:
-            self._enqueue(call, message, now)
+            self._enqueue(call, message, self._heard)
         if refused is not None:
             self._finish(call, *refused)
         elif self._partial > MAX_PARTIAL:
@@ -295,7 +241,7 @@ class Client(asyncio.BufferedProtocol):
         elif event.end_stream and call.partial:
             self._finish(call, Status.INTERNAL, "the last message is not complete")
         elif event.end_stream:
-            self._enqueue(call, None, now)
+            self._enqueue(call, None, self._heard)
 
     def _enqueue(self, call: _Call, message: bytes | None, now: float) -> None:
         if self._server.has_room(self):
@@ -308,16 +254,15 @@ class Client(asyncio.BufferedProtocol):
 
     # What goes out.
 
-    def _answer(self, call: _Call, message: bytes | None) -> None:
-        self._told += call.tell(message)
+    def _answer(self, call: _Call, message: bytes) -> None:
+        call.told += len(message)
+        self._told += len(message)
         try:
-            if (step := call.step(message)) is None:
-                self._finish(call, Status.OK)
-                return
-            if isinstance(step, Step):
+            call.exchange = call.exchange or call.method()
+            step = call.exchange(message)
+            if isinstance(step, Step) and step.then is None:
                 self._send(call, step)
-                if step.then is None:
-                    return
+                return
         except Exception:
             self._fail(call)
             return
@@ -327,11 +272,12 @@ class Client(asyncio.BufferedProtocol):
 
     async def _awaited(self, call: _Call, coming: Step | Awaitable[Step]) -> None:
         try:
-            step = coming if isinstance(coming, Step) else Step(b"", False, then=lambda: coming)
+            step = coming if isinstance(coming, Step) else await coming
+            self._send(call, step)
             while step.then is not None:
+                self.flush()
                 step = await step.then()
                 self._send(call, step)
-                self.flush()
         except Exception:
             self._fail(call)
         call.working, held = False, call.release()
@@ -375,4 +321,5 @@ class Client(asyncio.BufferedProtocol):
             self._partial -= len(call.partial)
             self._told -= call.told
             self.queued -= sum(map(_cost, call.release()))
-            call.cancel()
+            if call.then is not None:
+                call.then.cancel()

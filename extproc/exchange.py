@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from rejoinder.extproc.grpc_wire import Status
-from rejoinder.extproc.headers import Headers
-
-Metadata = Headers
-"""A request's headers, with the pseudo headers."""
 
 
 class Step(NamedTuple):
@@ -25,14 +21,7 @@ class Step(NamedTuple):
     """What comes next, without a message of the client; it is cancelled when the client goes."""
 
 
-class Exchange(Protocol):
-    """One stream."""
+Exchange = Callable[[bytes], Step | Awaitable[Step]]
+"""One stream: what a message leads to. What takes time is awaited, and the stream's next message with it."""
 
-    def on_message(self, data: bytes) -> Step | Awaitable[Step]:
-        """What a message leads to. What takes time is awaited, and the stream's next message with it."""
-
-    def on_end(self) -> None:
-        """Both sides have ended the stream. (Not called where the client has reset it, or gone away.)"""
-
-
-Method = Callable[[Metadata], Exchange]
+Method = Callable[[], Exchange]

@@ -23,11 +23,9 @@ from pathlib import Path
 from typing import Final
 
 from rejoinder.extproc.client import Client
-from rejoinder.extproc.exchange import Exchange, Metadata, Method, Step
+from rejoinder.extproc.exchange import Method
 from rejoinder.transport import accepting, unix
 from rejoinder.transport.addresses import parse
-
-__all__ = ["BOUNDS", "Exchange", "Metadata", "Method", "Server", "Step"]
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")
 
@@ -72,16 +70,12 @@ class Server:
         *,
         tls: ssl.SSLContext | None = None,
         max_wait: float = MAX_WAIT,
-        max_queued: int = MAX_QUEUED,
-        max_kept: int = MAX_KEPT,
-        max_connections: int = MAX_CONNECTIONS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Args:
-        methods: by path; each makes an exchange of a stream's metadata, with its first message.
+        methods: by path; each makes a stream's exchange, with its first message.
         tls: for TLS; it is made to offer `h2` by ALPN.
-        max_wait, max_queued, max_kept, max_connections: in place of the constants of these names.
-        clock: in place of the time.
+        max_wait, clock: in place of MAX_WAIT and the time.
         """
         self.failures = 0
         """Exchanges that have raised something; the log has each."""
@@ -91,15 +85,14 @@ class Server:
         """What they took together."""
         self.overloaded = 0
         """Exchanges that were let pass because they had waited too long, or there were too many."""
-        self.methods, self.max_wait, self.max_queued, self.clock = methods, max_wait, max_queued, clock
+        self.methods, self.max_wait, self.clock = methods, max_wait, clock
         self.connections: set[Client] = set()
         self.busy: collections.OrderedDict[Client, None] = collections.OrderedDict()
         """The connections with messages to answer, in turn."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.buffer = memoryview(bytearray(READ_BUFFER))
         """For all connections: what asyncio reads into it, it hands over at once."""
-        self._max_kept, self._kept = max_kept, 0
-        self._max_connections = max_connections
+        self._kept = 0
         self._tls = tls
         self._listening: socket.socket | None = None
         self._accepting: asyncio.Task[None]
@@ -139,7 +132,7 @@ class Server:
         loop = asyncio.get_running_loop()
         self._listening = listening
         self._accepting = loop.create_task(accepting.accept(listening, lambda: Client(self), tls))
-        self._ticking = loop.call_later(TICK, self._tick_again)
+        self._ticking = loop.call_later(TICK, self.tick)
         return 0 if isinstance(where, Path) else int(listening.getsockname()[1])
 
     async def stop(self, grace: float = 0.0) -> None:
@@ -173,18 +166,16 @@ class Server:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _tick_again(self) -> None:
-        self._ticking = asyncio.get_running_loop().call_later(TICK, self._tick_again)
-        self.tick()
-
     def tick(self) -> None:
         """Look after all connections; done every second."""
+        if self._ticking is not None:
+            self._ticking = asyncio.get_running_loop().call_later(TICK, self.tick)
         for connection in list(self.connections):
             connection.tick(self.clock())
 
     def admit(self, connection: Client) -> bool:
         """A connection was made. Whether there is room for it."""
-        if len(self.connections) >= self._max_connections:
+        if len(self.connections) >= MAX_CONNECTIONS:
             return False
         self.connections.add(connection)
         return True
@@ -199,9 +190,9 @@ class Server:
         """How much memory a connection takes now."""
         self._kept += size - connection.kept
         connection.kept = size
-        if self._kept > self._max_kept:
-            largest = max(self.connections, key=lambda each: each.kept, default=connection)
-            _LOG.warning("clients take more than %d MB: the one with the most is hung up on", self._max_kept >> 20)
+        if self._kept > MAX_KEPT:
+            largest = max(self.connections, key=lambda client: client.kept, default=connection)
+            _LOG.warning("clients take more than %d MB: the one with the most is hung up on", MAX_KEPT >> 20)
             self._kept -= largest.kept
             largest.kept = 0
             largest.abort()
@@ -215,7 +206,7 @@ class Server:
 
     def has_room(self, connection: Client) -> bool:
         """Whether one more message of a connection may wait."""
-        return connection.queued * max(len(self.busy), 1) < self.max_queued
+        return connection.queued * max(len(self.busy), 1) < MAX_QUEUED
 
     def enqueue(self, connection: Client) -> None:
         """A connection has something to answer."""
@@ -232,8 +223,6 @@ class Server:
             connection, _ = self.busy.popitem(last=False)
             left -= connection.serve(TURN)
             served[connection] = None
-            if connection.has_work:
-                self.busy[connection] = None
         for connection in served:
             connection.flush()
         for connection in self.busy:

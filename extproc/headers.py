@@ -1,7 +1,7 @@
 """Header blocks: bytes to headers and back, and whether they can be those of a request or of trailers.
 
-The ways in are `Blocks.decode`, for what one client sends, and `encode`. `HeaderError` is raised for a block that
-cannot be decoded: it ends the connection, as the decoders of both sides do not agree any more.
+The ways in are `Blocks.decode`, for what one client sends, and `encode`. A block that cannot be decoded ends the
+connection (`BrokenConnectionError`), as the decoders of both sides do not agree any more.
 
 RFC 7541 is HPACK, https://www.rfc-editor.org/rfc/rfc7541; the other section numbers are those of RFC 9113.
 """
@@ -16,6 +16,8 @@ from typing import Final
 
 from hpack import Decoder, HPACKError, OversizedHeaderListError
 from hpack.hpack import encode_integer
+
+from rejoinder.extproc.frames import BrokenConnectionError, ErrorCode
 
 MAX_LIST_SIZE: Final = 1 << 14
 """Of decoded headers, with 32 bytes for each (section 6.5.2). gRPC's own limit for metadata is 8 to 16 kB."""
@@ -35,14 +37,6 @@ class Kind(enum.Enum):
     MALFORMED = enum.auto()
 
 
-class HeaderError(Exception):
-    """A block that cannot be decoded."""
-
-
-class HeadersTooLargeError(HeaderError):
-    """A block of more than MAX_LIST_SIZE."""
-
-
 class Blocks:
     """The header blocks of one client."""
 
@@ -57,7 +51,7 @@ class Blocks:
         """What a block says.
 
         Raises:
-            HeaderError: nothing. End the connection.
+            BrokenConnectionError: nothing, or too much.
         """
         # Without a table a block's meaning is in its bytes alone. (The first block after the acknowledgement has to
         # go to the old decoder: it says that the table is empty now.)
@@ -81,13 +75,13 @@ _SIZE_UPDATES: Final = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f])
 
 def _decode(decoder: Decoder, block: bytes) -> tuple[Kind, Headers]:
     if _SIZE_UPDATES.match(block):
-        raise HeaderError("a third dynamic table size update")
+        raise BrokenConnectionError(ErrorCode.COMPRESSION_ERROR, "a third dynamic table size update")
     try:
         raw = decoder.decode(block, raw=True)
     except OversizedHeaderListError as error:
-        raise HeadersTooLargeError(str(error)) from error
+        raise BrokenConnectionError(ErrorCode.ENHANCE_YOUR_CALM, str(error)) from error
     except HPACKError as error:
-        raise HeaderError(str(error)) from error
+        raise BrokenConnectionError(ErrorCode.COMPRESSION_ERROR, str(error)) from error
     headers = tuple((_text(name), _text(value)) for name, value in raw)
     return _kind(headers), headers
 

@@ -30,15 +30,14 @@ from rejoinder.extproc.frames import (
     BrokenStreamError,
     ErrorCode,
     Frame,
-    ProtocolError,
     Setting,
     frame,
     parse_settings,
     settings,
     unpadded,
 )
-from rejoinder.extproc.headers import MAX_BLOCK, MAX_LIST_SIZE, Blocks, HeaderError, Headers, HeadersTooLargeError, Kind
-from rejoinder.extproc.streams import MAX_FRAME_SIZE, STREAM_WINDOW, State, Stream, Streams
+from rejoinder.extproc.headers import MAX_BLOCK, MAX_LIST_SIZE, Blocks, Headers, Kind
+from rejoinder.extproc.streams import MAX_FRAME_SIZE, STREAM_WINDOW, Stream, Streams
 
 CONNECTION_WINDOW: Final = 1 << 20
 """Bytes that a client may send ahead on all streams: hundreds of requests between two turns of the event loop."""
@@ -52,7 +51,7 @@ SMALL: Final = 64
 """Bytes of DATA that are of little use: a message in pieces that small costs as many events as it has bytes. An answer
 makes up for the small message that it is to."""
 SETTINGS_COST: Final = 100
-"""As how many such frames SETTINGS count: the windows of all streams may have to change."""
+"""How many such frames a SETTINGS counts for: the windows of all streams may have to change."""
 
 
 class Request(NamedTuple):
@@ -88,17 +87,6 @@ class Pong(NamedTuple):
 
 Event = Request | Data | Reset | Pong
 
-
-# Section 5.1: which frame may not come in which state, and what follows. Frames for closed streams may have been under
-# way, and are ignored.
-_MISPLACED: Final[Mapping[tuple[State, int], tuple[type[ProtocolError], ErrorCode]]] = {
-    (State.IDLE, Frame.HEADERS): (BrokenConnectionError, ErrorCode.PROTOCOL_ERROR),
-    (State.IDLE, Frame.DATA): (BrokenConnectionError, ErrorCode.PROTOCOL_ERROR),
-    (State.IDLE, Frame.RST_STREAM): (BrokenConnectionError, ErrorCode.PROTOCOL_ERROR),
-    (State.IDLE, Frame.WINDOW_UPDATE): (BrokenConnectionError, ErrorCode.PROTOCOL_ERROR),
-    (State.HALF_CLOSED, Frame.DATA): (BrokenStreamError, ErrorCode.STREAM_CLOSED),
-    (State.HALF_CLOSED, Frame.HEADERS): (BrokenStreamError, ErrorCode.STREAM_CLOSED),
-}
 
 # Without a dynamic table, the header block of each stream of an Envoy's route is the same bytes: decoded once.
 _ANNOUNCED: Final = {
@@ -192,17 +180,15 @@ class Connection(Streams):
         if self._useless > MAX_USELESS:
             raise BrokenConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that are of no use")
 
-    # The stream that a frame is about; None: it is closed, and the frame is ignored.
+    # The stream that a frame is about (section 5.1); None: it is closed, and the frame, maybe under way, is ignored.
     def _stream(self, kind: Frame, stream_id: int) -> Stream | None:
         stream = self._streams.get(stream_id)
-        if stream is not None:
-            state = stream.state
-        else:
-            state = State.IDLE if stream_id > self._last_id or stream_id % 2 == 0 else State.CLOSED
+        if stream is None:
             self._spend(1)
-        if (state, kind) in _MISPLACED:
-            error, code = _MISPLACED[state, kind]
-            raise error(code, f"{kind.name} on a stream that is {state.name}")
+            if stream_id > self._last_id or stream_id % 2 == 0:
+                raise BrokenConnectionError(ErrorCode.PROTOCOL_ERROR, f"{kind.name} on a stream that is IDLE")
+        elif stream.ended and kind in (Frame.DATA, Frame.HEADERS):
+            raise BrokenStreamError(ErrorCode.STREAM_CLOSED, f"{kind.name} on a stream that is HALF_CLOSED")
         return stream
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
@@ -216,13 +202,13 @@ class Connection(Streams):
         if flags & PADDED:
             payload = unpadded(payload)
         stream = self._streams.get(stream_id)
-        if stream is None or stream.state is not State.OPEN:
+        if stream is None or stream.ended:
             stream = self._stream(Frame.DATA, stream_id)
             if stream is None:
                 return
         end_stream = flags & END_STREAM > 0
         if end_stream:
-            stream.state = State.HALF_CLOSED
+            stream.ended = True
         else:
             stream.received += size
             if stream.received >= STREAM_WINDOW // 2:
@@ -261,12 +247,7 @@ class Connection(Streams):
 
     # The junction: what HEADERS and its CONTINUATIONs have brought.
     def _on_block(self, flags: int, stream_id: int, block: bytes) -> None:
-        try:
-            kind, headers = self._blocks.decode(block)
-        except HeadersTooLargeError as error:
-            raise BrokenConnectionError(ErrorCode.ENHANCE_YOUR_CALM, str(error)) from error
-        except HeaderError as error:
-            raise BrokenConnectionError(ErrorCode.COMPRESSION_ERROR, str(error)) from error
+        kind, headers = self._blocks.decode(block)
         end_stream = flags & END_STREAM > 0
         if stream_id > self._last_id and stream_id % 2:
             self._last_id = stream_id
@@ -274,8 +255,7 @@ class Connection(Streams):
                 raise BrokenStreamError(ErrorCode.REFUSED_STREAM, "too many streams")  # section 5.1.2
             if kind is not Kind.REQUEST:
                 raise BrokenStreamError(ErrorCode.PROTOCOL_ERROR, "malformed")  # section 8.1.1
-            state = State.HALF_CLOSED if end_stream else State.OPEN
-            self._streams[stream_id] = Stream(state, self._initial_window)
+            self._streams[stream_id] = Stream(self._initial_window, end_stream)
             self._events.append(Request(stream_id, headers, end_stream))
             return
         if kind is Kind.REQUEST and stream_id not in self._streams:
@@ -284,7 +264,7 @@ class Connection(Streams):
         if stream is not None:
             if kind is not Kind.TRAILERS or not end_stream:
                 raise BrokenStreamError(ErrorCode.PROTOCOL_ERROR, "malformed")  # section 8.1
-            stream.state = State.HALF_CLOSED
+            stream.ended = True
             self._events.append(Data(stream_id, b"", True))
 
     def _on_priority(self, _flags: int, _stream_id: int, _payload: bytes) -> None:

@@ -12,9 +12,10 @@ import itertools
 import logging
 import ssl
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
+
+from cachetools import TLRUCache
 
 from rejoinder.rules.http import show_address
 from rejoinder.rules.model import Header, RemotePage, Upstream, printable
@@ -47,8 +48,7 @@ class Pages:
     """For one event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._kept: OrderedDict[_Key, tuple[float, Page]] = OrderedDict()
+        self._kept: TLRUCache[_Key, Page] = TLRUCache(KEPT, lambda key, _, now: now + key[0].cache, clock)
         self._coming: dict[_Key, asyncio.Task[Page | None]] = {}
         """Of those that are to be kept: whoever wants one meanwhile waits for it, too."""
         self._session: aiohttp.ClientSession | None = None
@@ -63,9 +63,8 @@ class Pages:
         """
         if not remote.cache:
             return await self._tried(remote, headers, code)
-        key = (remote, headers)  # of another place, or for a shorter time, it is another one
-        until, page = self._kept.get(key, (0.0, None))
-        if page and self._clock() < until:
+        key = (remote, headers)  # with the service and the time: rules that differ in these share no page
+        if (page := self._kept.get(key)) is not None:
             return page
         if (coming := self._coming.get(key)) is None:
             coming = self._coming[key] = asyncio.create_task(self._tried(remote, headers, code))
@@ -76,9 +75,7 @@ class Pages:
         del self._coming[key]
         page = None if coming.cancelled() else coming.result()
         if page and len(page.body) <= MAX_KEPT and sum(len(n) + len(v) for n, v in key[1]) <= MAX_KEY:
-            self._kept[key] = (self._clock() + key[0].cache, page)
-            if len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
+            self._kept[key] = page
 
     def prepare(self, services: Iterable[Upstream]) -> None:
         """Do now what would take up the first page's time. In the event loop."""

@@ -21,14 +21,13 @@ from typing import Final
 
 from rejoinder.extproc import grpc
 from rejoinder.extproc.calls import Calls
-from rejoinder.extproc.grpc import Metadata, Step
+from rejoinder.extproc.exchange import Exchange, Step
 from rejoinder.extproc.pages import Pages
 from rejoinder.extproc.session import Call, Fetch, Output, Rules, Session
 from rejoinder.extproc.standard import methods
 from rejoinder.extproc.wire import PLACEMENT, decode
-from rejoinder.rules.answers import Reply
 from rejoinder.rules.counts import NONE, Counts, Kind, Series, Tally
-from rejoinder.rules.handlers import HandlerError, Handlers
+from rejoinder.rules.handlers import Handlers
 from rejoinder.rules.program import Program, services_asked
 from rejoinder.transport import unix
 from rejoinder.transport.sparing import Sparing
@@ -63,7 +62,7 @@ class Counters:
     seconds: float = field(default=0.0, compare=False)
     """What they took together."""
     connections: int = field(default=0, compare=False)
-    """That are open now; so are `streams`."""
+    """Open now, as are `streams`."""
     streams: int = field(default=0, compare=False)
 
 
@@ -119,8 +118,16 @@ class Processor:
             streams=self._grpc.streams,
         )
 
-    def _open(self, _: Metadata) -> _Exchange:
-        return _Exchange(self, Session(self._rules))
+    def _open(self) -> Exchange:
+        return functools.partial(self._on_message, Session(self._rules))
+
+    def _on_message(self, session: Session, data: bytes) -> Step | Awaitable[Step]:
+        output = self._attempt(lambda: session.on_message(decode(data)))
+        if output.call is not None:
+            return self._handled(session, output.call)
+        if output.fetch is not None:
+            return Step(b"", False, then=functools.partial(self._fetched, session, output.fetch))
+        return self._step(session, output)
 
     def _step(self, session: Session, output: Output) -> Step:
         end = session.done or not output.message
@@ -128,10 +135,7 @@ class Processor:
         return Step(output.message, end)
 
     async def _handled(self, session: Session, call: Call) -> Step:
-        try:
-            made: Reply | HandlerError | None = await self._calls.call(call.handler, call.request, call.response)
-        except HandlerError as error:
-            made = error
+        made = await self._calls.call(call.choice.answer.handler, call.request, call.response)
         return self._step(session, self._attempt(lambda: session.on_reply(call, made)))
 
     async def _fetched(self, session: Session, fetch: Fetch) -> Step:
@@ -165,22 +169,3 @@ class Processor:
             self._failures += 1
             _LOG.warning("an exchange passes untouched: %s", output.unexpected)
         return output
-
-
-class _Exchange:
-    """A stream, as `grpc` wants it."""
-
-    def __init__(self, processor: Processor, session: Session) -> None:
-        self._processor = processor
-        self._session = session
-
-    def on_message(self, data: bytes) -> Step | Awaitable[Step]:
-        output = self._processor._attempt(lambda: self._session.on_message(decode(data)))
-        if output.call is not None:
-            return self._processor._handled(self._session, output.call)
-        if output.fetch is not None:
-            return Step(b"", False, then=functools.partial(self._processor._fetched, self._session, output.fetch))
-        return self._processor._step(self._session, output)
-
-    def on_end(self) -> None:
-        """There is nobody to answer, and nothing to count."""

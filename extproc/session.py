@@ -37,7 +37,7 @@ from rejoinder.rules.model import Header, RemotePage
 from rejoinder.rules.names import DETAILS
 from rejoinder.rules.program import Program, Seen, compile_rules
 from rejoinder.rules.remote import Page, asks, request, stays, with_page
-from rejoinder.rules.request import LOCAL, UPSTREAM, Request, Response, now, of_headers
+from rejoinder.rules.request import LOCAL, UPSTREAM, Response, now, of_headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +63,19 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A Python handler that is to be called."""
+    """A Python handler to call."""
 
-    handler: str
     request: handlers.Request
     response: handlers.Response | None
-    rule: str
+    choice: Choice
+    asked: Asked
     seen: Seen
     """What the rules in front of it do."""
-    asked: Request
-    """That request, as rules see it."""
-    source: str = ""
-    """Whose response that is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """A page that is to be asked for; without it, `rejoinder.rules.remote` says what is sent."""
+    """A page to ask a service for. `rejoinder.rules.remote` says what is sent if none comes."""
 
     remote: RemotePage
     headers: tuple[Header, ...]
@@ -103,7 +99,7 @@ class Output:
     status: int = 0
     """What is sent then; else, what is observed."""
     original_status: int = 0
-    """What that takes the place of; 0: no upstream is asked."""
+    """The status of the response that it replaces; 0: no upstream is asked."""
     unexpected: str | None = None
     """What was wrong with the message, for the log; None: nothing."""
     failed: str | None = None
@@ -111,9 +107,9 @@ class Output:
     seen: Seen = field(default_factory=Seen)
     """What rules do that give no answer."""
     call: Call | None = None
-    """What is to be called; then `Session.on_reply` says what that leads to."""
+    """The handler to call; pass its reply to `Session.on_reply`."""
     fetch: Fetch | None = None
-    """... asked for; then `Session.on_page`."""
+    """The page to ask for; pass it to `Session.on_page`."""
 
 
 class State(enum.Enum):
@@ -124,7 +120,7 @@ class State(enum.Enum):
     HANDLER = enum.auto()
     """A handler is awaited, or a page."""
     DONE = enum.auto()
-    """All is said: the stream is to be ended."""
+    """The stream is to be ended."""
 
 
 class Session:
@@ -138,7 +134,7 @@ class Session:
 
     @property
     def done(self) -> bool:
-        """All is said: end the stream, with gRPC's status OK."""
+        """End the stream, with gRPC's status OK."""
         return self._state is State.DONE
 
     def on_message(self, message: Message) -> Output:
@@ -154,10 +150,8 @@ class Session:
         """What the reply of a handler leads to, or its failure."""
         self._state = State.DONE
         if isinstance(made, Reply):
-            original = call.response.status if call.response else 0
-            message = immediate(made, call.rule) + marker(call.rule, original, call.source, tuple(call.seen.observed))
-            return Output(message, call.rule, sent_status(made.status, call.asked), original, seen=call.seen)
-        failed = None if made is None else call.rule
+            return _answered(immediate(made, call.choice.rule), made.status, call.choice, call.asked, call.seen)
+        failed = None if made is None else call.choice.rule
         if call.response is not None:
             return Output(failed=failed)  # the other stream is asked about it yet
         self._state = State.RESPONSE
@@ -173,33 +167,17 @@ class Session:
             return _passed(came, seen)
         reply = choice.reply(came.status if came else 0, replace(asked, time=self._rules.clock()))
         made = immediate(with_page(reply, page) if page else reply, choice.rule)
-        status, source = (came.status, came.source) if came else (0, "")
-        message = made + marker(choice.rule, status, source, tuple(seen.observed))
-        return Output(message, choice.rule, sent_status(reply.status, asked.request), status, seen=seen)
-
-    def _fetch(self, choice: Choice, asked: Asked, seen: Seen) -> Fetch | None:
-        status = asked.response.status if asked.response else 0
-        remote = asks(choice.answer, status, asked)
-        if remote is None:
-            return None
-        told = request(remote, choice.answer, status, replace(asked, time=self._rules.clock()), choice.rule)
-        return Fetch(remote, told, choice.answer.status_code or status, choice, asked, seen)
+        return _answered(made, reply.status, choice, asked, seen)
 
     def _on_request(self, message: RequestHeaders) -> tuple[State, Output]:
-        asked = Asked(
-            of_headers(message.headers, client_of(message.attributes)), message.attributes.get(ROUTE_NAME) or None
-        )
-        seen = Seen()
+        known, seen = message.attributes, Seen()
+        asked = Asked(of_headers(message.headers, client_of(known)), known.get(ROUTE_NAME) or None)
         choice = self._rules.program.on_request(asked.request, asked.route, seen)
         self._asked = message
         if choice is not None and choice.answer.handler:
-            call = Call(choice.answer.handler, _readable_request(message), None, choice.rule, seen, asked.request)
-            return State.HANDLER, Output(call=call)
-        if choice is not None and (fetch := self._fetch(choice, asked, seen)):
-            return State.HANDLER, Output(fetch=fetch)
+            return State.HANDLER, Output(call=Call(_readable_request(message), None, choice, asked, seen))
         if choice is not None:
-            sent = sent_status(choice.answer.status_code or 0, asked.request)
-            return State.DONE, Output(self._reply(choice, asked, seen), choice.rule, sent, seen=seen)
+            return self._decided(choice, asked, seen)
         if not self._rules.program.has_handlers:
             return State.DONE, Output(passing(seen, "request_headers"), seen=seen)
         return State.RESPONSE, Output(passing(seen, "request_headers") or PASS_REQUEST, seen=seen)
@@ -221,27 +199,26 @@ class Session:
             # Told when the request came, by the other stream, or, in Envoys of ours, by its route.
             seen.passed = "" if before.passed == seen.passed else seen.passed
         if choice is not None and not choice.answer.handler:
-            whole = Asked(seen_request, route, came)
-            if fetch := self._fetch(choice, whole, seen):
-                return State.HANDLER, Output(fetch=fetch)
-            if stays(choice.answer, came.status, whole):
-                return State.DONE, _passed(came, seen)
-            reply = self._reply(choice, whole, seen)
-            sent = sent_status(choice.answer.status_code or message.status, seen_request)
-            return State.DONE, Output(reply, choice.rule, sent, message.status, seen=seen)
+            return self._decided(choice, Asked(seen_request, route, came), seen)
         if asked is None:  # a handler is the matter of the stream that has seen the request, if there is one
             return State.DONE, _passed(came, seen)
         if choice is None:
             return State.DONE, Output()  # the other stream is asked, and tells who has observed it
         response = handlers.Response(message.status, _readable(message.headers))
-        call = Call(
-            choice.answer.handler, _readable_request(asked), response, choice.rule, seen, seen_request, came.source
-        )
+        call = Call(_readable_request(asked), response, choice, Asked(seen_request, route, came), seen)
         return State.HANDLER, Output(call=call)
 
-    def _reply(self, choice: Choice, asked: Asked, seen: Seen) -> bytes:
-        status, source = (asked.response.status, asked.response.source) if asked.response else (0, "")
-        return self._rules.ready(choice, status, asked) + marker(choice.rule, status, source, tuple(seen.observed))
+    # What an answer without a handler leads to.
+    def _decided(self, choice: Choice, asked: Asked, seen: Seen) -> tuple[State, Output]:
+        answer, came = choice.answer, asked.response
+        status = came.status if came else 0
+        if remote := asks(answer, status, asked):
+            told = request(remote, answer, status, replace(asked, time=self._rules.clock()), choice.rule)
+            return State.HANDLER, Output(fetch=Fetch(remote, told, answer.status_code or status, choice, asked, seen))
+        if came and stays(answer, status, asked):
+            return State.DONE, _passed(came, seen)
+        made = self._rules.ready(choice, status, asked)
+        return State.DONE, _answered(made, answer.status_code or status, choice, asked, seen)
 
 
 Step = Callable[[Session, Any], tuple[State, Output]]
@@ -254,6 +231,13 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[Message], Step]]] = {
     State.HANDLER: {},
     State.DONE: {},
 }
+
+
+def _answered(made: bytes, status: int, choice: Choice, asked: Asked, seen: Seen) -> Output:
+    """A reply with this status is sent."""
+    original, source = (asked.response.status, asked.response.source) if asked.response else (0, "")
+    message = made + marker(choice.rule, original, source, tuple(seen.observed))
+    return Output(message, choice.rule, sent_status(status, asked.request), original, seen=seen)
 
 
 def _passed(came: Response, seen: Seen) -> Output:

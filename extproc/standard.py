@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from rejoinder.extproc.exchange import Metadata, Method, Step
+from rejoinder.extproc.exchange import Method, Step
 from rejoinder.extproc.grpc_wire import Status
 from rejoinder.transport.standard import HEALTH, REFLECTION, Standard
-
-
-class _Asked:
-    """A stream whose messages are answered one by one."""
-
-    def __init__(self, on_message: Callable[[bytes], Step]) -> None:
-        self.on_message = on_message
-
-    def on_end(self) -> None:
-        """All has been answered."""
 
 
 def methods(standard: Standard) -> Mapping[str, Method]:
@@ -38,14 +28,8 @@ def methods(standard: Standard) -> Mapping[str, Method]:
     def reflect(request: bytes) -> Step:
         return Step(standard.reflection(request), False)
 
-    def method(on_message: Callable[[bytes], Step]) -> Method:
-        def opened(_: Metadata) -> _Asked:
-            return _Asked(on_message)
-
-        return opened
-
     return {
-        f"/{HEALTH}/Check": method(check),
-        f"/{HEALTH}/Watch": method(watch),
-        **{f"/{service}/ServerReflectionInfo": method(reflect) for service in REFLECTION},
+        f"/{HEALTH}/Check": lambda: check,
+        f"/{HEALTH}/Watch": lambda: watch,
+        **{f"/{service}/ServerReflectionInfo": lambda: reflect for service in REFLECTION},
     }

@@ -6,8 +6,8 @@ Nothing is raised but by `_widen`, for a window that a client has made too large
 
 from __future__ import annotations
 
-import enum
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Final
 
 from rejoinder.extproc.frames import (
@@ -32,32 +32,21 @@ EARNED: Final = 2
 WINDOW_UPDATE or two for it."""
 
 
-class State(enum.Enum):
-    """Section 5.1. A stream that we end is closed at once (`Streams._end`): there is no half-closed (local)."""
-
-    IDLE = enum.auto()
-    OPEN = enum.auto()
-    HALF_CLOSED = enum.auto()
-    """The client has sent all."""
-    CLOSED = enum.auto()
-
-
-class Stream:
-    """One stream that is not closed."""
-
-    __slots__ = ("received", "send_window", "state", "trailers", "waiting")
-
-    def __init__(self, state: State, send_window: int) -> None:
-        self.state = state
-        self.send_window = send_window
-        self.received = 0
-        """Bytes that were received, and for which the window was not opened again yet."""
-        self.waiting = _NOTHING
-        """What is to be sent when the windows allow it; behind it come the trailers, and the end."""
-        self.trailers: bytes | None = None
-
-
 _NOTHING: Final = memoryview(b"")
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """One stream that is not closed. One that we end is closed at once (`Streams._end`)."""
+
+    send_window: int
+    ended: bool
+    """The client has sent all: section 5.1, half-closed."""
+    received: int = 0
+    """Bytes that were received, and for which the window was not opened again yet."""
+    waiting: memoryview = _NOTHING
+    """What is to be sent when the windows allow it; behind it come the trailers, and the end."""
+    trailers: bytes | None = None
 
 
 class Streams:
@@ -176,7 +165,7 @@ class Streams:
     # The response is complete, and what the client still sends is not needed: section 8.1, RST_STREAM with NO_ERROR.
     def _end(self, stream_id: int, stream: Stream) -> None:
         del self._streams[stream_id]
-        if stream.state is State.OPEN:
+        if not stream.ended:
             self._out.append(frame(3, 0, stream_id, b"\0\0\0\0"))
         self._useless -= EARNED
 

@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import ctypes
 import gc
+import itertools
 import logging
 import multiprocessing.connection
 import os
@@ -64,10 +65,8 @@ def receive_change(
 
 def _same(some: tuple[Rule, ...], others: tuple[Rule, ...]) -> int:
     """How many are the same at the beginning."""
-    pairs = enumerate(zip(some, others, strict=False))
-    return next(
-        (number for number, (one, other) in pairs if one is not other and one != other), min(len(some), len(others))
-    )
+    equal = (one is other or one == other for one, other in zip(some, others, strict=False))
+    return sum(1 for _ in itertools.takewhile(bool, equal))
 
 
 def work(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import concurrent.futures
 import contextlib
 import logging
 import multiprocessing
@@ -20,12 +21,14 @@ import multiprocessing.connection
 import multiprocessing.process
 import multiprocessing.resource_tracker
 import os
+import queue
 import signal
 import socket
 import threading
 import time
 import types
 from collections.abc import Coroutine, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -63,44 +66,34 @@ class _DiedError(Exception):
 
 
 class _Line:
-    """What is said to a process and what it answers, by a thread that may wait for it."""
+    """What is said to a process and what it answers, in rounds, by a thread that may wait for it."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._program: Program | None = None
         """What is to be told next."""
+        self._next: Future[None] | None = None
+        """The round that has not begun; None: nobody has asked for one."""
+        self._go_on: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        """With a round, or to the end."""
         self._told: tuple[Rule, ...] = ()
-        self._asked = self._closed = False
         self._since: float | None = None
         """When it was asked what it has not answered yet."""
-        self._begun = self._answered = 0
-        """Rounds: one is a message and its answer."""
-        self._late = False
-        """Somebody has waited for nothing: until there is an answer nobody waits again."""
+        self.given_up: Future[None] | None = None
+        """The round that somebody has waited for in vain: until it is over nobody waits again."""
         self.counters: Counters | None = None
         """The last answer."""
         threading.Thread(target=self._talk, name="ext_proc", daemon=True).start()
 
-    def say(self, program: Program | None) -> int:
-        """Tell a program, or ask for the counters only; the round that `wait` is to wait for."""
-        with self._changed:
+    def say(self, program: Program | None) -> Future[None]:
+        """Tell a program, or ask for the counters only; done with the answer, or when there will be none."""
+        with self._lock:
             self._program = program or self._program
-            self._asked = True
-            self._changed.notify_all()
-            return self._begun + 1
-
-    def wait(self, number: int, until: float) -> bool:
-        """Wait for the answer of a round; whether it has come."""
-        with self._changed:
-            if not self._late:
-                self._changed.wait_for(
-                    lambda: self._answered >= number or self._closed, max(until - time.monotonic(), 0)
-                )
-                self._late = self._answered < number and not self._closed
-                if self._late:
-                    _LOG.error("an ext_proc process does not answer; it has the rules when it does again")
-            return self._answered >= number
+            if self._next is None:
+                self._next = Future()
+                self._go_on.put(True)
+            return self._next
 
     def silent(self) -> float:
         """For how long it has been asked in vain."""
@@ -109,36 +102,35 @@ class _Line:
 
     def close(self) -> None:
         """End the pipe, and so the process, unless it does not listen."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._go_on.put(False)
 
     def _talk(self) -> None:
         try:
             # What is suppressed: it has died, and is about to be replaced.
             with self._pipe, contextlib.suppress(EOFError, OSError):
-                while (message := self._next()) is not None:
-                    (program,) = message
-                    self._since = time.monotonic()
-                    if program is None:
-                        self._pipe.send(None)
-                    else:
-                        send_change(self._pipe.send, self._told, program.rules)
-                        self._told = program.rules
-                    counters = self._pipe.recv()
-                    self._since = None
-                    with self._changed:
-                        self.counters, self._answered, self._late = counters, self._begun, False
-                        self._changed.notify_all()
+                while self._go_on.get():
+                    self._round()
         finally:
-            self.close()
+            with self._lock:
+                self._next = self._next or Future()  # of those that are asked for from now on
+                self._next.set_result(None)
 
-    def _next(self) -> tuple[Program | None] | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._asked or self._closed)
-            program, self._program, self._asked = self._program, None, False
-            self._begun += 1
-            return None if self._closed else (program,)
+    def _round(self) -> None:
+        with self._lock:
+            program, self._program = self._program, None
+            this, self._next = self._next, None
+        assert this is not None
+        try:
+            self._since = time.monotonic()
+            if program is None:
+                self._pipe.send(None)
+            else:
+                send_change(self._pipe.send, self._told, program.rules)
+                self._told = program.rules
+            self.counters = self._pipe.recv()
+            self._since = None
+        finally:
+            this.set_result(None)
 
 
 @dataclass(slots=True)
@@ -158,21 +150,15 @@ class Workers:
         files: tls.Files | None = None,
         mode: int = unix.MODE,
         given: Mapping[Address, socket.socket] = types.MappingProxyType({}),
-        *,
-        answer_seconds: float = ANSWER_SECONDS,
-        silent_seconds: float = SILENT_SECONDS,
     ) -> None:
         """Args:
         count: how many processes.
         files: for TLS, where they do not listen on Unix sockets.
         mode: of Unix sockets.
         given: sockets that listen already, by address. Who connects while a process is replaced waits there.
-        answer_seconds, silent_seconds: in place of the constants.
         """
         self._count = count
         self._files, self._mode, self._given = files, mode, given
-        self._answer_seconds = answer_seconds
-        self._silent_seconds = silent_seconds
         self._workers: list[_Worker] = []
         self._published: Program | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -228,19 +214,17 @@ class Workers:
 
     def _tell_all(self, program: Program | None) -> None:
         # All at once, then wait: they take it in side by side.
-        told = [(worker.line, worker.line.say(program)) for worker in list(self._workers)]
-        until = time.monotonic() + self._answer_seconds
-        for line, number in told:
-            line.wait(number, until)
+        rounds = {worker.line.say(program): worker.line for worker in list(self._workers)}
+        awaited = [answer for answer, line in rounds.items() if line.given_up is None or line.given_up.done()]
+        for late in concurrent.futures.wait(awaited, ANSWER_SECONDS).not_done:
+            rounds[late].given_up = late
+            _LOG.error("an ext_proc process does not answer; it has the rules when it does again")
 
     async def _started(self, address: Address) -> _Worker:
-        for _ in range(STARTS - 1):
+        for _ in range(STARTS):
             with contextlib.suppress(_DiedError):
                 return await self._spawn(address)
-        try:
-            return await self._spawn(address)
-        except _DiedError as error:
-            raise OSError(f"{error}, {STARTS} times") from None
+        raise OSError(f"a process for {show(address)} did not start, {STARTS} times")
 
     async def _spawn(self, address: Address) -> _Worker:
         """Raises:
@@ -258,16 +242,13 @@ class Workers:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         there.close()
-        try:
+        with contextlib.ExitStack() as failed:
+            failed.callback(here.close)
+            failed.callback(process.kill)
             answer = await asyncio.to_thread(_first, here)
-        except BaseException:
-            process.kill()
-            here.close()
-            raise
-        if isinstance(answer, int):
-            return _Worker(process, _Line(here), (address[0], answer) if isinstance(address, tuple) else address)
-        here.close()
-        process.kill()
+            if isinstance(answer, int):
+                failed.pop_all()
+                return _Worker(process, _Line(here), (address[0], answer) if isinstance(address, tuple) else address)
         await _ended(process)
         if answer is not None:
             raise OSError(answer)
@@ -280,11 +261,11 @@ class Workers:
 
     async def _look(self) -> None:
         while True:
-            await asyncio.sleep(min(LOOK_SECONDS, self._silent_seconds))
+            await asyncio.sleep(LOOK_SECONDS)
             for worker in self._workers:
                 worker.line.say(None)
-                if worker.line.silent() > self._silent_seconds:
-                    _LOG.error("an ext_proc process has not answered for %g s, and is killed", self._silent_seconds)
+                if worker.line.silent() > SILENT_SECONDS:
+                    _LOG.error("an ext_proc process has not answered for %g s, and is killed", SILENT_SECONDS)
                     worker.process.kill()
 
     def _watch(self, worker: _Worker) -> None:
@@ -330,18 +311,14 @@ def _first(pipe: Pipe) -> Any:
 
 
 def _sum(counters: list[Counters]) -> Counters:
+    counters = [Counters(Counts(), 0, 0), *counters]
     handler_failures: collections.Counter[str] = collections.Counter()
-    durations = zip(Counters(Counts(), 0, 0).durations, *(counter.durations for counter in counters), strict=True)
     for counter in counters:
         handler_failures.update(counter.handler_failures)
+    plain = ("passed", "failures", "overloaded", "seconds", "connections", "streams")
     return Counters(
         counts=added(counter.counts for counter in counters),
-        passed=sum(counter.passed for counter in counters),
-        failures=sum(counter.failures for counter in counters),
-        overloaded=sum(counter.overloaded for counter in counters),
-        connections=sum(counter.connections for counter in counters),
-        streams=sum(counter.streams for counter in counters),
-        durations=tuple(map(sum, durations)),
-        seconds=sum(counter.seconds for counter in counters),
         handler_failures=dict(handler_failures),
+        durations=tuple(map(sum, zip(*(counter.durations for counter in counters), strict=True))),
+        **{name: sum(getattr(counter, name) for counter in counters) for name in plain},
     )

@@ -265,11 +265,7 @@ def accept_best(loaded: ctypes.CDLL, offers: Sequence[Offer], accept: str | None
     """What accept.h says."""
     loaded.accept_best.restype = ctypes.c_size_t
     texts = (_Buffer * (2 * len(offers)))(*(_buffer(text.encode()) for offer in offers for text in offer))
-    headers = (
-        each
-        for text in (accept, language)
-        for each in (_buffer((text or "").encode("utf-8", "surrogateescape")), ctypes.c_bool(text is not None))
-    )
+    headers = (_buffer((text or "").encode("utf-8", "surrogateescape")) for text in (accept, language))
     return int(loaded.accept_best(texts, ctypes.c_size_t(len(offers)), *headers))
 
 

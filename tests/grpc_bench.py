@@ -14,12 +14,13 @@ from http2_bytes import OPENING, REQUEST, Seen, Wire, message
 from machine import SECONDS
 
 from rejoinder.extproc.client import Client
+from rejoinder.extproc.exchange import Step
 from rejoinder.extproc.frames import (
     END_STREAM,
     ErrorCode,
     Frame,
 )
-from rejoinder.extproc.grpc import Metadata, Server, Step
+from rejoinder.extproc.grpc import Server
 from rejoinder.extproc.headers import Blocks
 
 PATH: Final = dict(REQUEST)[":path"]
@@ -28,13 +29,7 @@ PATH: Final = dict(REQUEST)[":path"]
 class Echo:
     """Says what it hears. Some messages are orders."""
 
-    def __init__(self, metadata: Metadata) -> None:
-        self._metadata = dict(metadata)
-        self.ended = False
-
-    def on_message(self, data: bytes) -> Step | Awaitable[Step]:
-        if data == b"metadata":
-            return Step(self._metadata["x-text"].encode(), False)
+    def __call__(self, data: bytes) -> Step | Awaitable[Step]:
         if data == b"fail":
             raise ValueError("as told")
         if data == b"nothing":
@@ -52,9 +47,6 @@ class Echo:
         if data == b"later fail":
             raise ValueError("as told, later")
         return Step(data, False)
-
-    def on_end(self) -> None:
-        self.ended = True
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -83,7 +75,7 @@ async def grpcio(port: int, **options: Any) -> AsyncIterator[Any]:
 class Bench:
     """A server with wires, and a time of its own."""
 
-    def __init__(self, method: Callable[[Metadata], Any] = Echo, **options: Any) -> None:
+    def __init__(self, method: Callable[[], Any] = Echo, **options: Any) -> None:
         self.now = 0.0
         self.server = Server({PATH: method}, clock=lambda: self.now, **options)
 

@@ -20,7 +20,7 @@ Best = Callable[[Sequence[Offer], str | None, str | None], int]
 @pytest.fixture(scope="module", name="in_core")
 def _in_core(tmp_path_factory: pytest.TempPathFactory) -> Best:
     target = tmp_path_factory.mktemp("core") / "libaccept.so"
-    loaded = ctypes.CDLL(str(core.compiled(target, core.of_core("accept.c"), "-shared", "-fPIC", "-O2")))
+    loaded = ctypes.CDLL(str(core.compiled(target, core.of_core("accept.c", "reader.c"), "-shared", "-fPIC", "-O2")))
     return lambda *asked: core.accept_best(loaded, *asked)
 
 

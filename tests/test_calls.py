@@ -39,11 +39,8 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def call(calls: Calls, name: str) -> bytes | str:
-    try:
-        reply = await calls.call(f"made:{name}", REQUEST, RESPONSE)
-    except HandlerError as error:
-        return str(error)
-    return reply.body if reply else b""
+    made = await calls.call(f"made:{name}", REQUEST, RESPONSE)
+    return str(made) if isinstance(made, HandlerError) else made.body if made else b""
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -51,11 +48,19 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
-def test_a_handler_that_hangs_takes_its_own_threads_and_nobody_elses(gate: threading.Event) -> None:
+def limits(monkeypatch: pytest.MonkeyPatch, **values: float) -> None:
+    for name, value in values.items():
+        monkeypatch.setattr(f"rejoinder.extproc.calls.{name}", value)
+
+
+def test_a_handler_that_hangs_takes_its_own_threads_and_nobody_elses(
+    gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits(monkeypatch, SECONDS=0.2, THREADS_EACH=2, REST=0.1)
     log: list[str] = []
 
     async def main() -> None:
-        calls = Calls(Handlers(log.append), seconds=0.2, threads_each=2, rest=0.1)
+        calls = Calls(Handlers(log.append))
         late = await asyncio.gather(*(call(calls, "hangs") for _ in range(6)))
         assert set(late) == {"handler made:hangs: takes too long"}
         assert await call(calls, "hangs") == "handler made:hangs: its calls take too long"
@@ -71,9 +76,11 @@ def test_a_handler_that_hangs_takes_its_own_threads_and_nobody_elses(gate: threa
     assert "gate.wait(SECONDS)" in log[0]
 
 
-def test_more_calls_than_threads_wait_for_their_turn(gate: threading.Event) -> None:
+def test_more_calls_than_threads_wait_for_their_turn(gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits(monkeypatch, SECONDS=SECONDS, THREADS_EACH=2)
+
     async def main() -> None:
-        calls = Calls(Handlers(print), seconds=SECONDS, threads_each=2)
+        calls = Calls(Handlers(print))
         before = threading.active_count()
         several = [asyncio.create_task(call(calls, "hangs")) for _ in range(20)]
         await until(lambda: threading.active_count() == before + 2)
@@ -89,7 +96,8 @@ def test_more_calls_than_threads_wait_for_their_turn(gate: threading.Event) -> N
 @pytest.mark.usefixtures("gate")
 def test_however_many_handlers_hang_the_others_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        calls = Calls(Handlers(print), seconds=0.5)
+        limits(monkeypatch, SECONDS=0.5)
+        calls = Calls(Handlers(print))
         names = [f"hangs{number}" for number in range(20)]
         for name in names:
             monkeypatch.setattr(f"made.{name}", sys.modules["made"].hangs, raising=False)
@@ -107,7 +115,8 @@ def test_a_handler_that_computes_for_ever_is_ended_and_rests(monkeypatch: pytest
 
     async def main() -> None:
         monkeypatch.setattr("made.computes", computes, raising=False)
-        calls = Calls(Handlers(print), seconds=0.2, threads_each=2, rest=0.1)
+        limits(monkeypatch, SECONDS=0.2, THREADS_EACH=2, REST=0.1)
+        calls = Calls(Handlers(print))
         before = threading.active_count()
         for _ in range(3):
             late = await asyncio.gather(*(call(calls, "computes") for _ in range(2)))

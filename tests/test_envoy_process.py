@@ -152,7 +152,7 @@ def test_an_end_that_nobody_here_asked_for_is_told() -> None:
     async def main() -> None:
         async with running(ENVOY, _static({}), concurrency=1) as envoy:
             await envoy.ready()
-            await envoy.admin.post("/quitquitquit")
+            await envoy.admin.get("/quitquitquit", "POST")
             await envoy.wait()
 
     with pytest.raises(EnvoyDiedError, match=r"^Envoy ended, without an error, though nothing here asked it to$"):

@@ -184,7 +184,7 @@ def test_access_log_names_the_rule(bench: _Bench) -> None:
         await bench.get("/503?log")
         async with asyncio.timeout(15):
             while not (lines := [line for line in bench.log.read_text().splitlines() if "?log" in line]):
-                await bench.envoy.admin.post("/reopen_logs")
+                await bench.envoy.admin.get("/reopen_logs", "POST")
                 await asyncio.sleep(0.05)
         assert lines == ["/503?log rejoinder:errors_of_all errors of all"]
 

@@ -171,7 +171,7 @@ def test_handler_of_requests_that_makes_no_reply_leaves_the_response_to_the_othe
     assert (output.message, output.failed) == (PASS_REQUEST, None if query == "pass" else "mock")
     call = session.on_message(_response(418)).call
     assert call is not None
-    assert (call.handler, call.rule) == ("teapots:pot", "pots")
+    assert (call.choice.answer.handler, call.choice.rule) == ("teapots:pot", "pots")
 
 
 def _watching(*rules: Rule) -> Session:

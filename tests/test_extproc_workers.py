@@ -119,9 +119,13 @@ def test_a_process_that_dies_is_replaced_on_its_port_with_the_rules() -> None:
     run(test())
 
 
-def test_a_process_that_is_stopped_holds_up_nothing_and_has_the_rules_when_it_goes_on() -> None:
+def test_a_process_that_is_stopped_holds_up_nothing_and_has_the_rules_when_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rejoinder.extproc.workers.ANSWER_SECONDS", 0.2)
+
     async def test() -> None:
-        workers = Workers(2, answer_seconds=0.2)
+        workers = Workers(2)
         await workers.start("127.0.0.1:0")
         try:
             workers.publish(program("before"))
@@ -143,9 +147,12 @@ def test_a_process_that_is_stopped_holds_up_nothing_and_has_the_rules_when_it_go
     run(test())
 
 
-def test_a_process_that_answers_nothing_for_long_is_replaced() -> None:
+def test_a_process_that_answers_nothing_for_long_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("ANSWER_SECONDS", 0.2), ("SILENT_SECONDS", 1), ("LOOK_SECONDS", 1)):
+        monkeypatch.setattr(f"rejoinder.extproc.workers.{name}", seconds)
+
     async def test() -> None:
-        workers = Workers(1, answer_seconds=0.2, silent_seconds=1)
+        workers = Workers(1)
         await workers.start("127.0.0.1:0")
         try:
             workers.publish(program("here"))

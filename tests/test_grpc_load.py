@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable
 
 import pytest
 from grpc_bench import HEADERS, PASSED, PATH, Bench, Echo, answered, grpcio, replies, run, serving
-from http2_bytes import BLOCK, OPENING, REQUEST, Seen, data, frames, headers, message, request
+from http2_bytes import BLOCK, OPENING, Seen, data, frames, headers, message, request
 from machine import SECONDS
 
 from rejoinder.extproc.client import KEEPALIVE, KEEPALIVE_TIMEOUT, MESSAGE_COST
+from rejoinder.extproc.exchange import Step
 from rejoinder.extproc.frames import (
     ACK,
     MAX_WINDOW,
@@ -21,8 +23,7 @@ from rejoinder.extproc.frames import (
     frame,
     settings,
 )
-from rejoinder.extproc.grpc import SLICE, TURN, Metadata
-from rejoinder.extproc.headers import encode
+from rejoinder.extproc.grpc import SLICE, TURN
 
 # Overload.
 
@@ -54,9 +55,10 @@ def test_exchange_that_has_waited_just_so_long_is_answered() -> None:
     run(main())
 
 
-def test_exchange_that_finds_the_queue_full_passes_at_once() -> None:
+def test_exchange_that_finds_the_queue_full_passes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        bench = Bench(max_queued=3 * MESSAGE_COST)
+        monkeypatch.setattr("rejoinder.extproc.grpc.MAX_QUEUED", 3 * MESSAGE_COST)
+        bench = Bench()
         wire = bench.wire()
         wire.bring(b"".join(request(stream_id, b"last", 0) for stream_id in (1, 3, 5, 7)))
         assert replies(wire.frames()) == {7: PASSED}
@@ -70,9 +72,10 @@ def test_exchange_that_finds_the_queue_full_passes_at_once() -> None:
     run(main())
 
 
-def test_full_queue_of_one_client_leaves_room_for_another() -> None:
+def test_full_queue_of_one_client_leaves_room_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        bench = Bench(max_queued=100 * MESSAGE_COST)
+        monkeypatch.setattr("rejoinder.extproc.grpc.MAX_QUEUED", 100 * MESSAGE_COST)
+        bench = Bench()
         flood, other = bench.wire(), bench.wire()
         flood.bring(b"".join(request(stream_id, b"last", 0) for stream_id in range(1, 2001, 2)))
         assert bench.server.overloaded > 800
@@ -83,9 +86,10 @@ def test_full_queue_of_one_client_leaves_room_for_another() -> None:
     run(main())
 
 
-def test_queue_is_shared_by_those_that_wait() -> None:
+def test_queue_is_shared_by_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        bench = Bench(max_queued=100 * MESSAGE_COST)
+        monkeypatch.setattr("rejoinder.extproc.grpc.MAX_QUEUED", 100 * MESSAGE_COST)
+        bench = Bench()
         wires = [bench.wire() for _ in range(50)]
         for wire in wires:
             wire.bring(b"".join(request(stream_id, b"last", 0) for stream_id in range(1, 201, 2)))
@@ -98,24 +102,21 @@ def test_queue_is_shared_by_those_that_wait() -> None:
 
 
 def test_flood_of_one_client_does_not_delay_another() -> None:
-    order: list[str] = []
+    order: list[bytes] = []
 
     class Noted(Echo):
-        def __init__(self, metadata: Metadata) -> None:
-            super().__init__(metadata)
-            order.append(dict(metadata)["x-client"])
-
-    def asked(stream_id: int, client: str) -> bytes:
-        return headers(stream_id, encode((*REQUEST, ("x-client", client)))) + data(stream_id, message(b"last"))
+        def __call__(self, data: bytes) -> Step | Awaitable[Step]:
+            order.append(data)
+            return super().__call__(data)
 
     async def main() -> None:
         bench = Bench(Noted)
         flood, other = bench.wire(), bench.wire()
-        flood.bring(b"".join(asked(stream_id, "flood") for stream_id in range(1, 2001, 2)))
-        other.bring(asked(1, "other"))
+        flood.bring(b"".join(request(stream_id, b"last", 0) for stream_id in range(1, 2001, 2)))
+        other.bring(request(1, b"last: other", 0))
         await bench.served()
         assert len(order) == 1001
-        assert order.index("other") == TURN
+        assert order.index(b"last: other") == TURN
 
     run(main())
 
@@ -164,9 +165,10 @@ def test_what_was_awaited_meanwhile_passes_too(monkeypatch: pytest.MonkeyPatch) 
     run(main())
 
 
-def test_of_clients_that_take_too_much_memory_the_largest_is_hung_up_on() -> None:
+def test_of_clients_that_take_too_much_memory_the_largest_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        bench = Bench(max_kept=100 * MESSAGE_COST)
+        monkeypatch.setattr("rejoinder.extproc.grpc.MAX_KEPT", 100 * MESSAGE_COST)
+        bench = Bench()
         small, large = bench.wire(), bench.wire()
         for number in range(1, 100, 2):
             small.bring(request(number, b"stays", 0))
@@ -306,9 +308,10 @@ def test_broken_protocol_is_told_and_logged(caplog: pytest.LogCaptureFixture) ->
     assert caplog.messages == ["a client's connection is broken off: PROTOCOL_ERROR: 2 is no new stream"]
 
 
-def test_connections_beyond_the_limit_are_hung_up_on() -> None:
+def test_connections_beyond_the_limit_are_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        async with serving(max_connections=1) as (server, port), grpcio(port) as channel:
+        monkeypatch.setattr("rejoinder.extproc.grpc.MAX_CONNECTIONS", 1)
+        async with serving() as (server, port), grpcio(port) as channel:
             assert await channel.unary_unary(PATH)(b"last") == b"last"
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             with contextlib.suppress(ConnectionError):

@@ -9,6 +9,7 @@ from grpc_bench import END, HEADERS, PASSED, Bench, Echo, answered, replies, run
 from http2_bytes import OPENING, REQUEST, data, headers, message, request
 
 from rejoinder.extproc.client import MESSAGE_COST
+from rejoinder.extproc.exchange import Step
 from rejoinder.extproc.frames import (
     END_HEADERS,
     END_STREAM,
@@ -19,7 +20,6 @@ from rejoinder.extproc.frames import (
     frame,
     settings,
 )
-from rejoinder.extproc.grpc import Metadata, Step
 from rejoinder.extproc.grpc_wire import MAX_MESSAGE
 from rejoinder.extproc.headers import encode
 
@@ -140,9 +140,10 @@ def test_messages_wait_for_the_step_before() -> None:
     run(main())
 
 
-def test_messages_that_wait_for_a_step_are_limited_like_the_others() -> None:
+def test_messages_that_wait_for_a_step_are_limited_like_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        bench = Bench(max_queued=3 * MESSAGE_COST)
+        monkeypatch.setattr("rejoinder.extproc.grpc.MAX_QUEUED", 3 * MESSAGE_COST)
+        bench = Bench()
         wire = bench.wire()
         (client,) = bench.server.connections
         wire.bring(headers(1) + data(1, message(b"later") + message(b"one") + message(b"two")))
@@ -159,8 +160,8 @@ def test_messages_that_wait_for_a_step_are_limited_like_the_others() -> None:
 
 def test_exchange_of_a_stream_that_is_gone_is_not_made() -> None:
     async def main() -> None:
-        made: list[Metadata] = []
-        bench = Bench(lambda metadata: made.append(metadata) or Echo(metadata))  # type: ignore[func-returns-value]
+        made: list[str] = []
+        bench = Bench(lambda: made.append("made") or Echo())  # type: ignore[func-returns-value]
         wire = bench.wire()
         wire.bring(request(1, b"last", 0) + frame(Frame.RST_STREAM, 0, 1, b"\0\0\0\x08"))
         await bench.served()
@@ -172,7 +173,7 @@ def test_exchange_of_a_stream_that_is_gone_is_not_made() -> None:
 @pytest.mark.parametrize("end", [True, False])
 def test_large_answers_are_written_one_by_one(end: bool) -> None:
     class Large(Echo):
-        def on_message(self, data: bytes) -> Step:
+        def __call__(self, data: bytes) -> Step:
             return Step(data + bytes(1 << 17), end)
 
     async def main() -> None:

@@ -34,6 +34,7 @@ from module_static import (
 )
 
 from rejoinder.envoy.module import library
+from rejoinder.envoy.module.build import PYTHON
 from rejoinder.xds.translate.settings import Json, typed
 
 
@@ -220,7 +221,7 @@ def test_without_the_other_library_the_core_says_so(binary: Path, tmp_path: Path
     variables = {"ENVOY_DYNAMIC_MODULES_SEARCH_PATH": str(tmp_path)}
     said = rejected(binary, config([module(WITH_REGEX)], [], {}), tmp_path, variables)
     assert "which needs Python in Envoy" in said
-    assert library.PYTHON in said
+    assert PYTHON in said
     assert "the ext_proc service needs nothing in Envoy" in said
 
 

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define ABI_VERSION "v0.2.0"
 
@@ -21,11 +22,13 @@ typedef struct {
 
 #define TEXT(literal) ((buffer){literal, sizeof(literal) - 1})
 
+/* Copy a text; where the copy ends. */
+static inline char *put(char *to, buffer text) {
+  return text.length ? (char *)memcpy(to, text.ptr, text.length) + text.length : to;
+}
+
 typedef struct {
-  const char *name;
-  size_t name_length;
-  const char *value;
-  size_t value_length;
+  buffer name, value;
 } header;
 
 enum { REQUEST_HEADERS = 0, RESPONSE_HEADERS = 2, RESPONSE_TRAILERS = 3 };

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "reader.h"
+
 enum { LOOKED_AT = 8192, MAX_ELEMENTS = 64, WHOLE = 1000, NO_FIT = -1 };
 
 /* --- elements of a header --- */
@@ -40,12 +42,6 @@ static void skip_spaces(buffer *in) {
     take(in, 1);
   }
 }
-
-/* RFC 9110, section 5.6.2. */
-static const bool in_token[256] = {
-    ['!'] = true, ['#' ... '\''] = true, ['*'] = true, ['+'] = true, ['-'] = true, ['.'] = true, ['|'] = true,
-    ['~'] = true, ['0' ... '9'] = true, ['A' ... 'Z'] = true, ['^' ... 'z'] = true,
-};
 
 static buffer take_token(buffer *from) {
   size_t length = 0;
@@ -111,9 +107,9 @@ static bool read_element(buffer text, element *into) {
     fine &= take_token(&text).length > 0;
   }
   *into = (element){{start, (size_t)(text.ptr - start)}, text, WHOLE};
-  parameter each;
-  while (fine && next_parameter(&text, &each)) {
-    fine = !alike(each.name, TEXT("q")) || read_weight(each.value, &into->q);
+  parameter next;
+  while (fine && next_parameter(&text, &next)) {
+    fine = !alike(next.name, TEXT("q")) || read_weight(next.value, &into->q);
   }
   return fine && !text.length;
 }
@@ -144,21 +140,20 @@ static bool same_value(buffer one, buffer other) {
   bool quoted[] = {begins(one, '"'), begins(other, '"')};
   one = quoted[0] ? (buffer){one.ptr + 1, one.length - 2} : one;
   other = quoted[1] ? (buffer){other.ptr + 1, other.length - 2} : other;
-  for (;;) {
-    int byte = next_byte(&one, quoted[0]);
+  int byte;
+  do {
+    byte = next_byte(&one, quoted[0]);
     if (byte != next_byte(&other, quoted[1])) {
       return false;
     }
-    if (byte < 0) {
-      return true;
-    }
-  }
+  } while (byte >= 0);
+  return true;
 }
 
 static bool has_parameter(buffer parameters, const parameter *wanted) {
-  parameter each;
-  while (next_parameter(&parameters, &each)) {
-    if (alike(each.name, wanted->name) && same_value(each.value, wanted->value)) {
+  parameter next;
+  while (next_parameter(&parameters, &next)) {
+    if (alike(next.name, wanted->name) && same_value(next.value, wanted->value)) {
       return true;
     }
   }
@@ -177,10 +172,10 @@ static int fits_type(const element *accepted, const element *offered) {
   }
   int specificity = rank * LOOKED_AT; /* never as many parameters as to reach the next rank */
   buffer rest = accepted->parameters;
-  parameter each;
-  while (next_parameter(&rest, &each)) {
-    if (!alike(each.name, TEXT("q")) && !alike(each.name, TEXT("charset"))) {
-      if (!has_parameter(offered->parameters, &each)) {
+  parameter next;
+  while (next_parameter(&rest, &next)) {
+    if (!alike(next.name, TEXT("q")) && !alike(next.name, TEXT("charset"))) {
+      if (!has_parameter(offered->parameters, &next)) {
         return NO_FIT;
       }
       specificity++;
@@ -218,10 +213,9 @@ typedef struct {
   uint32_t q; /* of `offered` */
 } axis;
 
-static void read_header(axis *of, buffer header, bool sent, fit fits) {
+static void read_header(axis *of, buffer header, fit fits) {
   of->fits = fits, of->count = 0, of->highest = 0, of->q = 0;
   of->offered = TEXT("");
-  header.length = sent ? header.length : 0;
   if (header.length > LOOKED_AT) {
     for (header.length = LOOKED_AT; header.length && header.ptr[header.length - 1] != ',';) {
       header.length--;
@@ -244,11 +238,11 @@ static uint32_t quality(axis *of, buffer offered) {
     read = (element){TEXT(""), TEXT(""), 0};
   }
   for (size_t i = 0; i < of->count && offered.length; i++) {
-    const element *each = &of->accepted[i];
-    int found = of->fits(each, &read);
-    if (found > best || (found == best && found != NO_FIT && each->q > of->q)) {
-      best = found;
-      of->q = each->q;
+    const element *range = &of->accepted[i];
+    int specificity = of->fits(range, &read);
+    if (specificity > best || (specificity == best && specificity != NO_FIT && range->q > of->q)) {
+      best = specificity;
+      of->q = range->q;
     }
   }
   of->highest = of->q > of->highest ? of->q : of->highest;
@@ -260,11 +254,10 @@ static uint32_t quality_or_highest(axis *of, buffer offered) {
   return of->highest && offered.length ? quality(of, offered) : of->highest ? of->highest : WHOLE;
 }
 
-size_t accept_best(const offer *offers, size_t count, buffer accept, bool has_accept, buffer language,
-                   bool has_language) {
+size_t accept_best(const offer *offers, size_t count, buffer accept, buffer language) {
   axis types, languages;
-  read_header(&types, accept, has_accept, fits_type);
-  read_header(&languages, language, has_language, fits_language);
+  read_header(&types, accept, fits_type);
+  read_header(&languages, language, fits_language);
   for (size_t i = 0; i < count; i++) {
     quality(&types, offers[i].content_type), quality(&languages, offers[i].language);
   }

@@ -13,8 +13,7 @@ typedef struct {
   buffer content_type, language;
 } offer;
 
-/* The number of the best one. `accept` and `language`: all lines of the header, joined with ", ", if it was sent. */
-size_t accept_best(const offer *offers, size_t count, buffer accept, bool has_accept, buffer language,
-                   bool has_language);
+/* The number of the best one. `accept` and `language`: all lines of the header, joined with ", "; empty: none. */
+size_t accept_best(const offer *offers, size_t count, buffer accept, buffer language);
 
 #endif

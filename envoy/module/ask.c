@@ -17,8 +17,6 @@ const buffer *program_headers(const program *asked, size_t *count) {
   return asked->names.items;
 }
 
-request *request_new(const program *asked, const arrived *from) { return request_take(&asked->index, from); }
-
 /* --- what is asked --- */
 
 typedef struct {
@@ -49,8 +47,8 @@ static bool value_fits(const program *of, const test *test, buffer value) {
 
 static bool header_fits(const search *asked, const test *test) {
   for (size_t i = 0; i < asked->request->line_count; i++) {
-    const line *each = &asked->request->lines[i];
-    if (each->name == test->name && value_fits(asked->program, test, each->value)) {
+    const line *line = &asked->request->lines[i];
+    if (line->name == test->name && value_fits(asked->program, test, line->value)) {
       return true;
     }
   }
@@ -64,9 +62,8 @@ static bool parameter_fits(const search *asked, const test *test) {
 
 static bool response_fits(const search *asked, const test *test) {
   for (size_t i = 0; asked->response && i < asked->response->header_count; i++) {
-    const header *each = &asked->response->headers[i];
-    if (same((buffer){each->name, each->name_length}, test->key) &&
-        value_fits(asked->program, test, (buffer){each->value, each->value_length})) {
+    const header *header = &asked->response->headers[i];
+    if (same(header->name, test->key) && value_fits(asked->program, test, header->value)) {
       return true;
     }
   }
@@ -76,9 +73,9 @@ static bool response_fits(const search *asked, const test *test) {
 static bool domains_cover(texts domains, buffer host) {
   bool covered = !domains.count;
   while (domains.count && !covered) {
-    buffer each = next_text(&domains), suffix = suffix_of(each);
+    buffer domain = next_text(&domains), suffix = suffix_of(domain);
     bool ends = !suffix.length || (host.length > suffix.length && ends_with(host, suffix));
-    covered = suffix.ptr ? ends : same(each, host);
+    covered = suffix.ptr ? ends : same(domain, host);
   }
   return covered;
 }
@@ -111,9 +108,9 @@ static bool scope_fits(const search *asked, const scope *scope) {
   uint32_t of_request = scope->header_tests + scope->query_tests, count = of_request + scope->response_tests;
   for (int regexes = 0; regexes < 2; regexes++) {
     for (uint32_t i = 0; i < count; i++) {
-      const test *each = &ITEMS(test, asked->program->tests)[scope->first_test + i];
-      if ((each->kind == REGEX) == regexes &&
-          !(i < scope->header_tests ? header_fits : i < of_request ? parameter_fits : response_fits)(asked, each)) {
+      const test *next = &ITEMS(test, asked->program->tests)[scope->first_test + i];
+      if ((next->kind == REGEX) == regexes &&
+          !(i < scope->header_tests ? header_fits : i < of_request ? parameter_fits : response_fits)(asked, next)) {
         return false;
       }
     }
@@ -130,14 +127,14 @@ static bool fits(const search *asked, const rule *rule) {
 
 static const reply *reply_for(const program *of, const rule *rule, uint32_t status) {
   for (uint32_t i = 0; i < rule->replies; i++) {
-    const reply *each = &ITEMS(reply, of->replies)[rule->first_reply + i];
-    for (const char *at = each->ranges, *end = at + 4 * (size_t)each->range_count; at < end; at += 4) {
+    const reply *next = &ITEMS(reply, of->replies)[rule->first_reply + i];
+    for (const char *at = next->ranges, *end = at + 4 * (size_t)next->range_count; at < end; at += 4) {
       if (number_at(at, 2) <= status && status <= number_at(at + 2, 2)) {
-        return each;
+        return next;
       }
     }
-    if (!each->range_count) {
-      return each;
+    if (!next->range_count) {
+      return next;
     }
   }
   return NULL;
@@ -151,18 +148,18 @@ static void ask_list(search *asked, uint32_t leaf) {
   int on = asked->response ? ON_STATUS : ON_REQUEST;
   uint32_t status = asked->response ? asked->response->status : FIRST_STATUS;
   for (uint32_t at = leaf ? index_node(&of->index, leaf)->first[on] : 0; at; at = entries[at].next) {
-    const rule *each = &ITEMS(rule, of->rules)[entries[at].rule];
+    const rule *next = &ITEMS(rule, of->rules)[entries[at].rule];
     if (entries[at].rule >= asked->best) {
       return;
     }
-    if (each->observes != asked->for_observers || entries[at].rule < asked->from) {
+    if (next->observes != asked->for_observers || entries[at].rule < asked->from) {
       continue;
     }
-    const reply *found = each->unconditional == (on == ON_REQUEST) ? reply_for(of, each, status) : NULL;
-    bool ends = asked->for_observers ? found && !found->passes : found || (each->final && !asked->for_replies);
-    if (ends && fits(asked, each)) {
+    const reply *reply = next->unconditional == (on == ON_REQUEST) ? reply_for(of, next, status) : NULL;
+    bool ends = asked->for_observers ? reply && !reply->passes : reply || (next->final && !asked->for_replies);
+    if (ends && fits(asked, next)) {
       asked->best = entries[at].rule;
-      asked->reply = found && found->passes ? NULL : found;
+      asked->reply = reply && reply->passes ? NULL : reply;
       return;
     }
   }
@@ -187,8 +184,9 @@ static void ask_paths(search *asked, uint32_t host) {
   ask_routes(asked, index_find(&of->index, host, AT_PATH, request->path, request->path_hash));
   size_t count = index_node(&of->index, host)->number;
   for (size_t i = count < request->prefix_count ? count : request->prefix_count; i > 0; i--) {
-    const prefix *each = &request->prefixes[i - 1];
-    ask_routes(asked, index_find(&of->index, host, BELOW_PATH, (buffer){request->path.ptr, each->length}, each->hash));
+    const prefix *prefix = &request->prefixes[i - 1];
+    buffer path = {request->path.ptr, prefix->length};
+    ask_routes(asked, index_find(&of->index, host, BELOW_PATH, path, prefix->hash));
   }
   ask_routes(asked, index_find(&of->index, host, ANY_PATH, (buffer){0}, 0));
 }
@@ -234,8 +232,8 @@ buffer program_passed(const program *asked, const question *about, uint32_t end)
   }
   const rule *decides = &ITEMS(rule, asked->rules)[end];
   if (about->response) {
-    const reply *found = reply_for(asked, decides, about->response->status);
-    return !decides->replies || (found && found->passes) ? decides->name : (buffer){0};
+    const reply *reply = reply_for(asked, decides, about->response->status);
+    return !decides->replies || (reply && reply->passes) ? decides->name : (buffer){0};
   }
   behind.from = end + 1;
   behind.for_replies = true;

@@ -3,7 +3,6 @@
 #include "beside.h"
 
 #include <dlfcn.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,15 +16,13 @@ static void *open_library(failure *why) {
   const char *searched = getenv("ENVOY_DYNAMIC_MODULES_SEARCH_PATH");
   const char *own = dladdr((void *)(uintptr_t)open_library, &self) && self.dli_fname ? self.dli_fname : "";
   const char *slash = strrchr(own, '/');
-  void *opened = NULL;
   snprintf(path, sizeof path, "%.*s" BESIDE_LIBRARY, slash ? (int)(slash - own + 1) : 0, own);
-  for (int round = 0; round < 2 && !opened; round++) {
-    /* For all: Python's own C extensions look for its symbols in the whole process. */
+  /* For all: Python's own C extensions look for its symbols in the whole process. */
+  void *opened = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
+  if (!opened) {
+    snprintf(why->text, sizeof why->text, "%s", dlerror());
+    snprintf(path, sizeof path, "%s/" BESIDE_LIBRARY, searched ? searched : ".");
     opened = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
-    if (!opened && !round) {
-      snprintf(why->text, sizeof why->text, "%s", dlerror());
-      snprintf(path, sizeof path, "%s/" BESIDE_LIBRARY, searched ? searched : ".");
-    }
   }
   return opened;
 }
@@ -41,25 +38,19 @@ static bool load(failure *why) {
   }
   beside_start *start;
   memcpy(&start, &symbol, sizeof start); /* C knows no cast from an object to a function */
-  const beside *found = start(why);
-  if (found && found->version != BESIDE_VERSION) {
-    snprintf(why->text, sizeof why->text, BESIDE_LIBRARY " is of another version of Rejoinder");
-    return false;
+  const beside *started = start(why);
+  if (started && started->version != BESIDE_VERSION) {
+    return REJECT(why, BESIDE_LIBRARY " is of another version of Rejoinder");
   }
-  loaded = found;
+  loaded = started;
   return loaded;
 }
 
 static bool load_for(const char *what, failure *why) {
   failure reason = {"it cannot be loaded"};
-  bool ready = load(&reason);
-  if (!ready) {
-    snprintf(why->text, sizeof why->text,
-             "this program has %s, which needs Python in Envoy: %.250s. Rejoinder's page on the module says what that "
-             "takes; the ext_proc service needs nothing in Envoy",
-             what, reason.text);
-  }
-  return ready;
+  return load(&reason) ||
+         REJECT(why, "this program has %s, which needs Python in Envoy: %.250s. Rejoinder's page on the module says "
+                     "what that takes; the ext_proc service needs nothing in Envoy", what, reason.text);
 }
 
 static bool regex(buffer pattern, uint32_t *number, failure *why) {

@@ -9,12 +9,12 @@ https://cffi.readthedocs.io/en/stable/embedding.html
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +38,7 @@ _SHARED: Final = ("-std=gnu11", "-O2", "-fPIC", "-shared", "-pthread", "-fvisibi
 # What the Python side may use of C: `CALLBACK`s are written out, for cffi knows no macros.
 _CDEF: Final = """
 typedef struct { const char *ptr; size_t length; } buffer;
-typedef struct { const char *name; size_t name_length; const char *value; size_t value_length; } header;
+typedef struct { buffer name, value; } header;
 typedef struct { buffer method, authority, path, route; } asked;
 typedef struct { ...; } failure;
 typedef struct { ...; } reply;
@@ -52,14 +52,6 @@ void reason(failure *why, buffer text);
 void envoy_dynamic_module_callback_log(int level, buffer text);
 size_t envoy_dynamic_module_callback_http_get_headers_size(void *envoy, int type);
 bool envoy_dynamic_module_callback_http_get_headers(void *envoy, int type, header *headers);
-"""
-
-_EMBEDDED: Final = """
-static bool python_started(void);
-static bool python_regex(buffer pattern, uint32_t *number, failure *why);
-static bool python_handler(buffer name, uint32_t *number, failure *why);
-static bool python_fits(uint32_t regex, buffer text);
-static int python_handle(void *envoy, uint32_t handler, uint32_t status, const asked *request, reply **made);
 """
 
 # Runs once, inside Envoy, with the first call. Python has read PYTHONPATH, but not the .pth files in its folders, which
@@ -89,7 +81,14 @@ def build(folder: Path) -> Path:
     compiler = shlex.split(os.environ.get("CC", "cc"))
     with tempfile.TemporaryDirectory(prefix="rejoinder-build-") as scratch:
         made = Path(scratch, CORE)
-        _run([*compiler, *_SHARED, *_WARNINGS, *(str(HERE / source) for source in SOURCES), "-o", str(made)])
+        command = [*compiler, *_SHARED, *_WARNINGS, *(str(HERE / source) for source in SOURCES), "-o", str(made)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise CannotBuildError(f"no C compiler: {error}") from error
+        if done.returncode:
+            raise CannotBuildError(f"{command[0]} fails: {done.stderr.strip()}")
+        sys.stderr.write(done.stderr)
         return _install(made, folder)
 
 
@@ -114,7 +113,8 @@ def build_python(folder: Path) -> Path:
         raise CannotBuildError("cffi is missing") from error
     ffi = cffi.FFI()
     ffi.cdef(_CDEF)
-    ffi.embedding_api(_EMBEDDED)
+    declared = re.findall(r"^static \w+ python_.*;$", (HERE / "embedded.c").read_text(), re.MULTILINE)
+    ffi.embedding_api("\n".join(declared))
     ffi.set_source(
         "_rejoinder",
         '#include "embedded.c"',
@@ -127,16 +127,6 @@ def build_python(folder: Path) -> Path:
     ffi.embedding_init_code(_START)
     with tempfile.TemporaryDirectory(prefix="rejoinder-build-") as scratch:
         return _install(Path(ffi.compile(tmpdir=scratch, target=PYTHON)), folder)
-
-
-def _run(command: Sequence[str]) -> None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise CannotBuildError(f"no C compiler: {error}") from error
-    if done.returncode:
-        raise CannotBuildError(f"{command[0]} fails: {done.stderr.strip()}")
-    sys.stderr.write(done.stderr)
 
 
 def _install(made: Path, folder: Path) -> Path:

@@ -88,8 +88,18 @@ static inline buffer suffix_of(buffer domain) {
   return wild ? (buffer){domain.ptr + 1, domain.length - 1} : (buffer){0};
 }
 
+/* The node of a body, a template or a header; all zeros: there is none. */
+static inline node *named(const program *of, kind kind, buffer name) {
+  return index_node(&of->index, index_find(&of->index, 0, kind, name, hash_text(&of->index, name)));
+}
+
+/* Of `host`, the authority is told. */
+static inline buffer told_name(buffer name) { return same(name, TEXT("host")) ? TEXT(":authority") : name; }
+
 /* The number of a header that is looked at, as in `line`, from 1 on; 0: nobody does. */
-uint32_t header_number(const program *of, buffer name);
+static inline uint32_t header_number(const program *of, buffer name) {
+  return named(of, HEADER, told_name(name))->number;
+}
 
 static inline bool is_status(uint32_t status) { return status >= FIRST_STATUS && status <= LAST_STATUS; }
 

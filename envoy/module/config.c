@@ -9,7 +9,6 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,21 +23,21 @@ typedef struct part {
   char bytes[];
 } part;
 
-/* A program that is complete, and what its texts stand in. */
+/* A program, and what its texts stand in. */
 typedef struct {
   size_t holders;
-  program *program;
+  program *program; /* NULL: it waits for its parts */
   char *bytes;
-  part **parts;
+  part **parts;     /* those that have come */
   size_t part_count;
-} complete;
+} whole;
 
 /* What is in force by a name. */
 typedef struct place {
   struct place *next;
   size_t configs;
   uint64_t number; /* of the configuration that brought `latest` */
-  complete *latest;
+  whole *latest;
   buffer name;
 } place;
 
@@ -46,15 +45,12 @@ struct config {
   _Atomic(const program *) current;
   part *part;        /* of a configuration that is a part */
   place *place;
-  complete *own;     /* NULL: it waits */
-  complete *before;  /* what answers until then */
+  whole *own;
+  whole *before;     /* what answers while that waits */
   uint64_t number;   /* configurations are numbered as they come */
   config *next;      /* of those that wait */
   const engine *engine;
   piece opened;
-  char *bytes;
-  part **parts;      /* those that have come */
-  size_t part_count;
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -63,6 +59,12 @@ static place *places;
 static config *waiting;
 static uint64_t last_number;
 
+void report(const char *what, const failure *why) {
+  char text[sizeof why->text + 100];
+  int length = snprintf(text, sizeof text, "rejoinder: %s: %s", what, why->text);
+  CALLBACK(log)(LOG_ERROR, (buffer){text, (size_t)length});
+}
+
 /* --- parts --- */
 
 static part **bucket(const char *id) {
@@ -70,11 +72,11 @@ static part **bucket(const char *id) {
 }
 
 static part *find_part(const char *id) {
-  part *each = *bucket(id);
-  while (each && memcmp(each->opened.id, id, ID_LENGTH)) {
-    each = each->next;
+  part *part = *bucket(id);
+  while (part && memcmp(part->opened.id, id, ID_LENGTH)) {
+    part = part->next;
   }
-  return each;
+  return part;
 }
 
 static void release_part(part *old) {
@@ -103,8 +105,7 @@ static part *add_part(buffer given, const engine *engine, failure *why) {
     bool equal = other->length == given.length && !memcmp(other->bytes, given.ptr, given.length);
     free(made);
     other->holders += equal;
-    snprintf(why->text, sizeof why->text, "byte 8: expected an id that no part with other bytes has");
-    return equal ? other : NULL;
+    return equal || REJECT(why, "byte 8: expected an id that no part with other bytes has") ? other : NULL;
   }
   program *checked = program_read(&made->opened, 1, false, engine, why);
   if (!checked) {
@@ -119,16 +120,16 @@ static part *add_part(buffer given, const engine *engine, failure *why) {
   return *bucket(made->opened.id) = made;
 }
 
-/* --- complete programs --- */
+/* --- whole programs --- */
 
-static complete *hold(complete *held) {
+static whole *hold(whole *held) {
   if (held) {
     held->holders++;
   }
   return held;
 }
 
-static void release(complete *old) {
+static void release(whole *old) {
   if (old && !--old->holders) {
     program_free(old->program);
     for (size_t i = 0; i < old->part_count; i++) {
@@ -142,46 +143,40 @@ static void release(complete *old) {
 
 /* Hold those parts that have come. False: it names one twice. */
 static bool gather(config *of, failure *why) {
-  for (; of->part_count < of->opened.part_count; of->part_count++) {
-    part *next = find_part(of->opened.parts + of->part_count * ID_LENGTH);
+  for (whole *own = of->own; own->part_count < of->opened.part_count; own->part_count++) {
+    part *next = find_part(of->opened.parts + own->part_count * ID_LENGTH);
     if (!next) {
       return true;
     }
     if (next->named_by == of->number) {
-      snprintf(why->text, sizeof why->text, "part %zu: expected one that is not named before", of->part_count + 1);
-      return false;
+      return REJECT(why, "part %zu: expected one that is not named before", own->part_count + 1);
     }
     next->named_by = of->number;
     next->holders++;
-    of->parts[of->part_count] = next;
+    own->parts[own->part_count] = next;
   }
   return true;
 }
 
 /* Read the program, all of whose parts are there, and put it in force. */
 static bool take_effect(config *of, failure *why) {
-  piece *pieces = malloc((of->part_count + 1) * sizeof *pieces);
-  complete *made = calloc(1, sizeof *made);
-  for (size_t i = 0; pieces && i < of->part_count; i++) {
-    pieces[i] = of->parts[i]->opened;
+  whole *own = of->own;
+  piece *pieces = malloc((own->part_count + 1) * sizeof *pieces);
+  for (size_t i = 0; pieces && i < own->part_count; i++) {
+    pieces[i] = own->parts[i]->opened;
   }
-  if (pieces && made) {
-    pieces[of->part_count] = of->opened;
-    made->program = program_read(pieces, of->part_count + 1, true, of->engine, why);
+  if (pieces) {
+    pieces[own->part_count] = of->opened;
+    own->program = program_read(pieces, own->part_count + 1, true, of->engine, why);
   }
   free(pieces);
-  if (!made || !made->program) {
-    free(made);
+  if (!own->program) {
     return false;
   }
-  made->holders = 1;
-  made->bytes = of->bytes, made->parts = of->parts, made->part_count = of->part_count;
-  of->bytes = NULL, of->parts = NULL, of->part_count = 0;
-  of->own = made;
-  atomic_store_explicit(&of->current, made->program, memory_order_release);
+  atomic_store_explicit(&of->current, own->program, memory_order_release);
   if (of->number > of->place->number) {
     release(of->place->latest);
-    of->place->latest = hold(made);
+    of->place->latest = hold(own);
     of->place->number = of->number;
   }
   return true;
@@ -190,19 +185,17 @@ static bool take_effect(config *of, failure *why) {
 /* A part has come. */
 static void look_after_waiting(void) {
   for (config **at = &waiting; *at;) {
-    config *each = *at;
+    config *next = *at;
     failure why = {"no memory"};
-    bool fine = gather(each, &why);
-    if (fine && each->part_count < each->opened.part_count) {
-      at = &each->next;
+    bool fine = gather(next, &why);
+    if (fine && next->own->part_count < next->opened.part_count) {
+      at = &next->next;
       continue;
     }
-    *at = each->next;
-    each->next = NULL;
-    if (!fine || !take_effect(each, &why)) {
-      char text[sizeof why.text + 100];
-      int length = snprintf(text, sizeof text, "rejoinder: a program whose parts are there is not used: %s", why.text);
-      CALLBACK(log)(LOG_ERROR, (buffer){text, (size_t)length});
+    *at = next->next;
+    next->next = NULL;
+    if (!fine || !take_effect(next, &why)) {
+      report("a program whose parts are there is not used", &why);
     }
   }
 }
@@ -210,9 +203,9 @@ static void look_after_waiting(void) {
 /* --- by name --- */
 
 static place *place_of(buffer name) {
-  for (place *each = places; each; each = each->next) {
-    if (each->name.length == name.length && !memcmp(each->name.ptr, name.ptr, name.length)) {
-      return each;
+  for (place *place = places; place; place = place->next) {
+    if (place->name.length == name.length && !memcmp(place->name.ptr, name.ptr, name.length)) {
+      return place;
     }
   }
   place *made = calloc(1, sizeof *made + name.length);
@@ -242,53 +235,48 @@ static bool is_space(char byte) { return byte == ' ' || byte == '\t' || byte == 
 
 static int digit_of(char byte) {
   static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  const char *found = byte ? strchr(digits, byte) : NULL;
-  return found ? (int)(found - digits) : -1;
+  const char *at = byte ? strchr(digits, byte) : NULL;
+  return at ? (int)(at - digits) : -1;
+}
+
+static const char *behind_spaces(const char *at, const char *end) {
+  while (at < end && is_space(*at)) {
+    at++;
+  }
+  return at;
+}
+
+/* Move behind a text that may have spaces anywhere; false: it is not there. */
+static bool skip(const char **at, const char *end, const char *text) {
+  for (; *text; text++, (*at)++) {
+    *at = behind_spaces(*at, end);
+    if (*at == end || **at != *text) {
+      return false;
+    }
+  }
+  return true;
 }
 
 /* What is in {"program": "BASE64"}, written into `to`, which has room for it. */
 static bool unwrap(buffer json, char *to, size_t *length, failure *why) {
-  static const char form[] = "{\"program\":\"";
-  const char *at = json.ptr, *end = json.ptr + json.length, *expected = form;
-  for (; at < end && *expected; at++) {
-    if (*at == *expected) {
-      expected++;
-    } else if (!is_space(*at)) {
-      break;
-    }
-  }
+  const char *at = json.ptr, *end = json.ptr + json.length;
+  bool fine = skip(&at, end, "{\"program\":\"");
   uint32_t bits = 0;
-  size_t count = 0;
-  for (; !*expected && at < end && digit_of(*at) >= 0; at++) {
+  size_t count = 0, padding = 0;
+  for (; fine && at < end && digit_of(*at) >= 0; at++) {
     bits = bits << 6 | (uint32_t)digit_of(*at);
     if (++count % 4 != 1) {
       to[(*length)++] = (char)(bits >> (6 - 2 * ((count - 1) % 4)));
     }
   }
-  size_t padding = 0;
-  for (; !*expected && at < end && *at == '=' && padding < 2; at++) {
+  for (; fine && at < end && *at == '=' && padding < 2; at++) {
     padding++;
   }
-  static const char tail[] = "\"}";
-  const char *rest = tail;
-  while (!*expected && at < end && (*at == *rest || is_space(*at)) && (*rest || is_space(*at))) {
-    rest += *at++ == *rest;
-  }
-  if (*expected || *rest || at < end || count % 4 == 1 || (padding && (count + padding) % 4)) {
-    snprintf(why->text, sizeof why->text,
-             "byte %zu: expected the bytes of a program, or them as {\"program\": \"BASE64\"}",
-             (size_t)(at - json.ptr));
-    return false;
-  }
-  return true;
-}
-
-static bool is_json(buffer given) {
-  size_t at = 0;
-  while (at < given.length && is_space(given.ptr[at])) {
-    at++;
-  }
-  return at < given.length && given.ptr[at] == '{';
+  fine = fine && skip(&at, end, "\"}");
+  at = behind_spaces(at, end);
+  return (fine && at == end && count % 4 != 1 && (!padding || (count + padding) % 4 == 0)) ||
+         REJECT(why, "byte %zu: expected the bytes of a program, or them as {\"program\": \"BASE64\"}",
+                (size_t)(at - json.ptr));
 }
 
 static bool begin(config *made, buffer name, buffer given, failure *why) {
@@ -299,11 +287,11 @@ static bool begin(config *made, buffer name, buffer given, failure *why) {
     }
     return made->part;
   }
-  made->bytes = malloc(given.length + 1);
-  if (!made->bytes) {
+  whole *own = made->own = hold(calloc(1, sizeof *own));
+  if (!own || !(own->bytes = malloc(given.length + 1))) {
     return false;
   }
-  buffer kept = {memcpy(made->bytes, given.ptr, given.length), given.length};
+  buffer kept = {memcpy(own->bytes, given.ptr, given.length), given.length};
   program *checked = NULL;
   if (!program_open(kept, &made->opened, why) ||
       !(checked = program_read(&made->opened, 1, !made->opened.part_count, made->engine, why))) {
@@ -311,16 +299,16 @@ static bool begin(config *made, buffer name, buffer given, failure *why) {
   }
   program_free(checked);
   made->number = ++last_number;
-  made->parts = calloc(made->opened.part_count + 1, sizeof *made->parts);
+  own->parts = calloc(made->opened.part_count + 1, sizeof *own->parts);
   made->place = place_of(name);
-  if (!made->parts || !made->place) {
+  if (!own->parts || !made->place) {
     return false;
   }
   made->place->configs++;
   if (!gather(made, why)) {
     return false;
   }
-  if (made->part_count == made->opened.part_count) {
+  if (own->part_count == made->opened.part_count) {
     return take_effect(made, why);
   }
   made->before = hold(made->place->latest);
@@ -337,38 +325,35 @@ static void drop(config *old) {
       break;
     }
   }
-  for (size_t i = 0; i < old->part_count; i++) {
-    release_part(old->parts[i]);
-  }
   release_part(old->part);
   release(old->own);
   release(old->before);
   leave(old->place);
-  free(old->parts);
-  free(old->bytes);
   free(old);
 }
 
 config *config_new(buffer name, buffer given, const engine *engine, failure *why) {
   snprintf(why->text, sizeof why->text, "no memory");
   config *made = calloc(1, sizeof *made);
+  if (!made) {
+    return NULL;
+  }
+  made->engine = engine;
+  const char *end = given.ptr + given.length, *start = behind_spaces(given.ptr, end);
   char *unwrapped = NULL;
-  bool fine = made != NULL;
-  if (fine && is_json(given)) {
+  bool fine = true;
+  if (start < end && *start == '{') {
     size_t length = 0;
     unwrapped = malloc(given.length);
     fine = unwrapped && unwrap(given, unwrapped, &length, why);
     given = (buffer){unwrapped, length};
   }
-  if (made) {
-    made->engine = engine;
-    pthread_mutex_lock(&lock);
-    if (!fine || !begin(made, name, given, why)) {
-      drop(made);
-      made = NULL;
-    }
-    pthread_mutex_unlock(&lock);
+  pthread_mutex_lock(&lock);
+  if (!fine || !begin(made, name, given, why)) {
+    drop(made);
+    made = NULL;
   }
+  pthread_mutex_unlock(&lock);
   free(unwrapped);
   return made;
 }

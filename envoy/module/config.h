@@ -15,6 +15,9 @@ typedef struct config config;
 config *config_new(buffer name, buffer given, const engine *engine, failure *why);
 void config_free(config *old);
 
+/* Have Envoy log what is rejected. */
+void report(const char *what, const failure *why);
+
 /* What answers now; NULL: nothing (a part, or a program that waits for its parts and has none before it). What it
  * returns is good as long as the configuration. */
 const program *config_program(const config *asked);

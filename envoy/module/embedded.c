@@ -4,9 +4,7 @@
  */
 #include "beside.h"
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 static bool python_started(void);
 static bool python_regex(buffer pattern, uint32_t *number, failure *why);
@@ -18,7 +16,7 @@ static int python_handle(void *envoy, uint32_t handler, uint32_t status, const a
 static reply *reply_new(uint32_t status, const header *headers, size_t count, buffer body) {
   size_t size = body.length;
   for (size_t i = 0; i < count; i++) {
-    size += headers[i].name_length + headers[i].value_length;
+    size += headers[i].name.length + headers[i].value.length;
   }
   reply *made = malloc(sizeof *made + count * sizeof *headers + size);
   if (!made) {
@@ -27,14 +25,13 @@ static reply *reply_new(uint32_t status, const header *headers, size_t count, bu
   *made = (reply){.status = status, .headers = (header *)(made + 1), .header_count = count};
   char *space = (char *)(made->headers + count);
   for (size_t i = 0; i < count; i++) {
-    header each = headers[i];
-    made->empty_values |= !each.value_length;
-    made->headers[i] = (header){space, each.name_length, space + each.name_length, each.value_length};
-    memcpy(space, each.name, each.name_length);
-    memcpy(space + each.name_length, each.value, each.value_length);
-    space += each.name_length + each.value_length;
+    header given = headers[i];
+    made->empty_values |= !given.value.length;
+    made->headers[i] = (header){{space, given.name.length}, {space + given.name.length, given.value.length}};
+    space = put(put(space, given.name), given.value);
   }
-  made->body = (buffer){body.length ? memcpy(space, body.ptr, body.length) : space, body.length};
+  made->body = (buffer){space, body.length};
+  put(space, body);
   return made;
 }
 
@@ -54,9 +51,8 @@ static bool start_python(failure *why) {
   PyStatus status = Py_InitializeFromConfig(&config);
   PyConfig_Clear(&config);
   if (PyStatus_Exception(status)) {
-    snprintf(why->text, sizeof why->text, "Python does not start: %s (are PYTHONHOME and PYTHONPATH right?)",
-             status.err_msg ? status.err_msg : "it says nothing");
-    return false;
+    return REJECT(why, "Python does not start: %s (are PYTHONHOME and PYTHONPATH right?)",
+                  status.err_msg ? status.err_msg : "it says nothing");
   }
   PyEval_SaveThread();
   return true;
@@ -64,13 +60,8 @@ static bool start_python(failure *why) {
 
 __attribute__((visibility("default"))) const beside *rejoinder_beside(failure *why) {
   static const beside functions = {BESIDE_VERSION, {python_regex, python_handler, python_fits}, python_handle};
-  if (!start_python(why)) {
-    return NULL;
-  }
-  if (!python_started()) {
-    snprintf(why->text, sizeof why->text,
-             "Rejoinder is not found in Envoy's Python (is PYTHONPATH as it should be? stderr has the traceback)");
-    return NULL;
-  }
-  return &functions;
+  bool ready = start_python(why) &&
+               (python_started() || REJECT(why, "Rejoinder is not found in Envoy's Python (is PYTHONPATH as it should "
+                                                "be? stderr has the traceback)"));
+  return ready ? &functions : NULL;
 }

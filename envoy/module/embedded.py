@@ -9,14 +9,14 @@ Threads: `python_started`, `python_regex` and `python_handler` run on Envoy's ma
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 from _rejoinder import ffi, lib  # type: ignore[import-not-found]  # made by `build`
 
-from rejoinder.rules.handlers import Handler, HandlerError, Handlers, Reply, Response, request_of
+from rejoinder.rules.handlers import HandlerError, Handlers, Reply, Response, request_of
 from rejoinder.rules.matching import RegexError, compile_regex
 from rejoinder.rules.model import Header
 from rejoinder.rules.request import regular
@@ -27,31 +27,6 @@ HANDLER_PATH: Final = "REJOINDER_HANDLER_PATH"
 _ROUTER_HEADERS: Final = frozenset({"x-envoy-expected-rq-timeout-ms"})
 """What Envoy's router tells the upstream, and not the client: in ext_proc it is not there yet."""
 
-T = TypeVar("T")
-
-
-class _Numbered(Generic[T]):
-    """Values by number, as C knows them. It only grows: with what programs name, not with their number."""
-
-    def __init__(self, make: Callable[[str], T]) -> None:
-        self._make = make
-        self._numbers: dict[str, int] = {}
-        self._names: list[str] = []
-        self._made: list[T] = []
-
-    def number(self, name: str) -> int:
-        if name not in self._numbers:
-            self._made.append(self._make(name))
-            self._names.append(name)
-            self._numbers[name] = len(self._made) - 1
-        return self._numbers[name]
-
-    def name(self, number: int) -> str:
-        return self._names[number]
-
-    def __getitem__(self, number: int) -> T:
-        return self._made[number]
-
 
 def _log(text: str) -> None:
     alive: list[Any] = []
@@ -59,8 +34,23 @@ def _log(text: str) -> None:
 
 
 _handlers: Final = Handlers(_log)
-_bound: Final[_Numbered[Handler]] = _Numbered(_handlers.find)
-_regexes: Final[_Numbered[Any]] = _Numbered(compile_regex)
+
+# By number, as C knows them. They only grow: with what programs name, not with the number of programs.
+_handler_names: Final[list[str]] = []
+_regexes: Final[list[Any]] = []
+
+
+@functools.cache
+def _handler_number(name: str) -> int:
+    _handlers.find(name)
+    _handler_names.append(name)
+    return len(_handler_names) - 1
+
+
+@functools.cache
+def _regex_number(pattern: str) -> int:
+    _regexes.append(compile_regex(pattern))
+    return len(_regexes) - 1
 
 
 @ffi.def_extern(error=False)  # type: ignore[untyped-decorator]
@@ -73,7 +63,7 @@ def python_started() -> bool:
 def python_regex(pattern: Any, number: Any, why: Any) -> bool:
     text = _bytes(pattern).decode()
     try:
-        number[0] = _regexes.number(text)
+        number[0] = _regex_number(text)
     except RegexError as error:
         return _reason(why, f"regular expression {text!r:.100}: {error}")
     return True
@@ -82,7 +72,7 @@ def python_regex(pattern: Any, number: Any, why: Any) -> bool:
 @ffi.def_extern(error=False)  # type: ignore[untyped-decorator]
 def python_handler(name: Any, number: Any, why: Any) -> bool:
     try:
-        number[0] = _bound.number(_bytes(name).decode())
+        number[0] = _handler_number(_bytes(name).decode())
     except HandlerError as error:
         return _reason(why, str(error))
     return True
@@ -103,7 +93,7 @@ def python_handle(envoy: Any, number: int, status: int, asked: Any, made: Any) -
     )
     response = Response(status, regular(_headers(envoy, lib.RESPONSE_HEADERS))) if status else None
     try:
-        reply = _handlers.call(_bound.name(number), request, response)
+        reply = _handlers.call(_handler_names[number], request, response)
     except HandlerError:
         return int(lib.FAILURE)
     if reply is None:
@@ -117,9 +107,7 @@ def _reply(reply: Reply) -> Any:
     alive: list[Any] = []
     headers = ffi.new("header[]", len(reply.headers))
     for slot, (name, value) in zip(headers, reply.headers, strict=True):
-        encoded_name, encoded_value = name.encode(), value.encode()
-        slot.name, slot.name_length = _pointer(encoded_name, alive), len(encoded_name)
-        slot.value, slot.value_length = _pointer(encoded_value, alive), len(encoded_value)
+        slot.name, slot.value = _buffer(name.encode(), alive), _buffer(value.encode(), alive)
     return lib.reply_new(reply.status, headers, len(reply.headers), _buffer(reply.body, alive))
 
 
@@ -130,15 +118,9 @@ def _reason(why: Any, text: str) -> bool:
 
 
 # What points into Python's memory is good as long as `alive` is.
-def _pointer(data: bytes, alive: list[Any]) -> Any:
-    alive.append(pointer := ffi.from_buffer("char[]", data))
-    return pointer
-
-
 def _buffer(data: bytes, alive: list[Any]) -> Any:
-    buffer = ffi.new("buffer *")
-    alive.append(buffer)
-    buffer.ptr, buffer.length = _pointer(data, alive), len(data)
+    alive.append(pointer := ffi.from_buffer("char[]", data))
+    alive.append(buffer := ffi.new("buffer *", (pointer, len(data))))
     return buffer[0]
 
 
@@ -153,12 +135,6 @@ def _text(buffer: Any) -> str:
 
 def _headers(envoy: Any, kind: int) -> list[Header]:
     count = lib.envoy_dynamic_module_callback_http_get_headers_size(envoy, kind)
-    found = ffi.new("header[]", count)
-    lib.envoy_dynamic_module_callback_http_get_headers(envoy, kind, found)
-    return [
-        (
-            bytes(ffi.buffer(each.name, each.name_length)).decode("utf-8", "replace"),
-            bytes(ffi.buffer(each.value, each.value_length)).decode("utf-8", "replace") if each.value_length else "",
-        )
-        for each in found
-    ]
+    headers = ffi.new("header[]", count)
+    lib.envoy_dynamic_module_callback_http_get_headers(envoy, kind, headers)
+    return [(_text(header.name), _text(header.value)) for header in headers]

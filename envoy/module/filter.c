@@ -21,6 +21,7 @@
 #include "page.h"
 #include "reader.h"
 #include "replace.h"
+#include "request.h"
 
 #define HOOK(name) ON(http_filter_##name)
 
@@ -29,17 +30,13 @@
 /* Bytes of an upstream's body that are read and thrown away so that its connection lives on: as in ext_proc. */
 enum { MAX_DRAINED = 1 << 20 };
 
-/* What is scheduled. The other one is grace.c's. */
-enum { PAGE_ARRIVED = 1 };
+/* Of rules, by name. */
+enum { REPLIES, HANDLER_FAILURES, OBSERVED, PASSED, PAGE_FAILURES, COUNTERS };
 
 typedef struct {
   config *config;
-  pages *pages;    /* that are kept for others */
-  size_t replies;  /* Envoy's ids of the counters */
-  size_t failures;
-  size_t observed;
-  size_t passed;
-  size_t no_pages;
+  pages *pages;              /* that are kept for others */
+  size_t counters[COUNTERS]; /* Envoy's ids of them */
 } filter;
 
 typedef struct {
@@ -72,19 +69,11 @@ typedef struct {
 
 const char *ON(program_init)(void) { return ABI_VERSION; }
 
-static void report(const char *what, const failure *why) {
-  char text[sizeof why->text + 100];
-  int length = snprintf(text, sizeof text, "rejoinder: %s: %s", what, why->text);
-  CALLBACK(log)(LOG_ERROR, (buffer){text, (size_t)length});
-}
-
 /* On whatever thread lets go of it last: it does not take Python to free a program. */
 void HOOK(config_destroy)(const void *self) {
   filter *old = (filter *)self;
   if (old) {
-    if (old->config) {
-      config_free(old->config);
-    }
+    config_free(old->config);
     pages_free(old->pages);
     free(old);
   }
@@ -92,14 +81,16 @@ void HOOK(config_destroy)(const void *self) {
 
 const void *HOOK(config_new)(void *envoy_config, buffer name, buffer given) {
   failure why = {"Envoy defines no counter"};
+  const buffer names[COUNTERS] = {TEXT("replies"), TEXT("handler_failures"), TEXT("observed"), TEXT("passed"),
+                                  TEXT("page_failures")};
   buffer rule = TEXT("rule");
   filter *made = calloc(1, sizeof *made);
-  if (made &&
-      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("replies"), &rule, 1, &made->replies) &&
-      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("handler_failures"), &rule, 1, &made->failures) &&
-      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("observed"), &rule, 1, &made->observed) &&
-      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("passed"), &rule, 1, &made->passed) &&
-      !CALLBACK(http_filter_config_define_counter)(envoy_config, TEXT("page_failures"), &rule, 1, &made->no_pages)) {
+  int counter = 0;
+  while (made && counter < COUNTERS && !CALLBACK(http_filter_config_define_counter)(
+                                           envoy_config, names[counter], &rule, 1, &made->counters[counter])) {
+    counter++;
+  }
+  if (counter == COUNTERS) {
     made->config = config_new(name, given, &beside_engine, &why);
     made->pages = pages_new();
   }
@@ -148,18 +139,9 @@ void HOOK(destroy)(const void *self) {
 
 /* --- what a request and a response are like --- */
 
-/* A decimal number; -1: it is none, or too large to matter. */
-static int64_t number(buffer text) {
-  int64_t value = text.length && text.length < 18 ? 0 : -1;
-  for (size_t i = 0; i < text.length && value >= 0; i++) {
-    value = text.ptr[i] >= '0' && text.ptr[i] <= '9' ? value * 10 + (text.ptr[i] - '0') : -1;
-  }
-  return value;
-}
-
 static int64_t number_in_header(void *envoy, buffer name) {
   buffer value = {0};
-  return CALLBACK(http_get_header)(envoy, RESPONSE_HEADERS, name, &value, 0, NULL) ? number(value) : -1;
+  return CALLBACK(http_get_header)(envoy, RESPONSE_HEADERS, name, &value, 0, NULL) ? decimal(value) : -1;
 }
 
 /* An attribute of Envoy's, if the program needs it; else nothing. */
@@ -176,8 +158,7 @@ static buffer request_header(void *envoy, buffer name) {
 }
 
 static bool is_head(void *envoy) {
-  buffer method = request_header(envoy, TEXT(":method"));
-  return method.length == 4 && memcmp(method.ptr, "HEAD", 4) == 0;
+  return same(request_header(envoy, TEXT(":method")), TEXT("HEAD"));
 }
 
 /* Copy what the program needs. */
@@ -227,19 +208,17 @@ static request *take_request(void *envoy, const program *program) {
  * by then, since the length is known; from HTTP/2 on, the end is still missing. */
 static bool needs_the_end(void *envoy) {
   buffer protocol = {0};
-  return !CALLBACK(http_filter_get_attribute_string)(envoy, PROTOCOL, &protocol) || protocol.length < 6 ||
-         memcmp(protocol.ptr, "HTTP/1", 6);
+  return !CALLBACK(http_filter_get_attribute_string)(envoy, PROTOCOL, &protocol) ||
+         !begins_with(protocol, TEXT("HTTP/1"));
 }
 
 /* --- writing over it --- */
 
 /* What Envoy answers by itself to a gRPC client is a gRPC error, trailers alone: so are our answers, as local replies. */
 static bool is_grpc(void *envoy) {
-  static const char grpc[] = "application/grpc";
-  buffer type = request_header(envoy, TEXT("content-type"));
-  size_t length = sizeof grpc - 1;
-  return type.length >= length && !memcmp(type.ptr, grpc, length) &&
-         (type.length == length || type.ptr[length] == '+' || type.ptr[length] == ';');
+  buffer type = request_header(envoy, TEXT("content-type")), grpc = TEXT("application/grpc");
+  return begins_with(type, grpc) &&
+         (type.length == grpc.length || type.ptr[grpc.length] == '+' || type.ptr[grpc.length] == ';');
 }
 
 /* https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md; Envoy makes it 0 for what a module sends. */
@@ -265,12 +244,11 @@ static header *grpc_headers(void *envoy, const reply *reply, uint32_t status, si
   header *made = is_grpc(envoy) ? malloc((reply->header_count + 1) * sizeof *made) : NULL;
   if (made) {
     const char *value = grpc_status(reply, status);
-    made[0] = (header){"grpc-status", sizeof "grpc-status" - 1, value, strlen(value)};
+    made[0] = (header){TEXT("grpc-status"), {value, strlen(value)}};
     *count = 1;
     for (size_t i = 0; i < reply->header_count; i++) {
-      const header *each = &reply->headers[i];
-      bool says = same((buffer){each->name, each->name_length}, TEXT("grpc-status"));
-      made[says ? 0 : (*count)++] = *each;
+      bool says = same(reply->headers[i].name, made[0].name);
+      made[says ? 0 : (*count)++] = reply->headers[i];
     }
   }
   return made;
@@ -282,8 +260,8 @@ static void append(void *envoy, int type, const stream *self) {
   }
 }
 
-static void count(void *envoy, size_t counter, buffer rule) {
-  CALLBACK(http_filter_increment_counter)(envoy, counter, &rule, 1, 1);
+static void count(void *envoy, const stream *self, int counter, buffer rule) {
+  CALLBACK(http_filter_increment_counter)(envoy, self->filter->counters[counter], &rule, 1, 1);
 }
 
 /* A response of Envoy's own: the upstream's stream is reset. Afterwards there may be no `self`. */
@@ -309,22 +287,24 @@ static void mark(void *envoy, buffer key, buffer value) {
   CALLBACK(http_set_dynamic_metadata_string)(envoy, TEXT("rejoinder"), key, value);
 }
 
+static void mark_rules(void *envoy, buffer key, buffer names) {
+  mark(envoy, key, names);
+  mark(envoy, TEXT("placement"), TEXT("module"));
+}
+
 /* Tell of the rules before `end` that only observe: in access logs, of as many as there is room for. */
 static void observe(void *envoy, const stream *self, const question *about, uint32_t end) {
   char names[1024];
   size_t length = 0;
   buffer name;
   for (uint32_t at = 0; (at = program_observed(self->program, about, at, end, &name)) < end; at++) {
-    count(envoy, self->filter->observed, name);
+    count(envoy, self, OBSERVED, name);
     if (name.length < sizeof names - length) {
-      names[length] = ',';
-      memcpy(names + length + 1, name.ptr, name.length);
-      length += 1 + name.length;
+      length = (size_t)(put(put(names + length, TEXT(",")), name) - names);
     }
   }
   if (length) {
-    mark(envoy, TEXT("observed"), (buffer){names + 1, length - 1});
-    mark(envoy, TEXT("placement"), TEXT("module"));
+    mark_rules(envoy, TEXT("observed"), (buffer){names + 1, length - 1});
   }
 }
 
@@ -333,9 +313,8 @@ static void let_pass(void *envoy, stream *self, const question *about, uint32_t 
   buffer name = program_passed(self->program, about, end);
   if (name.length && !self->passed) {
     self->passed = true;
-    count(envoy, self->filter->passed, name);
-    mark(envoy, TEXT("passed"), name);
-    mark(envoy, TEXT("placement"), TEXT("module"));
+    count(envoy, self, PASSED, name);
+    mark_rules(envoy, TEXT("passed"), name);
   }
 }
 
@@ -344,30 +323,30 @@ static bool decide(void *envoy, stream *self, const response *response) {
   buffer route = attribute(envoy, self->program, NEEDS_ROUTE, ROUTE_NAME);
   question about = {self->request, route, response};
   uint32_t end;
-  const reply *found = program_ask(self->program, &about, &end);
+  const reply *chosen = program_ask(self->program, &about, &end);
   observe(envoy, self, &about, end);
-  if (!found) {
+  if (!chosen) {
     let_pass(envoy, self, &about, end);
     return false;
   }
-  if (found->by_handler) {
+  if (chosen->by_handler) {
     const request *of = self->request;
-    asked request = {request_method(of), request_authority(of), request_path(of), route};
-    int outcome = beside_handle(envoy, found->handler, response ? response->status : 0, &request, &self->made);
+    asked request = {of->method, of->authority, request_path(of), route};
+    int outcome = beside_handle(envoy, chosen->handler, response ? response->status : 0, &request, &self->made);
     if (outcome == FAILURE) {
-      count(envoy, self->filter->failures, found->rule);
+      count(envoy, self, HANDLER_FAILURES, chosen->rule);
     }
     if (outcome != REPLY) {
       return false;
     }
-    self->made->rule = found->rule;
-  } else if (!found->is_fixed && !(self->made = reply_make(self->program, found, &about, time(NULL)))) {
+    self->made->rule = chosen->rule;
+  } else if (!chosen->is_fixed && !(self->made = reply_make(self->program, chosen, &about, time(NULL)))) {
     return false;
   }
-  self->reply = self->made ? self->made : found;
+  self->reply = self->made ? self->made : chosen;
   self->on_response = response != NULL;
   self->from_local = response && response->is_local;
-  if (found->asks && (self->asking = reply_asks(self->program, found, &about, time(NULL))) && found->grpc &&
+  if (chosen->asks && (self->asking = reply_asks(self->program, chosen, &about, time(NULL))) && chosen->grpc &&
       is_grpc(envoy)) {
     self->asking->stays = false; /* there is something for this client without a page */
   }
@@ -376,10 +355,8 @@ static bool decide(void *envoy, stream *self, const response *response) {
 
 /* What has been decided is sent. */
 static void tell(void *envoy, const stream *self) {
-  buffer rule = self->reply->rule;
-  count(envoy, self->filter->replies, rule);
-  mark(envoy, TEXT("rule"), rule);
-  mark(envoy, TEXT("placement"), TEXT("module"));
+  count(envoy, self, REPLIES, self->reply->rule);
+  mark_rules(envoy, TEXT("rule"), self->reply->rule);
   char original[16] = "none"; /* rules/counts.py */
   if (self->on_response) {
     snprintf(original, sizeof original, "%u", (unsigned)self->status);
@@ -398,7 +375,7 @@ static void end_page(void *envoy, stream *self) {
     pages_keep(pages, self->asking, &self->page);
     return;
   }
-  count(envoy, self->filter->no_pages, self->reply->rule);
+  count(envoy, self, PAGE_FAILURES, self->reply->rule);
   char text[256];
   buffer service = self->asking->service;
   int shown = service.length < 128 ? (int)service.length : 128;
@@ -441,6 +418,28 @@ static bool take_page(stream *self) {
   return !self->asking || !self->asking->stays || !self->on_response;
 }
 
+/* Send what has been decided, for a request or in place of a response. Afterwards there may be no `self`. */
+static int give(void *envoy, stream *self) {
+  tell(envoy, self);
+  int64_t length = self->ended || !self->on_response ? 0 : number_in_header(envoy, TEXT("content-length"));
+  /* A long body is not waited for. And no other way leads to a header without a value. */
+  if (!self->on_response || length > MAX_DRAINED || self->reply->empty_values || is_grpc(envoy) ||
+      !replace_headers(envoy, self->reply, self->status)) {
+    send_local_reply(envoy, self);
+    return STOP;
+  }
+  self->body = is_head(envoy) ? (buffer){0} : self->reply->body;
+  if (self->ended) {
+    append(envoy, BUFFERED_RESPONSE_BODY, self);
+    return CONTINUE;
+  }
+  self->held = true;
+  self->expected = length;
+  self->at_once = needs_the_end(envoy);
+  grace_start(&self->grace, envoy, self->at_once ? 0 : GRACE_MILLISECONDS);
+  return STOP;
+}
+
 /* --- the request, on a worker --- */
 
 int HOOK(request_headers)(void *envoy, const void *module_filter, bool end_of_stream) {
@@ -466,9 +465,7 @@ int HOOK(request_headers)(void *envoy, const void *module_filter, bool end_of_st
     return STOP;
   }
   take_page(self);
-  tell(envoy, self);
-  send_local_reply(envoy, self);
-  return STOP;
+  return give(envoy, self);
 }
 
 /* Of one that is held: its body waits, too. */
@@ -488,9 +485,8 @@ int HOOK(request_trailers)(void *envoy, const void *module_filter) {
 
 /* Whether a response is Envoy's own. A few of its filters do not say so beforehand; its details tell, from 1.39 on. */
 static bool is_local(void *envoy, const stream *self) {
-  static const buffer via_upstream = {"via_upstream", 12};
   buffer details = attribute(envoy, self->program, NEEDS_SOURCE, RESPONSE_CODE_DETAILS);
-  return details.length ? !same(details, via_upstream) : self->is_local;
+  return details.length ? !same(details, TEXT("via_upstream")) : self->is_local;
 }
 
 /* The same for a response. */
@@ -510,28 +506,6 @@ static bool decide_response(void *envoy, stream *self) {
     free(all);
   }
   return decided;
-}
-
-/* Send what has been decided in place of a response, all of which may have come. Afterwards there may be no `self`. */
-static int give(void *envoy, stream *self) {
-  tell(envoy, self);
-  int64_t length = self->ended ? 0 : number_in_header(envoy, TEXT("content-length"));
-  /* A long body is not waited for. And no other way leads to a header without a value. */
-  if (length > MAX_DRAINED || self->reply->empty_values || is_grpc(envoy) ||
-      !replace_headers(envoy, self->reply, self->status)) {
-    send_local_reply(envoy, self);
-    return STOP;
-  }
-  self->body = is_head(envoy) ? (buffer){0} : self->reply->body;
-  if (self->ended) {
-    append(envoy, BUFFERED_RESPONSE_BODY, self);
-    return CONTINUE;
-  }
-  self->held = true;
-  self->expected = length;
-  self->at_once = needs_the_end(envoy);
-  grace_start(&self->grace, envoy, self->at_once ? 0 : GRACE_MILLISECONDS);
-  return STOP;
 }
 
 int HOOK(response_headers)(void *envoy, const void *module_filter, bool end_of_stream) {
@@ -602,12 +576,9 @@ int HOOK(response_trailers)(void *envoy, const void *module_filter) {
 /* The page is there, or will not be. What follows may end this stream and all that is about it, which Envoy does not bear
  * while it is still busy with the service's: so it is done next. */
 static void page_arrived(void *envoy, stream *self) {
-  void *scheduler = self->starting ? NULL : CALLBACK(http_filter_scheduler_new)(envoy);
-  self->has_arrived = scheduler != NULL;
-  self->waiting = self->has_arrived;
-  if (scheduler) {
-    CALLBACK(http_filter_scheduler_commit)(scheduler, PAGE_ARRIVED);
-    CALLBACK(http_filter_scheduler_delete)(scheduler);
+  self->has_arrived = self->waiting = !self->starting;
+  if (self->has_arrived) {
+    grace_start(&self->grace, envoy, 0);
   }
 }
 
@@ -620,16 +591,14 @@ static void drop_what_waits(void *envoy, stream *self) {
 
 static void go_on(void *envoy, stream *self) {
   end_page(envoy, self);
+  grace_stop(&self->grace);
   if (!take_page(self)) {
     CALLBACK(http_filter_continue_encoding)(envoy);
     return;
   }
-  if (!self->on_response) {
-    tell(envoy, self);
-    send_local_reply(envoy, self);
-    return;
+  if (self->on_response) {
+    drop_what_waits(envoy, self);
   }
-  drop_what_waits(envoy, self);
   if (self->ended) {
     remove_all(envoy, RESPONSE_TRAILERS);
   }
@@ -640,10 +609,11 @@ static void go_on(void *envoy, stream *self) {
 
 /* The upstream has had its time to end its body, or the page is there. */
 void HOOK(scheduled)(void *envoy, const void *module_filter, uint64_t event) {
+  (void)event;
   stream *self = (stream *)module_filter;
-  if (event == PAGE_ARRIVED && self->waiting) {
+  if (self->waiting) {
     go_on(envoy, self);
-  } else if (event != PAGE_ARRIVED && self->held) {
+  } else if (self->held) {
     send_local_reply(envoy, self);
   }
 }
@@ -697,16 +667,13 @@ void HOOK(http_stream_reset)(void *envoy, const void *module_filter, uint64_t id
  * it, and ends the stream. */
 int HOOK(local_reply)(void *envoy, const void *module_filter, uint32_t status, buffer details, bool reset) {
   (void)status;
-  /* A route answers or redirects by itself; a path is refused, or the client sent to its plain form. */
-  static const buffer final[] = {{"direct_response", 15}, {"path_normalization_failed", 25}};
   stream *self = (stream *)module_filter;
   if (!self) {
     return CONTINUE;
   }
   self->is_local = true;
-  for (size_t i = 0; i < sizeof final / sizeof *final; i++) {
-    self->decided |= same(details, final[i]);
-  }
+  /* A route answers or redirects by itself; a path is refused, or the client sent to its plain form. */
+  self->decided |= same(details, TEXT("direct_response")) || same(details, TEXT("path_normalization_failed"));
   if (self->waiting) { /* the upstream has broken off, or the client is too slow: no page is waited for any more */
     self->waiting = false;
     self->page.wrong = "";

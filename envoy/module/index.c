@@ -36,14 +36,6 @@ uint64_t hash_text(const text_index *in, buffer text) {
   return hash;
 }
 
-uint64_t hash_backwards(const text_index *in, buffer text) {
-  uint64_t hash = 0;
-  for (size_t i = text.length; i > 0; i--) {
-    hash = hash_byte(in, hash, text.ptr[i - 1]);
-  }
-  return hash;
-}
-
 node *index_node(const text_index *in, uint32_t number) { return &ITEMS(node, in->nodes)[number]; }
 
 /* A slot for the node: its own, or the empty one where it would be. */
@@ -52,8 +44,8 @@ static uint32_t *slot_of(const text_index *in, uint32_t parent, uint32_t kind, b
   mixed = (mixed ^ mixed >> 32) * (in->base | 1);
   for (size_t at = mixed >> 29;; at++) {
     uint32_t *slot = &in->slots[at & (in->slot_count - 1)];
-    const node *each = index_node(in, *slot);
-    if (!*slot || (each->hash == hash && each->parent == parent && each->kind == kind && same(each->text, text))) {
+    const node *node = index_node(in, *slot);
+    if (!*slot || (node->hash == hash && node->parent == parent && node->kind == kind && same(node->text, text))) {
       return slot;
     }
   }
@@ -67,8 +59,8 @@ static bool grow(text_index *of, size_t count) {
   }
   of->slot_count = count;
   for (uint32_t i = 1; i < of->nodes.count; i++) {
-    const node *each = index_node(of, i);
-    *slot_of(of, each->parent, each->kind, each->text, each->hash) = i;
+    const node *node = index_node(of, i);
+    *slot_of(of, node->parent, node->kind, node->text, node->hash) = i;
   }
   free(old);
   return true;
@@ -90,15 +82,15 @@ uint32_t index_find(const text_index *in, uint32_t parent, uint32_t kind, buffer
 }
 
 uint32_t index_add(text_index *to, uint32_t parent, uint32_t kind, buffer text, uint64_t hash) {
-  uint32_t *slot = slot_of(to, parent, kind, text, hash), found = *slot;
-  if (found) {
-    return found;
+  uint32_t *slot = slot_of(to, parent, kind, text, hash), number = *slot;
+  if (number) {
+    return number;
   }
   node *made = array_add(&to->nodes, sizeof *made);
   if (!made) {
     return 0;
   }
   *made = (node){.parent = parent, .kind = kind, .hash = hash, .text = text};
-  found = *slot = (uint32_t)to->nodes.count - 1;
-  return to->nodes.count * 2 <= to->slot_count || grow(to, to->slot_count * 2) ? found : 0;
+  number = *slot = (uint32_t)to->nodes.count - 1;
+  return to->nodes.count * 2 <= to->slot_count || grow(to, to->slot_count * 2) ? number : 0;
 }

@@ -43,7 +43,6 @@ void index_free(text_index *old);
 
 uint64_t hash_byte(const text_index *in, uint64_t hash, char byte);
 uint64_t hash_text(const text_index *in, buffer text);
-uint64_t hash_backwards(const text_index *in, buffer text);
 
 /* A node's number; 0: there is none. */
 uint32_t index_find(const text_index *in, uint32_t parent, uint32_t kind, buffer text, uint64_t hash);

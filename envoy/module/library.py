@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from rejoinder.envoy.binary import EnvoyNotFoundError, version
+from rejoinder.envoy.module.build import CORE
 
-LIBRARY: Final = Path(__file__).with_name("librejoinder.so")
+LIBRARY: Final = Path(__file__).with_name(CORE)
 """Where `pip install` puts the core; what it needs for regular expressions and handlers is beside it."""
-
-PYTHON: Final = "librejoinder_python.so"
-"""As in beside.h."""
 
 ABI_VERSION: Final = "v0.2.0"
 """As in abi.h."""
@@ -50,16 +48,20 @@ def find(binary: Path, library: Path = LIBRARY) -> Path:
         raise ModuleUnavailableError(
             "the module was not compiled when Rejoinder was installed: that needs a C compiler"
         )
-    if reason := _cannot_be_loaded(library):
-        raise ModuleUnavailableError(f"the module cannot be loaded: {reason}")
     try:
-        found = version(binary)
+        # Without its symbols resolved, which only Envoy has: enough to see that it is for this machine and that what it
+        # needs is there.
+        ctypes.CDLL(str(library), mode=os.RTLD_LAZY | os.RTLD_LOCAL)
+    except OSError as error:
+        raise ModuleUnavailableError(f"the module cannot be loaded: {error}") from error
+    try:
+        envoy = version(binary)
     except EnvoyNotFoundError as error:
         raise ModuleUnavailableError(str(error)) from error
-    if found.rsplit(".", 1)[0] not in ENVOY_VERSIONS:
+    if envoy.rsplit(".", 1)[0] not in ENVOY_VERSIONS:
         raise ModuleUnavailableError(
             f"the module is made for Envoy {ENVOY_VERSIONS[0]} to {ENVOY_VERSIONS[-1]} (ABI {ABI_VERSION}), "
-            f"this one is {found}"
+            f"this one is {envoy}"
         )
     return library
 
@@ -71,16 +73,6 @@ def sha256(library: Path = LIBRARY) -> str:
         OSError: there is none.
     """
     return hashlib.sha256(library.read_bytes()).hexdigest()
-
-
-def _cannot_be_loaded(library: Path) -> str:
-    # Without its symbols resolved, which only Envoy has: enough to see that it is for this machine and that what it
-    # needs is there.
-    try:
-        ctypes.CDLL(str(library), mode=os.RTLD_LAZY | os.RTLD_LOCAL)
-    except OSError as error:
-        return str(error)
-    return ""
 
 
 def environment(

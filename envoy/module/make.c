@@ -30,35 +30,25 @@ static char *space_for(making *of, size_t length) {
   return of->many;
 }
 
-static char *put(char *to, buffer text) {
-  return text.length ? (char *)memcpy(to, text.ptr, text.length) + text.length : to;
-}
-
-/* All lines of a header, joined as Envoy joins them, good until the next value; false: there are none. */
-static bool header_value(making *of, buffer name, buffer *value) {
+/* All lines of a header, joined as Envoy joins them, good until the next value. */
+static buffer header_value(making *of, buffer name) {
   uint32_t number = header_number(of->program, name);
   const line *lines = of->request->lines, *end = lines + of->request->line_count;
   size_t count = 0, length = 0;
-  *value = (buffer){0};
-  for (const line *each = lines; number && each < end; each++) {
-    if (each->name + 1 == number) {
+  buffer value = {0};
+  for (const line *line = lines; number && line < end; line++) {
+    if (line->name + 1 == number) {
       count++;
-      length += each->value.length + 1;
-      *value = each->value;
+      length += line->value.length + 1;
+      value = line->value;
     }
   }
   char *at = count > 1 ? space_for(of, length) : NULL;
-  if (at) {
-    *value = (buffer){at, length - 1};
-    for (const line *each = lines; each < end; each++) {
-      if (each->name + 1 == number) {
-        at = put(at, each->value);
-        at = --count ? put(at, TEXT(",")) : at;
-      }
-    }
-    return true;
+  value = at ? (buffer){at, length - 1} : value;
+  for (const line *line = lines; at && line < end; line++) {
+    at = line->name + 1 == number ? put(put(at, line->value), TEXT(",")) : at;
   }
-  return count > 0;
+  return value;
 }
 
 static buffer url(making *of) {
@@ -88,29 +78,28 @@ static buffer now(making *of) {
 
 static buffer value_of(void *context, uint32_t name, buffer argument) {
   making *of = context;
-  buffer found = {0};
+  buffer value = {0};
   switch (name) {
-    case NAME_REQUEST_ID: header_value(of, TEXT("x-request-id"), &found); break;
+    case NAME_REQUEST_ID: return header_value(of, TEXT("x-request-id"));
     case NAME_REQUEST_METHOD: return of->request->method;
     case NAME_REQUEST_SCHEME: return of->request->scheme;
     case NAME_REQUEST_HOST: return of->request->host;
     case NAME_REQUEST_PATH: return of->request->path;
     case NAME_REQUEST_TARGET: return request_path(of->request);
     case NAME_REQUEST_URL: return url(of);
-    case NAME_REQUEST_QUERY: request_parameter(of->request, argument, &found); break;
-    case NAME_REQUEST_HEADER: header_value(of, argument, &found); break;
+    case NAME_REQUEST_QUERY: request_parameter(of->request, argument, &value); break;
+    case NAME_REQUEST_HEADER: return header_value(of, argument);
     case NAME_STATUS: return number(of, of->status);
     case NAME_STATUS_REASON: return text_of(status_reason(of->status));
-    case NAME_ORIGINAL_STATUS: return of->response ? number(of, of->response->status) : found;
+    case NAME_ORIGINAL_STATUS: return of->response ? number(of, of->response->status) : value;
     case NAME_SOURCE: return of->response && !of->response->is_local ? TEXT("upstream") : TEXT("local");
     case NAME_ROUTE: return of->route;
     case NAME_RULE: return of->rule;
     case NAME_TIME: return now(of);
     case NAME_CLIENT: return of->request->client;
-    case SHARED_TEXT: return index_node(&of->program->index, index_find(&of->program->index, 0, BODY, argument,
-                                        hash_text(&of->program->index, argument)))->body;
+    case SHARED_TEXT: return named(of->program, BODY, argument)->body;
   }
-  return found;
+  return value;
 }
 
 /* --- a reply --- */
@@ -120,13 +109,11 @@ static const content *chosen(making *of, const reply *given) {
   if (given->content_count == 1) {
     return contents;
   }
-  buffer accept, language;
-  bool has_accept = header_value(of, TEXT("accept"), &accept);
+  const offer *offers = &ITEMS(offer, of->program->offers)[given->first_content];
+  buffer accept = header_value(of, TEXT("accept"));
   char *kept = of->many;
   of->many = NULL;
-  bool has_language = header_value(of, TEXT("accept-language"), &language);
-  contents += accept_best(&ITEMS(offer, of->program->offers)[given->first_content], given->content_count, accept,
-                          has_accept, language, has_language);
+  contents += accept_best(offers, given->content_count, accept, header_value(of, TEXT("accept-language")));
   free(kept);
   return contents;
 }
@@ -156,7 +143,7 @@ static buffer trimmed(buffer value) {
 static void drop(reply *made, buffer name) {
   size_t count = 0;
   for (size_t i = 0; i < made->header_count; i++) {
-    if (!same((buffer){made->headers[i].name, made->headers[i].name_length}, name)) {
+    if (!same(made->headers[i].name, name)) {
       made->headers[count++] = made->headers[i];
     }
   }
@@ -165,7 +152,7 @@ static void drop(reply *made, buffer name) {
 
 static bool has_header(const reply *made, size_t count, buffer name) {
   for (size_t i = 0; i < count; i++) {
-    if (same((buffer){made->headers[i].name, made->headers[i].name_length}, name)) {
+    if (same(made->headers[i].name, name)) {
       return true;
     }
   }
@@ -181,9 +168,9 @@ static bool is_kept(const reply *given, buffer name) {
       "grpc-message", "grpc-status", "grpc-status-details-bin"};
   bool kept = false;
   for (texts left = given->kept; left.count && !kept;) {
-    buffer each = next_text(&left), beginning = {each.ptr, each.length - 1};
-    bool is_beginning = each.length && each.ptr[each.length - 1] == '*';
-    kept = is_beginning ? begins_with(name, beginning) : same(each, name);
+    buffer pattern = next_text(&left), beginning = {pattern.ptr, pattern.length - 1};
+    bool is_beginning = pattern.length && pattern.ptr[pattern.length - 1] == '*';
+    kept = is_beginning ? begins_with(name, beginning) : same(pattern, name);
   }
   for (size_t i = 0; i < sizeof never / sizeof *never && kept; i++) {
     kept &= !same(text_of(never[i]), name);
@@ -195,22 +182,20 @@ static bool is_kept(const reply *given, buffer name) {
 static void keep_headers(making *of, reply *made, const reply *given) {
   size_t ours = made->header_count, length = 0;
   for (size_t i = 0; given->kept.count && of->response && i < of->response->header_count; i++) {
-    header each = of->response->headers[i];
-    buffer name = {each.name, each.name_length};
-    if (is_kept(given, name) && !has_header(made, ours, name)) {
-      made->headers[made->header_count++] = each;
-      made->empty_values |= !each.value_length;
-      length += each.name_length + each.value_length;
+    header header = of->response->headers[i];
+    if (is_kept(given, header.name) && !has_header(made, ours, header.name)) {
+      made->headers[made->header_count++] = header;
+      made->empty_values |= !header.value.length;
+      length += header.name.length + header.value.length;
     }
   }
   char *at = length ? malloc(length) : NULL;
   of->failed |= length && !at;
   made->owned[made->owned_count++] = at;
   for (size_t i = ours; at && i < made->header_count; i++) {
-    header *each = &made->headers[i];
-    buffer name = {each->name, each->name_length}, value = {each->value, each->value_length};
-    *each = (header){at, name.length, at + name.length, value.length};
-    at = put(put(at, name), value);
+    header *header = &made->headers[i], kept = *header;
+    header->name.ptr = at, header->value.ptr = at + kept.name.length;
+    at = put(put(at, kept.name), kept.value);
   }
 }
 
@@ -232,13 +217,11 @@ reply *reply_make(const program *asked, const reply *given, const question *abou
                     .headers = (header *)(made + 1), .header_count = ours, .body = from->body};
     made->owned = (char **)(made->headers + all);
     for (size_t i = 0; i < ours; i++) {
-      header *each = &made->headers[i];
-      *each = from->headers[i];
+      header *header = &made->headers[i];
+      *header = from->headers[i];
       if (i >= from->header_count) {
-        buffer value = trimmed(
-            filled(&of, made->owned, &made->owned_count, (buffer){each->value, each->value_length}));
-        each->value = value.ptr, each->value_length = value.length;
-        made->empty_values |= !value.length;
+        header->value = trimmed(filled(&of, made->owned, &made->owned_count, header->value));
+        made->empty_values |= !header->value.length;
       }
     }
     if (from->by_template) {
@@ -268,12 +251,11 @@ void reply_free(reply *made) {
 }
 
 void reply_set_page(reply *made, const page *page) {
-  buffer names[PAGE_HEADERS] = {TEXT("content-type"), TEXT("content-language")};
-  buffer values[PAGE_HEADERS] = {page->type, page->language};
+  header sent[PAGE_HEADERS] = {{TEXT("content-type"), page->type}, {TEXT("content-language"), page->language}};
   for (size_t i = 0; i < PAGE_HEADERS; i++) {
-    drop(made, names[i]);
-    if (values[i].length) {
-      made->headers[made->header_count++] = (header){names[i].ptr, names[i].length, values[i].ptr, values[i].length};
+    drop(made, sent[i].name);
+    if (sent[i].value.length) {
+      made->headers[made->header_count++] = sent[i];
     }
   }
   made->body = page->body;
@@ -287,15 +269,14 @@ asking *reply_asks(const program *asked, const reply *given, const question *abo
     *made = (asking){.service = from->service, .timeout = from->timeout, .cache = from->cache, .stays = from->stays,
                      .headers = (header *)(made + 1), .header_count = 3};
     made->owned = (char **)(made->headers + from->told_count + 3);
-    made->headers[0] = (header){":method", 7, "GET", 3};
-    made->headers[1] = (header){":path", 5, "/", 1};
-    made->headers[2] = (header){":authority", 10, from->host.ptr, from->host.length};
+    made->headers[0] = (header){TEXT(":method"), TEXT("GET")};
+    made->headers[1] = (header){TEXT(":path"), TEXT("/")};
+    made->headers[2] = (header){TEXT(":authority"), from->host};
     for (uint32_t i = 0; i < from->told_count; i++) {
-      header each = ITEMS(header, asked->told)[from->first_told + i];
-      buffer template = {each.value, each.value_length};
-      buffer value = trimmed(filled(&of, made->owned, &made->owned_count, template));
-      if (value.length) {
-        made->headers[made->header_count++] = (header){each.name, each.name_length, value.ptr, value.length};
+      header told = ITEMS(header, asked->told)[from->first_told + i];
+      told.value = trimmed(filled(&of, made->owned, &made->owned_count, told.value));
+      if (told.value.length) {
+        made->headers[made->header_count++] = told;
       }
     }
   }

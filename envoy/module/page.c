@@ -9,30 +9,19 @@
 
 static bool copy(buffer *into, buffer from) {
   char *made = malloc(from.length + 1);
-  if (made && from.length) {
-    memcpy(made, from.ptr, from.length);
-  }
-  *into = (buffer){made, made ? from.length : 0};
+  *into = (buffer){made, made ? (size_t)(put(made, from) - made) : 0};
   return made;
 }
 
 /* --- what comes --- */
 
-static uint32_t status_of(buffer text) {
-  uint32_t status = 0;
-  for (size_t i = 0; i < text.length; i++) {
-    status = 10 * status + (uint32_t)(text.ptr[i] - '0');
-  }
-  return status;
-}
-
 void page_head(page *into, uint32_t code, const header *headers, size_t count) {
-  uint32_t status = 0;
+  int64_t status = 0;
   bool dated = false;
   for (size_t i = 0; i < count; i++) {
-    buffer name = {headers[i].name, headers[i].name_length}, value = {headers[i].value, headers[i].value_length};
+    buffer name = headers[i].name, value = headers[i].value;
     if (same(name, TEXT(":status"))) {
-      status = status_of(value);
+      status = decimal(value);
     } else if (same(name, TEXT("date"))) {
       dated = true;
     } else if (same(name, TEXT("content-encoding"))) {
@@ -44,7 +33,7 @@ void page_head(page *into, uint32_t code, const header *headers, size_t count) {
     }
   }
   if (!(status >= 200 && status < 300) && !(status == code && dated)) {
-    into->status = status;
+    into->status = (uint32_t)status;
     into->wrong = "status ";
   }
 }
@@ -86,9 +75,9 @@ void page_clear(page *old) {
 enum { KEPT = 64, TOLD = 64, MAX_KEPT = 128 << 10, MAX_KEY = 4096 }; /* as in extproc/pages.py */
 
 typedef struct {
-  buffer key; /* the request, the service, and for how long: who wants none that is older gets none */
+  buffer key; /* the request, the service, and how long pages are kept: rules that differ in these share none */
   page page;
-  struct timespec until;
+  int64_t until; /* as `now` */
 } kept;
 
 struct pages {
@@ -126,36 +115,31 @@ void pages_free(pages *old) {
   free(old);
 }
 
-static char *put(char *to, buffer text) {
-  memcpy(to, &text.length, sizeof text.length);
-  return text.length ? (char *)memcpy(to + sizeof text.length, text.ptr, text.length) + text.length
-                     : to + sizeof text.length;
+/* Add a text and its length to a key, if there is room; how long the key is, or would be, then. */
+static size_t add(char key[MAX_KEY], size_t at, buffer text) {
+  size_t end = at + sizeof text.length + text.length;
+  if (end <= MAX_KEY) {
+    memcpy(key + at, &text.length, sizeof text.length);
+    put(key + at + sizeof text.length, text);
+  }
+  return end;
 }
 
-/* The key of a request, to be freed; NULL: it is not one to be kept. */
-static char *key_of(const asking *asked, size_t *length) {
-  buffer age = {(const char *)&asked->cache, sizeof asked->cache};
-  *length = 2 * sizeof(size_t) + asked->service.length + age.length;
+/* The key of a request; empty: it is not one to be kept. */
+static buffer key_of(const asking *asked, char key[MAX_KEY]) {
+  size_t length = add(key, 0, asked->service);
+  length = add(key, length, (buffer){(const char *)&asked->cache, sizeof asked->cache});
   for (size_t i = 0; i < asked->header_count; i++) {
-    *length += 2 * sizeof(size_t) + asked->headers[i].name_length + asked->headers[i].value_length;
+    length = add(key, add(key, length, asked->headers[i].name), asked->headers[i].value);
   }
-  char *made = asked->cache && *length <= MAX_KEY ? malloc(*length) : NULL;
-  char *at = made ? put(put(made, asked->service), age) : NULL;
-  for (size_t i = 0; made && i < asked->header_count; i++) {
-    const header *each = &asked->headers[i];
-    at = put(put(at, (buffer){each->name, each->name_length}), (buffer){each->value, each->value_length});
-  }
-  return made;
+  return (buffer){key, asked->cache && length <= MAX_KEY ? length : 0};
 }
 
-static struct timespec now(void) {
+/* In milliseconds. */
+static int64_t now(void) {
   struct timespec time;
   clock_gettime(CLOCK_MONOTONIC, &time);
-  return time;
-}
-
-static bool is_over(const kept *of, struct timespec at) {
-  return of->until.tv_sec < at.tv_sec || (of->until.tv_sec == at.tv_sec && of->until.tv_nsec <= at.tv_nsec);
+  return (int64_t)time.tv_sec * 1000 + time.tv_nsec / 1000000;
 }
 
 static kept *find(pages *in, buffer key) {
@@ -167,32 +151,28 @@ static kept *find(pages *in, buffer key) {
   return NULL;
 }
 
-bool pages_find(pages *in, const asking *asked, page *found) {
-  size_t length;
-  char *key = key_of(asked, &length);
-  if (!key) {
+bool pages_find(pages *in, const asking *asked, page *into) {
+  char space[MAX_KEY];
+  buffer key = key_of(asked, space);
+  if (!key.length) {
     return false;
   }
   pthread_mutex_lock(&in->lock);
-  kept *each = find(in, (buffer){key, length});
-  bool there = each && !is_over(each, now()) && copy(&found->type, each->page.type) &&
-               copy(&found->language, each->page.language) && copy(&found->body, each->page.body);
+  const kept *place = find(in, key);
+  bool there = place && now() < place->until && copy(&into->type, place->page.type) &&
+               copy(&into->language, place->page.language) && copy(&into->body, place->page.body);
   pthread_mutex_unlock(&in->lock);
-  free(key);
   return there;
 }
 
 void pages_keep(pages *in, const asking *asked, const page *made) {
-  size_t length;
-  char *key = made->body.length <= MAX_KEPT ? key_of(asked, &length) : NULL;
-  if (!key) {
+  char space[MAX_KEY];
+  buffer key = key_of(asked, space);
+  if (!key.length || made->body.length > MAX_KEPT) {
     return;
   }
-  kept new = {.key = {key, length}, .until = now()};
-  uint64_t nanoseconds = (uint64_t)new.until.tv_nsec + (uint64_t)asked->cache * 1000000;
-  new.until.tv_sec += (time_t)(nanoseconds / 1000000000);
-  new.until.tv_nsec = (long)(nanoseconds % 1000000000);
-  if (!copy(&new.page.type, made->type) || !copy(&new.page.language, made->language) ||
+  kept new = {.until = now() + asked->cache};
+  if (!copy(&new.key, key) || !copy(&new.page.type, made->type) || !copy(&new.page.language, made->language) ||
       !copy(&new.page.body, made->body)) {
     forget(&new);
     return;

@@ -1,7 +1,7 @@
 /* Pages of other services (docs/answers.md): what comes of one, as rules/remote.py has it, and those that are kept.
  *
  * `page_head` and `page_body` are told a response as it comes, `page_end` that it has ended; then the page is there, or
- * it is not. Pure but for the lock around what is kept, which all threads share.
+ * it is not. Pure, but for the clock, and the lock around what is kept, which all threads share.
  */
 #ifndef REJOINDER_PAGE_H
 #define REJOINDER_PAGE_H
@@ -32,7 +32,7 @@ pages *pages_new(void);
 void pages_free(pages *old);
 
 /* A copy of the page that is kept for a request; false: there is none. */
-bool pages_find(pages *in, const asking *asked, page *found);
+bool pages_find(pages *in, const asking *asked, page *into);
 void pages_keep(pages *in, const asking *asked, const page *made);
 
 /* Whether a text is to be logged: each once, and only so many. */

@@ -4,7 +4,6 @@
  */
 #include "program.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,10 +16,10 @@ enum { FINAL = 1, UNCONDITIONAL = 2, UNLESS = 4, OBSERVES = 8, FLAGS_END = 16, P
 
 /* --- the index: domains, under them paths, under these routes, which lead to lists of rules --- */
 
-/* Let a node lead to the newest rule. */
+/* Let a node lead to the rule that is being read. */
 static bool lead(program *of, uint32_t from, int question) {
   node *leading = index_node(&of->index, from);
-  uint32_t last = leading->last[question], rule = (uint32_t)of->rules.count - 1;
+  uint32_t last = leading->last[question], rule = (uint32_t)of->rules.count;
   if (last && ITEMS(entry, of->entries)[last].rule == rule) {
     return true; /* one of its domains stands there twice */
   }
@@ -43,44 +42,36 @@ static uint32_t host_node(program *of, buffer domain) {
   if (!suffix.length) {
     return index_add(&of->index, 0, EVERY_HOST, suffix, 0);
   }
-  uint32_t labels = 0;
-  for (size_t i = 0; i < suffix.length; i++) {
-    labels += suffix.ptr[i] == '.';
-  }
+  uint32_t labels = count_of(suffix, '.');
   of->labels = labels > of->labels ? labels : of->labels;
-  return index_add(&of->index, 0, HOST_SUFFIX, suffix, hash_backwards(&of->index, suffix));
-}
-
-/* How many elements a prefix has. */
-static uint32_t elements_of(buffer path) {
-  uint32_t elements = 1;
-  for (size_t i = 1; i < path.length; i++) {
-    elements += path.ptr[i] == '/';
+  uint64_t hash = 0;
+  for (size_t at = suffix.length; at > 0; at--) {
+    hash = hash_byte(&of->index, hash, suffix.ptr[at - 1]);
   }
-  return elements;
+  return index_add(&of->index, 0, HOST_SUFFIX, suffix, hash);
 }
 
 /* With several domains the index would grow with their product. */
 static bool by_routes(const scope *scope) { return scope->has_routes && scope->domains.count <= 1; }
 
-/* Have the newest rule found by its domains, under them by its path, and under that by its routes, or by every one. */
+/* Have the rule that is being read found by its domains, under them by its path, and under that by its routes. */
 static bool index_rule(program *of, const rule *rule) {
-  static const buffer every = {"*", 1};
   static const kind kinds[] = {ANY_PATH, AT_PATH, BELOW_PATH, ANY_PATH};
   const scope *scope = &rule->scope;
   kind path_kind = kinds[scope->path_kind];
   buffer path = path_kind == ANY_PATH ? (buffer){0} : scope->path;
   uint64_t hash = hash_text(&of->index, path);
   texts domains = scope->domains;
-  uint32_t elements = path_kind == BELOW_PATH ? elements_of(path) : 0, count = domains.count;
+  uint32_t elements = path_kind == BELOW_PATH ? 1 + count_of(path, '/') - (path.ptr[0] == '/') : 0;
+  uint32_t count = domains.count;
   for (uint32_t i = 0; i < (count ? count : 1); i++) {
-    uint32_t host = host_node(of, count ? next_text(&domains) : every);
+    uint32_t host = host_node(of, count ? next_text(&domains) : TEXT("*"));
     uint32_t under = host ? index_add(&of->index, host, path_kind, path, hash) : 0;
     if (!under) {
       return false;
     }
-    node *found = index_node(&of->index, host);
-    found->number = elements > found->number ? elements : found->number;
+    node *node = index_node(&of->index, host);
+    node->number = elements > node->number ? elements : node->number;
     texts routes = scope->routes;
     bool named = by_routes(scope);
     for (uint32_t left = named ? routes.count : 1; left; left--) {
@@ -100,34 +91,34 @@ static bool index_rule(program *of, const rule *rule) {
 
 static bool memory(reader *in, bool got) { return expect(in, got, "memory for what stands here"); }
 
+/* Add what has been read, if all is fine up to here. */
+static bool keep(reader *in, array *to, const void *item, size_t size) {
+  void *made = in->failed ? NULL : array_add(to, size);
+  return memory(in, made) && memcpy(made, item, size);
+}
+
+#define KEEP(in, array, item) keep(in, &(array), &(item), sizeof(item))
+
+/* As `named`, but made if it is not there. */
+static node *named_node(program *of, reader *in, kind kind, buffer name) {
+  uint32_t made = in->failed ? 0 : index_add(&of->index, 0, kind, name, hash_text(&of->index, name));
+  memory(in, made);
+  return index_node(&of->index, made);
+}
+
 static void need(program *of, uint32_t what) {
   of->needs |= what & (NEEDS_TARGET | NEEDS_SCHEME | NEEDS_CLIENT) ? what | NEEDS_REQUEST : what;
 }
 
-/* Of `host`, the authority is told. */
-static buffer told_name(buffer name) { return same(name, TEXT("host")) ? TEXT(":authority") : name; }
-
-uint32_t header_number(const program *of, buffer name) {
+/* The number of a header that is looked at from now on, as in `line`. */
+static uint32_t look_at_header(program *of, reader *in, buffer name) {
   name = told_name(name);
-  return index_node(&of->index, index_find(&of->index, 0, HEADER, name, hash_text(&of->index, name)))->number;
-}
-
-/* The number of a header that is looked at from now on; false: no memory. */
-static bool look_at_header(program *of, buffer name, uint32_t *number) {
-  name = told_name(name);
-  uint32_t at = index_add(&of->index, 0, HEADER, name, hash_text(&of->index, name));
-  node *found = index_node(&of->index, at);
-  if (at && !found->number) { /* new: numbers begin with 1 there */
-    buffer *named = array_add(&of->names, sizeof *named);
-    if (!named) {
-      return false;
-    }
-    *named = name;
-    found->number = (uint32_t)of->names.count;
+  node *header = named_node(of, in, HEADER, name);
+  if (!header->number && KEEP(in, of->names, name)) { /* new: numbers begin with 1 there */
+    header->number = (uint32_t)of->names.count;
   }
-  *number = found->number - 1;
   need(of, NEEDS_REQUEST);
-  return at;
+  return header->number - 1;
 }
 
 /* A template, and what has to be known to fill it in. */
@@ -149,19 +140,14 @@ static buffer take_template(program *of, reader *in) {
         [NAME_ROUTE] = NEEDS_ROUTE,
         [NAME_CLIENT] = NEEDS_CLIENT,
     };
-    template_piece each = template_next(&rest);
-    uint32_t number;
-    if (each.name == SHARED_TEXT) {
-      buffer *id = array_add(&of->shared, sizeof *id);
-      if (memory(in, id)) {
-        *id = each.text;
-      }
+    template_piece piece = template_next(&rest);
+    if (piece.name == SHARED_TEXT) {
+      KEEP(in, of->shared, piece.text);
       continue;
     }
-    need(of, needs[each.name]);
-    if (each.name == NAME_REQUEST_ID || each.name == NAME_REQUEST_HEADER) {
-      buffer name = each.name == NAME_REQUEST_ID ? TEXT("x-request-id") : each.text;
-      memory(in, look_at_header(of, name, &number));
+    need(of, needs[piece.name]);
+    if (piece.name == NAME_REQUEST_ID || piece.name == NAME_REQUEST_HEADER) {
+      look_at_header(of, in, piece.name == NAME_REQUEST_ID ? TEXT("x-request-id") : piece.text);
     }
   }
   return read;
@@ -171,13 +157,10 @@ static buffer take_template(program *of, reader *in) {
 static void read_named(program *of, reader *in, kind kind) {
   buffer id = read_bytes(in, ID_LENGTH, "the id of a body");
   buffer body = kind == TEMPLATE ? take_template(of, in) : read_bytes(in, (size_t)(in->end - in->at), "a body");
-  uint32_t made = in->failed ? 0 : index_add(&of->index, 0, kind, id, hash_text(&of->index, id));
-  if (!expect(in, made, "memory for what stands here")) {
-    return;
+  node *made = named_node(of, in, kind, id);
+  if (expect(in, !made->body.ptr || same(made->body, body), "the bytes that another body with this id has")) {
+    made->body = body;
   }
-  node *found = index_node(&of->index, made);
-  expect(in, !found->body.ptr || same(found->body, body), "the bytes that another body with this id has");
-  found->body = body;
 }
 
 static uint32_t regex_number(program *of, reader *in, buffer pattern) {
@@ -200,11 +183,8 @@ static uint32_t read_tests(program *of, reader *in, int what) {
     read.value = read_text(in);
     expect(in, read.kind != PRESENT || !read.value.length, "an empty text, for a test of presence");
     read.regex = read.kind == REGEX ? regex_number(of, in, read.value) : 0;
-    test *made = in->failed ? NULL : array_add(&of->tests, sizeof *made);
-    if (memory(in, made) &&
-        (what != OF_HEADERS || memory(in, look_at_header(of, read.key, &read.name)))) {
-      *made = read;
-    }
+    read.name = what == OF_HEADERS ? look_at_header(of, in, read.key) : 0;
+    KEEP(in, of->tests, read);
   }
   need(of, !count ? 0 : what == OF_RESPONSE ? NEEDS_HEADERS : what == OF_QUERY ? NEEDS_TARGET : NEEDS_REQUEST);
   return count;
@@ -245,21 +225,14 @@ static scope read_scope(program *of, reader *in) {
 /* RFC 9110, section 5.6.2, in lower case, and section 5.5. */
 static bool is_header(buffer name, buffer value) {
   for (size_t i = 0; i < name.length; i++) {
-    char byte = name.ptr[i];
-    if (!(byte >= 'a' && byte <= 'z') && !(byte >= '0' && byte <= '9') && (!byte || !strchr("!#$%&'*+-.^_`|~", byte))) {
+    if (!in_token[(unsigned char)name.ptr[i]] || (name.ptr[i] >= 'A' && name.ptr[i] <= 'Z')) {
       return false;
     }
   }
-  for (size_t i = 0; i < value.length; i++) {
-    unsigned char byte = (unsigned char)value.ptr[i];
-    if ((byte < 0x20 && byte != '\t') || byte == 0x7f) {
-      return false;
-    }
-  }
-  return name.length > 0;
+  return name.length && is_header_value(value);
 }
 
-/* Headers, or such whose values are templates; how many. */
+/* Headers, whose values are texts or templates; how many. */
 static uint32_t read_headers(program *of, reader *in, bool by_template, array *into, bool *empty_values) {
   uint32_t count = read_list(in, 8);
   for (uint32_t i = 0; i < count && !in->failed; i++) {
@@ -267,11 +240,9 @@ static uint32_t read_headers(program *of, reader *in, bool by_template, array *i
     bool legal = is_header(name, by_template ? (buffer){0} : value) &&
                  (!by_template || in->failed || template_fits_header(value));
     expect(in, legal, "a header in front of here: a name in lower case, a value without line breaks");
-    header *made = in->failed ? NULL : array_add(into, sizeof *made);
-    if (memory(in, made)) {
-      *made = (header){name.ptr, name.length, value.ptr, value.length};
-      *empty_values |= !value.length;
-    }
+    header read = {name, value};
+    KEEP(in, *into, read);
+    *empty_values |= !value.length;
   }
   return in->failed ? 0 : count;
 }
@@ -288,16 +259,8 @@ static void read_content(program *of, reader *in) {
   if (kind) {
     read.body = read_bytes(in, ID_LENGTH, "the id of a body"); /* until all bodies are known */
   }
-  content *made = in->failed ? NULL : array_add(&of->contents, sizeof *made);
-  offer *kept = made ? array_add(&of->offers, sizeof *kept) : NULL;
-  if (memory(in, kept)) {
-    *made = read;
-    *kept = offered;
-  }
-}
-
-static void name_status(program *of, uint32_t status) {
-  of->statuses[(status - FIRST_STATUS) / 64] |= 1ull << (status - FIRST_STATUS) % 64;
+  KEEP(in, of->contents, read);
+  KEEP(in, of->offers, offered);
 }
 
 static void read_ranges(program *of, reader *in, reply *into, const rule *rule) {
@@ -308,7 +271,7 @@ static void read_ranges(program *of, reader *in, reply *into, const rule *rule) 
     uint32_t first = read_number(in, 2, "a status"), last = read_number(in, 2, "a status");
     if (expect(in, is_status(first) && is_status(last) && first <= last, "statuses from 200 to 599, a range of them")) {
       for (uint32_t status = first; status <= last; status++) {
-        name_status(of, status);
+        of->statuses[(status - FIRST_STATUS) / 64] |= 1ull << (status - FIRST_STATUS) % 64;
       }
     }
   }
@@ -324,10 +287,7 @@ static uint32_t read_remote(program *of, reader *in) {
   read.stays = read_choice(in, 2, "0 or 1, whether the response stays");
   bool any = false;
   read.told_count = read_headers(of, in, true, &of->told, &any);
-  remote *made = in->failed ? NULL : array_add(&of->remotes, sizeof *made);
-  if (memory(in, made)) {
-    *made = read;
-  }
+  KEEP(in, of->remotes, read);
   return (uint32_t)of->remotes.count;
 }
 
@@ -357,25 +317,17 @@ static void read_reply(program *of, reader *in, const rule *rule) {
   for (uint32_t i = 0; i < read.content_count && !in->failed; i++) {
     read_content(of, in);
   }
-  uint32_t number;
   if (read.content_count > 1) {
-    memory(in, look_at_header(of, TEXT("accept"), &number) && look_at_header(of, TEXT("accept-language"), &number));
+    look_at_header(of, in, TEXT("accept"));
+    look_at_header(of, in, TEXT("accept-language"));
   }
-  reply *made = in->failed ? NULL : array_add(&of->replies, sizeof *made);
-  if (memory(in, made)) {
-    *made = read;
-  }
+  KEEP(in, of->replies, read);
 }
 
 static void read_rule(program *of, reader *in) {
   uint32_t flags = read_choice(in, FLAGS_END, "the flags of a rule: a sum of 1, 2, 4 and 8");
-  buffer name = read_text(in);
-  rule *made = in->failed ? NULL : array_add(&of->rules, sizeof *made);
-  if (!memory(in, made)) {
-    return;
-  }
   rule read = {
-      .name = name,
+      .name = read_text(in),
       .final = flags & FINAL,
       .unconditional = flags & UNCONDITIONAL,
       .observes = flags & OBSERVES,
@@ -384,10 +336,8 @@ static void read_rule(program *of, reader *in) {
   read.scope = read_scope(of, in);
   read.sees_responses = read.source || read.scope.response_tests;
   if (flags & UNLESS) {
-    scope unless = read_scope(of, in), *kept = in->failed ? NULL : array_add(&of->scopes, sizeof *kept);
-    if (memory(in, kept)) {
-      *kept = unless;
-    }
+    scope unless = read_scope(of, in);
+    KEEP(in, of->scopes, unless);
     read.unless = (uint32_t)of->scopes.count;
     read.sees_responses |= unless.response_tests > 0;
   }
@@ -411,7 +361,7 @@ static void read_rule(program *of, reader *in) {
   if (read.scope.path_kind != REGEX_PATH) {
     read.scope.path_kind = EVERY_PATH;
   }
-  ITEMS(rule, of->rules)[of->rules.count - 1] = read;
+  KEEP(in, of->rules, read);
 }
 
 static void read_records(program *of, reader *in) {
@@ -441,33 +391,30 @@ static bool finish(program *of, bool whole, failure *why) {
   size_t headers = 0;
   for (size_t i = 0; i < of->shared.count && whole; i++) {
     buffer id = ITEMS(buffer, of->shared)[i];
-    if (!index_find(&of->index, 0, BODY, id, hash_text(&of->index, id))) {
-      snprintf(why->text, sizeof why->text, "a text of a template is in no record");
-      return false;
+    if (!named(of, BODY, id)->body.ptr) {
+      return REJECT(why, "a text of a template is in no record");
     }
   }
   for (size_t i = 0; i < of->replies.count; i++) {
-    reply *each = &ITEMS(reply, of->replies)[i];
-    content *first = &ITEMS(content, of->contents)[each->first_content];
-    for (content *at = first; at < first + each->content_count; at++) {
+    reply *given = &ITEMS(reply, of->replies)[i];
+    content *first = &ITEMS(content, of->contents)[given->first_content];
+    for (content *at = first; at < first + given->content_count; at++) {
       kind kind = at->by_template ? TEMPLATE : BODY;
-      uint32_t found = at->body.length ? index_find(&of->index, 0, kind, at->body, hash_text(&of->index, at->body)) : 0;
-      if (at->body.length && !found && whole) {
-        snprintf(why->text, sizeof why->text, "rule %.*s: the body of a reply is in no record", (int)each->rule.length,
-                 each->rule.ptr);
-        return false;
+      buffer body = at->body.length ? named(of, kind, at->body)->body : (buffer){0};
+      if (at->body.length && !body.ptr && whole) {
+        return REJECT(why, "rule %.*s: the body of a reply is in no record", (int)given->rule.length, given->rule.ptr);
       }
-      at->body = found ? index_node(&of->index, found)->body : (buffer){0};
-      at->by_template &= found > 0;
+      at->body = body;
+      at->by_template &= body.ptr != NULL;
       uint32_t count = at->header_count + at->template_count;
       at->headers = count ? &ITEMS(header, of->headers)[headers] : NULL;
       headers += count;
     }
-    each->is_fixed = each->content_count == 1 && !first->template_count && !first->by_template && !each->kept.count &&
-                     !each->grpc && !each->asks;
-    each->headers = first->headers, each->header_count = first->header_count;
-    each->body = first->body;
-    each->empty_values = first->empty_values;
+    given->is_fixed = given->content_count == 1 && !first->template_count && !first->by_template &&
+                      !given->kept.count && !given->grpc && !given->asks;
+    given->headers = first->headers, given->header_count = first->header_count;
+    given->body = first->body;
+    given->empty_values = first->empty_values;
   }
   return true;
 }

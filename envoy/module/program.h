@@ -13,6 +13,7 @@
 #ifndef REJOINDER_PROGRAM_H
 #define REJOINDER_PROGRAM_H
 
+#include <stdio.h>
 #include <time.h>
 
 #include "abi.h"
@@ -23,6 +24,9 @@ enum { FIRST_STATUS = 200, LAST_STATUS = 599, ID_LENGTH = 16 };
 typedef struct {
   char text[512];
 } failure;
+
+/* Write a reason; false. */
+#define REJECT(why, ...) (snprintf((why)->text, sizeof (why)->text, __VA_ARGS__), false)
 
 /* What C cannot do. The first two are asked while a program is read, and give numbers; false: rejected, for the reason
  * that they have written. `fits` says whether the whole of a text fits. */
@@ -121,8 +125,6 @@ const buffer *program_headers(const program *asked, size_t *count); /* in lower 
 
 /* A copy of what rules look at, in one block, to be freed with `free`. NULL: no memory. */
 request *request_new(const program *asked, const arrived *from);
-buffer request_method(const request *of);
-buffer request_authority(const request *of);
 buffer request_path(const request *of);
 
 /* What is asked. */

@@ -47,22 +47,11 @@ uint32_t read_choice(reader *in, uint32_t end, const char *what) {
 
 /* RFC 3629, section 4. */
 static bool is_utf8(buffer text) {
-  for (size_t i = 0; i < text.length;) {
-    const unsigned char *at = (const unsigned char *)text.ptr + i;
-    size_t more = at[0] < 0x80 ? 0 : at[0] >= 0xc2 && at[0] < 0xe0 ? 1 : (at[0] & 0xf0) == 0xe0 ? 2 : 3;
-    if (more >= text.length - i || at[0] > 0xf4 || (at[0] >= 0x80 && at[0] < 0xc2) ||
-        (at[0] == 0xe0 && at[1] < 0xa0) || (at[0] == 0xed && at[1] > 0x9f) || (at[0] == 0xf0 && at[1] < 0x90) ||
-        (at[0] == 0xf4 && at[1] > 0x8f)) {
-      return false;
-    }
-    for (size_t n = 1; n <= more; n++) {
-      if ((at[n] & 0xc0) != 0x80) {
-        return false;
-      }
-    }
-    i += more + 1;
+  bool valid = true;
+  for (size_t i = 0; i < text.length && valid;) {
+    i += character((buffer){text.ptr + i, text.length - i}, &valid);
   }
-  return true;
+  return valid;
 }
 
 buffer read_text(reader *in) {
@@ -92,8 +81,34 @@ buffer next_text(texts *in) {
   return next;
 }
 
-bool same(buffer one, buffer other) {
-  return one.length == other.length && (one.ptr == other.ptr || !one.length || !memcmp(one.ptr, other.ptr, one.length));
+uint32_t count_of(buffer text, char byte) {
+  uint32_t count = 0;
+  for (size_t i = 0; i < text.length; i++) {
+    count += text.ptr[i] == byte;
+  }
+  return count;
+}
+
+int64_t decimal(buffer text) {
+  int64_t value = text.length && text.length < 18 ? 0 : -1;
+  for (size_t i = 0; i < text.length && value >= 0; i++) {
+    value = text.ptr[i] >= '0' && text.ptr[i] <= '9' ? value * 10 + (text.ptr[i] - '0') : -1;
+  }
+  return value;
+}
+
+const bool in_token[256] = {
+    ['!'] = true, ['#' ... '\''] = true, ['*'] = true, ['+'] = true, ['-'] = true, ['.'] = true, ['|'] = true,
+    ['~'] = true, ['0' ... '9'] = true, ['A' ... 'Z'] = true, ['^' ... 'z'] = true,
+};
+
+bool is_header_value(buffer text) {
+  for (size_t i = 0; i < text.length; i++) {
+    if (is_control(text.ptr[i]) && text.ptr[i] != '\t') {
+      return false;
+    }
+  }
+  return true;
 }
 
 bool begins_with(buffer text, buffer beginning) {

@@ -20,19 +20,19 @@ bool remove_all(void *envoy, int type) {
   size_t count, length = 0;
   header *all = headers_of(envoy, type, few, &count);
   for (size_t i = 0; i < count; i++) {
-    length += all[i].name_length;
+    length += all[i].name.length;
   }
   /* Removing one may invalidate what Envoy has told of the others. */
   char *names = length <= sizeof short_names ? short_names : malloc(length), *end = names;
   bool done = all && names;
   for (size_t i = 0; names && i < count; i++) {
-    memcpy(end, all[i].name, all[i].name_length);
-    all[i].name = end;
-    end += all[i].name_length;
+    buffer name = all[i].name;
+    all[i].name.ptr = end;
+    end = put(end, name);
   }
   for (size_t i = 0; names && i < count; i++) {
-    if (all[i].name_length && all[i].name[0] != ':') {
-      CALLBACK(http_set_header)(envoy, type, (buffer){all[i].name, all[i].name_length}, (buffer){0});
+    if (all[i].name.length && all[i].name.ptr[0] != ':') {
+      CALLBACK(http_set_header)(envoy, type, all[i].name, (buffer){0});
     }
   }
   if (names != short_names) {
@@ -44,13 +44,10 @@ bool remove_all(void *envoy, int type) {
   return done;
 }
 
-/* RFC 9110, section 8.6: with a 204 there must be none, with a 304 it would speak of another response. */
-static void set_length(void *envoy, size_t length, uint32_t status) {
+static void set_number(void *envoy, buffer name, size_t number) {
   char digits[24];
-  int count = snprintf(digits, sizeof digits, "%zu", length);
-  if (status != 204 && status != 304) {
-    CALLBACK(http_set_header)(envoy, RESPONSE_HEADERS, TEXT("content-length"), (buffer){digits, (size_t)count});
-  }
+  int length = snprintf(digits, sizeof digits, "%zu", number);
+  CALLBACK(http_set_header)(envoy, RESPONSE_HEADERS, name, (buffer){digits, (size_t)length});
 }
 
 bool replace_headers(void *envoy, const reply *reply, uint32_t status) {
@@ -58,15 +55,15 @@ bool replace_headers(void *envoy, const reply *reply, uint32_t status) {
     return false;
   }
   if (reply->status) {
-    char digits[12];
-    int length = snprintf(digits, sizeof digits, "%u", (unsigned)reply->status);
-    CALLBACK(http_set_header)(envoy, RESPONSE_HEADERS, TEXT(":status"), (buffer){digits, (size_t)length});
+    status = reply->status;
+    set_number(envoy, TEXT(":status"), status);
   }
   for (size_t i = 0; i < reply->header_count; i++) {
-    const header *each = &reply->headers[i];
-    CALLBACK(http_add_header)(envoy, RESPONSE_HEADERS, (buffer){each->name, each->name_length},
-                              (buffer){each->value, each->value_length});
+    CALLBACK(http_add_header)(envoy, RESPONSE_HEADERS, reply->headers[i].name, reply->headers[i].value);
   }
-  set_length(envoy, reply->body.length, reply->status ? reply->status : status);
+  /* RFC 9110, section 8.6: with a 204 there must be none, with a 304 it would speak of another response. */
+  if (status != 204 && status != 304) {
+    set_number(envoy, TEXT("content-length"), reply->body.length);
+  }
   return true;
 }

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "reader.h"
+#include "compiled.h"
 
 enum { IPV4_PREFIX = 96 };
 static const unsigned char mapped[IPV4_PREFIX / 8] = {[10] = 0xff, [11] = 0xff}; /* RFC 4291, section 2.5.5.2 */
@@ -15,10 +15,7 @@ const request no_request = {.prefixes = &no_prefix};
 
 static buffer copy(char **space, buffer from) {
   buffer copied = {*space, from.length};
-  if (from.length) {
-    memcpy(*space, from.ptr, from.length);
-  }
-  *space += from.length;
+  *space = put(*space, from);
   return copied;
 }
 
@@ -69,13 +66,10 @@ static void read_address(request *of, buffer client) {
   of->client = (buffer){client.ptr, length};
 }
 
-request *request_take(const text_index *index, const arrived *from) {
+request *request_new(const program *asked, const arrived *from) {
   buffer authority = from->authority;
-  size_t elements = 1, size = from->client.length + 2 * authority.length;
+  size_t elements = 1 + count_of(from->path, '/'), size = from->client.length + 2 * authority.length;
   size += from->method.length + from->scheme.length + from->path.length;
-  for (size_t i = 0; i < from->path.length; i++) {
-    elements += from->path.ptr[i] == '/';
-  }
   for (size_t i = 0; i < from->line_count; i++) {
     size += from->lines[i].value.length;
   }
@@ -99,7 +93,7 @@ request *request_take(const text_index *index, const arrived *from) {
     char byte = authority.ptr[i];
     *space++ = byte >= 'A' && byte <= 'Z' ? (char)(byte + 'a' - 'A') : byte;
   }
-  split_path(index, made);
+  split_path(&asked->index, made);
   return made;
 }
 
@@ -128,8 +122,6 @@ bool request_is_from(const request *of, const char *network) {
          !memcmp(of->address, given, bits / 8) && (!rest || !((of->address[bits / 8] ^ given[bits / 8]) & rest));
 }
 
-buffer request_method(const request *of) { return of->method; }
-buffer request_authority(const request *of) { return of->authority; }
 buffer request_path(const request *of) {
   return (buffer){of->path.ptr, of->path.length + (of->query.ptr ? 1 + of->query.length : 0)};
 }

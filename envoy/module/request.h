@@ -26,9 +26,6 @@ struct request {
 /* Where there is none. */
 extern const request no_request;
 
-/* As `request_new`, for the index that paths will be looked up in. */
-request *request_take(const text_index *index, const arrived *from);
-
 /* The first query parameter of that name, undecoded; false: there is none. `?a` has an empty value. */
 bool request_parameter(const request *of, buffer name, buffer *value);
 

@@ -12,8 +12,6 @@ enum { LONGEST_VALUE = 8192, LONGEST_ESCAPE = 6 };
 
 static bool has_argument(uint32_t name) { return name == NAME_REQUEST_QUERY || name == NAME_REQUEST_HEADER; }
 
-static bool is_control(char byte) { return (unsigned char)byte < 0x20 || byte == 0x7f; }
-
 bool template_read(reader *in, buffer *into) {
   const char *start = in->at;
   for (uint32_t left = read_list(in, 5); left && !in->failed; left--) {
@@ -53,35 +51,15 @@ template_piece template_next(buffer *rest) {
 
 bool template_fits_header(buffer encoded) {
   for (buffer rest = template_pieces(encoded); rest.length;) {
-    template_piece each = template_next(&rest);
-    if (each.name && each.escape == RAW) {
+    template_piece piece = template_next(&rest);
+    if (piece.name ? piece.escape == RAW : !is_header_value(piece.text)) {
       return false;
-    }
-    for (size_t i = 0; !each.name && i < each.text.length; i++) {
-      if (is_control(each.text.ptr[i]) && each.text.ptr[i] != '\t') {
-        return false;
-      }
     }
   }
   return true;
 }
 
 /* --- one value --- */
-
-/* The length of the character that a text begins with; where it begins with none, of the bytes that U+FFFD replaces:
- * the longest beginning of a character (Unicode, section 3.9: substitution of maximal subparts). */
-static size_t character(buffer text, bool *valid) {
-  const unsigned char *at = (const unsigned char *)text.ptr;
-  size_t length = at[0] < 0x80 ? 1 : at[0] < 0xc2 ? 0 : at[0] < 0xe0 ? 2 : at[0] < 0xf0 ? 3 : at[0] < 0xf5 ? 4 : 0;
-  unsigned char low = at[0] == 0xe0 ? 0xa0 : at[0] == 0xf0 ? 0x90 : 0x80;
-  unsigned char high = at[0] == 0xed ? 0x9f : at[0] == 0xf4 ? 0x8f : 0xbf;
-  size_t found = 1;
-  for (; found < length && found < text.length && at[found] >= low && at[found] <= high; found++) {
-    low = 0x80, high = 0xbf;
-  }
-  *valid = found == length;
-  return found;
-}
 
 /* At the beginning of a character, where there is one: none has more than four bytes. */
 static buffer cut(buffer value) {
@@ -95,12 +73,12 @@ static buffer cut(buffer value) {
   return (buffer){value.ptr, end > LONGEST_VALUE - 4 ? end : LONGEST_VALUE};
 }
 
-static char *put(char *to, const char *text, size_t length) {
-  memcpy(to, text, length);
-  return to + length;
+static char *put_byte(char *to, char byte) {
+  *to = byte;
+  return to + 1;
 }
 
-static char *put_text(char *to, const char *text) { return put(to, text, strlen(text)); }
+static char *put_text(char *to, const char *text) { return put(to, (buffer){text, strlen(text)}); }
 
 static char *put_digits(char *to, const char *digits, unsigned number, int count) {
   while (count--) {
@@ -119,26 +97,22 @@ static char *put_html(char *to, char byte) {
     case '\t': return put_text(to, "&#9;");
     case '\n': return put_text(to, "&#10;");
     case '\r': return put_text(to, "&#13;");
-    default: return is_control(byte) ? put_text(to, "\uFFFD") : put(to, &byte, 1);
+    default: return is_control(byte) ? put_text(to, "\uFFFD") : put_byte(to, byte);
   }
 }
 
 static char *put_json(char *to, char byte) {
   bool plain = !is_control(byte) && !strchr("\"'\\<>&", byte);
-  return plain ? put(to, &byte, 1) : put_digits(put_text(to, "\\u"), "0123456789abcdef", (unsigned char)byte, 4);
+  return plain ? put_byte(to, byte) : put_digits(put_text(to, "\\u"), "0123456789abcdef", (unsigned char)byte, 4);
 }
 
 static char *put_url(char *to, buffer bytes) {
   for (size_t i = 0; i < bytes.length; i++) {
     char byte = bytes.ptr[i], letter = byte | 0x20;
     bool plain = (letter >= 'a' && letter <= 'z') || (byte >= '0' && byte <= '9') || (byte && strchr("-._~", byte));
-    to = plain ? put(to, &byte, 1) : put_digits(put_text(to, "%"), "0123456789ABCDEF", (unsigned char)byte, 2);
+    to = plain ? put_byte(to, byte) : put_digits(put_text(to, "%"), "0123456789ABCDEF", (unsigned char)byte, 2);
   }
   return to;
-}
-
-static bool is_one_of(buffer text, const char *one, const char *other) {
-  return text.length == 3 && (!memcmp(text.ptr, one, 3) || !memcmp(text.ptr, other, 3));
 }
 
 /* No byte becomes more than LONGEST_ESCAPE. */
@@ -148,20 +122,20 @@ static char *put_value(char *to, buffer value, uint32_t escape) {
   }
   while (value.length) {
     bool valid;
-    buffer each = {value.ptr, character(value, &valid)};
-    value = (buffer){value.ptr + each.length, value.length - each.length};
-    if (!valid || (escape == HTML && is_one_of(each, "\uFFFE", "\uFFFF"))) {
+    buffer point = {value.ptr, character(value, &valid)};
+    value = (buffer){value.ptr + point.length, value.length - point.length};
+    if (!valid || (escape == HTML && (same(point, TEXT("\uFFFE")) || same(point, TEXT("\uFFFF"))))) {
       to = put_text(to, "\uFFFD");
-    } else if (escape == JSON && is_one_of(each, "\u2028", "\u2029")) {
-      to = put_text(to, (unsigned char)each.ptr[2] == 0xa8 ? "\\u2028" : "\\u2029");
-    } else if (each.length > 1 || escape == RAW) {
-      to = put(to, each.ptr, each.length);
+    } else if (escape == JSON && same(point, TEXT("\u2028"))) {
+      to = put_text(to, "\\u2028");
+    } else if (escape == JSON && same(point, TEXT("\u2029"))) {
+      to = put_text(to, "\\u2029");
+    } else if (point.length > 1 || escape == RAW || (escape == HEADER_VALUE && !is_control(*point.ptr))) {
+      to = put(to, point);
     } else if (escape == HTML) {
-      to = put_html(to, *each.ptr);
+      to = put_html(to, *point.ptr);
     } else if (escape == JSON) {
-      to = put_json(to, *each.ptr);
-    } else if (!is_control(*each.ptr)) {
-      to = put(to, each.ptr, 1);
+      to = put_json(to, *point.ptr);
     }
   }
   return to;
@@ -173,9 +147,9 @@ bool template_fill(buffer encoded, template_value value, void *context, char **f
   size_t room = encoded.length + 4096, used = 0; /* no more is needed, mostly */
   char *made = malloc(room);
   for (buffer rest = template_pieces(encoded); made && rest.length;) {
-    template_piece each = template_next(&rest);
-    bool is_value = each.name && each.name != SHARED_TEXT;
-    buffer text = each.name ? value(context, each.name, each.text) : each.text;
+    template_piece piece = template_next(&rest);
+    bool is_value = piece.name && piece.name != SHARED_TEXT;
+    buffer text = piece.name ? value(context, piece.name, piece.text) : piece.text;
     text = is_value ? cut(text) : text;
     size_t most = text.length * (is_value ? LONGEST_ESCAPE : 1);
     if (most > room - used) {
@@ -188,7 +162,7 @@ bool template_fill(buffer encoded, template_value value, void *context, char **f
     }
     if (made && text.length) {
       char *at = made + used;
-      used += (size_t)((is_value ? put_value(at, text, each.escape) : put(at, text.ptr, text.length)) - at);
+      used += (size_t)((is_value ? put_value(at, text, piece.escape) : put(at, text)) - at);
     }
   }
   *filled = made;

@@ -38,11 +38,11 @@ enum { METHOD, AUTHORITY, PATH, ROUTE, STATUS, QUESTION, HEADERS = 8 };
 static void touch(const reply *found) {
   size_t sum = 0;
   for (size_t i = 0; found && i < found->header_count; i++) {
-    for (size_t n = 0; n < found->headers[i].name_length; n++) {
-      sum += (unsigned char)found->headers[i].name[n];
+    for (size_t n = 0; n < found->headers[i].name.length; n++) {
+      sum += (unsigned char)found->headers[i].name.ptr[n];
     }
-    for (size_t n = 0; n < found->headers[i].value_length; n++) {
-      sum += (unsigned char)found->headers[i].value[n];
+    for (size_t n = 0; n < found->headers[i].value.length; n++) {
+      sum += (unsigned char)found->headers[i].value.ptr[n];
     }
   }
   for (size_t i = 0; found && i < found->body.length; i++) {
@@ -59,15 +59,15 @@ static void make(const program *asked, const reply *given, const question *about
   assert(!one->body.length || !memcmp(one->body.ptr, other->body.ptr, one->body.length));
   for (size_t i = 0; i < one->header_count; i++) {
     header *each = &one->headers[i];
-    assert(each->name_length && each->value_length == other->headers[i].value_length);
-    assert(!each->value_length || !memchr(each->value, '\n', each->value_length));
+    assert(each->name.length && each->value.length == other->headers[i].value.length);
+    assert(!each->value.length || !memchr(each->value.ptr, '\n', each->value.length));
   }
   touch(one);
   reply_free(one), reply_free(other);
   asking *told = given->asks ? reply_asks(asked, given, about, 0) : NULL;
   for (size_t i = 0; told && i < told->header_count; i++) {
     header *each = &told->headers[i];
-    assert(each->name_length && !memchr(each->value, '\n', each->value_length));
+    assert(each->name.length && !memchr(each->value.ptr, '\n', each->value.length));
   }
   asking_free(told);
 }
@@ -98,7 +98,7 @@ static void ask(const program *asked, const buffer *text, size_t count) {
   program_headers(asked, &named);
   for (size_t i = 0; i + QUESTION < count; i++) {
     buffer value = text[QUESTION + i], name = i % 2 ? TEXT("x-a") : text[i % QUESTION];
-    headers[i] = (header){name.ptr, name.length, value.ptr, memchr(value.ptr, '\n', value.length) ? 0 : value.length};
+    headers[i] = (header){name, {value.ptr, memchr(value.ptr, '\n', value.length) ? 0 : value.length}};
     if (named) {
       lines[line_count++] = (line){(uint32_t)(i % named), value};
     }
@@ -169,8 +169,8 @@ static void choose(const given *all) {
   for (size_t i = 0; i < QUESTION; i++) {
     offers[i + 1] = (offer){all->question[i], all->question[(i + 1) % QUESTION]};
   }
-  assert(accept_best(offers, QUESTION + 1, all->bytes, true, all->bytes, true) <= QUESTION);
-  assert(!accept_best(offers, QUESTION + 1, all->bytes, false, TEXT(""), true));
+  assert(accept_best(offers, QUESTION + 1, all->bytes, all->bytes) <= QUESTION);
+  assert(!accept_best(offers, QUESTION + 1, TEXT(""), TEXT("")));
 }
 
 static size_t split(const char *data, size_t size, buffer *question, size_t *count) {

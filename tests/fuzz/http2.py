@@ -24,8 +24,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from http2_bytes import BLOCK, OPENING, PING, REQUEST, TRAILERS, Wire, data, frames, headers, message
 
 from rejoinder.extproc.client import Client
+from rejoinder.extproc.exchange import Step
 from rejoinder.extproc.frames import ACK, END_HEADERS, END_STREAM, PADDED, ErrorCode, Frame, Setting, frame, settings
-from rejoinder.extproc.grpc import Metadata, Server, Step
+from rejoinder.extproc.grpc import Server
 from rejoinder.extproc.headers import encode
 from rejoinder.extproc.http2 import MAX_CONCURRENT_STREAMS, Connection, Data, Event, Request, Reset
 
@@ -135,16 +136,13 @@ def play(pieces: list[bytes]) -> tuple[list[Event], bytes]:
 class Echo:
     """Answers with what came; every third time fails."""
 
-    def __init__(self, _: Metadata) -> None:
+    def __init__(self) -> None:
         self._count = 0
 
-    def on_message(self, data: bytes) -> Step:
+    def __call__(self, data: bytes) -> Step:
         self._count += 1
         assert self._count % 3, "on purpose"
         return Step(data[:1000], not data)
-
-    def on_end(self) -> None:
-        pass
 
 
 async def serve(pieces: list[bytes]) -> None:

@@ -158,7 +158,7 @@ bool CALLBACK(http_get_headers)(void *envoy, int type, header *headers) {
   (void)envoy;
   for (size_t i = 0; i < maps[type].count; i++) {
     field each = maps[type].fields[i];
-    headers[i] = (header){each.name, strlen(each.name), each.value, strlen(each.value)};
+    headers[i] = (header){text_of(each.name), text_of(each.value)};
   }
   return true;
 }
@@ -214,8 +214,8 @@ int CALLBACK(http_filter_start_http_stream)(void *envoy, uint64_t *id, buffer cl
   *id = 7;
   size_t length = (size_t)snprintf(told, sizeof told, "service %.*s\n", (int)cluster.length, cluster.ptr);
   for (size_t i = 0; i < count; i++) {
-    length += (size_t)snprintf(told + length, sizeof told - length, "%.*s %.*s\n", (int)headers[i].name_length,
-                               headers[i].name, (int)headers[i].value_length, headers[i].value);
+    length += (size_t)snprintf(told + length, sizeof told - length, "%.*s %.*s\n", (int)headers[i].name.length,
+                               headers[i].name.ptr, (int)headers[i].value.length, headers[i].value.ptr);
   }
   if (cluster.ptr[0] == '+') { /* it has no address: Envoy says so at once */
     page_comes("500", "no healthy upstream");
@@ -238,8 +238,7 @@ void CALLBACK(http_send_response)(void *envoy, uint32_t status, header *headers,
   assert(!local_reply && !released && !ended);
   drop_all(RESPONSE_HEADERS);
   for (size_t i = 0; i < count; i++) {
-    add_field(RESPONSE_HEADERS, (buffer){headers[i].name, headers[i].name_length},
-              (buffer){headers[i].value, headers[i].value_length});
+    add_field(RESPONSE_HEADERS, headers[i].name, headers[i].value);
   }
   local_reply = true;
   reset = true;
@@ -401,7 +400,8 @@ static void configure(const char *name, const char *hex, bool rejected) {
 }
 
 static void page_comes(const char *status, const char *text) {
-  header headers[] = {{":status", 7, status, strlen(status)}, {"content-type", 12, "text/page", 9}, {"date", 4, "x", 1}};
+  header headers[] = {
+      {TEXT(":status"), text_of(status)}, {TEXT("content-type"), TEXT("text/page")}, {TEXT("date"), TEXT("x")}};
   buffer halves[] = {{text, strlen(text) / 2}, {text + strlen(text) / 2, strlen(text) - strlen(text) / 2}};
   HOOK(http_stream_headers)(NULL, self, 7, headers, 3, false);
   HOOK(http_stream_data)(NULL, self, 7, halves, 2, false);
@@ -411,7 +411,7 @@ static void page_comes(const char *status, const char *text) {
 
 static void endless_page_comes(const char *status, size_t parts) {
   static const char text[1 << 16];
-  header headers[] = {{":status", 7, status, strlen(status)}, {"content-type", 12, "text/page", 9}};
+  header headers[] = {{TEXT(":status"), text_of(status)}, {TEXT("content-type"), TEXT("text/page")}};
   HOOK(http_stream_headers)(NULL, self, 7, headers, 2, false);
   while (parts--) {
     HOOK(http_stream_data)(NULL, self, 7, &(buffer){text, sizeof text}, 1, false);
@@ -423,7 +423,7 @@ static void next(void) {
     fail("nothing is scheduled");
   }
   scheduled = false;
-  HOOK(scheduled)(NULL, self, PAGE_ARRIVED);
+  HOOK(scheduled)(NULL, self, 0);
 }
 
 static void body(const char *text, bool last) {
@@ -446,7 +446,7 @@ static void body(const char *text, bool last) {
 static void judge(const char *status_text, const char *wanted) {
   buffer status = {0};
   CALLBACK(http_get_header)(NULL, RESPONSE_HEADERS, TEXT(":status"), &status, 0, NULL);
-  uint32_t got = local_reply ? local_status : (uint32_t)number(status);
+  uint32_t got = local_reply ? local_status : (uint32_t)decimal(status);
   size_t length = strcmp(wanted, "-") ? strlen(wanted) : 0;
   if (held && !local_reply && !released) {
     fail("the response is held for ever");
