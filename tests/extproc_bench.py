@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from machine import SECONDS
+
 from rejoinder.envoy import EnvoyProcess, bootstrap, find, running
 from rejoinder.extproc import Processor
 from rejoinder.rules.model import (
@@ -302,12 +304,12 @@ class _Bench:
         return sum((await self.envoy.admin.stats(r"ext_proc\.streams_started$")).values())
 
     async def get(self, path: str, method: str = "GET", *headers: str, host: str = "a.test") -> _Response:
-        """What an HTTP/1.1 client gets, over a connection of its own; it fails if it does not end within 5 s."""
+        """What an HTTP/1.1 client gets, over a connection of its own; it fails if it does not end."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         with contextlib.closing(writer):
             lines = (f"{method} {path} HTTP/1.1", f"host: {host}", "connection: close", "content-length: 0", *headers)
             writer.write("\r\n".join((*lines, "", "")).encode())
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(SECONDS):
                 head, _, body = (await reader.read()).partition(b"\r\n\r\n")
         status, *received = head.decode().split("\r\n")
         sent = [(name, value) for name, _, value in (line.partition(": ") for line in received)]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from machine import SECONDS
 
 from rejoinder.envoy import EnvoyDiedError, EnvoyNotReadyError, bootstrap, find, pump, running, version
 
@@ -85,7 +86,7 @@ def test_envoy_lives_as_long_as_the_block_and_says_where_it_listens(
                 "one": ["127.0.0.1"],
                 "two": ["::1"],
             }
-            with socket.create_connection(bound["one"][0], timeout=5) as client:
+            with socket.create_connection(bound["one"][0], timeout=SECONDS) as client:
                 client.sendall(b"hello")
                 assert client.recv(5) == b"hello"
             stats = await envoy.admin.stats("^server.(concurrency|live)$")
@@ -284,7 +285,7 @@ def test_the_pump_takes_all_and_says_what_it_has_dropped(reads: bool) -> None:
             process.stdout.close()
             process.stdin.write(b"more\n" * 100_000)
             process.stdin.close()
-        assert process.wait(20) == 0
+        assert process.wait(SECONDS) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system kills the child of a killed parent")

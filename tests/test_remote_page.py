@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from gateway import Gateway, Upstream, ruleset
-from machine import accepting
+from machine import SECONDS, accepting
 
 from rejoinder.rules.counts import Kind
 from rejoinder.xds.translate import Placement
@@ -295,7 +295,7 @@ def test_an_upstream_that_breaks_off_while_the_page_is_waited_for(gateway: Gatew
 
 def test_clients_go_while_a_page_is_waited_for(gateway: Gateway) -> None:
     for _ in range(20):
-        with socket.create_connection(gateway.address, timeout=20) as client:
+        with socket.create_connection(gateway.address, timeout=SECONDS) as client:
             client.sendall(b"GET /odd/slow/odd/long HTTP/1.1\r\nhost: a.test\r\n\r\n")
             time.sleep(0.01)
     assert ask(gateway, "/x").body == HTML.encode()
@@ -360,7 +360,7 @@ def test_a_page_is_kept_for_others_who_ask_for_the_same(gateway: Gateway, servic
 
 
 def test_a_request_that_envoy_refuses_does_not_wait(gateway: Gateway, service: Service) -> None:
-    with socket.create_connection(gateway.address, timeout=20) as client:
+    with socket.create_connection(gateway.address, timeout=SECONDS) as client:
         client.sendall(b"NONSENSE / HTTP/1.1\r\nhost: a.test\r\n\r\n")
         said = client.makefile("rb").read()
     assert said.startswith(b"HTTP/1.1 400 ")

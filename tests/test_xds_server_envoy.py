@@ -15,8 +15,8 @@ import envoy_data_plane.envoy.config.cluster.v3 as cluster_v3
 import envoy_data_plane.envoy.config.core.v3 as core
 import envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 as tls
 import pytest
+from machine import SECONDS
 from xds_clients import (
-    TIMEOUT,
     Client,
     bootstrap,
     cluster,
@@ -117,14 +117,14 @@ def tls_cluster(name: str, ca: str) -> Resource:
 
 
 async def own_address(admin: Callable[[], str]) -> str:
-    async with asyncio.timeout(TIMEOUT):
+    async with asyncio.timeout(SECONDS):
         while not admin():
             await asyncio.sleep(0.05)
         return await listening_address(admin(), "own")
 
 
 async def until_it_says(address: str, say: str) -> None:
-    async with asyncio.timeout(TIMEOUT):
+    async with asyncio.timeout(SECONDS):
         while True:
             with contextlib.suppress(OSError):  # it does not listen yet, or has no routes
                 if await get(address, "/") == say:

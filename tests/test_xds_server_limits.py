@@ -9,8 +9,9 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from machine import SECONDS
 from simulated_wire import DeltaDiscoveryRequest, DiscoveryRequest
-from xds_clients import TIMEOUT, Client, Running, clusters, names, run, running, served, values
+from xds_clients import Client, Running, clusters, names, run, running, served, values
 
 from rejoinder.xds.events import Connected, Disconnected
 from rejoinder.xds.server import ADS, Server
@@ -112,7 +113,7 @@ def test_what_no_envoy_sends_ends_the_stream_and_nothing_else(
                         await stream.write(request)
 
                 async def read() -> None:
-                    async with asyncio.timeout(TIMEOUT):
+                    async with asyncio.timeout(SECONDS):
                         while await stream.read():
                             pass
 
@@ -169,7 +170,7 @@ async def test_what_a_client_says_is_fit_to_be_printed(it: Running) -> None:
 
 
 async def _ended(client: Client) -> grpc.StatusCode:
-    async with asyncio.timeout(TIMEOUT):
+    async with asyncio.timeout(SECONDS):
         return grpc.StatusCode(await client.wire.stream.code())
 
 
