@@ -276,9 +276,9 @@ class Gateway:
 
     async def _start(self) -> None:
         self.server = Server(self._on_event)
-        self.ext_proc_port = await self.processor.start("127.0.0.1:0")
+        self.ext_proc_port = await self.processor.start(f"127.0.0.1:{free_port()}")
         self._stack.push_async_callback(self.processor.stop)
-        self.xds_port = xds = await self.server.start("127.0.0.1:0")
+        self.xds_port = xds = await self.server.start(f"127.0.0.1:{free_port()}")
         self._stack.push_async_callback(self._stop_server)
         self.envoy = await self._stack.enter_async_context(
             envoy.running(

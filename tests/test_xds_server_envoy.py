@@ -54,12 +54,12 @@ def test_envoy_takes_snapshots_and_goes_back_from_one_that_it_cannot_use(tmp_pat
                     assert await it.until(Accepted) == Accepted("envoy-1", one)
                     admin = admin_address()
                     address = await listening_address(admin, "l")
-                    assert await get(address, "/") == "one"
+                    await until_it_says(address, "one")
 
                     two = Snapshot((cluster("b"), listener("l", 0), routes("two", "b")))
                     it.server.publish(two)
                     assert await it.until(Accepted, 2) == Accepted("envoy-1", two)
-                    assert await get(address, "/") == "two"
+                    await until_it_says(address, "two")
                     assert await cluster_names(admin) == {"b"}
 
                     port = taken.getsockname()[1]
@@ -73,7 +73,7 @@ def test_envoy_takes_snapshots_and_goes_back_from_one_that_it_cannot_use(tmp_pat
                     three = Snapshot((cluster("b"), listener("l", 0), routes("three", "b")))
                     it.server.publish(three)
                     assert await it.until(Accepted, 3) == Accepted("envoy-1", three)
-                    assert await get(address, "/") == "three"
+                    await until_it_says(address, "three")
                     assert await cluster_names(admin) == {"b"}
                     assert len([event for event in it.events if isinstance(event, Nack)]) == 1
                 assert await it.until(Disconnected)
