@@ -210,6 +210,31 @@ def test_a_process_that_dies_while_it_starts_is_replaced() -> None:
     run(test())
 
 
+def test_a_process_that_starts_is_not_ended_by_signals_for_its_parent(capfd: pytest.CaptureFixture[str]) -> None:
+    async def test() -> None:
+        workers = Workers(1)
+        told: set[int] = set()
+
+        async def tell_those_that_start() -> None:
+            while True:
+                for pid in {process.pid or 0 for process in multiprocessing.active_children()} - told - {0}:
+                    for what in (signal.SIGINT, signal.SIGTERM):
+                        os.kill(pid, what)
+                    told.add(pid)
+                await asyncio.sleep(0)
+
+        telling = asyncio.create_task(tell_those_that_start())
+        try:
+            await workers.start("127.0.0.1:0")
+            assert workers.pids == list(told)
+        finally:
+            telling.cancel()
+            await workers.stop()
+
+    run(test())
+    assert capfd.readouterr().err == ""
+
+
 async def _answers(port: int) -> bool:
     try:
         return b"here" in await ask(port)
