@@ -78,6 +78,16 @@ def accepting(serve: Callable[[socket.socket], None]) -> Iterator[int]:
         yield int(server.getsockname()[1])
 
 
+class HttpServer(http.server.ThreadingHTTPServer):
+    """For as many connections at once as an Envoy makes."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, *_: object) -> None:
+        """Somebody hangs up."""
+
+
 def ask(
     address: tuple[str, int], method: str, host: str, target: str, headers: Sequence[tuple[str, str]] = ()
 ) -> Response:

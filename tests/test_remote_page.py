@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from gateway import Gateway, Upstream, ruleset
-from machine import SECONDS, accepting
+from machine import SECONDS, HttpServer, accepting
 
 from rejoinder.rules.counts import Kind
 from rejoinder.xds.translate import Placement
@@ -91,13 +91,7 @@ class Service:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
                 pass
 
-        class Server(http.server.ThreadingHTTPServer):
-            request_queue_size = 128
-
-            def handle_error(self, *_: object) -> None:
-                """Somebody hangs up: what is too long is not read to its end."""
-
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = HttpServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     @property
