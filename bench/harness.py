@@ -72,7 +72,7 @@ class Spread:
 
     def over(self, base: float) -> Spread:
         """The same in relation to something."""
-        return Spread(*(_ratio(value, base) for value in (self.median, self.low, self.high)))
+        return Spread(*(ratio(value, base) for value in (self.median, self.low, self.high)))
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
@@ -81,10 +81,10 @@ class Spread:
     @classmethod
     def of_ratios(cls, values: Sequence[float], bases: Sequence[float]) -> Spread:
         """Each round's in relation to the same round's: what slows down a whole round does not count."""
-        return cls.of(list(map(_ratio, values, bases)))
+        return cls.of(list(map(ratio, values, bases)))
 
 
-def _ratio(value: float, base: float) -> float:
+def ratio(value: float, base: float) -> float:
     """To less than the clock can tell: any number of times."""
     return value / base if base else math.inf
 
@@ -139,7 +139,7 @@ async def gateway_cost(pid: int, load: Awaitable[Load]) -> Cost:
     """What a load costs a process."""
     before = cpu_seconds(pid)
     done = await load
-    return Cost((cpu_seconds(pid) - before) / done.requests * 1e6, done.throughput)
+    return Cost(ratio(cpu_seconds(pid) - before, done.requests) * 1e6, done.throughput)
 
 
 @contextlib.asynccontextmanager
