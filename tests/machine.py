@@ -39,6 +39,13 @@ def children(parent: int, command: str = "") -> list[int]:
     return [int(pid) for pid, name in own if command in ("", name)]
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process has not ended yet, be it that nobody has waited for its end."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    return False
+
+
 def inodes(pid: int) -> set[str]:
     """Of the sockets that a process has; of one that has ended: none."""
     found = set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -19,7 +18,7 @@ from typing import Any, Final
 
 import pytest
 from gateway import wait_for
-from machine import SECONDS
+from machine import SECONDS, is_running
 
 from rejoinder.envoy import EnvoyDiedError, EnvoyNotReadyError, bootstrap, find, pump, running, version
 
@@ -56,13 +55,6 @@ def _taken() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def _alive(pid: int) -> bool:
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        # What nobody has waited for yet still has its number.
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    return False
-
-
 def test_envoy_lives_as_long_as_the_block_and_says_where_it_listens(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -84,7 +76,7 @@ def test_envoy_lives_as_long_as_the_block_and_says_where_it_listens(
             stats = await envoy.admin.stats("^server.(concurrency|live)$")
             assert stats == {"server.concurrency": 1, "server.live": 1}
             pid = envoy.pid
-        assert not _alive(pid)
+        assert not is_running(pid)
 
     with caplog.at_level(logging.WARNING, "rejoinder.envoy"):
         asyncio.run(main())
@@ -184,7 +176,7 @@ def test_a_cancelled_program_leaves_no_envoy_behind() -> None:
             await task
         return pid
 
-    assert not _alive(asyncio.run(main()))
+    assert not is_running(asyncio.run(main()))
 
 
 def test_an_envoy_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +188,7 @@ def test_an_envoy_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
             os.kill(envoy.pid, signal.SIGSTOP)
             return envoy.pid
 
-    assert not _alive(asyncio.run(main()))
+    assert not is_running(asyncio.run(main()))
 
 
 CHATTERBOX: Final = f"""\
@@ -296,9 +288,9 @@ asyncio.run(main())
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
-        assert _alive(pid)
+        assert is_running(pid)
         parent.kill()
-    wait_for(lambda: not _alive(pid))
+    wait_for(lambda: not is_running(pid))
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def test_a_process_that_is_stopped_holds_up_nothing_and_has_the_rules_when_it_go
 
 
 def test_a_process_that_answers_nothing_for_long_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("ANSWER_SECONDS", 0.2), ("SILENT_SECONDS", 1), ("LOOK_SECONDS", 1)):
+    for name, seconds in (("ANSWER_SECONDS", 0.2), ("SILENT_SECONDS", 2), ("LOOK_SECONDS", 1)):
         monkeypatch.setattr(f"rejoinder.extproc.workers.{name}", seconds)
 
     async def test() -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from command_line import RULES, Command, get, is_running, wait_for
+from command_line import RULES, Command, get, wait_for
 from gateway import free_port
+from machine import is_running
 
 from rejoinder.cli import console, main
 from rejoinder.cli.control import Control
