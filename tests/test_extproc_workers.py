@@ -92,7 +92,7 @@ def test_names_that_are_looked_up_for_ever_keep_no_rules_away() -> None:
         return on(510 + number, remote=RemotePage(service.name, timeout=0.1, service=service))
 
     async def test() -> None:
-        workers = Workers(1)
+        workers = Workers(1, answer_seconds=SECONDS)
         port, names = await workers.start("127.0.0.1:0"), range(40)
         try:
             handler = on(500, handler=f"{__name__}:no_name_is_found")

@@ -297,7 +297,7 @@ def test_clients_go_while_a_page_is_waited_for(gateway: Gateway) -> None:
 
 def test_nobody_is_asked_any_more_for_a_client_that_has_gone(gateway: Gateway) -> None:
     HUNG_UP_ON.clear()
-    with socket.create_connection(gateway.address, timeout=20) as client:
+    with socket.create_connection(gateway.address, timeout=SECONDS) as client:
         client.sendall(b"GET /gone HTTP/1.1\r\nhost: a.test\r\nx-status: 503\r\n\r\n")
         time.sleep(0.1)
     gateway.wait_for(lambda: any(b"/gone" in asked for asked in HUNG_UP_ON))
