@@ -33,6 +33,12 @@ def program(body: str) -> Program:
     return compile_rules([Rule("busy", (Answer(503, (), body.encode(), (StatusPattern("503"),)),))])
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process has the time that it takes on a busy machine."""
+    monkeypatch.setattr("rejoinder.extproc.workers.ANSWER_SECONDS", SECONDS)
+
+
 async def ask(port: int, status: int = 503) -> bytes:
     """What a process sends for a status; empty: the response passes."""
     request = Request()
@@ -59,7 +65,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 def test_every_process_answers_for_what_was_published_before_and_after_the_start() -> None:
     async def test() -> None:
-        workers = Workers(2, answer_seconds=SECONDS)
+        workers = Workers(2)
         workers.publish(program("before"))
         first = await workers.start("127.0.0.1:0")
         try:
@@ -92,7 +98,7 @@ def test_names_that_are_looked_up_for_ever_keep_no_rules_away() -> None:
         return on(510 + number, remote=RemotePage(service.name, timeout=0.1, service=service))
 
     async def test() -> None:
-        workers = Workers(1, answer_seconds=SECONDS)
+        workers = Workers(1)
         port, names = await workers.start("127.0.0.1:0"), range(40)
         try:
             handler = on(500, handler=f"{__name__}:no_name_is_found")
@@ -112,7 +118,7 @@ def test_names_that_are_looked_up_for_ever_keep_no_rules_away() -> None:
 
 def test_a_process_that_dies_is_replaced_on_its_port_with_the_rules() -> None:
     async def test() -> None:
-        workers = Workers(2, answer_seconds=SECONDS)
+        workers = Workers(2)
         await workers.start(f"127.0.0.1:{free_ports()[0]}")
         try:
             workers.publish(program("here"))
@@ -176,7 +182,7 @@ def test_a_process_that_answers_nothing_for_long_is_replaced(monkeypatch: pytest
 
 def test_a_process_that_dies_while_it_starts_is_replaced() -> None:
     async def test() -> None:
-        workers = Workers(1, answer_seconds=SECONDS)
+        workers = Workers(1)
         killed: list[int | None] = []
 
         async def kill_those_that_start(number: int) -> None:
