@@ -97,10 +97,15 @@ def started(command: Sequence[str], log: Path, environ: dict[str, str]) -> subpr
 
 def children(pid: int) -> list[int]:
     """The ext_proc workers of a `serve`."""
-    lines = " ".join(each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/children"))
-    return sorted(
-        child for child in map(int, lines.split()) if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
-    )
+    started = (int(child) for each in Path(f"/proc/{pid}/task").glob("*/children") for child in _read(each).split())
+    return sorted(child for child in started if b"spawn_main" in _read(Path(f"/proc/{child}/cmdline")))
+
+
+def _read(path: Path) -> bytes:
+    """Nothing of a process or thread that has ended."""
+    with contextlib.suppress(OSError):
+        return path.read_bytes()
+    return b""
 
 
 def memory(pid: int) -> float:

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from chaos_processes import free_ports
 from fleet_envoy import Arrivals, Client
 from harness import Report, Spread, arguments, cpu_seconds, publish
 
@@ -115,10 +116,10 @@ class Serve:
 
 @contextlib.asynccontextmanager
 async def serving(folder: Path, text: str, *words: str) -> AsyncIterator[Serve]:
-    file, port = folder / "rules.yaml", free_port()
+    file, (port, ext_proc) = folder / "rules.yaml", free_ports(2)
     file.write_text(text)
     command = [sys.executable, "-m", "rejoinder.cli", "serve", str(file)]
-    command += ["--xds", f"127.0.0.1:{port}", "--ext-proc", f"127.0.0.1:{free_port()}", *words]
+    command += ["--xds", f"127.0.0.1:{port}", "--ext-proc", f"127.0.0.1:{ext_proc}", *words]
     with (folder / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
         try:
@@ -131,13 +132,6 @@ async def serving(folder: Path, text: str, *words: str) -> AsyncIterator[Serve]:
             if process.returncode is None:
                 process.terminate()
                 await process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(slots=True)

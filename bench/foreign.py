@@ -54,7 +54,7 @@ BY_HAND: Final = "ext_proc by hand, grpc.aio"
 CUSTOM_RESPONSE: Final = "custom_response"
 NOT_LISTED, LISTED = "not listed", "listed"
 CASES: Final = {NOT_LISTED: 200, LISTED: 503}
-PATIENCE: Final = 10.0
+PATIENCE: Final = 60.0
 """Seconds until the control plane's rules answer."""
 
 

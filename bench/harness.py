@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import platform
 import re
@@ -71,7 +72,7 @@ class Spread:
 
     def over(self, base: float) -> Spread:
         """The same in relation to something."""
-        return Spread(self.median / base, self.low / base, self.high / base)
+        return Spread(*(ratio(value, base) for value in (self.median, self.low, self.high)))
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
@@ -80,7 +81,12 @@ class Spread:
     @classmethod
     def of_ratios(cls, values: Sequence[float], bases: Sequence[float]) -> Spread:
         """Each round's in relation to the same round's: what slows down a whole round does not count."""
-        return cls.of([value / base for value, base in zip(values, bases, strict=True)])
+        return cls.of(list(map(ratio, values, bases)))
+
+
+def ratio(value: float, base: float) -> float:
+    """To less than the clock can tell: any number of times."""
+    return value / base if base else math.inf
 
 
 async def wrk(port: int, path: str, *, seconds: float, connections: int = 32, headers: Mapping[str, str] = {}) -> Load:
@@ -133,7 +139,7 @@ async def gateway_cost(pid: int, load: Awaitable[Load]) -> Cost:
     """What a load costs a process."""
     before = cpu_seconds(pid)
     done = await load
-    return Cost((cpu_seconds(pid) - before) / done.requests * 1e6, done.throughput)
+    return Cost(ratio(cpu_seconds(pid) - before, done.requests) * 1e6, done.throughput)
 
 
 @contextlib.asynccontextmanager

@@ -15,7 +15,7 @@ import dataclasses
 import sys
 from typing import Final
 
-from harness import Cost, Plot, Report, Series, Spread, arguments, gateway_cost, interleaved, publish, wrk
+from harness import Cost, Plot, Report, Series, Spread, arguments, gateway_cost, interleaved, publish, ratio, wrk
 
 from rejoinder.envoy import bootstrap, find, running
 from rejoinder.rules.model import Answer, Endpoint, Listener, PathKind, PathMatch, RequestMatch, Rule, Ruleset, Scope
@@ -160,7 +160,7 @@ def _report(cases: dict[str, _Case], cpu: dict[str, Spread], rounds: str) -> Rep
         plot=Plot("The last of many rules", "rules", "CPU per request", series, logarithmic=True),
         conclusion=(
             f"What the last of {NUMBERS[-1]:,} costs in relation to the last of {NUMBERS[0]}, without regexes: "
-            f"{', '.join(f'{each} {costs[-1] / costs[0]:.2f}' for each, costs in ratios.items())}."
+            f"{', '.join(f'{each} {ratio(costs[-1], costs[0]):.2f}' for each, costs in ratios.items())}."
         ),
     )
 

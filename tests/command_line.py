@@ -125,14 +125,6 @@ class Command:
 wait_for = functools.partial(gateway.wait_for, failures=(OSError, http.client.HTTPException))
 
 
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def get(address: tuple[str, int], path: str, *headers: tuple[str, str]) -> Response:
     return ask(address, "GET", "a.test", path, headers)
 

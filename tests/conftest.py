@@ -7,9 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 from gateway import Gateway
+from hypothesis import HealthCheck, settings
 
 from rejoinder.cli import console
 from rejoinder.xds.translate import Placement
+
+# The same examples every time, however slow the machine is. (`--differential` has others.)
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+settings.load_profile("same")
 
 
 @pytest.fixture(autouse=True)

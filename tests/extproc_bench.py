@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from gateway import free_port
+from machine import SECONDS
+
 from rejoinder.envoy import EnvoyProcess, bootstrap, find, running
 from rejoinder.extproc import Processor
 from rejoinder.rules.model import (
@@ -73,8 +76,9 @@ _LATE_SECONDS: Final = 0.05
 class _Upstream:
     """An HTTP/1.1 server, at work as long as the block."""
 
-    def __init__(self) -> None:
+    def __init__(self, processor: Processor) -> None:
         self.connections = self.requests = self.port = 0
+        self._processor = processor
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -92,11 +96,12 @@ class _Upstream:
                 method, target, _ = request.decode().split(" ", 2)
                 path = target.partition("?")[0]
                 head, mark, body = _UPSTREAM[path].partition(b"\r\n\r\n")
+                answered = self._answered()
                 writer.write(head + mark)
                 if path == _LATE:
                     await asyncio.sleep(_LATE_SECONDS)
                 if path in _BROKEN:
-                    await self._break(path, reader, writer)
+                    await self._break(path, reader, writer, answered)
                     return
                 writer.write(b"" if method == "HEAD" else body)
                 await writer.drain()
@@ -106,10 +111,18 @@ class _Upstream:
                     await asyncio.sleep(0.01)
         writer.close()
 
-    async def _break(self, path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _answered(self) -> int:
+        """How often the service has."""
+        return sum(self._processor.counters().counts.total().values())
+
+    async def _break(
+        self, path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answered: int
+    ) -> None:
         writer.write(b"hello")
         await writer.drain()
         # Not at once: what breaks off before the service has said a word is answered by Envoy, past all filters.
+        while self._answered() == answered:
+            await asyncio.sleep(0.001)
         await (reader.read() if path == "/stall" else asyncio.sleep(_LATE_SECONDS))
         if path == "/reset":
             linger = struct.pack("ii", 1, 0)
@@ -267,15 +280,15 @@ class _Bench:
     def __init__(self, runner: asyncio.Runner, log: Path) -> None:
         self._runner = runner
         self.log = log
-        self.upstream = _Upstream()
         self.processor = Processor()
+        self.upstream = _Upstream(self.processor)
         self.service_port = 0
         self.envoy: EnvoyProcess
         self.port = 0
 
     @contextlib.asynccontextmanager
     async def set_up(self) -> AsyncIterator[None]:
-        self.service_port = await self.processor.start("127.0.0.1:0")
+        self.service_port = await self.processor.start(f"127.0.0.1:{free_port()}")  # it is stopped and started
         self.processor.publish(_PROGRAM)
         async with self.upstream.serving():
             config = {
@@ -302,12 +315,12 @@ class _Bench:
         return sum((await self.envoy.admin.stats(r"ext_proc\.streams_started$")).values())
 
     async def get(self, path: str, method: str = "GET", *headers: str, host: str = "a.test") -> _Response:
-        """What an HTTP/1.1 client gets, over a connection of its own; it fails if it does not end within 5 s."""
+        """What an HTTP/1.1 client gets, over a connection of its own; it fails if it does not end."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         with contextlib.closing(writer):
             lines = (f"{method} {path} HTTP/1.1", f"host: {host}", "connection: close", "content-length: 0", *headers)
             writer.write("\r\n".join((*lines, "", "")).encode())
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(SECONDS):
                 head, _, body = (await reader.read()).partition(b"\r\n\r\n")
         status, *received = head.decode().split("\r\n")
         sent = [(name, value) for name, _, value in (line.partition(": ") for line in received)]

@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import pytest
-from machine import SECONDS, Response, ask
+from machine import SECONDS, HttpServer, Response, ask
 
 from rejoinder import envoy
 from rejoinder.envoy.module import library
@@ -170,8 +170,7 @@ class Upstream:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
                 pass
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = HttpServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
 
@@ -276,9 +275,9 @@ class Gateway:
 
     async def _start(self) -> None:
         self.server = Server(self._on_event)
-        self.ext_proc_port = await self.processor.start("127.0.0.1:0")
+        self.ext_proc_port = await self.processor.start(f"127.0.0.1:{free_port()}")
         self._stack.push_async_callback(self.processor.stop)
-        self.xds_port = xds = await self.server.start("127.0.0.1:0")
+        self.xds_port = xds = await self.server.start(f"127.0.0.1:{free_port()}")
         self._stack.push_async_callback(self._stop_server)
         self.envoy = await self._stack.enter_async_context(
             envoy.running(

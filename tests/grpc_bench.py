@@ -55,7 +55,8 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 @contextlib.asynccontextmanager
 async def serving(tls: ssl.SSLContext | None = None, **options: Any) -> AsyncIterator[tuple[Server, int]]:
-    server = Server({PATH: Echo}, tls=tls, **options)
+    # However busy the machine is, nothing is let pass for having waited.
+    server = Server({PATH: Echo}, tls=tls, **{"max_wait": SECONDS, **options})
     port = await server.listen("127.0.0.1:0")
     try:
         yield server, port

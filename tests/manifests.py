@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from gateway import MARKER_DOMAIN, Gateway, free_port
-from machine import ask
+from machine import HttpServer, ask
 
 from rejoinder.rules.model import Answer, Listener, Rule, Ruleset, Scope
 from rejoinder.xds.session import Accepted
@@ -77,8 +77,7 @@ class EchoBackend:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
                 pass
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = HttpServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from gateway import Upstream
+from machine import SECONDS
 
 from rejoinder import envoy
 from rejoinder.envoy.module import library
@@ -114,7 +115,7 @@ def started(binary: Path, made: Json, environ: dict[str, str] | None = None) -> 
         process = envoy.running(binary, made, concurrency=2, environ=CORE_ONLY if environ is None else environ)
 
         def run(work: Any) -> Any:
-            return asyncio.run_coroutine_threadsafe(work, loop).result(30)
+            return asyncio.run_coroutine_threadsafe(work, loop).result(SECONDS)
 
         running = run(process.__aenter__())
         stack.callback(lambda: run(process.__aexit__(None, None, None)))

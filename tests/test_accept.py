@@ -236,7 +236,7 @@ _TYPES: Final = st.sampled_from(
 _TAGS: Final = st.sampled_from(["", "de", "de-AT", "en", "DE", "a", "x-", "*"])
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(offers=st.lists(st.builds(Offer, _TYPES, _TAGS), max_size=5), accept=_HEADERS, language=_HEADERS)
 def test_the_core_chooses_as_python_does(
     in_core: Best, offers: Sequence[Offer], accept: str | None, language: str | None

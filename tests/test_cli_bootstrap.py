@@ -126,6 +126,7 @@ def test_an_envoy_without_the_module_is_told_what_it_lacks_and_where_its_answers
         with foreign_envoy(yaml.safe_load(text)):
             wait_for(lambda: get(("127.0.0.1", listen), "/mock").body == b"mock")
             assert placements() == {"native", "ext_proc"}
+        serve.wait_until_said("gets its answers from ext_proc")
         (line,) = (line for line in serve.err if "gets its answers from ext_proc" in line)
         assert "start it with ENVOY_DYNAMIC_MODULES_SEARCH_PATH" in line
         assert line.count("oad dynamic module") == 0

@@ -21,11 +21,10 @@ from command_line import (
     _up,  # noqa: F401 - a fixture
     assert_fails_with_one_line,
     get,
-    is_running,
     wait_for,
 )
 from gateway import Upstream
-from machine import ask, children, inodes, taken_port, tcp_ports
+from machine import ask, children, inodes, is_running, taken_port, tcp_ports
 
 
 def by_rename(file: Path, text: str) -> None:

@@ -127,7 +127,7 @@ class Stack:
 
     def get(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers (names in lower case) and body."""
-        with contextlib.closing(http.client.HTTPConnection(*self.address, timeout=5)) as client:
+        with contextlib.closing(http.client.HTTPConnection(*self.address, timeout=SECONDS)) as client:
             client.request("GET", path)
             response = client.getresponse()
             headers = {name.lower(): value for name, value in response.getheaders()}

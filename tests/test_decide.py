@@ -280,7 +280,7 @@ scopes = st.builds(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(scope=scopes, request=requests, route=st.sampled_from((None, "r1", "r2", "r3")))
 def test_there_is_a_misfit_exactly_where_a_scope_does_not_fit(
     scope: Scope, request: Request, route: str | None

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from machine import SECONDS
 
 from rejoinder.cli.echo import EchoServer
 
@@ -20,7 +21,7 @@ def _echo() -> Iterator[EchoServer]:
 
 @pytest.fixture(name="client")
 def _client(echo: EchoServer) -> Iterator[http.client.HTTPConnection]:
-    client = http.client.HTTPConnection(*echo.address, timeout=5)
+    client = http.client.HTTPConnection(*echo.address, timeout=SECONDS)
     yield client
     client.close()
 
@@ -86,7 +87,7 @@ def test_requests_share_a_connection(client: http.client.HTTPConnection) -> None
 
 
 def _exchange(echo: EchoServer, request: bytes) -> bytes:
-    with socket.create_connection(echo.address, timeout=5) as connection:
+    with socket.create_connection(echo.address, timeout=SECONDS) as connection:
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: connection.recv(65536), b""))
@@ -124,6 +125,6 @@ def test_a_body_that_cannot_be_read_gets_400_and_the_connection_ends(echo: EchoS
 
 def test_the_server_ends_with_its_block_although_a_client_is_connected() -> None:
     with EchoServer() as echo:
-        client = socket.create_connection(echo.address, timeout=5)
+        client = socket.create_connection(echo.address, timeout=SECONDS)
     with client, pytest.raises(ConnectionRefusedError):
-        socket.create_connection(echo.address, timeout=5)
+        socket.create_connection(echo.address, timeout=SECONDS)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from gateway import ruleset
 from google.protobuf import json_format
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_rules import rule_files
 
@@ -83,7 +83,7 @@ def test_a_rule_file_is_encoded_as_protobuf_would(file: Path) -> None:
         check(translate(rules, compile_rules(rules.rules), plan(rules), each))
 
 
-@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50)
 @given(document=rule_files(), of=st.sampled_from(SETTINGS))
 def test_any_rule_file_is(tmp_path_factory: pytest.TempPathFactory, document: Json, of: Settings) -> None:
     file = tmp_path_factory.getbasetemp() / "any.yaml"

@@ -13,6 +13,7 @@ from typing import Final
 import httpx
 import pytest
 from extproc_bench import _BODY, _BROKEN, _ENDLESS, _LATE, _PAGE, _Bench, _Response
+from machine import SECONDS
 
 
 @pytest.fixture(scope="module", name="bench")
@@ -105,7 +106,7 @@ def test_what_envoy_refuses_before_any_filter_is_not_held(bench: _Bench, request
         reader, writer = await asyncio.open_connection("127.0.0.1", bench.port)
         with contextlib.closing(writer):
             writer.write(request_)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(SECONDS):
                 line = await reader.readline()
         assert line.split(b" ")[1] == status
 
@@ -135,7 +136,7 @@ def test_response_that_no_answer_is_for_passes_untouched(bench: _Bench) -> None:
 
 def test_http2_client_gets_the_same(bench: _Bench) -> None:
     async def main() -> None:
-        async with httpx.AsyncClient(http1=False, http2=True) as client:
+        async with httpx.AsyncClient(http1=False, http2=True, timeout=SECONDS) as client:
             for path in ("/503", "/503/empty", "/503/trailers", "/503/300k", "/reset"):
                 response = await client.get(f"http://127.0.0.1:{bench.port}{path}")
                 assert response.http_version == "HTTP/2"
@@ -182,7 +183,7 @@ def test_unconditional_answers_spare_the_upstream(bench: _Bench) -> None:
 def test_access_log_names_the_rule(bench: _Bench) -> None:
     async def main() -> None:
         await bench.get("/503?log")
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(SECONDS):
             while not (lines := [line for line in bench.log.read_text().splitlines() if "?log" in line]):
                 await bench.envoy.admin.get("/reopen_logs", "POST")
                 await asyncio.sleep(0.05)
@@ -192,7 +193,7 @@ def test_access_log_names_the_rule(bench: _Bench) -> None:
 
 
 async def _until_answered(bench: _Bench) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SECONDS):
         while await bench.get("/503") != _OURS:
             await asyncio.sleep(0.05)
 

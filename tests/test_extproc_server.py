@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -90,6 +91,7 @@ class _Client:
 @contextlib.asynccontextmanager
 async def _serving(*rules: Rule) -> AsyncIterator[tuple[Processor, _Client]]:
     processor = Processor()
+    processor._grpc.max_wait = math.inf  # however busy the machine is, nothing is let pass for having waited
     client = _Client(await processor.start("127.0.0.1:0"))
     processor.publish(compile_rules(rules))
     try:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 import pytest
+from gateway import free_port, free_ports
 from machine import SECONDS
 
 from rejoinder.extproc import Workers
@@ -32,6 +33,12 @@ def program(body: str) -> Program:
     return compile_rules([Rule("busy", (Answer(503, (), body.encode(), (StatusPattern("503"),)),))])
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process has the time that it takes on a busy machine."""
+    monkeypatch.setattr("rejoinder.extproc.workers.ANSWER_SECONDS", SECONDS)
+
+
 async def ask(port: int, status: int = 503) -> bytes:
     """What a process sends for a status; empty: the response passes."""
     request = Request()
@@ -43,6 +50,13 @@ async def ask(port: int, status: int = 503) -> bytes:
         await call.write(request.SerializeToString())
         answer = await call.read()
         return b"" if answer is grpc.aio.EOF else bytes(answer)
+
+
+def tell(workers: Workers, number: int, what: signal.Signals) -> None:
+    """Send a signal to a process, and to no other."""
+    pid = workers.pids[number]
+    assert pid
+    os.kill(pid, what)
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -105,11 +119,11 @@ def test_names_that_are_looked_up_for_ever_keep_no_rules_away() -> None:
 def test_a_process_that_dies_is_replaced_on_its_port_with_the_rules() -> None:
     async def test() -> None:
         workers = Workers(2)
-        await workers.start("127.0.0.1:0")
+        await workers.start(f"127.0.0.1:{free_ports()[0]}")
         try:
             workers.publish(program("here"))
             ports = workers.ports
-            os.kill(workers.pids[1] or 0, signal.SIGKILL)
+            tell(workers, 1, signal.SIGKILL)
             while workers.ports != ports or not await _answers(ports[1]):
                 await asyncio.sleep(0.05)
             assert b"here" in await ask(ports[0])
@@ -129,18 +143,18 @@ def test_a_process_that_is_stopped_holds_up_nothing_and_has_the_rules_when_it_go
         await workers.start("127.0.0.1:0")
         try:
             workers.publish(program("before"))
-            os.kill(workers.pids[0] or 0, signal.SIGSTOP)
+            tell(workers, 0, signal.SIGSTOP)
             large = program("x" * 1_000_000)  # more than a pipe takes that nobody reads
             for _ in range(3):
                 workers.publish(large)
                 workers.counters()
             workers.publish(program("here"))
-            assert b"here" in await ask(workers.ports[1])
-            assert workers.counters().counts.total() == {"busy": 1}
-            os.kill(workers.pids[0] or 0, signal.SIGCONT)
+            while not await _answers(workers.ports[1]) or not workers.counters().counts.total():
+                await asyncio.sleep(0.05)
+            tell(workers, 0, signal.SIGCONT)
             while not await _answers(workers.ports[0]):
                 await asyncio.sleep(0.05)
-            os.kill(workers.pids[1] or 0, signal.SIGSTOP)
+            tell(workers, 1, signal.SIGSTOP)
         finally:
             await workers.stop()
 
@@ -148,16 +162,16 @@ def test_a_process_that_is_stopped_holds_up_nothing_and_has_the_rules_when_it_go
 
 
 def test_a_process_that_answers_nothing_for_long_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("ANSWER_SECONDS", 0.2), ("SILENT_SECONDS", 1), ("LOOK_SECONDS", 1)):
+    for name, seconds in (("ANSWER_SECONDS", 0.2), ("SILENT_SECONDS", 2), ("LOOK_SECONDS", 1)):
         monkeypatch.setattr(f"rejoinder.extproc.workers.{name}", seconds)
 
     async def test() -> None:
         workers = Workers(1)
-        await workers.start("127.0.0.1:0")
+        await workers.start(f"127.0.0.1:{free_port()}")
         try:
             workers.publish(program("here"))
             stopped = workers.pids[0]
-            os.kill(stopped or 0, signal.SIGSTOP)
+            tell(workers, 0, signal.SIGSTOP)
             while workers.pids[0] == stopped or not await _answers(workers.ports[0]):
                 await asyncio.sleep(0.05)
         finally:
@@ -183,13 +197,15 @@ def test_a_process_that_dies_while_it_starts_is_replaced() -> None:
                 await asyncio.sleep(0.001)
 
         killing = asyncio.create_task(kill_those_that_start(STARTS - 1))
-        await workers.start("127.0.0.1:0")
+        await workers.start(f"127.0.0.1:{free_port()}")
         try:
             await killing
             workers.publish(program("here"))
             port = workers.ports[0]
+            while not await _answers(port):
+                await asyncio.sleep(0.05)
             killing = asyncio.create_task(kill_those_that_start(2))
-            os.kill(workers.pids[0] or 0, signal.SIGKILL)
+            tell(workers, 0, signal.SIGKILL)
             await killing
             while not await _answers(port):
                 await asyncio.sleep(0.05)
@@ -198,6 +214,31 @@ def test_a_process_that_dies_while_it_starts_is_replaced() -> None:
             await workers.stop()
 
     run(test())
+
+
+def test_a_process_that_starts_is_not_ended_by_signals_for_its_parent(capfd: pytest.CaptureFixture[str]) -> None:
+    async def test() -> None:
+        workers = Workers(1)
+        told: set[int] = set()
+
+        async def tell_those_that_start() -> None:
+            while True:
+                for pid in {process.pid or 0 for process in multiprocessing.active_children()} - told - {0}:
+                    for what in (signal.SIGINT, signal.SIGTERM):
+                        os.kill(pid, what)
+                    told.add(pid)
+                await asyncio.sleep(0)
+
+        telling = asyncio.create_task(tell_those_that_start())
+        try:
+            await workers.start("127.0.0.1:0")
+            assert workers.pids == list(told)
+        finally:
+            telling.cancel()
+            await workers.stop()
+
+    run(test())
+    assert "Traceback" not in capfd.readouterr().err
 
 
 async def _answers(port: int) -> bool:

@@ -64,15 +64,14 @@ def apply(gateway: Gateway, tmp_path: Path) -> Apply:
     return apply
 
 
-def exchange(gateway: Gateway, request: str, then: bytes = b"") -> bytes:
-    """What comes back on a connection, until it ends or all is there that was waited for."""
+def exchange(gateway: Gateway, request: str, last: bytes = b"", then: bytes = b"") -> bytes:
+    """What comes back on a connection, until it ends or what is to come last is there; `then` is sent in between."""
     with socket.create_connection(gateway.address, SECONDS) as connection:
         connection.sendall(request.encode())
         received = connection.recv(65536)
-        if then:
-            connection.sendall(then)
-            while then not in received and (more := connection.recv(65536)):
-                received += more
+        connection.sendall(then)
+        while not received.endswith(last) and (more := connection.recv(65536)):
+            received += more
         return received
 
 
@@ -84,10 +83,10 @@ def test_h03_a_handshake_reaches_the_upstream(apply: Apply, upstream: RawUpstrea
         rules: [{{enable_on_status: [4xx, 5xx], status_code: original, body: sorry}}]
         """
     )
-    received = exchange(gateway, HANDSHAKE.format(path="/chat"), b"through")
+    received = exchange(gateway, HANDSHAKE.format(path="/chat"), b"through", b"through")
     assert received.startswith(b"HTTP/1.1 101 ")
     assert received.endswith(b"through")
-    refused = exchange(gateway, HANDSHAKE.format(path="/busy"))
+    refused = exchange(gateway, HANDSHAKE.format(path="/busy"), b"sorry")
     assert refused.startswith(b"HTTP/1.1 503 ")
     assert refused.endswith(b"sorry")
 
@@ -103,7 +102,7 @@ def test_h03_a_handshake_reaches_the_upstream(apply: Apply, upstream: RawUpstrea
 )
 def test_h04_a_handshake_that_meets_an_answer_gets_it(apply: Apply, upstream: RawUpstream, answers: str) -> None:
     gateway = apply(f'upstreams: {{app: "{upstream.url}"}}\n{answers}')
-    received = exchange(gateway, HANDSHAKE.format(path="/chat")).lower()
+    received = exchange(gateway, HANDSHAKE.format(path="/chat"), b"maintenance").lower()
     assert received.startswith(b"http/1.1 503 ")
     assert b"retry-after: 30" in received
     assert received.endswith(b"maintenance")
@@ -153,7 +152,7 @@ def test_retries_and_rewrites(apply: Apply, upstream: RawUpstream) -> None:
 @pytest.mark.parametrize("host", ["host: x\r\n", ""], ids=["with a host", "without one"])
 def test_h15_a_client_that_speaks_http_1_0_is_served(apply: Apply, host: str) -> None:
     gateway = apply("routes: [{name: robots, path: /robots.txt, respond: {body: none}}]")
-    received = exchange(gateway, f"GET /robots.txt HTTP/1.0\r\n{host}\r\n")
+    received = exchange(gateway, f"GET /robots.txt HTTP/1.0\r\n{host}\r\n", b"none")
     assert received.split(b" ")[1] == b"200"
     assert received.endswith(b"none")
 

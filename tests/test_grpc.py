@@ -216,7 +216,7 @@ def test_h2load(tmp_path: Path) -> None:
     body.write_bytes(message(b"last" + bytes(300)))
 
     async def main() -> None:
-        async with serving(max_wait=SECONDS) as (server, port):
+        async with serving() as (server, port):
             process = await asyncio.create_subprocess_exec(
                 *("h2load", "-n", "4000", "-c", "4", "-m", "100", "-d", str(body)),
                 *("-H", "content-type: application/grpc", "-H", "te: trailers", f"http://127.0.0.1:{port}{PATH}"),

@@ -23,6 +23,7 @@ import pytest
 from command_line import Command, get
 from gateway import free_port, free_ports, wait_for
 from images import PROJECT
+from machine import SECONDS
 
 TARGETS: Final = ("rejoinder", "gateway")
 BROKEN: Final = "rules: [{name: 1}]\n"
@@ -62,7 +63,7 @@ def test_stages_copy_what_the_first_one_makes() -> None:
 
 def _healthy(target: str, address: str) -> bool:
     check = images.healthcheck(target, address)
-    return subprocess.run(check, capture_output=True, timeout=30, check=False).returncode == 0
+    return subprocess.run(check, capture_output=True, timeout=SECONDS, check=False).returncode == 0
 
 
 def test_serve_is_healthy_when_it_has_rules(tmp_path: Path) -> None:

@@ -35,9 +35,9 @@ def up(sources: Sequence[Path], listeners: int) -> Iterator[list[Address]]:
         try:
             assert process.stderr is not None
             assert any(" serving: " in line for line in process.stderr), "it ended"
+            deadline.cancel()
             yield places
         finally:
-            deadline.cancel()
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=SECONDS)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from loading import (
     _in_an_empty_folder,  # noqa: F401 - a fixture
@@ -258,7 +258,7 @@ def assert_lines(loaded: Loaded) -> None:
         assert len(str(problem).splitlines()) == 1
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 @given(st.one_of(DOCUMENTS.map(str.encode), st.binary(max_size=60)))
 def test_whatever_a_file_holds_is_loaded_or_refused_in_lines(data: bytes) -> None:
     assert_lines(load_text(data))

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from command_line import RULES, Command, get, is_running, wait_for
+from command_line import RULES, Command, get, wait_for
 from gateway import free_port
+from machine import is_running
 
 from rejoinder.cli import console, main
 from rejoinder.cli.control import Control
@@ -59,7 +60,7 @@ def test_every_line_of_up_is_an_object(how: str, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(log.VARIABLE, "json")
     option = ("--log-format", "json") if how == "option" else ()
     with Command("up", "rules.yaml", "--listen", "127.0.0.1:0", "--concurrency", "1", "--log", *option) as up:
-        wait_for(lambda: bool(of(up.err, "serving")))
+        wait_for(lambda: bool(of(up.out, "listening") and of(up.err, "serving")))
         host, _, port = of(up.out, "listening")[0]["url"].removeprefix("http://").rpartition(":")
         assert get((host, int(port)), "/mock").body == b"mock"
         wait_for(lambda: bool(of(up.out, "request")))

@@ -175,7 +175,7 @@ def test_wider_domains_are_those_that_cover_it_narrowest_first(domain: str) -> N
         assert domain_covers(wide, narrow)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(one=matches, other=matches, request=requests)
 @example(RequestMatch(regex(".*")), EVERY_REQUEST, Request("GET", "a.test", "/a\nb"))  # `.` fits no line break
 def test_what_is_covered_fits_wherever_the_other_fits(one: RequestMatch, other: RequestMatch, request: Request) -> None:
@@ -183,7 +183,7 @@ def test_what_is_covered_fits_wherever_the_other_fits(one: RequestMatch, other: 
         assert fits(one, request)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(one=matches, more=matches)
 def test_a_match_covers_itself_with_more_conditions(one: RequestMatch, more: RequestMatch) -> None:
     narrower = RequestMatch(one.path, one.methods or more.methods, one.headers, (*one.query, *more.query))
@@ -213,7 +213,7 @@ def meet_fits(met: Meet, request: Request) -> bool:
     return fits(rest, request) and all(path_fits(path, request.path) for path in met.paths)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(several=st.lists(matches, min_size=1, max_size=4), request=requests)
 def test_a_request_fits_a_meet_exactly_if_it_fits_every_match(several: list[RequestMatch], request: Request) -> None:
     met: Meet | None = EVERYTHING
@@ -222,7 +222,7 @@ def test_a_request_fits_a_meet_exactly_if_it_fits_every_match(several: list[Requ
     assert (met is not None and meet_fits(met, request)) is all(fits(match, request) for match in several)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(one=matches, other=matches)
 def test_a_meet_with_what_covers_it_is_itself(one: RequestMatch, other: RequestMatch) -> None:
     met = Meet.of(one)
@@ -231,7 +231,7 @@ def test_a_meet_with_what_covers_it_is_itself(one: RequestMatch, other: RequestM
         assert meet(met, Meet.of(other)) == met
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(several=st.lists(matches, min_size=1, max_size=4))
 def test_a_meet_has_at_most_one_path_beside_regexes(several: list[RequestMatch]) -> None:
     met: Meet | None = EVERYTHING
@@ -263,7 +263,7 @@ hosts = st.one_of(
 domains = st.sampled_from(("a.test", "*.a.test", "*.test", "[::1]", "127.0.0.1", "a-b.test"))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(domain=domains, host=hosts, port=st.sampled_from(("", ":80", ":")), upper=st.booleans())
 def test_a_test_of_the_host_fits_the_hosts_that_the_domain_covers(
     domain: str, host: str, port: str, upper: bool
@@ -279,7 +279,7 @@ def test_a_test_of_the_host_comes_on_top_of_what_is_there() -> None:
     assert (tested.paths, tested.headers[:-1]) == (met.paths, met.headers)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(text=st.text(alphabet=st.characters(codec="utf-8")), other=st.text(max_size=3))
 def test_a_quoted_text_fits_itself_and_nothing_else(text: str, other: str) -> None:
     assert value_fits(StringMatch(StringKind.REGEX, quote(text)), text)

@@ -18,7 +18,7 @@ import h2.events
 import handmade as h
 import httpx
 import pytest
-from machine import Response, accepting, ask
+from machine import SECONDS, Response, accepting, ask
 from module_static import (
     BODY,
     FORWARD,
@@ -39,11 +39,11 @@ CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
 
 BROKEN: dict[str, tuple[tuple[bytes, float], ...]] = {
     "close": ((PART, 0),),
-    "stall": ((PART, 3),),
+    "stall": ((PART, 2 * SECONDS),),
     "reset": ((PART, 0.5),),
     "close-soon": ((PART, 0.03),),
     "chunk-close": ((CHUNKED + b"5\r\nhello\r\n", 0),),
-    "chunks-endless": ((CHUNKED, 0), *((b"5\r\nhello\r\n", 0.02),) * 30),
+    "chunks-endless": ((CHUNKED, 0), *((b"5\r\nhello\r\n", 0.02),) * 6000),
     "headers-close": ((HEAD + b"content-length: 100\r\n\r\n", 0),),
     "no-chunk": ((CHUNKED + b"no\r\n", 0),),
 }
@@ -96,11 +96,11 @@ def breaking_http2(at_once: bool) -> AbstractContextManager[int]:
     return accepting(serve)
 
 
-def fetched(bound: Address, path: str, http2: bool) -> tuple[int, bytes, float]:
-    start = time.monotonic()
-    with httpx.Client(http1=not http2, http2=http2, timeout=5) as client:
+def fetched(bound: Address, path: str, http2: bool) -> tuple[int, bytes]:
+    """Before the upstream ends what it does not end soon."""
+    with httpx.Client(http1=not http2, http2=http2, timeout=SECONDS) as client:
         answer = client.get(f"http://{bound[0]}:{bound[1]}/{path}")
-    return answer.status_code, answer.content, time.monotonic() - start
+    return answer.status_code, answer.content
 
 
 @pytest.fixture(scope="module", params=[BODY, b""], ids=["body", "no body"])
@@ -114,8 +114,7 @@ def broken(binary: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Addre
 @pytest.mark.parametrize("path", BROKEN)
 def test_a_broken_response_is_answered_in_full(broken: tuple[Address, bytes], path: str, client: str) -> None:
     bound, body = broken
-    status, content, seconds = fetched(bound, path, client == "HTTP/2")
-    assert seconds < 1
+    status, content = fetched(bound, path, client == "HTTP/2")
     if client == "HTTP/2" and path in AT_THE_SAME_TIME and status == 502:
         assert content.startswith(b"upstream connect error")
     else:
@@ -130,9 +129,7 @@ def test_a_broken_response_over_http_2_is_answered_in_full(binary: Path, client:
         made = config([module(program)], [FORWARD], {"up": port}, http2=True)
         with started(binary, made) as bound:
             for path in ("reset", "stall") * 3:
-                status, content, seconds = fetched(bound, path, client == "HTTP/2")
-                assert (status, content) == (503, BODY)
-                assert seconds < 1
+                assert fetched(bound, path, client == "HTTP/2") == (503, BODY)
 
 
 def test_envoy_goes_on_after_many_broken_responses(broken: tuple[Address, bytes]) -> None:

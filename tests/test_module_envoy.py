@@ -6,12 +6,12 @@ import contextlib
 import re
 import socketserver
 import threading
-import time
 from collections.abc import Iterator
 
 import httpx
 import pytest
 from gateway import Gateway, ruleset
+from machine import SECONDS
 
 from rejoinder.xds.translate import Placement
 
@@ -126,9 +126,7 @@ def module(
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("path", REPLACED)
 def test_a_response_is_replaced_however_it_ends(module: Gateway, method: str, path: str) -> None:
-    start = time.monotonic()
     answer = module.ask(method, "a.test", path)
-    assert time.monotonic() - start < 5
     assert answer.status == 502
     assert answer.body == (ANSWER if method == "GET" else b"")
     assert sorted(name for name, _ in answer.headers) == [
@@ -160,7 +158,7 @@ def test_the_upstream_connection_lives_on(module: Gateway, upstream: RawUpstream
 @pytest.mark.parametrize("path", REPLACED)
 def test_over_http_2_a_replaced_response_ends(module: Gateway, path: str) -> None:
     host, port = module.address
-    with httpx.Client(http1=False, http2=True, timeout=5) as client:
+    with httpx.Client(http1=False, http2=True, timeout=SECONDS) as client:
         answer = client.get(f"http://{host}:{port}{path}")
     assert (answer.status_code, answer.content) == (502, ANSWER)
     assert answer.headers["content-length"] == str(len(ANSWER))

@@ -104,7 +104,7 @@ def said(program: Core, request: Request, route: str, response: Response) -> lis
     return [seen[0], first, seen[1], second]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     document=rule_files(),
     asked=st.lists(st.tuples(requests(), responses), min_size=6, max_size=6),

@@ -287,10 +287,13 @@ def test_a_prometheus_has_data_for_the_whole_dashboard(tmp_path: Path) -> None:
                     return [each for each in dashboard_expressions() if not _result(address, each)]
 
                 wait_for(lambda: not empty(), prometheus, (OSError, AssertionError))
-                (group,) = _asked(address, "/api/v1/rules")["data"]["groups"]
-                assert {rule["name"]: rule["health"] for rule in group["rules"]} == {
-                    alert["alert"]: "ok" for alert in alerts()
-                }
+
+                def health() -> dict[str, str]:
+                    (group,) = _asked(address, "/api/v1/rules")["data"]["groups"]
+                    return {rule["name"]: rule["health"] for rule in group["rules"]}
+
+                wait_for(lambda: "unknown" not in health().values(), prometheus)
+                assert health() == {alert["alert"]: "ok" for alert in alerts()}
                 wait_for(lambda: _alerting(address) >= ALERTING, prometheus)
             finally:
                 prometheus.terminate()

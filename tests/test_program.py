@@ -57,7 +57,7 @@ def meant(rules: tuple[Rule, ...], request: Request, route: str, status: int) ->
     return None, decision.choose(status)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     document=rule_files(),
     asked=requests_strategy(),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rejoinder.rules.fields import Place
@@ -105,14 +105,14 @@ def test_names_that_lead_nowhere_are_told_with_their_lines(tmp_path: Path, name:
     check(tmp_path / "rules.yaml", *(text.replace(name, gone).replace(TAIL, "") for text in texts))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60)
 @given(st.lists(st.lists(st.sampled_from(sorted(ENTRIES))), min_size=2, max_size=4), st.booleans())
 def test_so_does_any_order_of_rules(tmp_path: Path, orders: list[list[str]], tail: bool) -> None:
     texts = [HEAD + "".join(ENTRIES[name] for name in names) + (TAIL if tail else "") for names in orders]
     check(tmp_path / "rules.yaml", *texts)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.integers(0, len(FILE)), st.integers(0, 3), st.sampled_from(["", '"', "'", "\n", "- ", "  "])))
 )

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from gateway import Gateway, Upstream, ruleset
-from machine import accepting
+from machine import SECONDS, HttpServer, accepting
 
 from rejoinder.rules.counts import Kind
 from rejoinder.xds.translate import Placement
@@ -91,13 +91,7 @@ class Service:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
                 pass
 
-        class Server(http.server.ThreadingHTTPServer):
-            request_queue_size = 128
-
-            def handle_error(self, *_: object) -> None:
-                """Somebody hangs up: what is too long is not read to its end."""
-
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = HttpServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     @property
@@ -295,7 +289,7 @@ def test_an_upstream_that_breaks_off_while_the_page_is_waited_for(gateway: Gatew
 
 def test_clients_go_while_a_page_is_waited_for(gateway: Gateway) -> None:
     for _ in range(20):
-        with socket.create_connection(gateway.address, timeout=20) as client:
+        with socket.create_connection(gateway.address, timeout=SECONDS) as client:
             client.sendall(b"GET /odd/slow/odd/long HTTP/1.1\r\nhost: a.test\r\n\r\n")
             time.sleep(0.01)
     assert ask(gateway, "/x").body == HTML.encode()
@@ -303,7 +297,7 @@ def test_clients_go_while_a_page_is_waited_for(gateway: Gateway) -> None:
 
 def test_nobody_is_asked_any_more_for_a_client_that_has_gone(gateway: Gateway) -> None:
     HUNG_UP_ON.clear()
-    with socket.create_connection(gateway.address, timeout=20) as client:
+    with socket.create_connection(gateway.address, timeout=SECONDS) as client:
         client.sendall(b"GET /gone HTTP/1.1\r\nhost: a.test\r\nx-status: 503\r\n\r\n")
         time.sleep(0.1)
     gateway.wait_for(lambda: any(b"/gone" in asked for asked in HUNG_UP_ON))
@@ -360,7 +354,7 @@ def test_a_page_is_kept_for_others_who_ask_for_the_same(gateway: Gateway, servic
 
 
 def test_a_request_that_envoy_refuses_does_not_wait(gateway: Gateway, service: Service) -> None:
-    with socket.create_connection(gateway.address, timeout=20) as client:
+    with socket.create_connection(gateway.address, timeout=SECONDS) as client:
         client.sendall(b"NONSENSE / HTTP/1.1\r\nhost: a.test\r\n\r\n")
         said = client.makefile("rb").read()
     assert said.startswith(b"HTTP/1.1 400 ")

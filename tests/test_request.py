@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import pytest
-from hypothesis import given, seed, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from machine import SECONDS
 
@@ -71,7 +71,7 @@ def test_a_path_is_normalized(path: str, normalized: str, moved: bool) -> None:
     assert normalize_path(path) == (normalized, moved)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(parts=st.lists(st.sampled_from(("a", ".", "..", "", "%2e", "%41", "|")), max_size=5))
 def test_what_is_normalized_stays_as_it_is(parts: list[str]) -> None:
     normalized, _ = normalize_path("/" + "/".join(parts))
@@ -318,8 +318,7 @@ PIECES: Final = (
 )
 
 
-@seed(20261121)
-@settings(max_examples=400, deadline=None, database=None)
+@settings(max_examples=400)
 @given(pieces=st.lists(st.sampled_from(PIECES), max_size=8))
 def test_envoy_and_parse_make_the_same_of_any_path(address: tuple[str, int], pieces: list[str]) -> None:
     target = "/" + "".join(pieces)

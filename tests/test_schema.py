@@ -15,7 +15,7 @@ import test_load
 import test_load_files
 import test_load_mistakes
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from jsonschema import Draft202012Validator
 
 from rejoinder.rules import document
@@ -100,7 +100,7 @@ def test_every_field_in_one_file_is_valid() -> None:
     assert complaints(test_load.EVERYTHING) == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(random_rules.rule_files())
 def test_a_rule_file_at_random_is_valid(rules: dict[str, Any]) -> None:
     assert complaints(yaml.safe_dump(rules, allow_unicode=True)) == []
@@ -111,7 +111,7 @@ def errors(text: str, folder: Path) -> list[str]:
     return [str(problem) for problem in load([folder / "rules.yaml"]).problems if problem.severity is Severity.ERROR]
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=1000)
 @given(test_load_files.DOCUMENTS)
 def test_whatever_the_reader_takes_is_valid(tmp_path: Path, text: str) -> None:
     if not re.search("apiVersion|kind", text) and not errors(text, tmp_path):

@@ -23,7 +23,7 @@ import grpc.aio
 import pytest
 from edits import TEXT, edited
 from gateway import Upstream, free_ports, wait_for
-from machine import SECONDS, ask, children, limited
+from machine import SECONDS, ask, children, is_running, limited
 
 from rejoinder.envoy.module import library
 from rejoinder.extproc.server import SERVICE
@@ -319,9 +319,6 @@ def test_processes_die_with_their_parent_however_it_dies(tmp_path: Path) -> None
         os.kill(started[-1], signal.SIGSTOP)
         serve.process.kill()
         serve.process.wait()
-        end = time.monotonic() + SECONDS
-        while any(Path(f"/proc/{pid}").exists() for pid in started) and time.monotonic() < end:
-            time.sleep(0.05)
-        assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
+        wait_for(lambda: not any(map(is_running, started)))
     finally:
         serve.process.kill()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from simulated import cluster, host, listener, named, ours, routes, snapshot, split
 from simulated_envoy import SPLIT, Envoy, has_all_of, start_envoy, start_older_envoy
@@ -59,7 +59,6 @@ def changing(of: st.SearchStrategy[Snapshot]) -> st.SearchStrategy[Changes]:
 
 PLAIN = changing(snapshots())
 ANY = PLAIN | changing(splits())
-FEW = settings(max_examples=100, deadline=None, derandomize=True)
 VARIANTS: dict[str, tuple[Callable[..., Envoy], st.SearchStrategy[Changes]]] = {
     "incremental": (start_envoy, ANY),
     "state of the world": (start_older_envoy, PLAIN),
@@ -87,7 +86,6 @@ def drive(envoy: Envoy, changes: Changes) -> Snapshot:
 
 
 @pytest.mark.parametrize(("start", "changes"), VARIANTS.values(), ids=VARIANTS)
-@FEW
 @given(data=st.data())
 def test_whatever_happens_on_the_way_envoy_ends_with_the_newest(
     start: Callable[..., Envoy], changes: st.SearchStrategy[Changes], data: st.DataObject
@@ -99,7 +97,6 @@ def test_whatever_happens_on_the_way_envoy_ends_with_the_newest(
 
 
 @pytest.mark.parametrize(("start", "changes"), VARIANTS.values(), ids=VARIANTS)
-@FEW
 @given(data=st.data())
 def test_an_envoy_that_rejects_ends_with_the_newest_or_the_last_that_it_had(
     start: Callable[..., Envoy], changes: st.SearchStrategy[Changes], data: st.DataObject
@@ -115,7 +112,6 @@ def test_an_envoy_that_rejects_ends_with_the_newest_or_the_last_that_it_had(
         assert has_all_of(envoy, envoy.session.accepted)
 
 
-@FEW
 @given(ANY, ANY)
 def test_an_envoy_that_comes_back_in_the_middle_ends_with_the_newest(before: Changes, after: Changes) -> None:
     first = start_envoy()

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from random_rules import STATUSES, rule_files
 from test_plan import REQUESTS
 
@@ -208,7 +208,7 @@ ASKED: Final = (*STATUSES, 203, 299, 400, 410, 415, 501, 509, 550)
 """Those that the files name, and others that their patterns do."""
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80)
 @given(document=rule_files())
 def test_what_is_called_hidden_never_decides(
     tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import os
 import random
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -293,21 +295,24 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_old_set_or_the_new_one(file:
     def writes() -> bool:
         return any(state_of(file).glob("*.new"))
 
-    killed = 0
-    for _ in range(30):
-        with started(file, ends=None):
+    def is_stopped_in_the_middle(process: subprocess.Popen[str]) -> bool:
+        edit(chance.choice(pages))
+        soon = time.monotonic() + 0.1
+        while time.monotonic() < soon and not writes():
+            pass
+        time.sleep(chance.random() / 200)
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        if not writes():
+            process.send_signal(signal.SIGCONT)
+        return writes()
+
+    for _ in range(3):
+        with started(file, ends=None) as serve:
             wait_for(lambda: any(state_of(file).iterdir()))
-            while not writes():
-                edit(chance.choice(pages))
-                end = time.monotonic() + 0.1
-                while time.monotonic() < end and not writes():
-                    pass
-            time.sleep(chance.random() / 200)
-        killed += writes()
+            wait_for(functools.partial(is_stopped_in_the_middle, serve.process), serve.process)
+        assert writes()
         last_good = LastGood(state_of(file))
         last_good.read(recall)
         assert last_good.problems == ()
         assert not writes()
-        if killed == 3:
-            return
-    raise AssertionError("it hardly ever was in the middle")

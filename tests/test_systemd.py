@@ -75,7 +75,7 @@ class Told:
         return True
 
 
-@pytest.mark.parametrize("name", ["notify", "\0rejoinder-test-notify"], ids=["path", "abstract"])
+@pytest.mark.parametrize("name", ["notify", f"\0rejoinder-test-notify-{os.getpid()}"], ids=["path", "abstract"])
 @pytest.mark.usefixtures("envoys")
 def test_systemd_is_told_what_is_served(name: str) -> None:
     file = Path("rules.yaml")

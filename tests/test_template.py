@@ -215,7 +215,7 @@ TEMPLATES: Final = st.lists(st.binary(min_size=1, max_size=9) | VARIABLES, max_s
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(template=TEMPLATES, data=st.data())
 def test_the_core_fills_in_as_python_does(loaded: ctypes.CDLL, template: Template, data: st.DataObject) -> None:
     variables = [piece for piece in template.pieces if isinstance(piece, Variable)]
@@ -231,7 +231,7 @@ def one(loaded: ctypes.CDLL, escape: Escape, value: str) -> str:
     return made.decode()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(value=HOSTILE)
 def test_a_value_is_no_markup_in_html_and_xml(loaded: ctypes.CDLL, value: str) -> None:
     made = one(loaded, Escape.HTML, value)
@@ -244,7 +244,7 @@ def test_a_value_is_no_markup_in_html_and_xml(loaded: ctypes.CDLL, value: str) -
     assert (element.text or "", element.get("class"), element.get("id"), list(element)) == (wanted, wanted, wanted, [])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(value=HOSTILE)
 def test_a_value_is_a_string_in_json_and_in_a_script(loaded: ctypes.CDLL, value: str) -> None:
     made = one(loaded, Escape.JSON, value)
@@ -254,7 +254,7 @@ def test_a_value_is_a_string_in_json_and_in_a_script(loaded: ctypes.CDLL, value:
     assert not re.search("[\0-\x1f\x7f\u2028\u2029<>&'\"]", made)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(value=HOSTILE)
 def test_a_value_is_a_component_in_a_url(loaded: ctypes.CDLL, value: str) -> None:
     made = one(loaded, Escape.URL, value)
@@ -262,7 +262,7 @@ def test_a_value_is_a_component_in_a_url(loaded: ctypes.CDLL, value: str) -> Non
     assert urllib.parse.unquote_to_bytes(made).decode("utf-8", "replace") == meant(value)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     value=HOSTILE,
     wanted=st.sampled_from(["", "| raw", "| html", "| json", "| urlencode"]),

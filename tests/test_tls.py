@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 from gateway import Gateway, free_port, ruleset
+from machine import SECONDS
 
 from rejoinder.cli import main
 from rejoinder.xds.session import Accepted
@@ -91,7 +92,7 @@ def test_clients_are_served_over_tls(gateway: Gateway, tmp_path: Path, http2: bo
 
     def served() -> bool:
         try:
-            with httpx.Client(http1=not http2, http2=http2, verify=trust, trust_env=False) as client:
+            with httpx.Client(http1=not http2, http2=http2, verify=trust, trust_env=False, timeout=SECONDS) as client:
                 response = client.get(f"https://localhost:{port}/")
         except httpx.ConnectError:
             return False

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import pytest
 from gateway import Gateway, Upstream
-from machine import ask
+from machine import SECONDS, ask
 
 from rejoinder import envoy
 from rejoinder.cli.envoys import OLDEST
@@ -211,7 +211,7 @@ def test_up(binary: Path, number: tuple[int, ...], tmp_path: Path) -> None:
         finally:
             up.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                up.wait(10)
+                up.wait(SECONDS)
     fell_back = any("come from ext_proc" in line for line in said)
     assert fell_back == (number < MODULE_SINCE)
     assert any("Rejoinder is made for" in line for line in said) == (number < OLDEST)

@@ -1,4 +1,4 @@
-"""Watching real files. Nothing here measures time: a change that is missed runs into TIMEOUT."""
+"""Watching real files. Nothing here measures time: a change that is missed runs into SECONDS."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from machine import SECONDS
 
 from rejoinder.rules import watch
 from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.watch import changes
-
-TIMEOUT: Final = 20.0
 
 Watching = AsyncGenerator[Loaded, None]
 
@@ -38,7 +37,7 @@ def watching(source: Path, scenario: Callable[[Watching], Coroutine[Any, Any, No
         async with aclosing(changes(load([source]), lambda: load([source]))) as stream:
             await scenario(stream)
 
-    asyncio.run(asyncio.wait_for(run(), TIMEOUT))
+    asyncio.run(asyncio.wait_for(run(), SECONDS))
 
 
 # Starts to wait for the next load, and gives the watch a moment to be under way, so that it is not only the comparison
@@ -152,7 +151,7 @@ def test_a_config_map_swap_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_link_upwards_into_a_folder_that_is_watched_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "LOOK_SECONDS", 10 * TIMEOUT)  # so that it is not that which notices
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 10 * SECONDS)  # so that it is not that which notices
     (tmp_path / "below").mkdir()
     files = [tmp_path / "below" / "b.yaml", tmp_path / "a.yaml"]
     files[0].symlink_to("../linked.txt")
@@ -170,7 +169,7 @@ def test_a_link_upwards_into_a_folder_that_is_watched_already(tmp_path: Path, mo
                 write(f"{target.stem}-{task.get_name()}", target)
                 assert (await task).ruleset is not None
 
-    asyncio.run(asyncio.wait_for(run(), TIMEOUT))
+    asyncio.run(asyncio.wait_for(run(), SECONDS))
 
 
 def test_files_that_appear_and_vanish_are_noticed(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import envoy_data_plane.envoy.config.core.v3 as core
 import envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 as header_mutation
 import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 as http
 import pytest
+from machine import SECONDS
 from xds_clients import (
-    TIMEOUT,
     answer,
     bootstrap,
     cluster,
@@ -79,7 +79,7 @@ def test_envoy_takes_each_type_from_its_own_service(tmp_path: Path, variant: str
                 address = await listening_address(admin_address(), "l")
                 for say in ("one", "two"):
                     it.server.publish(snapshot(say))
-                    async with asyncio.timeout(TIMEOUT):
+                    async with asyncio.timeout(SECONDS):
                         while await answer(address) != (say, say):
                             await asyncio.sleep(0.05)
                 (client,) = it.server.status().clients
@@ -133,7 +133,7 @@ def test_an_envoy_with_routes_of_its_own_takes_our_filter(tmp_path: Path) -> Non
                 while not admin_address():
                     await asyncio.sleep(0.05)
                 address = await listening_address(admin_address(), "own")
-                async with asyncio.timeout(TIMEOUT):
+                async with asyncio.timeout(SECONDS):
                     while await get(address, "/mock") != "from a rule":
                         await asyncio.sleep(0.05)
                 assert await get(address, "/") == "its own"

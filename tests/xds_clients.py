@@ -20,6 +20,7 @@ import envoy_data_plane.envoy.config.route.v3 as route_v3
 import envoy_data_plane.envoy.extensions.filters.http.router.v3 as router
 import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 as http
 import envoy_data_plane.google.protobuf as google
+from machine import SECONDS
 from simulated import IncrementalClient, StateOfTheWorldClient
 from simulated_wire import Wire
 
@@ -32,12 +33,9 @@ from rejoinder.xds.stream import Response
 
 P = ParamSpec("P")
 
-TIMEOUT = 20
-"""Seconds. Far more than anything here takes; it only ends a test that hangs."""
-
 
 def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, timeout=60))
+    asyncio.run(asyncio.wait_for(test, 2 * SECONDS))
 
 
 class Running:
@@ -66,7 +64,7 @@ class Running:
 
     async def until(self, kind: type, count: int = 1) -> Any:
         """Wait for the first, second, ... event of a kind."""
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(SECONDS):
             while len(found := [event for event in self.events if isinstance(event, kind)]) < count:
                 await asyncio.sleep(0.01)
         return found[count - 1]
@@ -115,7 +113,7 @@ class Client:
         await self.wire.flush()
 
     async def read(self) -> Response:
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(SECONDS):
             response = await self.wire.read()
         assert response is not None, "the stream has ended"
         self._client.receive([response])
@@ -250,12 +248,12 @@ def envoy(folder: Path, bootstrap_: dict[str, Any]) -> Iterator[Callable[[], str
         yield lambda: admin.read_text() if admin.exists() else ""
     finally:
         process.terminate()
-        process.wait(timeout=TIMEOUT)
+        process.wait(timeout=SECONDS)
 
 
 async def get(address: str, path: str) -> str:
     def fetch() -> str:
-        with urllib.request.urlopen(f"http://{address}{path}", timeout=TIMEOUT) as response:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=SECONDS) as response:
             body: str = response.read().decode()
             return body
 
@@ -274,7 +272,7 @@ async def answer(address: str) -> tuple[str, str | None]:
     """The body, and what `header_filter` says."""
 
     def fetch() -> tuple[str, str | None]:
-        with urllib.request.urlopen(f"http://{address}/", timeout=TIMEOUT) as response:
+        with urllib.request.urlopen(f"http://{address}/", timeout=SECONDS) as response:
             return response.read().decode(), response.headers["x-filter"]
 
     return await asyncio.to_thread(fetch)

@@ -139,7 +139,7 @@ def fuzz(compiler: str, seconds: int, found: Path, seed: int = 1) -> Sequence[st
         files = corpus(inputs)
         binary = compiled(folder, compiler)
         if compiler == "clang":
-            options = ["-max_len=16384", "-timeout=5", f"-max_total_time={seconds}", f"-seed={seed}"]
+            options = ["-max_len=16384", "-timeout=60", f"-max_total_time={seconds}", f"-seed={seed}"]
             command = [str(binary), *options, f"-artifact_prefix={found}/", str(found), str(inputs)]
         else:
             command = [str(binary), str(seconds), str(seed), *map(str, files)]
