@@ -27,9 +27,8 @@ from rejoinder.transport.sparing import Sparing
 from rejoinder.xds.blame import blame
 from rejoinder.xds.build import Build
 from rejoinder.xds.counts import Counted
-from rejoinder.xds.events import Connected, Disconnected, Event
+from rejoinder.xds.events import Accepted, Connected, Disconnected, Event, Nack, Unable
 from rejoinder.xds.forms import MODULE_SINCE, NO_MODULE
-from rejoinder.xds.session import Accepted, Nack, Unable
 from rejoinder.xds.translate import Placement
 
 _LOG: Final = logging.getLogger("rejoinder.envoys")

@@ -49,9 +49,8 @@ from rejoinder.rules.model import (
 )
 from rejoinder.rules.names import TRUSTED_CA
 from rejoinder.xds.build import Build, build
-from rejoinder.xds.events import Event
+from rejoinder.xds.events import Accepted, Event, Nack
 from rejoinder.xds.server import Server
-from rejoinder.xds.session import Accepted, Nack
 from rejoinder.xds.translate import Configuration, Placement, Settings
 from rejoinder.xds.translate.clusters import ext_proc_cluster
 from rejoinder.xds.translate.encode import snapshot

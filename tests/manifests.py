@@ -20,7 +20,7 @@ from gateway import MARKER_DOMAIN, Gateway, free_port
 from machine import HttpServer, ask
 
 from rejoinder.rules.model import Answer, Listener, Rule, Ruleset, Scope
-from rejoinder.xds.session import Accepted
+from rejoinder.xds.events import Accepted
 
 Address = tuple[str, int]
 

@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import Any, Final
 
 from rejoinder.xds.delta import DeltaRequest, Incremental
+from rejoinder.xds.events import Accepted, Nack, Unable
 from rejoinder.xds.forms import SPLITS_SINCE, Node
-from rejoinder.xds.session import Accepted, Nack, Output, Unable
+from rejoinder.xds.session import Output
 from rejoinder.xds.snapshot import (
     CLUSTERS,
     LISTENERS,

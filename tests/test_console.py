@@ -28,8 +28,7 @@ from rejoinder.rules.counts import NONE, Kind, Series
 from rejoinder.rules.model import Endpoint
 from rejoinder.transport.addresses import Tcp as Address
 from rejoinder.xds.counts import Counted
-from rejoinder.xds.events import Event
-from rejoinder.xds.session import Accepted, Nack
+from rejoinder.xds.events import Accepted, Event, Nack
 from rejoinder.xds.snapshot import LISTENERS
 from rejoinder.xds.translate import Settings
 

@@ -18,7 +18,7 @@ from simulated import (
 )
 
 from rejoinder.xds.delta import DeltaRequest, Incremental
-from rejoinder.xds.session import Accepted, Nack
+from rejoinder.xds.events import Accepted, Nack
 from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, ResourceType, Snapshot
 from rejoinder.xds.stream import Response
 

@@ -20,7 +20,7 @@ from rejoinder.extproc.frames import END_HEADERS, END_STREAM, Frame
 from rejoinder.extproc.headers import encode
 from rejoinder.rules.model import Ruleset
 from rejoinder.rules.program import compile_rules
-from rejoinder.xds.session import Accepted
+from rejoinder.xds.events import Accepted
 from rejoinder.xds.translate import Placement
 from rejoinder.xds.translate.early_errors import local_reply_config
 from rejoinder.xds.translate.encode import snapshot

@@ -14,7 +14,7 @@ from machine import SECONDS, Response, steadily, taken_port
 
 from rejoinder.rules.model import Listener
 from rejoinder.xds.blame import blame
-from rejoinder.xds.session import Nack
+from rejoinder.xds.events import Nack
 from rejoinder.xds.translate import Placement
 
 Apply = Callable[..., Gateway]

@@ -18,7 +18,7 @@ from machine import SECONDS
 from rejoinder.rules.load import load
 from rejoinder.rules.model import Endpoint
 from rejoinder.rules.program import compile_rules
-from rejoinder.xds.session import Accepted
+from rejoinder.xds.events import Accepted
 from rejoinder.xds.translate import Settings
 from rejoinder.xds.translate.clusters import clusters
 

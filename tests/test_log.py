@@ -22,8 +22,7 @@ from rejoinder.cli.control import Control
 from rejoinder.extproc import Workers
 from rejoinder.rules import log
 from rejoinder.rules.model import Endpoint
-from rejoinder.xds.events import Connected, Disconnected, Event
-from rejoinder.xds.session import Accepted, Nack
+from rejoinder.xds.events import Accepted, Connected, Disconnected, Event, Nack
 from rejoinder.xds.snapshot import CLUSTERS, Snapshot
 from rejoinder.xds.translate import Settings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from simulated import Client, IncrementalClient, StateOfTheWorldClient, cluster, connected, listener, routes, snapshot
 
-from rejoinder.xds.session import Accepted
+from rejoinder.xds.events import Accepted
 from rejoinder.xds.snapshot import Snapshot
 
 # The snapshot after `simulated.ONE`; what is sent in the state of the world, and incrementally.

@@ -14,7 +14,7 @@ from rejoinder.rules.decide import decide
 from rejoinder.rules.model import Ruleset
 from rejoinder.rules.names import XDS_CLUSTER
 from rejoinder.rules.request import parse
-from rejoinder.xds.session import Nack
+from rejoinder.xds.events import Nack
 from rejoinder.xds.translate.encode import snapshot
 
 RECEIVED = f"cluster.{XDS_CLUSTER}.upstream_cx_rx_bytes_total"

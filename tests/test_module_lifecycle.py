@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from gateway import Gateway, ruleset
 
-from rejoinder.xds.session import Accepted, Nack
+from rejoinder.xds.events import Accepted, Nack
 from rejoinder.xds.translate import Placement
 
 SCOPES = 30  # a program in one piece: the listener that brings parts is kept by Envoy while it drains

@@ -8,8 +8,7 @@ from rejoinder.cli.control import Control
 from rejoinder.cli.envoys import MOST_REFUSALS
 from rejoinder.extproc import Workers
 from rejoinder.rules.model import Endpoint
-from rejoinder.xds.events import Connected
-from rejoinder.xds.session import Nack, Unable
+from rejoinder.xds.events import Connected, Nack, Unable
 from rejoinder.xds.snapshot import CLUSTERS, Snapshot
 from rejoinder.xds.translate import Settings
 

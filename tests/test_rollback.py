@@ -18,7 +18,7 @@ from simulated import (
     snapshot,
 )
 
-from rejoinder.xds.session import Accepted, Nack
+from rejoinder.xds.events import Accepted, Nack
 from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, Resource, ResourceType
 
 Connect = Callable[..., Client]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from simulated import cluster, host, listener, named, ours, routes, snapshot, split
 from simulated_envoy import SPLIT, Envoy, has_all_of, start_envoy, start_older_envoy
 
-from rejoinder.xds.session import Accepted
+from rejoinder.xds.events import Accepted
 from rejoinder.xds.snapshot import CLUSTERS, ROUTES, Snapshot
 
 

@@ -30,8 +30,8 @@ from rejoinder.extproc import Workers
 from rejoinder.extproc.server import SERVICE
 from rejoinder.rules.model import Endpoint
 from rejoinder.transport.addresses import Address, Tcp, nth, show
+from rejoinder.xds.events import Nack
 from rejoinder.xds.server import ADS
-from rejoinder.xds.session import Nack
 from rejoinder.xds.snapshot import CLUSTERS
 from rejoinder.xds.translate import Settings
 

@@ -16,7 +16,7 @@ from gateway import Gateway, free_port, ruleset
 from machine import SECONDS
 
 from rejoinder.cli import main
-from rejoinder.xds.session import Accepted
+from rejoinder.xds.events import Accepted
 
 
 def certificate(folder: Path, name: str) -> tuple[Path, Path]:

@@ -28,8 +28,8 @@ from rejoinder.extproc import Processor
 from rejoinder.rules.model import Answer, Endpoint, Forward, Route, Rule, Ruleset, Scope, StatusPattern
 from rejoinder.rules.model import Upstream as Backend
 from rejoinder.rules.program import compile_rules
+from rejoinder.xds.events import Unable
 from rejoinder.xds.forms import MODULE_SINCE
-from rejoinder.xds.session import Unable
 from rejoinder.xds.translate import Placement
 from rejoinder.xds.translate.clusters import ext_proc_cluster
 from rejoinder.xds.translate.extensions import foreign_filters

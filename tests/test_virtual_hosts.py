@@ -7,8 +7,8 @@ from simulated import Held, IncrementalClient, cluster, described, host, listene
 from simulated_envoy import IncrementalEnvoy, has_all_of, start_envoy
 
 from rejoinder.xds.delta import DeltaRequest, Incremental
+from rejoinder.xds.events import Accepted, Nack
 from rejoinder.xds.forms import Node
-from rejoinder.xds.session import Accepted, Nack
 from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, RESOURCE_TYPES, ROUTES, VIRTUAL_HOSTS, ResourceType, Snapshot
 from rejoinder.xds.stream import Response
 

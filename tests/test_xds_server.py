@@ -12,9 +12,8 @@ import pytest
 from machine import SECONDS
 from xds_clients import Client, Running, clusters, run, running, served, values
 
-from rejoinder.xds.events import Connected, Disconnected
+from rejoinder.xds.events import Accepted, Connected, Disconnected
 from rejoinder.xds.server import InconsistentSnapshotError, Server
-from rejoinder.xds.session import Accepted
 from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, Resource, Snapshot
 
 

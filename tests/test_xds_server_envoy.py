@@ -31,8 +31,7 @@ from xds_clients import (
     values,
 )
 
-from rejoinder.xds.events import Disconnected
-from rejoinder.xds.session import Accepted, Nack
+from rejoinder.xds.events import Accepted, Disconnected, Nack
 from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, Resource, Snapshot
 
 

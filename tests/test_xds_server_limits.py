@@ -13,9 +13,9 @@ from machine import SECONDS
 from simulated_wire import DeltaDiscoveryRequest, DiscoveryRequest
 from xds_clients import Client, Running, clusters, names, run, running, served, values
 
-from rejoinder.xds.events import Connected, Disconnected
+from rejoinder.xds.events import Connected, Disconnected, Nack
 from rejoinder.xds.server import ADS, Server
-from rejoinder.xds.session import Nack, Session
+from rejoinder.xds.session import Session
 from rejoinder.xds.snapshot import CLUSTERS, ROUTES
 from rejoinder.xds.translate.settings import MAX_REQUEST, named_again
 from rejoinder.xds.wire import MAX_NAMES

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from xds_clients import Running, clusters, served, values
 
-from rejoinder.xds.events import Disconnected
-from rejoinder.xds.session import Accepted, Nack
+from rejoinder.xds.events import Accepted, Disconnected, Nack
 from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, Resource, ResourceType, Snapshot
 
 

@@ -30,8 +30,7 @@ from rejoinder.envoy import xds_cluster
 from rejoinder.extproc.server import Processor
 from rejoinder.rules.model import Answer, Endpoint, PathKind, PathMatch, RequestMatch, Rule, Ruleset, Scope
 from rejoinder.xds.build import build
-from rejoinder.xds.events import Connected
-from rejoinder.xds.session import Accepted, Nack
+from rejoinder.xds.events import Accepted, Connected, Nack
 from rejoinder.xds.snapshot import EXTENSIONS, Resource, Snapshot
 from rejoinder.xds.translate import Placement, Settings
 from rejoinder.xds.translate.clusters import ext_proc_cluster

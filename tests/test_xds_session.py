@@ -18,9 +18,10 @@ from simulated import (
     snapshot,
 )
 
+from rejoinder.xds.events import Accepted, Nack, Unable
 from rejoinder.xds.forms import Node
 from rejoinder.xds.remember import Frozen
-from rejoinder.xds.session import Accepted, Nack, Output, Unable
+from rejoinder.xds.session import Output
 from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, ResourceType, Snapshot, content_version
 from rejoinder.xds.sotw import Request, StateOfTheWorld
 from rejoinder.xds.stream import Response

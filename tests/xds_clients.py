@@ -24,10 +24,9 @@ from machine import SECONDS
 from simulated import IncrementalClient, StateOfTheWorldClient
 from simulated_wire import Wire
 
-from rejoinder.xds.events import Event
+from rejoinder.xds.events import Accepted, Event
 from rejoinder.xds.forms import Node
 from rejoinder.xds.server import Server
-from rejoinder.xds.session import Accepted
 from rejoinder.xds.snapshot import CLUSTERS, LISTENERS, ROUTES, Resource, ResourceType, Snapshot
 from rejoinder.xds.stream import Response
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from rejoinder.xds.counts import Counted
-from rejoinder.xds.session import Accepted, Nack, Unable
+from rejoinder.xds.snapshot import ResourceType, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,41 @@ class Disconnected:
 
     node: str
     peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    node: str
+    peer: str = field(default="", compare=False, kw_only=True)
+    """The client's address, as gRPC writes it, which the server knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted(_News):
+    """The client has a snapshot in full: all that it has asked for of it. On a stream for all types, it has asked for
+    more than clusters, which Envoy asks for first."""
+
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Nack(_News):
+    """The client has rejected a part of a snapshot."""
+
+    type: ResourceType
+    snapshot: Snapshot
+    message: str
+    instead: Snapshot | None = None
+    """What it is sent because of that; None: nothing. It keeps what it accepted, or gets a newer snapshot."""
+    had: bool = False
+    """Whether it goes back to what it had, rather than to what others have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unable(_News):
+    """The client cannot load the module, or what a program needs in it, and gets the ext_proc filter instead."""
+
+    message: str
 
 
 Event = Connected | Disconnected | Accepted | Nack | Unable | Counted

@@ -25,9 +25,9 @@ from rejoinder.transport import tls, unix
 from rejoinder.transport.standard import Standard
 from rejoinder.xds.counts import SERVICE, decode
 from rejoinder.xds.delta import DeltaRequest, Incremental
-from rejoinder.xds.events import ClientStatus, Connected, Disconnected, Event, Status, merged
+from rejoinder.xds.events import Accepted, ClientStatus, Connected, Disconnected, Event, Nack, Status, Unable, merged
 from rejoinder.xds.listening import handlers, listen
-from rejoinder.xds.session import Accepted, Nack, Output, Session, Unable
+from rejoinder.xds.session import Output, Session
 from rejoinder.xds.snapshot import CLUSTERS, EXTENSIONS, LISTENERS, ROUTES, ResourceType, Snapshot
 from rejoinder.xds.sotw import Request, StateOfTheWorld
 from rejoinder.xds.standing import Standing

@@ -3,11 +3,10 @@
 In go the client's requests (`on_request` of `sotw.StateOfTheWorld` and `delta.Incremental`) and the snapshots that it
 is to have (`Session.on_snapshot`); out come values: `Response`s to be sent in this order, and the news that the client
 has accepted (`Accepted`) or rejected (`Nack`) a snapshot. Nothing is raised: every request of a client has a meaning,
-if only that it is ignored. The two variants read requests; what is sent, and when, is decided here. The state of one
-type is a `stream.Stream`; `virtual_hosts` has what is special about these, `forms` which form of a snapshot a client
-gets. The protocol: https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol
-
-A change goes out so that no request meets a route whose cluster is missing (make before break): `_ORDER` says how.
+if only that it is ignored. The two variants read requests; what follows from a rejection is decided here, what is sent,
+and when, by `order`. The state of one type is a `stream.Stream`; `virtual_hosts` has what is special about these,
+`forms` which form of a snapshot a client gets. The protocol:
+https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol
 
 One response of a type is under way at a time. A newer snapshot therefore never queues behind an older one: the next
 response of each type is made from the newest, and a slow client skips the snapshots between.
@@ -17,91 +16,31 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final
 
+from rejoinder.xds.events import Accepted, Nack, Unable
 from rejoinder.xds.forms import Forms
-from rejoinder.xds.remember import Frozen
+from rejoinder.xds.order import Change
 from rejoinder.xds.snapshot import (
     CLUSTERS,
-    EXTENSIONS,
     LISTENERS,
     RESOURCE_TYPES,
     ROUTES,
     VIRTUAL_HOSTS,
     Reference,
-    Resource,
-    Resources,
     ResourceType,
     Snapshot,
-    content_version,
 )
-from rejoinder.xds.stream import Response, Stream, changed
+from rejoinder.xds.stream import Response, Stream
 from rejoinder.xds.virtual_hosts import VirtualHosts
 
 if TYPE_CHECKING:
     from rejoinder.xds.delta import DeltaRequest
     from rejoinder.xds.sotw import Request
 
-
-class _Order(NamedTuple):
-    """When resources of a type are sent. What comes first in a change stands first in `RESOURCE_TYPES`."""
-
-    after: tuple[ResourceType, ...] = ()
-    """Nothing is sent before the client has what it wants of these."""
-    changes_after: tuple[ResourceType, ...] = ()
-    """Likewise; but what a listener may be waiting for is sent at once (`Stream.waited_for`)."""
-    removed_after: tuple[ResourceType, ...] = ()
-    """What is no more stays until the client has exactly what it wants of these."""
-
-
-_ORDER: Final = {
-    CLUSTERS: _Order(removed_after=(LISTENERS, ROUTES, VIRTUAL_HOSTS)),
-    LISTENERS: _Order(after=(CLUSTERS,)),  # and after what they would use at once in an old form: `come_back`
-    ROUTES: _Order(after=(CLUSTERS,), changes_after=(LISTENERS,), removed_after=(LISTENERS,)),
-    VIRTUAL_HOSTS: _Order(after=(CLUSTERS,), changes_after=(LISTENERS,)),  # `removed_early` has the rest
-    EXTENSIONS: _Order(),
-}
-
 _TYPES_BY_URL: Final = {kind.url: kind for kind in RESOURCE_TYPES}
 
 _UNKNOWN: Final = Snapshot(())
-
-
-@dataclass(frozen=True, slots=True)
-class _News:
-    node: str
-    peer: str = field(default="", compare=False, kw_only=True)
-    """The client's address, as gRPC writes it, which the server knows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted(_News):
-    """The client has a snapshot in full: all that it has asked for of it. On a stream for all types, it has asked for
-    more than clusters, which Envoy asks for first."""
-
-    snapshot: Snapshot
-
-
-@dataclass(frozen=True, slots=True)
-class Nack(_News):
-    """The client has rejected a part of a snapshot."""
-
-    type: ResourceType
-    snapshot: Snapshot
-    message: str
-    instead: Snapshot | None = None
-    """What it is sent because of that; None: nothing. It keeps what it accepted, or gets a newer snapshot."""
-    had: bool = False
-    """Whether it goes back to what it had, rather than to what others have."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unable(_News):
-    """The client cannot load the module, or what a program needs in it, and gets the ext_proc filter instead."""
-
-    message: str
-
 
 Output = Response | Accepted | Nack | Unable
 
@@ -239,104 +178,16 @@ class Session(abc.ABC):
     def _advance(self) -> Iterator[Output]:
         if self.target is None:
             return
+        change = Change(self.target, self.ours, self._streams, self._hosts, self.incremental)
         for stream in self._streams.values():
-            if stream.subscription is not None and not stream.under_way:
-                wanted = self._wanted(stream)
-                if due := self._due(stream, wanted):
-                    yield self._respond(stream, wanted, *due)
-
-        if self.accepted != self.target and self._has_all():
+            if response := change.response(stream, str(self._nonces + 1)):
+                self._nonces += 1
+                yield response
+        if self.accepted != self.target and change.is_over(self.only):
             self._had = self.target
             if self._is_whole():
                 self.accepted = self.target
                 yield Accepted(self.node, self.target)
-
-    def _wanted(self, stream: Stream) -> Resources:
-        """What the client is to have of a type at this point of the change."""
-        wanted = self._asked_for(stream)
-        if stream.type.whole and not self._settled(*_ORDER[stream.type].removed_after):
-            leaving = {name: resource for name, resource in stream.sent.items() if name not in wanted}
-            return Frozen({**leaving, **wanted}) if leaving else wanted
-        return wanted
-
-    def _asked_for(self, stream: Stream) -> Resources:
-        """What the target has of what the client wants of a type."""
-        wanted = stream.wanted(self.ours)
-        if stream.type is LISTENERS:
-            missing = frozenset[Reference]().union(
-                *(other.missing for other in self._streams.values() if other.rejected is self.target)
-            )
-            if missing:  # without its routes, a listener would answer everything with 404
-                return Frozen((name, one) for name, one in wanted.items() if missing.isdisjoint(one.references))
-        return wanted
-
-    def _due(self, stream: Stream, wanted: Resources) -> tuple[tuple[Resource, ...], tuple[str, ...]] | None:
-        """The resources that are to be sent now, and the names of those that are no more; None: there is no need."""
-        order, rejected = _ORDER[stream.type], stream.rejected is self.target
-        assert self.target is not None
-        if not self._made(*order.after):
-            return None
-        if stream.type is LISTENERS and self._hosts.come_back(self.target, self.ours):
-            return None
-        if stream.whole:
-            unchanged = stream.sent == wanted and not stream.owed
-            return None if rejected or unchanged else (tuple(wanted.values()), ())
-
-        changes = changed(stream.sent, wanted)
-        if refused := stream.refused if rejected else frozenset():
-            changes = tuple(resource for resource in changes if resource.name not in refused)
-        if changes and not self._made(*order.changes_after):
-            changes = stream.waited_for(changes)
-        if stream.type is ROUTES and rejected:
-            changes = changes[:1]  # to find out which of them it is
-        removed: tuple[str, ...] = ()
-        if self.incremental:
-            removed = tuple(name for name in self._removed(stream, wanted) if name not in refused)
-        return (changes, removed) if changes or removed or stream.owed else None
-
-    def _removed(self, stream: Stream, wanted: Resources) -> Iterator[str]:
-        """The names that the client must be told do not exist (any more)."""
-        names = stream.left_over(stream.sent, wanted, self.ours)
-        if stream is self._hosts:
-            yield from names if self._made(LISTENERS) else self._hosts.removed_early(names)
-        elif self._settled(*_ORDER[stream.type].removed_after):
-            yield from names
-        yield from stream.unknown_names(wanted)
-
-    def _respond(
-        self, stream: Stream, wanted: Resources, resources: tuple[Resource, ...], removed: tuple[str, ...]
-    ) -> Response:
-        kind, ours = stream.type, self.ours
-        assert self.target is not None
-        if kind is ROUTES:
-            self._hosts.renew(frozenset(resource.name for resource in resources if resource.name not in stream.sent))
-        self._nonces += 1
-        version = ours.versions[kind] if wanted is ours.by_type[kind] else content_version(wanted)
-        response = Response(kind, version, str(self._nonces), resources, removed)
-        stream.send(response, wanted, self.target)
-        return response
-
-    def _made(self, *kinds: ResourceType) -> bool:
-        """Whether the client has all resources of these types that it wants; it may have others too."""
-        return all(
-            stream.subscription is None or stream.rejected is self.target or stream.made(self._asked_for(stream))
-            for stream in map(self._streams.__getitem__, kinds)
-        )
-
-    def _settled(self, *kinds: ResourceType) -> bool:
-        """Whether the client has exactly what it wants of these types, and what it is about to want."""
-        return all(
-            stream.rejected is self.target
-            or (self._made(stream.type) and stream.settled(self._asked_for(stream), self.ours))
-            for stream in map(self._streams.__getitem__, kinds)
-        )
-
-    def _has_all(self) -> bool:
-        if any(stream.rejected is self.target for stream in self._streams.values()):
-            return False
-        if self.only:
-            return self._streams[self.only].subscription is not None and self._settled(self.only)
-        return bool(self.types) and self._settled(*RESOURCE_TYPES)
 
     def _is_whole(self) -> bool:
         """Whether the client has asked for all that it will, as far as one can tell."""
