@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 
 from rejoinder.extproc import http2
-from rejoinder.extproc.exchange import Exchange, Method, Step
+from rejoinder.extproc.exchange import Exchange, Method, Next, Step
 from rejoinder.extproc.grpc_wire import OK, RESPONSE, Status, framed, refusal, take_messages, trailers
 
 if TYPE_CHECKING:
@@ -270,13 +270,18 @@ class Client(asyncio.BufferedProtocol):
         task = self._server.spawn(self._awaited(call, step))
         call.then = task if isinstance(step, Step) else None
 
-    async def _awaited(self, call: _Call, coming: Step | Awaitable[Step]) -> None:
+    async def _awaited(self, call: _Call, coming: Step | Awaitable[Next]) -> None:
         try:
-            step = coming if isinstance(coming, Step) else await coming
+            step = coming if isinstance(coming, Step) else Step(b"", False, then=lambda: coming)
             self._send(call, step)
             while step.then is not None:
                 self.flush()
-                step = await step.then()
+                following = await step.then()
+                if self.http2.waiting > MAX_WAITING:
+                    self._server.overloaded += 1
+                    self._finish(call, Status.OK)
+                    break
+                step = following()
                 self._send(call, step)
         except Exception:
             self._fail(call)
@@ -293,9 +298,6 @@ class Client(asyncio.BufferedProtocol):
 
     def _send(self, call: _Call, step: Step) -> None:
         data = framed(step.message)
-        if data and self.http2.waiting > MAX_WAITING:
-            self._server.overloaded += 1
-            data, step = b"", Step(b"", True)
         if data or step.end:
             self._server.note(call.arrived)
         if data and step.end and not call.responding:
