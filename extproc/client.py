@@ -63,6 +63,11 @@ class _Call:
     held: list[bytes | None] = field(default_factory=list)
     """Messages that came meanwhile. They count as queued."""
 
+    def on_message(self, message: bytes) -> Step | Awaitable[Next]:
+        self.told += len(message)
+        self.exchange = self.exchange or self.method()
+        return self.exchange(message)
+
     def release(self) -> list[bytes | None]:
         """The messages that were held; none are any more."""
         held, self.held = self.held, []
@@ -255,11 +260,9 @@ class Client(asyncio.BufferedProtocol):
     # What goes out.
 
     def _answer(self, call: _Call, message: bytes) -> None:
-        call.told += len(message)
         self._told += len(message)
         try:
-            call.exchange = call.exchange or call.method()
-            step = call.exchange(message)
+            step = call.on_message(message)
             if isinstance(step, Step) and step.then is None:
                 self._send(call, step)
                 return
