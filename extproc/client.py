@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 
 from rejoinder.extproc import http2
-from rejoinder.extproc.exchange import Exchange, Method, Step
+from rejoinder.extproc.exchange import Exchange, Method, Next, Step
 from rejoinder.extproc.grpc_wire import OK, RESPONSE, Status, framed, refusal, take_messages, trailers
 
 if TYPE_CHECKING:
@@ -62,6 +62,11 @@ class _Call:
     """What awaits it, if it is of no use without the client."""
     held: list[bytes | None] = field(default_factory=list)
     """Messages that came meanwhile. They count as queued."""
+
+    def on_message(self, message: bytes) -> Step | Awaitable[Next]:
+        self.told += len(message)
+        self.exchange = self.exchange or self.method()
+        return self.exchange(message)
 
     def release(self) -> list[bytes | None]:
         """The messages that were held; none are any more."""
@@ -255,11 +260,9 @@ class Client(asyncio.BufferedProtocol):
     # What goes out.
 
     def _answer(self, call: _Call, message: bytes) -> None:
-        call.told += len(message)
         self._told += len(message)
         try:
-            call.exchange = call.exchange or call.method()
-            step = call.exchange(message)
+            step = call.on_message(message)
             if isinstance(step, Step) and step.then is None:
                 self._send(call, step)
                 return
@@ -270,13 +273,18 @@ class Client(asyncio.BufferedProtocol):
         task = self._server.spawn(self._awaited(call, step))
         call.then = task if isinstance(step, Step) else None
 
-    async def _awaited(self, call: _Call, coming: Step | Awaitable[Step]) -> None:
+    async def _awaited(self, call: _Call, coming: Step | Awaitable[Next]) -> None:
         try:
-            step = coming if isinstance(coming, Step) else await coming
+            step = coming if isinstance(coming, Step) else Step(b"", False, then=lambda: coming)
             self._send(call, step)
             while step.then is not None:
                 self.flush()
-                step = await step.then()
+                following = await step.then()
+                if self.http2.waiting > MAX_WAITING:
+                    self._server.overloaded += 1
+                    self._finish(call, Status.OK)
+                    break
+                step = following()
                 self._send(call, step)
         except Exception:
             self._fail(call)
@@ -293,9 +301,6 @@ class Client(asyncio.BufferedProtocol):
 
     def _send(self, call: _Call, step: Step) -> None:
         data = framed(step.message)
-        if data and self.http2.waiting > MAX_WAITING:
-            self._server.overloaded += 1
-            data, step = b"", Step(b"", True)
         if data or step.end:
             self._server.note(call.arrived)
         if data and step.end and not call.responding:

@@ -17,11 +17,14 @@ class Step(NamedTuple):
     """The stream is to be ended."""
     status: Status = Status.OK
     """It ends with this one."""
-    then: Callable[[], Awaitable[Step]] | None = None
+    then: Callable[[], Awaitable[Next]] | None = None
     """What comes next, without a message of the client; it is cancelled when the client goes."""
 
 
-Exchange = Callable[[bytes], Step | Awaitable[Step]]
+Next = Callable[[], Step]
+"""What that leads to which was awaited; not called where too much waits for the client by then."""
+
+Exchange = Callable[[bytes], Step | Awaitable[Next]]
 """One stream: what a message leads to. What takes time is awaited, and the stream's next message with it."""
 
 Method = Callable[[], Exchange]

@@ -86,6 +86,8 @@ class Pages:
 
     async def close(self) -> None:
         """End all connections."""
+        for coming in self._coming.values():
+            coming.cancel()
         if self._session is not None:
             await self._session.close()
 

@@ -21,13 +21,13 @@ from typing import Final
 
 from rejoinder.extproc import grpc
 from rejoinder.extproc.calls import Calls
-from rejoinder.extproc.exchange import Exchange, Step
+from rejoinder.extproc.exchange import Exchange, Next, Step
 from rejoinder.extproc.pages import Pages
 from rejoinder.extproc.session import Call, Fetch, Output, Rules, Session
 from rejoinder.extproc.standard import methods
 from rejoinder.extproc.wire import PLACEMENT, decode
 from rejoinder.rules.counts import NONE, Counts, Kind, Series, Tally
-from rejoinder.rules.handlers import Handlers
+from rejoinder.rules.handlers import HandlerError, Handlers
 from rejoinder.rules.program import Program, services_asked
 from rejoinder.transport import unix
 from rejoinder.transport.sparing import Sparing
@@ -121,7 +121,7 @@ class Processor:
     def _open(self) -> Exchange:
         return functools.partial(self._on_message, Session(self._rules))
 
-    def _on_message(self, session: Session, data: bytes) -> Step | Awaitable[Step]:
+    def _on_message(self, session: Session, data: bytes) -> Step | Awaitable[Next]:
         output = self._attempt(lambda: session.on_message(decode(data)))
         if output.call is not None:
             return self._handled(session, output.call)
@@ -134,15 +134,17 @@ class Processor:
         self._count(output, end)  # before it is sent: who has a reply finds it counted
         return Step(output.message, end)
 
-    async def _handled(self, session: Session, call: Call) -> Step:
+    async def _handled(self, session: Session, call: Call) -> Next:
         made = await self._calls.call(call.choice.answer.handler, call.request, call.response)
-        return self._step(session, self._attempt(lambda: session.on_reply(call, made)))
+        if isinstance(made, HandlerError):
+            self._handler_failures[call.choice.rule] += 1
+        return lambda: self._step(session, self._attempt(lambda: session.on_reply(call, made)))
 
-    async def _fetched(self, session: Session, fetch: Fetch) -> Step:
+    async def _fetched(self, session: Session, fetch: Fetch) -> Next:
         page = await self._pages.ask(fetch.remote, fetch.headers, fetch.code)
         if page is None:
             self._tally.add(Series(fetch.choice.rule, PLACEMENT, NONE, NONE, Kind.NO_PAGE), time.time())
-        return self._step(session, self._attempt(lambda: session.on_page(fetch, page)))
+        return lambda: self._step(session, self._attempt(lambda: session.on_page(fetch, page)))
 
     def _count(self, output: Output, end: bool) -> None:
         now, statuses = time.time(), (str(output.original_status or NONE), str(output.status or NONE))
@@ -150,8 +152,6 @@ class Processor:
             self._tally.add(Series(rule, PLACEMENT, *statuses, Kind.OBSERVED), now)
         if output.seen.passed:
             self._tally.add(Series(output.seen.passed, PLACEMENT, *statuses, Kind.PASSED), now)
-        if output.failed is not None:
-            self._handler_failures[output.failed] += 1
         if output.rule is not None:
             self._tally.add(Series(output.rule, PLACEMENT, *statuses), now)
         elif end:

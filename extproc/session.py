@@ -102,8 +102,6 @@ class Output:
     """The status of the response that it replaces; 0: no upstream is asked."""
     unexpected: str | None = None
     """What was wrong with the message, for the log; None: nothing."""
-    failed: str | None = None
-    """The rule whose handler has failed; None: none has."""
     seen: Seen = field(default_factory=Seen)
     """What rules do that give no answer."""
     call: Call | None = None
@@ -151,12 +149,10 @@ class Session:
         self._state = State.DONE
         if isinstance(made, Reply):
             return _answered(immediate(made, call.choice.rule), made.status, call.choice, call.asked, call.seen)
-        failed = None if made is None else call.choice.rule
         if call.response is not None:
-            return Output(failed=failed)  # the other stream is asked about it yet
+            return Output()  # the other stream is asked about it yet
         self._state = State.RESPONSE
-        go_on = passing(call.seen, "request_headers") or PASS_REQUEST
-        return Output(go_on, failed=failed, seen=call.seen)
+        return Output(passing(call.seen, "request_headers") or PASS_REQUEST, seen=call.seen)
 
     def on_page(self, fetch: Fetch, page: Page | None) -> Output:
         """What the page of a service leads to, or that there is none."""

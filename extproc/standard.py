@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
-from rejoinder.extproc.exchange import Method, Step
+from rejoinder.extproc.exchange import Method, Next, Step
 from rejoinder.extproc.grpc_wire import Status
 from rejoinder.transport.standard import HEALTH, REFLECTION, Standard
 
@@ -19,9 +20,9 @@ def methods(standard: Standard) -> Mapping[str, Method]:
     def watch(request: bytes) -> Step:
         changed = standard.changed
 
-        async def then() -> Step:
+        async def then() -> Next:
             await changed.wait()
-            return watch(request)
+            return functools.partial(watch, request)
 
         return Step(standard.health(request)[0], False, then=then)
 

@@ -14,7 +14,7 @@ from http2_bytes import OPENING, REQUEST, Seen, Wire, message
 from machine import SECONDS
 
 from rejoinder.extproc.client import Client
-from rejoinder.extproc.exchange import Step
+from rejoinder.extproc.exchange import Next, Step
 from rejoinder.extproc.frames import (
     END_STREAM,
     ErrorCode,
@@ -29,7 +29,7 @@ PATH: Final = dict(REQUEST)[":path"]
 class Echo:
     """Says what it hears. Some messages are orders."""
 
-    def __call__(self, data: bytes) -> Step | Awaitable[Step]:
+    def __call__(self, data: bytes) -> Step | Awaitable[Next]:
         if data == b"fail":
             raise ValueError("as told")
         if data == b"nothing":
@@ -42,11 +42,11 @@ class Echo:
             return self._later(data)
         return Step(data, False)
 
-    async def _later(self, data: bytes) -> Step:
+    async def _later(self, data: bytes) -> Next:
         await asyncio.sleep(0)
         if data == b"later fail":
             raise ValueError("as told, later")
-        return Step(data, False)
+        return lambda: Step(data, False)
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:

@@ -24,7 +24,8 @@ def _report(*points: dict[str, str], name: str = "rejoinder.answers") -> bytes:
 
 def test_a_stranger_makes_no_series_of_its_own() -> None:
     ours = {"rule": "busy", "placement": "module", "original_status": "503", "status": "200"}
-    strange = [ours | {key: value} for key in ours if key != "rule" for value in ("2000", "x" * 100_000, "modul")]
+    values = ("2000", "\u0662\u0660\u0660", "x" * 100_000, "modul")
+    strange = [ours | {key: value} for key in ours if key != "rule" for value in values]
     assert decode(_report(ours, *strange)) == Counted(((Series("busy", "module", "503", "200"), 1),), ())
 
 

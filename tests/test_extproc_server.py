@@ -16,10 +16,12 @@ import grpc.aio
 import pytest
 
 from rejoinder.extproc import Counters, Processor
+from rejoinder.extproc.pages import Pages
 from rejoinder.extproc.server import SERVICE
 from rejoinder.rules.counts import Counts, Series
-from rejoinder.rules.model import Answer, Header, Rule, StatusPattern
+from rejoinder.rules.model import Answer, Header, RemotePage, Rule, StatusPattern, Upstream
 from rejoinder.rules.program import compile_rules
+from rejoinder.rules.remote import Page
 from rejoinder.transport.sparing import SECONDS, Sparing
 from rejoinder.xds.protobuf import message_class
 
@@ -114,6 +116,24 @@ def test_streams_of_both_kinds_are_answered_and_counted() -> None:
             counters = processor.counters()
             assert (counters.passed, counters.failures) == (1, 0)
             assert counters.counts.series == {Series("busy", "ext_proc", "503", "503"): 2}
+
+    asyncio.run(main())
+
+
+def test_an_answer_that_passes_in_the_end_is_not_counted_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def come_too_late(*_: object) -> Page:
+        monkeypatch.setattr("rejoinder.extproc.client.MAX_WAITING", -1)
+        return Page((), b"page")
+
+    async def main() -> None:
+        remote = RemotePage("errors", service=Upstream("errors", ()))
+        rule = Rule("asks", (Answer(503, enable_on_status=(StatusPattern("503"),), remote=remote),))
+        async with _serving(rule) as (processor, client):
+            monkeypatch.setattr(Pages, "ask", come_too_late)
+            assert await client.exchange(_UNAVAILABLE) == []
+            counters = processor.counters()
+            assert (counters.passed, counters.overloaded, sum(counters.durations)) == (1, 1, 0)
+            assert counters.counts.series == {}
 
     asyncio.run(main())
 

@@ -13,7 +13,7 @@ from http2_bytes import BLOCK, OPENING, Seen, data, frames, headers, message, re
 from machine import SECONDS
 
 from rejoinder.extproc.client import KEEPALIVE, KEEPALIVE_TIMEOUT, MESSAGE_COST
-from rejoinder.extproc.exchange import Step
+from rejoinder.extproc.exchange import Next, Step
 from rejoinder.extproc.frames import (
     ACK,
     MAX_WINDOW,
@@ -105,7 +105,7 @@ def test_flood_of_one_client_does_not_delay_another() -> None:
     order: list[bytes] = []
 
     class Noted(Echo):
-        def __call__(self, data: bytes) -> Step | Awaitable[Step]:
+        def __call__(self, data: bytes) -> Step | Awaitable[Next]:
             order.append(data)
             return super().__call__(data)
 
@@ -150,17 +150,33 @@ def test_client_that_does_not_open_its_windows_is_let_pass(monkeypatch: pytest.M
     run(main())
 
 
-def test_what_was_awaited_meanwhile_passes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_awaited_meanwhile_passes_too_and_is_not_counted_as_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rejoinder.extproc.client.MAX_WAITING", 100)
+    answers: list[bytes] = []
+
+    class Noted(Echo):
+        async def _later(self, data: bytes) -> Next:
+            following = await super()._later(data)
+
+            def noted() -> Step:
+                answers.append(data)
+                return following()
+
+            return noted
 
     async def main() -> None:
-        bench = Bench()
+        bench = Bench(Noted)
         wire = bench.wire(OPENING + frame(Frame.SETTINGS, 0, 0, settings({Setting.INITIAL_WINDOW_SIZE: 0})))
         wire.bring(request(1, b"later", 0) + request(3, b"last" + bytes(200), 0))
         await bench.served()
         await asyncio.sleep(0)
         assert replies(wire.frames()) == {1: PASSED, 3: [HEADERS]}
-        assert bench.server.overloaded == 1
+        assert (bench.server.overloaded, sum(bench.server.durations), answers) == (1, 1, [])
+        other = bench.wire()
+        other.bring(request(1, b"later", 0))
+        await bench.served()
+        assert replies(other.frames()) == {1: answered(b"later")[:2]}
+        assert (bench.server.overloaded, sum(bench.server.durations), answers) == (1, 2, [b"later"])
 
     run(main())
 

@@ -254,6 +254,10 @@ def test_how_a_response_is_replaced(host: Path, name: str, program: bytes) -> No
     play(host, [told(program), *{**REPLACING, **BODILESS}[name]])
 
 
+def test_a_configuration_and_a_name_may_be_no_memory_at_all(host: Path) -> None:
+    play(host, ["C name ", "x byte 0: expected", "C", f"c  {ERRORS.hex()}", f"c  {ERRORS.hex()}"])
+
+
 @pytest.mark.parametrize(
     ("output", "message"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -117,6 +118,23 @@ def test_many_who_want_what_is_to_be_kept_ask_once() -> None:
         assert len({body(await pages.ask(at(remote), (), 503)) for remote in (KEPT_FOR, REMOTE, REMOTE)}) == 3
 
     assert run(work) == 3
+
+
+def test_what_is_still_asked_for_at_the_end_is_given_up_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            silent.setblocking(False)
+            service = Upstream("errors", (Endpoint("127.0.0.1", silent.getsockname()[1]),))
+            pages = Pages()
+            asked = asyncio.create_task(pages.ask(replace(KEPT_FOR, service=service), (), 503))
+            connection, _ = await asyncio.get_running_loop().sock_accept(silent)
+            with connection:
+                await pages.close()
+                await asyncio.wait([asked])
+            assert asked.cancelled()
+
+    asyncio.run(main())
+    assert not caplog.records
 
 
 def test_a_page_that_is_coded_for_its_way_is_none() -> None:

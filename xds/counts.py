@@ -31,7 +31,7 @@ MOST: Final = 400_000
 third of that if an Envoy of ours has made it, and could have ten times as many."""
 
 _PLACEMENTS: Final = ("", NATIVE, *(each.value for each in Placement))
-_STATUS: Final = re.compile(rf"\d{{0,3}}|{NONE}|{OTHER}")
+_STATUS: Final = re.compile(rf"[0-9]{{0,3}}|{NONE}|{OTHER}")
 """Of a stranger it may be anything, as often as it likes."""
 
 _KINDS: Final = {f"{METADATA}.{name}": kind for kind, name in COUNTERS.items()}

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "reader.h"
+
 enum { BUCKETS = 4096 };
 
 typedef struct part {
@@ -204,13 +206,14 @@ static void look_after_waiting(void) {
 
 static place *place_of(buffer name) {
   for (place *place = places; place; place = place->next) {
-    if (place->name.length == name.length && !memcmp(place->name.ptr, name.ptr, name.length)) {
+    if (same(place->name, name)) {
       return place;
     }
   }
   place *made = calloc(1, sizeof *made + name.length);
   if (made) {
-    made->name = (buffer){memcpy(made + 1, name.ptr, name.length), name.length};
+    made->name = (buffer){(char *)(made + 1), name.length};
+    put((char *)(made + 1), name);
     made->next = places;
     places = made;
   }
@@ -339,6 +342,7 @@ config *config_new(buffer name, buffer given, const engine *engine, failure *why
     return NULL;
   }
   made->engine = engine;
+  given = given.length ? given : TEXT("");
   const char *end = given.ptr + given.length, *start = behind_spaces(given.ptr, end);
   char *unwrapped = NULL;
   bool fine = true;

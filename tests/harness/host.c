@@ -389,7 +389,7 @@ static void configure(const char *name, const char *hex, bool rejected) {
     sscanf(hex + 2 * i, "%2x", &byte);
     bytes[i] = (char)byte;
   }
-  const void *made = HOOK(config_new)(NULL, text_of(name), (buffer){bytes, length});
+  const void *made = HOOK(config_new)(NULL, *name ? text_of(name) : (buffer){0}, (buffer){length ? bytes : NULL, length});
   free(bytes); /* it must not be needed any more */
   if (rejected ? made != NULL : !made) {
     fail("expected that it is %s: %s", rejected ? "rejected" : "accepted", logged);
