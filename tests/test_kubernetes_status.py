@@ -9,7 +9,7 @@ import pytest
 from conditions import FINE, GATEWAY, ROUTE, loaded, wrong
 
 from rejoinder.rules.fields import MAX_ITEMS
-from rejoinder.rules.load import Loaded
+from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Answer, Forward, Route
 
 
@@ -47,6 +47,12 @@ def test_an_empty_namespace_is_not_the_one_of_the_object(tmp_path: Path) -> None
     found = loaded(tmp_path, f"{GATEWAY}{ROUTE}  rules: [{{backendRefs: [{backend}]}}]")
     assert any(f"rule 0: backendRefs[0].{NO_NAMESPACE}" in complaint for complaint in wrong(found))
     assert routes(found)["HTTPRoute shop/tried rule 0 match 0"].action.status_code == 500  # type: ignore[union-attr]
+
+
+def test_a_colon_in_the_name_of_a_service_is_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "manifests.yaml").write_text(f"{ROUTE}  rules: [{{backendRefs: [{{name: 'a:b', port: 80}}]}}]")
+    found = load([tmp_path / "manifests.yaml"], upstreams={"shop/a:b:80": "http://127.0.0.1:1"})
+    assert [route.action for route in routes(found).values()] == [Forward("shop/a:b:80", upgrades=("websocket",))]
 
 
 GRANT = """
