@@ -14,7 +14,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar, TypeVarTuple
 
 from aiohttp import web
 
@@ -25,6 +25,7 @@ from rejoinder.transport.addresses import Address, Tcp, is_ip, is_loopback
 from rejoinder.transport.sparing import Sparing
 
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 A = TypeVar("A", Tcp, Path)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -118,7 +119,7 @@ def application(
     return app
 
 
-async def in_thread(request: web.Request, make: Callable[..., T], *arguments: Any) -> T:
+async def in_thread(request: web.Request, make: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
     """Have something made in the thread for what is asked here. There is one: who asks much waits, and nobody else."""
     return await asyncio.get_running_loop().run_in_executor(request.app[_THREAD], make, *arguments)
 

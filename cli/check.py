@@ -27,18 +27,18 @@ def run(options: argparse.Namespace) -> int:
 
 def _apart(source: Path) -> Iterator[Path]:
     """A file; each of a folder's files, and each folder below it, all of whose files belong together."""
-    if not source.is_dir():
-        yield source
-        return
     ahead, seen = [source], set[str]()  # links may lead round in circles
     while ahead:
-        if (real := os.path.realpath(folder := ahead.pop())) in seen:
-            continue
-        seen.add(real)
-        below = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
-        files = [each for each in below if each.suffix in SUFFIXES and not each.is_dir()]
-        yield from files if folder == source else [folder] * bool(files)
-        ahead += (each for each in reversed(below) if each.is_dir())
+        path = ahead.pop()
+        if not path.is_dir():
+            yield path
+        elif (real := os.path.realpath(path)) not in seen:
+            seen.add(real)
+            below = sorted((each for each in path.iterdir() if not each.name.startswith(".")), reverse=True)
+            files = {each for each in below if each.suffix in SUFFIXES and not each.is_dir()}
+            if files and path != source:
+                yield path
+            ahead += (each for each in below if (each in files and path == source) or each.is_dir())
 
 
 def _check(options: argparse.Namespace, sources: Sequence[Path], label: str = "") -> int:

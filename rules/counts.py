@@ -93,7 +93,7 @@ class Counts:
             statuses[each.rule][each.original_status] += number
         return {
             name: RuleCounts(
-                hits.get(name, 0), self.last.get(name), statuses[name], observed.get(name, 0), passed.get(name, 0)
+                hits.get(name, 0), self.last.get(name), dict(statuses[name]), observed.get(name, 0), passed.get(name, 0)
             )
             for name in hits | observed | passed
         }

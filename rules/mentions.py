@@ -6,8 +6,9 @@ nowhere are noted in the sources.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -21,8 +22,8 @@ _SLIP: Final = 0.75
 _OF_OBJECTS: Final = ("httproute/", "ingress/")
 
 _COMPARED: Final = 30_000
-"""How many pairs of names are compared for that. Thousands of unknown names among thousands of routes are no slips:
-they are routes of another Envoy, and an edit must not wait for minutes."""
+"""How many pairs of names are compared to find what may have been meant. Thousands of unknown names among thousands of
+routes are no slips: they are routes of another Envoy, and an edit must not wait for minutes."""
 
 
 def check_mentions(
@@ -36,11 +37,12 @@ def check_mentions(
     """
     upstreams = {upstream.name: None for upstream in ruleset.upstreams}  # in order, and quick to look up
     routes = dict.fromkeys([*(route.name for route in ruleset.routes), *route_groups])
+    no_upstream = unknown_upstream(upstreams)
     unknown: list[Mention] = []
     for source in sources:
         for mention in source.upstreams:
             if mention.name not in upstreams:
-                mention.place.error(unknown_name("upstream", mention.name, upstreams))
+                mention.place.error(no_upstream(mention.name))
         unknown += (mention for mention in source.routes if mention.name not in routes)
     names = itertools.islice(dict.fromkeys(mention.name for mention in unknown), _COMPARED // max(len(routes), 1))
     nearest = {name: similar_to(name, routes, cutoff=0) for name in names}
@@ -52,7 +54,7 @@ def check_mentions(
 
 def _about_unknown_route(mention: Mention, routes: Collection[str], nearest: str | None, *, slip: bool) -> None:
     if slip and nearest and similar_to(mention.name, [nearest], _SLIP):
-        mention.place.error(unknown_name("route", mention.name, routes))
+        mention.place.error(f"unknown route {quoted(mention.name)}, did you mean {quoted(nearest)}?")
         return
     there = "" if routes else " (there are no routes here)"
     there = f" (the closest one here is {quoted(nearest)})" if nearest else there
@@ -61,11 +63,18 @@ def _about_unknown_route(mention: Mention, routes: Collection[str], nearest: str
     )
 
 
-def unknown_name(kind: str, name: str, known: Collection[str]) -> str:
-    """What is said of a name that nothing here has."""
-    if not known:
-        return f"unknown {kind} {quoted(name)}: no {kind}s are defined"
-    return f"unknown {kind} {quoted(name)}, {closest(name, known)}"
+def unknown_upstream(known: Collection[str]) -> Callable[[str], str]:
+    """What is said of a name that none of these upstreams has."""
+    compared = itertools.count(step=len(known))
+
+    @functools.cache
+    def said(name: str) -> str:
+        if not known:
+            return f"unknown upstream {quoted(name)}: no upstreams are defined"
+        hint = f", {closest(name, known)}" if next(compared) < _COMPARED else ""
+        return f"unknown upstream {quoted(name)}{hint}"
+
+    return said
 
 
 def with_hosts(routes: tuple[Route, ...], upstreams: Mapping[str, Upstream]) -> tuple[Route, ...]:

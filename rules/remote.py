@@ -15,7 +15,7 @@ from typing import Final
 from rejoinder.rules.answers import Asked, Reply, filled
 from rejoinder.rules.document import quoted
 from rejoinder.rules.http import BODILESS, CONTROL_IN_VALUE, show_address
-from rejoinder.rules.mentions import unknown_name
+from rejoinder.rules.mentions import unknown_upstream
 from rejoinder.rules.model import Answer, Header, RemotePage, Rule, Upstream
 from rejoinder.rules.problem import Problem
 from rejoinder.rules.template import Escape, Template, parse_header
@@ -125,24 +125,22 @@ def _rule_with_services(rule: Rule, services: tuple[Upstream, ...]) -> Rule:
 
 def problems(rules: Iterable[Rule], upstreams: Mapping[str, Upstream]) -> Iterator[Problem]:
     """What is wrong with the services that rules ask."""
+    unknown = unknown_upstream(upstreams)
     for rule in rules:
         names = dict.fromkeys(
             answer.remote.upstream for answer in rule.answers if answer.remote and answer.remote.upstream
         )
         for name in names:
-            if refused := _refused(name, upstreams):
+            service = upstreams.get(name)
+            if refused := _refused(service) if service else unknown(name):
                 yield Problem(rule.position, f'rule "{rule.name}": page.upstream: {refused}')
 
 
-def _refused(name: str, upstreams: Mapping[str, Upstream]) -> str:
-    service = upstreams.get(name)
-    if service is None:
-        return unknown_name("upstream", name, upstreams)
+def _refused(service: Upstream) -> str:
+    name = quoted(service.name)
     if service.echo:
-        return f"{quoted(name)} is builtin:echo, which has no pages"
+        return f"{name} is builtin:echo, which has no pages"
     if service.http2 or service.tls_options.certificate:
-        return (
-            f"{quoted(name)} is asked over HTTP/1.1, and without a client certificate: an upstream of a page has no "
-            "http2 and no tls"
-        )
+        how = "over HTTP/1.1, and without a client certificate"
+        return f"{name} is asked {how}: an upstream of a page has no http2 and no tls"
     return ""

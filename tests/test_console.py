@@ -278,6 +278,14 @@ def test_a_route_says_how_often_it_has_answered(file: Path, number: int, said: s
         assert said in it.get("/").body.decode()
 
 
+def test_a_rule_says_how_often_it_has_answered_to_which_status(file: Path) -> None:
+    with console(file) as it:
+        for original, number in (("502", 2), ("503", 3)):
+            it.tell(Counted(((Series("errors", "module", original, "503", Kind.ANSWERED), number),), ()))
+        assert it.rules()["errors"]["by_original_status"] == {"502": 2, "503": 3}
+        assert "3 \N{MULTIPLICATION SIGN} 503<" in it.get("/").body.decode()
+
+
 def test_a_rule_says_how_many_pages_did_not_come(file: Path) -> None:
     with console(file) as it:
         it.tell(Counted(((Series("errors", "module", NONE, NONE, Kind.NO_PAGE), 3),), ()))

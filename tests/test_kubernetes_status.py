@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import pytest
 from conditions import FINE, GATEWAY, ROUTE, loaded, wrong
 
-from rejoinder.rules.load import Loaded
+from rejoinder.rules.fields import MAX_ITEMS
+from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Answer, Forward, Route
 
 
@@ -35,6 +37,22 @@ def test_a_reference_that_leads_nowhere_is_not_resolved(
     assert message in complaint
     assert routes(found)["HTTPRoute shop/tried rule 0 match 0"].action.status_code == 500  # type: ignore[union-attr]
     assert isinstance(routes(found)["HTTPRoute shop/tried rule 1 match 0"].action, Forward)
+
+
+NO_NAMESPACE: Final = 'namespace: expected a name of small letters, digits, - and ., got ""'
+
+
+def test_an_empty_namespace_is_not_the_one_of_the_object(tmp_path: Path) -> None:
+    backend = "{name: web, namespace: '', port: 80}"
+    found = loaded(tmp_path, f"{GATEWAY}{ROUTE}  rules: [{{backendRefs: [{backend}]}}]")
+    assert any(f"rule 0: backendRefs[0].{NO_NAMESPACE}" in complaint for complaint in wrong(found))
+    assert routes(found)["HTTPRoute shop/tried rule 0 match 0"].action.status_code == 500  # type: ignore[union-attr]
+
+
+def test_a_colon_in_the_name_of_a_service_is_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "manifests.yaml").write_text(f"{ROUTE}  rules: [{{backendRefs: [{{name: 'a:b', port: 80}}]}}]")
+    found = load([tmp_path / "manifests.yaml"], upstreams={"shop/a:b:80": "http://127.0.0.1:1"})
+    assert [route.action for route in routes(found).values()] == [Forward("shop/a:b:80", upgrades=("websocket",))]
 
 
 GRANT = """
@@ -82,6 +100,7 @@ FAULTS = [
     pytest.param("sessionPersistence: {}", "not supported", id="what is not supported"),
     pytest.param("matches: 7", "expected a list", id="a wrong type"),
     pytest.param("matches: [7]", "expected a mapping", id="a wrong type within"),
+    pytest.param(f"timeouts: [{'x, ' * (MAX_ITEMS + 1)}]", "expected at most 100,000 entries", id="too much"),
 ]
 
 
@@ -105,6 +124,7 @@ PARENTS = [
     pytest.param("parentRefs: [{name: main, sectionName: x}]", "NoMatchingParent", "no listener", id="no listener"),
     pytest.param("parentRefs: [{name: main, port: 1}]", "NoMatchingParent", "no listener", id="no port"),
     pytest.param("parentRefs: [{kind: Service, name: web}]", "NoMatchingParent", "no Gateway", id="no Gateway at all"),
+    pytest.param("parentRefs: [{name: main, namespace: ''}]", "NoMatchingParent", NO_NAMESPACE, id="no namespace"),
     pytest.param("{}", "NoMatchingParent", "parentRefs is missing", id="no reference"),
     pytest.param(
         "{parentRefs: [{name: main}], hostnames: [shop.test]}",

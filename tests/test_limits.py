@@ -131,6 +131,22 @@ def test_rules_are_counted_over_all_files(tmp_path: Path, monkeypatch: pytest.Mo
     assert "rules, routes and objects in all files together" in loaded.problems[0].message
 
 
+@pytest.mark.parametrize("thing", ["routes: [{THINGS}]", "rules: [{THINGS}]"], ids=["routes", "pages"])
+def test_what_may_have_been_meant_is_not_looked_for_without_end(tmp_path: Path, thing: str) -> None:
+    upstreams = "".join(f"  known-{number}: http://127.0.0.1:80\n" for number in range(300))
+    does = (
+        "path: /{0}, upstream: lost-{0}"
+        if "routes" in thing
+        else "enable_on_status: [503], page: {{upstream: lost-{0}}}"
+    )
+    things = ", ".join(f"{{name: t{number}, {does.format(number)}}}" for number in range(300))
+    (tmp_path / "rules.yaml").write_text(f"upstreams:\n{upstreams}{thing.replace('{THINGS}', things)}\n")
+    said = [problem.message for problem in load([tmp_path / "rules.yaml"]).problems]
+    assert len(said) == 300
+    assert all("unknown upstream" in message for message in said)
+    assert sum("known-0" in message for message in said) == 100  # 30,000 pairs of names
+
+
 def test_what_was_too_much_is_another_when_it_changes_and_only_then(tmp_path: Path) -> None:
     _total(tmp_path / "rules")
     files = Files()

@@ -146,7 +146,7 @@ def upstream_name(service: Key, number: int) -> str:
 
 def _service_of(upstream: str) -> tuple[Key, int | None]:
     """The Service that an upstream is, and its port; None: it is none."""
-    key, _, number = upstream.partition(":")
+    key, _, number = upstream.rpartition(":")
     namespace, slash, name = key.partition("/")
     return Key(namespace, name), int(number) if slash and number else None
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from rejoinder.rules.document import Scalar
-from rejoinder.rules.fields import Place, Source, text_that
+from rejoinder.rules.fields import Fields, Place, Source, text_that
 from rejoinder.rules.http import REDIRECTS
 from rejoinder.rules.kubernetes.cluster import GATEWAY_API, Cluster
 from rejoinder.rules.kubernetes.http_filters import Filters, read_filters
@@ -144,8 +144,7 @@ def _read_rule(place: Place, number: int, references: References, redirect_statu
     """A rule; what is wrong makes it an answer that says so."""
     title = references.route.title
     place = replace(place, source=Source(place.source.file, place.source.files))
-    check(place, without(HTTP_RULE, "matches"))
-    rule = place.attempt(open_fields, None)
+    rule = place.attempt(_known_fields, None)
     # What is wrong with matches costs only them. What has none fits every request, unless they may just be misspelled.
     matches, match_problems = alone(member(place, "matches"), read_matches, (Match(whole=False),))
     matches = matches or (Match(whole=rule is not None and rule.given.keys() <= HTTP_RULE.keys()),)
@@ -178,6 +177,11 @@ def _read_rule(place: Place, number: int, references: References, redirect_statu
         (*match_notes, *notes),
         place.position,
     )
+
+
+def _known_fields(rule: Place) -> Fields:
+    check(rule, without(HTTP_RULE, "matches"))
+    return open_fields(rule)
 
 
 def _told(route: Object, problems: Iterable[Problem]) -> tuple[list[Fault], list[Problem]]:

@@ -243,7 +243,8 @@ def reference(place: Place, namespace: str, group: str = "", kind: str = "Servic
     """A reference of an object in a namespace; `group` and `kind` are what is meant if it does not say them."""
     fields = open_fields(place)
     group, kind = fields.get("group", Place.string, group), fields.get("kind", Place.string, kind)
-    namespace = fields.get("namespace", Place.string, "") or namespace
+    if "namespace" in fields:  # one that is none is not our own: no such object has it
+        namespace = fields.get("namespace", _name, "")
     return Reference(place, group, kind, Key(namespace, fields.require("name", Place.string, "")))
 
 
