@@ -7,19 +7,14 @@ or that do not fit each other because they are just being replaced, change nothi
 
 from __future__ import annotations
 
-import _ssl
 import logging
 import ssl
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 _LOG: Final = logging.getLogger("rejoinder.tls")
-
-WARN_DAYS: Final = 7
-"""Before a certificate expires: whoever renews it by itself has done so by then (cert-manager: a third of its time)."""
 
 Pem = tuple[bytes, bytes, bytes | None]
 """A certificate, its key, and the authorities of clients."""
