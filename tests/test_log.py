@@ -113,7 +113,7 @@ def test_text_has_time_and_level_where_standard_error_is_no_terminal() -> None:
         up.wait_until_said("serving: ")
     assert re.fullmatch(r"listening on http://127\.0\.0\.1:\d+\n", up.out[0])
     assert [re.fullmatch(rf"({TIME}) (\w+) .*\n", line) is not None for line in up.err] == [True] * len(up.err)
-    assert any(re.match(rf'{TIME} warning rules\.yaml:1: warning: rule "b"', line) for line in up.err)
+    assert any(re.match(rf'{TIME} warning rules\.yaml:1: rule "b"', line) for line in up.err)
     assert any(re.match(rf"{TIME} info serving: ", line) for line in up.err)
 
 
