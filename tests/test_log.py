@@ -91,7 +91,7 @@ def test_every_line_of_serve_is_an_object_those_of_its_processes_too() -> None:
         [worker] = [pid for pid in workers(serve.process.pid) if is_running(pid)]
         os.kill(worker, 9)
         wait_for(lambda: bool(of(serve.err, "extproc")))
-    assert any("is replaced" in each["message"] for each in of(serve.err, "extproc"))
+    assert any("(exit code -9) and is replaced" in each["message"] for each in of(serve.err, "extproc"))
     assert objects(serve.out + serve.err)
 
 
