@@ -20,7 +20,7 @@ from rejoinder.transport.tls import Current, Files
 SECONDS: Final = 10.0
 """Between two looks."""
 WARN_SECONDS: Final = 7 * 86400
-"""Before the end: what renews certificates by itself has done so by then (cert-manager: at two thirds of their time)."""
+"""Before the end: what renews certificates has done so by then (cert-manager: at two thirds of their time)."""
 
 
 async def watch(files: Files | None, metrics: Metrics) -> None:

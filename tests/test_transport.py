@@ -257,9 +257,7 @@ def test_a_key_of_another_certificate_or_with_a_password_is_an_error(tmp_path: P
         tls.Current(tls.Files(one, locked))
 
 
-def test_a_key_that_grpc_cannot_use_is_an_error_that_names_it(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_key_that_grpc_cannot_use_is_an_error_that_names_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     authority, good, used = Authority(tmp_path), tmp_path / "tls.crt", tmp_path / "tls.key"
     bad = tmp_path / "ed448.crt", tmp_path / "ed448.key"
     command = f"openssl req -x509 -newkey ed448 -nodes -days 1 -subj /CN=a -out {bad[0]} -keyout {bad[1]}"
