@@ -27,7 +27,7 @@ async def watch(files: Files | None, metrics: Metrics) -> None:
     """Say, once for each, that the certificate is not valid, or will not be soon; until it is cancelled."""
     said = ""
     while files:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # also of a date, and when no threads are left
             since, until = await asyncio.to_thread(_validity, files)
             metrics.certificate_expiry = until
             if (text := _complaint(since, until, time.time())) and text != said:
@@ -40,7 +40,7 @@ async def watch(files: Files | None, metrics: Metrics) -> None:
 def _validity(files: Files) -> tuple[float, float]:
     Current(files)
     # The `ssl` module says it of a peer's certificate alone.
-    found = _ssl._test_decode_cert(files.certificate)
+    found = _ssl._test_decode_cert(files.certificate)  # type: ignore[attr-defined]
     return ssl.cert_time_to_seconds(found["notBefore"]), ssl.cert_time_to_seconds(found["notAfter"])
 
 
