@@ -106,12 +106,11 @@ def _ext_proc(options: argparse.Namespace, program: Program, tls: EnvoyTls | Non
         "# the rules by itself.",
         [entry for entry in filters if entry["name"].rpartition(".")[2] not in left_out],
     )
-    yield _ext_proc_cluster(options, tls)
+    yield "# Into the clusters: where `rejoinder serve` answers.", [_ext_proc_cluster(options, tls)]
 
 
-def _ext_proc_cluster(options: argparse.Namespace, tls: EnvoyTls | None) -> Part:
-    cluster = ext_proc_cluster(transport.ext_proc(options), options.workers, tls)
-    return "# Into the clusters: where `rejoinder serve` answers.", [cluster]
+def _ext_proc_cluster(options: argparse.Namespace, tls: EnvoyTls | None) -> Any:
+    return ext_proc_cluster(transport.ext_proc(options), options.workers, tls)
 
 
 def _module(options: argparse.Namespace, program: Program, upstreams: Sequence[Upstream]) -> Parts:
@@ -128,13 +127,15 @@ def _module(options: argparse.Namespace, program: Program, upstreams: Sequence[U
         raise UnusableError(f"the module was not compiled when Rejoinder was installed: {error}") from None
     ((name, _),) = FOREIGN[Placement.MODULE].items()
     yield comment, [{"name": name, "typed_config": module_filter(name, encode(program), source)}]
-    if asked := [upstream for upstream in upstreams if upstream in services]:
-        clusters = [upstream_cluster(upstream, options.trusted_ca) for upstream in asked]
-        yield "# Into the clusters: what is asked for pages.", clusters
+    asked = [upstream for upstream in upstreams if upstream in services]
+    what = ["what is asked for pages"] * bool(asked)
     if url:
         tls = url.scheme == "https"
-        host = Upstream(_MODULE_CLUSTER, (Endpoint(url.hostname, url.port or (443 if tls else 80)),), tls=tls)
-        yield "# Into the clusters: where Envoy fetches the module.", [upstream_cluster(host, options.trusted_ca)]
+        asked.append(Upstream(_MODULE_CLUSTER, (Endpoint(url.hostname, url.port or (443 if tls else 80)),), tls=tls))
+        what.append("where Envoy fetches the module")
+    if asked:
+        clusters = [upstream_cluster(upstream, options.trusted_ca) for upstream in asked]
+        yield f"# Into the clusters: {' and '.join(what)}.", clusters
 
 
 def _remote(url: SplitResult) -> dict[str, Any]:
@@ -151,12 +152,13 @@ def _follow(options: argparse.Namespace, tls: EnvoyTls | None) -> Parts:
         "# which `serve` calls it, and a cluster." + (f"\n{_SEARCH_PATH}" if by_module else ""),
         list(foreign_discovery(kind)),
     )
-    comment = "# Into the clusters: where `rejoinder serve` tells."
+    comment, clusters = "# Into the clusters: where `rejoinder serve` tells", [envoy.xds_cluster(options.xds, tls)]
     if by_module:
         comment += (
-            "\n# For each upstream that rules ask for a page, Envoy needs another one, of its name: `rejoinder\n"
+            ".\n# For each upstream that rules ask for a page, Envoy needs another one, of its name: `rejoinder\n"
             "# bootstrap module RULES` prints them. Without it there is no page."
         )
-    yield comment, [envoy.xds_cluster(options.xds, tls)]
-    if not by_module:
-        yield _ext_proc_cluster(options, tls)
+    else:
+        comment += ", and where it answers."
+        clusters.append(_ext_proc_cluster(options, tls))
+    yield comment, clusters

@@ -94,9 +94,11 @@ def print_problems(problems: Iterable[Problem], line: Callable[..., None] = err)
     """One line each: where, which severity, what."""
     for problem in problems:
         style, severity = _SEVERITIES[problem.severity], problem.severity.value
-        parts = (f"{problem.position}: ", "bold"), (f"{severity}: ", style), problem.message
+        level = _LEVELS.get(style, "info")
+        said = "" if _dated and severity == level else f"{severity}: "  # the line begins with it
+        parts = (f"{problem.position}: ", "bold"), (said, style), problem.message
         fields = {**problem.position._asdict(), "severity": severity}
-        _tell(line, _LEVELS.get(style, "info"), "problem", fields, *parts, message=problem.message)
+        _tell(line, level, "problem", fields, *parts, message=problem.message)
 
 
 def _tell(

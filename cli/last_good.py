@@ -33,7 +33,7 @@ MAX_SIZE: Final = 12 * MAX_TOTAL_SIZE
 """In bytes. JSON needs six for one that is no text, and a file may be kept twice."""
 
 RETRY_SECONDS: Final = 10.0
-"""From a write that failed (a full disk) to the next."""
+"""From a write that failed (a full disk) to the next, and between two looks whether what was written is there."""
 
 T = TypeVar("T")
 
@@ -123,14 +123,14 @@ class LastGood:
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(RETRY_SECONDS if self.trouble else None):
+                    async with asyncio.timeout(RETRY_SECONDS):
                         await self._changed.wait()
-                self._changed.clear()
                 try:
-                    trouble = await asyncio.to_thread(self._write_all)
+                    if self._changed.is_set() or self.trouble or await asyncio.to_thread(self._lost):
+                        self._changed.clear()
+                        self._note(await asyncio.to_thread(self._write_all))
                 except Exception as error:  # no threads left
-                    trouble = _reason(error)
-                self._note(trouble)
+                    self._note(_reason(error))
         finally:
             self._note(self._write_all())
 
@@ -142,6 +142,14 @@ class LastGood:
         elif self.trouble and not trouble:
             console.say(f"the last good set is kept in {self.folder} again", event="last_good")
         self.trouble = trouble
+
+    def _lost(self) -> bool:
+        """Whether somebody has removed what was written; then it is to be written again."""
+        written = [name for name, digest in self._digests.items() if digest]
+        lost = [name for name in written if not os.access(f"{self.folder}/{name}", os.F_OK)]
+        for name in lost:
+            del self._digests[name]
+        return bool(lost)
 
     def _write_all(self) -> str:
         """Write or remove the files as `_wanted` says. Returns why that cannot be done; empty: it is done."""

@@ -94,6 +94,8 @@ class Metrics(Collector):
             registry=registry,
         )
         self._nodes: set[str] = set()
+        self.certificate_expiry = 0.0
+        """When our own certificate ends, in seconds since 1970; 0: there is none."""
         ProcessCollector(registry=registry)
 
     def text(self) -> bytes:
@@ -133,6 +135,8 @@ class Metrics(Collector):
         clients, ext_proc = state.clients, state.ext_proc
         behind = sum(client.version != client.target for client in clients)
         refusing = sum(bool(client.nack and client.nack.snapshot.version == state.version) for client in clients)
+        if ends := self.certificate_expiry:
+            yield gauge("rejoinder_certificate_expiry_timestamp_seconds", "When our own certificate ends.", value=ends)
         for name, text, number in (
             ("routes", "Routes in force.", len(state.ruleset.routes)),
             ("last_good_served", "1: the set of --state, in place of the files.", state.serves_last_good),

@@ -34,7 +34,9 @@ def run(options: argparse.Namespace) -> int:
         sections = [_write(options, branding, status) for status in options.status or page.STATUSES]
         (options.folder / "index.html").write_text(_INDEX.format("".join(sections)), "utf-8")
     except OSError as error:
-        return console.fail(f"{error.filename}: {error.strerror}")
+        is_file = isinstance(error, (FileExistsError, NotADirectoryError))
+        expected = "expected a folder, or a place for one: " if is_file else ""
+        return console.fail(f"{error.filename}: {expected}{error.strerror}")
     except ValueError as error:
         return console.fail(str(error))
     console.say(f"open {options.folder / 'index.html'}")

@@ -13,7 +13,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final
 
-from rejoinder.cli import admin, console, handlers, systemd, transport
+from rejoinder.cli import admin, certificate, console, handlers, systemd, transport
 from rejoinder.cli.control import Control, summary
 from rejoinder.cli.web import Console
 from rejoinder.envoy.module import library
@@ -71,7 +71,7 @@ async def _run(options: argparse.Namespace) -> int:
             console.warn_of_echo(built.ruleset)
         does = "serving the last good set" if control.last_good.served else "serving"
         console.say(f"{does}: {summary(built) if built else 'nothing so far'}; {where}", "green", event="serving")
-        await until(stop, control.follow(), systemd.tell(control))
+        await until(stop, control.follow(), systemd.tell(control), certificate.watch(tls, control.metrics))
     return control.exit_code
 
 

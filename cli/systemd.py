@@ -41,14 +41,21 @@ def sockets(*options: Address | None) -> Sockets:
         options: where it is to listen.
 
     Raises:
-        OSError: there is one that no option names; whoever connects to it would wait for ever.
+        OSError: there is one that no option names; whoever connects to it would wait for ever. Or there is none.
     """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return {}
     given: dict[Address, socket.socket] = {}
-    for number in range(_FIRST, _FIRST + int(os.environ.get("LISTEN_FDS", "0"))):
-        os.set_inheritable(number, False)
-        listening = socket.socket(fileno=number)
+    count = os.environ.get("LISTEN_FDS", "0")
+    if not count.isdecimal():
+        raise OSError(f"LISTEN_FDS: expected the number of sockets from systemd, got {count!r}")
+    for number in range(_FIRST, _FIRST + int(count)):
+        try:
+            os.set_inheritable(number, False)
+            listening = socket.socket(fileno=number)
+        except OSError as error:
+            said = f"LISTEN_FDS={count}: expected a socket from systemd at file descriptor {number}"
+            raise OSError(f"{said}: {error.strerror}") from error
         listening.setblocking(False)
         name = listening.getsockname()
         given[name[:2] if isinstance(name, tuple) else Path(os.fsdecode(name))] = listening

@@ -7,6 +7,7 @@ raised. What is asked, and what is a page, is said by `rules.remote`.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
 import itertools
 import logging
@@ -40,6 +41,9 @@ MAX_FIELD: Final = 60 << 10
 """Bytes of a header of its response: as many as Envoy takes, of all together."""
 CONNECTIONS: Final = 100
 """To each address of a service; what is beyond waits, as long as its page may take."""
+
+LOOKUPS: Final = 256
+"""Of names, at once: one that DNS says nothing about takes a thread for half a minute. By default asyncio has five."""
 
 _Key = tuple[RemotePage, tuple[Header, ...]]
 
@@ -130,6 +134,7 @@ class Pages:
         if self._session is None:
             import aiohttp  # noqa: PLC0415 - it takes as long to import as all the rest, and few rules need it
 
+            asyncio.get_running_loop().set_default_executor(concurrent.futures.ThreadPoolExecutor(LOOKUPS))
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, limit_per_host=CONNECTIONS),
                 cookie_jar=aiohttp.DummyCookieJar(),

@@ -278,6 +278,7 @@ class Workers:
         loop.add_reader(worker.process.sentinel, died)
 
     async def _replace(self, worker: _Worker) -> None:
+        worker.process.join(1)  # it has closed its files, and is about to have an exit code
         _LOG.error("an ext_proc process has ended (exit code %s) and is replaced", worker.process.exitcode)
         worker.line.close()
         backoff = 0.1

@@ -73,5 +73,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rewrite-golden",
         action="store_true",
-        help="write tests/golden/out and xds/envoy.binpb anew, instead of comparing; look at the difference then",
+        help="write tests/golden/out and tables of fields anew, instead of comparing; look at the difference then",
     )

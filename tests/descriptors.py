@@ -1,7 +1,7 @@
 """The task that makes xds/envoy.binpb: descriptors, for the protobuf library, of the messages of `envoy-data-plane`.
 
 What betterproto2 keeps about fields is written as a FileDescriptorSet: one file for each package, with the messages
-that ROOTS need. `pytest tests/test_protobuf.py --rewrite-golden` writes it anew. (The ready-made classes of
+that ROOTS need. Run as a program, as `poe golden` does, it writes them anew. (The ready-made classes of
 `xds-protos` own the import names `envoy` and `xds`, and cannot be installed beside this project.)
 """
 
@@ -179,3 +179,7 @@ def _unit(cls: Class) -> str:
     """The full name of the top-level message that a class belongs to."""
     package = _package(cls)
     return f"{package}.{full_name(cls)[len(package) + 1 :].partition('.')[0]}"
+
+
+if __name__ == "__main__":
+    FILE.write_bytes(descriptor_set().SerializeToString(deterministic=True))

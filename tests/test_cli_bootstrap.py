@@ -249,3 +249,25 @@ rules: [{name: r, enable_on_status: [503], page: {upstream: errors}, body: x}]
     assert "dynamic_modules" in filters
     assert [each["name"] for each in yaml.safe_load(clusters)] == ["errors"]
     assert "name: errors" not in run("bootstrap", "ext_proc", "rules.yaml")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["ext_proc"], ["rejoinder_xds", "rejoinder_ext_proc"]),
+        (["module"], ["rejoinder_xds"]),
+        (["ext_proc", "rules.yaml"], ["rejoinder_ext_proc"]),
+        (["module", "rules.yaml", "--remote", "http://127.0.0.1:1/m.so"], ["errors", "rejoinder_module"]),
+    ],
+    ids=" ".join,
+)
+def test_bootstrap_prints_all_clusters_in_one_place(run: Run, arguments: list[str], names: list[str]) -> None:
+    Path("rules.yaml").write_text(
+        """\
+upstreams: {errors: "http://127.0.0.1:8090"}
+rules: [{name: r, enable_on_status: [503], page: {upstream: errors}, body: x}]
+"""
+    )
+    _, out, _ = run("bootstrap", *arguments)
+    _, clusters = out.split("# Into the clusters: ")
+    assert [each["name"] for each in yaml.safe_load("# " + clusters)] == names

@@ -60,7 +60,7 @@ def test_a_broken_file_changes_nothing_and_is_reported(up: Up) -> None:
     in_place(up.file, RULES.replace("body: busy", "body: still busy"))
     wait_for(lambda: up.answers("/status/503") == "still busy")
     in_place(up.file, RULES.replace("status_code: 503", "status_code: 99"))
-    up.wait_until_said(f"{up.file}:9: error: ")
+    up.wait_until_said(f" error {up.file}:9: ")
     up.wait_until_said("not reloaded: the previous rules stay in force")
     assert up.answers("/status/503") == "still busy"
     assert f"{up.file}:9: " in json.loads(up.page("/status"))["problems"][0]

@@ -91,7 +91,7 @@ def test_every_line_of_serve_is_an_object_those_of_its_processes_too() -> None:
         [worker] = [pid for pid in workers(serve.process.pid) if is_running(pid)]
         os.kill(worker, 9)
         wait_for(lambda: bool(of(serve.err, "extproc")))
-    assert any("is replaced" in each["message"] for each in of(serve.err, "extproc"))
+    assert any("(exit code -9) and is replaced" in each["message"] for each in of(serve.err, "extproc"))
     assert objects(serve.out + serve.err)
 
 
@@ -113,7 +113,7 @@ def test_text_has_time_and_level_where_standard_error_is_no_terminal() -> None:
         up.wait_until_said("serving: ")
     assert re.fullmatch(r"listening on http://127\.0\.0\.1:\d+\n", up.out[0])
     assert [re.fullmatch(rf"({TIME}) (\w+) .*\n", line) is not None for line in up.err] == [True] * len(up.err)
-    assert any(re.match(rf'{TIME} warning rules\.yaml:1: warning: rule "b"', line) for line in up.err)
+    assert any(re.match(rf'{TIME} warning rules\.yaml:1: rule "b"', line) for line in up.err)
     assert any(re.match(rf"{TIME} info serving: ", line) for line in up.err)
 
 

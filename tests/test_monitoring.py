@@ -61,6 +61,7 @@ STATE: Final = State(
 def metrics() -> Metrics:
     made = Metrics(lambda: STATE)
     made.rejected("one")
+    made.certificate_expiry = 1.5e9
     return made
 
 
@@ -193,6 +194,7 @@ FIRES: Final = {
     "a rejection": ("RejoinderEnvoyRejects", "rejoinder_xds_clients_rejecting", "1x20", []),
     "behind": ("RejoinderEnvoysBehind", "rejoinder_xds_clients_behind", "1x20", []),
     "no Envoy": ("RejoinderNoEnvoys", "rejoinder_xds_clients", "0x20", []),
+    "a certificate": ("RejoinderCertificateEnds", "rejoinder_certificate_expiry_timestamp_seconds", "600000x20", []),
     "overload": ("RejoinderOverloaded", "rejoinder_ext_proc_overloaded_total", "0+9x20", []),
     "an exchange": ("RejoinderExtProcFailures", "rejoinder_ext_proc_failures_total", "0x9 1x20", []),
     "the first failure": ("RejoinderHandlerFails", 'rejoinder_handler_failures_total{rule="r"}', "_x9 1x20", ["rule"]),
@@ -215,6 +217,7 @@ QUIET: Final = {
     "RejoinderEnvoyRejects": "0x20",
     "RejoinderEnvoysBehind": "1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0",
     "RejoinderNoEnvoys": "1x20",
+    "RejoinderCertificateEnds": "700000x20",
     "RejoinderOverloaded": "7x20",
     "RejoinderExtProcFailures": "7x20",
     "RejoinderHandlerFails": "7x20",

@@ -380,3 +380,10 @@ def test_preview_says_what_it_cannot_use(
     assert main(["preview", str(tmp_path / "pages"), *arguments]) == 1
     assert capsys.readouterr().err == f"rejoinder: {message}\n"
     assert not (tmp_path / "pages").exists()
+
+
+def test_preview_onto_a_file_says_that_a_folder_is_wanted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "page.html").touch()
+    for folder, why in ((tmp_path / "page.html", "File exists"), (tmp_path / "page.html" / "x", "Not a directory")):
+        assert main(["preview", str(folder)]) == 1
+        assert capsys.readouterr().err == f"rejoinder: {folder}: expected a folder, or a place for one: {why}\n"

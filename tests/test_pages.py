@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
-from machine import taken_port
+from machine import SECONDS, taken_port
 from test_tls import certificate
 
 from rejoinder.extproc.pages import KEPT, Pages
@@ -152,6 +154,36 @@ def test_the_addresses_of_a_service_have_their_turns() -> None:
         assert [page is None for page in got] == [False, True, False, True]
 
     assert run(work) == 2
+
+
+def test_names_that_dns_says_nothing_about_hold_up_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, end, look_up = threading.Semaphore(0), threading.Event(), socket.getaddrinfo
+
+    def silent(host: str, *arguments: Any, **named: Any) -> Any:
+        if host.startswith("silent"):
+            told.release()
+            end.wait()
+        return look_up(host, *arguments, **named)
+
+    async def work(pages: Pages, at: Callable[[RemotePage], RemotePage]) -> None:
+        service = at(REMOTE).service
+        assert service is not None
+        (endpoint,) = service.endpoints
+
+        def ask(host: str) -> asyncio.Task[Page | None]:
+            named = replace(service, endpoints=(Endpoint(host, endpoint.port),))
+            return asyncio.create_task(pages.ask(replace(REMOTE, timeout=SECONDS, service=named), (), 503))
+
+        asked = [ask(f"silent{number}.invalid") for number in range(40)]
+        try:
+            assert body(await ask("localhost")) == "1"
+            assert all(told.acquire(timeout=SECONDS) for _ in asked), "they are all looked up"
+        finally:
+            end.set()
+        assert await asyncio.gather(*asked) == [None] * 40
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    assert run(work) == 1
 
 
 def test_a_service_without_an_address_has_no_page() -> None:

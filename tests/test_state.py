@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -32,6 +33,7 @@ from states import (
 from test_control import Choosy, until
 from test_serve_lasts import rule
 
+from rejoinder.cli import last_good
 from rejoinder.cli.control import Control
 from rejoinder.cli.last_good import LastGood, Saved
 from rejoinder.rules.model import Endpoint
@@ -148,6 +150,23 @@ def test_all_files_of_a_set_are_kept_with_what_they_held_for_their_owner_alone(f
     assert again.control.last_good.served
     assert first.state.stat().st_mode & 0o777 == 0o700
     assert [each.stat().st_mode & 0o777 for each in first.state.iterdir()] == [0o600]
+
+
+def test_what_somebody_removes_is_written_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(last_good, "RETRY_SECONDS", 0.01)
+    file.write_text(rule("first"))
+    served = Kept(file.parent)
+    stored = served.state / PUBLISHED
+    removals = iter((stored.unlink, functools.partial(shutil.rmtree, served.state)))
+
+    def is_there_after_all() -> bool:
+        if not stored.exists():
+            return False
+        if (remove := next(removals, None)) is not None:
+            remove()
+        return remove is None
+
+    served.keep(is_there_after_all)
 
 
 @pytest.mark.parametrize("content", UNUSABLE.values(), ids=UNUSABLE.keys())

@@ -25,7 +25,7 @@ from test_transport import _read
 from rejoinder import envoy
 from rejoinder.cli.arguments import parser
 from rejoinder.cli.control import Control
-from rejoinder.cli.systemd import tell
+from rejoinder.cli.systemd import sockets, tell
 from rejoinder.extproc import Workers
 from rejoinder.extproc.server import SERVICE
 from rejoinder.rules.model import Endpoint
@@ -184,6 +184,24 @@ def test_a_socket_that_no_option_names_is_an_error() -> None:
         with socket.create_connection(address, SECONDS):
             assert serve.ended() == 1
     assert serve.said(f"systemd listens on {show(address)} for this service, and its options say 127.0.0.1:18000, ")
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        ("x", "LISTEN_FDS: expected the number of sockets from systemd, got 'x'"),
+        ("-1", "LISTEN_FDS: expected the number of sockets from systemd, got '-1'"),
+        (str(10**9), f"LISTEN_FDS={10**9}: expected a socket from systemd at file descriptor "),
+    ],
+)
+def test_what_systemd_cannot_have_said_is_an_error(
+    count: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", count)
+    monkeypatch.setattr("rejoinder.cli.systemd._FIRST", os.open(tmp_path, os.O_RDONLY))
+    with pytest.raises(OSError, match=message):
+        sockets()
 
 
 # --- units ---

@@ -257,13 +257,42 @@ def test_a_key_of_another_certificate_or_with_a_password_is_an_error(tmp_path: P
         tls.Current(tls.Files(one, locked))
 
 
-def test_a_key_that_grpc_cannot_use_is_an_error_that_names_it(tmp_path: Path) -> None:
-    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
-    command = f"openssl req -x509 -newkey ed448 -nodes -days 1 -subj /CN=a -out {certificate} -keyout {key}"
+def test_a_key_that_grpc_cannot_use_is_an_error_that_names_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    authority, good, used = Authority(tmp_path), tmp_path / "tls.crt", tmp_path / "tls.key"
+    bad = tmp_path / "ed448.crt", tmp_path / "ed448.key"
+    command = f"openssl req -x509 -newkey ed448 -nodes -days 1 -subj /CN=a -out {bad[0]} -keyout {bad[1]}"
     subprocess.run(command.split(), check=True, capture_output=True)
 
-    async def main() -> None:
-        await Server().start("127.0.0.1:0", tls.Files(certificate, key))
+    def put(certificate: Path, key: Path) -> bytes:
+        good.write_bytes(certificate.read_bytes())
+        used.write_bytes(key.read_bytes())
+        return ssl.PEM_cert_to_DER_cert(certificate.read_text())
 
-    with pytest.raises(OSError, match=f"or {certificate} is none that gRPC can use"):
-        asyncio.run(main())
+    context = ssl.create_default_context(cafile=authority.certificate)
+    context.set_alpn_protocols(["h2"])
+
+    async def shown(port: int) -> Any:
+        _, writer = await asyncio.open_connection("localhost", port, ssl=context)
+        writer.close()
+        return writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+
+    async def main() -> None:
+        server, where = Server(), ("127.0.0.1:0", tls.Files(good, used))
+        put(*bad)
+        with pytest.raises(OSError, match=f"expected a certificate that gRPC can use in {good}"):
+            await server.start(*where)
+        before = put(*authority.sign("server"))
+        port = await server.start(*where)
+        put(*bad)
+        for _ in range(3):
+            assert await shown(port) == before
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        assert "that gRPC can use" in caplog.text
+        for _ in range(3):
+            after = put(*authority.sign("server"))
+            assert await shown(port) == after
+        await server.stop()
+
+    caplog.set_level("INFO", "rejoinder.tls")
+    asyncio.run(main())
+    assert caplog.text.count("new connections get what is now in") == 3

@@ -32,6 +32,33 @@ async def test_what_nobody_has_accepted_is_taken_back_for_everybody(it: Running)
     ]
 
 
+@pytest.mark.parametrize("incremental", [False, True])
+@served
+async def test_the_status_says_who_rejects_what_was_published_last(it: Running, incremental: bool) -> None:
+    bad = clusters("bad")
+    it.server.publish(clusters("good"))
+    picky = it.client("picky", incremental=incremental)
+    await picky.bring_up()
+    await it.until(Accepted)
+
+    def rejected() -> Nack | None:
+        return it.server.status().clients[0].nack
+
+    it.server.publish(bad)
+    await picky.answer(await picky.read(), error="no")
+    await picky.answer(await picky.read(), error="and not what it had before, either")
+    await it.until(Nack, 2)
+    assert rejected() == (await it.until(Nack))
+    it.server.publish(clusters("better"))
+    await picky.answer(await picky.read())
+    await it.until(Accepted, 2)
+    assert rejected() is None
+    it.server.publish(bad)
+    await picky.answer(await picky.read())
+    await it.until(Accepted, 3)
+    assert rejected() is None
+
+
 @pytest.mark.parametrize("says", ["yes", "no", "nothing"])
 @served
 async def test_one_that_rejects_waits_for_what_the_others_say_even_if_they_have_to_come_back(

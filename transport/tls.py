@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 _LOG: Final = logging.getLogger("rejoinder.tls")
+
+Pem = tuple[bytes, bytes, bytes | None]
+"""A certificate, its key, and the authorities of clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Files:
     client_ca: Path | None = None
     """Clients have to show a certificate of these authorities; None: they need none."""
 
-    def read(self) -> tuple[bytes, bytes, bytes | None]:
+    def read(self) -> Pem:
         """Raises: OSError."""
         return (
             self.certificate.read_bytes(),
@@ -39,12 +42,15 @@ class Files:
 class Current:
     """What is in the files: at the first time it has to be usable.
 
+    Args:
+        check: raises OSError for what else than OpenSSL cannot use.
+
     Raises:
         OSError: a file cannot be read, or is not what it should be; the text says which.
     """
 
-    def __init__(self, files: Files) -> None:
-        self._files = files
+    def __init__(self, files: Files, check: Callable[[Pem], None] = lambda _: None) -> None:
+        self._files, self._check = files, check
         self._said = ""
         self.pem, self._checked = self._load()
 
@@ -68,7 +74,7 @@ class Current:
         self.refresh()
         return self._checked
 
-    def _load(self) -> tuple[tuple[bytes, bytes, bytes | None], ssl.SSLContext]:
+    def _load(self) -> tuple[Pem, ssl.SSLContext]:
         files = self._files
         pem = files.read()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -85,6 +91,7 @@ class Current:
             context.verify_mode = ssl.CERT_REQUIRED
         if files.read() != pem:
             raise OSError(f"{files.certificate} and {files.key} are being replaced")
+        self._check(pem)
         return pem, context
 
 

@@ -77,7 +77,8 @@ class ClientStatus:
     target: str
     """Of the snapshot that it is being brought to; empty: none yet. The same as `version` when it has arrived."""
     nack: Nack | None
-    """The last time that it said no on this stream."""
+    """What it has said no to on this stream: what was published last, or else the last of what was before; None:
+    nothing, since it took what had been published."""
     envoy: tuple[int, int] | None
     unable: str
     """Its words, if it cannot use the module and gets the ext_proc filter instead."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -40,13 +42,25 @@ def listen(server: grpc.aio.Server, address: str, files: tls.Files | None = None
         raise OSError(f"cannot listen on {address}: {error}") from error
     except RuntimeError as error:
         why = "no socket can be there" if isinstance(where, Path) else "it is in use, or not this machine's"
-        if files:  # what OpenSSL has taken
-            why += f", or {files.certificate} is none that gRPC can use (a key of Ed448 or RSA-PSS, a byte order mark)"
         raise OSError(f"cannot listen on {address}: {why}") from error
 
 
 def _credentials(files: tls.Files) -> grpc.ServerCredentials:
-    current = tls.Current(files)
+    def check(pem: tls.Pem) -> None:  # BoringSSL takes less than OpenSSL, and says so when a server is to listen alone
+        certificate, key, client_ca = pem
+        trial = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+        try:
+            credentials = grpc.ssl_server_credentials([(key, certificate)], client_ca, client_ca is not None)
+            trial.add_secure_port(f"unix-abstract:rejoinder-{secrets.token_hex(8)}", credentials)
+            trial.start()  # it does not let go of its socket otherwise
+        except RuntimeError:
+            what = " and ".join(str(path) for path in (files.certificate, files.client_ca) if path)
+            known = "a key of Ed448 or RSA-PSS, a byte order mark"
+            raise OSError(f"expected a certificate that gRPC can use in {what} (it cannot: {known})") from None
+        finally:
+            trial.stop(None)
+
+    current = tls.Current(files, check)
 
     def configuration() -> Any:
         certificate, key, client_ca = current.pem

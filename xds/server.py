@@ -319,10 +319,14 @@ class Server:
         match news:
             case Accepted(snapshot=snapshot):
                 self._standing.accepted(client.session, snapshot)
+                if snapshot is self._standing.snapshot:
+                    client.nack = None
             case Unable(message=message):
                 client.unable = message
             case Nack(type=kind, snapshot=snapshot):
-                self._nack = client.nack = news
+                self._nack = news
+                if not (client.nack and client.nack.snapshot is self._standing.snapshot):  # but what it got instead
+                    client.nack = news
                 self._standing.rejected(kind, snapshot, self._sessions())
         self._on_event(replace(news, peer=client.peer))
 
