@@ -110,8 +110,8 @@ async def main(minutes: float, seed: int, placements: Sequence[Placement]) -> tu
             sites.append(Site(placement, place, disk, seed))
         if not sites[0].clock.environ:
             left_out.add("clock moved")
-        found = await asyncio.gather(*(run(site, minutes, frozenset(left_out)) for site in sites))
-    tallies = dict(zip(placements, found, strict=True))
+        results = await asyncio.gather(*(run(site, minutes, frozenset(left_out)) for site in sites))
+    tallies = dict(zip(placements, results, strict=True))
     where = machine()
     text = (
         f"`python bench/chaos.py --minutes {minutes:g} --seed {seed}`, {RATE} requests per second and placement over "
@@ -125,7 +125,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--placement", choices=[each.value for each in Placement], help="one of them only")
+    parser.add_argument("--placement", choices=[placement.value for placement in Placement], help="one of them only")
     parser.add_argument("--write", action="store_true", help="put the report into docs/reliability.md")
     options = parser.parse_args()
     wanted = [Placement(options.placement)] if options.placement else list(Placement)

@@ -97,7 +97,7 @@ def started(command: Sequence[str], log: Path, environ: dict[str, str]) -> subpr
 
 def children(pid: int) -> list[int]:
     """The ext_proc workers of a `serve`."""
-    started = (int(child) for each in Path(f"/proc/{pid}/task").glob("*/children") for child in _read(each).split())
+    started = (int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in _read(task).split())
     return sorted(child for child in started if b"spawn_main" in _read(Path(f"/proc/{child}/cmdline")))
 
 

@@ -124,7 +124,7 @@ def folded(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     for name, value in headers:
         if name not in ENVOYS_OWN:
             values.setdefault(name, []).append(value)
-    return {name: ",".join(filter(None, each)) for name, each in values.items()}
+    return {name: ",".join(filter(None, lines)) for name, lines in values.items()}
 
 
 class Connection:

@@ -212,9 +212,9 @@ class Site:
         try:
             yield
         finally:
-            for each in made:
-                each.end = time.monotonic()
-            self.windows = [each for each in self.windows if each.end > time.monotonic() - 2 * SLOW]
+            for window in made:
+                window.end = time.monotonic()
+            self.windows = [window for window in self.windows if window.end > time.monotonic() - 2 * SLOW]
 
     async def ask(self, connection: Connection, asked: Asked) -> None:
         self.tally.requests += 1
@@ -235,8 +235,8 @@ class Site:
 
     def _judged(self, response: Response, asked: Asked, begin: float, sets: Sequence[Ruleset]) -> str:
         def is_one(wanted: Callable[..., list[Reply | int]], sets: Iterable[Ruleset], **options: Any) -> bool:
-            each = (reply for one in sets for reply in wanted(one, asked, **options))
-            return any(response.is_(reply, asked.request.method) for reply in each)
+            replies = (reply for one in sets for reply in wanted(one, asked, **options))
+            return any(response.is_(reply, asked.request.method) for reply in replies)
 
         down = self.was(begin, UPSTREAM_KILLED)
         if is_one(right, sets):
@@ -245,7 +245,7 @@ class Site:
             return "answered, upstream killed"
         pairs = list(itertools.permutations(sets, 2))
         mixtures = [mixed(*pair) for pair in pairs]
-        late = [mixed(routes, each) for routes, rules in pairs for each in (rules, conditional(rules))]
+        late = [mixed(routes, of_rules) for routes, rules in pairs for of_rules in (rules, conditional(rules))]
         if is_one(right, mixtures, down=down):
             return "mixed"
         # One's filter has not asked before the upstream, or tells too little, and the other's rules are asked after it.

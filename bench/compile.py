@@ -134,7 +134,7 @@ class Envoy:
 
     def _ask_for_filters(self, response: Response) -> DeltaRequest:
         had = frozenset[str]().union(*self._filters.values())
-        self._filters.update((each.name, fetched_filters(each.body)) for each in response.resources)
+        self._filters.update((extension.name, fetched_filters(extension.body)) for extension in response.resources)
         for name in response.removed:
             self._filters.pop(name, None)
         has = frozenset[str]().union(*self._filters.values())
@@ -143,8 +143,8 @@ class Envoy:
 
 def fetched_filters(listener: bytes) -> frozenset[str]:
     """The names of the filters that a listener has by ECDS."""
-    filters = (each for chain in _LISTENER.FromString(listener).filter_chains for each in chain.filters)
-    managers = (_MANAGER.FromString(each.typed_config.value) for each in filters)
+    filters = (http_filter for chain in _LISTENER.FromString(listener).filter_chains for http_filter in chain.filters)
+    managers = (_MANAGER.FromString(http_filter.typed_config.value) for http_filter in filters)
     http_filters = (http_filter for manager in managers for http_filter in manager.http_filters)
     return frozenset(http_filter.name for http_filter in http_filters if http_filter.HasField("config_discovery"))
 
@@ -228,11 +228,11 @@ def measured(match: str, count: int) -> Sample:
 
 def report(samples: dict[tuple[str, int], list[Sample]], rounds: int) -> Report:
     ways = {
-        (match, count, kind): [way for each in of for way in each.ways[kind]]
+        (match, count, kind): [way for sample in of for way in sample.ways[kind]]
         for (match, count), of in samples.items()
         for kind in (START, *KINDS)
     }
-    memory = {(*case, START): f"{max(each.memory for each in of):.0f}" for case, of in samples.items()}
+    memory = {(*case, START): f"{max(sample.memory for sample in of):.0f}" for case, of in samples.items()}
     in_all = {key: Spread.of([way.all for way in of]) for key, of in ways.items()}
     series = (
         Series(f"{match}: {kind}", tuple((count, in_all[match, count, kind]) for of, count in samples if of == match))
@@ -276,12 +276,12 @@ def conclusion(edits: dict[tuple[str, int, str], Spread]) -> str:
     for (match, count, kind), spread in edits.items():
         if count == most and (match not in slowest or spread.median > slowest[match][1].median):
             slowest[match] = kind, spread
-    found = "; ".join(
+    worst = "; ".join(
         f"{match}: {spread.median * 1e3:.0f} ms, at most {spread.high * 1e3:.0f} ms ({kind})"
         for match, (kind, spread) in slowest.items()
     )
     return (
-        f"The slowest kind of edit of {most:,} rules, to the bytes: {found}. Wanted: {TARGET * 1e3:.0f} ms for 10,000."
+        f"The slowest kind of edit of {most:,} rules, to the bytes: {worst}. Wanted: {TARGET * 1e3:.0f} ms for 10,000."
     )
 
 

@@ -68,8 +68,8 @@ def variants() -> dict[str, Json]:
     )
     settings = Settings(Endpoint("127.0.0.1", 1), Placement.MODULE)
     made = translate(ruleset, compile_rules(ruleset.rules), plan(ruleset), settings)
-    (found,) = static_bootstrap(made)["static_resources"]["listeners"]
-    return {name: {**logged(found, *form), "name": name} for name, form in FORMS.items()}
+    (listener,) = static_bootstrap(made)["static_resources"]["listeners"]
+    return {name: {**logged(listener, *form), "name": name} for name, form in FORMS.items()}
 
 
 async def envoy(seconds: float, rounds: int) -> Mapping[str, list[Cost]]:
@@ -133,7 +133,7 @@ def _attributes(rule: str) -> list[Json]:
 
 async def main(seconds: float, rounds: int, envoys: int) -> None:
     costs = await envoy(seconds, rounds)
-    each, share = await control_plane(envoys, max(seconds * rounds, 2 * FLUSH))
+    per_report, share = await control_plane(envoys, max(seconds * rounds, 2 * FLUSH))
     rows, goals = [], []
     for case, wanted in zip(CASES, (1.15, 1.15, 1.05), strict=True):
         base = costs[f"{NEITHER}: {case}"]
@@ -158,7 +158,7 @@ async def main(seconds: float, rounds: int, envoys: int) -> None:
             rows=tuple(rows),
             conclusion=(
                 f"{envoys:,} simulated Envoys that each report {SERIES} counters every {FLUSH:g} s cost the control "
-                f"plane {100 * share:.0f} % of a core, {each:.0f} us for a report."
+                f"plane {100 * share:.0f} % of a core, {per_report:.0f} us for a report."
             ),
             goals=tuple(goals),
         ),

@@ -161,7 +161,7 @@ def printed_filters(program: Program) -> list[Json]:
     """The filters that `rejoinder bootstrap ext_proc RULES` prints: those that these rules need."""
     needless = {"requests": not sees_requests(program), "host": not needs(program).hosts}
     filters = foreign_filters(program, Placement.EXT_PROC)
-    return [each for each in filters if not needless.get(each["name"].rpartition(".")[2])]
+    return [entry for entry in filters if not needless.get(entry["name"].rpartition(".")[2])]
 
 
 def asked_elsewhere(made: Json, clusters: Mapping[str, str]) -> Json:
@@ -171,11 +171,11 @@ def asked_elsewhere(made: Json, clusters: Mapping[str, str]) -> Json:
         match value:
             case dict():
                 return {
-                    key: clusters.get(each, each) if key == "cluster_name" else renamed(each)
-                    for key, each in value.items()
+                    key: clusters.get(field, field) if key == "cluster_name" else renamed(field)
+                    for key, field in value.items()
                 }
             case list():
-                return [renamed(each) for each in value]
+                return [renamed(item) for item in value]
         return value
 
     copy: Json = renamed(made)

@@ -237,7 +237,7 @@ async def measure(setup: Setup, rounds: int) -> dict[str, list[Edit]]:
             await serve.quiet()
             result[EDIT] = [await fleet.edit() for _ in range(rounds)]
 
-            trouble = [asyncio.ensure_future(each) for each in troublemakers(setup, serve.address)]
+            trouble = [asyncio.ensure_future(troublemaker) for troublemaker in troublemakers(setup, serve.address)]
             await asyncio.sleep(2)
             result["edit, beside troublemakers"] = [await fleet.edit() for _ in range(rounds)]
             await cancelled(trouble)
@@ -289,7 +289,7 @@ def troublemakers(setup: Setup, address: str) -> list[Coroutine[Any, Any, None]]
             await picky.close()
 
     count = max(1, setup.clients * TROUBLE // 100)
-    return [each(f"{each.__name__}-{n}") for each in (never_reads, leaves, rejects) for n in range(count)]
+    return [behavior(f"{behavior.__name__}-{n}") for behavior in (never_reads, leaves, rejects) for n in range(count)]
 
 
 def report(results: dict[Setup, dict[str, list[Edit]]], rounds: int) -> Report:

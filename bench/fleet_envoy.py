@@ -71,8 +71,8 @@ class Client:
                 while self._envoy.step():
                     pass
                 await self._wire.flush()
-                if response.type in (ROUTES, VIRTUAL_HOSTS) and (found := MARKER.search(self._wire.data)):
-                    self.on_generation(int(found[1]))
+                if response.type in (ROUTES, VIRTUAL_HOSTS) and (marker := MARKER.search(self._wire.data)):
+                    self.on_generation(int(marker[1]))
 
     async def close(self) -> None:
         if self._wire:

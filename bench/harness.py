@@ -103,11 +103,11 @@ async def wrk(port: int, path: str, *, seconds: float, connections: int = 32, he
         stdout=asyncio.subprocess.PIPE,
     )
     text = (await process.communicate())[0].decode()
-    found = re.search(r"(\d+) requests in ([\d.]+)s", text)
-    if found is None or "Socket errors" in text:
+    counted = re.search(r"(\d+) requests in ([\d.]+)s", text)
+    if counted is None or "Socket errors" in text:
         raise RuntimeError(f"wrk failed: {text}")
     errors = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
-    return Load(int(found[1]), float(found[2]), int(errors[1]) if errors else 0)
+    return Load(int(counted[1]), float(counted[2]), int(errors[1]) if errors else 0)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -118,11 +118,11 @@ def cpu_seconds(pid: int) -> float:
 
 async def in_turns(names: Sequence[str], rounds: int, measure: Callable[[str], Awaitable[T]]) -> dict[str, list[T]]:
     """Measure each of these, round after round; by name."""
-    found: dict[str, list[T]] = {name: [] for name in names}
+    results: dict[str, list[T]] = {name: [] for name in names}
     for _ in range(rounds):
         for name in names:
-            found[name].append(await measure(name))
-    return found
+            results[name].append(await measure(name))
+    return results
 
 
 async def interleaved(
@@ -130,8 +130,8 @@ async def interleaved(
 ) -> dict[str, tuple[Spread, Spread]]:
     """Measure each of these in turns; CPU and throughput by name."""
     return {
-        name: (Spread.of([cost.cpu_us for cost in each]), Spread.of([cost.throughput for cost in each]))
-        for name, each in (await in_turns(names, rounds, measure)).items()
+        name: (Spread.of([cost.cpu_us for cost in costs]), Spread.of([cost.throughput for cost in costs]))
+        for name, costs in (await in_turns(names, rounds, measure)).items()
     }
 
 

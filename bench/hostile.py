@@ -303,7 +303,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     seconds, share = (1.0, 0.05) if options.short else (SECONDS, 1.0)
     attacks = [attack for attack in ATTACKS if options.only in f"{attack.service} {attack.text}"]
-    publish("hostile", report({each: asyncio.run(measure(each, seconds, share)) for each in attacks}, seconds, share))
+    publish("hostile", report({name: asyncio.run(measure(name, seconds, share)) for name in attacks}, seconds, share))
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def _inline(split: Configuration | None) -> Configuration:
 
 async def main(seconds: int = 1, rounds: int = 3) -> None:
     made = [
-        *(_Case(number, regexes, each) for regexes in (0, REGEXES) for number in NUMBERS for each in STRUCTURES),
+        *(_Case(number, regexes, kind) for regexes in (0, REGEXES) for number in NUMBERS for kind in STRUCTURES),
         *(_Case(number, 0, DOMAINS) for number in NUMBERS),
     ]
     cases = {case.name: case for case in made}
@@ -130,7 +130,7 @@ async def main(seconds: int = 1, rounds: int = 3) -> None:
 def _report(cases: dict[str, _Case], cpu: dict[str, Spread], rounds: str) -> Report:
     base = cpu["10/0/list"].median
     structures = dict.fromkeys(case.structure for case in cases.values())
-    ratios = {each: [cpu[_Case(number, 0, each).name].median for number in NUMBERS] for each in structures}
+    ratios = {kind: [cpu[_Case(number, 0, kind).name].median for number in NUMBERS] for kind in structures}
     lines = {(case.structure, case.regexes): None for case in cases.values()}
     series = tuple(
         Series(
@@ -160,7 +160,7 @@ def _report(cases: dict[str, _Case], cpu: dict[str, Spread], rounds: str) -> Rep
         plot=Plot("The last of many rules", "rules", "CPU per request", series, logarithmic=True),
         conclusion=(
             f"What the last of {NUMBERS[-1]:,} costs in relation to the last of {NUMBERS[0]}, without regexes: "
-            f"{', '.join(f'{each} {ratio(costs[-1], costs[0]):.2f}' for each, costs in ratios.items())}."
+            f"{', '.join(f'{kind} {ratio(costs[-1], costs[0]):.2f}' for kind, costs in ratios.items())}."
         ),
     )
 

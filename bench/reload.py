@@ -176,8 +176,8 @@ async def sample(of: str, count: int, rounds: int) -> Sample:
 def report(samples: dict[Case, Sample], rounds: int) -> Report:
     seconds = {
         (kind, case): Spread.of([edit.seconds for edit in edits])
-        for case, each in samples.items()
-        for kind, edits in each.edits.items()
+        for case, measured in samples.items()
+        for kind, edits in measured.edits.items()
     }
     return Report(
         title="An edit reaches an Envoy under load",
@@ -197,12 +197,12 @@ def report(samples: dict[Case, Sample], rounds: int) -> Report:
                 kind,
                 str(seconds[kind, case]),
                 f"{statistics.median(edit.received for edit in edits):,.0f}",
-                f"{each.start.received:,}",
+                f"{measured.start.received:,}",
                 f"{sum(edit.requests for edit in edits):,}",
                 str(sum(edit.failed for edit in edits)),
             )
-            for case, each in samples.items()
-            for kind, edits in each.edits.items()
+            for case, measured in samples.items()
+            for kind, edits in measured.edits.items()
         ),
         plot=Plot(
             "From a save to the new answer",

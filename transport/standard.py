@@ -162,7 +162,7 @@ class Standard:
                 described.method.add(
                     name=method, input_type=taken, output_type=given, client_streaming=True, server_streaming=True
                 )
-            needed = {pool.FindMessageTypeByName(each).file.name for pair in methods.values() for each in pair}
+            needed = {pool.FindMessageTypeByName(message).file.name for pair in methods.values() for message in pair}
             file.dependency.extend(sorted(needed))
             pool.Add(file)
         return pool

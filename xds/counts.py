@@ -30,7 +30,7 @@ MOST: Final = 400_000
 """Things in a report: counters, their tags, and names in one. The largest that is taken (`settings.MAX_REQUEST`) has a
 third of that if an Envoy of ours has made it, and could have ten times as many."""
 
-_PLACEMENTS: Final = ("", NATIVE, *(each.value for each in Placement))
+_PLACEMENTS: Final = ("", NATIVE, *(placement.value for placement in Placement))
 _STATUS: Final = re.compile(rf"[0-9]{{0,3}}|{NONE}|{OTHER}")
 """Of a stranger it may be anything, as often as it likes."""
 
@@ -85,7 +85,7 @@ def decode(data: bytes) -> Counted:
             case Kind() as kind:
                 # Where no rule has answered, nobody says what was there before: it is what was sent.
                 seen = series._replace(original_status=tags.get("original_status") or status, kind=kind)
-                answers += [(seen._replace(rule=each), number) for each in limited(rule.split(","))]
+                answers += [(seen._replace(rule=single), number) for single in limited(rule.split(","))]
             case _ if name == _ROUTES:
                 answers.append((_of_route(tags, status), number))
             case _ if name == _NO_PAGES:

@@ -171,7 +171,7 @@ def _covering(entries: dict[str, list[tuple[int, Entry]]], domain: str) -> list[
     lists = [entries[wider] for wider in wider_domains(domain) if wider in entries]
     if len(lists) == 1:
         return lists[0]
-    return sorted({each[0]: each for found in lists for each in found}.values(), key=_place)
+    return sorted({entry[0]: entry for entry in itertools.chain.from_iterable(lists)}.values(), key=_place)
 
 
 def _plan_domain(domain: str, routes: Sequence[Route], rules: Sequence[_Asked]) -> PlannedDomain:
@@ -190,9 +190,9 @@ def _plan_list(routes: Sequence[Route], rules: Sequence[_Asked]) -> Iterator[Pla
     def meets_earlier(match: Meet) -> bool:
         while pending:
             rule, own = pending.pop()
-            names = rule.scope.routes
-            of = (EVERYTHING,) if names is None else (_own_match(each.request) for each in routes if each.name in names)
-            for part in filter(None, (meet(each, own) for each in of)):
+            only = rule.scope.routes
+            of = [EVERYTHING] if only is None else (_own_match(route.request) for route in routes if route.name in only)
+            for part in filter(None, (meet(requests, own) for requests in of)):
                 shielded.add((None,), 0, (rule, part))
         return any(meet(match, other) is not None for _, (_, other) in shielded.find(None, match))
 
@@ -220,15 +220,15 @@ def _plan_list(routes: Sequence[Route], rules: Sequence[_Asked]) -> Iterator[Pla
 
 
 def _plan_route(route: Route | None, match: Meet, rules: _Index) -> list[PlannedRoute]:
-    found = [*rules.find(None, match), *(rules.find(route.name, match) if route else ())]
+    asked = [*rules.find(None, match), *(rules.find(route.name, match) if route else ())]
     planned: dict[Meet, PlannedRoute] = {}
-    for place, (rule, own) in sorted(found, key=_place):
+    for place, (rule, own) in sorted(asked, key=_place):
         part = meet(match, own)
         if part is None:
             continue
-        for each in [part] if rule.unconditional or rule.answers else _kept_away(route, part, place, rules):
-            if each not in planned:
-                planned[each] = _answering(each, route, rule) if rule.unconditional else _passing(each, route, rule)
+        for kept in [part] if rule.unconditional or rule.answers else _kept_away(route, part, place, rules):
+            if kept not in planned:
+                planned[kept] = _answering(kept, route, rule) if rule.unconditional else _passing(kept, route, rule)
         if part == match:
             break
     planned.setdefault(match, _passing(match, route))
@@ -243,9 +243,9 @@ def _plan_route(route: Route | None, match: Meet, rules: _Index) -> list[Planned
 
 def _kept_away(route: Route | None, part: Meet, place: int, rules: _Index) -> list[Meet]:
     """Of what a rule passes, what it keeps from later ones that would answer; nothing else is told, or counted."""
-    found = [*rules.find(None, part), *(rules.find(route.name, part) if route else ())]
+    asked = [*rules.find(None, part), *(rules.find(route.name, part) if route else ())]
     parts: dict[Meet, None] = {}
-    for at, (rule, own) in found:
+    for at, (rule, own) in asked:
         kept = meet(part, own) if at > place and rule.unconditional else None
         if kept is not None:
             parts[kept] = None
@@ -274,7 +274,7 @@ class _Index:
         if path is None or not self._found:
             return self._found.get((route, "all", ""), [])
         keys = {("any", ""), ("below", path.value), *(("at", wider.value) for wider in wider_paths(path))}
-        return [each for key in keys for each in self._found.get((route, *key), ())]
+        return [asked for key in keys for asked in self._found.get((route, *key), ())]
 
 
 def _plain_path(match: Meet) -> PathMatch | None:
