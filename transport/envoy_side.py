@@ -25,7 +25,7 @@ _TLS: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 
 @dataclass(frozen=True, slots=True)
 class EnvoyTls:
-    """The authorities with which Envoys verify us, and their own certificates. Paths on Envoy's machine, of PEM or SDS files."""
+    """How Envoys verify us, and their own certificate. Paths on Envoy's machine, of PEM or SDS files."""
 
     ca: str
     certificate: str = ""

@@ -114,7 +114,7 @@ def translate(ruleset: Ruleset, program: Program, plan: Plan, settings: Settings
 
 
 def conditional_program(ruleset: Ruleset) -> Program:
-    """The rules that are left to the program in Envoys of ours, where routes give the unconditional answers they can."""
+    """The rules left to the program in Envoys of ours, where routes give the unconditional answers that they can."""
     native = {rule for rule in native_rules(ruleset.rules) if rule.unconditional}
     return compile_rules(rule for rule in ruleset.rules if rule not in native)
 

@@ -92,7 +92,7 @@ def _filter(program: Program, mode: Json, **more: object) -> Json:
         processing_mode=mode,
         **more,
         failure_mode_allow=True,  # fail open: the service slow, dead or restarting, responses pass through
-        # The first call after a start can take longer than Envoy's 200 ms; the page of another service has its own limit.
+        # The first call after a start can take longer than Envoy's 200 ms; another service's page has its own limit.
         message_timeout=duration(1 + slowest),
         mutation_rules={"allow_envoy": True},  # an answer may set headers whose names begin with x-envoy-
         metadata_options={"receiving_namespaces": {"untyped": [METADATA]}},  # which rule answered, for access logs

@@ -17,7 +17,7 @@ Json = dict[str, Any]
 """A message of Envoy's API in its JSON mapping, with the field names of the .proto files."""
 
 ROUTES_NAME: Final = "rejoinder"
-"""The route configuration of the routes in rule files; that of another group of listeners has the group's name added."""
+"""The route configuration of the routes in rule files; that of another group of listeners ends in the group's name."""
 
 EXT_PROC_CLUSTER: Final = "rejoinder_ext_proc"
 
