@@ -1,10 +1,10 @@
-"""What it costs that an answer depends on who asks.
+"""The cost of answers that depend on the request.
 
     python bench/answers.py [--short]
 
-One Envoy with one worker, configured by hand, and another one as its upstream, which says 503. A rule replaces that by
-a page: a fixed one; a template with five variables that comes out as long; the best of four variants of that length;
-the built-in page. By the filters that `rejoinder bootstrap` prints, in the module and over ext_proc.
+One Envoy with one worker, configured by hand, and a second one as its upstream, which answers 503. A rule replaces this
+by a page: a fixed one; a template with five variables that makes a page of the same length; the best of four variants
+of that length; the built-in page. With the filters that `rejoinder bootstrap` prints, in the module and over ext_proc.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ HTML: Final = (
     ("content-language", "de"),
     ("vary", "accept, accept-language"),
 )
-"""What the variant has that is sent: all send the same headers."""
+"""The text of the variant that is sent: all connections send the same headers."""
 TYPES: Final = (("text/html", "en"), ("text/html", "de"), ("application/json", ""), ("text/plain", ""))
 
 FIXED, TEMPLATE, VARIANTS, BUILT_IN = "fixed", "a template with five variables", "one of four variants", "built-in page"

@@ -1,10 +1,10 @@
-"""How long rules take from the file to the bytes that travel: at a start, and after an edit of one of them.
+"""How long rules take from the file to the bytes that are sent: at a start, and after an edit of one of them.
 
     python bench/compile.py [--short] [--rounds N]
 
-Every measurement is a process of its own, so that nothing is remembered; importing the package is not counted. That
+Every measurement is a process of its own, so that nothing is remembered; importing the package is not counted. The
 process then sees edits in the middle of the one file (KINDS): a body is changed; a rule is added, or removed, so that
-all behind it stand on other lines. What travels is what an Envoy on an incremental ADS stream is sent because of it.
+all later rules move to other lines. The bytes are those that an Envoy on an incremental ADS stream gets.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ START: Final = "start"
 TARGET: Final = 0.15
 """Seconds from an edit of one of the most rules to the bytes."""
 SETTINGS: Final = Settings(Endpoint("127.0.0.1", 18001), Placement.MODULE, fallback=True)
-"""The same object for all that a process makes, as in `rejoinder serve`: much is remembered by identity."""
+"""One object for everything in a process, as in `rejoinder serve`: much is remembered by identity."""
 
 MATCHES: Final[dict[str, Callable[[str], str]]] = {
     "paths": "{{path: /path/{}}}".format,
     "domains": "{{domains: [shop-{}.example.com]}}".format,
     "paths, for a status": "{{path: /path/{}}}\n  enable_on_status: [5xx]".format,
 }
-"""What tells the rules of a file apart."""
+"""How the rules of a file differ."""
 
 CASES: Final = (*(("paths", count) for count in (10, 100, 1_000, 10_000)), *((of, 10_000) for of in [*MATCHES][1:]))
 
@@ -95,11 +95,11 @@ KINDS: Final[dict[str, Callable[[Mocks, int], None]]] = {
 }
 
 
-# ---- who is sent it
+# ---- the receiver
 
 
 class Envoy:
-    """One that has asked for everything over an incremental ADS stream, and accepts what comes."""
+    """A client that has asked for everything over an incremental ADS stream, and accepts every response."""
 
     def __init__(self) -> None:
         self._session = Incremental()
@@ -107,7 +107,7 @@ class Envoy:
         """The filters that it has by ECDS, by listener."""
 
     def connect(self, has: Snapshot) -> list[bytes]:
-        """Ask; what travels."""
+        """Ask; returns the responses."""
         listeners = (has.split or has).by_type[LISTENERS].values()
         routes = tuple(name for listener in listeners for kind, name in listener.references if kind is ROUTES)
         clusters = DeltaRequest(CLUSTERS.url, node=Node(envoy=SPLITS_SINCE))
@@ -118,7 +118,7 @@ class Envoy:
         return sent
 
     def take(self, given: Snapshot) -> list[bytes]:
-        """Be brought to another snapshot; what travels."""
+        """Be brought to another snapshot; returns the responses."""
         return self._accept(self._session.on_snapshot(given))
 
     def _accept(self, outputs: Sequence[Output]) -> list[bytes]:
@@ -196,7 +196,7 @@ def sample(match: str, count: int) -> Sample:
 def way(
     file: Path, memory: Memory, send: Callable[[Snapshot], list[bytes]], built: Callable[[], None] = lambda: None
 ) -> Way:
-    """Go it. Garbage is collected when `cli/making.py` has it collected: not while it loads and builds."""
+    """Measure one way. Garbage is collected as in `cli/making.py`: not while it loads and builds."""
     gc.disable()
     times = [time.perf_counter()]
     ruleset = load([file], memory=memory, look_for_shadowed=False).ruleset  # as `serve`, which warns afterwards
@@ -212,7 +212,7 @@ def way(
     times.append(time.perf_counter())
     built()
     gc.enable()
-    assert not made.check()  # as `Server.publish` makes sure, before the first Envoy hears of it
+    assert not made.check()  # as in `Server.publish`, before the first Envoy gets it
     sent = send(made)
     times.append(time.perf_counter())
     seconds = (after - before for before, after in itertools.pairwise(times))

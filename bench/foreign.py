@@ -1,10 +1,10 @@
-"""What Rejoinder costs in an Envoy that has a configuration of its own.
+"""The cost of Rejoinder in an Envoy that has a configuration of its own.
 
     python bench/foreign.py [--short]
 
-Two Envoys with one worker each, both configured by hand: the second one is the upstream of the first. A status that no
-rule names (200), and one that is answered (503), with: nothing in the way; the filters that `rejoinder bootstrap
-ext_proc RULES` prints, and the one of `bootstrap module RULES`; those without RULES, which follow a control plane; an
+Two Envoys with one worker each, both configured by hand: the second one is the upstream of the first. Measured are a
+status that no rule names (200), and one that is answered (503), with: no filter; the filters that `rejoinder bootstrap
+ext_proc RULES` prints, and that of `bootstrap module RULES`; those without RULES, which follow a control plane; an
 ext_proc service as one would write it by hand, with grpc.aio and asked about everything; Envoy's `custom_response`.
 Services have processes of their own.
 """
