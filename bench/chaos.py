@@ -15,9 +15,8 @@ Also allowed:
 - with ext_proc, while `serve` or one of its workers is killed, stopped or comes back: the upstream's own response
   passes (docs/ext_proc.md). This is counted as "passed".
 
-As root it uses a mount namespace of its own, with a disk that can be filled, and a `serve` without root's right to read
-everything. Without root, the second is not needed, and the full disk is left out. The clock needs a C compiler. `left
-out` lists what is missing.
+As root it uses a mount namespace with a disk that can be filled, and a `serve` without root's right to read everything.
+Without root, there is no full disk. The clock needs a C compiler. `left out` lists what is missing.
 
 `chaos_rules` has the rules, `chaos_requests` the requests and their right answers, `chaos_site` the processes and the
 check of the answers, `chaos_faults` the faults, `chaos_report` the table.

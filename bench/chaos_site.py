@@ -248,7 +248,7 @@ class Site:
         late = [mixed(routes, of_rules) for routes, rules in pairs for of_rules in (rules, conditional(rules))]
         if is_one(right, mixtures, down=down):
             return "mixed"
-        # The filter of one set has not asked before the upstream, or sends too little, and the rules of the other answer.
+        # One set's filter has not asked before the upstream, or sends too little, and the other set's rules answer.
         if self.placement is Placement.EXT_PROC and any(
             is_one(right, late, down=down, untold=untold) for untold in ("", "request", "response", "both")
         ):
