@@ -1,4 +1,4 @@
-"""What an exchange costs the gRPC server of the ext_proc service: by itself, and compared with grpc.aio's.
+"""The cost of an exchange for the gRPC server of the ext_proc service: by itself, and compared with grpc.aio's.
 
     python bench/grpc_servers.py [--short]
 
@@ -30,7 +30,7 @@ from rejoinder.extproc.http2 import Connection, Data
 PATH: Final = "/package.Service/Method"
 REQUEST: Final = bytes(300)
 ANSWER: Final = bytes(150)
-"""About what Envoy says of a response, and what an answer is."""
+"""About the size of Envoy's message about a response, and of an answer."""
 CONNECTIONS: Final = 4
 STREAMS: Final = 32
 """At once, on each of the connections."""

@@ -1,4 +1,4 @@
-"""What strangers can make the two services take: memory before, at most, and after, for one kind of client at a time.
+"""How much memory hostile clients can make the two services use: before, at most, and after, one kind at a time.
 
     python bench/hostile.py [--short]
 

@@ -1,4 +1,4 @@
-"""What the last of many rules costs at Envoy: our buckets, in one virtual host and as many, against the ordered list.
+"""The cost of the last of many rules for Envoy: our buckets, in one virtual host and as many, against the ordered list.
 
     python bench/matching.py [--short]
 
@@ -59,7 +59,7 @@ class _Case:
 
 
 def by_path(number: int, regexes: int) -> tuple[Rule, ...]:
-    """So many exact paths, and regexes spread evenly in front of and among them."""
+    """This number of exact paths, and regexes spread evenly before and among them."""
     made = [_rule(f"page-{n}", PathMatch(PathKind.EXACT, _path(n))) for n in range(number)]
     for n in range(regexes):
         place = n * number // regexes + n
@@ -68,7 +68,7 @@ def by_path(number: int, regexes: int) -> tuple[Rule, ...]:
 
 
 def by_domain(number: int) -> tuple[Rule, ...]:
-    """So many domains, each with one exact path."""
+    """This number of domains, each with one exact path."""
     path = PathMatch(PathKind.EXACT, _path(0))
     return tuple(_rule(f"shop-{n}", path, (_domain(n),)) for n in range(number))
 

@@ -1,4 +1,4 @@
-"""All upstreams are down, and everybody asks again: who gets the error page, and who the raw 503?
+"""All upstreams are down, and all clients retry: who gets the error page, and who the raw 503?
 
     python bench/outage.py [--short]
 

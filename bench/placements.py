@@ -1,4 +1,4 @@
-"""What a conditional answer costs in each placement, beside Envoy's own means.
+"""The cost of a conditional answer in each placement, compared with Envoy's own filters.
 
     python bench/placements.py [--short]
 

@@ -1,4 +1,4 @@
-"""What deciding costs by the number of rules: in Python, and in the module's core.
+"""The cost of decisions, by the number of rules: in Python, and in the module's core.
 
     python bench/program.py [--short]
 
@@ -39,7 +39,7 @@ DECISIONS: Final = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What tells rules apart; each of these makes it of a rule's number."""
+    """How rules differ: each field makes a part of a rule from its number."""
 
     domain: Callable[[int], str]
     path: Callable[[int], PathMatch]

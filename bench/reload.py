@@ -1,4 +1,4 @@
-"""How soon Envoy answers by an edited rule, whether a request fails meanwhile, and how many bytes travel for it.
+"""How soon Envoy answers by an edited rule, whether a request fails meanwhile, and how many bytes are sent for it.
 
     python bench/reload.py [--short] [--rounds 3]
 
@@ -74,7 +74,7 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """What became of one."""
+    """The result of one edit."""
 
     seconds: float
     """From the save to the new answer."""
@@ -160,7 +160,7 @@ async def sample(of: str, count: int, rounds: int) -> Sample:
         serve, envoy, port = await stack.enter_async_context(gateway(mocks.text()))
         last = mocks.paths[-1]
         (answer,) = mocks.right(last)
-        await Visitors(mocks, port).until(last, answer)  # what comes before that is no failure
+        await Visitors(mocks, port).until(last, answer)  # other answers before that are no failures
         site = Site(serve, envoy, Visitors(mocks, port))
         await serve.quiet()
         start = await site.numbers()

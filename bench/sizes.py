@@ -1,4 +1,4 @@
-"""What does not multiply: many routes beside many domains, and one page for many routes.
+"""Sizes that do not multiply: many routes beside many domains, and one page for many routes.
 
     python bench/sizes.py [--short]
 
