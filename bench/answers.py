@@ -1,10 +1,10 @@
-"""What it costs that an answer depends on who asks.
+"""The cost of answers that depend on the request.
 
     python bench/answers.py [--short]
 
-One Envoy with one worker, configured by hand, and another one as its upstream, which says 503. A rule replaces that by
-a page: a fixed one; a template with five variables that comes out as long; the best of four variants of that length;
-the built-in page. By the filters that `rejoinder bootstrap` prints, in the module and over ext_proc.
+One Envoy with one worker, configured by hand, and a second one as its upstream, which answers 503. A rule replaces this
+by a page: a fixed one; a template with five variables that makes a page of the same length; the best of four variants
+of that length; the built-in page. With the filters that `rejoinder bootstrap` prints, in the module and over ext_proc.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ HTML: Final = (
     ("content-language", "de"),
     ("vary", "accept, accept-language"),
 )
-"""What the variant has that is sent: all send the same headers."""
+"""The text of the variant that is sent: all connections send the same headers."""
 TYPES: Final = (("text/html", "en"), ("text/html", "de"), ("application/json", ""), ("text/plain", ""))
 
 FIXED, TEMPLATE, VARIANTS, BUILT_IN = "fixed", "a template with five variables", "one of four variants", "built-in page"
@@ -74,15 +74,15 @@ def rules() -> dict[str, Rule]:
     answers = {
         FIXED: Answer(headers=HTML, body=page),
         TEMPLATE: template,
-        VARIANTS: Answer(variants=tuple(Variant(*each, page) for each in TYPES)),
+        VARIANTS: Answer(variants=tuple(Variant(*types, page) for types in TYPES)),
         BUILT_IN: Answer(page=True),
     }
     on = (StatusPattern("503"),)
     return {
         name: rule_with_pages(
-            Rule("busy", (dataclasses.replace(each, status_code=None, enable_on_status=on),)), Branding()
+            Rule("busy", (dataclasses.replace(answer, status_code=None, enable_on_status=on),)), Branding()
         )
-        for name, each in answers.items()
+        for name, answer in answers.items()
     }
 
 
@@ -104,7 +104,7 @@ async def main(seconds: int, rounds: int) -> None:
                 made[both] = asked_elsewhere(listener(both, filters), {EXT_PROC_CLUSTER: name})
         behind = await stack.enter_async_context(running(binary, upstream(), concurrency=1, log_level="error"))
         (address,) = (await behind.ready([UPSTREAM]))[UPSTREAM]
-        clusters = [cluster(UPSTREAM, address[1]), *(service(*each) for each in services.items())]
+        clusters = [cluster(UPSTREAM, address[1]), *(service(*item) for item in services.items())]
         mine = config(list(made.values()), clusters)
         environ = {**os.environ, **library.environment(library.find(binary))}
         envoy = await stack.enter_async_context(
@@ -126,11 +126,11 @@ async def main(seconds: int, rounds: int) -> None:
 def report(samples: Mapping[str, Sequence[Sample]], rounds: str) -> Report:
     rows = []
     series: dict[str, list[tuple[str, Spread]]] = {}
-    for both, each in samples.items():
+    for both, measured in samples.items():
         placement, name = both.split(": ")
         fixed = samples[f"{placement}: {FIXED}"]
-        ratio = Spread.of_ratios([one.cpu_us for one in each], [one.cpu_us for one in fixed])
-        used = str(Spread.of([one.service_us for one in each])) if placement == Placement.EXT_PROC.value else ""
+        ratio = Spread.of_ratios([one.cpu_us for one in measured], [one.cpu_us for one in fixed])
+        used = str(Spread.of([one.service_us for one in measured])) if placement == Placement.EXT_PROC.value else ""
         series.setdefault(placement, []).append((name, ratio))
         rows.append((placement, name, str(ratio), used))
     base = Spread.of([one.cpu_us for one in samples[f"{Placement.MODULE.value}: {FIXED}"]])
@@ -148,7 +148,7 @@ def report(samples: Mapping[str, Sequence[Sample]], rounds: str) -> Report:
             "Answers that depend on who asks",
             "",
             "CPU per request",
-            tuple(Series(placement, tuple(each)) for placement, each in series.items()),
+            tuple(Series(placement, tuple(spreads)) for placement, spreads in series.items()),
         ),
         goals=tuple(
             Goal.at_most(f"module, {name}: Envoy's CPU against a fixed page of that size", wanted, ratio.median)

@@ -1,5 +1,5 @@
-"""The ext_proc service that one would write by hand with grpc.aio: every response is asked about, and the generated
-message classes do the work. For others to compare with; by itself it prints its port and serves until it is killed."""
+"""An ext_proc service as one would write it by hand with grpc.aio: asked about every response, with generated message
+classes. Other benchmarks compare with it; run directly, it prints its port and serves until it is killed."""
 
 from __future__ import annotations
 

@@ -1,25 +1,25 @@
-"""Everything goes wrong, in random order, under a steady load: is every answer one of those that the rules ask for?
+"""All kinds of faults, in random order, under a steady load: is every answer one that the rules ask for?
 
     python bench/chaos.py [--minutes 10] [--seed 1] [--write]
 
 For each placement: `rejoinder serve` with two ext_proc workers, an Envoy with the output of `rejoinder bootstrap ads`,
-and two upstreams, all of them processes. Every request of the load is compared with what `decide` says for the rule
-sets that are in force: that of before the last edit, and that of after it, until the edit is live; then the second
-alone. (A set that Envoy rejects counts until the next one is live: the ext_proc service has it.) The faults are the
-table FAULTS; during each there is an edit, and between them there are many. The second half of the time has no fault
-that ends a process: memory is compared between its beginning and its end.
+and two upstreams, all of them processes. Every response is compared with `decide` for the rule sets that may be in
+force: those before and after the last edit until the edit is live, then only the second. (A set that Envoy rejects
+counts until the next one is live, because the ext_proc service has it.) The faults are in the table FAULTS; there is an
+edit during each fault, and many edits between them. In the second half of the time no fault ends a process: memory is
+compared between its beginning and its end.
 
-What is allowed besides:
-- while an Envoy is killed and not back yet, that it does not answer;
-- while an upstream is killed, what the rules say of Envoy's own 503;
-- with ext_proc, while `serve` or one of its workers is killed, stopped or comes back: that a response passes as the
-  upstream gave it (docs/ext_proc.md). It is counted as "passed".
+Also allowed:
+- while an Envoy is killed and not back yet: no answer;
+- while an upstream is killed: the rules' answer to Envoy's own 503;
+- with ext_proc, while `serve` or one of its workers is killed, stopped or comes back: the upstream's own response
+  passes (docs/ext_proc.md). This is counted as "passed".
 
-As root it has a mount namespace of its own, with a disk that can be filled, and `serve` without root's right to read
-everything; others can do without the second, and have no full disk. The clock needs a C compiler. `left out` says so.
+As root it uses a mount namespace with a disk that can be filled, and a `serve` without root's right to read everything.
+Without root, there is no full disk. The clock needs a C compiler. `left out` lists what is missing.
 
-`chaos_rules` has the rules, `chaos_requests` the requests and what is right to answer, `chaos_site` what is under load
-and what each answer is worth, `chaos_faults` the faults, `chaos_report` the table.
+`chaos_rules` has the rules, `chaos_requests` the requests and their right answers, `chaos_site` the processes and the
+check of the answers, `chaos_faults` the faults, `chaos_report` the table.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ async def run(site: Site, minutes: float, left_out: frozenset[str]) -> Tally:
         site.start(name)
     loads: list[asyncio.Task[None]] = []
     try:
-        await site.live()  # and not a moment of that counts
+        await site.live()  # the time until then does not count
         site.tally = Tally()
         site._answered = time.monotonic()
         loads += (asyncio.ensure_future(site.load(number)) for number in range(CONNECTIONS))
@@ -60,7 +60,7 @@ async def run(site: Site, minutes: float, left_out: frozenset[str]) -> Tally:
         half, end = begin + minutes * 30, begin + minutes * 60
         await faults(site, half, sorted(FAULTS.keys() - left_out))
         rest = sorted(FAULTS.keys() - left_out - DEADLY)
-        await faults(site, half + (end - half) / 4, rest)  # processes that have just been started grow
+        await faults(site, half + (end - half) / 4, rest)  # processes that were just started still grow
         site.tally.memory.append(site.sizes())
         await faults(site, end, rest)
         site.tally.memory.append(site.sizes())
@@ -110,8 +110,8 @@ async def main(minutes: float, seed: int, placements: Sequence[Placement]) -> tu
             sites.append(Site(placement, place, disk, seed))
         if not sites[0].clock.environ:
             left_out.add("clock moved")
-        found = await asyncio.gather(*(run(site, minutes, frozenset(left_out)) for site in sites))
-    tallies = dict(zip(placements, found, strict=True))
+        results = await asyncio.gather(*(run(site, minutes, frozenset(left_out)) for site in sites))
+    tallies = dict(zip(placements, results, strict=True))
     where = machine()
     text = (
         f"`python bench/chaos.py --minutes {minutes:g} --seed {seed}`, {RATE} requests per second and placement over "
@@ -125,7 +125,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--placement", choices=[each.value for each in Placement], help="one of them only")
+    parser.add_argument("--placement", choices=[placement.value for placement in Placement], help="one of them only")
     parser.add_argument("--write", action="store_true", help="put the report into docs/reliability.md")
     options = parser.parse_args()
     wanted = [Placement(options.placement)] if options.placement else list(Placement)

@@ -158,7 +158,7 @@ async def no_permission(site: Site) -> None:
 
 
 async def full_disk(site: Site) -> None:
-    """An editor has truncated the file, and can write nothing; then one that renames can write nothing either."""
+    """The disk is full: an editor has truncated the file, and one that renames cannot write, either."""
     filler = site.disk / "filler"
     with filler.open("wb", buffering=0) as full, site.file.open("wb", buffering=0) as file:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What `chaos.py` does with processes: a clock of their own, their memory, a disk that can be filled."""
+"""Processes of `chaos.py`: a clock of their own, their memory, a disk that can be filled."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ time_t time(time_t *now) {
     return exact.tv_sec;
 }
 """
-"""A wall clock that is moved by a number in a file, for the processes that are started with it."""
+"""A wall clock that is set by a number in a file, for processes that are started with it."""
 
 
 class Clock:
     def __init__(self, folder: Path) -> None:
         self.environ: dict[str, str] = {}
-        """For processes that are to have this clock; empty: there is no C compiler."""
+        """The environment of processes with this clock; empty: there is no C compiler."""
         compiler = shutil.which("cc") or shutil.which("gcc")
         file, source, made = (folder / name for name in ("offset", "clock.c", "clock.so"))
         file.write_bytes(bytes(8))
@@ -83,7 +83,7 @@ class Clock:
 
 def started(command: Sequence[str], log: Path, environ: dict[str, str]) -> subprocess.Popen[bytes]:
     """A process that ends with this one."""
-    # Root may read what nobody may; without these it is like others.
+    # Root may read every file; without these capabilities it cannot.
     rights = "-dac_override,-dac_read_search"
     drop = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"] if os.geteuid() == 0 else []
     with log.open("ab") as output:
@@ -97,27 +97,27 @@ def started(command: Sequence[str], log: Path, environ: dict[str, str]) -> subpr
 
 def children(pid: int) -> list[int]:
     """The ext_proc workers of a `serve`."""
-    started = (int(child) for each in Path(f"/proc/{pid}/task").glob("*/children") for child in _read(each).split())
+    started = (int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in _read(task).split())
     return sorted(child for child in started if b"spawn_main" in _read(Path(f"/proc/{child}/cmdline")))
 
 
 def _read(path: Path) -> bytes:
-    """Nothing of a process or thread that has ended."""
+    """The content; empty for a process or thread that has ended."""
     with contextlib.suppress(OSError):
         return path.read_bytes()
     return b""
 
 
 def memory(pid: int) -> float:
-    """What is resident, in MB."""
+    """Resident memory in MB."""
     with contextlib.suppress(OSError, IndexError):
         return int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
     return 0.0
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports in a row: workers have consecutive ones. They are below those that the system gives to connections, one of
-    which might have them when a process comes back."""
+    """Consecutive ports, for workers. They are below the range for outgoing connections, one of which might take a port
+    while its process is restarted."""
     while True:
         first = random.SystemRandom().randrange(10_000, 18_000)
         ports = list(range(first, first + number))
@@ -131,7 +131,7 @@ _CLONE_NEWNS, _MS_REC, _MS_PRIVATE, MNT_DETACH = 0x20000, 0x4000, 1 << 18, 2
 
 
 def small_disk(folder: Path) -> bool:
-    """Mount one, that nobody else sees; whether that could be done."""
+    """Mount a disk that only these processes see; returns whether that was possible."""
     libc = ctypes.CDLL(None, use_errno=True)
     return not (
         libc.unshare(_CLONE_NEWNS)

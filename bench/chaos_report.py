@@ -16,34 +16,34 @@ PAGE: Final = Path(__file__).parent.parent / "docs" / "reliability.md"
 
 
 def rows(tallies: dict[Placement, Tally]) -> list[tuple[str, ...]]:
-    def each(what: str, said: Callable[[Tally], str]) -> tuple[str, ...]:
+    def row(what: str, said: Callable[[Tally], str]) -> tuple[str, ...]:
         return (what, *map(said, tallies.values()))
 
     def counted(what: str, outcome: str) -> tuple[str, ...]:
-        return each(what, lambda tally: f"{tally.outcomes[outcome]:,}")
+        return row(what, lambda tally: f"{tally.outcomes[outcome]:,}")
 
     names = sorted({name for tally in tallies.values() for name in tally.faults}, key=list(FAULTS).index)
     return [
         ("", *(placement.value for placement in tallies)),
         ("---",) * (len(tallies) + 1),
-        each("requests", lambda tally: f"{tally.requests:,}"),
+        row("requests", lambda tally: f"{tally.requests:,}"),
         counted("... **wrong answers**", "wrong"),
         counted("... **failed, where Envoy was there**", "failed"),
         counted("... answered by one's routes and the other's filter, during an edit of both", "mixed"),
         counted("... not answered, Envoy killed", "not answered, Envoy killed"),
         counted("... answered as the rules say of a dead upstream", "answered, upstream killed"),
         counted("... passed, the service away", "passed"),
-        each("longest time without an answer", lambda tally: f"{tally.longest_gap[False]:.2f} s"),
-        each("... while Envoy or an upstream was away", lambda tally: f"{tally.longest_gap[True]:.2f} s"),
-        each(f"times of more than {GAP:g} s without one, together", lambda tally: f"{tally.gaps[False]:.1f} s"),
-        each("... while Envoy or an upstream was away", lambda tally: f"{tally.gaps[True]:.1f} s"),
-        each("reloads", lambda tally: f"{tally.reloads:,}"),
-        each("... from save to answer, median", lambda tally: f"{statistics.median(tally.seconds_to_live):.2f} s"),
+        row("longest time without an answer", lambda tally: f"{tally.longest_gap[False]:.2f} s"),
+        row("... while Envoy or an upstream was away", lambda tally: f"{tally.longest_gap[True]:.2f} s"),
+        row(f"times of more than {GAP:g} s without one, together", lambda tally: f"{tally.gaps[False]:.1f} s"),
+        row("... while Envoy or an upstream was away", lambda tally: f"{tally.gaps[True]:.1f} s"),
+        row("reloads", lambda tally: f"{tally.reloads:,}"),
+        row("... from save to answer, median", lambda tally: f"{statistics.median(tally.seconds_to_live):.2f} s"),
         *(
-            each(f"memory of {name}, before and after", lambda tally, name=name: memory_said(tally, name))  # type: ignore[misc]
+            row(f"memory of {name}, before and after", lambda tally, name=name: memory_said(tally, name))  # type: ignore[misc]
             for name in ("serve", "workers", "Envoy")
         ),
-        *(each(name, lambda tally, name=name: f"{tally.faults[name]}") for name in names),  # type: ignore[misc]
+        *(row(name, lambda tally, name=name: f"{tally.faults[name]}") for name in names),  # type: ignore[misc]
     ]
 
 

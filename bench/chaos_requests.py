@@ -1,4 +1,4 @@
-"""Requests at random for `chaos.py`, how they are made, and what is right to answer."""
+"""Random requests for `chaos.py`, how they are sent, and their right answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SLOW: Final = 30.0
 STATUSES: Final = (200, 404, 429, 500, 503)
 HOSTS: Final = ("a.test", "b.test")
 VALUES: Final = ("1", "<b>")
-"""Of the header `x-a`."""
+"""Values of the header `x-a`."""
 ENVOYS_OWN: Final = {
     *("date", "server", "connection", "content-length", "transfer-encoding"),
     "x-envoy-upstream-service-time",
@@ -35,9 +35,9 @@ class Asked:
 
     request: Request
     headers: tuple[tuple[str, str], ...]
-    """As they are sent."""
+    """The headers that are sent."""
     status: int
-    """That the upstream is to answer with."""
+    """The status with which the upstream is to answer."""
 
     def bytes(self) -> bytes:
         lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers)
@@ -58,7 +58,7 @@ def asked(method: str, host: str, target: str, headers: tuple[tuple[str, str], .
 
 
 def passed(name: str, asked: Asked) -> Reply:
-    """An upstream's response, as it gave it."""
+    """An upstream's response, unchanged."""
     return Reply(asked.status, upstream_headers(name), f"{name} {asked.request.target}".encode())
 
 
@@ -66,8 +66,8 @@ def right(ruleset: Ruleset, asked: Asked, *, down: bool = False, untold: str = "
     """What a client must get: a reply, or the status of a response of Envoy's own that passes.
 
     Args:
-        down: the upstream does not answer, maybe.
-        untold: whose headers are not known: of the "request", the "response" or "both".
+        down: the upstream may not answer.
+        untold: the headers of the "request", the "response" or "both" are not known.
     """
     known = untold not in ("request", "both")
     decision = decide(ruleset, asked.request if known else replace(asked.request, headers=()))
@@ -92,7 +92,7 @@ def conditional(ruleset: Ruleset) -> Ruleset:
 
 
 def unanswered(ruleset: Ruleset, asked: Asked, *, down: bool = False) -> list[Reply | int]:
-    """What a client may get where the ext_proc service does not answer: neither before the upstream nor after it."""
+    """The allowed answers if the ext_proc service does not answer: before the upstream, after it, or both."""
     return [
         *right(conditional(ruleset), asked, down=down),  # at one of the two it did
         *right(replace(ruleset, rules=()), asked, down=down),
@@ -100,8 +100,8 @@ def unanswered(ruleset: Ruleset, asked: Asked, *, down: bool = False) -> list[Re
 
 
 def mixed(routes: Ruleset, rules: Ruleset) -> Ruleset:
-    """What Envoy has while an edit is on its way that changes both for one request: one's routes, with the answers that
-    they give for rules, and the other's filter."""
+    """Envoy's rules while an edit changes routes and filter for one request: the routes of one set, with the answers
+    that they give for rules, and the filter of the other."""
     own = native_rules(rules.rules)
     return replace(routes, rules=(*native_rules(routes.rules), *(rule for rule in rules.rules if rule not in own)))
 
@@ -124,11 +124,11 @@ def folded(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     for name, value in headers:
         if name not in ENVOYS_OWN:
             values.setdefault(name, []).append(value)
-    return {name: ",".join(filter(None, each)) for name, each in values.items()}
+    return {name: ",".join(filter(None, lines)) for name, lines in values.items()}
 
 
 class Connection:
-    """HTTP/1.1, kept alive, one request at a time; made when it is needed."""
+    """An HTTP/1.1 connection, kept alive, with one request at a time; opened when it is needed."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -136,7 +136,7 @@ class Connection:
 
     async def ask(self, asked: Asked) -> Response:
         """Raises:
-        OSError, EOFError: no answer, or not in time; the next request is made on a new connection.
+        OSError, EOFError: no answer in time; the next request uses a new connection.
         """
         try:
             async with asyncio.timeout(SLOW):
@@ -151,7 +151,7 @@ class Connection:
             self._streams = None
 
     async def _ask(self, asked: Asked) -> Response:
-        if self._streams and self._streams[0].at_eof():  # of one that was killed, or was idle
+        if self._streams and self._streams[0].at_eof():  # the server was killed, or the connection idle
             self.close()
         if not self._streams:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)

@@ -1,4 +1,4 @@
-"""What is under load in `chaos.py`: one placement with all its processes, and what each answer is worth."""
+"""The processes of one placement under load in `chaos.py`, and the check of their answers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Tally:
     requests: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
-    """Of what must not be."""
+    """Examples of forbidden outcomes."""
     reloads: int = 0
     seconds_to_live: list[float] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
@@ -67,7 +67,7 @@ class Tally:
 
 @dataclass(slots=True)
 class Window:
-    """A time in which something is allowed."""
+    """A time in which certain outcomes are allowed."""
 
     kind: str
     begin: float
@@ -85,7 +85,7 @@ class Site:
         self.chance = random.Random(f"{seed} {placement.value}")
         self.folder = folder
         self.disk = disk
-        """Where the rules are, and what `serve` says."""
+        """The rule file, and the log of `serve`."""
         self.clock = Clock(folder)
         listen, xds, self.admin, a, b, self.ext_proc, *_ = free_ports(6 + WORKERS)
         self.listen, self.xds = listen, xds
@@ -138,7 +138,7 @@ class Site:
         }
 
     def said(self) -> str:
-        """The ends of the logs, and who runs."""
+        """The ends of the logs, and which processes run."""
         logs = {**{name: self.folder / f"{name}.log" for name in self.running}, "serve": self.disk / "serve.log"}
         states = {name: process.poll() for name, process in self.running.items()}
         ends = (f"{name}: {log.read_text(errors='replace')[-2000:]}" for name, log in logs.items())
@@ -147,7 +147,7 @@ class Site:
     # Rules.
 
     def know(self, text: str) -> bool:
-        """A text is about to be in the file: what it says may be in force from now on; whether it says anything."""
+        """A text will be written to the file, so its rules may be in force from now on; whether it has valid rules."""
         scratch = self.folder / "rules.yaml"
         scratch.write_text(text)
         loaded = load([scratch])
@@ -165,11 +165,11 @@ class Site:
             new.replace(self.file)
 
     async def live(self, since: float | None = None) -> None:
-        """Wait until the last set is in force, wherever answers are given: then it alone is."""
+        """Wait until the last set is in force in all places that answer: then no other set is."""
         number, right_ones = str(self.rules.number).encode(), 0
         since = since or time.monotonic()
         async with asyncio.timeout(PATIENCE):
-            # (Workers are asked in turn: each has its turn among so many.)
+            # (Workers are asked in turn: every one is asked within this many requests.)
             while right_ones < 4 * WORKERS + len(MARKERS):
                 target = MARKERS[min(right_ones, len(MARKERS) - 1)]
                 try:
@@ -188,7 +188,7 @@ class Site:
         await self.live(since)
 
     async def problems(self) -> None:
-        """Wait until `serve` has seen that the rules cannot be used."""
+        """Wait until `serve` has reported that the rules cannot be used."""
         async with asyncio.timeout(PATIENCE):
             while True:
                 with contextlib.suppress(OSError, EOFError):
@@ -206,15 +206,15 @@ class Site:
 
     @contextlib.contextmanager
     def window(self, *kinds: str) -> Iterator[None]:
-        """Something is allowed for as long as the block lasts: end it when all answers are right again."""
+        """Allow outcomes for as long as the block lasts: end it when all answers are right again."""
         made = [Window(kind, time.monotonic()) for kind in kinds]
         self.windows += made
         try:
             yield
         finally:
-            for each in made:
-                each.end = time.monotonic()
-            self.windows = [each for each in self.windows if each.end > time.monotonic() - 2 * SLOW]
+            for window in made:
+                window.end = time.monotonic()
+            self.windows = [window for window in self.windows if window.end > time.monotonic() - 2 * SLOW]
 
     async def ask(self, connection: Connection, asked: Asked) -> None:
         self.tally.requests += 1
@@ -235,8 +235,8 @@ class Site:
 
     def _judged(self, response: Response, asked: Asked, begin: float, sets: Sequence[Ruleset]) -> str:
         def is_one(wanted: Callable[..., list[Reply | int]], sets: Iterable[Ruleset], **options: Any) -> bool:
-            each = (reply for one in sets for reply in wanted(one, asked, **options))
-            return any(response.is_(reply, asked.request.method) for reply in each)
+            replies = (reply for one in sets for reply in wanted(one, asked, **options))
+            return any(response.is_(reply, asked.request.method) for reply in replies)
 
         down = self.was(begin, UPSTREAM_KILLED)
         if is_one(right, sets):
@@ -245,10 +245,10 @@ class Site:
             return "answered, upstream killed"
         pairs = list(itertools.permutations(sets, 2))
         mixtures = [mixed(*pair) for pair in pairs]
-        late = [mixed(routes, each) for routes, rules in pairs for each in (rules, conditional(rules))]
+        late = [mixed(routes, of_rules) for routes, rules in pairs for of_rules in (rules, conditional(rules))]
         if is_one(right, mixtures, down=down):
             return "mixed"
-        # One's filter has not asked before the upstream, or tells too little, and the other's rules are asked after it.
+        # One set's filter has not asked before the upstream, or sends too little, and the other set's rules answer.
         if self.placement is Placement.EXT_PROC and any(
             is_one(right, late, down=down, untold=untold) for untold in ("", "request", "response", "both")
         ):
@@ -276,6 +276,6 @@ class Site:
         with contextlib.closing(connection):
             while True:
                 await asyncio.sleep(due - time.monotonic())
-                # What is late by more than a second is not made up for: the load is bounded.
+                # Requests that are late by more than a second are skipped: the load is bounded.
                 due = max(due + period, time.monotonic() - 1)
                 await self.ask(connection, random_request(chance))

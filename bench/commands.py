@@ -1,9 +1,9 @@
-"""How long the short commands take, against a Python that does nothing.
+"""How long the short commands take, compared with a Python that does nothing.
 
     python bench/commands.py [--short]
 
-That Python is the one of the environment that this runs in. Where Rejoinder is installed to be edited (`pip install
--e`), it takes twice as long to start, for what finds the package: ratios are half of those of other environments.
+That Python is the one of the present environment. If Rejoinder is installed in editable mode (`pip install -e`), Python
+takes twice as long to start, because of the finder of the package: the ratios are then half of those elsewhere.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COMMANDS: Final = {
 }
 WANTED: Final = {"rejoinder --help": 2.5, "rejoinder check quickstart.yaml": 5.0}
 
-# Compiled files are kept, as where somebody uses it; some test environments switch that off.
+# Bytecode is kept, as for users; some test environments switch that off.
 _ENVIRON: Final = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
@@ -40,7 +40,7 @@ async def seconds(name: str) -> float:
 
 async def main(rounds: int = 20) -> None:
     names = (NOTHING, *COMMANDS)
-    await in_turns(names, 1, seconds)  # what has to be compiled is now
+    await in_turns(names, 1, seconds)  # compiles the bytecode
     times = await in_turns(names, rounds, seconds)
     ratios = {name: Spread.of_ratios(times[name], times[NOTHING]) for name in COMMANDS}
     nothing = Spread.of(times[NOTHING]).median * 1e3

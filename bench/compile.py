@@ -1,10 +1,10 @@
-"""How long rules take from the file to the bytes that travel: at a start, and after an edit of one of them.
+"""How long rules take from the file to the bytes that are sent: at a start, and after an edit of one of them.
 
     python bench/compile.py [--short] [--rounds N]
 
-Every measurement is a process of its own, so that nothing is remembered; importing the package is not counted. That
+Every measurement is a process of its own, so that nothing is remembered; importing the package is not counted. The
 process then sees edits in the middle of the one file (KINDS): a body is changed; a rule is added, or removed, so that
-all behind it stand on other lines. What travels is what an Envoy on an incremental ADS stream is sent because of it.
+all later rules move to other lines. The bytes are those that an Envoy on an incremental ADS stream gets.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ START: Final = "start"
 TARGET: Final = 0.15
 """Seconds from an edit of one of the most rules to the bytes."""
 SETTINGS: Final = Settings(Endpoint("127.0.0.1", 18001), Placement.MODULE, fallback=True)
-"""The same object for all that a process makes, as in `rejoinder serve`: much is remembered by identity."""
+"""One object for everything in a process, as in `rejoinder serve`: much is remembered by identity."""
 
 MATCHES: Final[dict[str, Callable[[str], str]]] = {
     "paths": "{{path: /path/{}}}".format,
     "domains": "{{domains: [shop-{}.example.com]}}".format,
     "paths, for a status": "{{path: /path/{}}}\n  enable_on_status: [5xx]".format,
 }
-"""What tells the rules of a file apart."""
+"""How the rules of a file differ."""
 
 CASES: Final = (*(("paths", count) for count in (10, 100, 1_000, 10_000)), *((of, 10_000) for of in [*MATCHES][1:]))
 
@@ -95,11 +95,11 @@ KINDS: Final[dict[str, Callable[[Mocks, int], None]]] = {
 }
 
 
-# ---- who is sent it
+# ---- the receiver
 
 
 class Envoy:
-    """One that has asked for everything over an incremental ADS stream, and accepts what comes."""
+    """A client that has asked for everything over an incremental ADS stream, and accepts every response."""
 
     def __init__(self) -> None:
         self._session = Incremental()
@@ -107,7 +107,7 @@ class Envoy:
         """The filters that it has by ECDS, by listener."""
 
     def connect(self, has: Snapshot) -> list[bytes]:
-        """Ask; what travels."""
+        """Ask; returns the responses."""
         listeners = (has.split or has).by_type[LISTENERS].values()
         routes = tuple(name for listener in listeners for kind, name in listener.references if kind is ROUTES)
         clusters = DeltaRequest(CLUSTERS.url, node=Node(envoy=SPLITS_SINCE))
@@ -118,7 +118,7 @@ class Envoy:
         return sent
 
     def take(self, given: Snapshot) -> list[bytes]:
-        """Be brought to another snapshot; what travels."""
+        """Be brought to another snapshot; returns the responses."""
         return self._accept(self._session.on_snapshot(given))
 
     def _accept(self, outputs: Sequence[Output]) -> list[bytes]:
@@ -134,7 +134,7 @@ class Envoy:
 
     def _ask_for_filters(self, response: Response) -> DeltaRequest:
         had = frozenset[str]().union(*self._filters.values())
-        self._filters.update((each.name, fetched_filters(each.body)) for each in response.resources)
+        self._filters.update((extension.name, fetched_filters(extension.body)) for extension in response.resources)
         for name in response.removed:
             self._filters.pop(name, None)
         has = frozenset[str]().union(*self._filters.values())
@@ -143,8 +143,8 @@ class Envoy:
 
 def fetched_filters(listener: bytes) -> frozenset[str]:
     """The names of the filters that a listener has by ECDS."""
-    filters = (each for chain in _LISTENER.FromString(listener).filter_chains for each in chain.filters)
-    managers = (_MANAGER.FromString(each.typed_config.value) for each in filters)
+    filters = (http_filter for chain in _LISTENER.FromString(listener).filter_chains for http_filter in chain.filters)
+    managers = (_MANAGER.FromString(http_filter.typed_config.value) for http_filter in filters)
     http_filters = (http_filter for manager in managers for http_filter in manager.http_filters)
     return frozenset(http_filter.name for http_filter in http_filters if http_filter.HasField("config_discovery"))
 
@@ -196,7 +196,7 @@ def sample(match: str, count: int) -> Sample:
 def way(
     file: Path, memory: Memory, send: Callable[[Snapshot], list[bytes]], built: Callable[[], None] = lambda: None
 ) -> Way:
-    """Go it. Garbage is collected when `cli/making.py` has it collected: not while it loads and builds."""
+    """Measure one way. Garbage is collected as in `cli/making.py`: not while it loads and builds."""
     gc.disable()
     times = [time.perf_counter()]
     ruleset = load([file], memory=memory, look_for_shadowed=False).ruleset  # as `serve`, which warns afterwards
@@ -212,7 +212,7 @@ def way(
     times.append(time.perf_counter())
     built()
     gc.enable()
-    assert not made.check()  # as `Server.publish` makes sure, before the first Envoy hears of it
+    assert not made.check()  # as in `Server.publish`, before the first Envoy gets it
     sent = send(made)
     times.append(time.perf_counter())
     seconds = (after - before for before, after in itertools.pairwise(times))
@@ -228,11 +228,11 @@ def measured(match: str, count: int) -> Sample:
 
 def report(samples: dict[tuple[str, int], list[Sample]], rounds: int) -> Report:
     ways = {
-        (match, count, kind): [way for each in of for way in each.ways[kind]]
+        (match, count, kind): [way for sample in of for way in sample.ways[kind]]
         for (match, count), of in samples.items()
         for kind in (START, *KINDS)
     }
-    memory = {(*case, START): f"{max(each.memory for each in of):.0f}" for case, of in samples.items()}
+    memory = {(*case, START): f"{max(sample.memory for sample in of):.0f}" for case, of in samples.items()}
     in_all = {key: Spread.of([way.all for way in of]) for key, of in ways.items()}
     series = (
         Series(f"{match}: {kind}", tuple((count, in_all[match, count, kind]) for of, count in samples if of == match))
@@ -276,12 +276,12 @@ def conclusion(edits: dict[tuple[str, int, str], Spread]) -> str:
     for (match, count, kind), spread in edits.items():
         if count == most and (match not in slowest or spread.median > slowest[match][1].median):
             slowest[match] = kind, spread
-    found = "; ".join(
+    worst = "; ".join(
         f"{match}: {spread.median * 1e3:.0f} ms, at most {spread.high * 1e3:.0f} ms ({kind})"
         for match, (kind, spread) in slowest.items()
     )
     return (
-        f"The slowest kind of edit of {most:,} rules, to the bytes: {found}. Wanted: {TARGET * 1e3:.0f} ms for 10,000."
+        f"The slowest kind of edit of {most:,} rules, to the bytes: {worst}. Wanted: {TARGET * 1e3:.0f} ms for 10,000."
     )
 
 

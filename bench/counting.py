@@ -1,11 +1,11 @@
-"""What it costs to count answers: Envoy, and the control plane that a thousand Envoys report to.
+"""The cost of counting answers: for Envoy, and for the control plane that a thousand Envoys report to.
 
     python bench/counting.py [--short] [--rounds 6]
 
-An Envoy with one worker, with the counting access loggers, with those and the access log in JSON, and with neither, is
-asked for a native answer, for one that the module gives, and for what passes. Then simulated Envoys, each a connection
-of its own, report SERIES counters to one `rejoinder serve` every FLUSH seconds, as Envoy does. CPU is what the
-operating system counts. Needs wrk.
+An Envoy with one worker, with the counting access loggers, with those and the JSON access log, and with neither, gets
+requests for a native answer, for an answer of the module, and for a response that passes. Then simulated Envoys, each
+with a connection of its own, report SERIES counters to one `rejoinder serve` every FLUSH seconds, as Envoy does. CPU
+time is the operating system's figure. Needs wrk.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def variants() -> dict[str, Json]:
     )
     settings = Settings(Endpoint("127.0.0.1", 1), Placement.MODULE)
     made = translate(ruleset, compile_rules(ruleset.rules), plan(ruleset), settings)
-    (found,) = static_bootstrap(made)["static_resources"]["listeners"]
-    return {name: {**logged(found, *form), "name": name} for name, form in FORMS.items()}
+    (listener,) = static_bootstrap(made)["static_resources"]["listeners"]
+    return {name: {**logged(listener, *form), "name": name} for name, form in FORMS.items()}
 
 
 async def envoy(seconds: float, rounds: int) -> Mapping[str, list[Cost]]:
@@ -79,7 +79,7 @@ async def envoy(seconds: float, rounds: int) -> Mapping[str, list[Cost]]:
     async with running(binary, upstream(), concurrency=1, log_level="error") as behind:
         (address,) = (await behind.ready([UPSTREAM]))[UPSTREAM]
         whole = config(list(variants().values()), [cluster(UPSTREAM, address[1])])
-        # What is logged is read and thrown away, by another process: see `rejoinder.envoy.pump`.
+        # The log is read and dropped by another process: see `rejoinder.envoy.pump`.
         async with running(
             binary, whole, concurrency=1, log_level="error", environ=environ, on_output=lambda _: None
         ) as gateway:
@@ -133,7 +133,7 @@ def _attributes(rule: str) -> list[Json]:
 
 async def main(seconds: float, rounds: int, envoys: int) -> None:
     costs = await envoy(seconds, rounds)
-    each, share = await control_plane(envoys, max(seconds * rounds, 2 * FLUSH))
+    per_report, share = await control_plane(envoys, max(seconds * rounds, 2 * FLUSH))
     rows, goals = [], []
     for case, wanted in zip(CASES, (1.15, 1.15, 1.05), strict=True):
         base = costs[f"{NEITHER}: {case}"]
@@ -158,7 +158,7 @@ async def main(seconds: float, rounds: int, envoys: int) -> None:
             rows=tuple(rows),
             conclusion=(
                 f"{envoys:,} simulated Envoys that each report {SERIES} counters every {FLUSH:g} s cost the control "
-                f"plane {100 * share:.0f} % of a core, {each:.0f} us for a report."
+                f"plane {100 * share:.0f} % of a core, {per_report:.0f} us for a report."
             ),
             goals=tuple(goals),
         ),

@@ -1,4 +1,4 @@
-"""Envoys with a configuration written by hand, as others have them: what the benchmarks put into these.
+"""Envoys with configurations written by hand, for the benchmarks.
 
 Every listener forwards everything to one upstream (`listener`); the upstream is another Envoy, which answers with the
 status that the path begins with (`upstream`).
@@ -21,14 +21,14 @@ from rejoinder.xds.translate.extensions import foreign_filters
 from rejoinder.xds.translate.settings import typed
 
 STATUSES: Final = (200, 503)
-"""That the upstream answers with: `/503` and all below it with the second."""
+"""The upstream's statuses: the second one for `/503` and all paths below it."""
 UPSTREAM_BODY: Final = "x" * 100
 
 ANSWER: Final = Answer(
     502, (("content-type", "application/json"), ("retry-after", "30")), b'{"error":"busy"}' + b" " * 84
 )
 RULE: Final = Rule("busy", (dataclasses.replace(ANSWER, enable_on_status=(StatusPattern("503"),)),))
-"""What most benchmarks have answered."""
+"""The answer in most benchmarks."""
 SENT: Final[Reply] = reply(ANSWER, 503)
 
 _MANAGER: Final = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -58,7 +58,7 @@ def listener(name: str, filters: Iterable[Json] = (), routes: Sequence[Json] = F
 
 
 def cluster(name: str, port: int) -> Json:
-    """An upstream, which nothing keeps from getting all requests at once."""
+    """An upstream's cluster, without limits, so that it gets all requests at once."""
     address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
     most = 1_000_000
     return {
@@ -104,7 +104,7 @@ def upstream() -> Json:
 
 
 def ask_about_everything(cluster: str) -> Json:
-    """ext_proc as one would configure it for a service written by hand: asked about every response."""
+    """ext_proc as it would be configured for a service written by hand: asked about every response."""
     return {
         "name": "by_hand",
         "typed_config": typed(
@@ -161,21 +161,21 @@ def printed_filters(program: Program) -> list[Json]:
     """The filters that `rejoinder bootstrap ext_proc RULES` prints: those that these rules need."""
     needless = {"requests": not sees_requests(program), "host": not needs(program).hosts}
     filters = foreign_filters(program, Placement.EXT_PROC)
-    return [each for each in filters if not needless.get(each["name"].rpartition(".")[2])]
+    return [entry for entry in filters if not needless.get(entry["name"].rpartition(".")[2])]
 
 
 def asked_elsewhere(made: Json, clusters: Mapping[str, str]) -> Json:
-    """A listener or a filter that asks services in other clusters, by the names of these."""
+    """A listener or a filter, with other names of the clusters of its services."""
 
     def renamed(value: Any) -> Any:
         match value:
             case dict():
                 return {
-                    key: clusters.get(each, each) if key == "cluster_name" else renamed(each)
-                    for key, each in value.items()
+                    key: clusters.get(field, field) if key == "cluster_name" else renamed(field)
+                    for key, field in value.items()
                 }
             case list():
-                return [renamed(each) for each in value]
+                return [renamed(item) for item in value]
         return value
 
     copy: Json = renamed(made)

@@ -1,14 +1,14 @@
-"""How long an edit takes to reach a fleet of Envoys, and what the fleet costs the control plane.
+"""How long an edit takes to reach a fleet of Envoys, and its cost for the control plane.
 
     python bench/fleet.py [--short] [--rounds 3]
     python bench/fleet.py --only delta 10000 1000
 
-One `rejoinder serve`, and simulated Envoys in another process: each is a gRPC connection of its own that asks for
-everything over one ADS stream, as Envoy does (see `Client`), and accepts what comes. Measured is, from the save of the
-rule file, when each of them has the rule with the edit: in its route configuration or, with incremental xDS and many
-rules, in its virtual host. Then the same beside troublemakers (TROUBLE for a hundred clients, of each kind): they never
-read, leave in the middle and come back, or reject everything. At last all connections are closed and made again at
-once. Memory and CPU time of the control plane are what Linux says.
+One `rejoinder serve`, and simulated Envoys in another process: each has a gRPC connection of its own, asks for
+everything over one ADS stream, as Envoy does (see `Client`), and accepts all responses. Measured is the time from the
+save of the rule file until each of them has the edited rule: in its route configuration or, with incremental xDS and
+many rules, in its virtual host. Then the same with troublemakers (TROUBLE for a hundred clients, of each kind): they
+never read, leave in the middle and return, or reject everything. At the end all connections are closed and made again
+at once. Memory and CPU time of the control plane are Linux's figures.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Setup:
 
 VARIANTS: Final = {"delta": "incremental", "sotw": "state of the world"}
 
-# State of the world sends all routes to everybody after every edit, for 10,000 rules 1.6 MB: with a thousand clients,
-# that is more than this process takes in while anybody waits. So the two variants are compared with fewer.
+# State of the world sends all routes to every client after every edit, for 10,000 rules 1.6 MB: with a thousand
+# clients, this process cannot receive that in a reasonable time. So the two variants are compared with fewer clients.
 SETUPS: Final[tuple[Setup, ...]] = (
     Setup("delta", 100, 1_000),
     Setup("sotw", 100, 1_000),
@@ -64,11 +64,11 @@ SHORT: Final[tuple[Setup, ...]] = (Setup("delta", 20, 20), Setup("sotw", 20, 20)
 TROUBLE: Final = 1
 """Percent of the clients, for each kind of trouble."""
 MANY_CLIENTS: Final = 1_000
-"""From how many clients on their memory can be told from what else comes and goes."""
+"""From this number of clients on, their memory can be distinguished from other changes."""
 EDIT: Final = "edit"
 """The situation that is nothing but that."""
 QUIET: Final = 0.5
-"""Seconds in which the control plane must do nothing to be done."""
+"""Seconds without work after which the control plane counts as idle."""
 
 
 def rules(count: int, generation: int) -> str:
@@ -91,7 +91,7 @@ class Serve:
     file: Path
 
     def memory(self) -> int:
-        """In bytes, what of it is in RAM."""
+        """Resident memory in bytes."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
     def cpu(self) -> float:
@@ -105,7 +105,7 @@ class Serve:
         draft.replace(self.file)
 
     async def quiet(self) -> None:
-        """Wait until there is nothing to do any more: when rules are live, it still looks for hidden ones."""
+        """Wait until it is idle: when rules are live, it still looks for hidden ones."""
         used = self.cpu()
         while True:
             await asyncio.sleep(QUIET)
@@ -146,7 +146,7 @@ class Fleet:
     """Bytes of memory of the control plane without clients."""
 
     async def edit_without_clients(self) -> None:
-        """See what the control plane needs for itself when it keeps as many generations as it will."""
+        """Find out how much memory the control plane itself uses when it keeps as many generations as it may."""
         for _ in range(KEPT_BUILDS):
             self.save()
             await self.serve.quiet()
@@ -157,7 +157,7 @@ class Fleet:
         return [asyncio.ensure_future(client.run()) for client in self.clients]
 
     async def edit(self) -> Edit:
-        """Save another generation of the rule file; what happens."""
+        """Save another generation of the rule file, and measure."""
         meter = self.save()
         return await meter.read()
 
@@ -186,11 +186,11 @@ class Edit:
     memory: float
     """Of the control plane afterwards, in MB."""
     memory_per_client: float
-    """What of that was not there without clients, in kB."""
+    """The part of it that was not there without clients, in kB."""
 
 
 class Meter:
-    """Measures from when it is made."""
+    """Measures from its construction on."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
@@ -218,7 +218,7 @@ class Meter:
 
 
 async def measure(setup: Setup, rounds: int) -> dict[str, list[Edit]]:
-    """What happened in each situation; those of all clients at once have one entry."""
+    """The results of each situation; those of all clients at once have one entry."""
     with tempfile.TemporaryDirectory() as folder:
         async with serving(Path(folder), rules(setup.rules, 0)) as serve:
             arrivals = Arrivals(setup.clients)
@@ -237,7 +237,7 @@ async def measure(setup: Setup, rounds: int) -> dict[str, list[Edit]]:
             await serve.quiet()
             result[EDIT] = [await fleet.edit() for _ in range(rounds)]
 
-            trouble = [asyncio.ensure_future(each) for each in troublemakers(setup, serve.address)]
+            trouble = [asyncio.ensure_future(troublemaker) for troublemaker in troublemakers(setup, serve.address)]
             await asyncio.sleep(2)
             result["edit, beside troublemakers"] = [await fleet.edit() for _ in range(rounds)]
             await cancelled(trouble)
@@ -289,7 +289,7 @@ def troublemakers(setup: Setup, address: str) -> list[Coroutine[Any, Any, None]]
             await picky.close()
 
     count = max(1, setup.clients * TROUBLE // 100)
-    return [each(f"{each.__name__}-{n}") for each in (never_reads, leaves, rejects) for n in range(count)]
+    return [behavior(f"{behavior.__name__}-{n}") for behavior in (never_reads, leaves, rejects) for n in range(count)]
 
 
 def report(results: dict[Setup, dict[str, list[Edit]]], rounds: int) -> Report:

@@ -1,4 +1,4 @@
-"""A client that takes what an Envoy takes, of which there can be a thousand."""
+"""A client that requests the same as an Envoy; there can be a thousand of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MARKER: Final = re.compile(rb"generation-([0-9]+)-")
 
 
 class Client:
-    """A simulated Envoy with one connection and one stream at a time. Who comes back says what it has.
+    """A simulated Envoy with one connection and one stream at a time. After a reconnect it reports what it has.
 
     (An Envoy gives up a route configuration when the last connection of a listener has ended, which is not seen here:
     no edit changes the listeners.)
@@ -43,7 +43,7 @@ class Client:
         self._envoy: IncrementalEnvoy | StateOfTheWorldEnvoy | None = None
 
     async def connect(self, *routes: str) -> None:
-        """Connect, and ask for all that it knows of; with the names of route configurations, for all there may be."""
+        """Connect, and ask for all known resources; with the names of route configurations, for all there may be."""
         before, self._wire = self._envoy, Wire(self._address, self._delta)
         self._envoy = (IncrementalEnvoy if self._delta else StateOfTheWorldEnvoy)(
             self._wire, before.has if before else None, self._node
@@ -71,8 +71,8 @@ class Client:
                 while self._envoy.step():
                     pass
                 await self._wire.flush()
-                if response.type in (ROUTES, VIRTUAL_HOSTS) and (found := MARKER.search(self._wire.data)):
-                    self.on_generation(int(found[1]))
+                if response.type in (ROUTES, VIRTUAL_HOSTS) and (marker := MARKER.search(self._wire.data)):
+                    self.on_generation(int(marker[1]))
 
     async def close(self) -> None:
         if self._wire:

@@ -1,10 +1,10 @@
-"""What Rejoinder costs in an Envoy that has a configuration of its own.
+"""The cost of Rejoinder in an Envoy that has a configuration of its own.
 
     python bench/foreign.py [--short]
 
-Two Envoys with one worker each, both configured by hand: the second one is the upstream of the first. A status that no
-rule names (200), and one that is answered (503), with: nothing in the way; the filters that `rejoinder bootstrap
-ext_proc RULES` prints, and the one of `bootstrap module RULES`; those without RULES, which follow a control plane; an
+Two Envoys with one worker each, both configured by hand: the second one is the upstream of the first. Measured are a
+status that no rule names (200), and one that is answered (503), with: no filter; the filters that `rejoinder bootstrap
+ext_proc RULES` prints, and that of `bootstrap module RULES`; those without RULES, which follow a control plane; an
 ext_proc service as one would write it by hand, with grpc.aio and asked about everything; Envoy's `custom_response`.
 Services have processes of their own.
 """
@@ -82,7 +82,7 @@ def listeners() -> list[Json]:
         BY_HAND: [ask_about_everything(BY_HAND)],
         CUSTOM_RESPONSE: [custom_response(SENT)],
     }
-    return [listener(name, each) for name, each in filters.items()]
+    return [listener(name, http_filters) for name, http_filters in filters.items()]
 
 
 async def answered(port: int) -> None:
@@ -124,7 +124,7 @@ async def main(seconds: int, rounds: int) -> None:
         envoy = await stack.enter_async_context(
             running(binary, mine, concurrency=1, log_level="error", environ=environ)
         )
-        names = [each["name"] for each in made]
+        names = [one["name"] for one in made]
         bound = await envoy.ready(names)
         for name in names:
             if name != PLAIN:
@@ -151,13 +151,13 @@ async def streams(envoy: EnvoyProcess) -> int:
 def report(samples: Mapping[str, Sequence[Sample]], rounds: str) -> Report:
     ratios: dict[tuple[str, str], Spread] = {}
     rows = []
-    for name, each in samples.items():
+    for name, measured in samples.items():
         variant, case = name.split(": ")
         plain = samples[f"{PLAIN}: {case}"]
-        ratio = Spread.of_ratios([one.cpu_us for one in each], [one.cpu_us for one in plain])
-        throughput = Spread.of_ratios([one.throughput for one in each], [one.throughput for one in plain])
-        asked = Spread.of([one.streams for one in each]).median
-        used = str(Spread.of([one.service_us for one in each])) if asked else ""
+        ratio = Spread.of_ratios([one.cpu_us for one in measured], [one.cpu_us for one in plain])
+        throughput = Spread.of_ratios([one.throughput for one in measured], [one.throughput for one in plain])
+        asked = Spread.of([one.streams for one in measured]).median
+        used = str(Spread.of([one.service_us for one in measured])) if asked else ""
         ratios[variant, case] = ratio
         rows.append((variant, case, str(ratio), str(throughput), f"{asked:.2g}", used))
     ours, by_hand = ([one.service_us for one in samples[f"{name}: {LISTED}"]] for name in (EXT_PROC, BY_HAND))

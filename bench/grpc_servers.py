@@ -1,4 +1,4 @@
-"""What an exchange costs the gRPC server of the ext_proc service: by itself, and compared with grpc.aio's.
+"""The cost of an exchange for the gRPC server of the ext_proc service: by itself, and compared with grpc.aio's.
 
     python bench/grpc_servers.py [--short]
 
@@ -30,7 +30,7 @@ from rejoinder.extproc.http2 import Connection, Data
 PATH: Final = "/package.Service/Method"
 REQUEST: Final = bytes(300)
 ANSWER: Final = bytes(150)
-"""About what Envoy says of a response, and what an answer is."""
+"""About the size of Envoy's message about a response, and of an answer."""
 CONNECTIONS: Final = 4
 STREAMS: Final = 32
 """At once, on each of the connections."""
@@ -80,10 +80,10 @@ async def _h2load(port: int, body: Path, requests: int) -> float:
         stdout=asyncio.subprocess.PIPE,
     )
     text = (await process.communicate())[0].decode()
-    found = re.search(r"([\d.]+) req/s", text)
-    if found is None or f"{requests} succeeded" not in text:
+    rate = re.search(r"([\d.]+) req/s", text)
+    if rate is None or f"{requests} succeeded" not in text:
         raise RuntimeError(f"h2load failed: {text}")
-    return float(found[1])
+    return float(rate[1])
 
 
 async def main(rounds: int, requests: int) -> None:
@@ -123,7 +123,7 @@ def _connection_alone(exchanges: int) -> float:
     window = frame(Frame.WINDOW_UPDATE, 0, 0, (MAX_WINDOW >> 1).to_bytes(4, "big"))
     connection.receive_data(PREFACE + b"".join(opening) + window)
     ids = range(1, 2 * exchanges, 2)
-    asked = [frame(Frame.HEADERS, END_HEADERS, each, block) + frame(Frame.DATA, 0, each, body) for each in ids]
+    asked = [frame(Frame.HEADERS, END_HEADERS, id_, block) + frame(Frame.DATA, 0, id_, body) for id_ in ids]
     reads = [b"".join(asked[start : start + 30]) for start in range(0, exchanges, 30)]
     began = time.process_time()
     for read in reads:

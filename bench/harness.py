@@ -1,4 +1,4 @@
-"""What the benchmarks share: a load, the CPU time that it costs a process, and medians of interleaved rounds.
+"""Shared by the benchmarks: a load, the CPU time that it costs a process, and medians of interleaved rounds.
 
 Only ratios within one run mean anything; so everything that is compared is measured in turns, round after round. CPU
 time is the operating system's accounting (/proc), which a noisy machine disturbs less than the clock.
@@ -29,7 +29,7 @@ RESULTS: Final = Path(__file__).parent / "results"
 
 
 def arguments(description: str | None, short: str) -> argparse.ArgumentParser:
-    """What every benchmark can be told: `--short`, which `short` describes."""
+    """The options of every benchmark: `--short`, which `short` describes."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help=f"{short}: to see that it works; no result is kept")
     return parser
@@ -37,12 +37,12 @@ def arguments(description: str | None, short: str) -> argparse.ArgumentParser:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a load did."""
+    """The results of a load."""
 
     requests: int
     seconds: float
     errors: int = 0
-    """Of the requests, those that got a status from 400 on."""
+    """The number of requests that got a status from 400 on."""
 
     @property
     def throughput(self) -> float:
@@ -80,12 +80,12 @@ class Spread:
 
     @classmethod
     def of_ratios(cls, values: Sequence[float], bases: Sequence[float]) -> Spread:
-        """Each round's in relation to the same round's: what slows down a whole round does not count."""
+        """The ratios of values of the same round: effects on a whole round do not count."""
         return cls.of(list(map(ratio, values, bases)))
 
 
 def ratio(value: float, base: float) -> float:
-    """To less than the clock can tell: any number of times."""
+    """Below the resolution of the clock: any number of times."""
     return value / base if base else math.inf
 
 
@@ -103,11 +103,11 @@ async def wrk(port: int, path: str, *, seconds: float, connections: int = 32, he
         stdout=asyncio.subprocess.PIPE,
     )
     text = (await process.communicate())[0].decode()
-    found = re.search(r"(\d+) requests in ([\d.]+)s", text)
-    if found is None or "Socket errors" in text:
+    counted = re.search(r"(\d+) requests in ([\d.]+)s", text)
+    if counted is None or "Socket errors" in text:
         raise RuntimeError(f"wrk failed: {text}")
     errors = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
-    return Load(int(found[1]), float(found[2]), int(errors[1]) if errors else 0)
+    return Load(int(counted[1]), float(counted[2]), int(errors[1]) if errors else 0)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -118,11 +118,11 @@ def cpu_seconds(pid: int) -> float:
 
 async def in_turns(names: Sequence[str], rounds: int, measure: Callable[[str], Awaitable[T]]) -> dict[str, list[T]]:
     """Measure each of these, round after round; by name."""
-    found: dict[str, list[T]] = {name: [] for name in names}
+    results: dict[str, list[T]] = {name: [] for name in names}
     for _ in range(rounds):
         for name in names:
-            found[name].append(await measure(name))
-    return found
+            results[name].append(await measure(name))
+    return results
 
 
 async def interleaved(
@@ -130,8 +130,8 @@ async def interleaved(
 ) -> dict[str, tuple[Spread, Spread]]:
     """Measure each of these in turns; CPU and throughput by name."""
     return {
-        name: (Spread.of([cost.cpu_us for cost in each]), Spread.of([cost.throughput for cost in each]))
-        for name, each in (await in_turns(names, rounds, measure)).items()
+        name: (Spread.of([cost.cpu_us for cost in costs]), Spread.of([cost.throughput for cost in costs]))
+        for name, costs in (await in_turns(names, rounds, measure)).items()
     }
 
 
@@ -156,7 +156,7 @@ async def script(name: str, *words: str) -> AsyncIterator[tuple[asyncio.subproce
 
 
 def machine() -> dict[str, Any]:
-    """Where this runs, for beside the numbers."""
+    """The machine, to be printed beside the numbers."""
     model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
     return {
         "cores": os.cpu_count(),
@@ -171,7 +171,7 @@ class Series:
 
     name: str
     points: tuple[tuple[float | str, Spread], ...]
-    """What stands on the x axis, and what was measured there."""
+    """The values of the x axis, and the measured ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A figure that is to be reached."""
+    """A target for a figure."""
 
     what: str
     wanted: str
@@ -209,7 +209,7 @@ def _said(value: float, unit: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a benchmark has found out."""
+    """The results of a benchmark."""
 
     title: str
     text: str

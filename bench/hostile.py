@@ -1,4 +1,4 @@
-"""What strangers can make the two services take: memory before, at most, and after, for one kind of client at a time.
+"""How much memory hostile clients can make the two services use: before, at most, and after, one kind at a time.
 
     python bench/hostile.py [--short]
 
@@ -303,7 +303,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     seconds, share = (1.0, 0.05) if options.short else (SECONDS, 1.0)
     attacks = [attack for attack in ATTACKS if options.only in f"{attack.service} {attack.text}"]
-    publish("hostile", report({each: asyncio.run(measure(each, seconds, share)) for each in attacks}, seconds, share))
+    publish("hostile", report({name: asyncio.run(measure(name, seconds, share)) for name in attacks}, seconds, share))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the last of many rules costs at Envoy: our buckets, in one virtual host and as many, against the ordered list.
+"""The cost of the last of many rules for Envoy: our buckets, in one virtual host and as many, against the ordered list.
 
     python bench/matching.py [--short]
 
@@ -59,7 +59,7 @@ class _Case:
 
 
 def by_path(number: int, regexes: int) -> tuple[Rule, ...]:
-    """So many exact paths, and regexes spread evenly in front of and among them."""
+    """This number of exact paths, and regexes spread evenly before and among them."""
     made = [_rule(f"page-{n}", PathMatch(PathKind.EXACT, _path(n))) for n in range(number)]
     for n in range(regexes):
         place = n * number // regexes + n
@@ -68,7 +68,7 @@ def by_path(number: int, regexes: int) -> tuple[Rule, ...]:
 
 
 def by_domain(number: int) -> tuple[Rule, ...]:
-    """So many domains, each with one exact path."""
+    """This number of domains, each with one exact path."""
     path = PathMatch(PathKind.EXACT, _path(0))
     return tuple(_rule(f"shop-{n}", path, (_domain(n),)) for n in range(number))
 
@@ -105,7 +105,7 @@ def _inline(split: Configuration | None) -> Configuration:
 
 async def main(seconds: int = 1, rounds: int = 3) -> None:
     made = [
-        *(_Case(number, regexes, each) for regexes in (0, REGEXES) for number in NUMBERS for each in STRUCTURES),
+        *(_Case(number, regexes, kind) for regexes in (0, REGEXES) for number in NUMBERS for kind in STRUCTURES),
         *(_Case(number, 0, DOMAINS) for number in NUMBERS),
     ]
     cases = {case.name: case for case in made}
@@ -130,7 +130,7 @@ async def main(seconds: int = 1, rounds: int = 3) -> None:
 def _report(cases: dict[str, _Case], cpu: dict[str, Spread], rounds: str) -> Report:
     base = cpu["10/0/list"].median
     structures = dict.fromkeys(case.structure for case in cases.values())
-    ratios = {each: [cpu[_Case(number, 0, each).name].median for number in NUMBERS] for each in structures}
+    ratios = {kind: [cpu[_Case(number, 0, kind).name].median for number in NUMBERS] for kind in structures}
     lines = {(case.structure, case.regexes): None for case in cases.values()}
     series = tuple(
         Series(
@@ -160,7 +160,7 @@ def _report(cases: dict[str, _Case], cpu: dict[str, Spread], rounds: str) -> Rep
         plot=Plot("The last of many rules", "rules", "CPU per request", series, logarithmic=True),
         conclusion=(
             f"What the last of {NUMBERS[-1]:,} costs in relation to the last of {NUMBERS[0]}, without regexes: "
-            f"{', '.join(f'{each} {ratio(costs[-1], costs[0]):.2f}' for each, costs in ratios.items())}."
+            f"{', '.join(f'{kind} {ratio(costs[-1], costs[0]):.2f}' for kind, costs in ratios.items())}."
         ),
     )
 

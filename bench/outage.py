@@ -1,4 +1,4 @@
-"""All upstreams are down, and everybody asks again: who gets the error page, and who the raw 503?
+"""All upstreams are down, and all clients retry: who gets the error page, and who the raw 503?
 
     python bench/outage.py [--short]
 
@@ -88,12 +88,12 @@ def report(samples: Mapping[str, Sequence[Sample]], clients: int, rounds: str) -
         rows=tuple(
             (
                 name,
-                str(Spread.of([one.throughput for one in each])),
-                str(Spread.of([100 * one.raw for one in each])),
-                str(Spread.of([one.cpu_us for one in each])),
-                str(Spread.of([one.service_us for one in each])) if name == ANSWERED else "",
+                str(Spread.of([one.throughput for one in measured])),
+                str(Spread.of([100 * one.raw for one in measured])),
+                str(Spread.of([one.cpu_us for one in measured])),
+                str(Spread.of([one.service_us for one in measured])) if name == ANSWERED else "",
             )
-            for name, each in samples.items()
+            for name, measured in samples.items()
         ),
         goals=(
             Goal.at_most(f"outage, {clients:,} clients, ext_proc with one worker: raw 503s", 0.5, raw, "%"),

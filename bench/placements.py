@@ -1,4 +1,4 @@
-"""What a conditional answer costs in each placement, beside Envoy's own means.
+"""The cost of a conditional answer in each placement, compared with Envoy's own filters.
 
     python bench/placements.py [--short]
 
@@ -65,8 +65,8 @@ def _ours(placement: Placement, *rules: Rule, asking: str = "") -> Json:
     made = translate(
         ruleset, compile_rules(ruleset.rules), plan(ruleset), Settings(Endpoint("127.0.0.1", 1), placement)
     )
-    (found,) = static_bootstrap(made)["static_resources"]["listeners"]
-    return asked_elsewhere(found, {EXT_PROC_CLUSTER: asking})
+    (listener,) = static_bootstrap(made)["static_resources"]["listeners"]
+    return asked_elsewhere(listener, {EXT_PROC_CLUSTER: asking})
 
 
 def _with_filter(made: Json, added: Json) -> Json:
@@ -104,7 +104,7 @@ async def main(seconds: int = 1, rounds: int = 4) -> None:
     variants = {name: {**made, "name": name} for name, made in _variants().items()}
     async with running(binary, upstream(), concurrency=1, log_level="error") as behind:
         (address,) = (await behind.ready([UPSTREAM]))[UPSTREAM]
-        clusters = [cluster(UPSTREAM, address[1]), *(service(*each) for each in services.items())]
+        clusters = [cluster(UPSTREAM, address[1]), *(service(*item) for item in services.items())]
         gateway_config = config(list(variants.values()), clusters)
         async with running(binary, gateway_config, concurrency=1, log_level="error", environ=environ) as gateway:
             bound = await gateway.ready(list(variants))
@@ -135,11 +135,11 @@ async def _opened(gateway: EnvoyProcess) -> int:
 def _report(costs: Mapping[str, list[Cost]], connections: Mapping[str, float], rounds: str) -> Report:
     rows: list[tuple[str, ...]] = []
     series: dict[str, list[tuple[str, Spread]]] = {case: [] for case in CASES}
-    for name, each in costs.items():
+    for name, measured in costs.items():
         variant, case = name.split(": ")
         plain = costs[f"{PLAIN}: {case}"]
-        cpu = Spread.of_ratios([cost.cpu_us for cost in each], [cost.cpu_us for cost in plain])
-        throughput = Spread.of_ratios([cost.throughput for cost in each], [cost.throughput for cost in plain])
+        cpu = Spread.of_ratios([cost.cpu_us for cost in measured], [cost.cpu_us for cost in plain])
+        throughput = Spread.of_ratios([cost.throughput for cost in measured], [cost.throughput for cost in plain])
         rows.append((variant, case, str(cpu), str(throughput), f"{connections[name]:.1f}"))
         series[case].append((variant, cpu))
     ours, theirs = costs[f"{MODULE}: {LISTED}"], costs[f"{CUSTOM_RESPONSE}: {LISTED}"]
@@ -158,7 +158,7 @@ def _report(costs: Mapping[str, list[Cost]], connections: Mapping[str, float], r
         columns=("", "status", "CPU per request", "throughput", "connections"),
         rows=tuple(rows),
         plot=Plot(
-            "The placements", "", "CPU per request", tuple(Series(case, tuple(each)) for case, each in series.items())
+            "The placements", "", "CPU per request", tuple(Series(case, tuple(cpu)) for case, cpu in series.items())
         ),
         conclusion=f"Listed, the module has {faster.median:.1f} times the throughput of `custom_response`.",
         goals=(

@@ -1,4 +1,4 @@
-"""What deciding costs by the number of rules: in Python, and in the module's core.
+"""The cost of decisions, by the number of rules: in Python, and in the module's core.
 
     python bench/program.py [--short]
 
@@ -39,7 +39,7 @@ DECISIONS: Final = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What tells rules apart; each of these makes it of a rule's number."""
+    """How rules differ: each field makes a part of a rule from its number."""
 
     domain: Callable[[int], str]
     path: Callable[[int], PathMatch]
@@ -154,9 +154,9 @@ async def at_envoy(seconds: int, rounds: int) -> dict[str, list[Cost]]:
 def report(
     python: Mapping[tuple[str, int], Sequence[Python]], envoy: Mapping[str, Sequence[Cost]], rounds: str
 ) -> Report:
-    decisions = {case: Spread.of([one.decision for one in each]) for case, each in python.items()}
+    decisions = {case: Spread.of([one.decision for one in measured]) for case, measured in python.items()}
     rows = []
-    for (kind, count), each in python.items():
+    for (kind, count), measured in python.items():
         costs, few = (envoy.get(f"{kind}: {number}", ()) for number in (count, FEW))
         ratio = Spread.of_ratios([cost.cpu_us for cost in costs], [cost.cpu_us for cost in few]) if costs else ""
         rows.append(
@@ -164,9 +164,9 @@ def report(
                 f"{count:,}",
                 kind,
                 str(decisions[kind, count]),
-                str(Spread.of([one.compiled for one in each])),
-                str(Spread.of([one.encoded for one in each])),
-                f"{each[0].size:,}",
+                str(Spread.of([one.compiled for one in measured])),
+                str(Spread.of([one.encoded for one in measured])),
+                f"{measured[0].size:,}",
                 str(ratio),
             )
         )
@@ -202,8 +202,8 @@ def main() -> None:
     rounds, loads = (1, 1) if parser.parse_args().short else (2, 5)
     python: dict[tuple[str, int], list[Python]] = {(kind, count): [] for kind in KINDS for count in (FEW, MANY)}
     for number in range(rounds):
-        for (kind, count), each in python.items():
-            each.append(in_python(kind, count, number + 1))
+        for (kind, count), measured in python.items():
+            measured.append(in_python(kind, count, number + 1))
     envoy = asyncio.run(at_envoy(1, loads))
     publish("program", report(python, envoy, f"{rounds} rounds in Python, and {loads} of 1 s with 32 connections"))
 

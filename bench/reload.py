@@ -1,4 +1,4 @@
-"""How soon Envoy answers by an edited rule, whether a request fails meanwhile, and how many bytes travel for it.
+"""How soon Envoy answers by an edited rule, whether a request fails meanwhile, and how many bytes are sent for it.
 
     python bench/reload.py [--short] [--rounds 3]
 
@@ -74,7 +74,7 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """What became of one."""
+    """The result of one edit."""
 
     seconds: float
     """From the save to the new answer."""
@@ -160,7 +160,7 @@ async def sample(of: str, count: int, rounds: int) -> Sample:
         serve, envoy, port = await stack.enter_async_context(gateway(mocks.text()))
         last = mocks.paths[-1]
         (answer,) = mocks.right(last)
-        await Visitors(mocks, port).until(last, answer)  # what comes before that is no failure
+        await Visitors(mocks, port).until(last, answer)  # other answers before that are no failures
         site = Site(serve, envoy, Visitors(mocks, port))
         await serve.quiet()
         start = await site.numbers()
@@ -176,8 +176,8 @@ async def sample(of: str, count: int, rounds: int) -> Sample:
 def report(samples: dict[Case, Sample], rounds: int) -> Report:
     seconds = {
         (kind, case): Spread.of([edit.seconds for edit in edits])
-        for case, each in samples.items()
-        for kind, edits in each.edits.items()
+        for case, measured in samples.items()
+        for kind, edits in measured.edits.items()
     }
     return Report(
         title="An edit reaches an Envoy under load",
@@ -197,12 +197,12 @@ def report(samples: dict[Case, Sample], rounds: int) -> Report:
                 kind,
                 str(seconds[kind, case]),
                 f"{statistics.median(edit.received for edit in edits):,.0f}",
-                f"{each.start.received:,}",
+                f"{measured.start.received:,}",
                 f"{sum(edit.requests for edit in edits):,}",
                 str(sum(edit.failed for edit in edits)),
             )
-            for case, each in samples.items()
-            for kind, edits in each.edits.items()
+            for case, measured in samples.items()
+            for kind, edits in measured.edits.items()
         ),
         plot=Plot(
             "From a save to the new answer",

@@ -1,4 +1,4 @@
-"""What is asked while rules are edited, and what is the right answer."""
+"""The requests while rules are edited, and their right answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SLOW: Final = 5.0
 LISTENER: Final = "127.0.0.1:0"
 
 
-# ---- what is asked, and what is the right answer
+# ---- requests, and their right answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ class Connection:
 
 @dataclass(slots=True)
 class Visitors:
-    """Who asks, and whether the answers are right."""
+    """The clients, and the check of their answers."""
 
     mocks: Mocks
     port: int
@@ -195,7 +195,7 @@ class Visitors:
                 task.cancel()
             ended = await asyncio.gather(*tasks, return_exceptions=True)
         for error in ended:
-            if isinstance(error, Exception):  # it would have asked nothing any more
+            if isinstance(error, Exception):  # it would have sent no more requests
                 raise error
 
     async def _steadily(self, number: int) -> None:
@@ -203,7 +203,7 @@ class Visitors:
         due = time.monotonic() + number / RATE
         with contextlib.closing(connection):
             while True:
-                await asyncio.sleep(due - time.monotonic())  # what is late is made up for
+                await asyncio.sleep(due - time.monotonic())  # late requests are sent all the same
                 due += period
                 await self.ask(
                     connection, choose.choice(self.mocks.paths) if choose.random() < 0.9 else self.mocks.edited

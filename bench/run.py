@@ -1,4 +1,4 @@
-"""Run all benchmarks, and write docs/performance.md from what they find.
+"""Run all benchmarks, and write docs/performance.md from their results.
 
     python bench/run.py            all of it, about twelve minutes
     python bench/run.py --short    as CI does: to see that everything works, not to believe the numbers
@@ -86,7 +86,7 @@ def page() -> str:
 
 
 def goals(results: Iterable[dict[str, Any]]) -> list[list[str]]:
-    """What is to be reached, as rows."""
+    """The targets, as rows."""
     return [
         [goal["what"], goal["wanted"], goal["measured"], "yes" if goal["reached"] else "**no**"]
         for result in results

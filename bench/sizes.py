@@ -1,4 +1,4 @@
-"""What does not multiply: many routes beside many domains, and one page for many routes.
+"""Sizes that do not multiply: many routes beside many domains, and one page for many routes.
 
     python bench/sizes.py [--short]
 
@@ -158,18 +158,18 @@ def report(
 ) -> Report:
     rows = []
     goals = []
-    for of, each in colds.items():
-        seconds, memory = Spread.of([one.seconds for one in each]), max(one.memory for one in each)
-        size = each[0].size
+    for of, processes in colds.items():
+        seconds, memory = Spread.of([one.seconds for one in processes]), max(one.memory for one in processes)
+        size = processes[0].size
         rows.append((f"{count:,}", f"{count:,} domains, {of}", str(seconds), f"{size:,}", f"{memory:.0f}"))
         goals += [
             Goal.at_most(f"{count:,} routes beside {count:,} domains, {of}: cold to the bytes", 2, seconds.median, "s"),
             Goal.at_most("... bytes", 1_500_000, size),
             Goal.at_most("... memory of the process", 200, memory, "MB"),
         ]
-    received = {name: statistics.median(one.received for one in each) for name, each in pages.items()}
-    memories = {name: Spread.of([one.memory / 1e6 for one in each]) for name, each in pages.items()}
-    rows += [(f"{routes:,}", name, "", f"{received[name]:,.0f}", str(each)) for name, each in memories.items()]
+    received = {name: statistics.median(one.received for one in loads) for name, loads in pages.items()}
+    memories = {name: Spread.of([one.memory / 1e6 for one in loads]) for name, loads in pages.items()}
+    rows += [(f"{routes:,}", name, "", f"{received[name]:,.0f}", str(memory)) for name, memory in memories.items()]
     more = memories[FOR_ALL].median - memories[NO_PAGE].median
     goals += [
         Goal.at_most(
@@ -211,10 +211,10 @@ def main() -> None:
     colds: dict[str, list[Cold]] = {of: [] for of in (CONDITIONAL, UNCONDITIONAL)}
     pages: dict[str, list[Loaded]] = {variant: [] for variant in (NO_PAGE, FOR_ALL, BY_NAME, EACH)}
     for _ in range(rounds):
-        for of, found in colds.items():
-            found.append(measured(of, count))
-        for variant, each in pages.items():
-            each.append(asyncio.run(loaded(variant, routes)))
+        for of, processes in colds.items():
+            processes.append(measured(of, count))
+        for variant, loads in pages.items():
+            loads.append(asyncio.run(loaded(variant, routes)))
     publish("sizes", report(colds, pages, count, routes))
 
 

@@ -35,7 +35,7 @@ TOO_OLD: Final = {
     "test_module_in_a_configuration_of_its_own": "no",
     "test_up": "with ext_proc, and says so",
 }
-"""What a version that cannot load the module does in place of it."""
+"""What a version that cannot load the module does instead."""
 
 
 def main() -> int:

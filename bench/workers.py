@@ -1,4 +1,4 @@
-"""What a second ext_proc process brings: `rejoinder serve --workers 1` against 2.
+"""The gain by a second ext_proc process: `rejoinder serve --workers 1` against 2.
 
     python bench/workers.py [--short]
 
@@ -36,7 +36,7 @@ def _variant(name: str, service_ports: list[int]) -> tuple[Json, Json]:
     ]
     (listener,), (cluster,) = resources["listeners"], resources["clusters"]
     listener = asked_elsewhere(listener, {EXT_PROC_CLUSTER: name})
-    # (Where every port is taken as it comes, they do not follow each other.)
+    # (With any free ports, they would not be consecutive.)
     addresses = [{"socket_address": {"address": "127.0.0.1", "port_value": port}} for port in service_ports]
     endpoints = [{"lb_endpoints": [{"endpoint": {"address": address}} for address in addresses]}]
     cluster.update(name=name, load_assignment={"cluster_name": name, "endpoints": endpoints})

@@ -1,7 +1,7 @@
-"""Envoy itself: find the binary, say how it starts, run it and ask it how it is.
+"""Envoy itself: find the binary, configure its start, run it, and query its state.
 
-Reading order: `binary` (which Envoy), `bootstrap` (what it is told at its start), `process` (the running child, started
-through `launch`, its log through `pump`), `admin` (what it says about itself).
+Reading order: `binary` (which Envoy), `bootstrap` (its configuration at the start), `process` (the running child,
+started through `launch`, its log through `pump`), `admin` (its admin interface).
 """
 
 from rejoinder.envoy.admin import Admin

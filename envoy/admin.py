@@ -1,8 +1,8 @@
-"""What a running Envoy says about itself: its admin interface, as plain values.
+"""The admin interface of a running Envoy, as plain values.
 
-In: the interface's address. Out: states, bound addresses, statistics. Raised: OSError when Envoy cannot be reached or
-breaks off, `AdminError` when it answers with something else than was asked for. Every call is one HTTP request, made
-in a thread because it blocks.
+In: the interface's address. Out: states, bound addresses, statistics. Raised: OSError if Envoy cannot be reached or
+the connection breaks, `AdminError` if it answers with an error. Every call is one HTTP request, made in a thread
+because it blocks.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Admin:
     """A path: a Unix socket."""
 
     async def state(self) -> str:
-        """`LIVE` when Envoy has its configuration and takes traffic, else what it is doing: `INITIALIZING`, ..."""
-        # Ready or not is also said by the status, 200 or 503; the text says more.
+        """`LIVE` when Envoy has its configuration and accepts traffic, else its present state: `INITIALIZING`, ..."""
+        # The status, 200 or 503, also says whether it is ready; the text says more.
         _status, body = await asyncio.to_thread(self._request, "GET", "/ready")
         return body.decode().strip()
 
     async def listeners(self) -> dict[str, list[Address]]:
-        """Where each listener, by name, accepts connections: with the port that it got where port 0 was asked for."""
+        """The address of each listener, by name, with the port that it got if port 0 was configured."""
         answer = json.loads(await self.get("/listeners?format=json"))
         return {
             listener["name"]: [
@@ -55,7 +55,7 @@ class Admin:
         """Counters and gauges by name.
 
         Args:
-            name_filter: a regex (RE2) that must be found in a name; empty: all, of which there are thousands.
+            name_filter: a regex (RE2) that fits a part of the name; empty: all, of which there are thousands.
         """
         query = urlencode({"format": "json", **({"filter": name_filter} if name_filter else {})})
         answer = json.loads(await self.get(f"/stats?{query}"))
@@ -66,7 +66,7 @@ class Admin:
         """The body of the page at `path` (with its query), such as `/config_dump`.
 
         Args:
-            method: `POST` for what does something to Envoy, such as `/drain_listeners?graceful`.
+            method: `POST` for requests that change something in Envoy, such as `/drain_listeners?graceful`.
 
         Raises:
             AdminError: Envoy has no such page, or cannot answer now.

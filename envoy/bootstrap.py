@@ -1,7 +1,7 @@
-"""What an Envoy is told at its start when `rejoinder serve` or `rejoinder up` tells it the rest.
+"""The bootstrap of an Envoy that gets everything else from `rejoinder serve` or `rejoinder up`.
 
-In: addresses and names. Out: an `envoy.config.bootstrap.v3.Bootstrap` in Envoy's JSON mapping, keys in the order in
-which one reads them, ready for `json.dump` or `yaml.safe_dump(..., sort_keys=False)`. Pure; raises nothing.
+In: addresses and names. Out: an `envoy.config.bootstrap.v3.Bootstrap` in Envoy's JSON mapping, with keys in reading
+order, ready for `json.dump` or `yaml.safe_dump(..., sort_keys=False)`. Pure; raises nothing.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ Json = dict[str, Any]
 DEFAULT_XDS: Final = ("127.0.0.1", 18000)
 
 COUNTS_SINCE: Final = (1, 37)
-"""From which version of Envoy on it can be told to send our counters alone."""
+"""The first version of Envoy that can send our counters only."""
 
 _OURS: Final = {
     "google_re2": {},
     "regex": r"rejoinder\.(answers|observed_answers|passed_responses|routes|handler_failures|page_failures)\..*",
 }
-"""The names of our counters. (Others of the module's say less of the same.)"""
+"""The names of our counters. (The module's other counters have the same information in less detail.)"""
 
 _EVICTION: Final = "600s"
-"""After how long a counter that nothing has been added to goes: those of rules that are no more."""
+"""After this time without an increase, a counter is evicted: those of rules that no longer exist."""
 
 KEPT_REPORTS: Final = 100
-"""How many reports an Envoy keeps that it cannot deliver: with one every five seconds, those of eight minutes."""
+"""How many undelivered reports an Envoy keeps: with one every five seconds, those of eight minutes."""
 
 _AGAIN: Final = {
-    # Reasons for which nobody can have had it yet: what is delivered twice would be counted twice.
+    # Errors after which no server can have received the report: a report that is delivered twice is counted twice.
     "retry_on": "connect-failure,refused-stream,reset-before-request",
     "num_retries": KEPT_REPORTS,
     "retry_back_off": {"base_interval": "1s", "max_interval": "10s"},
 }
 
 MAX_CONNECTIONS: Final = 50_000
-"""The figure of Envoy's advice for edge proxies. Without a limit, clients can use up Envoy's file descriptors."""
+"""The number in Envoy's advice for edge proxies. Without a limit, clients can use up Envoy's file descriptors."""
 
 
 def bootstrap(
@@ -53,21 +53,21 @@ def bootstrap(
     access_log: bool = False,
     counts: float | None = 5.0,
 ) -> Json:
-    """The bootstrap of an Envoy that takes listeners, routes and clusters from the control plane over one ADS stream.
+    """The bootstrap of an Envoy that gets listeners, routes and clusters from the control plane over one ADS stream.
 
-    Envoy may start before the control plane: it keeps asking, and is not ready (`/ready` of the admin interface) until
-    it has got its first configuration. When the control plane goes away later, it keeps what it has.
+    Envoy may start before the control plane: it keeps connecting, and is not ready (`/ready` of the admin interface)
+    until it has its first configuration. If the control plane goes away later, Envoy keeps what it has.
 
     Args:
-        xds: host and port of the control plane, or its Unix socket. A DNS name is resolved every 5 s: it may come
-            later, and move.
-        tls: with what the control plane is reached; None: without TLS.
-        admin: IP address and port of the admin interface, or a Unix socket for this user alone. It can stop Envoy: an
-            address should be a loopback one. Port 0 takes any free one. None: no admin interface.
-        node_id: how this Envoy introduces itself to the control plane; its log lines name the Envoy by it.
+        xds: host and port of the control plane, or its Unix socket. A DNS name is resolved every 5 s: it may appear
+            later, and change.
+        tls: Envoy's TLS for the control plane; None: without TLS.
+        admin: IP address and port of the admin interface, or a Unix socket for this user alone. It can stop Envoy, so
+            an address should be a loopback one. Port 0 takes any free one. None: no admin interface.
+        node_id: the id of this Envoy at the control plane, also in its log lines.
         cluster: the group of Envoys that it belongs to.
-        access_log: have each request logged on standard output, as a line of JSON.
-        counts: every how many seconds the control plane is sent what rules have answered; None: never. An Envoy before
+        access_log: log each request on standard output, as a line of JSON.
+        counts: the interval in seconds at which counters are sent to the control plane; None: never. An Envoy before
             COUNTS_SINCE does not start with that.
     """
     return {
@@ -76,19 +76,19 @@ def bootstrap(
             "cluster": cluster,
             **({"metadata": {"rejoinder": {"access_log": True}}} if access_log else {}),
         },
-        # An operator must get in when the connections are used up.
+        # An operator must be able to connect when the other connections are used up.
         **({} if admin is None else {"admin": {"address": as_envoy(admin), "ignore_global_conn_limit": True}}),
         "layered_runtime": RUNTIME,
         "dynamic_resources": {
             "ads_config": {
-                "api_type": "DELTA_GRPC",  # after a reconnect, only what has changed since is sent
+                "api_type": "DELTA_GRPC",  # after a reconnect, only changes are sent
                 "transport_api_version": "V3",
                 "set_node_on_first_message_only": True,
                 "grpc_services": [
                     {
                         "envoy_grpc": {
                             "cluster_name": XDS_CLUSTER,
-                            # How long a control plane can be back before Envoy notices: by default up to 30 s.
+                            # The longest time after which Envoy notices a control plane that is back: by default 30 s.
                             "retry_policy": {"retry_back_off": {"base_interval": "0.5s", "max_interval": "2s"}},
                         }
                     }
@@ -115,7 +115,7 @@ def bootstrap(
 
 
 def _sink(seconds: float) -> Json:
-    """Of all of Envoy's statistics, our counters, to the control plane, as what they have grown by."""
+    """Sends our counters, and no other statistics, to the control plane, as increases."""
     name = {
         "name": "name",
         "typed_config": {
@@ -140,7 +140,7 @@ def _sink(seconds: float) -> Json:
 
 
 def _from_ads() -> Json:
-    # Without the timeout, Envoy would call itself ready after 15 s without any listener, and get traffic to refuse.
+    # Without the timeout, Envoy would be ready after 15 s without any listener, and refuse the traffic that it gets.
     return {"resource_api_version": "V3", "ads": {}, "initial_fetch_timeout": "0s"}
 
 
@@ -152,8 +152,8 @@ def xds_cluster(address: Address, tls: EnvoyTls | None = None) -> Json:
         **discovery([address]),
         **transport_socket(tls, address),
         "circuit_breakers": {"thresholds": [{"max_retries": KEPT_REPORTS}]},
-        # A control plane whose machine vanished is noticed after 45 s. HTTP/2 pings (`connection_keepalive`) would do
-        # it too, but a gRPC server takes frequent ones for abuse unless it is told otherwise, and closes the stream
+        # If the control plane's machine vanishes, Envoy notices after 45 s. HTTP/2 pings (`connection_keepalive`) would
+        # do it too, but by default a gRPC server treats frequent ones as abuse, and closes the stream
         # ("Too many pings": tried with grpcio's defaults).
         "upstream_connection_options": {
             "tcp_keepalive": {"keepalive_time": 30, "keepalive_interval": 5, "keepalive_probes": 3}

@@ -1,11 +1,11 @@
-"""A program that becomes Envoy and dies with the one that started it: `launch.py PARENT_PID COMMAND [ARGUMENT ...]`.
+"""A program that becomes Envoy and dies with its parent: `launch.py PARENT_PID COMMAND [ARGUMENT ...]`.
 
-Linux can kill a process when its parent dies, however it dies (`PR_SET_PDEATHSIG`), but the child itself must ask for
-that between fork and exec. Running Python code there (`preexec_fn`) may deadlock when the parent has threads, and ours
-has those of gRPC; so the child first becomes this program, which asks and then becomes the command, with the same
-process id. https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html
+Linux can kill a process when its parent dies, however it dies (`PR_SET_PDEATHSIG`), but the child itself must request
+this between fork and exec. Running Python code there (`preexec_fn`) may deadlock if the parent has threads, and ours
+has those of gRPC. So the child first becomes this program, which makes the request and then becomes the command, with
+the same process id. https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html
 
-Elsewhere there is no such thing and the command is just run: a killed parent leaves it behind.
+Other systems do not have this: the command is just run, and survives a killed parent.
 
 Runs by itself, with the standard library only. If the command cannot be run: one line on stderr, exit status 1.
 """
@@ -22,10 +22,10 @@ _PR_SET_PDEATHSIG: Final = 1
 
 def main(parent: int, command: list[str]) -> None:
     if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415 - costs time, and is of use here only
+        import ctypes  # noqa: PLC0415 - takes time, and is needed here only
 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-        if os.getppid() != parent:  # it died before we could ask
+        if os.getppid() != parent:  # it died before the request
             sys.exit("the program that wanted Envoy is gone")
     try:
         os.execv(command[0], command)

@@ -1,8 +1,8 @@
-"""Envoy as a child of an asyncio program: started, watched, asked and ended.
+"""Envoy as a child of an asyncio program: start, watch, query and end it.
 
-In: a binary and a bootstrap. Out: an `EnvoyProcess`, for as long as the `async with running(...)` lasts; no way out of
-the block leaves an Envoy behind, and none outlives this program (see `launch`). Raised: `EnvoyDiedError` when Envoy
-ends by itself, `EnvoyNotReadyError` when it takes too long. What Envoy logs goes to the logger `rejoinder.envoy`.
+In: a binary and a bootstrap. Out: an `EnvoyProcess`, for as long as the `async with running(...)` lasts. Every way out
+of the block ends Envoy, and Envoy never outlives this program (see `launch`). Raised: `EnvoyDiedError` if Envoy ends by
+itself, `EnvoyNotReadyError` if it takes too long. Envoy's log goes to the logger `rejoinder.envoy`.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ keep their connections, and with them the old configuration, for ten minutes aft
 _POLL_SECONDS: Final = 0.02
 _LAST_LINES: Final = 50
 _LINE_LIMIT: Final = 1 << 20
-"""In bytes. Envoy quotes configurations that it rejects in one line."""
+"""In bytes. If Envoy rejects a configuration, it quotes it in one line."""
 _REASON_LIMIT: Final = 500
-"""In characters, of the part of a log line that goes into an error."""
+"""In characters, for the part of a log line that goes into an error."""
 
-# `--log-format`, and the same as a regex. Lines that do not fit continue the one before, or were written by something
-# else than the logger.
+# `--log-format`, and the same as a regex. Lines that do not fit continue the line before, or were not written by the
+# logger.
 _LOG_FORMAT: Final = "%L|%n|%v"
 _LOG_LINE: Final = re.compile(r"(?P<level>[TDIWEC])\|(?P<component>[^|]*)\|(?P<text>.*)", re.DOTALL)
 _LOG_LEVELS: Final = {
@@ -61,7 +61,7 @@ _LOG_LEVELS: Final = {
 
 
 class EnvoyDiedError(Exception):
-    """Envoy ended by itself: a bootstrap that it does not take, a port that is taken, a crash. `str()` is one line."""
+    """Envoy ended by itself: a rejected bootstrap, a port in use, a crash. `str()` is one line."""
 
     def __init__(self, status: int, log: tuple[str, ...]) -> None:
         super().__init__(_cause(status, log))
@@ -72,7 +72,7 @@ class EnvoyDiedError(Exception):
 
 
 class EnvoyNotReadyError(Exception):
-    """Envoy runs, but did not get ready in time. `str()` is one line that says what is missing."""
+    """Envoy runs, but was not ready in time. `str()` is one line that says what is missing."""
 
 
 @contextlib.asynccontextmanager
@@ -91,34 +91,34 @@ async def running(
             print(await envoy.ready(["rejoinder"]))
             await envoy.wait()
 
-    The block is entered when Envoy has taken its bootstrap; it has no listeners from xDS yet. At the end of the block
-    it gets SIGTERM, and what it is doing is cut off. Ctrl-C on a terminal does not reach it, so that this program
-    decides when it ends. Enter the block in a thread that lives as long as the program: for Linux, the thread that
-    started a process is its parent.
+    The block is entered when Envoy has read its bootstrap; it has no listeners from xDS yet. At the end of the block it
+    gets SIGTERM, and open requests are cut off. Ctrl-C on a terminal does not reach it, so that this program decides
+    when it ends. Enter the block in a thread that lives as long as the program: for Linux, the thread that started a
+    process is its parent.
 
     Args:
         binary: the Envoy to run.
         bootstrap: Envoy's JSON mapping of a bootstrap; it must have an `admin` (port 0 will do, and a Unix socket).
         concurrency: worker threads; None: one for each core.
-        log_level: what Envoy logs from: `trace`, `debug`, `info`, `warning`, `error`, `critical` or `off`.
+        log_level: the lowest level that Envoy logs: `trace`, `debug`, `info`, `warning`, `error`, `critical` or `off`.
         environ: Envoy's environment; None: ours.
-        on_output: is told the lines that Envoy writes to its standard output, an access log for one, within a second;
-            None: nobody wants them.
+        on_output: is called with the lines of Envoy's standard output, such as its access log, within a second; None:
+            they are not needed.
 
     Raises:
-        EnvoyDiedError: Envoy does not start. Show the text, and `log` to somebody who wants to know more.
+        EnvoyDiedError: Envoy does not start. Show the text; `log` has the details.
         EnvoyNotReadyError: it has not taken its bootstrap within START_SECONDS.
     """
     assert "admin" in bootstrap, "Envoy can only be watched through its admin interface"
     async with contextlib.AsyncExitStack() as stack:
-        # Envoy needs the files until it has said where its admin interface is.
+        # Envoy needs the files until it has written the address of its admin interface.
         with tempfile.TemporaryDirectory(prefix="rejoinder-envoy-") as folder:
             config, admin_address = Path(folder, "bootstrap.json"), Path(folder, "admin")
             config.write_text(json.dumps(bootstrap), encoding="utf-8")
             command = (
                 *(sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(binary)),
                 *("--config-path", str(config), "--admin-address-path", str(admin_address)),
-                "--disable-hot-restart",  # nor the shared memory for it, which Envoys on one machine would fight for
+                "--disable-hot-restart",  # nor its shared memory, over which Envoys on one machine would conflict
                 *("--log-level", log_level, "--log-format", _LOG_FORMAT),
                 *("--drain-time-s", str(DRAIN_SECONDS), "--drain-strategy", "immediate"),
                 *(() if concurrency is None else ("--concurrency", str(concurrency))),
@@ -136,7 +136,7 @@ _Process = asyncio.subprocess.Process
 async def _started(
     command: tuple[str, ...], environ: Mapping[str, str] | None, output: bool
 ) -> tuple[_Process, _Process, _Process | None]:
-    """Envoy, what pumps its log to us, and what pumps its standard output, if that is wanted."""
+    """Envoy, the pump of its log, and the pump of its standard output, if that is needed."""
     ends: list[int] = []
     try:
         log = await _pump(ends)
@@ -151,15 +151,14 @@ async def _started(
         )
     finally:
         for end in ends:
-            os.close(end)  # so that what is written ends with Envoy
+            os.close(end)  # so that the pipe is closed when Envoy ends
     return child, log, out
 
 
 async def _pump(ends: list[int]) -> _Process:
-    """A pump, and a pipe to it, whose ends are to be closed."""
+    """A pump, and the ends of a pipe to it, which must be closed."""
     ends += os.pipe()
-    # In a process group of its own, as Envoy is: Ctrl-Z stops this program, and neither Envoy nor what keeps it from
-    # waiting.
+    # In a process group of its own, as Envoy is: Ctrl-Z stops this program, but neither Envoy nor its pumps.
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-S", pump_program.__file__),
         stdin=ends[-2],
@@ -184,7 +183,7 @@ class EnvoyProcess:
         if output and on_output:
             self._pumps.append((output, on_output))
         self._level, self._component = logging.WARNING, "stderr"
-        """Of the last line of the log: more of them may belong to it."""
+        """The level of the last log line, for the lines that continue it."""
         self._stopping = False
         self._last_lines: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
         self._ended = asyncio.create_task(self._follow())
@@ -194,22 +193,22 @@ class EnvoyProcess:
         return self._child.pid
 
     async def ready(self, listeners: Collection[str] = (), within: float = START_SECONDS) -> dict[str, list[Address]]:
-        """Wait until Envoy takes traffic on these listeners; where all its listeners are bound, as `Admin.listeners`.
+        """Wait until Envoy accepts traffic on these listeners; returns where all its listeners are bound.
 
         Args:
-            listeners: names that must be there; without any, Envoy's own word that it is ready is enough.
+            listeners: the required names; if empty, it is enough that Envoy reports that it is ready.
             within: seconds.
 
         Raises:
             EnvoyDiedError: Envoy ended instead.
-            EnvoyNotReadyError: not in time; it goes on running.
+            EnvoyNotReadyError: not in time; Envoy goes on running.
         """
         state, bound = "not answering", dict[str, list[Address]]()
         try:
             async with asyncio.timeout(within):
                 while not (state == "LIVE" and bound.keys() >= set(listeners)):
                     await self._check_alive()
-                    # An Envoy that just died, or is busy with a large configuration: the next round will tell.
+                    # An Envoy that just died, or is busy with a large configuration: the next round will show.
                     with contextlib.suppress(OSError):
                         state, bound = await self.admin.state(), await self.admin.listeners()
                     await asyncio.sleep(_POLL_SECONDS)
@@ -227,13 +226,13 @@ class EnvoyProcess:
         Raises:
             EnvoyDiedError: it ended by itself.
         """
-        # Shielded: whoever gives up waiting must not stop the log from being read.
+        # Shielded: cancelling this wait must not stop the reading of the log.
         status = await asyncio.shield(self._ended)
         if not self._stopping:
             raise EnvoyDiedError(status, tuple(self._last_lines))
 
     async def stop(self) -> None:
-        """End Envoy: SIGTERM, and SIGKILL if that does not help within STOP_SECONDS. Once it has ended: nothing."""
+        """End Envoy: SIGTERM, and SIGKILL if it still runs after STOP_SECONDS. Does nothing if it has ended."""
         self._stopping = True
         try:
             if self._child.returncode is None:
@@ -243,12 +242,12 @@ class EnvoyProcess:
         except TimeoutError:
             _LOG.warning("Envoy did not end within %g s of SIGTERM and was killed", STOP_SECONDS)
         finally:
-            # Also on the way out of a cancellation: nothing is left behind.
+            # Also if this is cancelled: no process is left behind.
             if self._child.returncode is None:
                 _signal(self._child, signal.SIGKILL)
                 await asyncio.shield(self._ended)
 
-    # From what Envoy writes into this file (`--admin-address-path`) once it has taken its bootstrap.
+    # From the file that Envoy writes (`--admin-address-path`) once it has read its bootstrap.
     async def _find_admin(self, file: Path) -> None:
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -267,7 +266,7 @@ class EnvoyProcess:
     async def _follow(self) -> int:
         reading = asyncio.gather(*(_read(pump, take) for pump, take in self._pumps))
         status = await self._child.wait()
-        # What Envoy has started (by a handler, say) may live on, with the log as its own.
+        # A process that Envoy has started (by a handler, say) may live on, and keep the log open.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOG_SECONDS):
                 await reading
@@ -281,17 +280,17 @@ class EnvoyProcess:
         if match := _LOG_LINE.fullmatch(line):
             self._level, self._component, line = _LOG_LEVELS[match["level"]], match["component"], match["text"]
         self._last_lines.append(line)
-        # While it is ended on purpose, Envoy warns of the signal and of the streams that it cuts.
+        # When it is ended on purpose, Envoy warns about the signal and the streams that it cuts off.
         _LOG.log(logging.DEBUG if self._stopping else self._level, "%s: %s", self._component, line)
 
 
 async def _read(pump: _Process, take: Callable[[str], None]) -> None:
-    """Read what is pumped to us until it ends, by the line."""
+    """Read the pump's output until it ends, line by line."""
     assert pump.stdout is not None
     while True:
         try:
             line = (await pump.stdout.readline()).decode(errors="replace")
-        except ValueError:  # of StreamReader: over the limit, and dropped
+        except ValueError:  # from StreamReader: the line was over the limit, and dropped
             line = f"(a line of more than {_LINE_LIMIT} bytes)\n"
         if not line:
             return
@@ -299,7 +298,7 @@ async def _read(pump: _Process, take: Callable[[str], None]) -> None:
 
 
 def _signal(child: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    # Not by its own methods: these ask how it is first, and if it has just ended, asyncio hears nothing of how.
+    # Not by its own methods: these first poll the process, and if it has just ended, asyncio misses its exit status.
     with contextlib.suppress(ProcessLookupError):
         os.kill(child.pid, number)
 
@@ -309,7 +308,7 @@ def _cause(status: int, log: tuple[str, ...]) -> str:
         return f"Envoy was killed by {signal.Signals(-status).name}"
     if status == 0:
         return "Envoy ended, without an error, though nothing here asked it to"
-    # The last thing that Envoy writes, outside its log, is why it gives up. Protobuf puts spaces at random into its
-    # messages, against programs that depend on them.
+    # The last line that Envoy writes, outside its log format, says why it gives up. Protobuf puts random spaces into
+    # its messages, so that programs do not depend on them.
     words = next((line.split() for line in reversed(log) if line.strip()), ["it", "did", "not", "say", "why"])
     return f"Envoy ended with status {status}: {' '.join(words)[:_REASON_LIMIT]}"

@@ -1,8 +1,8 @@
-"""A program between Envoy's log and whoever reads it, so that Envoy never waits: `pump.py < LOG > READER`.
+"""A program between Envoy's log and its reader, so that Envoy never waits: `pump.py < LOG > READER`.
 
-Envoy writes its log to a pipe, with the thread that serves requests, and would stand still when the pipe is full: when
-the reader is stopped (Ctrl-Z) or slow. This program always reads. What the reader does not take waits here, up to
-MAX_WAITING bytes; of what comes then, whole lines are dropped, and their number is told.
+Envoy writes its log to a pipe, from the threads that serve requests. With a full pipe they would block: when the reader
+is stopped (Ctrl-Z) or slow. This program always reads. What the reader does not read waits here, up to MAX_WAITING
+bytes; beyond that, whole lines are dropped and counted.
 
 It ends with the log, not with its reader. Runs by itself, with the standard library only.
 """
@@ -21,7 +21,7 @@ _CHUNK: Final = 1 << 16
 
 def main(log: int = 0, reader: int = 1) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # whoever ends everything at once wants the last lines, too
+        signal.signal(number, signal.SIG_IGN)  # when all processes get the signal, the last lines are still wanted
     os.set_blocking(reader, False)
     waiting: collections.deque[bytes] = collections.deque()
     size = dropped = 0
@@ -45,11 +45,11 @@ def main(log: int = 0, reader: int = 1) -> None:
                 size += len(line) + 1
         if writable:
             try:
-                # A pipe that is writable takes at least PIPE_BUF bytes, and may take some of more.
+                # A writable pipe takes at least PIPE_BUF bytes, and may take a part of a longer write.
                 done = os.write(reader, waiting[0][:_CHUNK])
             except BlockingIOError:
                 continue
-            except OSError:  # it has gone
+            except OSError:  # the reader has gone
                 is_read = False
                 waiting.clear()
                 continue

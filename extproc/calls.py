@@ -1,9 +1,9 @@
 """Python handlers of the ext_proc service: called in threads of their own, for a limited time.
 
 In: a handler's name, a request and a response. Out: its reply, or a `HandlerError`, also when it takes too long.
-A handler has up to THREADS_EACH calls at once, and no other handler has less for it. One that takes too long has an
-exception raised in it, which ends what computes in Python. What waits elsewhere, a thread cannot be got out of: it
-keeps that thread. Such a handler is called again when it has ended, and has rested. Other handlers, loading, and the
+A handler has up to THREADS_EACH calls at once, however many calls other handlers have. In a call that takes too long,
+an exception is raised, which ends Python code that computes. A call that blocks elsewhere keeps its thread: Python
+cannot stop it. Such a handler is called again after the call has ended, and a pause. Other handlers, loading, and the
 end of the process do not wait for it.
 """
 
@@ -25,15 +25,15 @@ from rejoinder.rules.answers import Reply
 from rejoinder.rules.handlers import HandlerError, Handlers, Request, Response
 
 SECONDS: Final = 0.9
-"""That a call may take, with its wait for its turn: Envoy waits for a second (`message_timeout`, docs/ext_proc.md)."""
+"""The limit of a call, including its wait: Envoy waits for a second (`message_timeout`, docs/ext_proc.md)."""
 THREADS_EACH: Final = 8
-"""For each handler. Python runs one at a time; the others wait for a file or a database."""
+"""Calls of one handler at once. Python runs one at a time; the others wait for a file or a database."""
 REST: Final = 10.0
-"""Seconds from the end of a call that was late to one in its place: if all are late, a tenth of the time goes to
-them."""
+"""Seconds from the end of a late call until another one takes its place: if all calls are late, they get a tenth of the
+time."""
 
 Made = Reply | HandlerError | None
-"""What comes of a call."""
+"""The result of a call."""
 
 
 class Calls:
@@ -46,10 +46,10 @@ class Calls:
         self._turns: dict[str, asyncio.Semaphore] = {}
         """By handler: the calls that it may have at once."""
         self._late: collections.Counter[str] = collections.Counter()
-        """By handler: its calls that nobody waits for any more, and those that rest."""
+        """By handler: its calls that nobody waits for any more, and those in their pause."""
 
     async def call(self, name: str, request: Request, response: Response | None) -> Made:
-        """As `Handlers.call`, and no longer than the limit.
+        """As `Handlers.call`, but no longer than the limit.
 
         Returns:
             HandlerError: it failed, or takes too long; count that and let the response pass. It has been logged.
@@ -81,7 +81,7 @@ class Calls:
 
     def _start(self, running: _Running) -> None:
         if not self._idle:
-            # A daemon, so that the process ends whatever it does.
+            # A daemon: the process ends whatever the thread does.
             threading.Thread(target=self._run, name="handler", daemon=True).start()
             self._idle += 1
         self._idle -= 1
@@ -97,7 +97,7 @@ class Calls:
 
 
 class _Running:
-    """One call, on its way."""
+    """One call."""
 
     def __init__(self, call: Callable[[], Reply | None], release: Callable[[], None]) -> None:
         self._call = call
@@ -105,7 +105,7 @@ class _Running:
         self._loop = asyncio.get_running_loop()
         self._thread: int | None = None
         self._switching = threading.Lock()
-        """While the thread goes over to something else."""
+        """While the thread changes from the handler to other code, or back."""
         self.result: asyncio.Future[Made] = self._loop.create_future()
 
     def run(self) -> None:
@@ -119,7 +119,7 @@ class _Running:
                     self._thread = None
         except HandlerError as error:
             made = error
-        except BaseException as error:  # of logging, at most, or an interruption that came late
+        except BaseException as error:  # from logging, at most, or an interruption that came late
             made = HandlerError(str(error))
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._end, made)
@@ -129,13 +129,13 @@ class _Running:
         self.result.set_result(made)
 
     def interrupt(self) -> None:
-        """Have an exception raised where the handler is, as soon as that is in Python."""
+        """Raise an exception in the handler, as soon as it runs Python code."""
         with self._switching:
             if self._thread is not None:
                 raised = ctypes.py_object(TimeoutError)
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), raised)
 
     def where(self) -> str:
-        """What it is doing, as a traceback."""
+        """Where it is now, as a traceback."""
         frame = sys._current_frames().get(self._thread or 0)
         return "".join(traceback.format_stack(frame)) if frame else ""

@@ -1,6 +1,6 @@
 """One client's connection to the gRPC server: its streams, and its messages in a queue until `grpc.Server` serves them.
 
-In go its bytes, by asyncio, and turns, by the server; out come bytes. Nothing is raised.
+In: its bytes, from asyncio, and turns, from the server. Out: bytes. Nothing is raised.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger("rejoinder.extproc")
 
 MAX_PARTIAL: Final = 8 << 20
-"""Bytes of a connection's messages that are not complete yet; at least MAX_MESSAGE, so that one alone always can be."""
+"""Bytes of a connection's incomplete messages; at least MAX_MESSAGE, so that one message always has room."""
 MESSAGE_COST: Final = 1 << 10
-"""Bytes that a message counts for beside its own size."""
+"""Bytes that a message counts for besides its own size."""
 MAX_WAITING: Final = 16 << 20
-"""Bytes of answers that wait for a client's windows, and beyond which its exchanges pass."""
+"""Bytes of answers that wait for a client's windows; beyond it, its exchanges pass."""
 WRITE_BUFFER: Final = 1 << 20
-"""Bytes of answers that wait for a client to read. Beyond that neither its bytes nor its messages are looked at."""
+"""Bytes of answers that a client has not read. Beyond it, its bytes are not read, and its messages not answered."""
 LARGE: Final = 1 << 16
-"""Bytes of an answer that is written at once, and not joined with others: so that a slow client is noticed."""
+"""Bytes of an answer that is written at once, not joined with others, so that a slow client is noticed."""
 KEEPALIVE: Final = 30.0
-"""Seconds without a sign of life before a client is asked for one."""
+"""Seconds of silence after which a client gets a ping."""
 KEEPALIVE_TIMEOUT: Final = 10.0
-"""Seconds that it may take: the same for a client that does not read, and one that is to hang up."""
+"""Seconds that it may take to answer, or to read, or to close a connection that is ending."""
 
 _ALIVE: Final = b"are you?"
 _SHUT_DOWN: Final = b"goodbye!"
@@ -49,19 +49,19 @@ class _Call:
     method: Method
     exchange: Exchange | None = None
     told: int = 0
-    """Bytes of the messages that the exchange has had: it may keep what they say."""
+    """Bytes of the messages that the exchange has received: it may keep their content."""
     arrived: float = 0.0
-    """When the message came that is answered."""
+    """When the message came that is being answered."""
     partial: bytearray = field(default_factory=bytearray)
     """The beginning of a message."""
     responding: bool = False
     """The headers have been sent."""
     working: bool = False
-    """A step is awaited."""
+    """A step is being awaited."""
     then: asyncio.Task[None] | None = None
-    """What awaits it, if it is of no use without the client."""
+    """The task that awaits it, if it is useless without the client."""
     held: list[bytes | None] = field(default_factory=list)
-    """Messages that came meanwhile. They count as queued."""
+    """Messages that came meanwhile. They still count as queued."""
 
     def on_message(self, message: bytes) -> Step | Awaitable[Next]:
         self.told += len(message)
@@ -69,7 +69,7 @@ class _Call:
         return self.exchange(message)
 
     def release(self) -> list[bytes | None]:
-        """The messages that were held; none are any more."""
+        """Take the held messages, so that none are left."""
         held, self.held = self.held, []
         return held
 
@@ -84,18 +84,18 @@ class Client(asyncio.BufferedProtocol):
     def __init__(self, server: Server) -> None:
         self.http2 = http2.Connection()
         self.queued = 0
-        """The cost of what is in the queue, or held by a call."""
+        """The cost of the messages in the queue, or held by a call."""
         self._server = server
         self._transport: asyncio.Transport | None = None
         self._calls: dict[int, _Call] = {}
         self._queue: collections.deque[tuple[float, _Call, bytes | None]] = collections.deque()
-        """When it came, whose it is, and a message; None: the end."""
+        """The time of arrival, the call, and a message; None: the end."""
         self._partial = self._told = 0
         self.kept = 0
-        """About how much memory this connection takes, but for what is queued, as of the last `flush`."""
+        """Approximate memory of this connection, except queued messages, as of the last `flush`."""
         self._paused = self._drained = self._asked = False
         self._heard = self._unread_since = server.clock()
-        """The last sign of life, and since when there is something that the client should read."""
+        """The last sign of life, and since when the client has something to read."""
 
     # Called by asyncio.
 
@@ -121,7 +121,7 @@ class Client(asyncio.BufferedProtocol):
             elif isinstance(event, http2.Reset):
                 self._forget(event.stream_id)
             elif event.data == _SHUT_DOWN:
-                self._drained = True  # it has heard that it is to open no more streams
+                self._drained = True  # the client knows that it must not open more streams
         self.flush()
 
     def pause_writing(self) -> None:
@@ -154,7 +154,7 @@ class Client(asyncio.BufferedProtocol):
                 continue
             self.queued -= _cost(message)
             if self._calls.get(call.stream_id) is not call:
-                continue  # it has been reset
+                continue  # the stream has been reset
             late = self._server.clock() - arrived > self._server.max_wait or self.http2.waiting > MAX_WAITING
             if message is None or late:
                 self._server.overloaded += message is not None
@@ -167,7 +167,7 @@ class Client(asyncio.BufferedProtocol):
         return done
 
     def flush(self) -> None:
-        """Write what is to be written."""
+        """Write the pending bytes."""
         if self._transport is None or self._transport.is_closing():
             return
         if data := self.http2.data_to_send():
@@ -209,7 +209,7 @@ class Client(asyncio.BufferedProtocol):
         if silent > KEEPALIVE + KEEPALIVE_TIMEOUT or unread > KEEPALIVE_TIMEOUT:
             self.abort()
         elif silent > KEEPALIVE and not self._asked:
-            self._asked = True  # for a sign of life
+            self._asked = True  # by a ping
             self.http2.ping(_ALIVE)
             self.flush()
 
@@ -219,7 +219,7 @@ class Client(asyncio.BufferedProtocol):
         self._queue.clear()
         self.queued = 0
 
-    # What comes in.
+    # Received messages.
 
     def _on_request(self, event: http2.Request) -> None:
         stream_id, headers, end_stream = event
@@ -257,7 +257,7 @@ class Client(asyncio.BufferedProtocol):
             self._server.overloaded += 1
             self._finish(call, Status.OK)
 
-    # What goes out.
+    # Answers.
 
     def _answer(self, call: _Call, message: bytes) -> None:
         self._told += len(message)

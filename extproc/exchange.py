@@ -1,4 +1,4 @@
-"""What is served at the gRPC server: a method makes an exchange for each stream, and that a step of each message."""
+"""A stream at the gRPC server: a method makes an exchange for it, and the exchange makes a step of each message."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from rejoinder.extproc.grpc_wire import Status
 
 
 class Step(NamedTuple):
-    """What a message leads to."""
+    """The result of a message."""
 
     message: bytes
-    """To be sent; empty: nothing is."""
+    """The message to be sent; empty: none."""
     end: bool
-    """The stream is to be ended."""
+    """Whether the stream is to be ended."""
     status: Status = Status.OK
-    """It ends with this one."""
+    """The status with which it ends."""
     then: Callable[[], Awaitable[Next]] | None = None
-    """What comes next, without a message of the client; it is cancelled when the client goes."""
+    """The next step, without a message of the client; it is cancelled when the client leaves."""
 
 
 Next = Callable[[], Step]
-"""What that leads to which was awaited; not called where too much waits for the client by then."""
+"""Makes the step from what was awaited; not called if too much waits for the client by then."""
 
 Exchange = Callable[[bytes], Step | Awaitable[Next]]
-"""One stream: what a message leads to. What takes time is awaited, and the stream's next message with it."""
+"""One stream: the step for a message. If the step is awaited, the stream's next message waits for it, too."""
 
 Method = Callable[[], Exchange]

@@ -1,6 +1,6 @@
-"""HTTP/2 as it stands on the wire: frames, their types and flags, settings, error codes.
+"""HTTP/2 on the wire: frames, their types and flags, settings, error codes.
 
-Nothing but names and bytes; what they mean is in `http2`. The section numbers are those of RFC 9113.
+Only names and bytes; `http2` has their meaning. The section numbers are those of RFC 9113.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Frame(enum.IntEnum):
 
 
 class ProtocolError(Exception):
-    """Something that a client may not do."""
+    """A protocol error of the client."""
 
     def __init__(self, code: ErrorCode, why: str) -> None:
         super().__init__(why)
@@ -54,11 +54,11 @@ class ProtocolError(Exception):
 
 
 class BrokenConnectionError(ProtocolError):
-    """The connection is to be broken off (section 5.4.1)."""
+    """A connection error (section 5.4.1)."""
 
 
 class BrokenStreamError(ProtocolError):
-    """The stream is to be reset (section 5.4.2)."""
+    """A stream error (section 5.4.2)."""
 
 
 class Setting(enum.IntEnum):
@@ -72,8 +72,8 @@ class Setting(enum.IntEnum):
     MAX_HEADER_LIST_SIZE = 6
 
 
-# Section 6.5.2: the values that a setting may have, and the error that any other value is. Settings that are not listed
-# here may have any value.
+# Section 6.5.2: the allowed values of a setting, and the error for any other value. Settings that are not listed here
+# may have any value.
 _VALUES: Final[Mapping[int, tuple[int, int, ErrorCode]]] = {
     Setting.ENABLE_PUSH: (0, 1, ErrorCode.PROTOCOL_ERROR),
     Setting.INITIAL_WINDOW_SIZE: (0, MAX_WINDOW, ErrorCode.FLOW_CONTROL_ERROR),
@@ -105,7 +105,7 @@ def settings(values: Mapping[Setting, int]) -> bytes:
 
 
 def parse_settings(payload: bytes) -> dict[int, int]:
-    """What SETTINGS says. Of several values the last counts, so that nothing has to be done for the others.
+    """The settings in a SETTINGS payload. Of several values for one, the last counts, and the others cost nothing.
 
     Raises:
         BrokenConnectionError: the length or a value is wrong.

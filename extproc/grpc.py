@@ -1,11 +1,11 @@
-"""A gRPC server on asyncio, for methods that answer a message with a message, and mean to do it cheaply.
+"""A gRPC server on asyncio, for methods that answer a message with a message, and at low cost.
 
-The way in is `Server`. In go methods by their path, and clients' bytes (`client`); each stream becomes an `Exchange`,
-whose `Step`s are sent. An exchange that fails, or that would be answered too late, is ended with status OK and without
-a message: to Envoy that means "go on as if I were not here". Nothing is raised but by `Server.listen`.
+The entry point is `Server`. In: methods by their path, and clients' bytes (`client`); each stream becomes an
+`Exchange`, whose `Step`s are sent. An exchange that fails, or would be answered too late, is ended with status OK and
+without a message: for Envoy this means "continue without me". Only `Server.listen` raises.
 
-What is read from all clients within a turn of the event loop is queued. Then the queue is served, for each client in
-its turn. So it is known how long a message has waited, and a client that sends too much waits by itself.
+Messages read from all clients within a turn of the event loop are queued. Then the queue is served, one client after
+the other. So the waiting time of every message is known, and a client that sends too much delays only itself.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from rejoinder.transport.addresses import parse
 _LOG: Final = logging.getLogger("rejoinder.extproc")
 
 MAX_WAIT: Final = 0.5
-"""Seconds that a message may wait for its turn: half of the `message_timeout` of docs/ext_proc.md, after which Envoy
-would let the response pass anyway."""
+"""How many seconds a message may wait for its turn: half of the `message_timeout` of docs/ext_proc.md, after which
+Envoy would let the response pass anyway."""
 MAX_QUEUED: Final = 16 << 20
-"""Bytes of messages that wait for an answer, each with MESSAGE_COST for what is around it: some 12,000 of Envoy's. It
-is divided among the connections that have some, so one cannot fill it."""
+"""Bytes of messages that wait for an answer, each counted with MESSAGE_COST more: some 12,000 of Envoy's. It is divided
+among the connections that have such messages, so no connection can fill it."""
 MAX_KEPT: Final = 128 << 20
-"""Bytes of memory that all connections together may take beside that, as far as it is known; beyond it, the one with
-the largest part is hung up on. It is a hundred thousand streams that wait for their responses; an Envoy has thousands.
-Without it, each connection could have as much as its own limits allow."""
+"""Bytes of memory that all connections together may take besides that, as far as known; beyond it, the connection with
+the largest part is closed. It is enough for a hundred thousand streams that wait for their responses; an Envoy has
+thousands. Without it, each connection could use as much as its own limits allow."""
 READ_BUFFER: Final = 1 << 16
-"""Bytes of a client that are read at once, some two hundred requests; then the others have their turn."""
+"""Bytes of a client that are read at once, some two hundred requests; then it is the turn of the others."""
 TURN: Final = 16
 """Messages of a client that are answered before the next client has its turn."""
 SLICE: Final = 32
-"""Messages that are answered before sockets are read again. Less than what is read from one client, or messages would
-wait in the kernel, where nobody knows how long."""
+"""Messages that are answered before sockets are read again. It is less than what is read from one client: otherwise
+messages would wait in the kernel, for an unknown time."""
 MAX_CONNECTIONS: Final = 1024
-"""Envoy has one for each of its threads."""
+"""Envoy has one connection for each of its threads."""
 TICK: Final = 1.0
-"""Seconds between two looks at all clients."""
+"""Seconds between two checks of all clients."""
 
 BOUNDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 """Of the histogram of durations, in seconds."""
@@ -73,25 +73,25 @@ class Server:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Args:
-        methods: by path; each makes a stream's exchange, with its first message.
-        tls: for TLS; it is made to offer `h2` by ALPN.
+        methods: by path; each makes a stream's exchange, from its first message.
+        tls: for TLS; `h2` is added to its ALPN protocols.
         max_wait, clock: in place of MAX_WAIT and the time.
         """
         self.failures = 0
-        """Exchanges that have raised something; the log has each."""
+        """Exchanges that have raised an exception, which is logged."""
         self.durations = [0] * (len(BOUNDS) + 1)
-        """How many messages took up to each of BOUNDS to be answered, waiting included, and how many took longer."""
+        """How many messages were answered within each of BOUNDS, including their wait, and how many took longer."""
         self.seconds = 0.0
-        """What they took together."""
+        """The sum of these times."""
         self.overloaded = 0
-        """Exchanges that were let pass because they had waited too long, or there were too many."""
+        """Exchanges that passed because they had waited too long, or were too many."""
         self.methods, self.max_wait, self.clock = methods, max_wait, clock
         self.connections: set[Client] = set()
         self.busy: collections.OrderedDict[Client, None] = collections.OrderedDict()
         """The connections with messages to answer, in turn."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.buffer = memoryview(bytearray(READ_BUFFER))
-        """For all connections: what asyncio reads into it, it hands over at once."""
+        """One buffer for all connections: asyncio reads into it, and hands over the bytes at once."""
         self._kept = 0
         self._tls = tls
         self._listening: socket.socket | None = None
@@ -113,7 +113,7 @@ class Server:
         Args:
             address: `HOST:PORT`, IPv6 in brackets; port 0: any free one. `unix:/PATH`: a Unix socket, without TLS.
             mode: of a Unix socket.
-            given: one that listens there already.
+            given: a socket that already listens there.
 
         Returns:
             The port; 0 for a Unix socket.
@@ -139,7 +139,7 @@ class Server:
         """Stop listening and end all connections.
 
         Args:
-            grace: seconds that streams may take to end by themselves; no new ones are let in meanwhile.
+            grace: how many seconds streams have to end by themselves; no new ones are accepted meanwhile.
         """
         if self._listening is not None:
             self._accepting.cancel()
@@ -152,7 +152,7 @@ class Server:
             self._all_closed.clear()
             for connection in list(self.connections):
                 close(connection)
-            with contextlib.suppress(TimeoutError):  # what is still there is closed in a harder way next
+            with contextlib.suppress(TimeoutError):  # what is left is closed by force next
                 if self.connections and seconds:
                     async with asyncio.timeout(seconds):
                         await self._all_closed.wait()
@@ -160,34 +160,34 @@ class Server:
             task.cancel()
 
     def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Begin what ends with the server, if not before."""
+        """Start the periodic check, if not done before."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     def tick(self) -> None:
-        """Look after all connections; done every second."""
+        """Check all connections; called every second."""
         if self._ticking is not None:
             self._ticking = asyncio.get_running_loop().call_later(TICK, self.tick)
         for connection in list(self.connections):
             connection.tick(self.clock())
 
     def admit(self, connection: Client) -> bool:
-        """A connection was made. Whether there is room for it."""
+        """Register a new connection. Returns whether there is room for it."""
         if len(self.connections) >= MAX_CONNECTIONS:
             return False
         self.connections.add(connection)
         return True
 
     def note(self, arrived: float) -> None:
-        """A message is answered."""
+        """Count an answered message."""
         took = self.clock() - arrived
         self.durations[bisect.bisect_left(BOUNDS, took)] += 1
         self.seconds += took
 
     def keep(self, connection: Client, size: int) -> None:
-        """How much memory a connection takes now."""
+        """Note how much memory a connection uses now."""
         self._kept += size - connection.kept
         connection.kept = size
         if self._kept > MAX_KEPT:
@@ -205,11 +205,11 @@ class Server:
             self._all_closed.set()
 
     def has_room(self, connection: Client) -> bool:
-        """Whether one more message of a connection may wait."""
+        """Whether there is room for one more message of a connection in the queue."""
         return connection.queued * max(len(self.busy), 1) < MAX_QUEUED
 
     def enqueue(self, connection: Client) -> None:
-        """A connection has something to answer."""
+        """Put a connection that has messages to answer into the queue."""
         self.busy[connection] = None
         if not self._serving:
             self._serving = True

@@ -1,4 +1,4 @@
-"""gRPC as it stands on HTTP/2: messages with their length in front, and what a response begins and ends with.
+"""gRPC on HTTP/2: length-prefixed messages, and the headers and trailers of a response.
 
 https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 """
@@ -14,7 +14,7 @@ from typing import Final
 from rejoinder.extproc.headers import encode
 
 MAX_MESSAGE: Final = 4 << 20
-"""Of a client, in bytes: gRPC's usual limit."""
+"""Of a client's message, in bytes: gRPC's usual limit."""
 
 
 class Status(enum.IntEnum):
@@ -37,13 +37,13 @@ _PREFIX: Final = struct.Struct(">BL")
 
 @functools.cache
 def trailers(status: Status, message: str, *, alone: bool) -> bytes:
-    """Trailers; alone: without headers in front, so they have to be headers themselves."""
+    """Trailers; alone: a response of trailers only, which needs the response headers, too."""
     fields = [("grpc-status", str(int(status)))] + ([("grpc-message", message)] if message else [])
     return encode((*(_HEADERS if alone else ()), *fields))
 
 
 def refusal(headers: Mapping[str, str], paths: Collection[str]) -> bytes | None:
-    """The response to a request that is not a call of one of these methods; None: it is."""
+    """The response to a request that is no call of these methods; None: it is one."""
     if headers[":method"] != "POST":
         return _NOT_POST
     if not headers.get("content-type", "").startswith("application/grpc"):
@@ -54,13 +54,13 @@ def refusal(headers: Mapping[str, str], paths: Collection[str]) -> bytes | None:
 
 
 def framed(message: bytes) -> bytes:
-    """A message as it is sent; nothing for an empty one."""
+    """A message with its prefix; empty for an empty message."""
     return _PREFIX.pack(0, len(message)) + message if message else b""
 
 
 def take_messages(partial: bytearray, data: bytes) -> tuple[list[bytes], tuple[Status, str] | None]:
-    """The messages that some more data completes, and why the stream is to be ended then, if it is. What is left
-    over is in `partial`."""
+    """The messages that are completed by more data, and the error with which the stream must be ended, if any. The
+    remaining bytes are in `partial`."""
     buffer: bytes | bytearray = data
     if partial:
         partial += data

@@ -1,7 +1,7 @@
 """Header blocks: bytes to headers and back, and whether they can be those of a request or of trailers.
 
-The ways in are `Blocks.decode`, for what one client sends, and `encode`. A block that cannot be decoded ends the
-connection (`BrokenConnectionError`), as the decoders of both sides do not agree any more.
+The entry points are `Blocks.decode`, for the header blocks of one client, and `encode`. A block that cannot be decoded
+ends the connection (`BrokenConnectionError`), because the two sides' decoders no longer agree.
 
 RFC 7541 is HPACK, https://www.rfc-editor.org/rfc/rfc7541; the other section numbers are those of RFC 9113.
 """
@@ -20,17 +20,17 @@ from hpack.hpack import encode_integer
 from rejoinder.extproc.frames import BrokenConnectionError, ErrorCode
 
 MAX_LIST_SIZE: Final = 1 << 14
-"""Of decoded headers, with 32 bytes for each (section 6.5.2). gRPC's own limit for metadata is 8 to 16 kB."""
+"""Size of decoded headers, with 32 bytes more for each (section 6.5.2). gRPC's limit for metadata is 8 to 16 kB."""
 MAX_BLOCK: Final = MAX_LIST_SIZE
-"""Bytes of a block: encoding makes no list longer than that."""
+"""Bytes of a block: encoding makes no header list longer than that."""
 MAX_REMEMBERED: Final = 1 << 10
-"""Bytes of a block that is decoded once: 1,024 of them are 1 MB."""
+"""Size up to which the decoded form of a block is remembered: 1,024 of them are 1 MB."""
 
 Headers = tuple[tuple[str, str], ...]
 
 
 class Kind(enum.Enum):
-    """What headers can be."""
+    """What kind of headers they can be."""
 
     REQUEST = enum.auto()
     TRAILERS = enum.auto()
@@ -48,13 +48,13 @@ class Blocks:
         self._decoder.max_allowed_table_size = 0
 
     def decode(self, block: bytes) -> tuple[Kind, Headers]:
-        """What a block says.
+        """Decode a block.
 
         Raises:
-            BrokenConnectionError: nothing, or too much.
+            BrokenConnectionError: it cannot be decoded, or is too large.
         """
-        # Without a table a block's meaning is in its bytes alone. (The first block after the acknowledgement has to
-        # go to the old decoder: it says that the table is empty now.)
+        # Without a dynamic table, a block can be decoded by its bytes alone. (The first block after the acknowledgement
+        # must go to the old decoder: it says that the table is empty now.)
         stateless = self._decoder.header_table_size == 0 == self._decoder.max_allowed_table_size
         if stateless and len(block) <= MAX_REMEMBERED:
             return _decode_alone(block)
@@ -69,7 +69,7 @@ def _decode_alone(block: bytes) -> tuple[Kind, Headers]:
     return _decode(decoder, block)
 
 
-# RFC 7541, section 4.2: with two size updates all is said; a block may be full of them.
+# RFC 7541, section 4.2: two size updates are enough; a block may be full of them.
 _SIZE_UPDATES: Final = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f]){3}")
 
 
@@ -91,7 +91,7 @@ def _text(data: str | bytes) -> str:
     return data if isinstance(data, str) else data.decode("utf-8", "replace")
 
 
-# Section 8.2: what names and values are made of; 8.3.1: which pseudo headers a request has; 8.2.2: what means nothing.
+# Section 8.2: the characters of names and values; 8.3.1: the pseudo headers of a request; 8.2.2: forbidden headers.
 _NAME: Final = re.compile(r":?[!#$%&'*+\-.^_`|~0-9a-z]+")
 _VALUE: Final = re.compile(r"(?![ \t])[^\0\r\n]*(?<![ \t])")
 _REQUIRED: Final = {":method", ":scheme", ":path"}
@@ -114,9 +114,9 @@ def _kind(headers: Headers) -> Kind:
 
 
 def encode(headers: Iterable[tuple[str, str]]) -> bytes:
-    """A block that changes no decoder: the same bytes serve all streams of all connections."""
-    # It begins with a dynamic table size update to 0 (RFC 7541, section 6.3): a client that has made its table smaller
-    # waits for one. What follows are literals without indexing (section 6.2.2).
+    """Encode a block that changes no decoder state: the same bytes serve all streams of all connections."""
+    # It begins with a dynamic table size update to 0 (RFC 7541, section 6.3), which a client that has made its table
+    # smaller expects. Literals without indexing follow (section 6.2.2).
     return b"\x20" + b"".join(b"\x00" + _string(name) + _string(value) for name, value in headers)
 
 

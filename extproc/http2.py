@@ -1,11 +1,11 @@
-"""One HTTP/2 connection, the server's side, without I/O: bytes in, events and bytes out. What gRPC needs, no more.
+"""One HTTP/2 connection, server side, without I/O: bytes in, events and bytes out. Only what gRPC needs.
 
-The way in is `Connection`. In go a client's bytes (`receive_data`) and what is to be said to it (`respond` and its
-parts); out come events, and bytes (`data_to_send`). Nothing is raised for anything that a client sends: what breaks the
-protocol ends the stream with RST_STREAM, or the connection with GOAWAY; then it is `closed`, and is to be hung up as
-soon as the bytes are written. What is sent on a stream that is not there (any more) is dropped: a client may reset it
-at any time. This file reads what the client sends; `streams` writes what is sent to it. No other file changes the
-state of a connection.
+The entry point is `Connection`. In: a client's bytes (`receive_data`) and responses (`respond` and its parts). Out:
+events, and bytes (`data_to_send`). Nothing that a client sends raises an exception: a protocol error ends the stream
+with RST_STREAM, or the connection with GOAWAY; then it is `closed`, and the caller closes it as soon as the bytes are
+written. What is sent on a stream that does not exist (any more) is dropped: a client may reset a stream at any time.
+This file reads what the client sends; `streams` writes to the client. No other file changes the state of a
+connection.
 
 The numbers of sections are those of RFC 9113, https://www.rfc-editor.org/rfc/rfc9113
 """
@@ -42,16 +42,16 @@ from rejoinder.extproc.streams import MAX_FRAME_SIZE, STREAM_WINDOW, Stream, Str
 CONNECTION_WINDOW: Final = 1 << 20
 """Bytes that a client may send ahead on all streams: hundreds of requests between two turns of the event loop."""
 MAX_CONCURRENT_STREAMS: Final = 4096
-"""Each costs about 1 kB here. For more Envoy opens another connection."""
+"""Streams of a connection. Each costs about 1 kB here. For more, Envoy opens another connection."""
 MAX_USELESS: Final = 10_000
-"""Frames between two calls of `forgive` that cost something and bring nothing: settings, pings, resets of what nobody
-has answered yet, empty frames. At up to 10 us each it is a tenth of a second. It must be large: when an Envoy's clients
-give up all at once, it resets thousands of streams."""
+"""Useless frames that are allowed between two calls of `forgive`: settings, pings, resets of unanswered streams, empty
+frames. At up to 10 us each, they take a tenth of a second. It must be large: when an Envoy's clients all give up at
+once, it resets thousands of streams."""
 SMALL: Final = 64
-"""Bytes of DATA that are of little use: a message in pieces that small costs as many events as it has bytes. An answer
-makes up for the small message that it is to."""
+"""DATA frames with fewer bytes count as useless: a message in such small pieces costs as many events as it has bytes.
+An answer makes up for the small message of its request."""
 SETTINGS_COST: Final = 100
-"""How many such frames a SETTINGS counts for: the windows of all streams may have to change."""
+"""How many useless frames a SETTINGS counts for: it may change the windows of all streams."""
 
 
 class Request(NamedTuple):
@@ -73,7 +73,7 @@ class Data(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """A stream is gone: the client has reset it, or we had to. Nothing more can be sent."""
+    """A stream has ended early: the client, or this side, has reset it. Nothing more can be sent."""
 
     stream_id: int
     error_code: int
@@ -88,7 +88,7 @@ class Pong(NamedTuple):
 Event = Request | Data | Reset | Pong
 
 
-# Without a dynamic table, the header block of each stream of an Envoy's route is the same bytes: decoded once.
+# Without a dynamic table, all streams of an Envoy's route have the same header block: it is decoded once.
 _ANNOUNCED: Final = {
     Setting.HEADER_TABLE_SIZE: 0,
     Setting.MAX_CONCURRENT_STREAMS: MAX_CONCURRENT_STREAMS,
@@ -109,13 +109,13 @@ class Connection(Streams):
     def __init__(self) -> None:
         super().__init__()
         self.error = ""
-        """Why the connection was broken off; empty: it was not."""
+        """The connection error; empty: none."""
         self._buffer = b""
         self._expected: int | None = Frame.SETTINGS
-        """The only frame that may come now: SETTINGS at first (3.4), CONTINUATION in a header block; None: any."""
+        """The only frame type allowed now: SETTINGS at first (3.4), CONTINUATION in a header block; None: any."""
         self._preface_awaited = True
         self._block: tuple[int, int, bytearray] | None = None
-        """Stream, flags and beginning of a header block that goes on."""
+        """Stream, flags and beginning of a header block that is not complete."""
         self._blocks = Blocks()
         self._events: list[Event] = []
         self._received = 0
@@ -123,7 +123,7 @@ class Connection(Streams):
         self._open_window(0, CONNECTION_WINDOW - STREAM_WINDOW)
 
     def receive_data(self, data: bytes) -> list[Event]:
-        """What some bytes of the client lead to, in order. Then see `data_to_send`, and whether it is `closed`."""
+        """The events of some bytes of the client, in order. Then see `data_to_send`, and whether it is `closed`."""
         events: list[Event] = []
         self._events = events
         if self.closed:
@@ -152,7 +152,7 @@ class Connection(Streams):
         self._buffer = b"" if self.closed else buffer[position:]
         return events
 
-    # What is received: one method for each type of frame; `_FRAMES`, below, leads here.
+    # Received frames: one method for each type; `_FRAMES`, below, has all of them.
 
     def _on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         if self._expected is not None and kind != self._expected:
@@ -165,7 +165,7 @@ class Connection(Streams):
         if about is not None and about is not (stream_id > 0):
             raise BrokenConnectionError(ErrorCode.PROTOCOL_ERROR, f"a frame of type {kind} on stream {stream_id}")
         if size is not None and size != len(payload):
-            # For PRIORITY a stream error would do (6.3), which may be taken for one of the connection (5.4.1).
+            # A stream error would do for PRIORITY (6.3), but may be treated as a connection error (5.4.1).
             raise BrokenConnectionError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of type {kind} of {len(payload)} bytes")
         try:
             step(self, flags, stream_id, payload)
@@ -180,7 +180,7 @@ class Connection(Streams):
         if self._useless > MAX_USELESS:
             raise BrokenConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that are of no use")
 
-    # The stream that a frame is about (section 5.1); None: it is closed, and the frame, maybe under way, is ignored.
+    # The stream of a frame (section 5.1); None: it is closed; the frame, maybe sent before that, is ignored.
     def _stream(self, kind: Frame, stream_id: int) -> Stream | None:
         stream = self._streams.get(stream_id)
         if stream is None:
@@ -192,8 +192,8 @@ class Connection(Streams):
         return stream
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
-        # What is received is handed on at once, so the windows are opened again whatever becomes of it: they limit what
-        # is under way. As they are never less than half open here, no frame is too long for them.
+        # Received data is handed on at once, so the windows are opened again in any case: they limit only what is on
+        # the way. They are never less than half open here, so no frame is too long for them.
         size = len(payload)
         self._received += size
         if self._received >= CONNECTION_WINDOW // 2:
@@ -245,7 +245,7 @@ class Connection(Streams):
             self._block = self._expected = None
             self._on_block(first_flags, stream_id, bytes(block))
 
-    # The junction: what HEADERS and its CONTINUATIONs have brought.
+    # The junction: a complete header block of HEADERS and CONTINUATION frames.
     def _on_block(self, flags: int, stream_id: int, block: bytes) -> None:
         kind, headers = self._blocks.decode(block)
         end_stream = flags & END_STREAM > 0
@@ -308,7 +308,7 @@ class Connection(Streams):
     def _on_goaway(self, _flags: int, _: int, payload: bytes) -> None:
         if len(payload) < GOAWAY.size:
             raise BrokenConnectionError(ErrorCode.FRAME_SIZE_ERROR, f"GOAWAY of {len(payload)} bytes")
-        self._spend(1)  # it will open no more streams, and hang up some time
+        self._spend(1)  # the client will open no more streams, and close the connection later
 
     def _on_window_update(self, _flags: int, stream_id: int, payload: bytes) -> None:
         self._spend(1)
@@ -327,8 +327,8 @@ class Connection(Streams):
                 self._send(*self._blocked.popitem(last=False))
 
 
-# For each type of frame: what is done; whether it is about a stream (True), the connection (False) or either (None),
-# and the length of its payload (None: any).
+# For each type of frame: its method; whether it is about a stream (True), the connection (False) or either (None); and
+# the length of its payload (None: any).
 _FRAMES: Final[Mapping[int, tuple[Callable[[Connection, int, int, bytes], None], bool | None, int | None]]] = {
     Frame.DATA: (Connection._on_data, True, None),
     Frame.HEADERS: (Connection._on_headers, True, None),

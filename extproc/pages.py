@@ -1,7 +1,7 @@
 """Pages of other services (docs/answers.md): asked for over HTTP/1.1, and kept for a while if a rule says so.
 
-In: what a service is told. Out: its page, or None, if it takes too long, cannot be reached, or sends none. Nothing is
-raised. What is asked, and what is a page, is said by `rules.remote`.
+In: the request to a service. Out: its page, or None, if it takes too long, cannot be reached, or sends no page. Nothing
+is raised. `rules.remote` defines the request, and what is a page.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _LOG.addFilter(Sparing(20))
 
 # As in envoy/module/page.c.
 KEPT: Final = 64
-"""Pages that are kept."""
+"""Number of pages that are kept."""
 MAX_KEPT: Final = 128 << 10
-"""Bytes of one of them."""
+"""Bytes of a kept page."""
 MAX_KEY: Final = 4096
-"""Characters of the request for one of them."""
+"""Characters of the request for a kept page."""
 
 MAX_FIELD: Final = 60 << 10
-"""Bytes of a header of its response: as many as Envoy takes, of all together."""
+"""Bytes of a header of its response: Envoy's limit for all headers together."""
 CONNECTIONS: Final = 100
-"""To each address of a service; what is beyond waits, as long as its page may take."""
+"""Connections to each address of a service; further requests wait, at most as long as their page may take."""
 
 LOOKUPS: Final = 256
 """Of names, at once: one that DNS says nothing about takes a thread for half a minute. By default asyncio has five."""
@@ -54,7 +54,7 @@ class Pages:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._kept: TLRUCache[_Key, Page] = TLRUCache(KEPT, lambda key, _, now: now + key[0].cache, clock)
         self._coming: dict[_Key, asyncio.Task[Page | None]] = {}
-        """Of those that are to be kept: whoever wants one meanwhile waits for it, too."""
+        """Requests for pages that will be kept: other requests for the same page wait for them, too."""
         self._session: aiohttp.ClientSession | None = None
         self._turns: dict[str, Iterator[int]] = {}
 
@@ -62,18 +62,18 @@ class Pages:
         """The page of a service.
 
         Args:
-            headers: what it is told.
+            headers: of the request to the service.
             code: the status that the page is for.
         """
         if not remote.cache:
             return await self._tried(remote, headers, code)
-        key = (remote, headers)  # with the service and the time: rules that differ in these share no page
+        key = (remote, headers)  # with the service and the time: rules with different ones do not share a page
         if (page := self._kept.get(key)) is not None:
             return page
         if (coming := self._coming.get(key)) is None:
             coming = self._coming[key] = asyncio.create_task(self._tried(remote, headers, code))
             coming.add_done_callback(functools.partial(self._came, key))
-        return await asyncio.shield(coming)  # of those who wait, some may go
+        return await asyncio.shield(coming)  # a waiting stream may end before the others
 
     def _came(self, key: _Key, coming: asyncio.Task[Page | None]) -> None:
         del self._coming[key]
@@ -82,7 +82,7 @@ class Pages:
             self._kept[key] = page
 
     def prepare(self, services: Iterable[Upstream]) -> None:
-        """Do now what would take up the first page's time. In the event loop."""
+        """Do in advance what would delay the first page. In the event loop."""
         for service in services:
             self._opened()
             if service.tls:
@@ -101,7 +101,7 @@ class Pages:
                 return await self._asked(remote, headers, code)
         except TimeoutError:
             _LOG.warning("no page from %s: not within %g s", remote.upstream, remote.timeout)
-        except Exception as error:  # whatever it is, the answer does without
+        except Exception as error:  # whatever it is, the answer goes without the page
             _LOG.warning("no page from %s: %s", remote.upstream, printable(str(error) or type(error).__name__, 200))
         return None
 
@@ -126,7 +126,7 @@ class Pages:
                         break
                 why = refusal(code, response.status, got, len(body))
             if why:
-                response.close()  # it may have no end
+                response.close()  # the body may be endless
                 raise ValueError(why)
         return Page(tuple((name, got[name]) for name in SENT if got.get(name)), bytes(body))
 

@@ -1,10 +1,10 @@
-"""The ext_proc service: a gRPC server that answers for the rules that were last published.
+"""The ext_proc service: a gRPC server that answers for the last published rules.
 
-In go rules (`Processor.publish`), out come bytes to the Envoys, and counts. All that is decided about one stream is
-decided in `session`; here is the loop around it. One event loop; Python handlers, which take as long as they take, have
-threads of their own (`calls`).
+In: rules (`Processor.publish`). Out: bytes to the Envoys, and counts. `session` decides everything about one stream;
+this file is the loop around it. There is one event loop; Python handlers, which may take long, have threads of their
+own (`calls`).
 
-Whatever goes wrong here ends the stream and no more: Envoy then lets request and response pass.
+Every error here ends only its stream: Envoy then lets request and response pass.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ _PACKAGE: Final = "envoy.service.ext_proc.v3"
 SERVICE: Final = f"{_PACKAGE}.ExternalProcessor"
 
 GRACE: Final = 0.5
-"""Seconds that exchanges have to end when the service stops. The others wait for an upstream, maybe for minutes."""
+"""How many seconds exchanges have to end when the service stops. The others wait for an upstream, maybe for minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What has been done so far."""
+    """The counters of the service."""
 
     counts: Counts
     """What rules have done."""
     passed: int
-    """Exchanges that came here and were let pass untouched."""
+    """Exchanges that passed."""
     failures: int
-    """Of these, the ones that made no sense or broke something; the log has each."""
+    """Those of them with an unexpected message, or an exception; each is logged."""
     handler_failures: Mapping[str, int] = field(default_factory=dict)
-    """Of these, the ones whose Python handler failed, by the name of the rule."""
+    """Those of them whose Python handler failed, by the name of the rule."""
     overloaded: int = 0
-    """Of those that passed, the ones that would have been answered too late, or were too many."""
+    """Exchanges that passed because they would have been answered too late, or were too many."""
     durations: tuple[int, ...] = field(default=(0,) * (len(grpc.BOUNDS) + 1), compare=False)
-    """How many messages took up to each of `grpc.BOUNDS` seconds to be answered, and how many took longer."""
+    """How many messages were answered within each of `grpc.BOUNDS` seconds, and how many took longer."""
     seconds: float = field(default=0.0, compare=False)
-    """What they took together."""
+    """The sum of these times."""
     connections: int = field(default=0, compare=False)
     """Open now, as are `streams`."""
     streams: int = field(default=0, compare=False)
@@ -99,7 +99,7 @@ class Processor:
         await self._pages.close()
 
     def publish(self, program: Program) -> None:
-        """Answer for these rules from now on; an exchange whose request was seen before keeps to the rules of then."""
+        """Answer for these rules from now on; an exchange whose request was seen before keeps its earlier rules."""
         self._pages.prepare(services_asked(program))
         self._rules = Rules(program)
         self._tally.keep({rule.name for rule in program.rules})
@@ -131,7 +131,7 @@ class Processor:
 
     def _step(self, session: Session, output: Output) -> Step:
         end = session.done or not output.message
-        self._count(output, end)  # before it is sent: who has a reply finds it counted
+        self._count(output, end)  # before it is sent: a client that has a reply finds it counted
         return Step(output.message, end)
 
     async def _handled(self, session: Session, call: Call) -> Next:
@@ -157,7 +157,7 @@ class Processor:
         elif end:
             self._passed += 1
 
-    # Whatever happens, Envoy gets to go on.
+    # On any error, Envoy goes on.
     def _attempt(self, work: Callable[[], Output]) -> Output:
         try:
             output = work()

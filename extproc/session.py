@@ -1,15 +1,15 @@
 """One ext_proc stream, which is one HTTP exchange, as a state machine without I/O.
 
-In go the messages of an Envoy (`Session.on_message`), as values of `wire`; out comes for each what to send back, to
-count and to log. Nothing is raised for anything that an Envoy sends: what makes no sense passes. Whatever changes the
-state of a stream is in this file.
+In: the messages of an Envoy (`Session.on_message`), as values of `wire`. Out, for each: what to send back, to count and
+to log. Nothing that an Envoy sends raises an exception: on an unexpected message, the exchange passes. The state of a
+stream is changed in this file only.
 
-The filter stands in the chain once for responses and, where rules answer without an upstream or by a handler, once more
-in front of that for requests (docs/ext_proc.md). A stream of the first begins with the response's headers, and has what
-rules need to know of the request as attributes. A stream of the second begins with the request's headers; a handler
-wants all of them.
+The filter stands in the chain once for responses. If rules answer without an upstream or by a handler, it stands there
+once more, in front of that, for requests (docs/ext_proc.md). A stream of the response filter begins with the response's
+headers, and has what rules need to know of the request as attributes. A stream of the request filter begins with the
+request's headers, all of which a handler gets.
 
-To let a request or a response pass, the stream is just ended: the protocol's way to say that nothing more is of
+To let a request or a response pass, the stream is just ended: in the protocol, this means that nothing more is of
 interest. https://www.envoyproxy.io/docs/envoy/latest/api-v3/service/ext_proc/v3/external_processor.proto
 """
 
@@ -42,18 +42,18 @@ from rejoinder.rules.request import LOCAL, UPSTREAM, Response, now, of_headers
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What is in force at one moment. A stream keeps to what it started with."""
+    """The rules that are in force at one moment. A stream keeps those with which it started."""
 
     program: Program = field(default_factory=lambda: compile_rules(()))
     clock: Callable[[], str] = field(default=now, compare=False)
-    """The time as RFC 3339 has it."""
+    """The present time in the format of RFC 3339."""
     _ready: dict[tuple[int, int], bytes] = field(default_factory=dict, compare=False, repr=False)
 
     def ready(self, choice: Choice, status: int, asked: Asked) -> bytes:
-        """The encoded reply that an answer of this program makes to an upstream's status."""
+        """The encoded reply of an answer of this program to an upstream's status."""
         if not choice.answer.fixed:
             return immediate(choice.reply(status, replace(asked, time=self.clock())), choice.rule)
-        # The program keeps its choices. Most make the same reply whatever the upstream's status.
+        # The program keeps its choices. Most of them make the same reply for every upstream's status.
         key = (id(choice), status if choice.answer.status_code is None else 0)
         ready = self._ready.get(key)
         if ready is None:
@@ -70,16 +70,16 @@ class Call:
     choice: Choice
     asked: Asked
     seen: Seen
-    """What the rules in front of it do."""
+    """What the rules before it do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """A page to ask a service for. `rejoinder.rules.remote` says what is sent if none comes."""
+    """A page to request from a service. `rejoinder.rules.remote` says what is sent if there is none."""
 
     remote: RemotePage
     headers: tuple[Header, ...]
-    """What the service is told."""
+    """The headers of the request to the service."""
     code: int
     """The status that the page is for."""
     choice: Choice
@@ -90,33 +90,33 @@ class Fetch:
 
 @dataclass(slots=True)
 class Output:
-    """What a message leads to."""
+    """The result of a message."""
 
     message: bytes = b""
     """To be sent: an encoded ProcessingResponse. Empty: nothing; the session is done, request and response pass."""
     rule: str | None = None
     """The rule that has answered; None: no reply."""
     status: int = 0
-    """What is sent then; else, what is observed."""
+    """The status of the reply; without one, the status that is observed."""
     original_status: int = 0
-    """The status of the response that it replaces; 0: no upstream is asked."""
+    """The status of the response that the reply replaces; 0: no upstream is asked."""
     unexpected: str | None = None
-    """What was wrong with the message, for the log; None: nothing."""
+    """What was unexpected in the message, for the log; None: nothing."""
     seen: Seen = field(default_factory=Seen)
     """What rules do that give no answer."""
     call: Call | None = None
     """The handler to call; pass its reply to `Session.on_reply`."""
     fetch: Fetch | None = None
-    """The page to ask for; pass it to `Session.on_page`."""
+    """The page to request; pass it to `Session.on_page`."""
 
 
 class State(enum.Enum):
     START = enum.auto()
-    """The request is awaited, or the response."""
+    """Waits for the request, or the response."""
     RESPONSE = enum.auto()
-    """The request is known, the response is awaited."""
+    """Knows the request, and waits for the response."""
     HANDLER = enum.auto()
-    """A handler is awaited, or a page."""
+    """Waits for a handler, or a page."""
     DONE = enum.auto()
     """The stream is to be ended."""
 
@@ -128,7 +128,7 @@ class Session:
         self._rules = rules
         self._state = State.START
         self._asked: RequestHeaders | None = None
-        """The request, where a handler may want it."""
+        """The request, if a handler may want it."""
 
     @property
     def done(self) -> bool:
@@ -136,7 +136,7 @@ class Session:
         return self._state is State.DONE
 
     def on_message(self, message: Message) -> Output:
-        """What a message leads to. Send that, then see whether the session is `done`."""
+        """Handle a message. Send the output, then see whether the session is `done`."""
         step = TRANSITIONS[self._state].get(type(message))
         if step is None:
             self._state, state = State.DONE, self._state
@@ -145,17 +145,17 @@ class Session:
         return output
 
     def on_reply(self, call: Call, made: Reply | HandlerError | None) -> Output:
-        """What the reply of a handler leads to, or its failure."""
+        """Handle the reply of a handler, or its failure."""
         self._state = State.DONE
         if isinstance(made, Reply):
             return _answered(immediate(made, call.choice.rule), made.status, call.choice, call.asked, call.seen)
         if call.response is not None:
-            return Output()  # the other stream is asked about it yet
+            return Output()  # the response filter's stream will ask again
         self._state = State.RESPONSE
         return Output(passing(call.seen, "request_headers") or PASS_REQUEST, seen=call.seen)
 
     def on_page(self, fetch: Fetch, page: Page | None) -> Output:
-        """What the page of a service leads to, or that there is none."""
+        """Handle the page of a service; None: there is none."""
         self._state = State.DONE
         choice, asked, seen = fetch.choice, fetch.asked, fetch.seen
         came = asked.response
@@ -181,7 +181,7 @@ class Session:
     def _on_response(self, message: ResponseHeaders) -> tuple[State, Output]:
         details = message.attributes.get(CODE_DETAILS, "")
         if details in FINAL_DETAILS or details.startswith(DETAILS):
-            return State.DONE, Output()  # the last: a rule has answered it already
+            return State.DONE, Output()  # the end: a rule has answered already
         asked = self._asked
         seen_request = (
             request_of(message.attributes) if asked is None else of_headers(asked.headers, client_of(asked.attributes))
@@ -192,19 +192,19 @@ class Session:
         choice = self._rules.program.on_status(seen_request, route, came, seen)
         if seen.passed:
             self._rules.program.on_request(seen_request, route, before)
-            # Told when the request came, by the other stream, or, in Envoys of ours, by its route.
+            # Counted when the request came, by the other stream or, in Envoys of ours, by the request's route.
             seen.passed = "" if before.passed == seen.passed else seen.passed
         if choice is not None and not choice.answer.handler:
             return self._decided(choice, Asked(seen_request, route, came), seen)
-        if asked is None:  # a handler is the matter of the stream that has seen the request, if there is one
+        if asked is None:  # the stream that has seen the request, if there is one, calls the handler
             return State.DONE, _passed(came, seen)
         if choice is None:
-            return State.DONE, Output()  # the other stream is asked, and tells who has observed it
+            return State.DONE, Output()  # the other stream will be asked, and will report the observing rules
         response = handlers.Response(message.status, _readable(message.headers))
         call = Call(_readable_request(asked), response, choice, Asked(seen_request, route, came), seen)
         return State.HANDLER, Output(call=call)
 
-    # What an answer without a handler leads to.
+    # The output for an answer without a handler.
     def _decided(self, choice: Choice, asked: Asked, seen: Seen) -> tuple[State, Output]:
         answer, came = choice.answer, asked.response
         status = came.status if came else 0
@@ -218,9 +218,9 @@ class Session:
 
 
 Step = Callable[[Session, Any], tuple[State, Output]]
-"""Of a table: Any, for the message of the type that it stands under."""
+"""Of a table: Any stands for the message type in its key."""
 
-# What may come when, and what is done then. Anything else is answered by ending the stream.
+# Which message may come when, and its method. For any other message, the stream is ended.
 TRANSITIONS: Final[Mapping[State, Mapping[type[Message], Step]]] = {
     State.START: {RequestHeaders: Session._on_request, ResponseHeaders: Session._on_response},
     State.RESPONSE: {ResponseHeaders: Session._on_response},
@@ -247,5 +247,5 @@ def _readable_request(asked: RequestHeaders) -> handlers.Request:
 
 
 def _readable(headers: tuple[Header, ...]) -> tuple[Header, ...]:
-    # Handlers get text that can be encoded again: a replacement character for what is no UTF-8.
+    # Handlers get text that can be encoded again: bytes that are not UTF-8 become a replacement character.
     return tuple((name, value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")) for name, value in headers)

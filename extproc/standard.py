@@ -1,4 +1,4 @@
-"""Health and reflection of the ext_proc service, as `grpc` wants them."""
+"""Health and reflection of the ext_proc service, as methods of `grpc`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The streams of one HTTP/2 connection, the server's side, and what is sent on them: responses, flow control, the end.
+"""The streams of one HTTP/2 connection, server side, and what is sent on them: responses, flow control, their end.
 
 `http2.Connection` is built on `Streams`: it reads what the client sends, and changes the state of streams accordingly.
-Nothing is raised but by `_widen`, for a window that a client has made too large.
+Only `_widen` raises, for a window that a client has made too large.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from rejoinder.extproc.frames import (
 )
 
 MAX_FRAME_SIZE: Final = 1 << 14
-"""Bytes of a frame's payload. This and STREAM_WINDOW are the protocol's defaults, so they hold from the first byte on,
-and not only when the client has acknowledged our settings."""
+"""Bytes of a frame's payload. This and STREAM_WINDOW are the protocol's defaults: they are valid from the first byte
+on, not only after the client has acknowledged our settings."""
 STREAM_WINDOW: Final = (1 << 16) - 1
 """Bytes that a client may send ahead on a stream. A request for one answer is some hundred bytes."""
 EARNED: Final = 2
-"""Useless frames that a stream which is served makes up for, and so does each part of its body: the client may send a
+"""How many useless frames a stream makes up for when it is served, and each part of its body: the client may send a
 WINDOW_UPDATE or two for it."""
 
 
@@ -37,15 +37,15 @@ _NOTHING: Final = memoryview(b"")
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """One stream that is not closed. One that we end is closed at once (`Streams._end`)."""
+    """One stream that is not closed. A stream that this side ends is closed at once (`Streams._end`)."""
 
     send_window: int
     ended: bool
-    """The client has sent all: section 5.1, half-closed."""
+    """The client has sent everything: section 5.1, half-closed."""
     received: int = 0
-    """Bytes that were received, and for which the window was not opened again yet."""
+    """Received bytes for which the window was not opened again yet."""
     waiting: memoryview = _NOTHING
-    """What is to be sent when the windows allow it; behind it come the trailers, and the end."""
+    """Data to be sent when the windows allow it; the trailers follow, and the end."""
     trailers: bytes | None = None
 
 
@@ -54,18 +54,18 @@ class Streams:
 
     def __init__(self) -> None:
         self.closed = False
-        """GOAWAY was sent: what is received is ignored."""
+        """GOAWAY was sent: received bytes are ignored."""
         self.waiting = 0
-        """Bytes that wait for the client's windows. There is no limit here: the caller stops at one of its own."""
+        """Bytes that wait for the client's windows. There is no limit here: the caller has one."""
         self._streams: dict[int, Stream] = {}
         self._last_id = 0
         """The highest number that a stream of the client had."""
         self._blocked: OrderedDict[int, Stream] = OrderedDict()
-        """Streams that could go on if the connection's window were open, in turn."""
+        """Streams that only wait for the connection's window, in turn."""
         self._send_window = self._initial_window = STREAM_WINDOW
         self._max_frame_size = MAX_FRAME_SIZE
         self._useless = 0
-        """What the client has done that was of no use (`forgive`)."""
+        """Useless frames of the client (`forgive`)."""
         self._out: list[bytes] = []
 
     @property
@@ -73,7 +73,7 @@ class Streams:
         return len(self._streams)
 
     def data_to_send(self) -> bytes:
-        """What is to be written now. Each byte is handed out once."""
+        """The bytes to be written now. Each byte is returned once."""
         data = b"".join(self._out)
         self._out.clear()
         return data
@@ -103,7 +103,7 @@ class Streams:
             self._out.append(frame(Frame.HEADERS, END_HEADERS, stream_id, headers))
 
     def send_data(self, stream_id: int, data: bytes) -> None:
-        """A part of a body; what the windows do not allow waits."""
+        """A part of a body; bytes beyond the windows wait."""
         stream = self._streams.get(stream_id)
         if stream is not None:
             stream.waiting = memoryview(bytes(stream.waiting) + data if stream.waiting else data)
@@ -112,14 +112,14 @@ class Streams:
             self._send(stream_id, stream)
 
     def send_trailers(self, stream_id: int, trailers: bytes) -> None:
-        """The end, behind what waits. Without headers and a body before: the response is only this."""
+        """The end, after everything that waits. Without headers and a body before, it is the whole response."""
         stream = self._streams.get(stream_id)
         if stream is not None:
             stream.trailers = trailers
             self._send(stream_id, stream)
 
     def reset(self, stream_id: int, code: ErrorCode) -> None:
-        """Break a stream off."""
+        """Reset a stream."""
         if self._forget(stream_id) is not None:
             self._out.append(frame(Frame.RST_STREAM, 0, stream_id, LONG.pack(code)))
 
@@ -128,7 +128,7 @@ class Streams:
         self._out.append(frame(Frame.PING, 0, 0, data))
 
     def shut_down(self) -> None:
-        """Have the client open no more streams. Those that are under way are served (section 6.8)."""
+        """Tell the client to open no more streams. Open streams are still served (section 6.8)."""
         self._out.append(frame(Frame.GOAWAY, 0, 0, GOAWAY.pack(MAX_WINDOW, ErrorCode.NO_ERROR)))
 
     def close(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
@@ -162,7 +162,7 @@ class Streams:
             self._out.append(frame(Frame.HEADERS, END_HEADERS | END_STREAM, stream_id, stream.trailers))
             self._end(stream_id, stream)
 
-    # The response is complete, and what the client still sends is not needed: section 8.1, RST_STREAM with NO_ERROR.
+    # The response is complete, and more of the request is not needed: section 8.1, RST_STREAM with NO_ERROR.
     def _end(self, stream_id: int, stream: Stream) -> None:
         del self._streams[stream_id]
         if not stream.ended:

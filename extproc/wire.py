@@ -1,7 +1,7 @@
 """ext_proc messages: bytes from Envoy to plain values, replies to bytes for Envoy.
 
-In go the bytes of a `ProcessingRequest` (`decode`) and replies (`immediate`); out come the values that `session` works
-with, and the bytes of a `ProcessingResponse`. Nothing is raised. No other file knows the protocol's messages.
+In: the bytes of a `ProcessingRequest` (`decode`) and replies (`immediate`). Out: the values that `session` works with,
+and the bytes of a `ProcessingResponse`. Nothing is raised. No other file knows the protocol's messages.
 https://www.envoyproxy.io/docs/envoy/latest/api-v3/service/ext_proc/v3/external_processor.proto
 """
 
@@ -24,7 +24,7 @@ from rejoinder.rules.program import Seen
 
 PLACEMENT: Final = "ext_proc"
 
-# Envoy writes header values as they come, which may be no UTF-8: text is read as bytes.
+# Envoy passes header values on as they are, even if they are no UTF-8: so text fields are read as bytes.
 _MESSAGES: Final[Messages] = {
     "ProcessingRequest": {
         "request_headers": (2, "HttpHeaders"),
@@ -71,7 +71,7 @@ class RequestHeaders:
     headers: tuple[Header, ...]
     """In order, with the pseudo headers (`:method`, `:scheme`, `:authority`, `:path`)."""
     attributes: Mapping[str, str]
-    """By the text of the expression, such as `request.path`; what is not there has no entry."""
+    """By the text of the expression, such as `request.path`; missing values have no entry."""
 
 
 @dataclass(slots=True)
@@ -80,15 +80,15 @@ class ResponseHeaders:
 
     status: int
     headers: tuple[Header, ...]
-    """Those that the filter forwards, but for pseudo headers."""
+    """Those that the filter forwards, except pseudo headers."""
     attributes: Mapping[str, str]
     """As in `RequestHeaders`."""
 
 
 @dataclass(slots=True)
 class Other:
-    """What the filter configuration of docs/ext_proc.md never causes: a body or trailers, or bytes that are no
-    message. Who sends those is no Envoy."""
+    """A message that the filter configuration of docs/ext_proc.md never causes: a body or trailers, or bytes that are
+    no message. It does not come from an Envoy with that configuration."""
 
 
 Message = RequestHeaders | ResponseHeaders | Other
@@ -111,12 +111,12 @@ def decode(data: bytes) -> Message:
 
 
 def _headers(message: Any) -> tuple[Header, ...]:
-    # The value stands in `raw_value`, or in `value` from older Envoys. Any bytes may come, and rules tell them apart.
+    # The value is in `raw_value`, or in `value` from older Envoys. Rules compare bytes, which may be any.
     return tuple([(_text(header.key), _text(header.raw_value or header.value)) for header in message.headers.headers])
 
 
 def _attributes(message: Any) -> dict[str, str]:
-    # By the filter's name, which is the operator's choice.
+    # By the filter's name, which the operator chooses.
     return {
         _text(entry.key): _text(entry.value.string_value)
         for by_filter in message.attributes
@@ -140,7 +140,7 @@ PASS_REQUEST: Final[bytes] = _ProcessingResponse(request_headers={}).SerializeTo
 
 
 def passing(seen: Seen, what: str) -> bytes:
-    """A request or a response goes on, and access logs are told which rules have to do with that; empty: none has.
+    """A request or a response goes on, and access logs get the rules that concern it; empty: none.
 
     Args:
         what: `request_headers` or `response_headers`.
@@ -156,11 +156,11 @@ def passing(seen: Seen, what: str) -> bytes:
 
 def immediate(reply: Reply, rule: str) -> bytes:
     """A reply in place of whatever comes or came from an upstream: Envoy makes a response of its own (a local reply).
-    With `marker` behind it, it is one message.
+    Followed by `marker`, it is one message.
 
     Args:
         reply: what the client gets.
-        rule: the name of the rule, or route, that it is due to: Envoy can log it.
+        rule: the name of the rule, or route, that answers: Envoy can log it.
     """
     message = _ProcessingResponse(
         immediate_response={
@@ -177,13 +177,13 @@ def immediate(reply: Reply, rule: str) -> bytes:
 
 @functools.lru_cache(maxsize=1 << 12)
 def marker(rule: str, original_status: int, source: str, observed: tuple[str, ...] = ()) -> bytes:
-    """What access logs and counters are told of an answer.
+    """The metadata of an answer for access logs and counters.
 
     Args:
         rule: as for `immediate`.
-        original_status: what it takes the place of; 0: nothing.
-        source: whose that was; empty: nobody's.
-        observed: the names of rules in front of it that would have answered, and only observe.
+        original_status: the status that it replaces; 0: none.
+        source: who made that response; empty: nobody.
+        observed: the names of earlier rules that would have answered, but only observe.
     """
     told = {"rule": rule, "original_status": str(original_status or NONE), "placement": PLACEMENT}
     told |= {"source": source} if source else {}
@@ -212,9 +212,9 @@ def _set_headers(headers: Iterable[Header]) -> list[dict[str, object]]:
         options.append(
             {
                 "header": {"key": name.encode(), "raw_value": value.encode("utf-8", "surrogateescape")},
-                # The first of a name takes the place of what Envoy has (the content-type of a local reply), the others
-                # stand beside it. The filter reads this deprecated field: it cannot tell `append_action:
-                # APPEND_IF_EXISTS_OR_ADD`, a zero, from none, and then overwrites.
+                # The first value of a name replaces Envoy's (the content-type of a local reply), the others are added.
+                # The filter reads this deprecated field: it cannot distinguish `append_action:
+                # APPEND_IF_EXISTS_OR_ADD`, a zero, from a missing one, and then overwrites.
                 "append": {"value": name in seen},
                 "keep_empty_value": True,
             }

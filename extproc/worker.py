@@ -1,7 +1,7 @@
-"""One process of `workers`: a `Processor`, and the pipe by which it is told how the rules have changed.
+"""One process of `workers`: a `Processor`, and the pipe that brings it the changes of rules.
 
-Nothing that takes long is done beside the answers: who reads rule files does not hold Python's lock here, and a process
-takes rules in and compiles them in a thread, in parts (PART), as whoever unpickles keeps the lock for all of a message.
+Only answers may take long here: rule files are read in another process, which does not hold Python's lock here. Rules
+are received and compiled in a thread, in parts (PART), because unpickling holds the lock for a whole message.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from rejoinder.transport import tls
 from rejoinder.transport.addresses import Address, show
 
 PART: Final = 200
-"""Rules in a message: unpickling them takes two milliseconds."""
+"""Rules in a message: unpickling it takes two milliseconds."""
 SWITCH_SECONDS: Final = 0.0005
-"""After which a handler that computes is made to let others have Python's lock. By default it is ten times that, and
-with eight of them an answer, which needs it several times, would wait too long."""
+"""Interval after which a computing handler must let other threads have Python's lock. The default is ten times that:
+with eight such handlers, an answer, which needs the lock several times, would wait too long."""
 _PR_SET_PDEATHSIG: Final = 1
 
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""They are for the parent, which then closes the pipe. It starts a process with them blocked."""
+"""Signals for the parent, which then closes the pipe. It starts a process with these blocked."""
 
 Pipe = multiprocessing.connection.Connection
 
 
 def send_change(send: Callable[[Any], None], told: tuple[Rule, ...], rules: tuple[Rule, ...]) -> None:
-    """Send what differs between the rules that were told and these: all between the first and the last difference."""
+    """Send the difference between the rules sent last and these: everything from the first to the last change."""
     before = _same(told, rules)
     behind = _same(told[before:][::-1], rules[before:][::-1])
     changed = rules[before : len(rules) - behind]
-    send((before, behind, len(changed)))  # None in its place would ask for the counters alone
+    send((before, behind, len(changed)))  # None instead would ask for the counters alone
     for start in range(0, len(changed), PART):
         send(changed[start : start + PART])
 
@@ -55,7 +55,7 @@ def send_change(send: Callable[[Any], None], told: tuple[Rule, ...], rules: tupl
 def receive_change(
     receive: Callable[[], Any], told: tuple[Rule, ...], change: tuple[int, int, int]
 ) -> tuple[Rule, ...]:
-    """The rules after what `send_change` sends, of which the first message is here already."""
+    """The rules after a change by `send_change`, whose first message has already been received."""
     before, behind, count = change
     changed: list[Rule] = []
     while len(changed) < count:
@@ -64,7 +64,7 @@ def receive_change(
 
 
 def _same(some: tuple[Rule, ...], others: tuple[Rule, ...]) -> int:
-    """How many are the same at the beginning."""
+    """How many are equal at the beginning."""
     equal = (one is other or one == other for one, other in zip(some, others, strict=False))
     return sum(1 for _ in itertools.takewhile(bool, equal))
 
@@ -72,15 +72,15 @@ def _same(some: tuple[Rule, ...], others: tuple[Rule, ...]) -> int:
 def work(
     pipe: Pipe, address: Address, files: tls.Files | None, mode: int, given: socket.socket | None, parent: int
 ) -> None:
-    """The process: says its port, or why it has none; then for each message its counters."""
+    """The process: sends its port, or why it has none; then, for each message, its counters."""
     if sys.platform == "linux":
-        # However the parent dies. (Elsewhere, the end of the pipe is noticed.)
+        # However the parent dies. (On other systems, the end of the pipe is noticed.)
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:
         return
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # what a handler starts may be ended
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # processes that a handler starts can be ended
     log.start(logging.WARNING)
     sys.setswitchinterval(SWITCH_SECONDS)
 
@@ -94,7 +94,7 @@ def work(
         pipe.send(port)
         with contextlib.suppress(EOFError, OSError):  # the parent has closed the pipe, or has died
             program, leftovers = compile_rules(()), Leftovers()
-            # Of its own: asyncio looks names up in the others, for as long as that may take.
+            # A pool of its own: in asyncio's default one, name lookups may take all threads for long.
             loop, thread = asyncio.get_running_loop(), concurrent.futures.ThreadPoolExecutor(1)
             while True:
                 changed = await loop.run_in_executor(thread, _next_program, pipe, program, leftovers)
@@ -107,11 +107,11 @@ def work(
 
 
 def _next_program(pipe: Pipe, program: Program, leftovers: Leftovers) -> Program | None:
-    """The program after the next message, made beside the answers; None: it is as before."""
+    """The program after the next message, compiled in a thread; None: no change."""
     change = pipe.recv()
     if change is None:
         return None
-    gc.disable()  # it would walk all rules, again and again, with Python's lock
+    gc.disable()  # it would go through all rules, again and again, holding Python's lock
     try:
         rules = receive_change(pipe.recv, program.rules, change)
         leftovers.add(program.rules, rules)

@@ -1,12 +1,12 @@
-"""The ext_proc service as processes (`worker`), one or several on as many cores, with a `Processor`'s face.
+"""The ext_proc service as one or several processes (`worker`), for several cores, with the interface of a `Processor`.
 
-They listen on consecutive ports, or Unix sockets, and Envoy's cluster has them all: so Envoy spreads the streams
-evenly. (One port for all, with SO_REUSEPORT, spreads connections, of which an Envoy has one for each of its threads:
-they may well all meet in one process.) A process is told by a pipe how the rules have changed, and says when it answers
-for them; the end of the pipe is its end, and so is ours. One that dies is replaced. One that does not answer is waited
-for once, and then has the rules when it answers again: each has a thread here that talks to it, so that a pipe which
-nobody reads holds up nothing else. If it does not for long, it is killed, and replaced: it may be a handler that never
-lets go of Python's lock.
+They listen on consecutive ports, or Unix sockets, all of which are in Envoy's cluster: so Envoy spreads the streams
+evenly. (One port for all, with SO_REUSEPORT, would spread connections; an Envoy has one for each of its threads, and
+all of them may reach the same process.) A process gets changes of rules by a pipe, and answers when it uses them; the
+end of the pipe, or of this process, ends it. A process that dies is replaced. One that does not answer is waited for
+once, and gets the rules when it answers again: each process has a thread here that talks to it, so that a pipe that is
+not read blocks nothing else. If it does not answer for long, it is killed and replaced: perhaps a handler never
+releases Python's lock.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ from rejoinder.transport import tls, unix
 from rejoinder.transport.addresses import Address, nth, parse, show
 
 _LOG: Final = logging.getLogger("rejoinder.extproc")
-_SPAWN: Final = multiprocessing.get_context("spawn")  # a fork would take half of gRPC's threads along
+_SPAWN: Final = multiprocessing.get_context("spawn")  # a fork would copy half of gRPC's threads
 
 START_SECONDS: Final = 30.0
-"""That a process may take to say its port. It takes a second on a machine that is not busy."""
+"""How long a process may take to send its port. It takes a second on a machine that is not busy."""
 STARTS: Final = 3
-"""How often one that dies while it starts is started, before the service is not started."""
+"""How often a process that dies while it starts is started; then the start of the service fails."""
 ANSWER_SECONDS: Final = 2.0
-"""That a process may take to answer, before the others are not made to wait for it. It takes milliseconds."""
+"""How long the others wait for a process to answer. It takes milliseconds."""
 SILENT_SECONDS: Final = 30.0
-"""That a process may take to answer before it is killed. Ten thousand rules that have all changed, on a machine that is
-busy, take some seconds."""
+"""How long a process may take to answer before it is killed. On a busy machine, ten thousand rules that have all
+changed take some seconds."""
 LOOK_SECONDS: Final = 5.0
-"""Between two looks at all processes."""
+"""Between two checks of all processes."""
 STOP_SECONDS: Final = 5.0
 """From the end of its pipe to the end of a process; then it is killed."""
 LONGEST_BACKOFF: Final = 10.0
@@ -62,32 +62,32 @@ LONGEST_BACKOFF: Final = 10.0
 
 
 class _DiedError(Exception):
-    """A process has ended, or said nothing, while it started."""
+    """A process has ended, or sent nothing, while it started."""
 
 
 class _Line:
-    """What is said to a process and what it answers, in rounds, by a thread that may wait for it."""
+    """The messages to a process and its answers, in rounds, by a thread that may wait for it."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
         self._lock = threading.Lock()
         self._program: Program | None = None
-        """What is to be told next."""
+        """The program to be sent next."""
         self._next: Future[None] | None = None
-        """The round that has not begun; None: nobody has asked for one."""
+        """The round that has not begun; None: none was requested."""
         self._go_on: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        """With a round, or to the end."""
+        """Tells the thread to begin a round, or to end."""
         self._told: tuple[Rule, ...] = ()
         self._since: float | None = None
-        """When it was asked what it has not answered yet."""
+        """The time of the message that it has not answered yet."""
         self.given_up: Future[None] | None = None
-        """The round that somebody has waited for in vain: until it is over nobody waits again."""
+        """The round that was waited for in vain: until it is over nobody waits again."""
         self.counters: Counters | None = None
         """The last answer."""
         threading.Thread(target=self._talk, name="ext_proc", daemon=True).start()
 
     def say(self, program: Program | None) -> Future[None]:
-        """Tell a program, or ask for the counters only; done with the answer, or when there will be none."""
+        """Send a program, or only ask for the counters; done with the answer, or when there will be none."""
         with self._lock:
             self._program = program or self._program
             if self._next is None:
@@ -96,7 +96,7 @@ class _Line:
             return self._next
 
     def silent(self) -> float:
-        """For how long it has been asked in vain."""
+        """How long it has not answered."""
         since = self._since
         return 0.0 if since is None else time.monotonic() - since
 
@@ -106,13 +106,13 @@ class _Line:
 
     def _talk(self) -> None:
         try:
-            # What is suppressed: it has died, and is about to be replaced.
+            # Suppressed: it has died, and is about to be replaced.
             with self._pipe, contextlib.suppress(EOFError, OSError):
                 while self._go_on.get():
                     self._round()
         finally:
             with self._lock:
-                self._next = self._next or Future()  # of those that are asked for from now on
+                self._next = self._next or Future()  # the round of all requests from now on
                 self._next.set_result(None)
 
     def _round(self) -> None:
@@ -138,11 +138,11 @@ class _Worker:
     process: multiprocessing.process.BaseProcess
     line: _Line
     address: Address
-    """Where it listens, and so does the one that replaces it."""
+    """Where it listens; its replacement listens there, too."""
 
 
 class Workers:
-    """Processes that answer for the same rules. What a `Processor` has, this has too."""
+    """Processes that answer for the same rules, with the methods of a `Processor`."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class Workers:
         count: how many processes.
         files: for TLS, where they do not listen on Unix sockets.
         mode: of Unix sockets.
-        given: sockets that listen already, by address. Who connects while a process is replaced waits there.
+            given: sockets that already listen, by address. New clients wait there while a process is replaced.
         """
         self._count = count
         self._files, self._mode, self._given = files, mode, given
@@ -174,7 +174,7 @@ class Workers:
         return [worker.process.pid for worker in self._workers]
 
     async def start(self, address: str) -> int:
-        """As `grpc.Server.listen`, for an address and those behind it (`addresses.nth`); the first port."""
+        """As `grpc.Server.listen`, for an address and the following ones (`addresses.nth`); returns the first port."""
         try:
             for at in range(self._count):
                 self._workers.append(await self._started(nth(parse(address), at)))
@@ -202,18 +202,18 @@ class Workers:
                 worker.address.unlink(missing_ok=True)
 
     def publish(self, program: Program) -> None:
-        """As `Processor.publish`; when it returns, every process answers for these rules that answers in time."""
+        """As `Processor.publish`; when it returns, all processes that answer in time answer for these rules."""
         self._published = program
         self._tell_all(program)
 
     def counters(self) -> Counters:
-        """The sums over all processes, as far as is known; what one had counted that died is lost. May be called by any
-        thread."""
+        """The sums over all processes, as far as known; the counts of a process that died are lost. May be called by
+        any thread."""
         self._tell_all(None)
         return _sum([worker.line.counters for worker in self._workers if worker.line.counters])
 
     def _tell_all(self, program: Program | None) -> None:
-        # All at once, then wait: they take it in side by side.
+        # Send to all first, then wait: they receive it in parallel.
         rounds = {worker.line.say(program): worker.line for worker in list(self._workers)}
         awaited = [answer for answer, line in rounds.items() if line.given_up is None or line.given_up.done()]
         for late in concurrent.futures.wait(awaited, ANSWER_SECONDS).not_done:
@@ -234,9 +234,9 @@ class Workers:
         here, there = _SPAWN.Pipe()
         arguments = there, address, self._files, self._mode, self._given.get(address), os.getpid()
         process = _SPAWN.Process(target=work, args=arguments, name="ext_proc", daemon=True)
-        # Not in a thread: with the thread that started it, a process loses its parent.
-        multiprocessing.resource_tracker.ensure_running()  # which would unblock them
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # which it inherits
+        # Not in a thread: a process is ended with the thread that started it.
+        multiprocessing.resource_tracker.ensure_running()  # its start would unblock the signals
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # which the process inherits
         try:
             process.start()
         finally:
@@ -286,7 +286,7 @@ class Workers:
             try:
                 replacement = await self._spawn(worker.address)
                 break
-            except Exception as error:  # no memory, no processes: later there may be
+            except Exception as error:  # no memory, no processes: this may be temporary
                 _LOG.error("it could not be replaced, and it is tried again in %g s: %s", backoff, error)
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF)
@@ -296,7 +296,7 @@ class Workers:
 
 
 async def _ended(process: multiprocessing.process.BaseProcess) -> None:
-    """Wait for the end of a process that is to end, and see to it."""
+    """Wait for the end of a process that is ending; if it takes too long, kill it."""
     await asyncio.to_thread(process.join, STOP_SECONDS)
     if process.is_alive():
         process.kill()
@@ -304,7 +304,7 @@ async def _ended(process: multiprocessing.process.BaseProcess) -> None:
 
 
 def _first(pipe: Pipe) -> Any:
-    """What a process says when it has started; None: nothing."""
+    """The first message of a process that has started; None: none."""
     try:
         return pipe.recv() if pipe.poll(START_SECONDS) else None
     except (EOFError, OSError):

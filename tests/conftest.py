@@ -49,7 +49,7 @@ def gateway(request: pytest.FixtureRequest) -> Iterator[Gateway]:
     params=[(placement, foreign) for foreign in (False, True) for placement in Placement],
     ids=lambda param: f"{param[0].value}{', beside' if param[1] else ''}",
 )
-def each(request: pytest.FixtureRequest) -> Iterator[Gateway]:
+def any_gateway(request: pytest.FixtureRequest) -> Iterator[Gateway]:
     """The same in each of the four ways: each placement, in an Envoy of ours and in one with routes of its own."""
     placement, foreign = request.param
     with Gateway(conditional=placement, foreign=foreign) as running:

@@ -209,21 +209,21 @@ class Core:
         came = None if response is None else ctypes.pointer(_response(response))
         about = _Question(taken, _buffer(route), came)
         end, at, name = ctypes.c_uint32(), 0, _Text()
-        found = loaded.program_ask(program, ctypes.byref(about), ctypes.byref(end))
+        chosen = loaded.program_ask(program, ctypes.byref(about), ctypes.byref(end))
         while seen is not None:
             at = loaded.program_observed(program, ctypes.byref(about), at, end, ctypes.byref(name))
             if at == end.value:
                 break
             seen.observed.append(bytes(name).decode())
             at += 1
-        if seen is not None and not found:
+        if seen is not None and not chosen:
             seen.passed = bytes(loaded.program_passed(program, ctypes.byref(about), end)).decode()
         made = None
-        if found and not (found[0].by_handler or found[0].is_fixed):
-            made = loaded.reply_make(program, found, ctypes.byref(about), ctypes.c_long(now))
+        if chosen and not (chosen[0].by_handler or chosen[0].is_fixed):
+            made = loaded.reply_make(program, chosen, ctypes.byref(about), ctypes.c_long(now))
         _FREE(ctypes.c_void_p(taken))
-        sent = made[0] if made else found[0] if found else None
-        said = None if sent is None else _reply(found[0], sent, response.status if response else 0, request.is_grpc)
+        sent = made[0] if made else chosen[0] if chosen else None
+        said = None if sent is None else _reply(chosen[0], sent, response.status if response else 0, request.is_grpc)
         loaded.reply_free(made)
         return said
 
@@ -247,9 +247,9 @@ def _response(response: Response) -> _Response:
     return _Response(response.status, response.source == LOCAL, (_GivenHeader * len(headers))(*headers), len(headers))
 
 
-def _reply(found: _Reply, made: _Reply, status: int, is_grpc: bool) -> tuple[str, Reply]:
-    rule = bytes(found.rule).decode()
-    if found.by_handler:
+def _reply(chosen: _Reply, made: _Reply, status: int, is_grpc: bool) -> tuple[str, Reply]:
+    rule = bytes(chosen.rule).decode()
+    if chosen.by_handler:
         return rule, Reply(0, (), b"")
     headers = [(bytes(header.name), bytes(header.value)) for header in made.headers[: made.header_count]]
     sent = tuple((name.decode(), value.decode("utf-8", "surrogateescape")) for name, value in headers)

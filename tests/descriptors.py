@@ -149,9 +149,11 @@ def _describe_fields(cls: type[betterproto2.Message], descriptor: DescriptorProt
 
 def _members(cls: type[betterproto2.Message]) -> list[type[betterproto2.Message]]:
     """The top-level message that a class belongs to, and the messages nested in it, the outer ones first."""
-    classes = (each for each in vars(sys.modules[cls.__module__]).values() if isinstance(each, type))
+    classes = (member for member in vars(sys.modules[cls.__module__]).values() if isinstance(member, type))
     messages = (
-        each for each in classes if issubclass(each, betterproto2.Message) and each.__module__ == cls.__module__
+        candidate
+        for candidate in classes
+        if issubclass(candidate, betterproto2.Message) and candidate.__module__ == cls.__module__
     )
     return sorted((message for message in messages if _unit(message) == _unit(cls)), key=full_name)
 

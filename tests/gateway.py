@@ -188,8 +188,8 @@ def _with_routes_of_its_own(built: Build, settings: Settings) -> Build:
     """The same for an Envoy whose routes know of no rule: all are answered by the filters for such Envoys."""
     routes = build(dataclasses.replace(built.ruleset, rules=()), settings)
     filters = [
-        {"name": each["name"], **discovered(*FOREIGN_TYPES[settings.conditional])}
-        for each in foreign_filters(built.program, settings.conditional)
+        {"name": entry["name"], **discovered(*FOREIGN_TYPES[settings.conditional])}
+        for entry in foreign_filters(built.program, settings.conditional)
     ]
 
     def with_filters(form: Configuration) -> Configuration:
@@ -197,7 +197,7 @@ def _with_routes_of_its_own(built: Build, settings: Settings) -> Build:
         for listener in listeners:
             manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
             manager["http_filters"][:0] = filters
-        clusters = {each["name"]: each for each in (*form.clusters, ext_proc_cluster(settings.ext_proc))}
+        clusters = {cluster["name"]: cluster for cluster in (*form.clusters, ext_proc_cluster(settings.ext_proc))}
         return dataclasses.replace(
             form,
             listeners=listeners,

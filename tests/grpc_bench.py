@@ -97,7 +97,7 @@ class Bench:
 def replies(sent: list[Seen]) -> dict[int, list[object]]:
     """By stream: its headers as a dictionary each, its data, and the code of a reset."""
     blocks = Blocks()
-    found: dict[int, list[object]] = {}
+    by_stream: dict[int, list[object]] = {}
     for kind, flags, stream_id, payload in sent:
         said: object = None
         if kind == Frame.HEADERS:
@@ -109,8 +109,8 @@ def replies(sent: list[Seen]) -> dict[int, list[object]]:
         elif kind == Frame.RST_STREAM:
             said = ErrorCode(int.from_bytes(payload, "big"))
         if said is not None:
-            found.setdefault(stream_id, []).append(said)
-    return found
+            by_stream.setdefault(stream_id, []).append(said)
+    return by_stream
 
 
 HEADERS: Final = {":status": "200", "content-type": "application/grpc"}

@@ -66,9 +66,9 @@ def talk(pieces: Sequence[bytes]) -> tuple[list[Event], list[Seen]]:
     connection = Connection()
     events = [event for piece in pieces for event in connection.receive_data(piece)]
     sent = frames(connection.data_to_send())
-    assert [each.kind for each in sent[:2]] == [Frame.SETTINGS, Frame.WINDOW_UPDATE]
-    assert connection.closed == bool(connection.error) == any(each.kind == Frame.GOAWAY for each in sent)
-    return events, [each for each in sent[2:] if each != SETTINGS_ACK]
+    assert [frame.kind for frame in sent[:2]] == [Frame.SETTINGS, Frame.WINDOW_UPDATE]
+    assert connection.closed == bool(connection.error) == any(frame.kind == Frame.GOAWAY for frame in sent)
+    return events, [frame for frame in sent[2:] if frame != SETTINGS_ACK]
 
 
 def slices(data: bytes, size: int) -> list[bytes]:

@@ -48,12 +48,12 @@ def is_running(pid: int) -> bool:
 
 def inodes(pid: int) -> set[str]:
     """Of the sockets that a process has; of one that has ended: none."""
-    found = set()
+    sockets = set()
     with contextlib.suppress(FileNotFoundError):
-        for each in Path(f"/proc/{pid}/fd").iterdir():
+        for link in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                found.update(re.findall(r"^socket:\[(\d+)\]", os.readlink(each)))
-    return found
+                sockets.update(re.findall(r"^socket:\[(\d+)\]", os.readlink(link)))
+    return sockets
 
 
 def tcp_ports(pids: Iterable[int]) -> set[int]:

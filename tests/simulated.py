@@ -199,7 +199,7 @@ class StateOfTheWorldClient(Client):
 
     def drop(self, kind: ResourceType, *names: str) -> list[Response]:
         left = self.names[kind] - set(names)
-        self.has[kind] = {name: each for name, each in self.has[kind].items() if name in left}
+        self.has[kind] = {name: resource for name, resource in self.has[kind].items() if name in left}
         return self.ask(kind, *sorted(left))
 
     def ack(self, kind: ResourceType, *names: str) -> list[Response]:
@@ -240,7 +240,7 @@ class IncrementalClient(Client):
 
     def subscribe(self, kind: ResourceType, *names: str) -> list[Response]:
         first = kind not in self.names
-        initial = {name: each.version for name, each in self.recorded[kind].items()} if first else {}
+        initial = {name: resource.version for name, resource in self.recorded[kind].items()} if first else {}
         self.names.setdefault(kind, set() if names else {"*"}).update(names)
         return self._send(DeltaRequest(kind.url, names, initial=initial, node=self.node))
 
@@ -248,7 +248,7 @@ class IncrementalClient(Client):
         self.names[kind] -= set(names)
         if "*" not in self.names[kind]:
             for held in (self.has, self.recorded):
-                held[kind] = {name: each for name, each in held[kind].items() if name in self.names[kind]}
+                held[kind] = {name: resource for name, resource in held[kind].items() if name in self.names[kind]}
         return self._send(DeltaRequest(kind.url, unsubscribe=names))
 
     def ack(self, kind: ResourceType) -> list[Response]:
@@ -278,7 +278,7 @@ class IncrementalClient(Client):
 def apply(held: dict[str, Resource], resources: Iterable[Resource], removed: Iterable[str] = ()) -> None:
     for name in removed:
         held.pop(name, None)
-    held.update((each.name, each) for each in resources)
+    held.update((resource.name, resource) for resource in resources)
 
 
 def connected(client: Client, first: Snapshot = ONE) -> Client:

@@ -111,7 +111,7 @@ class Envoy(Client):
         # One route configuration has nothing to do with the other.
         if kind is ROUTES:
             good = [resource for resource in response.resources if not self._is_bad(resource)]
-            self._take_routes([each for each in good if each.name in self.names[ROUTES]])
+            self._take_routes([resource for resource in good if resource.name in self.names[ROUTES]])
         elif kind is VIRTUAL_HOSTS:
             bad = {routes_of(resource.name) for resource in response.resources if self._is_bad(resource)}
             self._take_hosts(set(map(routes_of, response.names)) - bad, response)
@@ -123,7 +123,7 @@ class Envoy(Client):
         if kind is ROUTES:
             self.waiting -= set(names)
             hosts = self.has[VIRTUAL_HOSTS]
-            self.has[VIRTUAL_HOSTS] = {name: each for name, each in hosts.items() if routes_of(name) not in names}
+            self.has[VIRTUAL_HOSTS] = {name: host for name, host in hosts.items() if routes_of(name) not in names}
         return super().drop(kind, *names)  # type: ignore[safe-super]
 
     def _take_routes(self, resources: Iterable[Resource]) -> None:
@@ -137,7 +137,7 @@ class Envoy(Client):
         """Of these route configurations; of those that it does not have, it has recorded virtual hosts alone."""
         for name in routes & self.waiting if self._given else ():
             said = hosts_of(name, response.resources)
-            whole = [hosts_of(name, ours(each)[VIRTUAL_HOSTS].values()) for each in self._given]
+            whole = [hosts_of(name, ours(snapshot)[VIRTUAL_HOSTS].values()) for snapshot in self._given]
             assert said in whole, f"{name} is put to work with some of its virtual hosts: {describe(response)}"
         self.waiting -= routes
         taken = routes & self.has[ROUTES].keys()
@@ -150,17 +150,17 @@ class Envoy(Client):
     def _put_to_work(self) -> None:
         for name in self.at_work.keys() - self.has[LISTENERS].keys():
             self.draining |= named(ROUTES, [self.at_work.pop(name)])
-        for name, each in self.has[LISTENERS].items():
-            needed, before = named(ROUTES, [each]), self.at_work.get(name)
-            if each != before and needed <= self.has[ROUTES].keys() - self.waiting:
+        for name, listener in self.has[LISTENERS].items():
+            needed, before = named(ROUTES, [listener]), self.at_work.get(name)
+            if listener != before and needed <= self.has[ROUTES].keys() - self.waiting:
                 self.draining |= named(ROUTES, [before] if before else [])
-                self.at_work[name] = each
+                self.at_work[name] = listener
 
     def _in_use(self) -> set[str]:
         return named(ROUTES, [*self.has[LISTENERS].values(), *self.at_work.values()]) | self.draining
 
-    def _is_bad(self, each: Resource) -> bool:
-        return self.bad is not None and each.body.startswith(self.bad.encode())
+    def _is_bad(self, resource: Resource) -> bool:
+        return self.bad is not None and resource.body.startswith(self.bad.encode())
 
     def _ask(self, kind: ResourceType, names: set[str]) -> bool:
         before = self.names.get(kind, set())
@@ -175,9 +175,9 @@ class Envoy(Client):
     def no_route_leads_nowhere(self) -> None:
         """Of the listeners at work: those that are draining keep what they had."""
         for name in named(ROUTES, self.at_work.values()):
-            for each in (self.has[ROUTES][name], *hosts_of(name, self.has[VIRTUAL_HOSTS].values()).values()):
-                for _, of in each.references:
-                    assert of in self.has[CLUSTERS], f"{each.name} leads to {of}, which Envoy does not have"
+            for resource in (self.has[ROUTES][name], *hosts_of(name, self.has[VIRTUAL_HOSTS].values()).values()):
+                for _, of in resource.references:
+                    assert of in self.has[CLUSTERS], f"{resource.name} leads to {of}, which Envoy does not have"
 
 
 class StateOfTheWorldEnvoy(Envoy, StateOfTheWorldClient):

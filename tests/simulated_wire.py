@@ -100,12 +100,12 @@ def decode(data: bytes, incremental: bool) -> Response:
     if incremental:
         message = DeltaDiscoveryResponse.FromString(data)
         kind, version = KINDS[message.type_url], message.system_version_info
-        resources = [(each.name, each.resource.value) for each in message.resources]
+        resources = [(resource.name, resource.resource.value) for resource in message.resources]
         removed = tuple(message.removed_resources)
     else:
         message = DiscoveryResponse.FromString(data)
         kind, version, removed = KINDS[message.type_url], message.version_info, ()
-        resources = [(_name(kind, each.value), each.value) for each in message.resources]
+        resources = [(_name(kind, resource.value), resource.value) for resource in message.resources]
     made = tuple(Resource(kind, name, body, _references(kind, body)) for name, body in resources)
     return Response(kind, version, message.nonce, made, removed)
 

@@ -70,22 +70,22 @@ def test_decide_compares_texts_as_their_bytes(rules: Ruleset) -> None:
     assert wrong == []
 
 
-def test_every_placement_does_as_decide_does(each: Gateway, rules: Ruleset) -> None:
-    each.apply(rules)
+def test_every_placement_does_as_decide_does(any_gateway: Gateway, rules: Ruleset) -> None:
+    any_gateway.apply(rules)
     wrong = []
     for number, (test, sent, fits) in enumerate(CASES):
         for kind in ("request", "response"):
             headers = [("x-status", "503"), ("x-case", f"{kind}{number}"), ("x-a", sent)]
-            if (each.ask("GET", "a.test", "/", headers).body == b"fits") is not fits:
+            if (any_gateway.ask("GET", "a.test", "/", headers).body == b"fits") is not fits:
                 wrong.append((kind, test, sent))
     assert wrong == []
 
 
 @pytest.mark.parametrize("target", ["/é", "/?q=é", "/\udce9"])
-def test_a_target_outside_ascii_is_refused(each: Gateway, rules: Ruleset, target: str) -> None:
-    each.apply(rules)
+def test_a_target_outside_ascii_is_refused(any_gateway: Gateway, rules: Ruleset, target: str) -> None:
+    any_gateway.apply(rules)
     with pytest.raises(RequestError, match="cannot contain"):
         parse("GET", "a.test", target)
-    with socket.create_connection(each.address, timeout=SECONDS) as connection:
+    with socket.create_connection(any_gateway.address, timeout=SECONDS) as connection:
         connection.sendall(f"GET {target} HTTP/1.1\r\nhost: a.test\r\n\r\n".encode("utf-8", "surrogateescape"))
         assert connection.recv(12) == b"HTTP/1.1 400"

@@ -72,9 +72,9 @@ def _localized(arguments: list[str], replacements: Mapping[str, str]) -> list[st
 
 
 def _from_dockerfile(instruction: str) -> list[str]:
-    found = re.search(rf"^{instruction} (\[.*\])$", (TOP / "envoy" / "Dockerfile").read_text(), re.MULTILINE)
-    assert found is not None
-    return [str(word) for word in json.loads(found[1])]
+    match = re.search(rf"^{instruction} (\[.*\])$", (TOP / "envoy" / "Dockerfile").read_text(), re.MULTILINE)
+    assert match is not None
+    return [str(word) for word in json.loads(match[1])]
 
 
 @pytest.mark.skipif(_compose() is None, reason="no Docker Compose here")

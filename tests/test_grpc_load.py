@@ -63,7 +63,7 @@ def test_exchange_that_finds_the_queue_full_passes_at_once(monkeypatch: pytest.M
         wire.bring(b"".join(request(stream_id, b"last", 0) for stream_id in (1, 3, 5, 7)))
         assert replies(wire.frames()) == {7: PASSED}
         await bench.served()
-        assert replies(wire.frames()) == {each: answered(b"last") for each in (1, 3, 5)}
+        assert replies(wire.frames()) == {stream_id: answered(b"last") for stream_id in (1, 3, 5)}
         assert bench.server.overloaded == 1
         wire.bring(request(9, b"last", 0))  # and there is room again
         await bench.served()
@@ -127,7 +127,7 @@ def test_sockets_are_read_between_slices() -> None:
         wire = bench.wire()
         wire.bring(b"".join(request(stream_id, b"last", 0) for stream_id in range(1, 2001, 2)))
         await asyncio.sleep(0)
-        assert len([each for each in wire.frames() if each.kind == Frame.DATA]) == SLICE
+        assert len([frame for frame in wire.frames() if frame.kind == Frame.DATA]) == SLICE
 
     run(main())
 

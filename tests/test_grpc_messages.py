@@ -53,7 +53,7 @@ def test_messages_in_frames(body: list[bytes], said: list[bytes]) -> None:
         wire.bring(headers(1) + b"".join(data(1, part) for part in body))
         await bench.served()
         sent = replies(wire.frames())[1]
-        assert b"".join(each for each in sent if isinstance(each, bytes)) == b"".join(map(message, said))
+        assert b"".join(part for part in sent if isinstance(part, bytes)) == b"".join(map(message, said))
         assert sent[-2:] == [END, ErrorCode.NO_ERROR]
 
     run(main())

@@ -100,9 +100,9 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> Ruleset:
 
 
 @pytest.fixture(scope="module")
-def answering(each: Gateway, rules: Ruleset) -> Gateway:
-    each.apply(rules)
-    return each
+def answering(any_gateway: Gateway, rules: Ruleset) -> Gateway:
+    any_gateway.apply(rules)
+    return any_gateway
 
 
 def is_html(body: str, value: str, query: str) -> None:
@@ -195,9 +195,9 @@ def test_the_core_touches_no_memory_that_is_not_its_own(host: Path, rules: Rules
     lines = [f"c rejoinder {program.hex()}"]
     for value in VALUES.values():
         asked = parse("GET", "a.test", f"/{name}/behind?q=<", (("x-a", value),))
-        found = decide(rules, asked).on_status(503)
-        assert found is not None
-        sent = found[1]
+        answer = decide(rules, asked).on_status(503)
+        assert answer is not None
+        sent = answer[1]
         lines += ["?", "q :method GET", "q :scheme http", "q :authority a.test", f"q :path {asked.target}"]
         lines += [f"q x-a {value}", ">", "u :status 503", "e", f"= 302 {sent.body.decode()}"]
         lines += [*(f"+ {header} {text}" for header, text in sent.headers), "."]

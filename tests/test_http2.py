@@ -263,9 +263,9 @@ CASES: Final[dict[str, Case]] = {
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_what_a_frame_leads_to(case: Case) -> None:
-    broken = [each.code for each in case.outcome if isinstance(each, GoAway)]
-    events = [each for each in case.outcome if not isinstance(each, GoAway | Seen)]
-    sent = [each for each in case.outcome if isinstance(each, Seen) and each != SETTINGS_ACK]
+    broken = [outcome.code for outcome in case.outcome if isinstance(outcome, GoAway)]
+    events = [event for event in case.outcome if not isinstance(event, GoAway | Seen)]
+    sent = [frame for frame in case.outcome if isinstance(frame, Seen) and frame != SETTINGS_ACK]
     sent_bytes = OPENING + case.sent
     for pieces, pong in (
         ([sent_bytes], False),

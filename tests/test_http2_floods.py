@@ -39,7 +39,7 @@ FLOODS: Final = {
     "settings": lambda: itertools.repeat(set_to(INITIAL_WINDOW_SIZE=1)),
     "acknowledgements": lambda: itertools.repeat(frame(Frame.SETTINGS, ACK, 0, b"")),
     "rapid resets": rapid_resets,
-    "malformed requests": lambda: (headers(each, b"\x20") for each in itertools.count(1, 2)),
+    "malformed requests": lambda: (headers(stream_id, b"\x20") for stream_id in itertools.count(1, 2)),
     "empty data": lambda: itertools.chain((STREAM_1,), itertools.repeat(data(1, b""))),
     "data in small pieces": lambda: itertools.chain((STREAM_1,), itertools.repeat(data(1, b"d" * (SMALL - 1)))),
     "data on closed streams": lambda: itertools.chain((STREAM_1, rst(1)), itertools.repeat(data(1, b"d"))),
@@ -110,7 +110,7 @@ def test_that_is_not_saved_up() -> None:
 
 def test_block_is_decoded_once_when_the_client_uses_no_table() -> None:
     connection = started()
-    first, second, third = (connection.receive_data(headers(each))[0] for each in (1, 3, 5))
+    first, second, third = (connection.receive_data(headers(stream_id))[0] for stream_id in (1, 3, 5))
     assert isinstance(first, Request)
     assert isinstance(second, Request)
     assert isinstance(third, Request)
@@ -123,11 +123,11 @@ def test_table_of_a_client_that_has_not_acknowledged_is_kept() -> None:
     assert len(blocks[1]) < 10  # it is all in the table
     connection = Connection()
     connection.receive_data(PREFACE + frame(Frame.SETTINGS, 0, 0, b""))
-    opening = [event for each in (1, 3) for event in connection.receive_data(headers(each, blocks[each // 2]))]
+    opening = [event for n in (1, 3) for event in connection.receive_data(headers(n, blocks[n // 2]))]
     encoder.header_table_size = 0
     connection.receive_data(frame(Frame.SETTINGS, ACK, 0, b""))
-    opening += [event for each in (5, 7) for event in connection.receive_data(headers(each, encoder.encode(REQUEST)))]
-    assert opening == [opened(each) for each in (1, 3, 5, 7)]
+    opening += [event for n in (5, 7) for event in connection.receive_data(headers(n, encoder.encode(REQUEST)))]
+    assert opening == [opened(n) for n in (1, 3, 5, 7)]
     connection.receive_data(headers(9, blocks[1]))
     assert connection.error.startswith("COMPRESSION_ERROR")
 
@@ -162,4 +162,4 @@ def test_any_block_is_decoded_or_refused(data: bytes) -> None:
     except BrokenConnectionError:
         return
     assert kind in Kind
-    assert all(isinstance(each, str) for pair in fields for each in pair)
+    assert all(isinstance(text, str) for pair in fields for text in pair)

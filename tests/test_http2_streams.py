@@ -142,7 +142,7 @@ def test_stream_that_was_reset_while_it_waited_sends_nothing_more() -> None:
 
 def sizes(connection: Connection) -> list[int | str]:
     """The lengths of the DATA that is sent, and "end"."""
-    return [len(each.payload) if each.kind == Frame.DATA else "end" for each in frames(connection.data_to_send())]
+    return [len(frame.payload) if frame.kind == Frame.DATA else "end" for frame in frames(connection.data_to_send())]
 
 
 def test_large_body_waits_for_both_windows() -> None:
@@ -197,9 +197,9 @@ def test_streams_that_wait_for_the_connection_go_on_in_turn() -> None:
     connection.receive_data(window(0, 1))
     connection.receive_data(window(0, 1 << 20))
     sent = [
-        (each.stream_id, len(each.payload)) for each in frames(connection.data_to_send()) if each.kind == Frame.DATA
+        (frame.stream_id, len(frame.payload)) for frame in frames(connection.data_to_send()) if frame.kind == Frame.DATA
     ]
-    by_stream = {stream_id: sum(size for each, size in sent if each == stream_id) for stream_id in (1, 3, 5)}
+    by_stream = {stream_id: sum(size for of, size in sent if of == stream_id) for stream_id in (1, 3, 5)}
     assert by_stream == {1: 40_000, 3: 40_000, 5: 40_000}
     assert [stream_id for stream_id, size in sent if size == 1] == [5]
     assert connection.open_streams == 0
@@ -221,15 +221,15 @@ def test_no_more_is_sent_than_the_windows_allow(updates: list[tuple[int, int]], 
         else:
             allowed_in_all += increment
     sent = {1: b"", 3: b""}
-    for each in frames(connection.data_to_send()):
-        if each.kind == Frame.DATA:
-            sent[each.stream_id] += each.payload
+    for sent_frame in frames(connection.data_to_send()):
+        if sent_frame.kind == Frame.DATA:
+            sent[sent_frame.stream_id] += sent_frame.payload
     total = 0
     for stream_id, body in bodies.items():
         assert body.startswith(sent[stream_id])
         assert len(sent[stream_id]) <= allowed[stream_id]
         total += len(sent[stream_id])
-    assert total == min(allowed_in_all, sum(min(allowed[each], len(bodies[each])) for each in bodies))
+    assert total == min(allowed_in_all, sum(min(allowed[stream_id], len(bodies[stream_id])) for stream_id in bodies))
     assert connection.waiting == 300 - total
 
 
@@ -241,7 +241,7 @@ def test_windows_are_opened_again() -> None:
     connection.receive_data(STREAM_1 + data(1, b"d" * 16_384) * 2)
     assert frames(connection.data_to_send()) == [Seen(Frame.WINDOW_UPDATE, 0, 1, long(32_768))]
     connection.receive_data(data(1, b"d" * 16_384) * 30)
-    updates = [each for each in frames(connection.data_to_send()) if each.stream_id == 0]
+    updates = [frame for frame in frames(connection.data_to_send()) if frame.stream_id == 0]
     assert updates == [Seen(Frame.WINDOW_UPDATE, 0, 0, long(32 * 16_384))]
 
 
@@ -263,6 +263,6 @@ def test_more_streams_than_allowed_are_refused() -> None:
     events = connection.receive_data(b"".join(map(headers, ids)))
     assert len(events) == connection.open_streams == MAX_CONCURRENT_STREAMS
     refusals = frames(connection.data_to_send())
-    assert refusals == [Seen(Frame.RST_STREAM, 0, each, long(ErrorCode.REFUSED_STREAM)) for each in ids[-2:]]
+    assert refusals == [Seen(Frame.RST_STREAM, 0, stream_id, long(ErrorCode.REFUSED_STREAM)) for stream_id in ids[-2:]]
     connection.receive_data(rst(1))
     assert len(connection.receive_data(headers(ids[-1] + 2))) == 1

@@ -46,7 +46,7 @@ def test_what_the_installation_needs_is_sent_to_the_engine() -> None:
     packages = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"].values()
     needed = ["pyproject.toml", "setup.py", "README.md", "LICENSE", "constraints.txt", *packages]
     assert all((PROJECT / path).exists() for path in needed)
-    assert [path for path in needed if any(fnmatch.fnmatch(Path(path).parts[0], each) for each in ignored)] == []
+    assert [path for path in needed if any(fnmatch.fnmatch(Path(path).parts[0], pattern) for pattern in ignored)] == []
 
 
 def test_stages_copy_what_the_first_one_makes() -> None:
@@ -148,8 +148,8 @@ def _context(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _rules(tmp_path: Path) -> Path:
     (folder := tmp_path / "rules").mkdir()
     (folder / "rules.yaml").write_text(RULES.replace("{text}", "one").replace("]\n", f", {REGEX}]\n"))
-    for each in (tmp_path.parent, tmp_path, folder):
-        each.chmod(0o755)
+    for parent in (tmp_path.parent, tmp_path, folder):
+        parent.chmod(0o755)
     return folder
 
 

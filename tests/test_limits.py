@@ -122,7 +122,7 @@ def test_a_pipe_in_place_of_a_file_that_was_just_looked_at_holds_up_nothing(
 def test_rules_are_counted_over_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "MAX_ITEMS", 100)
     for number in range(3):
-        rules = "".join(f"- {{match: {{path: /{number}/{each}}}, body: x}}\n" for each in range(40))
+        rules = "".join(f"- {{match: {{path: /{number}/{part}}}, body: x}}\n" for part in range(40))
         (tmp_path / f"{number}.yaml").write_text(f"rules:\n{rules}")
     assert load([tmp_path / "0.yaml", tmp_path / "1.yaml"]).ruleset
     loaded = load([tmp_path])

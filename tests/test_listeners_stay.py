@@ -33,7 +33,7 @@ def listeners(placement: Placement, rules: list[Json], routes: list[Json]) -> li
     made = build(ruleset, Settings(Endpoint("127.0.0.1", 9), conditional=placement)).snapshot
     forms = [form for form in (made, made.without_module, made.split) if form]
     logged = [form.logged(counts, lines) for form in forms for counts in (False, True) for lines in (False, True)]
-    return [each.body for form in logged for _, each in sorted(form.by_type[LISTENERS].items())]
+    return [listener.body for form in logged for _, listener in sorted(form.by_type[LISTENERS].items())]
 
 
 def rule(**fields: Any) -> Json:

@@ -183,8 +183,8 @@ def test_a_header_without_a_value_is_sent(module: Gateway) -> None:
 def test_each_rule_has_a_counter(module: Gateway) -> None:
     def counted() -> int:
         page = module.run(module.envoy.admin.get("/stats/prometheus")).decode()
-        found = re.search(r'^envoy_rejoinder_replies\{rule="busy"\} (\d+)$', page, re.MULTILINE)
-        return int(found[1]) if found else 0
+        counter = re.search(r'^envoy_rejoinder_replies\{rule="busy"\} (\d+)$', page, re.MULTILINE)
+        return int(counter[1]) if counter else 0
 
     before = counted()
     for _ in range(3):

@@ -74,12 +74,12 @@ def meant(rules: tuple[Rule, ...], request: Request, route: str, response: Respo
         choice = Choice(decision.rule.name, decision.rule.answers[0])
         return [Seen(at_once), sent(choice, NO_ROUTE_STATUS, asked), Seen(), None]
     observed: list[str] = []
-    found = decision.choose(response, observed) if response.status in STATUSES else None
+    chosen = decision.choose(response, observed) if response.status in STATUSES else None
     program, first, later = compile_rules(rules), Seen(), Seen()
     program.on_request(request, route or None, first)
     program.on_status(request, route or None, response, later)
     first, later = Seen(at_once, first.passed), Seen(observed, later.passed)
-    return [first, None, later, sent(found, response.status, replace(asked, response=response))]
+    return [first, None, later, sent(chosen, response.status, replace(asked, response=response))]
 
 
 RFC_3339 = "%Y-%m-%dT%H:%M:%SZ"
@@ -100,7 +100,7 @@ def said(program: Core, request: Request, route: str, response: Response) -> lis
     seen = Seen(), Seen()
     at_once = program.ask(request, route, None, NOW, seen[0])
     later = None if at_once else program.ask(request, route, response, NOW, seen[1])
-    first, second = (found and (found[0], ordered(found[1])) for found in (at_once, later))
+    first, second = (reply and (reply[0], ordered(reply[1])) for reply in (at_once, later))
     return [seen[0], first, seen[1], second]
 
 
@@ -133,11 +133,11 @@ def test_of_lines_without_a_value_commas_are_left_and_values_of_headers_have_no_
     request = Request("GET", "a.test", "/", headers=tuple(("x-a", line) for line in lines))
     rules = ruleset(tmp_path / "rules.yaml").rules
     with reads(loaded, encode(compile_rules(rules))) as program:
-        found = program.ask(request, "", None)
-    assert found is not None
-    assert found == ("r", decide(Ruleset(rules=rules), request).reply)
-    assert found[1].body == f"[{joined}]".encode()
-    assert dict(found[1].headers)["x-b"] == joined.strip()
+        answer = program.ask(request, "", None)
+    assert answer is not None
+    assert answer == ("r", decide(Ruleset(rules=rules), request).reply)
+    assert answer[1].body == f"[{joined}]".encode()
+    assert dict(answer[1].headers)["x-b"] == joined.strip()
 
 
 def test_a_body_that_becomes_empty_has_no_type(loaded: ctypes.CDLL, tmp_path: Path) -> None:
@@ -146,8 +146,8 @@ def test_a_body_that_becomes_empty_has_no_type(loaded: ctypes.CDLL, tmp_path: Pa
     request = Request("GET", "a.test", "/")
     rules = ruleset(tmp_path / "rules.yaml").rules
     with reads(loaded, encode(compile_rules(rules))) as program:
-        found = program.ask(request, "", None)
-    assert found == ("r", Reply(200, (("x-a", "1"),), b"")) == ("r", decide(Ruleset(rules=rules), request).reply)
+        answer = program.ask(request, "", None)
+    assert answer == ("r", Reply(200, (("x-a", "1"),), b"")) == ("r", decide(Ruleset(rules=rules), request).reply)
 
 
 GOOD = h.reply([(503, 503)], 503, headers=[("x-a", "1")], body=b"busy")
@@ -350,8 +350,8 @@ def test_reading_and_asking_take_time_that_is_linear(loaded: ctypes.CDLL, record
 def test_a_status_that_has_no_name_is_every_other_one(loaded: ctypes.CDLL) -> None:
     with reads(loaded, h.program(h.rule("r", [h.reply([(599, 599)], 418), h.reply()]))) as program:
         asked = (101, 200, 598, 599, 700)
-        found = {status: program.ask(Request("GET", "a", "/"), "", Response(status)) for status in asked}
-    assert {status: each and each[1].status for status, each in found.items()} == {
+        answers = {status: program.ask(Request("GET", "a", "/"), "", Response(status)) for status in asked}
+    assert {status: answer and answer[1].status for status, answer in answers.items()} == {
         101: None,
         200: 200,
         598: 598,

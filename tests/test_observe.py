@@ -31,9 +31,9 @@ def counts(gateway: Gateway) -> Counter[str]:
     return Counter({name.rpartition(".")[2]: number for name, number in gateway.stats(r"\.observed\.").items()})
 
 
-def test_what_would_have_been_answered_is_counted_once(each: Gateway, tmp_path: Path) -> None:
+def test_what_would_have_been_answered_is_counted_once(any_gateway: Gateway, tmp_path: Path) -> None:
     (tmp_path / "rules.yaml").write_text(RULES)
-    each.apply(ruleset(tmp_path / "rules.yaml"))
+    any_gateway.apply(ruleset(tmp_path / "rules.yaml"))
     for path, status, body, observed in (
         ("/a", "200", Upstream.BODY, ["at-once"]),
         ("/a", "503", b"ours", ["at-once", "on-503"]),
@@ -41,10 +41,10 @@ def test_what_would_have_been_answered_is_counted_once(each: Gateway, tmp_path: 
         ("/b", "502", Upstream.BODY, ["behind"]),
         ("/mock", "503", b"/mock", []),
     ):
-        wanted = counts(each) + Counter(observed)
-        assert each.ask("GET", "a.test", path, [("x-status", status)]).body == body
-        each.wait_for(functools.partial(counted, each, wanted))
-        assert counts(each) == wanted
+        wanted = counts(any_gateway) + Counter(observed)
+        assert any_gateway.ask("GET", "a.test", path, [("x-status", status)]).body == body
+        any_gateway.wait_for(functools.partial(counted, any_gateway, wanted))
+        assert counts(any_gateway) == wanted
 
 
 def counted(gateway: Gateway, wanted: Counter[str]) -> bool:

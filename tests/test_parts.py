@@ -50,11 +50,11 @@ def with_rule(number: int, changed: Rule) -> Ruleset:
 
 def test_an_edit_sends_one_part_and_what_names_all(module: Gateway) -> None:
     before, after = resources(module, RULESET), resources(module, with_rule(1500, rule(1500, "edited")))
-    sent = [each for key, each in after.items() if key not in before or before[key].version != each.version]
-    assert {each.name for each in sent if each.type is LISTENERS} == {"rejoinder.parts"}
-    new_parts = [each for each in sent if each.type is EXTENSIONS and each.name.startswith("rejoinder.part.")]
+    sent = [new for key, new in after.items() if key not in before or before[key].version != new.version]
+    assert {new.name for new in sent if new.type is LISTENERS} == {"rejoinder.parts"}
+    new_parts = [new for new in sent if new.type is EXTENSIONS and new.name.startswith("rejoinder.part.")]
     assert 1 <= len(new_parts) <= 2
-    bytes_sent = sum(len(each.body) for each in sent if not each.name.startswith(("rejoinder.module", "rejoinder.ext")))
+    bytes_sent = sum(len(new.body) for new in sent if not new.name.startswith(("rejoinder.module", "rejoinder.ext")))
     assert bytes_sent < 64_000  # of 600,000
 
 

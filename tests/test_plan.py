@@ -121,7 +121,7 @@ def conditional(name: str, request: RequestMatch = EVERY_REQUEST, **more: Any) -
 
 
 def names(planned: Plan, domain: str = "*") -> list[str]:
-    return [route.name for each in planned[RULE_FILES].domains if each.domain == domain for route in each.routes]
+    return [route.name for part in planned[RULE_FILES].domains if part.domain == domain for route in part.routes]
 
 
 def test_rules_stand_in_front_of_routes_and_are_named_after_the_file() -> None:
@@ -191,7 +191,7 @@ def test_what_a_rule_passes_is_told_where_it_keeps_another_from_answering() -> N
     def passed(*rules: Rule) -> list[str]:
         planned = plan(Ruleset(routes=(forward("all", "/"),), rules=rules))
         passing = [route for route in planned[RULE_FILES].domains[0].routes if route.passed == "office"]
-        return [path.value for each in passing for path in each.match.paths or (EVERY_PATH,)]
+        return [path.value for planned_route in passing for path in planned_route.match.paths or (EVERY_PATH,)]
 
     assert passed(office, *closed[:2]) == ["/0", "/1"]
     assert passed(office, closed[0], rule("every", RequestMatch()), closed[1]) == ["/"]
@@ -215,10 +215,10 @@ def test_domains_of_rules_do_not_multiply_the_routes() -> None:
     rules = tuple(rule(f"d{n}", domains=(f"d{n}.test", f"*.w{n}.test")) for n in range(50))
     planned = plan(Ruleset(routes=routes, rules=rules))
     assert len(names(planned)) == len(routes) + 2 * len(rules)
-    for host, found in (("d7.test", "d7"), ("D7.test", "d7"), ("a.b.w7.test", "d7"), ("w7.test", ""), ("xd7.test", "")):
+    for host, name in (("d7.test", "d7"), ("D7.test", "d7"), ("a.b.w7.test", "d7"), ("w7.test", ""), ("xd7.test", "")):
         for port in ("", ":80"):
             request = parse("GET", host + port, "/", ())
-            assert planned_route(planned, request).rule == found, host + port
+            assert planned_route(planned, request).rule == name, host + port
     few = plan(Ruleset(routes=routes[:MAX_REPEATED], rules=rules))  # there, it costs less to have lists
     assert len(few[RULE_FILES].domains) == 101
 

@@ -79,8 +79,8 @@ def test_a_rule_of_several_domains_and_routes_is_found_by_each_of_them() -> None
     program = compile_rules([rule(1, domains=("a.test", "*.a.test", "*"), routes=("x", "y"))])
     for host in ("a.test", "b.a.test", "other"):
         for route, answered in (("x", True), ("y", True), ("z", False), (None, False)):
-            found = program.on_status(Request("GET", host, "/"), route, Response(503))
-            assert (found is not None) is answered, (host, route)
+            answer = program.on_status(Request("GET", host, "/"), route, Response(503))
+            assert (answer is not None) is answered, (host, route)
 
 
 def test_a_path_of_many_elements_is_looked_up_no_deeper_than_the_rules_go() -> None:
@@ -112,9 +112,9 @@ def test_what_a_program_needs_is_what_its_rules_look_at() -> None:
             },
         ]
     }
-    found = needs(compile_rules(rules_of(document)))
-    assert found.headers == ("x-a", "x-b")
-    assert (found.routes, found.hosts, found.paths) == (True, True, True)
+    needed = needs(compile_rules(rules_of(document)))
+    assert needed.headers == ("x-a", "x-b")
+    assert (needed.routes, needed.hosts, needed.paths) == (True, True, True)
     nothing = needs(compile_rules([rule(1)]))
     assert not any(dataclasses.astuple(nothing))
 

@@ -37,14 +37,14 @@ WELL_KNOWN: dict[type, object] = {
 
 def referenced(root: type[betterproto2.Message]) -> set[type[betterproto2.Message]]:
     """A message and all messages that stand in its fields, at any depth."""
-    found, pending = set(), [root]
+    classes, pending = set(), [root]
     while pending:
         cls = pending.pop()
-        if cls not in found:
-            found.add(cls)
+        if cls not in classes:
+            classes.add(cls)
             in_fields = ProtoClassMetadata(cls).cls_by_field.values()
             pending += [c for c in in_fields if issubclass(c, betterproto2.Message) and c.__name__ != "Entry"]
-    return found
+    return classes
 
 
 def samples(cls: type[betterproto2.Message]) -> Iterator[dict[str, object]]:

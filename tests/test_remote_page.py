@@ -152,14 +152,14 @@ def _very_long(connection: socket.socket) -> None:
 
 
 @pytest.fixture(scope="module")
-def gateway(each: Gateway, service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gateway(any_gateway: Gateway, service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """With the rules above in it."""
     file = tmp_path_factory.mktemp("rules") / "rules.yaml"
     with accepting(_never) as stuck, accepting(_odd) as odd, accepting(_very_long) as very_long:
-        up = each.upstream.address[1]
+        up = any_gateway.upstream.address[1]
         file.write_text(RULES.format(up=up, errors=service.port, stuck=stuck, odd=odd, very_long=very_long))
-        each.apply(ruleset(file))
-        yield each
+        any_gateway.apply(ruleset(file))
+        yield any_gateway
 
 
 @pytest.fixture(autouse=True)

@@ -67,8 +67,8 @@ VARIANTS: dict[str, tuple[Callable[..., Envoy], st.SearchStrategy[Changes]]] = {
 
 def begin(envoy: Envoy, changes: Changes) -> None:
     """Give the snapshots one after the other."""
-    for each, steps in changes:
-        envoy.give(each)
+    for newer, steps in changes:
+        envoy.give(newer)
         for drained in steps:
             if drained:
                 envoy.drained()
@@ -120,4 +120,4 @@ def test_an_envoy_that_comes_back_in_the_middle_ends_with_the_newest(before: Cha
     newest = drive(second, after)
     assert has_all_of(second, newest)
     # What is empty answers who has nothing.
-    assert not any(each.names for each in start_envoy(newest, before=second).unanswered.values())
+    assert not any(request.names for request in start_envoy(newest, before=second).unanswered.values())

@@ -79,11 +79,11 @@ def test_a_resource_is_encoded_as_it_stands_in_a_response() -> None:
 def test_a_resource_is_encoded_as_it_stands_in_an_incremental_response(size: int) -> None:
     big = resource(CLUSTERS, "big", body=b"x" * size)
     response = DeltaDiscoveryResponse.parse(A.delta_head + A.encoded + big.delta_head + big.encoded)
-    assert [(each.name, each.version, each.resource and each.resource.value) for each in response.resources] == [
+    assert [(one.name, one.version, one.resource and one.resource.value) for one in response.resources] == [
         ("a", A.version, b"x"),
         ("big", big.version, b"x" * size),
     ]
-    assert {each.resource and each.resource.type_url for each in response.resources} == {CLUSTERS.url}
+    assert {one.resource and one.resource.type_url for one in response.resources} == {CLUSTERS.url}
 
 
 @pytest.mark.parametrize(

@@ -112,17 +112,17 @@ def test_reflection_describes_the_services_with_all_their_messages(service: Any,
                 await stream.write(ASK["Request"](**what).SerializeToString())
                 return ASK["Response"].FromString(await stream.read())
 
-            names = {each.name.decode() for each in (await ask()).services.service}
+            names = {entry.name.decode() for entry in (await ask()).services.service}
             assert {name, HEALTH} <= names
             # What a client does: a file, then those that it needs.
             pool, files = DescriptorPool(), {}
-            missing = {(each, "containing_symbol") for each in names}
+            missing = {(symbol, "containing_symbol") for symbol in names}
             while missing:
                 wanted, how = missing.pop()
                 (data,) = (await ask(**{how: wanted.encode()})).files.file
                 file = FileDescriptorProto.FromString(data)
                 files[file.name] = file
-                missing |= {(each, "by_filename") for each in file.dependency if each not in files}
+                missing |= {(needed, "by_filename") for needed in file.dependency if needed not in files}
 
             def add(file: FileDescriptorProto) -> None:
                 with contextlib.suppress(KeyError):
@@ -134,8 +134,8 @@ def test_reflection_describes_the_services_with_all_their_messages(service: Any,
 
             for file in files.values():
                 add(file)
-            for each in names:
-                methods = pool.FindServiceByName(each).methods
+            for service_name in names:
+                methods = pool.FindServiceByName(service_name).methods
                 assert all(method.input_type.full_name.endswith("Request") for method in methods)
             for wrong in ({"containing_symbol": b"no.such"}, {"by_filename": b"none"}, {"extension": b"x"}):
                 assert (await ask(**wrong)).error.code == 5

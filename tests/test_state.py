@@ -89,7 +89,7 @@ def test_up_has_it_too(file: Path) -> None:
             assert ask(address_of(process), "GET", "a.test", "/").body == b"first"
             kept(file, "first", name=ACCEPTED)
         file.write_text(BROKEN)
-    assert [each.name for each in state_of(file).iterdir()] == [ACCEPTED]
+    assert [path.name for path in state_of(file).iterdir()] == [ACCEPTED]
 
 
 # --- what is kept ---
@@ -99,7 +99,7 @@ def test_of_what_else_is_in_the_folder_only_its_own_leftovers_go(tmp_path: Path)
     for name in ("rules.yaml.new", "accepted-x.new", "published-x.new", "accepted.new"):
         (tmp_path / name).touch()
     assert LastGood(tmp_path).read(lambda _: None) is None
-    assert {each.name for each in tmp_path.iterdir()} == {"rules.yaml.new", "accepted.new"}
+    assert {path.name for path in tmp_path.iterdir()} == {"rules.yaml.new", "accepted.new"}
 
 
 class Kept:
@@ -143,13 +143,13 @@ def test_all_files_of_a_set_are_kept_with_what_they_held_for_their_owner_alone(f
     first = Kept(folder)
     first.keep()
     assert first.version
-    for each in folder.iterdir():
-        each.unlink()
+    for path in folder.iterdir():
+        path.unlink()
     again = Kept(folder)
     assert again.version == first.version
     assert again.control.last_good.served
     assert first.state.stat().st_mode & 0o777 == 0o700
-    assert [each.stat().st_mode & 0o777 for each in first.state.iterdir()] == [0o600]
+    assert [path.stat().st_mode & 0o777 for path in first.state.iterdir()] == [0o600]
 
 
 def test_what_somebody_removes_is_written_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

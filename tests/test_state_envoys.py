@@ -116,7 +116,7 @@ def test_on_a_full_disk_it_goes_on_and_says_so_once_until_there_is_room(file: Pa
             serve.wait_for(lambda: serve.status()["last_good"]["trouble"] == "File too large")
             assert metric(serve, "rejoinder_last_good_unsaved") == "1.0"
         kept(file, "first")
-        assert [each.name for each in state_of(file).iterdir()] == [PUBLISHED]
+        assert [path.name for path in state_of(file).iterdir()] == [PUBLISHED]
         resource.prlimit(serve.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
         serve.follows("fourth")
         kept(file, "fourth")

@@ -30,19 +30,19 @@ def test_no_object_names_files_or_functions_of_this_machine(tmp_path: Path, conf
     text = wasm_plugin(spec.format(config))
     if form != "{}":
         text = form.replace("[{}]", "\n- " + text.strip().replace("\n", "\n  "))
-    found = loaded(tmp_path, text)
-    assert found.ruleset is not None
-    assert found.ruleset.rules == ()
-    assert "a Kubernetes object cannot name a f" in complaints(found)[0]
-    assert not [path for path in found.files if path.name == "passwd"], "it is not even read"
+    result = loaded(tmp_path, text)
+    assert result.ruleset is not None
+    assert result.ruleset.rules == ()
+    assert "a Kubernetes object cannot name a f" in complaints(result)[0]
+    assert not [path for path in result.files if path.name == "passwd"], "it is not even read"
 
 
 def test_a_rule_file_beside_manifests_may(tmp_path: Path) -> None:
     (tmp_path / "page").write_text("ours")
     text = "rules: [{name: a, body_file: page}, {name: b, handler: 'a:b', enable_on_status: [500]}]"
-    found = loaded(tmp_path, f"{GATEWAY}---\n{text}")
-    assert found.ruleset is not None
-    assert [rule.answers[0].body or rule.answers[0].handler for rule in found.ruleset.rules] == [b"ours", "a:b"]
+    result = loaded(tmp_path, f"{GATEWAY}---\n{text}")
+    assert result.ruleset is not None
+    assert [rule.answers[0].body or rule.answers[0].handler for rule in result.ruleset.rules] == [b"ours", "a:b"]
 
 
 PLUGINS = {
@@ -64,18 +64,18 @@ def test_a_plug_in_outside_the_system_namespace_is_about_its_own(tmp_path: Path,
     text = "".join(ingress(f"{team}/web", host=f"{team}.test", backend=service("web")) for team in ("team-a", "team-b"))
     text += f"---{wasm_plugin(spec).replace('higress-system', 'team-a')}---\n{own}"
     given = {f"{team}/web:80": "http://127.0.0.1:1" for team in ("team-a", "team-b")}
-    found = loaded(tmp_path, text, **given)
-    assert found.ruleset is not None
-    names = [name.split("/") for rule in found.ruleset.rules for name in rule.scope.routes or ("everything",)]
+    result = loaded(tmp_path, text, **given)
+    assert result.ruleset is not None
+    names = [name.split("/") for rule in result.ruleset.rules for name in rule.scope.routes or ("everything",)]
     assert ["/".join(parts[1:3]) for parts in names] == about
-    assert any("is about routes of the namespace team-a only" in each for each in complaints(found))
+    assert any("is about routes of the namespace team-a only" in complaint for complaint in complaints(result))
 
 
 def test_without_routes_such_a_plug_in_is_about_nothing(tmp_path: Path) -> None:
     spec = "  defaultConfig: {body: x}\n  matchRules: [{ingress: [team-b/web], config: {body: x}}]"
-    found = loaded(tmp_path, wasm_plugin(spec).replace("higress-system", "team-a"))
-    assert found.ruleset is not None
-    assert found.ruleset.rules == ()
+    result = loaded(tmp_path, wasm_plugin(spec).replace("higress-system", "team-a"))
+    assert result.ruleset is not None
+    assert result.ruleset.rules == ()
 
 
 def test_who_takes_the_requests_of_another_namespace_is_said(tmp_path: Path) -> None:
@@ -87,9 +87,9 @@ def test_who_takes_the_requests_of_another_namespace_is_said(tmp_path: Path) -> 
     text = f"{gateway}{http_route(answer)}---{http_route(answer, theirs)}".replace(
         "{name: edge}]", "{name: edge, namespace: demo}]"
     )
-    found = loaded(tmp_path, text)
-    assert routes(found)[0].name.startswith("httproute/evil/steal")
-    (complaint,) = {each.partition(": ")[2] for each in complaints(found)}
+    result = loaded(tmp_path, text)
+    assert routes(result)[0].name.startswith("httproute/evil/steal")
+    (complaint,) = {line.partition(": ")[2] for line in complaints(result)}
     assert complaint.startswith("HTTPRoute demo/r rule 0 match 0 gets no request for shop.test: HTTPRoute evil/")
 
 
@@ -106,7 +106,7 @@ def test_two_ingresses_of_one_host_are_of_the_same_kind(tmp_path: Path) -> None:
 def test_an_ingress_leads_to_services_of_its_own_namespace(tmp_path: Path, namespace: str, leads: bool) -> None:
     annotation = 'higress.io/destination: "web.team-b.svc.cluster.local:80"'
     text = ingress(f"{namespace}/r", host="a.test", backend=BRIDGE, annotations=annotation)
-    found = loaded(tmp_path, text, **{"team-b/web:80": "http://127.0.0.1:1"})
-    (route,) = routes(found)
+    result = loaded(tmp_path, text, **{"team-b/web:80": "http://127.0.0.1:1"})
+    (route,) = routes(result)
     assert isinstance(route.action, Forward) is leads
-    assert bool(complaints(found)) is not leads
+    assert bool(complaints(result)) is not leads

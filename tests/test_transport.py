@@ -177,9 +177,9 @@ def test_connections_that_do_not_agree_on_tls_end(tmp_path: Path, monkeypatch: p
     serving = admin.serving(("127.0.0.1", 0), admin.application([]), context)
     with running(serving) as address, contextlib.ExitStack() as stack:
         silent = [stack.enter_context(socket.create_connection(address, SECONDS)) for _ in range(40)]
-        for each in silent:
+        for client in silent:
             with contextlib.suppress(ConnectionError):
-                assert each.recv(1) == b""
+                assert client.recv(1) == b""
 
 
 def test_ext_proc_waits_for_tls_for_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,8 +212,8 @@ def test_however_many_do_not_agree_on_tls_others_do(tmp_path: Path, monkeypatch:
                 assert await reader.read() == b""
         reader, writer = await asyncio.open_connection("localhost", port, ssl=client)
         assert await reader.read(9)  # settings
-        for each in (writer, *(writer for _, writer in silent)):
-            each.close()
+        for opened in (writer, *(writer for _, writer in silent)):
+            opened.close()
         await server.stop()
 
     asyncio.run(asyncio.wait_for(main(), SECONDS))

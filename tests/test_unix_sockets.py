@@ -75,7 +75,7 @@ def test_a_start_that_fails_leaves_no_sockets(tmp_path: Path) -> None:
     with Command("serve", "rules.yaml", *words, "--workers", "2") as serve:
         assert serve.ended() == 1
         assert serve.said("none/a: there is no folder")
-    assert not [each for each in tmp_path.iterdir() if each.is_socket()]
+    assert not [path for path in tmp_path.iterdir() if path.is_socket()]
 
 
 def page(path: Path, what: str) -> bytes:

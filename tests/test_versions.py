@@ -85,8 +85,8 @@ def check(address: tuple[str, int]) -> None:
         ("b.test", 503, (503, Upstream.BODY)),
         ("a.test", 200, (200, Upstream.BODY)),
     ):
-        found = ask(address, "GET", host, "/", [("x-status", str(status))])
-        assert (found.status, found.body) == expected, (host, status)
+        response = ask(address, "GET", host, "/", [("x-status", str(status))])
+        assert (response.status, response.body) == expected, (host, status)
 
 
 def foreign(filters: list[dict[str, Any]], upstream: Upstream, ext_proc: int) -> dict[str, Any]:
@@ -203,8 +203,8 @@ def test_up(binary: Path, number: tuple[int, ...], tmp_path: Path) -> None:
             assert up.stdout is not None
             for line in up.stdout:
                 said.append(line)
-                if found := re.search(r"listening on http://127\.0\.0\.1:(\d+)", line):
-                    assert ask(("127.0.0.1", int(found[1])), "GET", "a.test", "/status/503").body == b"failed"
+                if match := re.search(r"listening on http://127\.0\.0\.1:(\d+)", line):
+                    assert ask(("127.0.0.1", int(match[1])), "GET", "a.test", "/status/503").body == b"failed"
                     break
             else:
                 raise AssertionError("".join(said))

@@ -27,11 +27,11 @@ OTHER = split(A, listener("l", "s:hosts"), routes("s:hosts"), host("s:hosts/z", 
 def settled(*given: Snapshot, bad: str | None = None) -> IncrementalEnvoy:
     """An Envoy that has been brought from one snapshot to the next."""
     envoy = start_envoy(bad=bad)
-    for each in given:
-        envoy.give(each)
+    for newer in given:
+        envoy.give(newer)
         envoy.settle()
-        assert envoy.session.accepted == each
-        assert has_all_of(envoy, each) or envoy.draining
+        assert envoy.session.accepted == newer
+        assert has_all_of(envoy, newer) or envoy.draining
     envoy.news.clear()
     return envoy
 

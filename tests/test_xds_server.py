@@ -138,7 +138,7 @@ async def test_an_incremental_client_is_sent_what_has_changed_and_what_is_no_mor
     it.server.publish(now := clusters("1", "other"))
     second = await client.read()
     assert values(second) == ["other"]
-    assert {each.name: each.version for each in second.resources} == {"c1": now.by_type[CLUSTERS]["c1"].version}
+    assert {sent.name: sent.version for sent in second.resources} == {"c1": now.by_type[CLUSTERS]["c1"].version}
     assert second.removed == ("c2",)
     assert second.version == now.versions[CLUSTERS]
 

@@ -178,14 +178,14 @@ async def _ended(client: Client) -> grpc.StatusCode:
 async def test_clients_that_name_too_much_together_are_forgotten(ads: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rejoinder.xds.server.MAX_ALL_NAMES", 3)
     gc.collect()
-    before = sum(isinstance(each, Session) for each in gc.get_objects())
+    before = sum(isinstance(thing, Session) for thing in gc.get_objects())
     ads.server.publish(clusters("1"))
     first, second = ads.client("a"), ads.client("b")
     await first.ask(ROUTES, "a", "b")
     await ads.until(Connected)
     await second.ask(ROUTES, "a", "b")
     assert await _ended(second) is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert sum(isinstance(each, Session) for each in gc.get_objects()) == before + 1
+    assert sum(isinstance(thing, Session) for thing in gc.get_objects()) == before + 1
     await first.close()
     await ads.until(Disconnected)
     third = ads.client("c")

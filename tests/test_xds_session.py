@@ -296,7 +296,7 @@ def test_a_client_that_cannot_use_the_module_gets_ext_proc(words: str, lasts: bo
         return session.on_request(Request(EXTENSIONS.url, (FILTER,), nonce=nonce, error=error, node=NODE))
 
     def bodies(outputs: Iterable[Output]) -> list[bytes]:
-        return [each.body for output in outputs if isinstance(output, Response) for each in output.resources]
+        return [resource.body for output in outputs if isinstance(output, Response) for resource in output.resources]
 
     (first,) = ask()
     assert isinstance(first, Response)
@@ -314,4 +314,4 @@ def test_a_client_that_is_too_old_for_the_module_gets_ext_proc_at_once() -> None
         session = StateOfTheWorld(with_module("1"))
         (response,) = session.on_request(Request(EXTENSIONS.url, (FILTER,), node=Node("envoy-1", version)))
         assert isinstance(response, Response)
-        assert [each.body for each in response.resources] == [expected]
+        assert [resource.body for resource in response.resources] == [expected]

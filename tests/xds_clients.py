@@ -64,9 +64,9 @@ class Running:
     async def until(self, kind: type, count: int = 1) -> Any:
         """Wait for the first, second, ... event of a kind."""
         async with asyncio.timeout(SECONDS):
-            while len(found := [event for event in self.events if isinstance(event, kind)]) < count:
+            while len(events := [event for event in self.events if isinstance(event, kind)]) < count:
                 await asyncio.sleep(0.01)
-        return found[count - 1]
+        return events[count - 1]
 
 
 @contextlib.asynccontextmanager

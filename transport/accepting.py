@@ -1,5 +1,5 @@
-"""Takes in connections, one by one: a server of asyncio takes in a hundred at a time, and any number of those that do
-not agree on TLS, each with 300 kB. I/O happens here.
+"""Accepts connections one by one: a server of asyncio accepts a hundred at a time, and any number whose TLS handshake
+is not complete, each with 300 kB. I/O happens here.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _LOG: Final = logging.getLogger("rejoinder.accepting")
 _LOG.addFilter(Sparing(20))
 
 MAX_HANDSHAKES: Final = 256
-"""At once. Beyond it, the oldest is hung up on: who means it is done within milliseconds."""
+"""Handshakes at once. Beyond it, the oldest connection is closed: an honest client needs milliseconds."""
 HANDSHAKE_SECONDS: Final = 10.0
-"""That a client may take to agree on TLS."""
+"""How long a TLS handshake may take."""
 
 
 def listen(address: Tcp, backlog: int | None = None) -> socket.socket:
-    """A socket that listens: with another one at the port it is an error, where the kernel could deal them out.
+    """A listening socket. A second one on the port is an error; the kernel could also distribute connections over both.
 
     Raises:
         OSError: the address cannot be used; the text says why.
@@ -49,17 +49,17 @@ async def accept(
     tls: ssl.SSLContext | None,
     has_room: Callable[[int], bool] = lambda _: True,
 ) -> None:
-    """Take in connections until it is cancelled.
+    """Accept connections until it is cancelled.
 
     Args:
-        made: makes the protocol of one.
-        has_room: whether there is room for one more, beside so many that do not agree on TLS yet.
+        made: makes the protocol of a connection.
+        has_room: whether there is room for one more, besides this number of incomplete handshakes.
     """
     loop = asyncio.get_running_loop()
     connecting: dict[asyncio.Task[None], None] = {}
 
     async def connect(client: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # it has gone, or does not agree on TLS
+        with contextlib.suppress(OSError):  # the client has gone, or the handshake fails
             peer = client.getpeername()
             seconds = HANDSHAKE_SECONDS if tls else None
             try:
@@ -92,7 +92,7 @@ async def accept(
                 task = asyncio.create_task(connect(client))
                 connecting[task] = None
                 task.add_done_callback(ended)
-            await asyncio.sleep(0)  # others have their turn, however many come
+            await asyncio.sleep(0)  # other tasks get their turn, however many connections come
     finally:
         for task in connecting:
             task.cancel()

@@ -21,10 +21,10 @@ MAX_PATH: Final = 107
 
 
 def parse(text: str) -> Address:
-    """What `show` says.
+    """The reverse of `show`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is no address.
     """
     path = text.removeprefix(UNIX)
     if path == text:
@@ -40,7 +40,7 @@ def parse(text: str) -> Address:
 
 
 def show(address: Address) -> str:
-    """An address as one writes it: `HOST:PORT`, IPv6 in brackets, or `unix:/PATH`.
+    """An address as text: `HOST:PORT`, IPv6 in brackets, or `unix:/PATH`.
 
     >>> show(("::1", 80)), show(Path("/run/xds"))
     ('[::1]:80', 'unix:/run/xds')
@@ -49,7 +49,7 @@ def show(address: Address) -> str:
 
 
 def nth(address: Address, at: int) -> Address:
-    """The address of one of several processes: the port, or path, of the first one with a number added."""
+    """The address of one of several processes: the first port, or path, with a number added."""
     if isinstance(address, Path):
         return address.with_name(f"{address.name}.{at}") if at else address
     host, port = address
@@ -57,7 +57,7 @@ def nth(address: Address, at: int) -> Address:
 
 
 def overlap(one: Address, other: Address) -> bool:
-    """Whether only one of two services can listen.
+    """Whether two services cannot both listen.
 
     >>> overlap(("0.0.0.0", 80), ("127.0.0.1", 80)), overlap(("127.0.0.1", 80), ("127.0.0.2", 80))
     (True, False)
@@ -80,7 +80,7 @@ def is_ip(host: str) -> bool:
 
 
 def discovery(addresses: Iterable[Address]) -> dict[str, Any]:
-    """What an Envoy cluster with these says about how they are found."""
+    """The service discovery fields of an Envoy cluster with these addresses."""
     if any(map(host_name, addresses)):
         # `localhost` is ::1 first for Envoy's default family; most servers listen on IPv4.
         return {"type": "STRICT_DNS", "dns_lookup_family": "V4_PREFERRED"}
@@ -88,12 +88,12 @@ def discovery(addresses: Iterable[Address]) -> dict[str, Any]:
 
 
 def host_name(address: Address) -> str:
-    """What DNS is asked for; empty: nothing."""
+    """The host names to be resolved by DNS; empty: none."""
     return "" if isinstance(address, Path) or is_ip(address[0]) else address[0]
 
 
 def as_envoy(address: Address) -> dict[str, Any]:
-    """An `envoy.config.core.v3.Address`; a socket that Envoy makes itself is for this user alone."""
+    """An `envoy.config.core.v3.Address`; only this user may connect to a socket that Envoy makes itself."""
     if isinstance(address, Path):
         return {"pipe": {"path": str(address), "mode": 0o600}}
     return {"socket_address": {"address": address[0], "port_value": address[1]}}

@@ -1,8 +1,8 @@
 """TLS from Envoy to our services: the transport socket of a cluster, and files by which Envoy follows certificates.
 
-In go paths on Envoy's machine, out come messages in Envoy's JSON mapping. Pure; raises nothing. A certificate that
-stands in a cluster is read when Envoy gets the cluster, and never again. One that comes by SDS from a file (YAML or
-JSON, made by `secret`) is read again whenever the folder that it is in changes.
+In: paths on Envoy's machine. Out: messages in Envoy's JSON mapping. Pure; raises nothing. Envoy reads a certificate
+that is named in a cluster once, when it gets the cluster. It reads one that comes by SDS from a file (YAML or JSON,
+made by `secret`) again whenever the folder of that file changes.
 https://www.envoyproxy.io/docs/envoy/latest/configuration/security/secret
 """
 
@@ -18,14 +18,14 @@ from rejoinder.transport.addresses import Address, is_ip
 Json = dict[str, Any]
 
 SDS: Final = (".yaml", ".yml", ".json")
-"""How the names of files end that say where a certificate is."""
+"""The name suffixes of SDS files."""
 
 _TLS: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 
 
 @dataclass(frozen=True, slots=True)
 class EnvoyTls:
-    """What Envoys verify us with, and what they show. Paths where Envoy runs, of PEM or SDS files."""
+    """How Envoys verify us, and their own certificate. Paths on Envoy's machine, of PEM or SDS files."""
 
     ca: str
     certificate: str = ""
@@ -33,11 +33,11 @@ class EnvoyTls:
     key: str = ""
     """Of a certificate in PEM."""
     server_name: str = ""
-    """What our certificate has to be for; empty: the host that Envoy connects to."""
+    """The name in our certificate; empty: the host that Envoy connects to."""
 
 
 def transport_socket(tls: EnvoyTls | None, address: Address) -> Json:
-    """What a cluster says of TLS for this address: nothing without TLS, or on a Unix socket."""
+    """A cluster's transport socket for this address; empty without TLS, or on a Unix socket."""
     if tls is None or not isinstance(address, tuple):
         return {}
     name = tls.server_name or address[0]
@@ -63,7 +63,7 @@ def transport_socket(tls: EnvoyTls | None, address: Address) -> Json:
 
 
 def alt_names(hosts: Iterable[str]) -> list[Json]:
-    """Whom a certificate has to be for: one of these."""
+    """The names, one of which a certificate must have."""
     return [{"san_type": "IP_ADDRESS" if is_ip(host) else "DNS", "matcher": {"exact": host}} for host in hosts]
 
 
@@ -80,7 +80,7 @@ def _pair(certificate: str, key: str) -> Json:
 
 
 def secret(certificate: str, key: str, ca: str) -> Json:
-    """The content of an SDS file: of a certificate and its key, or of authorities; a file can have one of the two."""
+    """The content of an SDS file: a certificate and its key, or authorities; a file can have one of the two."""
     if certificate:
         what = {"tls_certificate": {**_pair(certificate, key), **_watched(certificate)}}
     else:

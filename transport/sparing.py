@@ -1,6 +1,6 @@
-"""Lines of a log that clients cause: the first ones of each kind, and how many more there were.
+"""Log lines that clients cause: the first ones of each kind are written, and then how many were left out.
 
-In: log records. Out: whether they are written. Whoever can connect could otherwise fill a disk.
+In: log records. Out: whether they are written. Otherwise anyone who can connect could fill a disk.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ SECONDS: Final = 60.0
 
 
 class Sparing(logging.Filter):
-    """For a logger: of the lines that one place in the code writes, lets some through in SECONDS. The first of the next
-    SECONDS says how many were left out."""
+    """For a logger: lets some of the lines through that one place in the code writes within SECONDS. The first line of
+    the next SECONDS says how many were left out."""
 
     def __init__(self, most: int) -> None:
         super().__init__()

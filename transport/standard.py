@@ -1,7 +1,7 @@
-"""What any gRPC service may be asked: whether it serves (grpc.health.v1), and what it is (grpc.reflection).
+"""The standard services of every gRPC server: health (grpc.health.v1) and reflection (grpc.reflection).
 
-In go the bytes of requests, out come those of responses. Nothing is raised, and there is no I/O, but that the
-descriptors of Envoy's messages are read when they are first asked for.
+In: the bytes of requests. Out: those of responses. Nothing is raised. There is no I/O, except that the descriptors of
+Envoy's messages are read when they are first requested.
 https://github.com/grpc/grpc/blob/master/doc/health-checking.md
 https://github.com/grpc/grpc/blob/master/doc/server-reflection.md
 """
@@ -24,10 +24,10 @@ from rejoinder.rules.messages import message_classes
 
 HEALTH: Final = "grpc.health.v1.Health"
 REFLECTION: Final = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
-"""They differ in their name alone."""
+"""The same service under two names."""
 
 Methods = Mapping[str, tuple[str, str]]
-"""By name: the full names of the request's and the response's message; both are streams."""
+"""By name: the full names of the request and response messages; both are streams."""
 
 _HEALTH_FILE: Final = text_format.Parse(
     """
@@ -103,17 +103,17 @@ class Standard:
         self._services = services
         self._serving = False
         self.changed = asyncio.Event()
-        """Set, and replaced, when `health` says something else."""
+        """Set, and replaced by a new one, when the result of `health` changes."""
 
     def serve(self) -> None:
-        """There is something to serve from now on."""
+        """Report SERVING from now on."""
         if not self._serving:
             self._serving = True
             self.changed.set()
             self.changed = asyncio.Event()
 
     def health(self, request: bytes) -> tuple[bytes, bool]:
-        """The response, and whether there is such a service: `Check` says NOT_FOUND otherwise."""
+        """The response, and whether the service exists: if not, `Check` answers NOT_FOUND."""
         try:
             known = _Check.FromString(request).service in ("", HEALTH, *self._services)
         except DecodeError:
@@ -162,7 +162,7 @@ class Standard:
                 described.method.add(
                     name=method, input_type=taken, output_type=given, client_streaming=True, server_streaming=True
                 )
-            needed = {pool.FindMessageTypeByName(each).file.name for pair in methods.values() for each in pair}
+            needed = {pool.FindMessageTypeByName(message).file.name for pair in methods.values() for message in pair}
             file.dependency.extend(sorted(needed))
             pool.Add(file)
         return pool

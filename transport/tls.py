@@ -1,8 +1,8 @@
-"""TLS of our services: what they show, and whose clients they let in, as the files say when somebody connects.
+"""TLS of our services: our certificate and the clients' authorities, as they are in the files when a client connects.
 
-In go names of files (`Files`), out come the contexts of new connections; those that are open stay as they are. Files
-are looked at for each connection, by content: so it does not matter how they are replaced. Files that cannot be used,
-or that do not fit each other because they are just being replaced, change nothing. I/O happens here.
+In: names of files (`Files`). Out: the contexts of new connections; open connections keep theirs. The files are compared
+by content for each connection, so it does not matter how they are replaced. Files that cannot be used, or do not fit
+each other because they are just being replaced, change nothing. I/O happens here.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Files:
     """PEM."""
 
     certificate: Path
-    """With those between it and the authority behind it."""
+    """With the intermediate certificates after it."""
     key: Path
     client_ca: Path | None = None
-    """Clients have to show a certificate of these authorities; None: they need none."""
+    """Clients must have a certificate of these authorities; None: they need none."""
 
     def read(self) -> Pem:
         """Raises: OSError."""
@@ -40,7 +40,7 @@ class Files:
 
 
 class Current:
-    """What is in the files: at the first time it has to be usable.
+    """The content of the files, which must be usable at first.
 
     Args:
         check: raises OSError for what else than OpenSSL cannot use.
@@ -55,7 +55,7 @@ class Current:
         self.pem, self._checked = self._load()
 
     def refresh(self) -> bool:
-        """Look at the files; whether there is something new to use."""
+        """Read the files; whether there is something new to use."""
         try:
             if self._files.read() == self.pem:
                 return False
@@ -70,7 +70,7 @@ class Current:
         return True
 
     def context(self) -> ssl.SSLContext:
-        """For a new connection; not to be changed."""
+        """For a new connection; must not be changed."""
         self.refresh()
         return self._checked
 
@@ -79,7 +79,7 @@ class Current:
         pem = files.read()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            context.load_cert_chain(files.certificate, files.key, password=b"")  # else it asks at the terminal
+            context.load_cert_chain(files.certificate, files.key, password=b"")  # otherwise it asks on the terminal
         except (ssl.SSLError, ValueError) as error:
             wanted = f"expected a certificate in {files.certificate} and its key, without a password, in {files.key}"
             raise OSError(f"{wanted} (PEM): {_reason(error)}") from None
@@ -96,7 +96,7 @@ class Current:
 
 
 class Reloading(ssl.SSLContext):
-    """A context for servers of asyncio, which give each connection to `wrap_bio`: it gets what the files say by then.
+    """A context for asyncio servers, which call its `wrap_bio` for each connection: that uses the present files.
 
     Raises:
         OSError: as `Current`.
@@ -107,7 +107,7 @@ class Reloading(ssl.SSLContext):
     _required: bool
 
     def __new__(cls, files: Files, *, required: bool = True) -> Reloading:
-        """Args: required: clients have to show a certificate where there is a `client_ca`; they may, otherwise."""
+        """Args: required: with a `client_ca`, clients must have a certificate; otherwise they may have one."""
         made = super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
         made._current, made._required = Current(files), required
         return made
@@ -128,7 +128,7 @@ class Reloading(ssl.SSLContext):
 
 
 def why(error: ssl.SSLError) -> str:
-    """In words, what OpenSSL has in capitals: `peer did not return a certificate`."""
+    """OpenSSL's reason, in lower case: `peer did not return a certificate`."""
     verified = getattr(error, "verify_message", "")
     return _reason(error).replace("_", " ").lower() + (f": {verified}" if verified else "")
 

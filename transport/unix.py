@@ -1,6 +1,6 @@
-"""Unix sockets of ours: who may connect says the mode of the file, which nobody else's umask changes.
+"""Unix sockets of ours: the mode of the file decides who may connect, whatever the umask is.
 
-A file that nobody listens on is what an ended process has left: it is replaced. I/O happens here.
+A socket on which nobody listens is left over from an ended process: it is replaced. I/O happens here.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ MODE: Final = 0o600
 
 @contextlib.contextmanager
 def claimed(path: Path, mode: int = MODE) -> Iterator[None]:
-    """A block that binds a socket to a path, which then has that mode from the beginning.
+    """A block that binds a socket to a path, which has this mode from the beginning.
 
     Raises:
-        OSError: somebody listens there, or it is no place for a socket; the text says which.
+        OSError: somebody listens there, or no socket can be there; the text says which.
     """
     try:
         _make_room(path)
@@ -63,6 +63,6 @@ def _make_room(path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink(missing_ok=True)
             return
-        except BlockingIOError:  # too many wait to be let in
+        except BlockingIOError:  # too many connections wait to be accepted
             pass
     raise OSError("somebody listens there already")

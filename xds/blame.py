@@ -1,7 +1,7 @@
 """Which part of the rule files an Envoy complains about when it rejects a snapshot. Pure.
 
-Envoy's words name a resource, or count virtual hosts and routes, or say nothing of where; then what has changed since
-the last accepted ruleset is the best guess.
+Envoy's message names a resource, or counts virtual hosts and routes, or says nothing of where. In the last case the
+best guess is what has changed since the last accepted ruleset.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _KINDS: Final = {Listener: "listener", Upstream: "upstream", Route: "route", Rul
 
 
 def blame(message: str, rejected: Build, accepted: Build | None) -> list[str]:
-    """The places in the rule files that a rejection is about, as lines for their author; empty if nobody can tell.
+    """The places in the rule files that a rejection is about, as lines for their author; empty if that is unknown.
 
     Args:
-        message: Envoy's words.
-        rejected: what Envoy did not want.
-        accepted: what it has instead; None: nothing yet.
+        message: Envoy's error message.
+        rejected: the rejected build.
+        accepted: the build that Envoy has instead; None: nothing yet.
     """
     blamed = list(dict.fromkeys([*_named(message, rejected), *_counted(message, rejected)]))
     if not blamed and accepted is not None:
@@ -46,7 +46,7 @@ def _named(message: str, rejected: Build) -> Iterator[Named]:
 
 
 def _quotes(message: str, name: str) -> bool:
-    # Short names occur in messages by chance; in quotes they are meant.
+    # Short names occur in messages by chance; in quotes they are intended.
     return f'"{name}"' in message or f"'{name}'" in message
 
 
@@ -61,7 +61,7 @@ def _counted(message: str, rejected: Build) -> Iterator[Named]:
 def _origins(planned: PlannedRoute, ruleset: Ruleset) -> Iterator[Named]:
     if planned.rule:
         yield from (rule for rule in ruleset.rules if rule.name == planned.rule)
-    else:  # the equal one of this ruleset: that of the plan may stand where it stood in an earlier one
+    else:  # take the equal route of this ruleset: the plan may hold one from an earlier ruleset, with its old position
         yield from (route for route in ruleset.routes if route == planned.route)
 
 

@@ -14,7 +14,7 @@ from rejoinder.xds.translate.encode import snapshot
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """All that is made of one ruleset; the parts belong together."""
+    """Everything that is made from one ruleset; the parts belong together."""
 
     ruleset: Ruleset
     program: Program

@@ -1,9 +1,9 @@
-"""What Envoys report of the answers that they have counted: OTLP metrics, in the bytes of their requests.
+"""The counters that Envoys report, as OTLP metrics in the bytes of their requests.
 
-Envoy's OpenTelemetry stats sink sends its counters, as what they have grown by since the last time, to the control
-plane (`rejoinder.envoy.bootstrap`); the access loggers that count are in `logs`. `decode` raises
-`google.protobuf.message.DecodeError` for bytes that are no such request, or far more than an Envoy of ours has to say;
-what is not ours in one is passed over.
+Envoy's OpenTelemetry stats sink sends the increase of its counters since the last report to the control plane
+(`rejoinder.envoy.bootstrap`); `logs` has the access loggers that count. For bytes that are no such request, or have far
+more in them than an Envoy of ours can report, `decode` raises `google.protobuf.message.DecodeError`. Counters that are
+not ours are ignored.
 https://opentelemetry.io/docs/specs/otlp/
 """
 
@@ -27,12 +27,12 @@ SERVICE: Final = "opentelemetry.proto.collector.metrics.v1.MetricsService"
 T = TypeVar("T")
 
 MOST: Final = 400_000
-"""Things in a report: counters, their tags, and names in one. The largest that is taken (`settings.MAX_REQUEST`) has a
-third of that if an Envoy of ours has made it, and could have ten times as many."""
+"""Limit for the counters, tags and names in a report. The largest accepted report (`settings.MAX_REQUEST`) has a third
+of that if an Envoy of ours has made it; another client could put ten times as many into it."""
 
-_PLACEMENTS: Final = ("", NATIVE, *(each.value for each in Placement))
+_PLACEMENTS: Final = ("", NATIVE, *(placement.value for placement in Placement))
 _STATUS: Final = re.compile(rf"[0-9]{{0,3}}|{NONE}|{OTHER}")
-"""Of a stranger it may be anything, as often as it likes."""
+"""A client that is not ours may send any value, as often as it likes."""
 
 _KINDS: Final = {f"{METADATA}.{name}": kind for kind, name in COUNTERS.items()}
 
@@ -58,7 +58,7 @@ REPORT: Final = message_classes(
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """An Envoy has counted these since the last time."""
+    """What an Envoy has counted since its last report."""
 
     answers: tuple[tuple[Series, int], ...]
     """What rules and routes have done, and how often."""
@@ -83,9 +83,9 @@ def decode(data: bytes) -> Counted:
             case Kind.ANSWERED:
                 answers.append((series, number))
             case Kind() as kind:
-                # Where no rule has answered, nobody says what was there before: it is what was sent.
+                # Where no rule has answered, Envoy does not report the original status: it is the status that was sent.
                 seen = series._replace(original_status=tags.get("original_status") or status, kind=kind)
-                answers += [(seen._replace(rule=each), number) for each in limited(rule.split(","))]
+                answers += [(seen._replace(rule=single), number) for single in limited(rule.split(","))]
             case _ if name == _ROUTES:
                 answers.append((_of_route(tags, status), number))
             case _ if name == _NO_PAGES:

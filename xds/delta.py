@@ -1,6 +1,6 @@
 """The protocol's newer variant, incremental: requests and responses say what has changed.
 
-`Incremental` is the way in; it reads a stream's `DeltaRequest`s, and `session` says what follows from them.
+`Incremental` is the entry point; it reads a stream's `DeltaRequest`s, and `session` decides what follows from them.
 https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#incremental-xds
 """
 
@@ -25,9 +25,9 @@ class DeltaRequest:
     subscribe: tuple[str, ...] = ()
     unsubscribe: tuple[str, ...] = ()
     initial: Mapping[str, str] = field(default_factory=dict)
-    """In a stream's first request for the type: the versions of what the client has from an earlier stream, by name."""
+    """In a stream's first request for the type: the versions of the resources from an earlier stream, by name."""
     nonce: str = ""
-    """Of the response that is answered; empty: none."""
+    """Of the response that this request answers; empty: none."""
     error: str | None = None
     """Why the client rejects that response; None: it does not."""
     node: Node = NOBODY
@@ -45,8 +45,8 @@ class Incremental(Session):
         """Take a request from the client.
 
         Returns:
-            What is to be sent and to be known because of it, in order; empty also for a type that is not ours. What
-            answers anything but the last response counts for its names only.
+            What is to be sent and reported because of it, in order; empty also for a type that is not ours. A request
+            that answers a response other than the last one counts for its names only.
         """
         stream = self._asked(request)
         if stream is None:
@@ -61,7 +61,7 @@ class Incremental(Session):
 
     def _resume(self, stream: Stream, request: DeltaRequest) -> None:
         kind = stream.type
-        # No names stand for `*` in the first request only.
+        # Only in the first request, no names mean `*`.
         wildcard = kind.wildcard and (not request.subscribe or "*" in request.subscribe)
         stream.subscription = Subscription(wildcard, frozenset(request.subscribe) - {"*"})
         ours = self.ours.by_type[kind]
@@ -81,8 +81,8 @@ class Incremental(Session):
                 )
             )
         stream.sent = stream.accepted = had
-        # A client that has nothing and asks for all is answered even if there is nothing. (Envoy expects no such answer
-        # for virtual hosts, and asks for them whether or not there are any.)
+        # A client that has nothing and asks for all resources is answered even if there are none. (For virtual hosts,
+        # Envoy expects no such answer, and asks for them whether or not there are any.)
         stream.owed = kind.whole and wildcard and not had
 
     def _distrust(self, stream: Stream, response: Response) -> None:
@@ -100,8 +100,8 @@ def _versions(resources: Resources) -> dict[str, str]:
 
 
 def _resubscribe(stream: Stream, before: Subscription, request: DeltaRequest) -> None:
-    # A name that is asked for (again) is answered, whatever the client has. So is one that is no longer asked for while
-    # the wildcard is: the client has dropped it and cannot know whether the wildcard is about it.
+    # A requested name is answered, whatever the client has. So is a name that the client drops while it keeps the
+    # wildcard: the client has dropped the resource and cannot know whether the wildcard includes it.
     added, dropped = frozenset(request.subscribe), frozenset(request.unsubscribe)
     wildcard = stream.type.wildcard and ("*" in added or before.wildcard) and "*" not in dropped
     names = (before.names - dropped) | (added - {"*"})

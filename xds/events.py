@@ -1,4 +1,4 @@
-"""What the control plane tells of its clients: what happens to them (`Event`), and how they stand (`Status`)."""
+"""What the control plane reports about its clients: what happens to them (`Event`), and their state (`Status`)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _News:
 
 @dataclass(frozen=True, slots=True)
 class Accepted(_News):
-    """The client has a snapshot in full: all that it has asked for of it. On a stream for all types, it has asked for
+    """The client has all resources of a snapshot that it has asked for. On a stream for all types, it has asked for
     more than clusters, which Envoy asks for first."""
 
     snapshot: Snapshot
@@ -51,14 +51,14 @@ class Nack(_News):
     snapshot: Snapshot
     message: str
     instead: Snapshot | None = None
-    """What it is sent because of that; None: nothing. It keeps what it accepted, or gets a newer snapshot."""
+    """The snapshot that it is sent because of that; None: none. It keeps what it accepted, or gets a newer snapshot."""
     had: bool = False
-    """Whether it goes back to what it had, rather than to what others have."""
+    """Whether it goes back to its own previous snapshot, rather than to one that others have accepted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unable(_News):
-    """The client cannot load the module, or what a program needs in it, and gets the ext_proc filter instead."""
+    """The client cannot load the module, or what a program needs there, and gets the ext_proc filter instead."""
 
     message: str
 
@@ -77,17 +77,17 @@ class ClientStatus:
     target: str
     """Of the snapshot that it is being brought to; empty: none yet. The same as `version` when it has arrived."""
     nack: Nack | None
-    """What it has said no to on this stream: what was published last, or else the last of what was before; None:
-    nothing, since it took what had been published."""
+    """The rejection on this stream: of the last published snapshot, or else the last rejection of an earlier one; None:
+    none, since the client accepted what had been published."""
     envoy: tuple[int, int] | None
     unable: str
-    """Its words, if it cannot use the module and gets the ext_proc filter instead."""
+    """Its error message, if it cannot use the module and gets the ext_proc filter instead."""
     streams: int = 1
-    """How many it has: one, or one for each type or filter."""
+    """How many streams it has: one, or one for each type or filter."""
 
 
 def merged(streams: Iterable[ClientStatus]) -> ClientStatus:
-    """What a client's streams say together: the version that all of them have."""
+    """The status of a client with several streams: its version is the one that all of them have."""
     first, *others = streams
     every = (first, *others)
     return replace(
@@ -102,10 +102,10 @@ def merged(streams: Iterable[ClientStatus]) -> ClientStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What goes on, at one moment."""
+    """The state of the control plane at one moment."""
 
     version: str
     """Of the snapshot that clients are brought to; empty: nothing has been published."""
     clients: tuple[ClientStatus, ...]
     nack: Nack | None
-    """The last time that a client said no."""
+    """The last rejection by any client."""

@@ -1,4 +1,4 @@
-"""Which form of a snapshot a client gets: it depends on its version, and on what it has said about the module."""
+"""Which form of a snapshot a client gets: this depends on its version, and on what it has reported about the module."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Final, NamedTuple
 from rejoinder.xds.snapshot import EXTENSIONS, ResourceType, Snapshot
 
 MODULE_SINCE: Final = (1, 38)
-"""From which version of Envoy on the module is loaded: an earlier one has another interface."""
+"""The first version of Envoy that loads the module: earlier ones have another interface."""
 
 SPLITS_SINCE: Final = (1, 40)
-"""From which version of Envoy on virtual hosts are resources of their own. An older one may not know `vhost_header`,
-and would pick the wrong ones without a word."""
+"""The first version of Envoy that gets virtual hosts as resources of their own. An older one may not know
+`vhost_header`, and would pick the wrong virtual hosts without an error."""
 
 COUNTS_SINCE: Final = (1, 39)
-"""From which version of Envoy on answers are counted: in an earlier one, nothing bounds the number of counters."""
+"""The first version of Envoy that counts answers: in an earlier one, nothing limits the number of counters."""
 
 NO_MODULE: Final = "dynamic module"
-"""In the words of an Envoy that cannot load it, or whose module rejects the program: it lacks a Python for it, say."""
+"""In the error of an Envoy that cannot load it, or whose module rejects the program (because it has no Python, say)."""
 
 
 class Node(NamedTuple):
-    """What a client says of itself. Only a stream's first request is sure to have it."""
+    """What a client reports about itself. Only a stream's first request is sure to have it."""
 
     id: str = ""
     envoy: tuple[int, int] | None = None
-    """Its version, if it is an Envoy and says so."""
+    """Its version, if it is an Envoy and reports one."""
     access_log: bool = False
     """Whether it wants an access log."""
 

@@ -1,4 +1,4 @@
-"""What grpcio is told for xDS: where to listen, with which certificates, and what to say about health and itself."""
+"""The setup of grpcio for xDS: listening addresses, certificates, health checks and reflection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rejoinder.transport.standard import HEALTH, REFLECTION, Standard
 
 
 def listen(server: grpc.aio.Server, address: str, files: tls.Files | None = None, mode: int = unix.MODE) -> int:
-    """Have a server listen, once it is started.
+    """Make a server listen as soon as it is started.
 
     Args:
         server: not started yet.
@@ -29,8 +29,8 @@ def listen(server: grpc.aio.Server, address: str, files: tls.Files | None = None
         The port; of a Unix socket, some number.
 
     Raises:
-        OSError: the address is in use or not this machine's, or the files cannot be used; the text says which. Choose
-            another.
+        OSError: the address is in use or not this machine's, or the files cannot be used; the text says which. Use
+            another address.
     """
     try:
         where = parse(address)
@@ -66,7 +66,7 @@ def _credentials(files: tls.Files) -> grpc.ServerCredentials:
         certificate, key, client_ca = current.pem
         return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca)
 
-    def fetch() -> Any:  # whenever a client connects, by one of gRPC's threads; None: it is as before
+    def fetch() -> Any:  # called by one of gRPC's threads whenever a client connects; None: no change
         return configuration() if current.refresh() else None
 
     return grpc.dynamic_ssl_server_credentials(
@@ -75,7 +75,7 @@ def _credentials(files: tls.Files) -> grpc.ServerCredentials:
 
 
 def handlers(standard: Standard) -> dict[str, dict[str, Any]]:
-    """Of each service, by the names of the methods."""
+    """The handlers of each service, by method name."""
 
     async def check(request: bytes, context: Any) -> bytes:
         response, known = standard.health(request)

@@ -1,7 +1,7 @@
-"""When resources are sent: in such an order that no request meets a route whose cluster is missing (make before break).
+"""When resources are sent: in an order in which no request meets a route whose cluster is missing (make before break).
 
 In: the snapshot that a client is brought to, and what it has of each type (`stream.Stream`). Out: the responses that
-are due, which are noted there. `session` asks again whenever the client has answered. `_ORDER` is the order.
+are due; the streams note them. `session` asks again whenever the client has answered. `_ORDER` has the order.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from rejoinder.xds.virtual_hosts import VirtualHosts
 
 
 class _Order(NamedTuple):
-    """When resources of a type are sent. What comes first in a change stands first in `RESOURCE_TYPES`."""
+    """When resources of a type are sent. In a change, the types are sent in the order of `RESOURCE_TYPES`."""
 
     after: tuple[ResourceType, ...] = ()
     """Nothing is sent before the client has what it wants of these."""
     changes_after: tuple[ResourceType, ...] = ()
     """Likewise; but what a listener may be waiting for is sent at once (`Stream.waited_for`)."""
     removed_after: tuple[ResourceType, ...] = ()
-    """What is no more stays until the client has exactly what it wants of these."""
+    """Removed resources stay until the client has exactly what it wants of these."""
 
 
 _ORDER: Final = {
     CLUSTERS: _Order(removed_after=(LISTENERS, ROUTES, VIRTUAL_HOSTS)),
-    LISTENERS: _Order(after=(CLUSTERS,)),  # and after what they would use at once in an old form: `come_back`
+    LISTENERS: _Order(after=(CLUSTERS,)),  # and after the route configurations that `come_back`
     ROUTES: _Order(after=(CLUSTERS,), changes_after=(LISTENERS,), removed_after=(LISTENERS,)),
     VIRTUAL_HOSTS: _Order(after=(CLUSTERS,), changes_after=(LISTENERS,)),  # `removed_early` has the rest
     EXTENSIONS: _Order(),
@@ -51,14 +51,14 @@ _ORDER: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a client is brought to, and how far it is."""
+    """The snapshot that a client is brought to, and how far it has come."""
 
     target: Snapshot
     ours: Snapshot
     """The target in the form that this client gets."""
     streams: Mapping[ResourceType, Stream]
     hosts: VirtualHosts
-    """The one of them for virtual hosts."""
+    """The stream of virtual hosts, which is also in `streams`."""
     incremental: bool
     """The variant of the protocol."""
 
@@ -96,18 +96,18 @@ class Change:
         return wanted
 
     def _asked_for(self, stream: Stream) -> Resources:
-        """What the target has of what the client wants of a type."""
+        """The resources of a type in the target that the client wants."""
         wanted = stream.wanted(self.ours)
         if stream.type is LISTENERS:
             missing = frozenset[Reference]().union(
                 *(other.missing for other in self.streams.values() if other.rejected is self.target)
             )
-            if missing:  # without its routes, a listener would answer everything with 404
+            if missing:  # without its routes, a listener would answer all requests with 404
                 return Frozen((name, one) for name, one in wanted.items() if missing.isdisjoint(one.references))
         return wanted
 
     def _due(self, stream: Stream, wanted: Resources) -> tuple[tuple[Resource, ...], tuple[str, ...]] | None:
-        """The resources that are to be sent now, and the names of those that are no more; None: there is no need."""
+        """The resources to be sent now, and the names of those to be removed; None: no response is needed."""
         order, rejected = _ORDER[stream.type], stream.rejected is self.target
         if not self._made(*order.after):
             return None
@@ -123,7 +123,7 @@ class Change:
         if changes and not self._made(*order.changes_after):
             changes = stream.waited_for(changes)
         if stream.type is ROUTES and rejected:
-            changes = changes[:1]  # to find out which of them it is
+            changes = changes[:1]  # one at a time, to find out which of them is rejected
         removed: tuple[str, ...] = ()
         if self.incremental:
             removed = tuple(name for name in self._removed(stream, wanted) if name not in refused)
@@ -146,7 +146,7 @@ class Change:
         )
 
     def _settled(self, *kinds: ResourceType) -> bool:
-        """Whether the client has exactly what it wants of these types, and what it is about to want."""
+        """Whether the client has exactly what it wants of these types, and what it will ask for next."""
         return all(
             stream.rejected is self.target
             or (self._made(stream.type) and stream.settled(self._asked_for(stream), self.ours))

@@ -1,13 +1,13 @@
 """The rules that answer without an upstream, and the routes, as ordered lists for Envoy's router.
 
 A `Ruleset` goes in, a `Plan` comes out: for every domain an ordered list of routes, each with one action. Pure, and
-ignorant of Envoy's messages: those are `translate`'s. What a plan means is what `decide` says about requests: tests
-hold the two against each other. Conditional rules are the program's matter; only a `final` one in front of an
-unconditional one counts here, for it keeps that one from answering.
+independent of Envoy's messages, which `translate` makes. A plan means the same as `decide`: tests compare the two.
+Conditional rules are answered by the program; only a `final` one in front of an unconditional one matters here, because
+it keeps the unconditional one from answering.
 
-Envoy picks the most specific domain for a host, so a list has what covers its domain. Rules stand in front of the
-routes. Only where a rule is about some routes, or another such rule must be asked before it, it has to be worked into
-the routes: each one is then split into the requests that fit the rule, and the rest.
+Envoy picks the most specific domain for a host, so a list has everything that covers its domain. Rules stand in front
+of the routes. A rule about certain routes, and a rule that must be asked after such a rule, are worked into the routes:
+each route is then split into the requests that fit the rule, and the rest.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from rejoinder.rules.model import (
 from rejoinder.xds.remember import REMEMBERED
 
 SMALL: Final = 64
-"""What is made of a domain with at most so many routes and rules is remembered as a whole."""
+"""The plan of a domain with at most this many routes and rules is remembered as a whole."""
 
 REPEATED: Final = 1000
 MAX_REPEATED: Final = 2
-"""How many routes may be repeated so that the domains of rules have lists of their own: so many, and so many for each
-route, rule and domain. Beyond that, rules stand in the list of a wider domain, with a test of the host."""
+"""How many routes may be repeated so that the domains of rules have lists of their own: REPEATED, plus MAX_REPEATED for
+each route, rule and domain. Beyond that, rules stand in the list of a wider domain, with a test of the host."""
 
 LONG_DOMAIN: Final = 64
-"""In characters. A longer one always has a list of its own: Envoy limits the size of regular expressions."""
+"""In characters. A longer domain always has a list of its own: Envoy limits the size of regular expressions."""
 
 MOST_KEPT_AWAY: Final = 64
-"""From how many rules a rule that passes may keep requests, with a route for each; beyond that, all that it passes has
-one route."""
+"""A rule that passes gets one route for each later rule that it keeps from answering, up to this many; with more, it
+gets one route for everything that it passes."""
 
 Entry = TypeVar("Entry")
 Action = Reply | Redirect | Forward | None
@@ -60,7 +60,7 @@ _Asked = tuple[Rule, Meet]
 
 @dataclass(frozen=True, slots=True)
 class PlannedRoute:
-    """One route as Envoy gets it."""
+    """One route as Envoy will have it."""
 
     match: Meet
     action: Action
@@ -70,21 +70,21 @@ class PlannedRoute:
     rule: str = ""
     """The name of the rule that answers."""
     passed: str = ""
-    """The name of the rule that passes, and keeps away one that would answer."""
+    """The name of the rule that passes, and keeps a later rule from answering."""
 
     def __hash__(self) -> int:
-        return hash((self.route, self.rule))  # quick, and rarely the same for two
+        return hash((self.route, self.rule))  # quick to compute, and rarely equal for two
 
     @property
     def name(self) -> str:
-        """Leads back to the file; the route's own name where the request takes it."""
+        """Leads back to the rule file; the route's own name where the request takes that route."""
         name = self.route.name if self.route else ""
         return "/".join(filter(None, (name, "rule", self.rule))) if self.rule else name
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedDomain:
-    """The routes for one domain; the first that fits takes the request, and if none does, Envoy says 404."""
+    """The routes for one domain; the first that fits takes the request, and if none fits, Envoy answers 404."""
 
     domain: str
     routes: tuple[PlannedRoute, ...]
@@ -95,14 +95,14 @@ class PlannedDomain:
 
 @dataclass(frozen=True, slots=True)
 class PlannedGroup:
-    """What one group of listeners is told."""
+    """The plan of one group of listeners."""
 
     domains: tuple[PlannedDomain, ...]
     """One for every domain that has a list of its own, and `*`, in order of mention."""
     forwarding: tuple[tuple[Route, Forward], ...]
     """The routes of the file that ask an upstream, and how."""
     largest_body: int
-    """Of those that are sent without asking an upstream, in bytes."""
+    """The size in bytes of the largest body that is sent without asking an upstream."""
     leads_nowhere: bool
     """Whether some route is for requests that get Envoy's own 404."""
 
@@ -167,37 +167,37 @@ def _by_domain(entries: Iterable[tuple[Entry, Sequence[str]]]) -> dict[str, list
 
 
 def _covering(entries: dict[str, list[tuple[int, Entry]]], domain: str) -> list[tuple[int, Entry]]:
-    """Those for all hosts of a domain, in order."""
+    """The entries for all hosts of a domain, in order."""
     lists = [entries[wider] for wider in wider_domains(domain) if wider in entries]
     if len(lists) == 1:
         return lists[0]
-    return sorted({each[0]: each for found in lists for each in found}.values(), key=_place)
+    return sorted({entry[0]: entry for entry in itertools.chain.from_iterable(lists)}.values(), key=_place)
 
 
 def _plan_domain(domain: str, routes: Sequence[Route], rules: Sequence[_Asked]) -> PlannedDomain:
     return PlannedDomain(domain, tuple(_plan_list(routes, rules)))
 
 
-# There may be ten thousand of them, and an edit is about one.
+# There may be ten thousand domains, and an edit usually changes one.
 _plan_small_domain: Final = functools.lru_cache(maxsize=REMEMBERED)(_plan_domain)
 
 
 def _plan_list(routes: Sequence[Route], rules: Sequence[_Asked]) -> Iterator[PlannedRoute]:
     worked_in, shielded = _Index(), _Index()
     pending: list[_Asked] = []
-    """Rules that are worked in, and are not in `shielded` yet."""
+    """Rules that are worked in, but are not in `shielded` yet."""
 
     def meets_earlier(match: Meet) -> bool:
         while pending:
             rule, own = pending.pop()
-            names = rule.scope.routes
-            of = (EVERYTHING,) if names is None else (_own_match(each.request) for each in routes if each.name in names)
-            for part in filter(None, (meet(each, own) for each in of)):
+            only = rule.scope.routes
+            of = [EVERYTHING] if only is None else (_own_match(route.request) for route in routes if route.name in only)
+            for part in filter(None, (meet(requests, own) for requests in of)):
                 shielded.add((None,), 0, (rule, part))
         return any(meet(match, other) is not None for _, (_, other) in shielded.find(None, match))
 
     for place, (rule, match) in enumerate(rules):
-        # Which route a request takes matters, or an earlier rule for which it does.
+        # It matters which route a request takes, for this rule or for an earlier one that it meets.
         names = rule.scope.routes
         if names is not None or not rule.unconditional or meets_earlier(match):
             worked_in.add((None,) if names is None else names, place, (rule, match))
@@ -205,9 +205,9 @@ def _plan_list(routes: Sequence[Route], rules: Sequence[_Asked]) -> Iterator[Pla
             continue
         yield _answering(match, None, rule)
         if match == EVERYTHING:
-            return  # what stands behind it is never reached
+            return  # nothing after it is ever reached
     taken: set[PathMatch] = set()
-    """Paths of which an earlier route takes every request."""
+    """Paths for which an earlier route takes every request."""
     for route in (*routes, None):
         match = EVERYTHING if route is None else _own_match(route.request)
         for planned in _plan_route(route, match, worked_in):
@@ -220,20 +220,20 @@ def _plan_list(routes: Sequence[Route], rules: Sequence[_Asked]) -> Iterator[Pla
 
 
 def _plan_route(route: Route | None, match: Meet, rules: _Index) -> list[PlannedRoute]:
-    found = [*rules.find(None, match), *(rules.find(route.name, match) if route else ())]
+    asked = [*rules.find(None, match), *(rules.find(route.name, match) if route else ())]
     planned: dict[Meet, PlannedRoute] = {}
-    for place, (rule, own) in sorted(found, key=_place):
+    for place, (rule, own) in sorted(asked, key=_place):
         part = meet(match, own)
         if part is None:
             continue
-        for each in [part] if rule.unconditional or rule.answers else _kept_away(route, part, place, rules):
-            if each not in planned:
-                planned[each] = _answering(each, route, rule) if rule.unconditional else _passing(each, route, rule)
+        for kept in [part] if rule.unconditional or rule.answers else _kept_away(route, part, place, rules):
+            if kept not in planned:
+                planned[kept] = _answering(kept, route, rule) if rule.unconditional else _passing(kept, route, rule)
         if part == match:
             break
     planned.setdefault(match, _passing(match, route))
     parts = list(planned.values())
-    # Behind the last rule that answers, what does the same as the rest need not be told apart from it.
+    # After the last rule that answers, parts with the same action as the rest need no route of their own.
     while len(parts) > 1 and not (parts[-2].rule or parts[-2].passed) and parts[-2].action == parts[-1].action:
         del parts[-2]
     while parts and route is None and parts[-1].action is None:
@@ -242,10 +242,10 @@ def _plan_route(route: Route | None, match: Meet, rules: _Index) -> list[Planned
 
 
 def _kept_away(route: Route | None, part: Meet, place: int, rules: _Index) -> list[Meet]:
-    """Of what a rule passes, what it keeps from later ones that would answer; nothing else is told, or counted."""
-    found = [*rules.find(None, part), *(rules.find(route.name, part) if route else ())]
+    """The part of what a rule passes that later rules would answer; only this needs a mark and a counter."""
+    asked = [*rules.find(None, part), *(rules.find(route.name, part) if route else ())]
     parts: dict[Meet, None] = {}
-    for at, (rule, own) in found:
+    for at, (rule, own) in asked:
         kept = meet(part, own) if at > place and rule.unconditional else None
         if kept is not None:
             parts[kept] = None
@@ -255,11 +255,11 @@ def _kept_away(route: Route | None, part: Meet, place: int, rules: _Index) -> li
 
 
 class _Index:
-    """Rules by the names of routes (None: of all) and by paths: finds those that may meet a match, of ten thousand."""
+    """Rules by route names (None: all routes) and paths: finds those that may meet a match, among ten thousand."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str | None, str, str], list[tuple[int, _Asked]]] = defaultdict(list)
-        """By route, and by path: those `at` it, those `below` it, those for which `any` may fit, and `all`."""
+        """By route, and by path: the rules `at` it, those `below` it, those for which `any` may fit, and `all`."""
 
     def add(self, routes: Sequence[str | None], place: int, asked: _Asked) -> None:
         path = _plain_path(asked[1])
@@ -274,15 +274,15 @@ class _Index:
         if path is None or not self._found:
             return self._found.get((route, "all", ""), [])
         keys = {("any", ""), ("below", path.value), *(("at", wider.value) for wider in wider_paths(path))}
-        return [each for key in keys for each in self._found.get((route, *key), ())]
+        return [asked for key in keys for asked in self._found.get((route, *key), ())]
 
 
 def _plain_path(match: Meet) -> PathMatch | None:
-    """One that is no regex, if there is one."""
+    """A path that is no regex, if there is one."""
     return next((path for path in match.paths if path.kind is not PathKind.REGEX), None)
 
 
-# What follows from the same route and rules is remembered: after an edit, nearly all are the same as before.
+# Results for the same route and rules are remembered: after an edit, nearly all are the same as before.
 
 _own_match: Final = functools.lru_cache(maxsize=REMEMBERED)(Meet.of)
 
@@ -294,7 +294,7 @@ def _answering(match: Meet, route: Route | None, rule: Rule) -> PlannedRoute:
 
 @functools.lru_cache(maxsize=REMEMBERED)
 def _passing(match: Meet, route: Route | None, rule: Rule | None = None) -> PlannedRoute:
-    """What the route does by itself; rule: the one that says so."""
+    """The route's own action; rule: the one that passes."""
     action = None if route is None else route.action
     done = reply(action, NO_ROUTE_STATUS) if isinstance(action, Answer) else action
     return PlannedRoute(match, done, route, passed=rule.name if rule and not rule.answers else "")

@@ -1,10 +1,10 @@
 """Messages of Envoy's API, by the protobuf library.
 
-`message_class` gives the library's class for a message's full name; `encoder` makes bytes of a dictionary as it stands
-in an Envoy YAML file: with the field names of the .proto files, and Any, wrappers, durations, structs and bytes as JSON
-has them (https://protobuf.dev/programming-guides/json/). The same dictionary gives the same bytes everywhere.
+`message_class` gives the library's class for a message's full name; `encoder` encodes a dictionary as it stands in an
+Envoy YAML file: with the field names of the .proto files, and Any, wrappers, durations, structs and bytes as JSON has
+them (https://protobuf.dev/programming-guides/json/). The same dictionary gives the same bytes everywhere.
 
-What messages there are stands in `envoy.binpb`, a FileDescriptorSet that tests/descriptors.py makes.
+The message types are in `envoy.binpb`, a FileDescriptorSet that tests/descriptors.py makes.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _LENGTH: Final = 2
 """The wire type of messages."""
 
 _REMEMBERED: Final = {f"envoy.config.route.v3.{name}" for name in ("Route", "RouteList", "VirtualHost")}
-"""They come by the ten thousand, most of them equal to the last ones."""
+"""There may be ten thousand of them, most of them equal to those of the last build."""
 
 
 class MappingError(ValueError):
-    """A dictionary is no such message: a mistake in the code that made it."""
+    """A dictionary does not fit the message type: a mistake in the code that made it."""
 
 
 @functools.cache
 def _pool() -> DescriptorPool:
-    # Ours alone: in protobuf's default pool, another library's `google.rpc.Status` would collide with this one.
+    # A pool of its own: in protobuf's default pool, another library's `google.rpc.Status` would collide with this one.
     pool = DescriptorPool()
     for file in FileDescriptorSet.FromString(Path(__file__).with_name("envoy.binpb").read_bytes()).file:
         pool.AddSerializedFile(file.SerializeToString())
@@ -63,8 +63,8 @@ def message_class(name: str) -> type[Any]:
 
 @functools.cache
 def encoder(name: str) -> Encoder:
-    """The function that encodes messages of a type, given by its full name. It raises `MappingError`; what it is given
-    must not be changed afterwards."""
+    """The function that encodes messages of a type, given by its full name. It raises `MappingError`; its argument must
+    not be changed afterwards."""
     cls = message_class(name)
     apart = {
         field.name: (varint(field.number << 3 | _LENGTH), encoder(field.message_type.full_name))
@@ -76,7 +76,7 @@ def encoder(name: str) -> Encoder:
         try:
             own = {key: value for key, value in values.items() if key not in apart and key != "@type"}
             head = cls(**_fields(cls.DESCRIPTOR, own))
-            # Encoded parts that stand one behind the other are one message with the fields of all.
+            # Encoded messages, one after the other, are one message with the fields of all.
             # https://protobuf.dev/programming-guides/encoding/#last-one-wins
             parts = [head.SerializeToString(deterministic=True)]
             for key, (tag, encode_one) in apart.items():

@@ -1,4 +1,4 @@
-"""What is remembered between builds, found by the content of what it was made from.
+"""What is remembered between builds, by the content of the arguments.
 
 `functools.lru_cache` keeps a number of results, `by_size` a number of bytes. `Frozen` makes a key of a dictionary.
 """
@@ -14,7 +14,7 @@ from cachetools import LRUCache, cached
 from rejoinder.rules.leftovers import OTHERS
 
 REMEMBERED: Final = 1 << 15
-"""How many results are kept of a function that is called for each rule: three times those of a large installation."""
+"""How many results of a function called for every rule are kept: three times as many as a large site has rules."""
 
 _REMEMBERED_BYTES: Final = REMEMBERED << 10
 
@@ -25,7 +25,7 @@ P = ParamSpec("P")
 
 
 class Frozen(dict[K, V]):
-    """A dictionary that nobody changes any more. Its hash is computed once, from its content."""
+    """A dictionary that is never changed. Its hash is computed once, from its content."""
 
     __slots__ = ("_hash",)
 
@@ -51,10 +51,10 @@ _PLAIN: Final = (dict, list)
 
 
 def by_size(size: Callable[[Any], int]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Remember the results of a function that were asked for last, up to 32 MB of them.
+    """Remember the most recently used results of a function, up to 32 MB of them.
 
     Args:
-        size: of a result, in bytes; what it was made from counts as one kilobyte.
+        size: of a result, in bytes; the arguments count as one kilobyte.
     """
     results: LRUCache[Any, Any] = LRUCache(_REMEMBERED_BYTES, lambda result: size(result) + 1024)
     lock = threading.Lock()

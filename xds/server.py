@@ -1,11 +1,11 @@
 """The control plane: an xDS server that keeps every connected Envoy at the snapshot that was last published.
 
-In go snapshots (`Server.publish`), out come bytes to the Envoys and news to whoever listens, what Envoys have counted
-among it (`events`). All that is decided about one client is decided in `session`, and what concerns the clients
-together in `standing`; here is the loop around them.
+In: snapshots (`Server.publish`). Out: bytes to the Envoys, and `events` for the listener, among them what Envoys have
+counted. `session` decides everything about one client, `standing` what concerns the clients together; this file is the
+loop around them.
 
-One event loop, one task for each client. A client that does not read holds up its own task and nothing else, and finds
-the newest snapshot when it reads again.
+One event loop, one task for each client. A client that does not read holds up its own task only, and gets the newest
+snapshot when it reads again.
 """
 
 from __future__ import annotations
@@ -51,45 +51,44 @@ _SERVICES: Final[tuple[tuple[str, str, ResourceType | None], ...]] = (
     ("envoy.service.route.v3.RouteDiscoveryService", "Routes", ROUTES),
     ("envoy.service.extension.v3.ExtensionConfigDiscoveryService", "ExtensionConfigs", EXTENSIONS),
 )
-"""Each service with what its methods are named after (`StreamClusters`, `DeltaClusters`), and its one type."""
+"""The discovery services with the names in their methods (`StreamClusters`, `DeltaClusters`), and their only type."""
 
 MAX_CONNECTIONS: Final = 4_096
-"""An Envoy has one, or one for each type and one to say what it has counted. A thousand Envoys are a large fleet. Each
-takes 15 kB. Further ones are hung up on."""
+"""An Envoy has one connection, or one for each type and one for its counters. A thousand Envoys are a large fleet. Each
+connection takes 15 kB. Further ones are closed."""
 
 MAX_STREAMS: Final = 8_192
-"""Of all connections together; each takes 20 kB, beside what the client asks for."""
+"""Of all connections together; each stream takes 20 kB, besides what the client asks for."""
 
 MAX_ALL_NAMES: Final = 1_000_000
-"""On all streams together; each takes about a hundred bytes. An Envoy names some dozen resources: it asks for all
+"""On all streams together; each name takes about a hundred bytes. An Envoy names some dozen resources: it asks for all
 virtual hosts at once, without their names."""
 
 SILENT_SECONDS: Final = 10.0
-"""That a new connection may take to speak HTTP/2, and a new stream to say what it asks for: what is begun takes
-memory."""
+"""How long a new connection may take to speak HTTP/2, and a new stream to send its first request: both take memory
+until then."""
 
 UNREAD_SECONDS: Final = 60.0
-"""That a client may take to read a response: it is kept for it that long. With 20 MB it is 3 Mbit/s."""
+"""How long a client may take to read a response, which is kept for it meanwhile. With 20 MB this is 3 Mbit/s."""
 
 _OPTIONS: Final = (
-    # A second server on the port is an error. By default the kernel would deal the connections out to both.
+    # A second server on the port is an error. By default the kernel would distribute the connections over both.
     ("grpc.so_reuseport", 0),
     # A route configuration can have any size; gRPC's limit is 4 MB.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", MAX_REQUEST),
-    # An Envoy has one stream for ADS, or one for each type, and one to say what it has counted; with more, it opens
-    # another connection. Each may hold a request that is not complete yet.
+    # An Envoy has one stream for ADS, or one for each type, and one for its counters; for more, it opens another
+    # connection. Each stream may hold a request that is not complete yet.
     ("grpc.max_concurrent_streams", len(_SERVICES)),
-    # Of streams that wait for their turn, gRPC keeps what is sent on them: 64 kB, and no more for who sends fast.
+    # For streams that wait for their turn, gRPC keeps what they send: at most 64 kB, however fast a client sends.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
-    # Who does not agree on TLS, or on HTTP/2: gRPC lets it try for 2 minutes.
+    # Connections without a complete handshake of TLS or HTTP/2: gRPC would keep them for 2 minutes.
     ("grpc.server_handshake_timeout_ms", int(SILENT_SECONDS * 1000)),
-    # Of a connection without a stream.
+    # Connections without a stream.
     ("grpc.max_connection_idle_ms", 60_000),
-    # Streams live for weeks and are silent for most of that. Ask whether the client is still there, so that one that
-    # vanished without a word leaves the list; and allow it to ask us every 10 s, while gRPC takes more than one ping in
-    # 5 minutes for an attack.
+    # Streams live for weeks and are silent most of the time. Pings find clients that have vanished, which then leave
+    # the list. Clients may ping every 10 s; by default, gRPC takes more than one ping in 5 minutes for an attack.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -101,7 +100,7 @@ _TOO_LARGE: Final = "an Envoy that connects again is not let in: its names of %s
 
 
 class InconsistentSnapshotError(ValueError):
-    """A snapshot is inconsistent, and was sent to nobody. The mistake is in what made it, not in a rule file."""
+    """A snapshot is inconsistent, and was not sent. The mistake is in the code that made it, not in a rule file."""
 
 
 class _Variant(NamedTuple):
@@ -109,10 +108,10 @@ class _Variant(NamedTuple):
 
     session: type[StateOfTheWorld] | type[Incremental]
     decode: Callable[[bytes], Any]
-    """The session's requests; see `wire` for what it raises."""
+    """Decodes the session's requests; see `wire` for what it raises."""
     encode: Callable[[Response], bytes]
     messages: str
-    """How the names of its messages begin."""
+    """The prefix of its messages' names."""
 
 
 _VARIANTS: Final = {
@@ -121,11 +120,11 @@ _VARIANTS: Final = {
         Incremental, decode_delta_request, encode_delta_response, "envoy.service.discovery.v3.DeltaDiscovery"
     ),
 }
-"""By how the names of its methods begin."""
+"""By the prefix of the names of its methods."""
 
 
 class _EndError(Exception):
-    """A client's stream is to be ended: with a `grpc.StatusCode`, and a text that says why."""
+    """A client's stream must be ended: with a `grpc.StatusCode`, and a text that says why."""
 
 
 @dataclass(eq=False, slots=True)
@@ -135,7 +134,7 @@ class _Client:
     nack: Nack | None = None
     unable: str = ""
     names: int = 0
-    """How many it asks for."""
+    """How many names it asks for."""
 
     def status(self) -> ClientStatus:
         it = self.session
@@ -160,9 +159,9 @@ class Server:
         self._nack: Nack | None = None
         self._clients: set[_Client] = set()
         self._names = 0
-        """Of all clients."""
+        """The number of names that all clients ask for."""
         self._changed = asyncio.Event()
-        """Set, and replaced, when there is another snapshot."""
+        """Set, and replaced by a new one, when there is another snapshot."""
         self._standard = Standard(
             {
                 service: {
@@ -198,9 +197,9 @@ class Server:
             self._grpc = None
 
     def publish(self, snapshot: Snapshot) -> None:
-        """Bring all clients, now and in the future, to a snapshot. Returns at once; events tell how it goes.
+        """Bring all clients, now and in the future, to a snapshot. Returns at once; events report the progress.
 
-        A snapshot with the same content as one that was rejected is tried once more, because somebody wants it so.
+        A snapshot with the same content as a rejected one is tried once more: publishing it again is on purpose.
 
         Raises:
             InconsistentSnapshotError: it does not pass its `check`. Clients stay with the previous one.
@@ -235,7 +234,7 @@ class Server:
                 return await self._serve(client(), variant.decode, context)
             except _EndError as error:
                 end = error.args
-            # gRPC keeps what this raises for ever, with all variables on its way: so the client is in none of them.
+            # gRPC keeps this exception for ever, with all local variables of its frames: so none of them is the client.
             await context.abort(*end)
 
         return grpc.stream_stream_rpc_method_handler(serve, response_serializer=variant.encode)
@@ -292,7 +291,7 @@ class Server:
                 raise _EndError(grpc.StatusCode.DEADLINE_EXCEEDED, "a response has not been read") from None
 
     def _asks_too_much(self, client: _Client, request: Request | DeltaRequest) -> bool:
-        """Whether a stream's requests together have more names than one alone may have, or all clients' too many."""
+        """Whether a stream's requests together have more names than one request may have, or all clients too many."""
         if isinstance(request, Request):
             changes = bool(request.names or client.names)
         else:
@@ -309,7 +308,7 @@ class Server:
             counted = decode(data)
         except DecodeError:
             counted = None
-        if counted is None:  # not where it is known why: gRPC keeps that for a while, with the report
+        if counted is None:  # not in the `except`: gRPC would keep that exception for a while, with the report
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "these are no OTLP metrics, or too many")
         elif counted.answers or counted.handler_failures:
             self._on_event(counted)
@@ -335,7 +334,7 @@ class Server:
 
 
 def _read(decode: Callable[[bytes], Any], data: bytes, session: Session) -> Any:
-    """A request; what is none ends the stream, and nothing else."""
+    """A request; anything else ends this stream, and no other."""
     try:
         request = decode(data)
     except DecodeError:

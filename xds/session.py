@@ -1,11 +1,11 @@
-"""One client's xDS stream as a state machine without I/O and without a clock: what both variants of the protocol share.
+"""One client's xDS stream as a state machine without I/O and without a clock: what both protocol variants share.
 
-In go the client's requests (`on_request` of `sotw.StateOfTheWorld` and `delta.Incremental`) and the snapshots that it
-is to have (`Session.on_snapshot`); out come values: `Response`s to be sent in this order, and the news that the client
-has accepted (`Accepted`) or rejected (`Nack`) a snapshot. Nothing is raised: every request of a client has a meaning,
-if only that it is ignored. The two variants read requests; what follows from a rejection is decided here, what is sent,
-and when, by `order`. The state of one type is a `stream.Stream`; `virtual_hosts` has what is special about these,
-`forms` which form of a snapshot a client gets. The protocol:
+In: the client's requests (`on_request` of `sotw.StateOfTheWorld` and `delta.Incremental`) and the snapshots that it is
+to have (`Session.on_snapshot`). Out: `Response`s to be sent in this order, and the events that the client has accepted
+(`Accepted`) or rejected (`Nack`) a snapshot. Nothing is raised: every request of a client has a meaning, even if it is
+only ignored. The two variants read requests; `session` decides what follows from a rejection, `order` what is sent and
+when. The state of one type is a `stream.Stream`; `virtual_hosts` has what is special about these, `forms` decides which
+form of a snapshot a client gets. The protocol:
 https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol
 
 One response of a type is under way at a time. A newer snapshot therefore never queues behind an older one: the next
@@ -48,11 +48,11 @@ Output = Response | Accepted | Nack | Unable
 class Session(abc.ABC):
     """One client's stream.
 
-    A client that rejects a snapshot goes back to the last one of which it had all that it had asked for; one that had
-    none yet gets what others have accepted of the type (`proven`), and if there is none, keeps what it accepted of this
-    one, without the listeners whose routes or filters it has rejected. Then it waits for the next snapshot: the
-    rejected one is not tried again, unless it comes as another object, which means that somebody made it anew (perhaps
-    the cause, such as a port in use, is gone).
+    A client that rejects a snapshot goes back to the last one of which it had everything that it had asked for. Without
+    such a snapshot, it gets what others have accepted of the type (`proven`). Without that too, it keeps what it
+    accepted of this snapshot, except the listeners whose routes or filters it has rejected. Then it waits for the next
+    snapshot. The rejected one is not tried again, unless it comes as a new object: then somebody has built it again on
+    purpose (perhaps the cause, such as a port in use, is gone).
     """
 
     incremental: ClassVar[bool]
@@ -66,8 +66,8 @@ class Session(abc.ABC):
     ) -> None:
         """
         Args:
-            snapshot: what the client is to have; None: that is not known yet, `on_snapshot` will tell.
-            only: the type that the stream is for, in a discovery service of one type; None: ADS.
+            snapshot: what the client is to have; None: not known yet, `on_snapshot` will follow.
+            only: the type of the stream, in a discovery service for one type; None: ADS.
             proven: for each type, the last snapshot of which a client has accepted it. It may change at any time.
         """
         self.node = ""
@@ -79,7 +79,7 @@ class Session(abc.ABC):
         self.forms = Forms(may_split=self.incremental and only is None)
         self._proven = proven
         self._had: Snapshot | None = None
-        """The last snapshot of which the client had all that it had asked for by then."""
+        """The last snapshot of which the client had everything that it had asked for by then."""
         self._rejected: tuple[Snapshot, ...] = ()
         """Since the last one that came."""
         streams = {kind: Stream(kind, whole=kind.whole and not self.incremental) for kind in RESOURCE_TYPES}
@@ -98,7 +98,7 @@ class Session(abc.ABC):
         return tuple(kind for kind, stream in self._streams.items() if stream.subscription is not None)
 
     def names(self) -> Iterator[str]:
-        """What the client has asked for by its name, whether it exists or not."""
+        """The names that the client has asked for, whether they exist or not."""
         for stream in self._streams.values():
             yield from stream.subscription.names if stream.subscription else ()
 
@@ -106,10 +106,10 @@ class Session(abc.ABC):
         """Take the snapshot that the client is to have from now on.
 
         Args:
-            snapshot: one that passes its `check`. If it is the one that the client has just rejected, nothing happens.
+            snapshot: one that passes its `check`. If the client has just rejected this very object, nothing happens.
 
         Returns:
-            What is to be sent and to be known because of it, in order. What cannot be sent yet follows from
+            What is to be sent and reported because of it, in order. What cannot be sent yet is returned by
             `on_request`, as the client answers.
         """
         if self.has_rejected(snapshot):
@@ -119,19 +119,19 @@ class Session(abc.ABC):
         return list(self._advance())
 
     def has_rejected(self, snapshot: Snapshot) -> bool:
-        """Whether the client has rejected the snapshot and is not to be brought to it again."""
+        """Whether the client has rejected the snapshot, which is then not tried again."""
         return any(rejected is snapshot for rejected in self._rejected)
 
     @abc.abstractmethod
     def _distrust(self, stream: Stream, response: Response) -> None:
-        """Have all that a rejected response was about sent again, in its new form or (if there is none) the old one.
+        """Send again all resources of a rejected response, in their new form or (if there is none) the old one.
 
-        What such a response has done is uncertain: Envoy takes the good listeners and clusters of it and rejects the
+        The effect of a rejected response is uncertain: Envoy applies its good listeners and clusters and rejects the
         others.
         """
 
     def _asked(self, request: Request | DeltaRequest) -> Stream | None:
-        """The stream of a request's type; None: it is not ours. A request to a service of one type may leave it out."""
+        """The stream of a request's type; None: not ours. A request to a service of one type may omit its type."""
         self.node = self.node or request.node.id
         self.forms.envoy = self.forms.envoy or request.node.envoy
         self.forms.access_log |= request.node.access_log
@@ -141,7 +141,7 @@ class Session(abc.ABC):
         return self._streams[kind]
 
     def _answered(self, stream: Stream, error: str | None) -> list[Output]:
-        """Take the answer to the response under way, if there is one, and go on."""
+        """Handle the answer to the response under way, if there is one, and go on."""
         news: list[Output] = []
         if stream.under_way is not None and error is not None:
             news = [self._reject(stream, stream.under_way, error)]
@@ -157,7 +157,7 @@ class Session(abc.ABC):
         self._distrust(stream, response)
         if self.forms.learn(stream.type, snapshot, message):
             return Unable(self.node, message)
-        # If there is another target by now, the client gets that next: it may well be the correction.
+        # If there is another target by now, the client gets that next: it may be the correction.
         if snapshot is not self.target:
             return Nack(self.node, response.type, snapshot, message)
         self._rejected = (*self._rejected, snapshot)
@@ -190,7 +190,7 @@ class Session(abc.ABC):
                 yield Accepted(self.node, self.target)
 
     def _is_whole(self) -> bool:
-        """Whether the client has asked for all that it will, as far as one can tell."""
+        """Whether the client has probably asked for everything that it will ask for."""
         # Envoy asks for clusters first, and for more when they are ready: listeners, or what its own listeners need. A
         # client that has asked for clusters alone may ask for more.
         return bool(self.only or set(self.types) - {CLUSTERS}) or not self.ours.by_type[LISTENERS]

@@ -1,7 +1,7 @@
-"""The protocol's older variant, state of the world: a request lists all that is wanted, a response all that there is.
+"""The older protocol variant, state of the world: a request lists all wanted resources, a response all existing ones.
 
-`StateOfTheWorld` is the way in; it reads a stream's `Request`s, and `session` says what follows from them. For routes
-and extensions a response may list some resources only; clients forget those by themselves.
+`StateOfTheWorld` is the entry point; it reads a stream's `Request`s, and `session` decides what follows from them. For
+routes and extensions a response may list some resources only; clients drop unused ones of these by themselves.
 https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#the-discovery-request-and-response
 """
 
@@ -22,9 +22,9 @@ class Request:
     type_url: str
     names: tuple[str, ...] = ()
     version: str = ""
-    """The last one that the client accepted, also on an earlier stream."""
+    """The last version that the client accepted, also on an earlier stream."""
     nonce: str = ""
-    """Of the response that is answered; empty: the stream's first request for the type."""
+    """Of the response that this request answers; empty: the stream's first request for the type."""
     error: str | None = None
     """Why the client rejects that response; None: it does not."""
     node: Node = NOBODY
@@ -39,9 +39,9 @@ class StateOfTheWorld(Session):
         """Take a request from the client.
 
         Returns:
-            What is to be sent and to be known because of it, in order; empty also for a type that is not ours and for
-            a request that was overtaken by a response (its nonce is not the last one): the client repeats what it
-            wants when it answers that response.
+            What is to be sent and reported because of it, in order; empty also for a type that is not ours, and for a
+            request whose nonce is not the last one: a response has overtaken it, and the client repeats what it wants
+            when it answers that response.
         """
         stream = self._asked(request)
         if stream is None or (stream.nonce and request.nonce != stream.nonce):
@@ -52,13 +52,13 @@ class StateOfTheWorld(Session):
         if before is None:
             self._resume(stream, subscription, request.version)
         elif kind.whole and subscription.names - before.names:
-            # A name that is new is answered even if the client has the resource already, by its wildcard.
+            # A new name is answered even if the client already has the resource through its wildcard.
             stream.owed = True
         return self._answered(stream, request.error)
 
     def _resume(self, stream: Stream, subscription: Subscription, version: str) -> None:
-        # A client that comes back says which version it has. For a wildcard subscription to a whole type, the same
-        # version is the same set of resources, and nothing need be sent. For the others the specification warns: the
+        # A client that connects again reports its version. For a wildcard subscription to a whole type, the same
+        # version means the same set of resources, and nothing need be sent. For the others the specification warns: the
         # client may have forgotten a resource since, or may be waiting for it.
         # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#ack-nack-and-resource-type-instance-version
         stream.resumed = bool(version)
@@ -78,7 +78,7 @@ class StateOfTheWorld(Session):
 def _subscription(kind: ResourceType, before: Subscription | None, names: tuple[str, ...]) -> Subscription:
     """The subscription after a request with these names.
 
-    No names at all stand for `*`, if the type allows it and no name was ever given on the stream.
+    No names mean `*`, if the type allows that and no name was ever given on the stream.
     https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#how-the-client-specifies-what-resources-to-return
     """
     if not names and (before is None or not before.named):

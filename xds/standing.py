@@ -1,9 +1,9 @@
-"""Which snapshot clients are given who come: whether the last one was rejected, and what has been proven. Pure.
+"""Which snapshot newly connected clients get: whether the last one was rejected, and which one is proven. Pure.
 
-A client that rejects a snapshot goes back to its previous one, and changes nothing for the others: whoever has taken a
-snapshot, or is taking it, keeps it. Who connects gets it, too. Only when all who were there have rejected it, nobody
-has taken it, and nobody is away who may come back and take it, it is taken back: who connects from then on gets the
-last snapshot that was taken.
+A client that rejects a snapshot goes back to its previous one, which changes nothing for the others: clients that have
+accepted the snapshot, or are being brought to it, keep it, and new clients get it too. It is withdrawn only if all
+connected clients have rejected it, none has accepted it, and no client is away that may return and accept it. From then
+on, new clients get the last snapshot that was accepted.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from rejoinder.xds.session import Session
 from rejoinder.xds.snapshot import ResourceType, Snapshot
 
 _MOST_AWAY: Final = 10_000
-"""How many clients that have left are waited for. A client may call itself anything, each time anew."""
+"""How many clients that have left are remembered. A client may use any id, and a new one each time."""
 
 
 class Standing:
-    """How the last snapshot stands with the clients."""
+    """The state of the last snapshot among the clients."""
 
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
         """The last one that was published."""
         self.proven: dict[ResourceType, Snapshot] = {}
-        """For each type, the last snapshot that a client that asks for it had in full."""
+        """For each type, the last snapshot that was fully accepted by a client that asks for the type."""
         self._refused: ResourceType | None = None
-        """The type that was rejected of the last one; None: nobody has rejected it."""
+        """The type of the last snapshot that was rejected; None: no client has rejected it."""
         self._taken_back = False
-        """Whether nobody is offered the last one any more."""
+        """Whether new clients do not get the last snapshot any more."""
         self._away: OrderedDict[str, None] = OrderedDict()
-        """The ids of clients that had a snapshot in full and left without rejecting the last one; the latest last."""
+        """The ids of clients that had a full snapshot and left without rejecting the last one; the latest last."""
 
     def publish(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
@@ -45,13 +45,13 @@ class Standing:
         self.proven.update(dict.fromkeys(session.types, snapshot))
 
     def rejected(self, kind: ResourceType, snapshot: Snapshot, sessions: Iterable[Session]) -> None:
-        """Args: sessions: of all who are there."""
+        """Args: sessions: of all connected clients."""
         if snapshot is self.snapshot:
             self._refused = kind
         self._take_back(sessions)
 
     def left(self, session: Session, sessions: Iterable[Session]) -> None:
-        """Args: sessions: of all who are still there."""
+        """Args: sessions: of all clients that are still connected."""
         if session.accepted is not None and not (self.snapshot and session.has_rejected(self.snapshot)):
             self._away[session.node] = None
             if len(self._away) > _MOST_AWAY:
@@ -59,13 +59,13 @@ class Standing:
         self._take_back(sessions)
 
     def offered(self, only: ResourceType | None) -> Snapshot | None:
-        """What who comes to a service is brought to."""
+        """The snapshot for a new client of a service."""
         if self._taken_back and self._refused:
             return self.proven.get(only or self._refused, self.snapshot)
         return self.snapshot
 
     def _take_back(self, sessions: Iterable[Session]) -> None:
-        """Give the snapshot to nobody who comes, if it has been rejected and nobody has it or may yet take it."""
+        """Withdraw the snapshot, if it has been rejected and no client has it or may yet accept it."""
         snapshot = self.snapshot
         if snapshot is None or self._refused is None or self._away:
             return

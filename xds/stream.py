@@ -1,8 +1,8 @@
-"""What a client and its session have told each other about one type of resource.
+"""What a client and its session have sent each other about one type of resource.
 
 `Stream` is the state of one type: what the client wants (its subscription), what it was sent, what it has acknowledged,
-and what it has rejected. It knows nothing of the other types but its parent, and decides nothing about the order in
-which types are sent: `session` does. `virtual_hosts` has the one type that is not like this. Nothing is raised.
+and what it has rejected. It knows nothing of the other types except its parent; `order` decides when a type is sent.
+`virtual_hosts` has the one type that behaves differently. Nothing is raised.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rejoinder.xds.snapshot import Reference, Resource, Resources, ResourceType,
 _NOTHING: Final[Resources] = Frozen()
 
 SHARED: Final = 32
-"""How many comparisons of mappings are remembered: the mappings stay as long, and there are few at any time."""
+"""How many comparisons of mappings are remembered: this keeps the mappings, too, of which there are few at any time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Response:
     nonce: str
     resources: tuple[Resource, ...]
     removed: tuple[str, ...] = ()
-    """Incremental only: the names of resources that are no more, or that the client has asked for and do not exist."""
+    """Incremental only: the names of resources that no longer exist, or that were asked for and do not exist."""
 
     @property
     def names(self) -> frozenset[str]:
@@ -45,7 +45,7 @@ class Subscription:
     wildcard: bool = False
     names: frozenset[str] = frozenset()
     named: bool = False
-    """State of the world: names have been given before, so that none now means none."""
+    """State of the world: names have been given before, so that no names now mean no resources."""
 
     def of(self, resources: Resources) -> Resources:
         if self.wildcard:
@@ -59,11 +59,11 @@ class Stream:
 
     type: ResourceType
     whole: bool
-    """A response lists all resources, and what is missing is removed. Otherwise it lists those that have changed."""
+    """A response lists all resources, and missing ones are removed. Otherwise it lists those that have changed."""
     parent: Stream | None = None
     """The stream of the resources that refer to these. Envoy asks for these because of them."""
     owed: bool = False
-    """A response is due, even if it says nothing new."""
+    """A response is due, even if nothing has changed."""
     subscription: Subscription | None = None
     """None: the client has not asked yet."""
     nonce: str = ""
@@ -84,9 +84,9 @@ class Stream:
     refused: frozenset[str] = frozenset()
     """The names in the responses that were rejected then."""
     missing: frozenset[Reference] = frozenset()
-    """What the client has in no version because of that."""
+    """The resources that the client has in no version because of that."""
     resumed: bool = False
-    """State of the world: the client had something before this stream, and does not say what."""
+    """State of the world: the client had resources before this stream, and does not say which."""
 
     def resubscribe(self, subscription: Subscription, repeated: frozenset[str] = frozenset()) -> None:
         """Replace the subscription.
@@ -130,7 +130,7 @@ class Stream:
         self.accepted = self.sent
 
     def lost(self, names: Set[str]) -> frozenset[Reference]:
-        """What a client has in no version if it rejects the resources with these names."""
+        """The resources that a client has in no version if it rejects those with these names."""
         return frozenset((self.type, name) for name in names - self.accepted.keys())
 
     def made(self, wanted: Resources) -> bool:

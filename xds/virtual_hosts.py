@@ -1,16 +1,16 @@
-"""Virtual hosts that are resources of their own (VHDS), as Envoy treats them. All that is special about them is here.
+"""Virtual hosts as resources of their own (VHDS), as Envoy treats them. Everything special about them is here.
 
-A client that can take them is brought to `Snapshot.split`. What Envoy was seen to do, and what follows:
+A client that can use them is brought to `Snapshot.split`. What Envoy was seen to do, and what follows:
 
-- It asks for virtual hosts once, without names, and takes those of the route configurations that it has; others it
-  acknowledges and forgets. So they are sent behind their route configuration (`wanted`).
-- It waits for the first virtual hosts of a route configuration that is new to it, takes these for all, and holds back
-  the acknowledgement of the listener meanwhile. So all of them are sent, in one response, whatever was sent before
-  (`renew`), and do not wait for the listener (`waited_for`).
-- A listener that is switched back to a route configuration that an older listener still drains with uses it as it is.
-  So that is brought up to date before the listener is sent (`come_back`).
-- It gives up a route configuration when the last listener with it has drained, and drops its virtual hosts, but lists
-  them when it comes back. So they are named as removed then, not before (`left_over`).
+- It asks for virtual hosts once, without names, and applies those of the route configurations that it has; it
+  acknowledges and forgets all others. So they are sent after their route configuration (`wanted`).
+- For a new route configuration, it waits for the first virtual hosts, takes these for all, and holds back the
+  acknowledgement of the listener meanwhile. So all of them are sent in one response, whatever was sent before
+  (`renew`), without waiting for the listener (`waited_for`).
+- An older listener may still drain with a route configuration. If a listener is switched back to it, it uses it as it
+  is. So the route configuration is brought up to date before the listener is sent (`come_back`).
+- When the last listener of a route configuration has drained, it drops that with its virtual hosts, but lists them when
+  it connects again. So they are named as removed then, not before (`left_over`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class VirtualHosts(Stream):
     """The stream of virtual hosts; its parent is that of the route configurations."""
 
     renewed: frozenset[str] = frozenset()
-    """The names of the route configurations that were sent as new ones since virtual hosts were sent last."""
+    """The names of the route configurations that were sent as new ones since the last virtual hosts were sent."""
 
     @property
     def routes(self) -> Stream:
@@ -38,8 +38,8 @@ class VirtualHosts(Stream):
     def renew(self, routes: frozenset[str]) -> None:
         """Note that route configurations with these names are sent as new ones.
 
-        If the client has just asked for one, it has no virtual hosts of it, whatever it was sent. If it has rejected
-        one, or was told that it is no more, it may have some.
+        If the client has just asked for a route configuration, it has none of its virtual hosts, whatever it was sent.
+        If it has rejected one, or was told that it no longer exists, it may have some.
         """
         names = [name for name in self.sent if routes_of(name) in routes] if routes else []
         if names:
@@ -58,10 +58,10 @@ class VirtualHosts(Stream):
         self.renewed = frozenset()
 
     def come_back(self, target: Snapshot, ours: Snapshot) -> bool:
-        """Whether the client may have a wanted route configuration in an old form, with clusters that are no more.
+        """Whether the client may have a wanted route configuration in an old form, with clusters that no longer exist.
 
-        It has one if it was told that the route configuration is no more while a listener is still draining with it. A
-        listener that uses the route configuration again would use the old form at once.
+        This is so if the route configuration was removed while a listener is still draining with it. A listener that
+        uses the route configuration again would use the old form at once.
         """
         routes = self.routes
         if routes.subscription is None or routes.rejected is target:
@@ -89,8 +89,8 @@ class VirtualHosts(Stream):
         return [name for name in names if routes_of(name) in there or routes_of(name) not in asked]
 
     def removed_early(self, names: Sequence[str]) -> Sequence[str]:
-        """Those of the names that may be removed while a listener waits: with the new virtual hosts of their route
-        configuration, never before, as Envoy would go on without any."""
+        """Of these names, those that may be removed while a listener waits: together with the new virtual hosts of
+        their route configuration, never before, because Envoy would go on without any."""
         complete = self._complete() if names else frozenset()
         return [name for name in names if routes_of(name) not in complete]
 

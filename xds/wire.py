@@ -1,8 +1,8 @@
 """Requests and `Response`s as bytes on the wire, for either variant of the protocol.
 
-`decode_request` and `decode_delta_request` raise `google.protobuf.message.DecodeError` for bytes that are no such
-request, and `TooManyNamesError`; the others raise nothing. What a client says of itself, and why it rejects something,
-is made fit to be printed here: everything behind may show it as it is.
+For other bytes, `decode_request` and `decode_delta_request` raise `google.protobuf.message.DecodeError`, and
+for too many names `TooManyNamesError`; the others raise nothing. Node ids and error messages of clients are made
+printable here, so that all other code can show them as they are.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _DiscoveryResponse: Final = message_class("envoy.service.discovery.v3.DiscoveryR
 _DeltaDiscoveryRequest: Final = message_class("envoy.service.discovery.v3.DeltaDiscoveryRequest")
 _DeltaDiscoveryResponse: Final = message_class("envoy.service.discovery.v3.DeltaDiscoveryResponse")
 
-# Encoded protobuf messages that stand one behind the other are one message with the fields of all, so the resources
-# need not be encoded again for each client.
+# Encoded protobuf messages, one after the other, are one message with the fields of all, so the resources need not be
+# encoded again for each client.
 # https://protobuf.dev/programming-guides/encoding/#last-one-wins
 
 
@@ -33,17 +33,17 @@ MAX_NAMES: Final = 50_000
 """How many resources a client may name: five times as many as there are in a large installation."""
 
 _MOST_OF_NODE: Final = 256
-"""How much of a client's id is kept, in characters: they are host names, or those of pods, which end after 253."""
+"""How many characters of a client's id are kept: ids are names of hosts or pods, which have at most 253."""
 
 _MOST_OF_ERROR: Final = 4096
-"""How much of a client's reason for a rejection is kept. Envoy names what it rejects at the beginning of each."""
+"""How much of a client's reason for a rejection is kept. Envoy names the resource at the beginning of each line."""
 
 _SHARED: Final = 8
 """How many responses are remembered: a thousand clients get the same ones."""
 
 
 class TooManyNamesError(ValueError):
-    """A client names more than MAX_NAMES resources. It is no Envoy of ours; end the stream."""
+    """A client names more than MAX_NAMES resources. It is not an Envoy of ours; end the stream."""
 
 
 def decode_request(data: bytes) -> Request:
@@ -86,7 +86,7 @@ def encode_delta_response(response: Response) -> bytes:
 def _common(message: Any) -> dict[str, Any]:
     error = None
     if message.HasField("error_detail"):
-        # Envoy writes several lines where several resources are wrong.
+        # Envoy writes several lines if several resources are wrong.
         error = printable(" ".join(message.error_detail.message.split()), _MOST_OF_ERROR)
     return {
         "type_url": message.type_url,
@@ -99,7 +99,7 @@ def _common(message: Any) -> dict[str, Any]:
 def _node(node: Any) -> Node:
     version = node.user_agent_build_version.version
     is_envoy = node.user_agent_name == "envoy" and node.HasField("user_agent_build_version")
-    # `rejoinder: {access_log: true}`. (Looking a key up in a map of messages would add it.)
+    # `rejoinder: {access_log: true}`. (Looking up a key in a map of messages would add it.)
     ours = node.metadata.fields[METADATA].struct_value.fields if METADATA in node.metadata.fields else {}
     return Node(
         printable(node.id, _MOST_OF_NODE),

@@ -60,7 +60,7 @@ static buffer take_quoted(buffer *from) {
   return take(from, length < from->length ? length + 1 : 0);
 }
 
-/* The next parameter that is not empty; false: there is none, and what is left of `rest` is no parameter. */
+/* The next parameter that is not empty; false: there is none, and the rest of `rest` is no parameter. */
 static bool next_parameter(buffer *rest, parameter *next) {
   buffer at = *rest;
   for (skip_spaces(&at); begins(at, ';'); skip_spaces(&at)) {
@@ -184,7 +184,7 @@ static int fits_type(const element *accepted, const element *offered) {
   return specificity;
 }
 
-/* Whether a tag is a range, or goes on behind it. */
+/* Whether a tag equals a range, or continues it. */
 static bool goes_on(buffer tag, buffer range) {
   bool whole = range.length == tag.length || (range.length < tag.length && tag.ptr[range.length] == '-');
   return whole && alike(range, (buffer){tag.ptr, range.length});
@@ -203,7 +203,7 @@ static int fits_language(const element *accepted, const element *offered) {
 
 typedef int (*fit)(const element *accepted, const element *offered);
 
-/* What is asked about one header. Variants that are alike there often follow each other: the last one is remembered. */
+/* The choice by one header. Variants with equal values often follow each other: the last result is remembered. */
 typedef struct {
   fit fits;
   element accepted[MAX_ELEMENTS];
@@ -249,7 +249,7 @@ static uint32_t quality(axis *of, buffer offered) {
   return of->q;
 }
 
-/* The same where an axis may be left out, or mean nothing; once the highest one is known. */
+/* The same if an axis may be missing or ignored; the highest quality is known. */
 static uint32_t quality_or_highest(axis *of, buffer offered) {
   return of->highest && offered.length ? quality(of, offered) : of->highest ? of->highest : WHOLE;
 }

@@ -24,8 +24,8 @@ typedef struct {
   const request *request;
   buffer route;
   const response *response;
-  bool for_observers; /* of the rules, only those that observe are looked at; else only the others */
-  bool for_replies;   /* ... only those that have one */
+  bool for_observers; /* consider only rules that observe; else only the others */
+  bool for_replies;   /* ... only those with a reply */
   uint32_t from;      /* no rule before this one is looked at */
   uint32_t best;      /* ... or from here on */
   const reply *reply; /* of the best rule so far */
@@ -96,7 +96,7 @@ static bool is_client(const search *asked, const scope *scope) {
   return !scope->client_count;
 }
 
-/* Regular expressions come last: asking the engine may be dear. */
+/* Regular expressions come last: the engine may be slow. */
 static bool scope_fits(const search *asked, const scope *scope) {
   const request *request = asked->request;
   if ((scope->methods.count && !contains(scope->methods, request->method)) ||
@@ -118,7 +118,7 @@ static bool scope_fits(const search *asked, const scope *scope) {
   return scope->path_kind != REGEX_PATH || asked->program->engine->fits(scope->regex, request->path);
 }
 
-/* All that a rule is not found by. */
+/* The tests of a rule that the index does not cover. */
 static bool fits(const search *asked, const rule *rule) {
   return (!rule->source || (asked->response && asked->response->is_local == (rule->source == LOCAL_SOURCE))) &&
          scope_fits(asked, &rule->scope) &&
@@ -140,8 +140,8 @@ static const reply *reply_for(const program *of, const rule *rule, uint32_t stat
   return NULL;
 }
 
-/* The first rule of a list that is looked for. A rule is it or is not by itself, so that of several lists the earliest
- * such rule counts, in whatever order they are looked through. */
+/* The first matching rule of a list. Whether a rule matches does not depend on the list, so the earliest matching rule
+ * of several lists counts, in whatever order they are searched. */
 static void ask_list(search *asked, uint32_t leaf) {
   const program *of = asked->program;
   const entry *entries = of->entries.items;

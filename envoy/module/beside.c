@@ -6,10 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Set once, on the main thread, before there is a program that needs it: workers get it with their program. */
+/* Set once, on the main thread, before a program needs it: workers get it with their program. */
 static const beside *loaded;
 
-/* From the folder where this library is, or from Envoy's search path: one that Envoy has fetched is somewhere else. */
+/* From this library's folder, or from Envoy's search path, because a library that Envoy has fetched is elsewhere. */
 static void *open_library(failure *why) {
   char path[4096];
   Dl_info self;

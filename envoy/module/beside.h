@@ -1,7 +1,7 @@
-/* The Python beside the core: a library of its own, for what C cannot do (regular expressions, handlers).
+/* The Python beside the core: a separate library for what C cannot do (regular expressions, handlers).
  *
  * The core loads `librejoinder_python.so` with the first program that needs it, and calls it through the functions
- * below. Both are built of this file; what differs in version is not used.
+ * below. Both are built from this file; a library of another version is not used.
  */
 #ifndef REJOINDER_BESIDE_H
 #define REJOINDER_BESIDE_H
@@ -13,15 +13,15 @@
 
 enum { BESIDE_VERSION = 2 };
 
-/* What comes of a handler. */
+/* The outcome of a handler. */
 enum { PASS = 0, REPLY = 1, FAILURE = 2 };
 
-/* What a handler is told of the request beside Envoy's headers: as it was before the route rewrote it. */
+/* What a handler gets of the request besides Envoy's headers: the original values, before the route rewrote them. */
 typedef struct {
   buffer method, authority, path, route;
 } asked;
 
-/* Called on any thread; they take the GIL. No function raises, or keeps what it is given. */
+/* Called on any thread; they take the GIL. No function raises, or keeps its arguments. */
 typedef struct {
   uint32_t version;
   engine engine;
@@ -29,10 +29,10 @@ typedef struct {
   int (*handle)(void *envoy, uint32_t handler, uint32_t status, const asked *request, reply **made);
 } beside;
 
-/* BESIDE_FUNCTION: starts Python. NULL: it cannot be, for the reason that is written. Called on Envoy's main thread. */
+/* BESIDE_FUNCTION: starts Python. NULL: it failed; the reason is written. Called on Envoy's main thread. */
 typedef const beside *beside_start(failure *why);
 
-/* The core's side: an engine that loads the library when it is first asked, and calls of its handlers. */
+/* The core's side: an engine that loads the library when it is first used, and calls of its handlers. */
 extern const engine beside_engine;
 int beside_handle(void *envoy, uint32_t handler, uint32_t status, const asked *request, reply **made);
 

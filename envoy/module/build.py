@@ -1,8 +1,8 @@
-"""How the module is made: `librejoinder.so`, the core, of C alone, and `librejoinder_python.so` for what needs Python.
+"""Builds the module: `librejoinder.so`, the core, in C alone, and `librejoinder_python.so` for everything with Python.
 
-In: a folder. Out: the libraries in it. The core needs a C compiler; the other one (cffi's embedding mode) also Python's
-headers and its shared library, for the very Python that runs this. Each is built without the other. Called by setup.py,
-and by hand as `python build.py FOLDER`. Imports nothing of this project: it runs before that is installed.
+In: a folder. Out: the libraries in it. The core needs a C compiler; the other one (cffi's embedding mode) also needs
+the headers and the shared library of the Python that runs this. Each is built without the other. Called by setup.py,
+and by hand as `python build.py FOLDER`. Imports nothing of this project, because it runs before that is installed.
 https://cffi.readthedocs.io/en/stable/embedding.html
 """
 
@@ -25,17 +25,17 @@ PYTHON: Final = "librejoinder_python.so"
 
 HERE: Final = Path(__file__).parent
 PURE: Final = ("reader.c", "index.c", "request.c", "program.c", "ask.c", "accept.c", "template.c", "make.c", "page.c")
-"""Of the core, what neither Envoy nor Python is needed for."""
+"""The core's files that need neither Envoy nor Python."""
 
 SOURCES: Final = (*PURE, "config.c", "grace.c", "replace.c", "beside.c", "filter.c")
-"""Of the core."""
+"""The core's other files."""
 
 _WARNINGS: Final = ("-Wall", "-Wextra")
 
-# Hidden, for a process has many libraries; never unloaded, for it has a thread. What is undefined is Envoy's.
+# Hidden, because a process has many libraries; never unloaded, because it has a thread. Undefined symbols are Envoy's.
 _SHARED: Final = ("-std=gnu11", "-O2", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden", "-Wl,-z,nodelete")
 
-# What the Python side may use of C: `CALLBACK`s are written out, for cffi knows no macros.
+# The C declarations for the Python side: `CALLBACK`s are written out, because cffi has no macros.
 _CDEF: Final = """
 typedef struct { const char *ptr; size_t length; } buffer;
 typedef struct { buffer name, value; } header;
@@ -55,7 +55,7 @@ bool envoy_dynamic_module_callback_http_get_headers(void *envoy, int type, heade
 """
 
 # Runs once, inside Envoy, with the first call. Python has read PYTHONPATH, but not the .pth files in its folders, which
-# lead to what is installed in editable mode.
+# lead to packages that are installed in editable mode.
 _START: Final = """
 import os, site
 for folder in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
@@ -65,7 +65,7 @@ import rejoinder.envoy.module.embedded
 
 
 class CannotBuildError(Exception):
-    """Something that the build needs is not there; the text says what."""
+    """The build lacks something; the text says what."""
 
 
 def build(folder: Path) -> Path:
@@ -108,7 +108,7 @@ def build_python(folder: Path) -> Path:
     if not headers.is_file():
         raise CannotBuildError(f"no {headers}: Python's headers are missing (Debian: python3-dev)")
     try:
-        import cffi  # type: ignore[import-untyped, unused-ignore]  # noqa: PLC0415 - the core is made without it
+        import cffi  # type: ignore[import-untyped, unused-ignore]  # noqa: PLC0415 - not needed for the core
     except ImportError as error:
         raise CannotBuildError("cffi is missing") from error
     ffi = cffi.FFI()
@@ -120,7 +120,7 @@ def build_python(folder: Path) -> Path:
         '#include "embedded.c"',
         include_dirs=[str(HERE)],
         library_dirs=[variables["LIBDIR"]],
-        runtime_library_dirs=[variables["LIBDIR"]],  # Envoy's loader does not look where this Python is
+        runtime_library_dirs=[variables["LIBDIR"]],  # Envoy's loader does not search this Python's folder
         # Unused: parameters in what cffi generates.
         extra_compile_args=["-O2", *_WARNINGS, "-Wno-unused-function", "-Wno-unused-parameter"],
     )
@@ -132,7 +132,7 @@ def build_python(folder: Path) -> Path:
 def _install(made: Path, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / made.name
-    # By rename: an Envoy that has the old one loaded keeps it.
+    # By rename: an Envoy that has loaded the old one keeps it.
     staged = target.with_suffix(".new")
     staged.write_bytes(made.read_bytes())
     staged.chmod(0o755)

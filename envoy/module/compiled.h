@@ -1,4 +1,4 @@
-/* What a program is once it is read: for program.c, which makes it, and ask.c, which asks it. */
+/* A program after it was read: program.c makes it, ask.c asks it. */
 #ifndef REJOINDER_COMPILED_H
 #define REJOINDER_COMPILED_H
 
@@ -18,7 +18,7 @@ typedef struct {
   buffer value;
 } test;
 
-/* Which requests and responses something is about. Of a rule's own scope, what the rule is found by is not here. */
+/* The requests and responses that something applies to. The parts of a rule's own scope in the index are not here. */
 typedef struct {
   texts domains, routes, methods;
   bool has_routes;
@@ -26,30 +26,30 @@ typedef struct {
   buffer path;
   uint32_t regex;
   uint32_t first_test, header_tests, query_tests, response_tests;
-  const char *clients; /* networks, as they stand in the bytes */
+  const char *clients; /* networks, as they are in the bytes */
   uint32_t client_count;
 } scope;
 
 typedef struct {
   buffer name;
   bool final, unconditional, observes;
-  bool sees_responses; /* it is about more of a response than its status, and fits nothing before there is one */
+  bool sees_responses; /* it tests more of a response than its status, and fits nothing before there is one */
   uint8_t source;
   scope scope;
   uint32_t unless;     /* in `scopes`, from 1 on; 0: none */
   uint32_t first_reply, replies;
 } rule;
 
-/* Headers and body of a reply, one of several that may be offered. */
+/* Headers and body of a reply, which may offer several. */
 typedef struct {
-  header *headers;     /* behind those that are as they stand, templates */
+  header *headers;     /* fixed ones first, then templates */
   uint32_t header_count, template_count;
   buffer body;
-  bool by_template;    /* it is one */
+  bool by_template;    /* the body is a template */
   bool empty_values;   /* as in `reply` */
 } content;
 
-/* A page that another service is asked for. */
+/* A page that is requested from another service. */
 typedef struct {
   buffer service, host;
   uint32_t timeout, cache;
@@ -57,7 +57,7 @@ typedef struct {
   uint32_t first_told, told_count; /* headers whose values are templates */
 } remote;
 
-/* A key of the index, and what it leads to. Bodies and header names are found in the same way. */
+/* A key of the index, and its node. Bodies and header names are looked up in the same way. */
 typedef enum {
   BODY, TEMPLATE, HEADER,
   HOST, HOST_SUFFIX, EVERY_HOST,
@@ -65,7 +65,7 @@ typedef enum {
   ROUTE, ANY_ROUTE
 } kind;
 
-/* Whom the lists of rules under a key are for; both are in the order of the rules. */
+/* The lists of rules under a key, by what they are for; both are in the order of the rules. */
 enum { ON_REQUEST, ON_STATUS };
 
 typedef struct {
@@ -82,7 +82,7 @@ struct program {
   uint64_t statuses[(LAST_STATUS - FIRST_STATUS) / 64 + 1];
 };
 
-/* What the hosts that a domain covers end in: of `*`, nothing. `ptr` is NULL: it is a host itself. */
+/* The suffix of the hosts that a domain covers; for `*`, empty. `ptr` is NULL: it is a host itself. */
 static inline buffer suffix_of(buffer domain) {
   bool wild = domain.length && domain.ptr[0] == '*' && (domain.length == 1 || domain.ptr[1] == '.');
   return wild ? (buffer){domain.ptr + 1, domain.length - 1} : (buffer){0};
@@ -93,10 +93,10 @@ static inline node *named(const program *of, kind kind, buffer name) {
   return index_node(&of->index, index_find(&of->index, 0, kind, name, hash_text(&of->index, name)));
 }
 
-/* Of `host`, the authority is told. */
+/* For `host`, the authority. */
 static inline buffer told_name(buffer name) { return same(name, TEXT("host")) ? TEXT(":authority") : name; }
 
-/* The number of a header that is looked at, as in `line`, from 1 on; 0: nobody does. */
+/* The number of a header that the program needs, as in `line`, from 1 on; 0: it does not need it. */
 static inline uint32_t header_number(const program *of, buffer name) {
   return named(of, HEADER, told_name(name))->number;
 }

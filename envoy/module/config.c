@@ -1,9 +1,9 @@
 /* Programs and their parts, by name and id, in one registry for the process: config.h has the contract.
  *
- * A part is kept while a configuration or a program holds it. A program whose parts are all there is read; one that
- * waits leaves the answers to the program of the same name that was in force before, and takes effect with its last
- * part. All of the registry is behind one mutex; workers only read `current`, which changes once at most in a
- * configuration's life.
+ * A part is kept while a configuration or a program holds it. A program is read when all its parts are there. A waiting
+ * program leaves the answers to the previous program of the same name, and takes effect with its last part. One mutex
+ * protects the whole registry; workers only read `current`, which changes at most once in a configuration's life.
+ *
  */
 #include "config.h"
 
@@ -19,13 +19,13 @@ enum { BUCKETS = 4096 };
 typedef struct part {
   struct part *next;
   size_t holders;
-  uint64_t named_by; /* the program that was last seen to name it */
+  uint64_t named_by; /* the last program that was seen to name it */
   piece opened;
   size_t length;
   char bytes[];
 } part;
 
-/* A program, and what its texts stand in. */
+/* A program, and the bytes that its texts point into. */
 typedef struct {
   size_t holders;
   program *program; /* NULL: it waits for its parts */
@@ -34,7 +34,7 @@ typedef struct {
   size_t part_count;
 } whole;
 
-/* What is in force by a name. */
+/* What is in force under a name. */
 typedef struct place {
   struct place *next;
   size_t configs;
@@ -45,12 +45,12 @@ typedef struct place {
 
 struct config {
   _Atomic(const program *) current;
-  part *part;        /* of a configuration that is a part */
+  part *part;        /* for a configuration that is a part */
   place *place;
   whole *own;
-  whole *before;     /* what answers while that waits */
-  uint64_t number;   /* configurations are numbered as they come */
-  config *next;      /* of those that wait */
+  whole *before;     /* answers while that waits */
+  uint64_t number;   /* configurations are numbered in order of arrival */
+  config *next;      /* of the waiting ones */
   const engine *engine;
   piece opened;
 };
@@ -143,7 +143,7 @@ static void release(whole *old) {
   }
 }
 
-/* Hold those parts that have come. False: it names one twice. */
+/* Hold the parts that have come. False: the program names one twice. */
 static bool gather(config *of, failure *why) {
   for (whole *own = of->own; own->part_count < of->opened.part_count; own->part_count++) {
     part *next = find_part(of->opened.parts + own->part_count * ID_LENGTH);
@@ -160,7 +160,7 @@ static bool gather(config *of, failure *why) {
   return true;
 }
 
-/* Read the program, all of whose parts are there, and put it in force. */
+/* Read the program, whose parts are all there, and put it in force. */
 static bool take_effect(config *of, failure *why) {
   whole *own = of->own;
   piece *pieces = malloc((own->part_count + 1) * sizeof *pieces);
@@ -249,7 +249,7 @@ static const char *behind_spaces(const char *at, const char *end) {
   return at;
 }
 
-/* Move behind a text that may have spaces anywhere; false: it is not there. */
+/* Move past a text that may have spaces anywhere; false: it is not there. */
 static bool skip(const char **at, const char *end, const char *text) {
   for (; *text; text++, (*at)++) {
     *at = behind_spaces(*at, end);
@@ -260,7 +260,7 @@ static bool skip(const char **at, const char *end, const char *text) {
   return true;
 }
 
-/* What is in {"program": "BASE64"}, written into `to`, which has room for it. */
+/* The content of {"program": "BASE64"}, written into `to`, which has room for it. */
 static bool unwrap(buffer json, char *to, size_t *length, failure *why) {
   const char *at = json.ptr, *end = json.ptr + json.length;
   bool fine = skip(&at, end, "{\"program\":\"");

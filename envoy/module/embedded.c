@@ -1,4 +1,4 @@
-/* The library beside the core: starts Python in Envoy, and hands the core the functions of embedded.py.
+/* The library beside the core: starts Python in Envoy, and gives the core the functions of embedded.py.
  *
  * cffi's embedding compiles this into librejoinder_python.so (build.py); it makes the functions `python_...`.
  */
@@ -12,7 +12,7 @@ static bool python_handler(buffer name, uint32_t *number, failure *why);
 static bool python_fits(uint32_t regex, buffer text);
 static int python_handle(void *envoy, uint32_t handler, uint32_t status, const asked *request, reply **made);
 
-/* A reply in one block of memory, with copies of what is given. NULL: no memory. */
+/* A reply in one block of memory, with copies of the arguments. NULL: no memory. */
 static reply *reply_new(uint32_t status, const header *headers, size_t count, buffer body) {
   size_t size = body.length;
   for (size_t i = 0; i < count; i++) {
@@ -39,7 +39,7 @@ static void reason(failure *why, buffer text) {
   snprintf(why->text, sizeof why->text, "%.*s", (int)text.length, text.ptr);
 }
 
-/* As cffi would, but a Python that does not come up is a reason, and not the end of the process. */
+/* As cffi would do it, but a Python that does not start gives a reason, and does not end the process. */
 static bool start_python(failure *why) {
   if (Py_IsInitialized()) {
     return true;

@@ -1,8 +1,8 @@
-"""The Python inside Envoy: what the module's core cannot do, regular expressions and handlers.
+"""The Python inside Envoy, for what the module's core cannot do: regular expressions and handlers.
 
-In: what the core asks through `beside.h`. Out: numbers, outcomes, replies that C owns from then on, lines in Envoy's
-log. Nothing is raised: no exception may cross into C, so each function below is a few lines around pure code and turns
-a failure into the outcome that C knows for it. Imported inside Envoy only: elsewhere there is no `_rejoinder`.
+In: calls of the core through `beside.h`. Out: numbers, outcomes, replies that C then owns, lines in Envoy's log.
+Nothing is raised, because no exception may cross into C: each function below is a few lines around pure code and turns
+a failure into its outcome in C. Imported inside Envoy only: elsewhere there is no `_rejoinder`.
 
 Threads: `python_started`, `python_regex` and `python_handler` run on Envoy's main thread, the others on its workers.
 """
@@ -22,10 +22,10 @@ from rejoinder.rules.model import Header
 from rejoinder.rules.request import regular
 
 HANDLER_PATH: Final = "REJOINDER_HANDLER_PATH"
-"""The environment variable with the folders where handlers are looked for when they are nowhere on PYTHONPATH."""
+"""The environment variable with the folders where handlers are searched for if they are nowhere on PYTHONPATH."""
 
 _ROUTER_HEADERS: Final = frozenset({"x-envoy-expected-rq-timeout-ms"})
-"""What Envoy's router tells the upstream, and not the client: in ext_proc it is not there yet."""
+"""Headers that Envoy's router adds for the upstream, not the client: ext_proc sees requests before it does."""
 
 
 def _log(text: str) -> None:
@@ -35,7 +35,7 @@ def _log(text: str) -> None:
 
 _handlers: Final = Handlers(_log)
 
-# By number, as C knows them. They only grow: with what programs name, not with the number of programs.
+# By number, as C knows them. They grow with the names in programs, not with the number of programs.
 _handler_names: Final[list[str]] = []
 _regexes: Final[list[Any]] = []
 
@@ -103,7 +103,7 @@ def python_handle(envoy: Any, number: int, status: int, asked: Any, made: Any) -
 
 
 def _reply(reply: Reply) -> Any:
-    """In memory that C owns; NULL where there is none."""
+    """A copy in memory that C owns; NULL if there is none."""
     alive: list[Any] = []
     headers = ffi.new("header[]", len(reply.headers))
     for slot, (name, value) in zip(headers, reply.headers, strict=True):
@@ -117,7 +117,7 @@ def _reason(why: Any, text: str) -> bool:
     return False
 
 
-# What points into Python's memory is good as long as `alive` is.
+# Pointers into Python's memory are valid as long as `alive` exists.
 def _buffer(data: bytes, alive: list[Any]) -> Any:
     alive.append(pointer := ffi.from_buffer("char[]", data))
     alive.append(buffer := ffi.new("buffer *", (pointer, len(data))))

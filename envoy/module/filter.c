@@ -1,15 +1,15 @@
 /* The hot path: Envoy's hooks, called on its workers for every stream.
  *
- * What a program needs of a request is kept when its headers come. When a response's come, its status is looked up; if
- * some rule names it, the program is asked, and the reply is written over the response: the headers are replaced and
- * held, the upstream's body is thrown away as it comes, and with its end the reply's takes its place. So the upstream's
- * connection lives on, which a response of Envoy's own (a local reply) would cost, and so would a client that has its
- * answer and goes away before the upstream has said all. A body that does not end in time is not waited for.
+ * What a program needs of a request is kept when its headers come. When a response's headers come, its status is looked
+ * up; if a rule names it, the program is asked, and the reply is written over the response: the headers are replaced
+ * and held, the upstream's body is dropped as it comes, and at its end the reply's body takes its place. This keeps the
+ * upstream's connection. A local reply of Envoy would close it, and so would a client that has its answer and leaves
+ * before the upstream has sent everything. A body that does not end in time is not waited for.
  *
- * No lock but that of grace.c, and Python only where a rule names it. What is allocated: a `stream`, a copy of what the
- * program needs of the request, a reply that is not fixed, and a buffer where a response has unusually many headers.
- * Nothing is asked of Envoy that the program does not need. Reading order:
- * `request_headers`, `response_headers`, then the hooks below it.
+ * No lock but that of grace.c, and Python only if a rule needs it. Allocated are: a `stream`, a copy of what the
+ * program needs of the request, a reply that is not fixed, and a buffer if a response has unusually many headers.
+ * Nothing is requested from Envoy that the program does not need. Reading order: `request_headers`, `response_headers`,
+ * then the hooks below it.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,41 +27,41 @@
 
 #pragma GCC visibility push(default) /* what Envoy looks for; all else in the library is hidden */
 
-/* Bytes of an upstream's body that are read and thrown away so that its connection lives on: as in ext_proc. */
+/* Bytes of an upstream's body that are read and dropped so that its connection stays open: as in ext_proc. */
 enum { MAX_DRAINED = 1 << 20 };
 
-/* Of rules, by name. */
+/* By rule name. */
 enum { REPLIES, HANDLER_FAILURES, OBSERVED, PASSED, PAGE_FAILURES, COUNTERS };
 
 typedef struct {
   config *config;
-  pages *pages;              /* that are kept for others */
-  size_t counters[COUNTERS]; /* Envoy's ids of them */
+  pages *pages;              /* kept for other requests */
+  size_t counters[COUNTERS]; /* their ids in Envoy */
 } filter;
 
 typedef struct {
   const filter *filter;
-  const program *program; /* what decides about this stream, from its beginning; NULL: nothing */
+  const program *program; /* decides about this stream, from its beginning; NULL: none */
   request *request;       /* what the program needs of it; NULL: nothing, or not known yet */
-  const reply *reply;     /* what has been decided: of the program, which lives as long as the filter, or `made` */
-  reply *made;            /* for this stream: by a handler, or of what is not fixed in the program's */
-  asking *asking;         /* what another service is asked for a page; NULL: nothing */
-  page page;              /* what has come of that */
-  bool waiting;           /* for it: request or response are held */
-  bool has_arrived;       /* ... and it is there, or will not be */
+  const reply *reply;     /* the decision: from the program, which lives as long as the filter, or `made` */
+  reply *made;            /* for this stream: by a handler, or from a reply of the program that is not fixed */
+  asking *asking;         /* the request to another service for a page; NULL: none */
+  page page;              /* the page so far */
+  bool waiting;           /* for the page: request or response are held */
+  bool has_arrived;       /* ... and it is there, or failed */
   bool starting;          /* ... and the request for it is being sent */
-  bool ended;             /* the upstream's response, meanwhile */
-  buffer body;            /* what the client gets of the reply's: nothing if it asked with HEAD */
-  uint32_t status;        /* that the response came with */
-  bool on_response;       /* there is one */
-  bool from_local;        /* ... and Envoy has made it */
-  bool is_local;          /* Envoy has said that it makes the response itself */
+  bool ended;             /* the upstream's response has ended meanwhile */
+  buffer body;            /* the part of the reply's body that the client gets: none if it asked with HEAD */
+  uint32_t status;        /* the response's original status */
+  bool on_response;       /* there is a response */
+  bool from_local;        /* ... made by Envoy */
+  bool is_local;          /* Envoy has announced a local reply */
   bool decided;           /* the program is not asked again */
-  bool passed;            /* it has been told who has let it pass */
+  bool passed;            /* the rule that has let it pass is reported */
   bool held;              /* the reply waits for the upstream's body to end */
-  bool at_once;           /* ... but not beyond what has come already */
-  int64_t expected;       /* bytes of that body; -1: nobody knows */
-  int64_t drained;        /* ... that have come, and were thrown away */
+  bool at_once;           /* ... but not beyond what has already come */
+  int64_t expected;       /* length of that body; -1: unknown */
+  int64_t drained;        /* ... the bytes that have come, and were dropped */
   grace grace;
 } stream;
 
@@ -69,7 +69,7 @@ typedef struct {
 
 const char *ON(program_init)(void) { return ABI_VERSION; }
 
-/* On whatever thread lets go of it last: it does not take Python to free a program. */
+/* On whatever thread releases it last: freeing a program does not need Python. */
 void HOOK(config_destroy)(const void *self) {
   filter *old = (filter *)self;
   if (old) {
@@ -137,14 +137,14 @@ void HOOK(destroy)(const void *self) {
   }
 }
 
-/* --- what a request and a response are like --- */
+/* --- properties of a request and a response --- */
 
 static int64_t number_in_header(void *envoy, buffer name) {
   buffer value = {0};
   return CALLBACK(http_get_header)(envoy, RESPONSE_HEADERS, name, &value, 0, NULL) ? decimal(value) : -1;
 }
 
-/* An attribute of Envoy's, if the program needs it; else nothing. */
+/* An attribute of Envoy's, if the program needs it; else empty. */
 static buffer attribute(void *envoy, const program *program, uint32_t need, int number) {
   buffer value = {0};
   bool known = program_needs(program) & need && CALLBACK(http_filter_get_attribute_string)(envoy, number, &value);
@@ -204,8 +204,8 @@ static request *take_request(void *envoy, const program *program) {
   return taken;
 }
 
-/* Once the headers of a response are out, and the upstream breaks off, Envoy resets the client's stream. HTTP/1 has all
- * by then, since the length is known; from HTTP/2 on, the end is still missing. */
+/* If the upstream breaks off after the headers of a response are sent, Envoy resets the client's stream. An HTTP/1
+ * client has everything by then, as it knows the length; from HTTP/2 on, the end of the stream is still missing. */
 static bool needs_the_end(void *envoy) {
   buffer protocol = {0};
   return !CALLBACK(http_filter_get_attribute_string)(envoy, PROTOCOL, &protocol) ||
@@ -214,7 +214,7 @@ static bool needs_the_end(void *envoy) {
 
 /* --- writing over it --- */
 
-/* What Envoy answers by itself to a gRPC client is a gRPC error, trailers alone: so are our answers, as local replies. */
+/* For a gRPC client, Envoy's local replies are gRPC errors, trailers alone: so our answers are local replies. */
 static bool is_grpc(void *envoy) {
   buffer type = request_header(envoy, TEXT("content-type")), grpc = TEXT("application/grpc");
   return begins_with(type, grpc) &&
@@ -238,8 +238,8 @@ static const char *grpc_status(const reply *reply, uint32_t status) {
   }
 }
 
-/* The reply's headers, with that in front unless they have one, to be freed; NULL: the client does not speak gRPC, or
- * there is no memory. */
+/* The reply's headers, to be freed, with gRPC's headers in front unless they have one; NULL: the client does not speak
+ * gRPC, or there is no memory. */
 static header *grpc_headers(void *envoy, const reply *reply, uint32_t status, size_t *count) {
   header *made = is_grpc(envoy) ? malloc((reply->header_count + 1) * sizeof *made) : NULL;
   if (made) {
@@ -264,7 +264,7 @@ static void count(void *envoy, const stream *self, int counter, buffer rule) {
   CALLBACK(http_filter_increment_counter)(envoy, self->filter->counters[counter], &rule, 1, 1);
 }
 
-/* A response of Envoy's own: the upstream's stream is reset. Afterwards there may be no `self`. */
+/* A local reply: the upstream's stream is reset. Afterwards `self` may be gone. */
 static void send_local_reply(void *envoy, stream *self) {
   const reply *reply = self->reply;
   char details[256] = "rejoinder:";
@@ -292,7 +292,7 @@ static void mark_rules(void *envoy, buffer key, buffer names) {
   mark(envoy, TEXT("placement"), TEXT("module"));
 }
 
-/* Tell of the rules before `end` that only observe: in access logs, of as many as there is room for. */
+/* Report the rules before `end` that only observe: in access logs, as many as there is room for. */
 static void observe(void *envoy, const stream *self, const question *about, uint32_t end) {
   char names[1024];
   size_t length = 0;
@@ -308,7 +308,7 @@ static void observe(void *envoy, const stream *self, const question *about, uint
   }
 }
 
-/* Tell once of the rule that lets it pass. */
+/* Report once the rule that lets it pass. */
 static void let_pass(void *envoy, stream *self, const question *about, uint32_t end) {
   buffer name = program_passed(self->program, about, end);
   if (name.length && !self->passed) {
@@ -318,7 +318,7 @@ static void let_pass(void *envoy, stream *self, const question *about, uint32_t 
   }
 }
 
-/* Ask, and note what has been decided; what is not fixed is made now. False: what is there goes on. */
+/* Ask, and note the decision; a reply that is not fixed is made now. False: request or response continue. */
 static bool decide(void *envoy, stream *self, const response *response) {
   buffer route = attribute(envoy, self->program, NEEDS_ROUTE, ROUTE_NAME);
   question about = {self->request, route, response};
@@ -348,12 +348,12 @@ static bool decide(void *envoy, stream *self, const response *response) {
   self->from_local = response && response->is_local;
   if (chosen->asks && (self->asking = reply_asks(self->program, chosen, &about, time(NULL))) && chosen->grpc &&
       is_grpc(envoy)) {
-    self->asking->stays = false; /* there is something for this client without a page */
+    self->asking->stays = false; /* this client has an answer without a page */
   }
   return true;
 }
 
-/* What has been decided is sent. */
+/* Report the decision, which is sent now. */
 static void tell(void *envoy, const stream *self) {
   count(envoy, self, REPLIES, self->reply->rule);
   mark_rules(envoy, TEXT("rule"), self->reply->rule);
@@ -367,7 +367,7 @@ static void tell(void *envoy, const stream *self) {
 
 /* --- a page of another service --- */
 
-/* The page is there, and is kept for others; or it will not be, and the log says once why. */
+/* The page is there, and is kept for others; or it failed, and the log says once why. */
 static void end_page(void *envoy, stream *self) {
   pages *pages = self->filter->pages;
   self->waiting = false;
@@ -386,10 +386,10 @@ static void end_page(void *envoy, stream *self) {
   }
 }
 
-/* Whether it has to be waited for. If not, it is in the reply, or could not be had. */
+/* Whether the page must be waited for. If not, it is in the reply, or could not be had. */
 static bool ask_for_page(void *envoy, stream *self) {
   asking *asked = self->asking;
-  /* Envoy hangs up with a request that it has refused, of which there is nothing then: that must not wait. */
+  /* When Envoy rejects a request, it closes the connection, and the request is not known: this must not wait. */
   if (is_grpc(envoy) || !request_header(envoy, TEXT(":path")).length) {
     return false;
   }
@@ -409,7 +409,7 @@ static bool ask_for_page(void *envoy, stream *self) {
   return self->waiting;
 }
 
-/* Take the page, if there is one; false: the response stays as it is. */
+/* Use the page, if there is one; false: the response stays as it is. */
 static bool take_page(stream *self) {
   if (self->asking && page_end(&self->page)) {
     reply_set_page(self->made, &self->page);
@@ -418,11 +418,11 @@ static bool take_page(stream *self) {
   return !self->asking || !self->asking->stays || !self->on_response;
 }
 
-/* Send what has been decided, for a request or in place of a response. Afterwards there may be no `self`. */
+/* Send the decided reply, for a request or in place of a response. Afterwards `self` may be gone. */
 static int give(void *envoy, stream *self) {
   tell(envoy, self);
   int64_t length = self->ended || !self->on_response ? 0 : number_in_header(envoy, TEXT("content-length"));
-  /* A long body is not waited for. And no other way leads to a header without a value. */
+  /* A long body is not waited for. And only a local reply can have a header without a value. */
   if (!self->on_response || length > MAX_DRAINED || self->reply->empty_values || is_grpc(envoy) ||
       !replace_headers(envoy, self->reply, self->status)) {
     send_local_reply(envoy, self);
@@ -448,7 +448,7 @@ int HOOK(request_headers)(void *envoy, const void *module_filter, bool end_of_st
   if (!self || !self->program) {
     return CONTINUE;
   }
-  /* Now: the route may rewrite it before there is a response. */
+  /* Now, because the route may rewrite it before there is a response. */
   if (program_needs(self->program) & NEEDS_REQUEST && !(self->request = take_request(envoy, self->program))) {
     self->program = NULL;
     return CONTINUE;
@@ -468,7 +468,7 @@ int HOOK(request_headers)(void *envoy, const void *module_filter, bool end_of_st
   return give(envoy, self);
 }
 
-/* Of one that is held: its body waits, too. */
+/* For a held request: its body waits, too. */
 int HOOK(request_body)(void *envoy, const void *module_filter, bool end_of_stream) {
   (void)envoy, (void)end_of_stream;
   const stream *self = module_filter;
@@ -483,7 +483,7 @@ int HOOK(request_trailers)(void *envoy, const void *module_filter) {
 
 /* --- the response, on a worker --- */
 
-/* Whether a response is Envoy's own. A few of its filters do not say so beforehand; its details tell, from 1.39 on. */
+/* Whether a response is Envoy's own. A few of its filters do not announce it; the details show it, from 1.39 on. */
 static bool is_local(void *envoy, const stream *self) {
   buffer details = attribute(envoy, self->program, NEEDS_SOURCE, RESPONSE_CODE_DETAILS);
   return details.length ? !same(details, TEXT("via_upstream")) : self->is_local;
@@ -492,7 +492,7 @@ static bool is_local(void *envoy, const stream *self) {
 /* The same for a response. */
 static bool decide_response(void *envoy, stream *self) {
   uint32_t needs = program_needs(self->program);
-  /* A filter in front has answered, and the request's hook was not called. */
+  /* An earlier filter has answered, and the request's hook was not called. */
   if (needs & NEEDS_REQUEST && !self->request && !(self->request = take_request(envoy, self->program))) {
     return false;
   }
@@ -573,8 +573,8 @@ int HOOK(response_trailers)(void *envoy, const void *module_filter) {
   return CONTINUE;
 }
 
-/* The page is there, or will not be. What follows may end this stream and all that is about it, which Envoy does not bear
- * while it is still busy with the service's: so it is done next. */
+/* The page is there, or failed. The next step may end this stream and everything that belongs to it, which Envoy does
+ * not survive while it is still busy with the service's stream: so that step is scheduled. */
 static void page_arrived(void *envoy, stream *self) {
   self->has_arrived = self->waiting = !self->starting;
   if (self->has_arrived) {
@@ -607,7 +607,7 @@ static void go_on(void *envoy, stream *self) {
   }
 }
 
-/* The upstream has had its time to end its body, or the page is there. */
+/* The upstream's time to end its body is over, or the page is there. */
 void HOOK(scheduled)(void *envoy, const void *module_filter, uint64_t event) {
   (void)event;
   stream *self = (stream *)module_filter;
@@ -618,7 +618,7 @@ void HOOK(scheduled)(void *envoy, const void *module_filter, uint64_t event) {
   }
 }
 
-/* What is no page is not read to its end: it may have none. Envoy drops it with this stream. */
+/* A response that is no page is not read to its end, which may never come. Envoy drops it with this stream. */
 static void give_up_wrong(void *envoy, stream *self) {
   if (self->page.wrong) {
     page_arrived(envoy, self);
@@ -662,9 +662,9 @@ void HOOK(http_stream_reset)(void *envoy, const void *module_filter, uint64_t id
   }
 }
 
-/* Envoy is about to answer by itself. What a route answers or redirects is final. And if the upstream has broken off in
- * the body that is being replaced, the client gets what was decided: once that is out, Envoy has no text of its own for
- * it, and ends the stream. */
+/* Envoy is about to send a local reply. Direct responses and redirects of routes are final. If the upstream has broken
+ * off in the body that is being replaced, the client gets what was decided: once that is sent, Envoy adds no text of
+ * its own, and ends the stream. */
 int HOOK(local_reply)(void *envoy, const void *module_filter, uint32_t status, buffer details, bool reset) {
   (void)status;
   stream *self = (stream *)module_filter;
@@ -672,7 +672,7 @@ int HOOK(local_reply)(void *envoy, const void *module_filter, uint32_t status, b
     return CONTINUE;
   }
   self->is_local = true;
-  /* A route answers or redirects by itself; a path is refused, or the client sent to its plain form. */
+  /* A route answers or redirects by itself; a path is rejected, or the client is redirected to its normalized form. */
   self->decided |= same(details, TEXT("direct_response")) || same(details, TEXT("path_normalization_failed"));
   if (self->waiting) { /* the upstream has broken off, or the client is too slow: no page is waited for any more */
     self->waiting = false;
@@ -694,9 +694,9 @@ int HOOK(local_reply)(void *envoy, const void *module_filter, uint32_t status, b
   return CONTINUE;
 }
 
-/* --- what there is nothing to do about; but Envoy wants all its hooks --- */
+/* --- nothing to do, but Envoy requires all its hooks --- */
 
-/* These concern callouts and flow control, and return nothing: whatever they are given, they look at none of it. */
+/* These concern callouts and flow control, and return nothing: they ignore their arguments. */
 #define NOTHING(name) \
   void HOOK(name)(void) {}
 NOTHING(stream_complete)

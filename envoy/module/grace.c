@@ -1,7 +1,7 @@
 /* One thread and a queue: grace.h has the contract.
  *
- * Whoever starts or stops takes the mutex for a moment. The thread is not woken for each: under load it looks at the
- * queue ten times a second by itself, and only sleeps for good when nobody has waited meanwhile.
+ * Starting and stopping take the mutex for a moment. The thread is not woken for every stream: under load it checks the
+ * queue ten times a second by itself, and only sleeps for good when no stream has waited meanwhile.
  */
 #include "grace.h"
 

@@ -1,7 +1,7 @@
 /* A short time for an upstream's body to end, before its connection is given up.
  *
- * Envoy has no timer for modules, but lets any thread have the hook `scheduled` called. So one thread, which is started
- * when it is first needed, keeps a queue of those that wait; all wait the same time, so that the first to come is the
+ * Envoy has no timer for modules, but any thread can make it call the hook `scheduled`. So one thread, which is started
+ * when it is first needed, keeps a queue of waiting streams; all wait the same time, so that the first to come is the
  * first to go.
  */
 #ifndef REJOINDER_GRACE_H
@@ -12,7 +12,7 @@
 
 enum { GRACE_MILLISECONDS = 100 };
 
-/* Part of whoever waits, who may not move or go meanwhile. All zeros: it does not wait. */
+/* A part of a waiting stream, which may not move or go meanwhile. All zeros: it does not wait. */
 typedef struct grace {
   struct grace *next, *previous;
   struct timespec until;
@@ -20,7 +20,7 @@ typedef struct grace {
 } grace;
 
 /* Have the hook called once the time is over, unless `grace_stop` comes first. `milliseconds`: GRACE_MILLISECONDS, or
- * 0: with the worker's next turn, which it is too where there can be no thread. */
+ * 0: at the worker's next turn, as always if the thread cannot be started. */
 void grace_start(grace *waiting, void *envoy, long milliseconds);
 
 /* Once it returns, the hook is not called any more. Does nothing if it does not wait. */

@@ -1,7 +1,7 @@
 /* An index: numbered nodes, each found by the node above it, a kind and a text. And arrays that grow.
  *
- * The hash of a text is a polynomial modulo a prime, so that it can be continued byte by byte: that of each prefix of a
- * path comes along the way to the whole path's. Its base is random: nobody can foresee which texts collide.
+ * The hash of a text is a polynomial modulo a prime, which can be continued byte by byte: the hashes of all prefixes of
+ * a path are computed along with the whole path's. Its base is random: nobody can predict which texts collide.
  */
 #ifndef REJOINDER_INDEX_H
 #define REJOINDER_INDEX_H
@@ -20,7 +20,7 @@ void *array_add(array *to, size_t size);
 
 enum { LISTS = 2 };
 
-/* What is found. The index itself only looks at the first four. */
+/* A node. The index itself only uses the first four fields. */
 typedef struct {
   uint32_t parent; /* its number; 0: none */
   uint32_t kind;
@@ -33,7 +33,7 @@ typedef struct {
 
 typedef struct {
   uint64_t base; /* of the hash */
-  array nodes;   /* the first one stands for none */
+  array nodes;   /* the first one is unused */
   uint32_t *slots;
   size_t slot_count; /* a power of two */
 } text_index;
@@ -46,7 +46,7 @@ uint64_t hash_text(const text_index *in, buffer text);
 
 /* A node's number; 0: there is none. */
 uint32_t index_find(const text_index *in, uint32_t parent, uint32_t kind, buffer text, uint64_t hash);
-/* The same, but made if it is not there; 0: no memory. What is made moves the others. `text` must outlive the index. */
+/* The same, but made if it is not there; 0: no memory. This may move the other nodes. `text` must outlive the index. */
 uint32_t index_add(text_index *to, uint32_t parent, uint32_t kind, buffer text, uint64_t hash);
 node *index_node(const text_index *in, uint32_t number);
 

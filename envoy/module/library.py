@@ -1,7 +1,7 @@
-"""Whether the module can be used here, and what Envoy must be started with so that it can load it.
+"""Whether the module can be used here, and with which environment Envoy must be started to load it.
 
-In: an Envoy binary, and what the installation left here. Out: the library's path, and environment variables. Raised:
-`ModuleUnavailableError`, whose text says why answers must come from somewhere else.
+In: an Envoy binary, and the installed files. Out: the library's path, and environment variables. Raised:
+`ModuleUnavailableError`, whose text says why answers must come from ext_proc.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from rejoinder.envoy.binary import EnvoyNotFoundError, version
 from rejoinder.envoy.module.build import CORE
 
 LIBRARY: Final = Path(__file__).with_name(CORE)
-"""Where `pip install` puts the core; what it needs for regular expressions and handlers is beside it."""
+"""Where `pip install` puts the core; the library for regular expressions and handlers is beside it."""
 
 ABI_VERSION: Final = "v0.2.0"
 """As in abi.h."""
 
 ENVOY_VERSIONS: Final = ("1.38", "1.39", "1.40", "1.41")
-"""The Envoys that take the module: that of the ABI version and, as Envoy promises, the one after it; and two before it,
-which have all that is used of it, as the tests see (they warn of the version).
+"""The Envoys that can load the module: that of the ABI version and, as Envoy promises, the next one; and two earlier
+ones, which have everything that it uses, as the tests show (they warn about the version).
 https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/advanced/dynamic_modules"""
 
 
@@ -42,15 +42,15 @@ def find(binary: Path, library: Path = LIBRARY) -> Path:
         library: where it should be.
 
     Raises:
-        ModuleUnavailableError: say its text, and have answers come from ext_proc.
+        ModuleUnavailableError: show its text, and use ext_proc for answers.
     """
     if not library.is_file():
         raise ModuleUnavailableError(
             "the module was not compiled when Rejoinder was installed: that needs a C compiler"
         )
     try:
-        # Without its symbols resolved, which only Envoy has: enough to see that it is for this machine and that what it
-        # needs is there.
+        # Undefined symbols are not resolved, as only Envoy has them: this checks that the library is for this machine
+        # and that its dependencies are there.
         ctypes.CDLL(str(library), mode=os.RTLD_LAZY | os.RTLD_LOCAL)
     except OSError as error:
         raise ModuleUnavailableError(f"the module cannot be loaded: {error}") from error
@@ -78,20 +78,20 @@ def sha256(library: Path = LIBRARY) -> str:
 def environment(
     library: Path = LIBRARY, handlers: Iterable[Path] = (), environ: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """The environment variables that Envoy needs beside those that it has: the first to find the module, the others
-    only for programs with regular expressions or handlers.
+    """The environment variables that Envoy needs in addition: the first to find the module, the others only for
+    programs with regular expressions or handlers.
 
     Args:
         library: what `find` returned.
-        handlers: folders where handlers are looked for when they are nowhere else.
-        environ: what Envoy has: its PYTHONPATH is kept.
+        handlers: folders where handlers are searched for if they are nowhere else.
+        environ: Envoy's environment: its PYTHONPATH is kept.
     """
     ours = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
     given = [path for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     folders = os.pathsep.join(str(folder.resolve()) for folder in handlers)
     return {
         "ENVOY_DYNAMIC_MODULES_SEARCH_PATH": str(library.parent),
-        # Where the standard library is, and what is installed beside us: Envoy knows of no virtual environment.
+        # The standard library, and the packages installed with us: Envoy does not know the virtual environment.
         "PYTHONHOME": os.pathsep.join(dict.fromkeys((sys.base_prefix, sys.base_exec_prefix))),
         "PYTHONPATH": os.pathsep.join((*given, *ours)),
         **({"REJOINDER_HANDLER_PATH": folders} if folders else {}),

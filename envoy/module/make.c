@@ -1,4 +1,4 @@
-/* Makes the replies that depend on who asks: program.h has the contract, rules/answers.py the meaning. */
+/* Makes the replies that depend on the request: program.h has the contract, rules/answers.py the meaning. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +8,7 @@
 #include "request.h"
 #include "template.h"
 
-/* What a reply is made of. */
+/* The inputs of a reply. */
 typedef struct {
   const program *program;
   const request *request;
@@ -17,7 +17,7 @@ typedef struct {
   uint32_t status;
   time_t now;
   char few[32];
-  char *many;  /* a value that nothing else has in one piece */
+  char *many;  /* a value that had to be joined */
   bool failed; /* no memory */
 } making;
 
@@ -30,7 +30,7 @@ static char *space_for(making *of, size_t length) {
   return of->many;
 }
 
-/* All lines of a header, joined as Envoy joins them, good until the next value. */
+/* All lines of a header, joined as Envoy joins them, valid until the next value. */
 static buffer header_value(making *of, buffer name) {
   uint32_t number = header_number(of->program, name);
   const line *lines = of->request->lines, *end = lines + of->request->line_count;
@@ -118,7 +118,7 @@ static const content *chosen(making *of, const reply *given) {
   return contents;
 }
 
-/* `owned` is where it is noted for being freed. */
+/* `owned` is where it is noted so that it can be freed. */
 static buffer filled(making *of, char **owned, size_t *owned_count, buffer template) {
   char *text = NULL;
   size_t length = 0;
@@ -160,7 +160,7 @@ static bool has_header(const reply *made, size_t count, buffer name) {
 }
 
 static bool is_kept(const reply *given, buffer name) {
-  /* As rules/http.py has them. */
+  /* As in rules/http.py. */
   static const char *const never[] = {
       "connection", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
       "accept-ranges", "content-digest", "content-disposition", "content-encoding", "content-language",
@@ -178,7 +178,7 @@ static bool is_kept(const reply *given, buffer name) {
   return kept && name.length && name.ptr[0] != ':';
 }
 
-/* Ours of the same name win. */
+/* Our headers replace others of the same name. */
 static void keep_headers(making *of, reply *made, const reply *given) {
   size_t ours = made->header_count, length = 0;
   for (size_t i = 0; given->kept.count && of->response && i < of->response->header_count; i++) {

@@ -13,7 +13,7 @@ static bool copy(buffer *into, buffer from) {
   return made;
 }
 
-/* --- what comes --- */
+/* --- the response --- */
 
 void page_head(page *into, uint32_t code, const header *headers, size_t count) {
   int64_t status = 0;
@@ -70,12 +70,12 @@ void page_clear(page *old) {
   *old = (page){0};
 }
 
-/* --- what is kept --- */
+/* --- kept pages --- */
 
 enum { KEPT = 64, TOLD = 64, MAX_KEPT = 128 << 10, MAX_KEY = 4096 }; /* as in extproc/pages.py */
 
 typedef struct {
-  buffer key; /* the request, the service, and how long pages are kept: rules that differ in these share none */
+  buffer key; /* the request, the service, and how long pages are kept: rules that differ in these share no page */
   page page;
   int64_t until; /* as `now` */
 } kept;
@@ -83,7 +83,7 @@ typedef struct {
 struct pages {
   pthread_mutex_t lock;
   kept all[KEPT];
-  size_t next; /* whose place is taken next */
+  size_t next; /* the place to be overwritten next */
   buffer told[TOLD];
   size_t told_count;
 };
@@ -115,7 +115,7 @@ void pages_free(pages *old) {
   free(old);
 }
 
-/* Add a text and its length to a key, if there is room; how long the key is, or would be, then. */
+/* Add a text and its length to a key, if there is room; returns the key's length, whether it fits or not. */
 static size_t add(char key[MAX_KEY], size_t at, buffer text) {
   size_t end = at + sizeof text.length + text.length;
   if (end <= MAX_KEY) {
@@ -125,7 +125,7 @@ static size_t add(char key[MAX_KEY], size_t at, buffer text) {
   return end;
 }
 
-/* The key of a request; empty: it is not one to be kept. */
+/* The key of a request; empty: its page is not kept. */
 static buffer key_of(const asking *asked, char key[MAX_KEY]) {
   size_t length = add(key, 0, asked->service);
   length = add(key, length, (buffer){(const char *)&asked->cache, sizeof asked->cache});

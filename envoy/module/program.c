@@ -14,9 +14,9 @@
 enum { MAGIC_LENGTH = 6, VERSION = 3, BODY_RECORD = 1, RULE_RECORD = 2, TEMPLATE_RECORD = 3 };
 enum { FINAL = 1, UNCONDITIONAL = 2, UNLESS = 4, OBSERVES = 8, FLAGS_END = 16, PASSES = 1, ASKS = 2, GRPC = 4, REPLY_FLAGS_END = 8 };
 
-/* --- the index: domains, under them paths, under these routes, which lead to lists of rules --- */
+/* --- the index: domains, under them paths, under these routes, with lists of rules --- */
 
-/* Let a node lead to the rule that is being read. */
+/* Add the rule that is being read to a node. */
 static bool lead(program *of, uint32_t from, int question) {
   node *leading = index_node(&of->index, from);
   uint32_t last = leading->last[question], rule = (uint32_t)of->rules.count;
@@ -54,7 +54,7 @@ static uint32_t host_node(program *of, buffer domain) {
 /* With several domains the index would grow with their product. */
 static bool by_routes(const scope *scope) { return scope->has_routes && scope->domains.count <= 1; }
 
-/* Have the rule that is being read found by its domains, under them by its path, and under that by its routes. */
+/* Add the rule that is being read to the index by its domains, under them by its path, and under that by its routes. */
 static bool index_rule(program *of, const rule *rule) {
   static const kind kinds[] = {ANY_PATH, AT_PATH, BELOW_PATH, ANY_PATH};
   const scope *scope = &rule->scope;
@@ -91,7 +91,7 @@ static bool index_rule(program *of, const rule *rule) {
 
 static bool memory(reader *in, bool got) { return expect(in, got, "memory for what stands here"); }
 
-/* Add what has been read, if all is fine up to here. */
+/* Add an item, if everything is fine so far. */
 static bool keep(reader *in, array *to, const void *item, size_t size) {
   void *made = in->failed ? NULL : array_add(to, size);
   return memory(in, made) && memcpy(made, item, size);
@@ -110,7 +110,7 @@ static void need(program *of, uint32_t what) {
   of->needs |= what & (NEEDS_TARGET | NEEDS_SCHEME | NEEDS_CLIENT) ? what | NEEDS_REQUEST : what;
 }
 
-/* The number of a header that is looked at from now on, as in `line`. */
+/* The number of a header that the program needs from now on, as in `line`. */
 static uint32_t look_at_header(program *of, reader *in, buffer name) {
   name = told_name(name);
   node *header = named_node(of, in, HEADER, name);
@@ -121,7 +121,7 @@ static uint32_t look_at_header(program *of, reader *in, buffer name) {
   return header->number - 1;
 }
 
-/* A template, and what has to be known to fill it in. */
+/* A template, and what it needs of a request. */
 static buffer take_template(program *of, reader *in) {
   buffer read = {0};
   if (!template_read(in, &read)) {
@@ -153,7 +153,7 @@ static buffer take_template(program *of, reader *in) {
   return read;
 }
 
-/* What a reply may name by an id: a body, or a template that is one. */
+/* What a reply may refer to by an id: a body, or a template. */
 static void read_named(program *of, reader *in, kind kind) {
   buffer id = read_bytes(in, ID_LENGTH, "the id of a body");
   buffer body = kind == TEMPLATE ? take_template(of, in) : read_bytes(in, (size_t)(in->end - in->at), "a body");
@@ -171,7 +171,7 @@ static uint32_t regex_number(program *of, reader *in, buffer pattern) {
   return number;
 }
 
-/* What tests are of. */
+/* The subjects of tests. */
 enum { OF_HEADERS, OF_QUERY, OF_RESPONSE };
 
 /* Tests; how many. */
@@ -355,7 +355,7 @@ static void read_rule(program *of, reader *in) {
   if (in->failed || !expect(in, index_rule(of, &read), "memory for the rule that ends here")) {
     return;
   }
-  /* What it is found by is no question any more. */
+  /* The index covers these: they are not tested again. */
   read.scope.has_routes &= !by_routes(&read.scope);
   read.scope.domains.count = 0;
   if (read.scope.path_kind != REGEX_PATH) {
@@ -386,7 +386,7 @@ static void read_records(program *of, reader *in) {
   }
 }
 
-/* What was noted while arrays still moved and bodies were unknown. */
+/* Complete what was noted while arrays still moved and bodies were unknown. */
 static bool finish(program *of, bool whole, failure *why) {
   size_t headers = 0;
   for (size_t i = 0; i < of->shared.count && whole; i++) {

@@ -41,7 +41,7 @@ uint32_t read_number(reader *in, size_t size, const char *what) {
 
 uint32_t read_choice(reader *in, uint32_t end, const char *what) {
   uint32_t chosen = read_number(in, 1, what);
-  in->at -= !in->failed && chosen >= end; /* to say where it stands */
+  in->at -= !in->failed && chosen >= end; /* for the offset in the message */
   return expect(in, chosen < end, what) ? chosen : 0;
 }
 

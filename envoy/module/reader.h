@@ -1,7 +1,7 @@
-/* What every byte of a program comes through.
+/* Reads every byte of a program.
  *
- * A reader gives what stands at its place and moves on. Once something is not as it should be, that is noted, and from
- * then on it gives zeros and empty texts: so it is enough to look at `failed` before something is done that lasts.
+ * A reader returns the value at its position and moves on. After the first mistake, which is noted, it returns zeros
+ * and empty texts: so it is enough to check `failed` before something permanent is done.
  */
 #ifndef REJOINDER_READER_H
 #define REJOINDER_READER_H
@@ -11,12 +11,12 @@
 typedef struct {
   const char *at, *end, *start;
   size_t offset; /* of `start` in the configuration, for messages */
-  size_t part;   /* which one of the program's, from 1 on; 0: none */
+  size_t part;   /* the number of the program's part, from 1 on; 0: none */
   failure *why;
   bool failed;
 } reader;
 
-/* Note that what was `expected` is not `fine`. True: all has been fine up to here. */
+/* Unless `fine`, note that something else was `expected`. True: everything is fine so far. */
 bool expect(reader *in, bool fine, const char *expected);
 
 buffer read_bytes(reader *in, size_t length, const char *expected);
@@ -26,7 +26,7 @@ buffer read_text(reader *in);
 uint32_t read_list(reader *in, size_t least); /* how many entries follow, of so many bytes at least */
 texts read_texts(reader *in);
 
-/* Of what has been checked. */
+/* For checked bytes. */
 uint32_t number_at(const char *at, size_t size);
 buffer next_text(texts *in);
 bool contains(texts in, buffer wanted);
@@ -42,11 +42,11 @@ extern const bool in_token[256];
 
 static inline bool is_control(char byte) { return (unsigned char)byte < 0x20 || byte == 0x7f; }
 
-/* Whether it may be a header's: section 5.5, for what is ours. */
+/* Whether it may be a header's value: section 5.5, for our own headers. */
 bool is_header_value(buffer text);
 
-/* The length of the character that a text begins with; where it begins with none, of the bytes that U+FFFD replaces:
- * the longest beginning of a character (Unicode, section 3.9: substitution of maximal subparts). */
+/* The length of the character that a text begins with. If it begins with none: the length of the bytes that U+FFFD
+ * replaces, the longest beginning of a character (Unicode, section 3.9: substitution of maximal subparts). */
 static inline size_t character(buffer text, bool *valid) {
   const unsigned char *at = (const unsigned char *)text.ptr;
   size_t length = at[0] < 0x80 ? 1 : at[0] < 0xc2 ? 0 : at[0] < 0xe0 ? 2 : at[0] < 0xf0 ? 3 : at[0] < 0xf5 ? 4 : 0;

@@ -22,7 +22,7 @@ bool remove_all(void *envoy, int type) {
   for (size_t i = 0; i < count; i++) {
     length += all[i].name.length;
   }
-  /* Removing one may invalidate what Envoy has told of the others. */
+  /* Removing one may invalidate the memory of the others. */
   char *names = length <= sizeof short_names ? short_names : malloc(length), *end = names;
   bool done = all && names;
   for (size_t i = 0; names && i < count; i++) {
@@ -61,7 +61,7 @@ bool replace_headers(void *envoy, const reply *reply, uint32_t status) {
   for (size_t i = 0; i < reply->header_count; i++) {
     CALLBACK(http_add_header)(envoy, RESPONSE_HEADERS, reply->headers[i].name, reply->headers[i].value);
   }
-  /* RFC 9110, section 8.6: with a 204 there must be none, with a 304 it would speak of another response. */
+  /* RFC 9110, section 8.6: forbidden with a 204; with a 304 it would be the length of another response. */
   if (status != 204 && status != 304) {
     set_number(envoy, TEXT("content-length"), reply->body.length);
   }

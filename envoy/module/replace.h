@@ -6,11 +6,11 @@
 
 enum { FEW_HEADERS = 64 };
 
-/* All headers, or trailers, as Envoy has them: in `few`, or, if they are more, in memory to be freed. NULL: there is
+/* All headers, or trailers, as Envoy has them: in `few`, or, if they are more, in memory to be freed. NULL: there are
  * none. */
 header *headers_of(void *envoy, int type, header few[FEW_HEADERS], size_t *count);
 
-/* Remove all headers, or trailers, but the pseudo headers. False: no memory, and nothing is removed. */
+/* Remove all headers, or trailers, except pseudo headers. False: no memory, and nothing is removed. */
 bool remove_all(void *envoy, int type);
 
 /* The headers of a response with this status become the reply's. False: no memory, and nothing is changed. */

@@ -1,4 +1,4 @@
-/* Takes requests apart: request.h has the contract. */
+/* Parses requests: request.h has the contract. */
 #include "request.h"
 
 #include <arpa/inet.h>
@@ -44,7 +44,7 @@ static void split_path(const text_index *index, request *of) {
   of->prefixes[of->prefix_count++] = (prefix){of->path.length, of->path_hash};
 }
 
-/* What comes may be no IP address: a socket's path. */
+/* It may be no IP address: a socket's path. */
 static void read_address(request *of, buffer client) {
   char text[INET6_ADDRSTRLEN];
   size_t length = host_length(client);

@@ -1,10 +1,10 @@
-/* What a program looks at of a request, in one block of memory. */
+/* The parts of a request that a program needs, in one block of memory. */
 #ifndef REJOINDER_REQUEST_H
 #define REJOINDER_REQUEST_H
 
 #include "index.h"
 
-/* A path that a rule may be about: so many bytes of the request's, and their hash. */
+/* A prefix of the request's path that a rule may have: its length in bytes, and its hash. */
 typedef struct {
   size_t length;
   uint64_t hash;
@@ -23,7 +23,7 @@ struct request {
   line *lines;
 };
 
-/* Where there is none. */
+/* Used if there is no request. */
 extern const request no_request;
 
 /* The first query parameter of that name, undecoded; false: there is none. `?a` has an empty value. */

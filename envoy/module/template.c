@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* As rules/template.py numbers and limits them. */
+/* Numbers and limits as in rules/template.py. */
 enum { RAW, HTML, JSON, URL, HEADER_VALUE, ESCAPES_END };
 enum { LONGEST_VALUE = 8192, LONGEST_ESCAPE = 6 };
 
@@ -61,7 +61,7 @@ bool template_fits_header(buffer encoded) {
 
 /* --- one value --- */
 
-/* At the beginning of a character, where there is one: none has more than four bytes. */
+/* Cut off in front of a character, if there is one: none has more than four bytes. */
 static buffer cut(buffer value) {
   if (value.length <= LONGEST_VALUE) {
     return value;
@@ -144,7 +144,7 @@ static char *put_value(char *to, buffer value, uint32_t escape) {
 /* --- the whole --- */
 
 bool template_fill(buffer encoded, template_value value, void *context, char **filled, size_t *length) {
-  size_t room = encoded.length + 4096, used = 0; /* no more is needed, mostly */
+  size_t room = encoded.length + 4096, used = 0; /* usually enough */
   char *made = malloc(room);
   for (buffer rest = template_pieces(encoded); made && rest.length;) {
     template_piece piece = template_next(&rest);

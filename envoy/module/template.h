@@ -1,6 +1,6 @@
-/* Templates: bytes with variables in them (docs/program.md), filled in as rules/template.py has it, byte for byte.
+/* Templates: bytes with variables in them (docs/program.md), filled in exactly as by rules/template.py, byte for byte.
  *
- * `template_read` checks one in the bytes of a program, where it stays. The others are only for a template that was checked. Pure.
+ * `template_read` checks one in the bytes of a program, where it stays. The others need a checked template. Pure.
  */
 #ifndef REJOINDER_TEMPLATE_H
 #define REJOINDER_TEMPLATE_H
@@ -29,25 +29,25 @@ enum {
   SHARED_TEXT = 255 /* no name: a text that is a body of its own */
 };
 
-/* A part of a template: bytes, where `name` is 0, or a place where a value goes, or SHARED_TEXT. */
+/* A part of a template: bytes, if `name` is 0, or a place for a value, or SHARED_TEXT. */
 typedef struct {
   uint32_t name, escape;
   buffer text; /* the bytes; or the argument: a header in lower case, a query parameter, the id of a body, or nothing */
 } template_piece;
 
-/* What goes where a name stands; good until the next call. */
+/* The value of a name; valid until the next call. */
 typedef buffer (*template_value)(void *context, uint32_t name, buffer argument);
 
 bool template_read(reader *in, buffer *into);
 
-/* The pieces, all of them, for `template_next`, as long as there is something left. */
+/* Iterates over the pieces for `template_next`, as long as there are more. */
 buffer template_pieces(buffer encoded);
 template_piece template_next(buffer *rest);
 
-/* Whether it may be a header's value: no control character is in it, and none comes with a value. */
+/* Whether it may be a header's value: it has no control character, and no value adds one. */
 bool template_fits_header(buffer encoded);
 
-/* The text with values in it, to be freed with `free`; false: no memory. */
+/* The text with its values, to be freed with `free`; false: no memory. */
 bool template_fill(buffer encoded, template_value value, void *context, char **filled, size_t *length);
 
 /* The reason phrase of a final status; empty: it has none. */

@@ -35,18 +35,18 @@ void CALLBACK(log)(int level, buffer text) { (void)level, (void)text; }
 
 enum { METHOD, AUTHORITY, PATH, ROUTE, STATUS, QUESTION, HEADERS = 8 };
 
-static void touch(const reply *found) {
+static void touch(const reply *given) {
   size_t sum = 0;
-  for (size_t i = 0; found && i < found->header_count; i++) {
-    for (size_t n = 0; n < found->headers[i].name.length; n++) {
-      sum += (unsigned char)found->headers[i].name.ptr[n];
+  for (size_t i = 0; given && i < given->header_count; i++) {
+    for (size_t n = 0; n < given->headers[i].name.length; n++) {
+      sum += (unsigned char)given->headers[i].name.ptr[n];
     }
-    for (size_t n = 0; n < found->headers[i].value.length; n++) {
-      sum += (unsigned char)found->headers[i].value.ptr[n];
+    for (size_t n = 0; n < given->headers[i].value.length; n++) {
+      sum += (unsigned char)given->headers[i].value.ptr[n];
     }
   }
-  for (size_t i = 0; found && i < found->body.length; i++) {
-    sum += (unsigned char)found->body.ptr[i];
+  for (size_t i = 0; given && i < given->body.length; i++) {
+    sum += (unsigned char)given->body.ptr[i];
   }
   static volatile size_t looked_at;
   looked_at = looked_at + sum;
@@ -58,24 +58,24 @@ static void make(const program *asked, const reply *given, const question *about
   assert(one && other && one->header_count == other->header_count && one->body.length == other->body.length);
   assert(!one->body.length || !memcmp(one->body.ptr, other->body.ptr, one->body.length));
   for (size_t i = 0; i < one->header_count; i++) {
-    header *each = &one->headers[i];
-    assert(each->name.length && each->value.length == other->headers[i].value.length);
-    assert(!each->value.length || !memchr(each->value.ptr, '\n', each->value.length));
+    header *entry = &one->headers[i];
+    assert(entry->name.length && entry->value.length == other->headers[i].value.length);
+    assert(!entry->value.length || !memchr(entry->value.ptr, '\n', entry->value.length));
   }
   touch(one);
   reply_free(one), reply_free(other);
   asking *told = given->asks ? reply_asks(asked, given, about, 0) : NULL;
   for (size_t i = 0; told && i < told->header_count; i++) {
-    header *each = &told->headers[i];
-    assert(each->name.length && !memchr(each->value.ptr, '\n', each->value.length));
+    header *entry = &told->headers[i];
+    assert(entry->name.length && !memchr(entry->value.ptr, '\n', entry->value.length));
   }
   asking_free(told);
 }
 
 static const reply *ask_twice(const program *asked, const question *about) {
   uint32_t end, again, last = 0;
-  const reply *found = program_ask(asked, about, &end);
-  assert(found == program_ask(asked, about, &again) && end == again);
+  const reply *answer = program_ask(asked, about, &end);
+  assert(answer == program_ask(asked, about, &again) && end == again);
   buffer name = {0};
   for (uint32_t at = 0; (at = program_observed(asked, about, at, end, &name)) < end; at++) {
     assert(!last || at >= last);
@@ -83,12 +83,12 @@ static const reply *ask_twice(const program *asked, const question *about) {
   }
   buffer passed = program_passed(asked, about, end);
   assert(!passed.length || memchr(passed.ptr, passed.ptr[0], passed.length));
-  touch(found);
-  if (found && !found->by_handler) {
-    make(asked, found, about);
-    assert(!found->passes);
+  touch(answer);
+  if (answer && !answer->by_handler) {
+    make(asked, answer, about);
+    assert(!answer->passes);
   }
-  return found;
+  return answer;
 }
 
 static void ask(const program *asked, const buffer *text, size_t count) {
@@ -290,14 +290,14 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t most, unsigned
   buffer question[QUESTION + HEADERS];
   size_t count = 0, starts[65], begin = split((const char *)data, size, question, &count);
   state = seed * 0x9e3779b97f4a7c15u + 1;
-  size_t found = begin + 12 <= size ? records(data, size, begin + (data[begin + 2] == 'P' ? 24 : 12), starts, 64) : 0;
+  size_t parts = begin + 12 <= size ? records(data, size, begin + (data[begin + 2] == 'P' ? 24 : 12), starts, 64) : 0;
   for (uint32_t changes = 1 + chance(3); changes && size; changes--) {
-    size_t one = chance((uint32_t)found), other = chance((uint32_t)found);
-    switch (found ? chance(8) : chance(4)) {
+    size_t one = chance((uint32_t)parts), other = chance((uint32_t)parts);
+    switch (parts ? chance(8) : chance(4)) {
       case 0: change(data, 0, begin); return size; /* where its lines end may be other places now */
       case 1: change(data, begin < size ? begin : 0, size); break;
       case 2: case 3:
-        if (!found) { /* a template or a header: with a word more, or a byte less */
+        if (!parts) { /* a template or a header: with a word more, or a byte less */
           static const char *const words[] = {"\"", "\\", ",", ";a=", ";q=0.5", "*/*", "de", "\xff", "\xe2\x80\xa8"};
           const char *word = words[chance(sizeof words / sizeof *words)];
           size_t at = begin + chance((uint32_t)(size - begin + 1));

@@ -128,7 +128,7 @@ def compiled(folder: Path, compiler: str) -> Path:
     return core.compiled(folder / "fuzz", sources, *options, *core.SANITIZERS, compiler=compiler)
 
 
-def fuzz(compiler: str, seconds: int, found: Path, seed: int = 1) -> Sequence[str]:
+def fuzz(compiler: str, seconds: int, crashes: Path, seed: int = 1) -> Sequence[str]:
     """Raises:
     subprocess.CalledProcessError: a sanitizer or an assertion has something to say; it is on stderr.
     """
@@ -140,7 +140,7 @@ def fuzz(compiler: str, seconds: int, found: Path, seed: int = 1) -> Sequence[st
         binary = compiled(folder, compiler)
         if compiler == "clang":
             options = ["-max_len=16384", "-timeout=60", f"-max_total_time={seconds}", f"-seed={seed}"]
-            command = [str(binary), *options, f"-artifact_prefix={found}/", str(found), str(inputs)]
+            command = [str(binary), *options, f"-artifact_prefix={crashes}/", str(crashes), str(inputs)]
         else:
             command = [str(binary), str(seconds), str(seed), *map(str, files)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)

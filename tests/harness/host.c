@@ -84,8 +84,8 @@ static void fail(const char *format, ...) {
 
 static void move_all(int type) {
   for (size_t i = 0; i < maps[type].count; i++) {
-    field *each = &maps[type].fields[i], old = *each;
-    *each = (field){duplicate(old.name, strlen(old.name)), duplicate(old.value, strlen(old.value))};
+    field *entry = &maps[type].fields[i], old = *entry;
+    *entry = (field){duplicate(old.name, strlen(old.name)), duplicate(old.value, strlen(old.value))};
     free(old.name), free(old.value);
   }
 }
@@ -97,18 +97,18 @@ static void drop_all(int type) {
   }
 }
 
-static bool is_named(field each, buffer name) {
-  return strlen(each.name) == name.length && memcmp(each.name, name.ptr, name.length) == 0;
+static bool is_named(field entry, buffer name) {
+  return strlen(entry.name) == name.length && memcmp(entry.name, name.ptr, name.length) == 0;
 }
 
 static void erase(int type, buffer name) {
   size_t kept = 0;
   for (size_t i = 0; i < maps[type].count; i++) {
-    field each = maps[type].fields[i];
-    if (is_named(each, name)) {
-      free(each.name), free(each.value);
+    field entry = maps[type].fields[i];
+    if (is_named(entry, name)) {
+      free(entry.name), free(entry.value);
     } else {
-      maps[type].fields[kept++] = each;
+      maps[type].fields[kept++] = entry;
     }
   }
   maps[type].count = kept;
@@ -139,17 +139,17 @@ bool CALLBACK(http_set_header)(void *envoy, int type, buffer name, buffer value)
 
 bool CALLBACK(http_get_header)(void *envoy, int type, buffer name, buffer *value, size_t index, size_t *count) {
   (void)envoy;
-  size_t found = 0;
+  size_t values = 0;
   *value = (buffer){0};
   for (size_t i = 0; i < maps[type].count; i++) {
-    if (is_named(maps[type].fields[i], name) && found++ == index) {
+    if (is_named(maps[type].fields[i], name) && values++ == index) {
       *value = text_of(maps[type].fields[i].value);
     }
   }
   if (count) {
-    *count = found;
+    *count = values;
   }
-  return index < found;
+  return index < values;
 }
 
 size_t CALLBACK(http_get_headers_size)(void *envoy, int type) { return (void)envoy, maps[type].count; }
@@ -157,8 +157,8 @@ size_t CALLBACK(http_get_headers_size)(void *envoy, int type) { return (void)env
 bool CALLBACK(http_get_headers)(void *envoy, int type, header *headers) {
   (void)envoy;
   for (size_t i = 0; i < maps[type].count; i++) {
-    field each = maps[type].fields[i];
-    headers[i] = (header){text_of(each.name), text_of(each.value)};
+    field entry = maps[type].fields[i];
+    headers[i] = (header){text_of(entry.name), text_of(entry.value)};
   }
   return true;
 }
@@ -471,7 +471,7 @@ static void play(char *line) {
   if (strchr("cCqwu+kfgij=ph", line[0]) && space) {
     *space = 0;
   }
-  buffer found = {0};
+  buffer value = {0};
   switch (line[0]) {
     case 'c': case 'C': configure(rest, second, line[0] == 'C'); break;
     case 'd':
@@ -553,16 +553,16 @@ static void play(char *line) {
     case '=': judge(rest, second); break;
     case '+':
       for (size_t i = 0; i < maps[RESPONSE_HEADERS].count; i++) {
-        field each = maps[RESPONSE_HEADERS].fields[i];
-        if (!strcmp(each.name, rest) && !strcmp(each.value, second)) {
+        field entry = maps[RESPONSE_HEADERS].fields[i];
+        if (!strcmp(entry.name, rest) && !strcmp(entry.value, second)) {
           return;
         }
       }
       fail("expected the header %s with the value %s", rest, second);
       break;
     case '!':
-      if (CALLBACK(http_get_header)(NULL, RESPONSE_HEADERS, text_of(rest), &found, 0, NULL)) {
-        fail("the header %s is there, with the value %s", rest, found.ptr);
+      if (CALLBACK(http_get_header)(NULL, RESPONSE_HEADERS, text_of(rest), &value, 0, NULL)) {
+        fail("the header %s is there, with the value %s", rest, value.ptr);
       }
       break;
     case 'm':

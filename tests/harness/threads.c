@@ -66,10 +66,10 @@ static void *asks(void *unused) {
   while (!done) {
     readers++;
     config *held = current;
-    const program *found = held ? config_program(held) : NULL;
-    if (found) {
+    const program *compiled = held ? config_program(held) : NULL;
+    if (compiled) {
       uint32_t end;
-      program_ask(found, &(question){.response = &(response){.status = 503}}, &end);
+      program_ask(compiled, &(question){.response = &(response){.status = 503}}, &end);
     }
     readers--;
   }

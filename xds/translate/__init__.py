@@ -1,9 +1,9 @@
-"""A plan in Envoy's words: listeners, routes and clusters.
+"""A plan as Envoy resources: listeners, routes and clusters.
 
 A `Ruleset`, its `Plan` and `Settings` go in, a `Configuration` comes out: resources as plain dictionaries in the JSON
 mapping of Envoy's API, just as they would stand in an Envoy YAML file. So `render` and the golden files show what Envoy
-gets, and `encode` turns the same dictionaries into the bytes that travel. Pure; raises nothing: a ruleset that loaded
-and could be planned can be translated.
+gets, and `encode` turns the same dictionaries into the bytes that are sent. Pure; raises nothing: every ruleset that
+was loaded and planned can be translated.
 
 Reading order: `listeners` (and the filter chain, with `filters`), `extensions` (with `module` and `ext_proc`),
 `early_errors`, `route_configurations`, `routes`, `clusters`, then `encode`.
@@ -41,32 +41,32 @@ class Configuration:
     """What an Envoy needs for a ruleset."""
 
     listeners: tuple[Json, ...]
-    """envoy.config.listener.v3.Listener, with their routes to be fetched by ADS."""
+    """envoy.config.listener.v3.Listener, which fetch their routes by ADS."""
     routes: tuple[Json, ...]
     """envoy.config.route.v3.RouteConfiguration"""
     clusters: tuple[Json, ...]
     """envoy.config.cluster.v3.Cluster"""
     upstreams: Mapping[str, frozenset[str]]
-    """Those that each route configuration names, by its name."""
+    """The upstreams that each route configuration refers to, by its name."""
     extensions: tuple[Json, ...] = ()
     """envoy.config.core.v3.TypedExtensionConfig: the filters that answer for rules, by the filters' names."""
     virtual_hosts: tuple[Json, ...] = ()
-    """envoy.config.route.v3.VirtualHost: those of route configurations that have none in them, and say `vhds`."""
+    """envoy.config.route.v3.VirtualHost: those of route configurations that have none inside, but `vhds`."""
     split: Configuration | None = None
-    """The same in smaller resources, for clients that can take virtual hosts; None: there are too few, or
+    """The same in smaller resources, for clients that can take virtual hosts; None: there are too few virtual hosts, or
     more than such a client may name when it connects again."""
     without_module: Configuration | None = None
     """The same with ext_proc in place of the module, for clients that cannot load it; None: not wanted."""
 
 
 def translate(ruleset: Ruleset, program: Program, plan: Plan, settings: Settings) -> Configuration:
-    """Say in Envoy's words what a plan says.
+    """Make Envoy resources from a plan.
 
     Args:
-        ruleset: what the files say.
-        program, plan: made of this ruleset.
-        settings: what is not in the files: who answers upstream statuses and where, and whom upstreams' certificates
-            must come from.
+        ruleset: the content of the files.
+        program, plan: made from this ruleset.
+        settings: what is not in the files: who answers upstream statuses and where, and the authorities for upstreams'
+            certificates.
     """
     conditional = conditional_program(ruleset)
     foreign = tuple(extension for placement in Placement for extension in foreign_filters(program, placement))
@@ -77,7 +77,7 @@ def translate(ruleset: Ruleset, program: Program, plan: Plan, settings: Settings
         for layout in Layout
     }
 
-    @functools.cache  # both forms are likely to have the same routes
+    @functools.cache  # both forms usually have the same routes
     def routes(off: Off) -> tuple[tuple[Json, ...], tuple[tuple[Json, list[Json]], ...]]:
         split = tuple(split_route_configurations(plan, settings, off, by_group))
         return tuple(route_configurations(plan, settings, off)), split
@@ -114,7 +114,7 @@ def translate(ruleset: Ruleset, program: Program, plan: Plan, settings: Settings
 
 
 def conditional_program(ruleset: Ruleset) -> Program:
-    """What is left to ask in Envoys of ours, where routes give the unconditional answers that they can."""
+    """The rules left to the program in Envoys of ours, where routes give the unconditional answers that they can."""
     native = {rule for rule in native_rules(ruleset.rules) if rule.unconditional}
     return compile_rules(rule for rule in ruleset.rules if rule not in native)
 

@@ -26,9 +26,9 @@ class Start(NamedTuple):
     """What is known of the paths that fit a route."""
 
     text: str = ""
-    """They all start with it."""
+    """They all start with this text."""
     next: str | None = None
-    """What may stand behind it, if anything does: empty: nothing; None: anything."""
+    """The characters that may follow it: empty: none; None: any."""
 
 
 def buckets(routes: Sequence[tuple[Start, T]], short: int = 0) -> dict[str, list[T]]:
@@ -39,15 +39,15 @@ def buckets(routes: Sequence[tuple[Start, T]], short: int = 0) -> dict[str, list
 
     Args:
         routes: in order.
-        short: what has at most so many routes is not cut any further.
+        short: lists with at most this many routes are not cut any further.
     """
-    # Sorted, all that starts with a key stands together: the work is in the number of keys, not of routes.
+    # Sorted, all texts that start with a key are neighbours: the work grows with the keys, not with the routes.
     starts = [start.text for start, _ in routes]
     order = sorted((place for place, text in enumerate(starts) if text.startswith(ROOT)), key=starts.__getitem__)
     texts = [starts[place] for place in order]
     result: dict[str, list[T]] = {}
-    # Each with a key, the part of `order` that starts with it, what may fit all of it, and the repetitions so far for
-    # each route of the part.
+    # Entries: a key, the part of `order` that starts with it, the routes that may fit all of this part, and the
+    # repetitions so far for each route of the part.
     anywhere = [place for place, text in enumerate(starts) if not text.startswith(ROOT)]
     pending = [(ROOT, 0, len(order), anywhere, 0.0)]
     while pending:

@@ -1,4 +1,4 @@
-"""Clusters: one for each upstream, and one for the ext_proc service where answers come from it."""
+"""Clusters: one for each upstream, and one for the ext_proc service if it gives the answers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rejoinder.xds.translate.forwarding import duration
 from rejoinder.xds.translate.settings import EXT_PROC_CLUSTER, Json, Placement, Settings, inline, typed
 
 EXT_PROC_BUFFER: Final = 16 << 20
-"""Bytes that wait on Envoy's connection to the service. Thousands of streams share it: with the little that an
-upstream's connection may have, a few hundred messages fill it, and each time Envoy stops, and starts again, the clients
-of all streams. In an outage that was a fifth of its CPU time, and enough for raw 503s (bench/outage.py)."""
+"""Buffer limit in bytes of Envoy's connection to the service, which thousands of streams share. With the small limit of
+upstream connections, a few hundred messages fill it, and each time Envoy stops and restarts reading from the clients of
+all streams. In an outage this took a fifth of its CPU time, and caused raw 503s (bench/outage.py)."""
 
 
 def clusters(ruleset: Ruleset, program: Program, settings: Settings) -> Iterator[Json]:
-    """The Clusters that routes refer to, used or not, and that of the ext_proc service if it is asked the program."""
+    """The Clusters that routes refer to, used or not, and that of the ext_proc service if it runs the program."""
     for upstream in ruleset.upstreams:
         yield upstream_cluster(upstream, settings.trusted_ca)
     if program and settings.conditional is Placement.EXT_PROC:
@@ -31,7 +31,7 @@ def ext_proc_cluster(service: Endpoint | Address, ports: int = 1, tls: EnvoyTls 
 
     Args:
         service: where it listens.
-        ports: on how many ports, or sockets, from there on.
+        ports: the number of consecutive ports, or sockets, from that one on.
         tls: as in `Settings`.
     """
     first = (service.host, service.port) if isinstance(service, Endpoint) else service
@@ -40,13 +40,13 @@ def ext_proc_cluster(service: Endpoint | Address, ports: int = 1, tls: EnvoyTls 
         "connect_timeout": "1s",
         **transport_socket(tls, first),
         "per_connection_buffer_limit_bytes": EXT_PROC_BUFFER,
-        # A stream lasts as long as its response; beyond Envoy's 1,024, responses would pass without being asked about.
+        # A stream lasts as long as its response; beyond Envoy's 1,024, responses would pass unanswered.
         "circuit_breakers": {"thresholds": [{"max_requests": 1_000_000, "max_pending_requests": 1_000_000}]},
         "typed_extension_protocol_options": _http2(
             {
                 "connection_keepalive": {"interval": "10s", "timeout": "5s"},
-                # Envoy resets each stream that was answered. Beyond 1,000 resets that wait for a busy service it would
-                # close the connection, and all streams' responses would pass: the defaults are for strangers.
+                # Envoy resets each answered stream. With over 1,000 resets waiting for a busy service, it would close
+                # the connection, and all streams' responses would pass: the defaults are for untrusted peers.
                 "max_outbound_control_frames": 1_000_000,
                 "max_outbound_frames": 1_000_000,
             }
@@ -79,7 +79,7 @@ def _health_check(upstream: Upstream, check: HealthCheck) -> Json:
     return {
         "timeout": duration(check.timeout),
         "interval": interval,
-        "no_traffic_interval": interval,  # Envoy's own is a minute, in which the first requests may fail
+        "no_traffic_interval": interval,  # Envoy's default is a minute, in which the first requests may fail
         "unhealthy_threshold": 3,
         "healthy_threshold": 2,
         "http_health_check": {"path": check.path, **host, **protocol},
@@ -115,7 +115,7 @@ def _upstream_tls(upstream: Upstream, trusted_ca: str) -> Json:
     if options.certificate and options.key:
         pair = {"certificate_chain": inline(options.certificate), "private_key": inline(options.key)}
         common["tls_certificates"] = [pair]
-    # Without a name of its own, each endpoint is asked for by its host name.
+    # If the upstream has no host name of its own, each endpoint gets its own.
     sni: Json = {"sni": options.sni} if options.sni else {"auto_host_sni": True}
     name = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
     return {"name": "tls", "typed_config": typed(name, **sni, common_tls_context=common)}

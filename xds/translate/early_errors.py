@@ -1,7 +1,7 @@
-"""What Envoy refuses before any filter has seen it, answered for rules in Envoys of ours: `local_reply_config`. Pure.
+"""Answers for requests that Envoy rejects before any filter sees them, in Envoys of ours: `local_reply_config`. Pure.
 
-The module sees such responses; ext_proc must not hold them, for Envoy hangs up with them. So where ext_proc answers,
-the connection manager itself has the answers of rules about every request, as far as they are the same for everybody.
+The module sees such responses; ext_proc must not hold them, because Envoy closes the connection with them. So where
+ext_proc answers, the connection manager has the answers of rules about every request, if they are fixed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from rejoinder.xds.translate.routes import data_source, headers_to_add
 from rejoinder.xds.translate.settings import Json
 
 EARLY: Final = frozenset({400, 408, 413, 426, 431})
-"""The statuses of such responses. (And 501, for a transfer-encoding that there is not; but with that, each edit of a
+"""The statuses of such responses. (501, for an unknown transfer-encoding, would be one too; but with it, each edit of a
 rule on 5xx would change listeners.)"""
 
 
 def local_reply_config(program: Program) -> Json:
-    """What a connection manager is told; empty: nothing."""
+    """The `local_reply_config` of a connection manager; empty: none."""
     statuses: dict[Choice, list[int]] = {}
-    # About what gets one of these statuses, ext_proc would be asked, and hold it.
+    # If a response gets one of these statuses, ext_proc is asked about it, and holds it.
     held = (set(STATUSES) if program.has_handlers else program.statuses) - REFUSALS
     for status in sorted(EARLY & program.statuses):
         choice = early_answer(program, status)

@@ -1,4 +1,4 @@
-"""A configuration as bytes: what `translate` says in dictionaries, made into a snapshot of encoded resources.
+"""A configuration as bytes: the dictionaries of `translate`, made into a snapshot of encoded resources.
 
 A field that Envoy's API does not have, or a value of the wrong type, fails here and not in Envoy; that would be a
 mistake of ours, and is raised as `protobuf.MappingError`.
@@ -28,7 +28,7 @@ from rejoinder.xds.translate.settings import Json
 
 
 def snapshot(configuration: Configuration) -> Snapshot:
-    """The snapshot that an Envoy is told to have a configuration."""
+    """The snapshot that gives an Envoy a configuration."""
     split = snapshot(configuration.split) if configuration.split else None
     without_module = snapshot(configuration.without_module) if configuration.without_module else None
     by_type = (
@@ -54,7 +54,7 @@ def _resource(kind: ResourceType, message: Frozen[str, Any], references: frozens
 
 
 def _references(kind: ResourceType, message: Json, configuration: Configuration) -> Iterator[Reference]:
-    """What a resource needs. (An extension is for Envoys with clusters of their own, too.)"""
+    """The resources that a resource refers to. (An extension is for Envoys with clusters of their own, too.)"""
     if kind is ROUTES:
         yield from ((CLUSTERS, upstream) for upstream in configuration.upstreams[message["name"]])
     elif kind is LISTENERS:

@@ -1,9 +1,9 @@
-"""The ext_proc filter, as docs/ext_proc.md explains it: what it asks about, and what it tells. Pure.
+"""The ext_proc filter (docs/ext_proc.md): which messages and attributes it sends. Pure.
 
-It stands in the chain once for responses, behind a gate that it takes the statuses that rules name to open; where
-rules answer without an upstream, or by a handler that wants to see the request, once more for requests, behind a gate
-on what these rules are about; and where rules look at hosts, behind a filter that keeps the host as it came, for the
-router may rewrite it.
+It stands in the chain once for responses, behind a gate that opens for the statuses that rules name. If rules answer
+without an upstream, or by a handler that sees the request, it stands there once more for requests, behind a gate on the
+requests of these rules. If rules look at hosts, a filter in front keeps the original host, because the router may
+rewrite it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ TYPES: Final = (_GATE, _KEEP)
 """What the configuration of one of these filters can be."""
 
 IDLE: Final = typed(_KEEP)
-"""Where nothing is to be asked: a filter that does nothing, for less than a closed gate costs."""
+"""Used where nothing has to be asked: a filter that does nothing, and costs less than a closed gate."""
 
 REFUSALS: Final = frozenset({400, 408, 413, 414, 426, 431, 501, 505})
-"""The statuses with which Envoy refuses a request before any filter has seen it: asked about for an upstream alone."""
+"""The statuses with which Envoy rejects a request before any filter sees it: only an upstream's are asked about."""
 
 MAX_GATED: Final = 64
-"""How many rules a gate on requests tells apart, for Envoy tries one after the other; beyond that it is open."""
+"""How many rules a gate on requests distinguishes, as Envoy tests them one after the other; with more it is open."""
 
 
 def response_filter(program: Program) -> Json:
@@ -42,14 +42,14 @@ def response_filter(program: Program) -> Json:
         program,
         {"request_header_mode": "SKIP", "response_header_mode": "SEND"},
         response_attributes=_attributes(program),
-        # Nothing else of the response matters: that saves Envoy and the service most of the message.
+        # Nothing else of the response is used: this saves Envoy and the service most of the message.
         forward_rules={"allowed_headers": {"patterns": [_pattern(name) for name in (":status", *looked_at)]}},
     )
     return _gated(filter_, _status_test(program.statuses), bool(program.statuses & REFUSALS))
 
 
 def request_filter(program: Program) -> Json:
-    """The filter for requests, and for the responses to these where a handler makes them."""
+    """The filter for requests, and for their responses if a handler makes them."""
     if not sees_requests(program):
         return IDLE
     clients = [attributes.CLIENT] if needs(program).clients else []
@@ -62,7 +62,7 @@ def request_filter(program: Program) -> Json:
 
 
 def host_filter(program: Program) -> Json:
-    """What keeps the host as it came, if that matters."""
+    """The filter that keeps the original host, if rules look at it."""
     if not needs(program).hosts:
         return IDLE
     return typed(
@@ -78,7 +78,7 @@ def host_filter(program: Program) -> Json:
 
 
 def sees_requests(program: Program) -> bool:
-    """Whether the filter has to stand in the chain for requests, too."""
+    """Whether the chain needs the filter for requests, too."""
     return program.asks_requests or program.has_handlers
 
 
@@ -92,9 +92,9 @@ def _filter(program: Program, mode: Json, **more: object) -> Json:
         processing_mode=mode,
         **more,
         failure_mode_allow=True,  # fail open: the service slow, dead or restarting, responses pass through
-        # The first call after a start can take longer than Envoy's 200 ms; and the page of another service its time.
+        # The first call after a start can take longer than Envoy's 200 ms; another service's page has its own limit.
         message_timeout=duration(1 + slowest),
-        mutation_rules={"allow_envoy": True},  # an answer may set headers that begin with x-envoy-
+        mutation_rules={"allow_envoy": True},  # an answer may set headers whose names begin with x-envoy-
         metadata_options={"receiving_namespaces": {"untyped": [METADATA]}},  # which rule answered, for access logs
     )
 
@@ -106,7 +106,7 @@ def _pattern(name: str) -> Json:
 
 
 def _attributes(program: Program) -> list[str]:
-    """What rules need to know of the request, and who made the response."""
+    """The attributes: what rules need to know of the request, and who made the response."""
     known = needs(program)
     asked = {
         attributes.PATH: known.paths,
@@ -117,7 +117,7 @@ def _attributes(program: Program) -> list[str]:
         attributes.ROUTE_NAME: known.routes,
         attributes.CLIENT: known.clients,
         attributes.SCHEME: known.schemes,
-        # By its type it is known whether the client speaks gRPC, and so with which status an answer is sent.
+        # The content type tells whether the client speaks gRPC, which decides the status of an answer.
         **{attributes.of_header(name): True for name in sorted({*known.headers, "content-type"})},
         attributes.CODE_DETAILS: True,
     }
@@ -125,11 +125,11 @@ def _attributes(program: Program) -> list[str]:
 
 
 def _gated(filter_: Json, wanted: Json, sees_refusals: bool) -> Json:
-    """A filter that is skipped but for what a predicate wants; and for responses with which Envoy refuses a request, if
-    it would see them.
+    """A filter that is skipped except for what a predicate matches, and for responses with which Envoy rejects a
+    request, if it would see them.
 
-    (The composite filter would not even be made where it is not wanted, which costs a little less. But an Envoy 1.40
-    whose composite filter is replaced by ECDS under load crashes: tried.)
+    (The composite filter would not even be made where it is not needed, which costs a little less. But Envoy 1.40
+    crashes if a composite filter is replaced by ECDS under load: tried.)
     """
     skip = {"name": "skip", "typed_config": typed("envoy.extensions.filters.common.matcher.action.v3.SkipFilter")}
     predicates = [{"not_matcher": wanted}, *([_refusal()] if sees_refusals else [])]
@@ -158,7 +158,7 @@ def _regex(regex: str) -> Json:
 
 
 def statuses(named: frozenset[int]) -> str:
-    """A regex of statuses, short where they come by the hundred or by the ten.
+    """A regex of statuses, short if all statuses of a hundred or of ten are in it.
 
     >>> statuses(frozenset([*range(500, 600), 404]))
     '404|5[0-9][0-9]'
@@ -177,9 +177,8 @@ def _digits(named: frozenset[int], start: int, size: int) -> Iterator[str]:
 
 
 def _refusal() -> Json:
-    # With a request that it refuses, Envoy hangs up: that response must not be held to be asked about (`early_errors`
-    # has answers for it). Of the others with such a status, those of an upstream are told by this header, which the
-    # router sets.
+    # When Envoy rejects a request, it closes the connection: that response must not be held (`early_errors` has answers
+    # for it). Other responses with such a status that come from an upstream have this header, which the router sets.
     read = typed("envoy.type.matcher.v3.HttpResponseHeaderMatchInput", header_name="x-envoy-upstream-service-time")
     upstream = _predicate("header", read, _regex(".+"))
     return {"and_matcher": {"predicate": [_status_test(REFUSALS), {"not_matcher": upstream}]}}
@@ -197,7 +196,7 @@ def _requests_gate(program: Program) -> Json:
 
 
 def _about(rule: Rule) -> Json | None:
-    """What all requests that a rule is about have in common, as far as it is quick to tell; None: nothing."""
+    """What all requests of a rule have in common, if it is quick to test; None: nothing."""
     path, tests = rule.scope.request.path, []
     if path.kind is not PathKind.REGEX and path != EVERY_PATH:
         tests.append(_request_test(":path", {"prefix": path.value}))
@@ -209,7 +208,7 @@ def _about(rule: Rule) -> Json | None:
 
 
 def _host(domain: str) -> Json:
-    # A port may stand behind it.
+    # A port may follow the host.
     kind, value = ("contains", domain[1:]) if domain.startswith("*.") else ("prefix", domain)
     return {kind: value, "ignore_case": True}
 

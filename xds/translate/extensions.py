@@ -1,6 +1,6 @@
-"""Extension configurations: the filters that answer for rules, which Envoys take by name (ECDS). Pure.
+"""Extension configurations: the filters that answer for rules, which Envoys fetch by name (ECDS). Pure.
 
-Envoys of ours have their unconditional answers as routes; those with routes of their own have all answers from these
+Envoys of ours give their unconditional answers by routes; those with routes of their own get all answers from these
 filters, under other names.
 """
 
@@ -38,11 +38,11 @@ FOREIGN: Final[Mapping[Placement, Mapping[str, _Make]]] = {
 }
 """For Envoys with routes of their own: the filters, in the order of the chain."""
 FOREIGN_TYPES: Final = {Placement.EXT_PROC: ext_proc.TYPES, Placement.MODULE: (module.TYPE,)}
-"""What the configurations of these filters can be."""
+"""The possible message types of these filters' configurations."""
 
 
 def extensions(program: Program, conditional: Placement) -> Iterator[Json]:
-    """The TypedExtensionConfigs for Envoys of ours, whether a listener has these filters or not: one that is replaced
+    """The TypedExtensionConfigs for Envoys of ours, whether a listener has these filters or not: a replaced listener
     has them until it has drained, and Envoy answers 500 for a filter whose configuration is gone.
 
     Args:
@@ -63,7 +63,7 @@ def _part(part: Part) -> Json:
 
 def foreign_filters(program: Program, placement: Placement) -> Iterator[Json]:
     """The filters for an Envoy with routes of its own, in the order of the chain. They refer to a cluster that such an
-    Envoy has to have already.
+    Envoy must already have.
 
     Args:
         program: all rules.
@@ -73,7 +73,7 @@ def foreign_filters(program: Program, placement: Placement) -> Iterator[Json]:
 
 
 def foreign_discovery(placement: Placement) -> Iterator[Json]:
-    """What such an Envoy says to take these filters from `serve`; until that is there, everything passes."""
+    """The chain entries by which such an Envoy fetches these filters from `serve`; until then, everything passes."""
     source = {
         "api_config_source": {
             "api_type": "DELTA_GRPC",

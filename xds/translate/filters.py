@@ -1,10 +1,10 @@
-"""The HTTP filter chain: what stands in it, in which order, and what it is told for a route.
+"""The HTTP filter chain: its filters, their order, and what routes configure for them.
 
-The chain hardly ever changes, for a changed chain makes Envoy replace the listener's connections. So what depends on
-the rules is no part of it: the filters that answer for rules are extension configurations, which Envoy fetches by the
-filter's name (ECDS). They are on for every request, that which fits no route as well; routes that answer by themselves
-switch them off. (Only where there are no such rules they are left out.) What some routes need stands in every chain,
-switched off, which costs nothing, and these routes switch it on.
+The chain hardly ever changes, because a changed chain makes Envoy replace the listener's connections. So nothing in it
+depends on the rules: the filters that answer for rules are extension configurations, which Envoy fetches by the
+filter's name (ECDS). They are on for every request, even one that fits no route; routes that answer by themselves
+switch them off. (They are left out only if there are no such rules.) Filters that only some routes need stand in every
+chain, switched off, which costs nothing, and these routes switch them on.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ RULES: Final = "rejoinder.rules"
 REQUESTS: Final = "rejoinder.requests"
 """ext_proc for requests: in Envoys of ours, for handlers."""
 HOST: Final = "rejoinder.host"
-"""What keeps the host for ext_proc."""
+"""The filter that keeps the host for ext_proc."""
 RATE_LIMIT: Final = "rejoinder.rate_limit"
 CORS: Final = "rejoinder.cors"
 PASSING: Final = "rejoinder.passing"
-"""What marks the requests on whose route a rule passes, for access logs."""
+"""The filter that marks requests on whose route a rule passes, for access logs."""
 UNTYPED: Final = "rejoinder.untyped"
-"""What takes away the `content-type` that Envoy gives each answer of its own."""
+"""The filter that removes the `content-type` that Envoy adds to its own answers."""
 ROUTER: Final = "envoy.filters.http.router"
 
-# As requests pass them; responses pass them backwards, so that who has seen the request is asked first. Envoy's 429
-# goes through all of them wherever it is made.
+# In the order of requests; responses pass them backwards, so that the filter that has seen the request is asked first.
+# Envoy's 429 passes all of them, whichever filter makes it.
 ORDER: Final = (PASSING, UNTYPED, CORS, HOST, RULES, REQUESTS, RATE_LIMIT, ROUTER)
 
 
@@ -57,7 +57,7 @@ def http_filters(program: Program, conditional: Placement) -> list[Json]:
 
 
 def part_filters(program: Program) -> list[Json]:
-    """What brings the parts of a large program to the module, in a chain that no request takes; empty: it has none."""
+    """The filters that bring the parts of a large program to the module, in a chain without requests; empty: none."""
     parts = cut(program)[1]
     filters = [{"name": part_name(part), **discovered(module.TYPE)} for part in parts]
     return [*filters, {"name": ROUTER, **_ROUTER}] if filters else []
@@ -72,11 +72,11 @@ TYPES: Final = {
     REQUESTS: ext_proc.TYPES,
     HOST: ext_proc.TYPES,
 }
-"""The messages that may be a filter's configuration."""
+"""The possible message types of a filter's configuration."""
 
 
 def answering(program: Program, conditional: Placement) -> tuple[str, ...]:
-    """The names of the filters that answer for rules; none where there are no such rules."""
+    """The names of the filters that answer for rules; empty if there are no such rules."""
     if not program:
         return ()
     return (RULES,) if conditional is Placement.MODULE else (RULES, HOST, REQUESTS)
@@ -86,22 +86,22 @@ _ADS: Final = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout":
 
 
 def discovered(*types: str, source: Json = _ADS) -> Json:
-    """A filter's configuration, of one of these types, that Envoy fetches."""
+    """A filter whose configuration, of one of these types, Envoy fetches."""
     urls = [f"type.googleapis.com/{name}" for name in types]
     return {"config_discovery": {"config_source": source, "type_urls": urls}}
 
 
 class Off(NamedTuple):
-    """The filters that a route switches off which answers by itself."""
+    """The filters that are switched off by routes that answer by themselves."""
 
     for_rule: tuple[str, ...]
-    """... for a rule."""
+    """... with a rule's answer."""
     for_itself: tuple[str, ...]
-    """... with its own answer, before which rules may have one."""
+    """... with the route's own answer, before which rules may answer."""
 
 
 def to_switch_off(program: Program, conditional: Placement) -> Off:
-    """What has nothing to say about an answer of a route's."""
+    """The filters that do nothing for the answer of a route."""
     asked = () if not program.asks_requests else (RULES,) if conditional is Placement.MODULE else (REQUESTS,)
     idle = (HOST,) if ext_proc.sees_requests(program) else (HOST, REQUESTS)
     off = tuple(name for name in answering(program, conditional) if name not in idle)
@@ -109,28 +109,28 @@ def to_switch_off(program: Program, conditional: Placement) -> Off:
 
 
 def switched_off(filters: tuple[str, ...]) -> Json:
-    """What such a route says to filters: `typed_per_filter_config`."""
+    """The `typed_per_filter_config` of such a route."""
     return {name: typed("envoy.config.route.v3.FilterConfig", disabled=True) for name in filters}
 
 
 SWITCHED_ON: Final = typed("envoy.config.route.v3.FilterConfig", config={})
-"""What a route says to a filter that is switched off in the chain."""
+"""The per-route configuration that switches on a filter of the chain."""
 
 _MUTATION: Final = "envoy.extensions.filters.http.header_mutation.v3"
 WITHOUT_TYPE: Final = typed(
     f"{_MUTATION}.HeaderMutationPerRoute", mutations={"response_mutations": [{"remove": "content-type"}]}
 )
-"""What a route says to UNTYPED whose answer has no type."""
+"""The per-route configuration of UNTYPED for an answer without a type."""
 
 _ROUTER: Final = {"typed_config": typed("envoy.extensions.filters.http.router.v3.Router")}
 _LOCAL_RATE_LIMIT: Final = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
 
 
 def rate_limit_override(limits: dict[str, RateLimit]) -> tuple[str, Json]:
-    """What a route configuration says to have routes limited, each by a bucket of its own.
+    """The rate limits in a route configuration: one bucket for each limited route of the file.
 
-    The buckets hang on the route configuration and are found by the routes' metadata, so that all the Envoy routes
-    that one route of the file becomes draw from one bucket.
+    The buckets belong to the route configuration and are selected by the routes' metadata, so that all Envoy routes
+    that are made from one route of the file share one bucket.
     """
     always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
     return RATE_LIMIT, typed(
@@ -151,7 +151,7 @@ def rate_limit_override(limits: dict[str, RateLimit]) -> tuple[str, Json]:
                 ]
             }
         ],
-        # Requests that no descriptor is about draw from this one: as good as endless.
+        # The bucket of requests without a descriptor: practically unlimited.
         token_bucket={"max_tokens": 2**32 - 1, "tokens_per_fill": 2**32 - 1, "fill_interval": "1s"},
         always_consume_default_token_bucket=False,
         descriptors=[
@@ -169,11 +169,11 @@ def rate_limit_override(limits: dict[str, RateLimit]) -> tuple[str, Json]:
 
 
 def metadata(**told: str) -> Json:
-    """What a metadata, a route's for one, says; empty: nothing.
+    """The content of a `metadata` field, such as a route's; empty: none.
 
     Args:
-        told: `rule`: the name of the one that the route answers for; `passed`: of the one that has kept others from
-            answering; `route`: under this name its requests are limited.
+        told: `rule`: the rule that the route answers for; `passed`: the rule that has kept others from answering;
+            `route`: the name under which its requests are limited.
     """
     named = {key: name for key, name in told.items() if name}
     return {"filter_metadata": {METADATA: named}} if named else {}

@@ -1,4 +1,4 @@
-"""Forwarding: to which cluster a request goes, and what is changed about it and about the response on the way.
+"""Forwarding: the cluster of a request, and the changes to the request and its response on the way.
 
 In: a planned route that forwards, or redirects. Out: the parts of an Envoy Route that say so. Pure; raises nothing.
 """
@@ -25,26 +25,26 @@ from rejoinder.rules.model import (
 from rejoinder.xds.translate.settings import Json, typed
 
 NO_UPSTREAM: Final = "rejoinder_none"
-"""A cluster that is never there: what is sent to it is answered 500 (`cluster_not_found_response_code`)."""
+"""A cluster that never exists: requests to it are answered with 500 (`cluster_not_found_response_code`)."""
 
 
 def route_action(forward: Forward, route: Route) -> Json:
     """A RouteAction.
 
     Args:
-        forward: where to.
-        route: of the rule files, whose prefix a rewrite replaces.
+        forward: the destination.
+        route: of the rule files; a rewrite replaces its prefix.
     """
     action = _destination(forward)
     action.update(_rewrite(forward, route.request.path))
     if forward.mirrors:
         action["request_mirror_policies"] = [_mirror(*mirror) for mirror in forward.mirrors]
-    action["timeout"] = duration(forward.timeout)  # Envoy's own is 15 s, within which no stream of events ends
+    action["timeout"] = duration(forward.timeout)  # Envoy's default of 15 s would cut off every event stream
     if forward.idle_timeout is not None:
         action["idle_timeout"] = duration(forward.idle_timeout)
     if forward.retries:
         action["retry_policy"] = _retry_policy(forward.retries)
-    # Listeners let handshakes pass, so that what answers can answer them.
+    # Listeners let upgrade handshakes pass, so that rules and routes can answer them.
     refused = [upgrade for upgrade in WEBSOCKET if upgrade not in forward.upgrades]
     action["upgrade_configs"] = [
         *({"upgrade_type": upgrade} for upgrade in forward.upgrades),
@@ -94,8 +94,8 @@ def _rewrite(forward: Forward, path: PathMatch) -> Iterator[tuple[str, Any]]:
     rewrite = forward.rewrite
     if rewrite.host is not None:
         yield "host_rewrite_literal", rewrite.host
-    # A regex, not `prefix_rewrite`: that one replaces what the Envoy route matches, which may be longer than the prefix
-    # of the route in the files where a rule has split it.
+    # A regex, not `prefix_rewrite`: that replaces the prefix that the Envoy route matches, which may be longer than the
+    # prefix of the route in the files if a rule has split the route.
     if rewrite.path is not None:
         yield "regex_rewrite", _substitution("^.*$", rewrite.path)
     elif rewrite.prefix is not None:
@@ -136,7 +136,7 @@ def header_changes(request: HeaderChanges, response: HeaderChanges) -> Json:
 
 
 def header_option(header: Header, action: str) -> Json:
-    """A HeaderValueOption; Envoy takes what stands behind a `%` for a command."""
+    """A HeaderValueOption; `%` is escaped, because it begins a command operator."""
     name, value = header
     return {
         "header": {"key": name, "value": value.replace("%", "%%")},
@@ -152,7 +152,7 @@ def cors_policy(cors: Cors) -> Json:
         allow_origin_string_match=[{"safe_regex": {"regex": _origin(origin)}} for origin in cors.origins],
         max_age=str(cors.max_age),
         allow_credentials=cors.credentials,
-        forward_not_matching_preflights=False,  # Envoy says no, and the upstream is not asked
+        forward_not_matching_preflights=False,  # Envoy rejects them, and the upstream is not asked
     )
     lists = (("allow_methods", cors.methods), ("allow_headers", cors.headers), ("expose_headers", cors.expose))
     return {**policy, **{field: ", ".join(names) for field, names in lists if names}}

@@ -1,9 +1,9 @@
 """Listeners: an address, TLS or not, HTTP/1.1 and HTTP/2, and the filter chain of `filters`.
 
-The settings are Envoy's advice for a proxy at the edge of a network.
+The settings follow Envoy's advice for edge proxies.
 https://www.envoyproxy.io/docs/envoy/latest/configuration/best_practices/edge
-Its `headers_with_underscores_action: REJECT_REQUEST` is left out: it protects upstreams that take `_` for `-`, but a
-mock has to answer whatever its clients send.
+Its `headers_with_underscores_action: REJECT_REQUEST` is left out: it protects upstreams that treat `_` as `-`, but a
+mock must answer whatever its clients send.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rejoinder.xds.translate.route_configurations import Layout, routes_name
 from rejoinder.xds.translate.settings import Json, inline, typed
 
 HTTP_10_HOST = "localhost"
-"""The host of a request in HTTP/1.0 that names none."""
+"""The host of an HTTP/1.0 request that has none."""
 
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
@@ -28,7 +28,7 @@ def listeners(ruleset: Ruleset, filters: list[Json], early: Json, layouts: Mappi
     Args:
         filters: the filter chain of all.
         early: their `local_reply_config`.
-        layouts: of the routes of each group of listeners; WHOLE if it is not there.
+        layouts: of the routes, by group of listeners; WHOLE if missing.
     """
     managers = {
         group: _connection_manager(group, filters, early, layouts.get(group, Layout.WHOLE)) for group in ruleset.groups
@@ -47,7 +47,7 @@ def listeners(ruleset: Ruleset, filters: list[Json], early: Json, layouts: Mappi
 
 
 def parts_listener(filters: list[Json]) -> Json:
-    """A listener that does not listen: Envoy has the filters in it, and so the parts of the program."""
+    """A listener that does not listen: it makes Envoy load its filters, and with them the parts of the program."""
     manager = typed(_HCM, stat_prefix="rejoinder_parts", route_config={}, http_filters=filters)
     return {
         "name": "rejoinder.parts",
@@ -58,7 +58,7 @@ def parts_listener(filters: list[Json]) -> Json:
 
 
 def listener_name(listener: Listener) -> str:
-    """How a listener is called in Envoy: by its address, with a number behind all but the first one that has it."""
+    """A listener's name in Envoy: its address, with a number for all but the first listener with that address."""
     return show_address(listener.address, listener.port) + (f"#{listener.number}" if listener.number > 1 else "")
 
 
@@ -74,12 +74,12 @@ def _connection_manager(group: str, filters: list[Json], early: Json, layout: La
         use_remote_address=True,
         normalize_path=True,
         merge_slashes=True,
-        strip_trailing_host_dot=True,  # `a.test.` is `a.test`, for upstreams too: no way around a rule
+        strip_trailing_host_dot=True,  # `a.test.` is `a.test`, for upstreams too: it does not bypass a rule
         path_with_escaped_slashes_action="UNESCAPE_AND_REDIRECT",
         common_http_protocol_options={"idle_timeout": "3600s"},
-        # A handshake that meets an answer gets that; routes that forward say themselves what they let pass.
+        # Answers apply to upgrade handshakes, too; routes that forward say which upgrades they let pass.
         upgrade_configs=[{"upgrade_type": upgrade} for upgrade in WEBSOCKET],
-        # nginx speaks HTTP/1.0 to its upstreams unless it is told otherwise; others do not even send a Host.
+        # nginx speaks HTTP/1.0 to its upstreams by default; other clients do not even send a Host.
         http_protocol_options={"accept_http_10": True, "default_host_for_http_10": HTTP_10_HOST},
         http2_protocol_options={
             "max_concurrent_streams": 100,
@@ -89,7 +89,7 @@ def _connection_manager(group: str, filters: list[Json], early: Json, layout: La
         stream_idle_timeout="300s",
         request_timeout="300s",
     )
-    # Always, whether the routes test it or not: a listener that is replaced has the new routes until it has drained.
+    # Always, even if no route tests it: a listener that is replaced gets the new routes until it has drained.
     path = {"header": {"key": PATH_HEADER, "value": "%PATH(NQ)%"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
     manager["early_header_mutation_extensions"] = [
         {

@@ -1,11 +1,11 @@
 """Access logs of Envoys of ours: those that count, and the one in JSON. Pure.
 
-What listeners say of access logs depends on the Envoy, and not on the rules: so it is added (`logged`) to those of a
-snapshot, for each kind of client. One thing is the rules': the answers that a listener has by itself (`early_errors`).
+Access logs depend on the Envoy, not on the rules: so `logged` adds them to the listeners of a snapshot, for each kind
+of client. Only the listener's own answers (`early_errors`) depend on the rules.
 
-Every answer has a marker. In dynamic metadata, `rejoinder`: `rule`, `original_status`, `source` and `placement`, or
-`observed`, or `passed`; of what a route does, `rule` or `passed` is the route's metadata, and PASSES says that there is
-`passed`: to ask every request about its route's metadata would cost a microsecond.
+Every answer has a marker in dynamic metadata, `rejoinder`: `rule`, `original_status`, `source` and `placement`, or
+`observed`, or `passed`. For a route's answer, `rule` or `passed` is in the route's metadata, and PASSES marks a request
+with `passed`: testing every request's route metadata would cost a microsecond.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ COUNTERS: Final = {
     Kind.OBSERVED: "observed_answers",
     Kind.PASSED: "passed_responses",
 }
-"""What filters do, by the names in Envoy, behind METADATA. (The module has counters of its own, with other names.)"""
+"""The filters' counters: their names in Envoy, after METADATA. (The module's own counters have other names.)"""
 ROUTES: Final = "routes"
-"""Likewise: what routes do."""
+"""Likewise, for routes."""
 NATIVE: Final = "native"
 PASSES: Final = "passes"
 
@@ -64,14 +64,14 @@ _LINE: Final = {
     "bytes_sent": "%BYTES_SENT%",
     "milliseconds": "%DURATION%",
 }
-"""A line of the log in JSON. A name without a value is left out."""
+"""A line of the JSON log. Names without a value are left out."""
 
 
 class _Early(NamedTuple):
-    """An answer that a listener has by itself."""
+    """An answer that the listener gives itself."""
 
     test: str
-    """What is true of it, as an expression."""
+    """An expression that is true for it only."""
     marker: dict[str, str]
 
 
@@ -79,15 +79,15 @@ def access_logs(counts: bool, lines: bool, early: Sequence[_Early] = ()) -> list
     """The `envoy.config.accesslog.v3.AccessLog`s.
 
     Args:
-        counts: what rules and routes do is counted.
-        lines: each request is a line in JSON on Envoy's standard output.
-        early: the answers of the listener's own.
+        counts: count what rules and routes do.
+        lines: log each request as a line of JSON on Envoy's standard output.
+        early: the listener's own answers.
     """
     logs = []
     if counts:
         answered = {key: _dynamic(key) for key in ("rule", "placement", "original_status")}
         routed = {"rule": _of_route("rule"), "route": "%ROUTE_NAME%"}
-        passed = {"and_filter": {"filters": [_marked(PASSES), _marked("passed", False)]}}  # else a filter tells of it
+        passed = {"and_filter": {"filters": [_marked(PASSES), _marked("passed", False)]}}  # else a filter counts it
         logs += [
             _counter(ROUTES, cel("routes", f"{CODE_DETAILS} == 'direct_response'"), routed),
             _counter(ROUTES, passed, {"passed": _of_route("passed"), "original_status": _dynamic("original_status")}),
@@ -115,7 +115,7 @@ def _counter(name: str, wanted: Json, tags: dict[str, str]) -> Json:
     told = [{"name": tag, "value_format": value} for tag, value in {**tags, "status": _STATUS}.items()]
     config = typed(
         "envoy.extensions.access_loggers.stats.v3.Config",
-        # What is not used for a while may go, so that rules which are no more have no part in the limit.
+        # Unused counters may be evicted, so that rules that no longer exist do not count for the limit.
         stats_scope={"prefix": METADATA, "max_counters": MOST_SERIES, "enable_eviction": True},
         counters=[{"stat": {"name": name, "tags": told}, "value_fixed": 1}],
     )
@@ -134,15 +134,15 @@ def _marked(key: str, wanted: bool = True) -> Json:
 
 
 def _early(mapper: Json) -> _Early:
-    """What is true, when all is over, of a response that a `local_reply_config` has mapped."""
+    """The test, at the end of a request, for a response that a `local_reply_config` has mapped."""
     test, sent = mapper["filter"]["extension_filter"], mapper.get("status_code")
     expression = f"{test['typed_config']['expression']} && {CODE_DETAILS} != '{VIA_UPSTREAM}'"
     statuses, _, final = expression.partition(" && ")
-    # Of two values, the second of which is nothing: in JSON, one alone would be a number.
+    # Two values, the second of which is always empty: one value alone would be a number in JSON.
     original = _STATUS + _dynamic("original_status")
     marker = {"rule": test["name"].replace("%", "%%"), "placement": NATIVE, "original_status": original}
     if sent is not None:
-        # What else Envoy says with that status has a cluster, or has found no route.
+        # Envoy's other responses with that status have a cluster, or no route.
         expression = (
             f"response.code == {sent} && {final} && !has(xds.cluster_name) && {CODE_DETAILS} != 'route_not_found'"
         )
@@ -162,7 +162,7 @@ def logged(listener: Json, counts: bool, lines: bool) -> Json:
 
 
 def with_managers(listener: Json, change: Callable[[Json], Json]) -> Json:
-    """A Listener with connection managers that a function has changed."""
+    """A Listener with changed connection managers."""
     chains = [
         {**chain, "filters": [{**one, "typed_config": change(one["typed_config"])} for one in chain["filters"]]}
         for chain in listener["filter_chains"]

@@ -1,4 +1,4 @@
-"""The dynamic module's filter: it is told the decision program. Pure.
+"""The dynamic module's filter, which gets the decision program. Pure.
 
 `rules.program_bytes` makes the bytes, envoy/module/program.c reads them (docs/program.md).
 """
@@ -20,15 +20,15 @@ def module_filter(name: str, program: bytes, source: Json | None = None) -> Json
     """The filter's configuration.
 
     Args:
-        name: of the filter. Until all parts of a program are there, the module goes on with the one of the same name.
-        program: all of it, or what names its parts, or one of these.
-        source: where Envoy has the module from (`envoy.config.core.v3.AsyncDataSource`); None: it finds it by its name.
+        name: of the filter. Until all parts of a program have come, the module uses the last program of the same name.
+        program: a whole program, or one that names its parts, or one part.
+        source: where Envoy gets the module (`envoy.config.core.v3.AsyncDataSource`); None: it finds it by name.
     """
     where = {"module": source} if source else {"name": NAME}
     return typed(
         TYPE,
-        # The namespace stands before the names of counters. The module keeps what it must not forget between two
-        # programs, and a Python that handlers are written in can be started only once.
+        # The namespace is the prefix of counter names. The module is never unloaded: it keeps state between programs,
+        # and the Python for handlers can be started only once.
         dynamic_module_config={**where, "metrics_namespace": NAME, "do_not_close": True},
         filter_name=name,
         filter_config=typed("google.protobuf.BytesValue", value=base64.b64encode(program).decode()),

@@ -1,8 +1,8 @@
 """Route configurations: the virtual hosts of a plan, in one resource or as resources of their own.
 
-A route configuration is one resource, so that the edit of one rule sends ten thousand. `split_route_configurations`
-makes each virtual host a resource of its own (VHDS), for clients that can take that. Where there is one domain only,
-virtual hosts are made of its buckets, and Envoy picks them by PATH_HEADER in place of the host.
+A route configuration is one resource, so the edit of one rule sends all ten thousand. `split_route_configurations`
+makes each virtual host a resource of its own (VHDS), for clients that can take that. If there is only one domain, each
+of its buckets becomes a virtual host, and Envoy picks it by PATH_HEADER instead of the host.
 https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/vhds
 """
 
@@ -25,7 +25,7 @@ from rejoinder.xds.translate.forwarding import leads_nowhere
 from rejoinder.xds.translate.routes import placed
 from rejoinder.xds.translate.settings import ROUTES_NAME, Json, Settings, typed
 
-# Envoy's own limit where none is configured.
+# Envoy's default limit.
 _DEFAULT_MAX_BODY: Final = 4096
 
 _AT_A_TIME: Final = 4
@@ -36,7 +36,7 @@ _PLAIN_PATH: Final = re.compile(r"[!-)+-~]*")
 
 
 _Placed = tuple[Start, Json]
-"""As `placed` makes them."""
+"""The result of `placed`."""
 
 
 class Layout(enum.Enum):
@@ -65,13 +65,13 @@ def layouts(plan: Plan, settings: Settings) -> dict[str, Layout]:
 
 
 def routes_name(group: str, layout: Layout) -> str:
-    """How the route configuration of a group of listeners is called."""
+    """The name of the route configuration of a group of listeners."""
     return (f"{ROUTES_NAME}/{group}" if group else ROUTES_NAME) + layout.value
 
 
 def route_configurations(plan: Plan, settings: Settings, off: Off) -> Iterator[Json]:
-    """One RouteConfiguration for each group of listeners; `off`: the filters that routes switch off which answer by
-    themselves."""
+    """One RouteConfiguration for each group of listeners; `off`: the filters that are switched off by routes that
+    answer by themselves."""
     for group, part in plan.items():
         hosts = [_virtual_host(domain.domain, domain, settings, off) for domain in part.domains]
         yield {**_head(group, part, Layout.WHOLE), "virtual_hosts": hosts}
@@ -101,7 +101,7 @@ def _head(group: str, plan: PlannedGroup, layout: Layout) -> Json:
         head["vhost_header"] = PATH_HEADER
     else:
         head["ignore_port_in_host_matching"] = True
-    # Virtual hosts come and go one by one: this must not change with the largest of their bodies.
+    # Virtual hosts come and go one by one: the limit must not change with their largest body.
     largest = plan.largest_body if layout is Layout.WHOLE else MAX_FILE_SIZE
     if largest > _DEFAULT_MAX_BODY:
         head["max_direct_response_body_size_bytes"] = largest
@@ -143,9 +143,9 @@ def _hosts_by_path(routes_name: str, domain: PlannedDomain, settings: Settings, 
     folded = [(_folded(route[0]), route) for route in routes]
     same = all(start == route[0] for start, route in folded)
     for key, bucket in (_buckets(domain, off, short) if same else buckets(folded, short)).items():
-        # Resource names have a `/` in front of their last part, and no other one in it.
+        # Resource names have a `/` before their last part, which has no other `/` in it.
         name = f"{routes_name}/{urllib.parse.quote(key, safe='')}"
-        # `/a*` is for what begins with `/a` and goes on.
+        # `/a*` matches paths that are longer than `/a` and begin with it.
         domains = ["*"] if key == ROOT else [key, f"{key}*"]
         lists = functools.partial(buckets, [(route[0], route) for route in bucket], short)
         yield {"name": name, "domains": domains, **_list(bucket, settings.long_list, lists)}
@@ -153,13 +153,13 @@ def _hosts_by_path(routes_name: str, domain: PlannedDomain, settings: Settings, 
 
 @functools.lru_cache(maxsize=REMEMBERED)
 def _folded(start: Start) -> Start:
-    """What Envoy can pick a virtual host by: it folds case, and has a meaning of its own for `*`."""
+    """The part by which Envoy can pick a virtual host: it ignores case, and `*` has a special meaning."""
     plain = _PLAIN_PATH.match(start.text)
     text = plain[0].lower() if plain else ""
     return Start(text, start.next if len(text) == len(start.text) else None)
 
 
-# Both forms are made of the same domain, one right after the other.
+# Both forms are made from the same domain, one directly after the other.
 
 
 @functools.lru_cache(_AT_A_TIME)

@@ -1,8 +1,8 @@
-"""Routes: each one's match and action, and what it tells the filters.
+"""Routes: their matches and actions, and their configuration of filters.
 
-Envoy takes one path specifier for a route. Where a rule's path meets a route's and one does not cover the other, what
-is left is a header test on PATH_HEADER, which the listener sets before Envoy looks for the route: `:path` would not do,
-as it has the query in it and no regex can be kept from reaching into that.
+Envoy takes one path specifier for a route. If a rule's path meets a route's and neither covers the other, one of them
+becomes a header test on PATH_HEADER, which the listener sets before Envoy looks for the route. `:path` would not do,
+because it includes the query, and a regex cannot be kept from matching that.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _REDIRECT_CODES: Final = {
     308: "PERMANENT_REDIRECT",
 }
 
-# A quantifier makes the character before it optional.
+# The first quantifier makes the character before it optional.
 _PLAIN: Final = re.compile(r"[A-Za-z0-9/_~%-]+")
 _QUANTIFIERS: Final = ("*", "?", "{")
 
 
 @functools.lru_cache(maxsize=REMEMBERED)
 def placed(planned: PlannedRoute, off: Off) -> tuple[Start, Json]:
-    """What is known of a route's path, and the Route; `off`: the filters that are not for routes which answer."""
+    """The known start of a route's path, and the Route; `off`: the filters that answering routes switch off."""
     start = max(map(_path_start, planned.match.paths), key=lambda start: len(start.text), default=Start())
     return start, Frozen(_route(planned, off))
 
@@ -59,7 +59,7 @@ def _path_start(path: PathMatch) -> Start:
 
 
 def _regex_start(regex: str) -> str:
-    """The plain characters that a regex begins with, if whatever it fits begins with them.
+    """The plain characters that a regex begins with, if all texts that it fits begin with them.
 
     >>> _regex_start("/api/v[0-9]+"), _regex_start("/ab+"), _regex_start("/a|/b")
     ('/api/v', '/ab', '')
@@ -92,7 +92,7 @@ def _route(planned: PlannedRoute, off: Off) -> Json:
 
 
 def _match(match: Meet) -> Json:
-    # A regex first: it is the one that cannot be told from the path with its query.
+    # A regex first: only it could match the query, if it were tested on a header.
     first, *others = sorted(match.paths or (EVERY_PATH,), key=lambda path: path.kind is not PathKind.REGEX)
     tests = [(PATH_HEADER, _path_test(path)) for path in others]
     if len(match.methods) == 1:
@@ -122,7 +122,7 @@ def _path_test(path: PathMatch) -> StringMatch:
 
 
 def _header(name: str, test: StringMatch) -> Json:
-    # A HeaderMatcher and a QueryParameterMatcher say it with the same fields.
+    # HeaderMatcher and QueryParameterMatcher have the same fields.
     if test.kind is StringKind.PRESENT:
         return {"name": name, "present_match": True}
     if test.kind is StringKind.REGEX:
@@ -133,7 +133,7 @@ def _header(name: str, test: StringMatch) -> Json:
 def _action(planned: PlannedRoute) -> Json:
     match planned.action:
         case None:
-            # Not a direct response: that would be final, and this is for rules to answer.
+            # Not a direct response: that would be final, but rules may answer this one.
             return {"route": {"cluster": NO_UPSTREAM, "cluster_not_found_response_code": "NOT_FOUND"}}
         case Reply():
             return _direct_response(planned.action)
@@ -151,13 +151,13 @@ def _direct_response(reply: Reply) -> Json:
     if headers := headers_to_add(reply):
         result["response_headers_to_add"] = headers
     if (reply.status == 201 or 300 <= reply.status < 400) and not any(name == "location" for name, _ in reply.headers):
-        # Envoy would say that the new resource, or the place to go to, is the URL that was asked for.
+        # Envoy would add the requested URL as the location.
         result["response_headers_to_remove"] = ["location"]
     return result
 
 
 def data_source(body: bytes) -> Json:
-    """A body, readable where it is text."""
+    """A body, readable if it is text."""
     try:
         return {"inline_string": body.decode("utf-8")}
     except UnicodeDecodeError:
@@ -169,7 +169,7 @@ def headers_to_add(reply: Reply) -> list[Json]:
     options: list[Json] = []
     seen: set[str] = set()
     for header in reply.headers:
-        # The first value takes the place of what Envoy would say itself (content-type), the others join it.
+        # The first value replaces Envoy's own value (content-type), the others are added.
         action = "APPEND_IF_EXISTS_OR_ADD" if header[0] in seen else "OVERWRITE_IF_EXISTS_OR_ADD"
         options.append(header_option(header, action))
         seen.add(header[0])
@@ -188,7 +188,7 @@ def _redirect(route: Route, redirect: Redirect) -> Json:
 
 
 def _prefix_redirect(path: PathMatch, prefix: str) -> Json:
-    """Replace a prefix as `decide.replace_prefix` does: Envoy's `prefix_rewrite` knows characters, not elements."""
+    """Replace a prefix as `decide.replace_prefix` does: Envoy's `prefix_rewrite` works on characters, not elements."""
     if path.kind is not PathKind.PREFIX:
         return {"path_redirect": prefix}
     stripped = prefix.rstrip("/")

@@ -1,4 +1,4 @@
-"""What a configuration depends on beside the rule files, and the few names that several of its parts share."""
+"""What a configuration depends on besides the rule files, and the few names that several of its parts share."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ Json = dict[str, Any]
 """A message of Envoy's API in its JSON mapping, with the field names of the .proto files."""
 
 ROUTES_NAME: Final = "rejoinder"
-"""The route configuration of what stands in rule files; another group of listeners has its name behind it."""
+"""The route configuration of the routes in rule files; that of another group of listeners ends in the group's name."""
 
 EXT_PROC_CLUSTER: Final = "rejoinder_ext_proc"
 
 MAX_REQUEST: Final = 4 << 20
-"""In bytes. An Envoy that comes back names all that it has, with the versions (`named_again`): forty thousand upstreams
-or virtual hosts with names of 70 characters, and 61 kB about itself. One that has counted answers of each of 20,000
-rules says so in 3 MB. gRPC keeps what has come of a request as long as the rest is missing, for whoever connects: so
-it is no larger than that."""
+"""In bytes. An Envoy that connects again names all its resources with their versions (`named_again`): at most forty
+thousand upstreams or virtual hosts with names of 70 characters, and 61 kB about itself. An Envoy that has counted
+answers of each of 20,000 rules reports that in 3 MB. gRPC keeps the beginning of a request until the rest has come,
+for every client: so the limit is no larger than that."""
 
 _NODE: Final = 64 << 10
 _ENTRY: Final = 28
-"""In bytes: what an Envoy says of itself; and of an entry beside the name, a version of 20 characters and lengths."""
+"""In bytes: an Envoy's node; and each entry besides its name: a version of 20 characters, and lengths."""
 
 
 class Placement(enum.Enum):
     """Where the answers to an upstream's status are given."""
 
-    __hash__ = object.__hash__  # it is asked for with every route
+    __hash__ = object.__hash__  # called for every route
 
     MODULE = "module"
     """In Envoy itself, by our dynamic module."""
     EXT_PROC = "ext_proc"
-    """In a gRPC service beside it."""
+    """In a gRPC service outside Envoy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +48,24 @@ class Settings:
     ext_proc: Endpoint | Address
     """Where Envoy finds the ext_proc service."""
     ext_proc_ports: int = field(default=1, kw_only=True)
-    """On how many ports, or sockets, it listens, from that one on."""
+    """The number of consecutive ports, or sockets, from that one on."""
     envoy_tls: EnvoyTls | None = field(default=None, kw_only=True)
-    """With what Envoy reaches it; None: without TLS."""
+    """Envoy's TLS for it; None: without TLS."""
     conditional: Placement = Placement.EXT_PROC
     """Where the answers to an upstream's status are given."""
     fallback: bool = False
     """Whether Envoys that cannot load the module are told to ask the ext_proc service instead."""
     long_list: int = 64
-    """From how many routes on the list of a domain is cut into buckets; see `buckets`."""
+    """From this number of routes on, the list of a domain is cut into buckets; see `buckets`."""
     many_routes: int = 1000
-    """From how many routes on a group of listeners has its virtual hosts as resources of their own, for clients that
-    can take them; see `route_configurations`."""
+    """From this number of routes on, the virtual hosts of a group of listeners are resources of their own, for clients
+    that can take them; see `route_configurations`."""
     trusted_ca: str = TRUSTED_CA
-    """The certificates (PEM, a path on Envoy's machine) that `https://` upstreams are verified with."""
+    """The authorities (PEM, a path on Envoy's machine) that verify `https://` upstreams."""
 
 
 def named_again(names: Collection[str]) -> int:
-    """The bytes of a request in which an Envoy names what it has: each in `initial_resource_versions`."""
+    """The size of a request in which an Envoy names all its resources: each in `initial_resource_versions`."""
     return _NODE + _ENTRY * len(names) + sum(map(len, map(str.encode, names)))
 
 
@@ -75,5 +75,5 @@ def typed(type_name: str, **fields: Any) -> Json:
 
 
 def inline(content: bytes) -> Json:
-    """A DataSource that holds bytes: what stands in a file of ours may not be there where Envoy runs."""
+    """A DataSource with the bytes themselves: our files may not exist on Envoy's machine."""
     return {"inline_bytes": base64.b64encode(content).decode()}
