@@ -85,16 +85,16 @@ def _best(offers: Sequence[Offer], accept: bytes, accept_language: bytes) -> int
 
 
 def _qualities(offered: Sequence[str], header: bytes, specificity: Callable[[_Range, str], int]) -> Sequence[int]:
-    elements = (parsed for each in _SPLIT.finditer(header) if (parsed := _parsed(each[0])))
+    elements = (parsed for match in _SPLIT.finditer(header) if (parsed := _parsed(match[0])))
     ranges = list(itertools.islice(elements, MAX_ELEMENTS))
 
     def quality(of: str) -> int:
-        rank, q = max(((specificity(each, of), each.q) for each in ranges), default=(_NO_FIT, 0))
+        rank, q = max(((specificity(entry, of), entry.q) for entry in ranges), default=(_NO_FIT, 0))
         return 0 if rank == _NO_FIT else q
 
-    found = [quality(each) if each else 0 for each in offered]
-    highest = max(found, default=0)
-    return [q if each and highest else highest or _WHOLE for each, q in zip(offered, found, strict=True)]
+    qualities = [quality(value) if value else 0 for value in offered]
+    highest = max(qualities, default=0)
+    return [q if value and highest else highest or _WHOLE for value, q in zip(offered, qualities, strict=True)]
 
 
 def _parsed(element: bytes) -> _Range | None:
@@ -114,9 +114,9 @@ def _parsed(element: bytes) -> _Range | None:
 
 
 def _weight(text: bytes) -> int | None:
-    if not (found := _WEIGHT.fullmatch(text)):
+    if not (match := _WEIGHT.fullmatch(text)):
         return None
-    weight = int(found[1] or 0) * _WHOLE + int(((found[2] or b"") + b"000")[:3])
+    weight = int(match[1] or 0) * _WHOLE + int(((match[2] or b"") + b"000")[:3])
     return weight if weight <= _WHOLE else None
 
 

@@ -296,9 +296,9 @@ def claims(rule: Rule) -> Claims:
 @functools.lru_cache(maxsize=1024)
 def _named(patterns: tuple[tuple[StatusPattern, ...], ...]) -> Mapping[int, int]:
     """By status, which answer's patterns it is about."""
-    found: dict[int, int] = {}
+    numbers: dict[int, int] = {}
     claimed = [(pattern, number) for number, of_answer in enumerate(patterns) for pattern in of_answer]
     for pattern, number in sorted(claimed, key=lambda claim: -claim[0].exactness):  # stable: written order
         for status in pattern.statuses():
-            found.setdefault(status, number)
-    return dict(sorted(found.items()))
+            numbers.setdefault(status, number)
+    return dict(sorted(numbers.items()))

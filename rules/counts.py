@@ -78,19 +78,19 @@ class Counts:
     def total(self, kind: Kind = Kind.ANSWERED) -> dict[str, int]:
         """By the names of rules, or of routes."""
         total: Counter[str] = Counter()
-        for each, number in self.of(kind):
-            total[each.rule] += number
+        for series, number in self.of(kind):
+            total[series.rule] += number
         return dict(total)
 
     def of(self, kind: Kind) -> list[tuple[Series, int]]:
-        return [(each, number) for each, number in self.series.items() if each.kind is kind]
+        return [(series, number) for series, number in self.series.items() if series.kind is kind]
 
     def by_rule(self) -> dict[str, RuleCounts]:
         """The rules that have done something, by their names."""
         hits, observed, passed = map(self.total, (Kind.ANSWERED, Kind.OBSERVED, Kind.PASSED))
         statuses: dict[str, Counter[str]] = defaultdict(Counter)
-        for each, number in self.of(Kind.ANSWERED):
-            statuses[each.rule][each.original_status] += number
+        for series, number in self.of(Kind.ANSWERED):
+            statuses[series.rule][series.original_status] += number
         return {
             name: RuleCounts(
                 hits.get(name, 0), self.last.get(name), dict(statuses[name]), observed.get(name, 0), passed.get(name, 0)

@@ -92,7 +92,7 @@ def decide(ruleset: Ruleset, request: Request, *, route_name: str | None = None)
             or none fits. The routes of the rule set then count for nothing.
     """
     routes = ruleset.routes if route_name is None else ()
-    fitting = (each for each in routes if domains_cover(each.domains, request.host) and fits(each.request, request))
+    fitting = (route for route in routes if domains_cover(route.domains, request.host) and fits(route.request, request))
     route = next(fitting, None)
     named = route_name or (route.name if route else None)
     asked = Asked(request, named)

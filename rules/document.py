@@ -305,7 +305,7 @@ class _Builder:
         return Scalar(line, event.value, _KINDS[tag], 1 + len(event.value) // 64)
 
     def _named(self, name: str | None, line: int) -> Node:
-        if any(name == each.anchor for each in self.stack):
+        if any(name == anchored.anchor for anchored in self.stack):
             raise _TextError(line, f"the alias *{name} stands inside of what it names")
         if name is None or name not in self.anchors:
             raise _TextError(line, f"the alias *{name} names nothing")

@@ -156,10 +156,10 @@ class Place:
         """A duration in seconds, such as `100ms`, from `least` to `most`; `why` and `limit` are what messages say about
         others."""
         text = self.node.text if isinstance(self.node, Scalar) else ""
-        found = DURATION.fullmatch(text)
-        if found is None:
+        match = DURATION.fullmatch(text)
+        if match is None:
             raise self.expected('a duration such as "1s", "100ms", "1m" or "1h"')
-        seconds = float(found[1]) * _SECONDS[found[2]]
+        seconds = float(match[1]) * _SECONDS[match[2]]
         if seconds < least:
             raise self.expected(f"a duration of at least {why}")
         if seconds > most:
@@ -341,8 +341,8 @@ def content_beside(place: Place) -> bytes:
     if not place.source.operated:
         raise place.mistake("a Kubernetes object cannot name a file of this machine: write its content here")
     try:
-        found = place.source.files.read(path := Path(place.source.file).parent / name)
+        content = place.source.files.read(path := Path(place.source.file).parent / name)
     except UnreadableError as reason:
         raise place.mistake(f"{quoted(name)} {reason}") from None
-    place.source.beside[path] = found
-    return found
+    place.source.beside[path] = content
+    return content

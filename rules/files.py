@@ -182,14 +182,14 @@ def _fingerprint(content: Content) -> Fingerprint:
 def _look(path: Path) -> Content:
     try:
         # Asked before opening, which may do something to a device, and behind it, when it may be another one.
-        found = os.stat(path)
-        if stat.S_ISDIR(found.st_mode):
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
             return _rule_files(path)
-        if stat.S_ISREG(found.st_mode):
+        if stat.S_ISREG(status.st_mode):
             with open(path, "rb", opener=_at_once) as file:
-                found = os.fstat(file.fileno())
-                if stat.S_ISREG(found.st_mode):
-                    return limited(file, found.st_size)
+                status = os.fstat(file.fileno())
+                if stat.S_ISREG(status.st_mode):
+                    return limited(file, status.st_size)
         return UnreadableError("is not a regular file")
     except FileNotFoundError:
         return _MISSING

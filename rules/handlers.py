@@ -113,14 +113,14 @@ class Handlers:
         if name not in self._found:
             module, _, attributes = name.partition(":")
             try:
-                found: Any = importlib.import_module(module)
+                value: Any = importlib.import_module(module)
                 for attribute in attributes.split("."):
-                    found = _member(found, attribute)
+                    value = _member(value, attribute)
             except BaseException as error:  # whatever the module's code raises, also to end the process
                 raise HandlerError(f"handler {name}: {_said(error)}") from error
-            if not callable(found):
-                raise HandlerError(f"handler {name}: expected a function, got {type(found).__name__}")
-            self._found[name] = found
+            if not callable(value):
+                raise HandlerError(f"handler {name}: expected a function, got {type(value).__name__}")
+            self._found[name] = value
         return self._found[name]
 
     def call(self, name: str, request: Request, response: Response | None) -> Reply | None:
@@ -151,7 +151,7 @@ class Handlers:
 
 def _member(thing: Any, name: str) -> Any:
     if not hasattr(thing, name):
-        close = similar_to(name, [each for each in dir(thing) if callable(getattr(thing, each, None))])
+        close = similar_to(name, [attribute for attribute in dir(thing) if callable(getattr(thing, attribute, None))])
         hint = f': did you mean "{close}"?' if close else ""
         raise AttributeError(f'there is no "{name}"{hint}')
     return getattr(thing, name)

@@ -53,7 +53,7 @@ def has_top_level_rule(fields: Fields) -> bool:
     be rules for every request, of which only the first could ever decide.
     """
     if "rules" not in fields:
-        return any(each in fields for each in PLUG_IN_FIELDS)
+        return any(field in fields for field in PLUG_IN_FIELDS)
     node = fields["rules"].node
     entries = fields["rules"].items() if isinstance(node, List) else []
     return bool(entries) and not any(entry.has(*RULE_ONLY_FIELDS, *OUR_FIELDS) for entry in entries)

@@ -116,7 +116,7 @@ def load(
             problems.append(Problem(Position(source.file, 0), _TOO_MANY))
             return Loaded(None, _sorted(problems), (), files.fingerprints())
     left_out = _keep(sources, read, said, memory) if memory else []
-    parts = [part for each in said for part in each]
+    parts = [part for file_parts in said for part in file_parts]
     command_line = Source("--upstream", files)
     given = {
         name: Place(Scalar(0, url, ScalarKind.STRING, 1), command_line).attempt(
@@ -124,7 +124,7 @@ def load(
         )
         for name, url in upstreams.items()
     }
-    objects = [each for part in parts for each in part.objects]
+    objects = [manifest for part in parts for manifest in part.objects]
     addresses_of = {upstream.name: upstream for part in parts for upstream in part.upstreams} | given
     routes = [route for part in parts for route in part.routes]
     manifests = _manifests(objects, addresses_of, routes, memory)
@@ -163,15 +163,15 @@ def _sorted(problems: Iterable[Problem]) -> tuple[Problem, ...]:
 def _rule_files(sources: Sequence[Path], files: Files, problems: list[Problem]) -> list[Path]:
     if not sources:
         problems.append(Problem(Position("SOURCE", 0), "expected at least one rule file or folder"))
-    found: dict[Path, Path] = {}
+    paths: dict[Path, Path] = {}
     for source in sources:
         listing = files.listing(source)
         if listing == []:
             wanted = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
             problems.append(Problem(Position(str(source), 0), f"the folder has no rule files: expected {wanted}"))
         for path in (source,) if listing is None else listing:
-            found.setdefault(files.place(path), path)
-    return list(found.values())
+            paths.setdefault(files.place(path), path)
+    return list(paths.values())
 
 
 # What the names of unnamed rules start with, so that they are unique over all files: nothing if there is one file, else
@@ -361,10 +361,10 @@ N = TypeVar("N", bound=_Named)
 
 
 def _unique(kind: str, things: Iterable[N], problems: list[Problem]) -> dict[str, N]:
-    found: dict[str, N] = {}
+    by_name: dict[str, N] = {}
     for thing in things:
-        first = found.setdefault(thing.name, thing)
+        first = by_name.setdefault(thing.name, thing)
         if first is not thing and thing.name:
             message = f"{kind} {quoted(thing.name)}: the name is taken already, at {first.position}"
             problems.append(Problem(thing.position, message))
-    return found
+    return by_name

@@ -142,7 +142,7 @@ def client_fits(networks: tuple[str, ...], client: str) -> bool:
         return False
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
-    return any(address in network(each) for each in networks)
+    return any(address in network(text) for text in networks)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -150,9 +150,9 @@ def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     """Raises:
     ValueError: it is no network in CIDR notation, or has bits behind its prefix; the text says which.
     """
-    found = ipaddress.ip_network(text)
-    mapped = found.network_address.ipv4_mapped if isinstance(found, ipaddress.IPv6Network) else None
-    return ipaddress.IPv4Network((mapped, found.prefixlen - 96)) if mapped and found.prefixlen >= 96 else found
+    parsed = ipaddress.ip_network(text)
+    mapped = parsed.network_address.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Network) else None
+    return ipaddress.IPv4Network((mapped, parsed.prefixlen - 96)) if mapped and parsed.prefixlen >= 96 else parsed
 
 
 def domain_covers(pattern: str, other: str) -> bool:

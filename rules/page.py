@@ -92,13 +92,13 @@ def _with_page(answer: Answer, branding: Branding) -> Iterator[Answer]:
         return
     for pattern in answer.enable_on_status:
         if pattern.exactness == 3:
-            found = variants(pattern.statuses()[0], branding)
-            yield replace(answer, variants=found, enable_on_status=(pattern,))
+            texts = variants(pattern.statuses()[0], branding)
+            yield replace(answer, variants=texts, enable_on_status=(pattern,))
     patterns = tuple(pattern for pattern in answer.enable_on_status if pattern.exactness < 3)
     for first in dict.fromkeys(str(pattern)[0] for pattern in patterns):
-        found = variants(int(first) * 100 + 99 if first.isdigit() else None, branding)
+        texts = variants(int(first) * 100 + 99 if first.isdigit() else None, branding)
         of_class = tuple(pattern for pattern in patterns if str(pattern)[0] == first)
-        yield replace(answer, variants=found, enable_on_status=of_class)
+        yield replace(answer, variants=texts, enable_on_status=of_class)
     if not answer.enable_on_status:
         yield replace(answer, variants=variants(None, branding))
 
@@ -198,8 +198,8 @@ def _of_status(words: dict[str, Any], status: int | None) -> tuple[str, str]:
 @functools.cache
 def _words() -> dict[str, dict[str, Any]]:
     """By language; the first one is for whoever accepts none of them."""
-    found: dict[str, dict[str, Any]] = json.loads(_beside("page.json"))
-    return found
+    words: dict[str, dict[str, Any]] = json.loads(_beside("page.json"))
+    return words
 
 
 @functools.cache

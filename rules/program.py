@@ -104,7 +104,7 @@ class Program:
             elif rule.unconditional:
                 return rule.otherwise
             elif rule.final:
-                if rule.passes and any(each.unconditional and not each.observe for each in fitting):
+                if rule.passes and any(other.unconditional and not other.observe for other in fitting):
                     seen.passed = rule.name
                 return None
         return None
@@ -161,8 +161,8 @@ class Program:
                 by_route = paths.by_path.get(key)
                 if by_route is not None:
                     for name in names:
-                        if (found := by_route.get(name)) is not None:
-                            yield found
+                        if (rule := by_route.get(name)) is not None:
+                            yield rule
 
 
 def compile_rules(rules: Iterable[Rule]) -> Program:
@@ -301,7 +301,7 @@ def needs_python(rule: Rule) -> bool:
     """Whether the module asks Python about a rule: for a regular expression, or a handler."""
     scopes = _scopes(rule)
     tests = (
-        each for scope in scopes for each in (*scope.request.headers, *scope.request.query, *scope.response_headers)
+        test for scope in scopes for test in (*scope.request.headers, *scope.request.query, *scope.response_headers)
     )
     return (
         any(scope.request.path.kind is PathKind.REGEX for scope in scopes)

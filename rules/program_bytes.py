@@ -151,9 +151,9 @@ def _scope(scope: Scope) -> bytes:
 
 def _network(text: str) -> bytes:
     """An IPv4 network is written as the part of IPv6 that it is mapped to (RFC 4291, section 2.5.5.2)."""
-    found = network(text)
-    mapped = b"" if found.version == 6 else bytes(10) + b"\xff\xff"
-    return _u8(found.prefixlen + 8 * len(mapped)) + mapped + found.network_address.packed
+    parsed = network(text)
+    mapped = b"" if parsed.version == 6 else bytes(10) + b"\xff\xff"
+    return _u8(parsed.prefixlen + 8 * len(mapped)) + mapped + parsed.network_address.packed
 
 
 def _replies(rule: Rule) -> Iterator[tuple[bytes, tuple[bytes, ...]]]:

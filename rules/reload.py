@@ -110,7 +110,7 @@ class Memory:
         known = self._files.get(key)
         if layout and known and (again := _again(source, layout, known)):
             self._files[key] = again
-            return [replace(again.part, rules=tuple(each.rule for each in again.by_text.values()))]
+            return [replace(again.part, rules=tuple(entry.rule for entry in again.by_text.values()))]
         parts = read(source, data)
         if layout and (file := _known(source, layout, parts)):
             self._files[key] = file
@@ -146,8 +146,8 @@ def _known(source: Source, layout: _Layout, parts: Sequence[Any]) -> _File | Non
     mentions: list[list[Mention]] = [[] for _ in rules]
     for mention in source.routes:
         mentions[bisect.bisect_right(lines, mention.place.node.line) - 1].append(mention)
-    found = map(_Known, itertools.count(1), lines, counts, rules, map(tuple, mentions))
-    by_text = dict(zip(layout.entries, found, strict=True))
+    entries = map(_Known, itertools.count(1), lines, counts, rules, map(tuple, mentions))
+    by_text = dict(zip(layout.entries, entries, strict=True))
     if len(by_text) != len(rules):
         return None
     return _File(layout.head, layout.tail, start, end, parts[0], tuple(source.upstreams), source.beside, by_text)
@@ -172,7 +172,7 @@ def _again(source: Source, layout: _Layout, file: _File) -> _File | None:
         line += known.lines
     if layout.tail and line != file.end:
         return None
-    source.routes += (each for known in by_text.values() if known.mentions for each in _noted(known.mentions, source))
+    source.routes += (noted for known in by_text.values() if known.mentions for noted in _noted(known.mentions, source))
     source.upstreams += _noted(file.upstreams, source)
     return replace(file, end=line, by_text=by_text)
 

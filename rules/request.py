@@ -223,20 +223,20 @@ def _received(headers: tuple[Header, ...], scheme: str, path: str) -> tuple[Head
     """The headers after Envoy has taken away, set and joined some."""
     lines = [(name.lower(), value) for name, value in headers]
     by_name = dict(lines)
-    connection = [each.strip().lower() for name, value in lines if name == "connection" for each in value.split(",")]
+    connection = [token.strip().lower() for name, value in lines if name == "connection" for token in value.split(",")]
     upgrade = by_name.get("upgrade", "h2c").lower() if "upgrade" in connection else "h2c"  # which Envoy ignores
     if upgrade not in ("h2c", "websocket"):
         raise RequestError(f"no upgrade but to websocket is taken, got {upgrade!r}", 403)
     away = {*REMOVED_HEADERS, "x-envoy-external-address", "x-forwarded-proto", "x-request-id", "te"}
     if upgrade == "h2c":
-        if refused := [each for each in connection if each in _NOT_FOR_CONNECTION or each.startswith(":")]:
+        if refused := [token for token in connection if token in _NOT_FOR_CONNECTION or token.startswith(":")]:
             raise RequestError(f"the header connection cannot name {refused[0]!r}")
         away |= {"connection", "upgrade", *connection}
     set_by_envoy = {**MADE_UP, "x-forwarded-proto": scheme}
     if PATH_HEADER in by_name:
         away.add(PATH_HEADER)
         set_by_envoy[PATH_HEADER] = path
-    if any(each.strip() == "trailers" for name, value in lines if name == "te" for each in value.split(",")):
+    if any(token.strip() == "trailers" for name, value in lines if name == "te" for token in value.split(",")):
         set_by_envoy["te"] = "trailers"
     return _join([*((name, value) for name, value in lines if name not in away), *set_by_envoy.items()])
 

@@ -118,7 +118,7 @@ def _warnings(kind: str, entries: Iterable[_Entry]) -> Iterator[Problem]:
     for entry in entries:
         if hiding := earlier.hiding(entry):
             what = "requests" if hiding[0].takes_all else "statuses"
-            those = " and ".join(f'{kind} "{each.name}" ({each.position})' for each in hiding)
+            those = " and ".join(f'{kind} "{entry.name}" ({entry.position})' for entry in hiding)
             verbs = "stands before it and takes" if len(hiding) == 1 else "stand before it and take"
             message = f'{kind} "{entry.name}": {NEVER}, because {those} {verbs} all its {what}'
             yield Problem(entry.position, message, Severity.WARNING)

@@ -66,7 +66,7 @@ class Name(enum.IntEnum):
     REQUEST_TARGET = 17
 
 
-NAMES: Final = {re.sub("^(request|status)_", r"\1.", each.name.lower()): each for each in Name}
+NAMES: Final = {re.sub("^(request|status)_", r"\1.", name.name.lower()): name for name in Name}
 """As they are written: `request.id`. `.NAME` follows those with an argument."""
 
 _WITH_ARGUMENT: Final = re.compile(r"(request\.(?:query|header))(?:\.(.*))?")
@@ -175,10 +175,10 @@ def _variable(inner: str, default: Escape, offset: int) -> Variable:
     if bar and wanted not in _FILTERS:
         raise TemplateError(f'unknown filter "{wanted[:_SHOWN]}": {closest(wanted[:_SHOWN], _FILTERS)}', offset)
     escape = _FILTERS[wanted] if bar else default
-    if found := _WITH_ARGUMENT.fullmatch(spelled):
-        name, argument = NAMES[found[1]], found[2] or ""
+    if match := _WITH_ARGUMENT.fullmatch(spelled):
+        name, argument = NAMES[match[1]], match[2] or ""
         if not _ARGUMENTS[name].fullmatch(argument):
-            raise TemplateError(f'expected a name behind "{found[1]}.", got "{argument[:_SHOWN]}"', offset)
+            raise TemplateError(f'expected a name behind "{match[1]}.", got "{argument[:_SHOWN]}"', offset)
         return Variable(name, argument.lower() if name is Name.REQUEST_HEADER else argument, escape)
     if spelled in NAMES:
         return Variable(NAMES[spelled], "", escape)
@@ -205,7 +205,7 @@ _REPLACED: Final = "\N{REPLACEMENT CHARACTER}"
 # XML 1.0 has no control characters but these three; as references, they cannot end a header either.
 _HTML: Final = {
     **dict.fromkeys((*_CONTROLS, 0xFFFE, 0xFFFF), _REPLACED),
-    **{ord(each): f"&#{ord(each)};" for each in "\t\n\r'"},
+    **{ord(char): f"&#{ord(char)};" for char in "\t\n\r'"},
     **{ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord('"'): "&quot;"},
 }
 _JSON: Final = {code: f"\\u{code:04x}" for code in (*_CONTROLS, *map(ord, "\"'\\<>&\u2028\u2029"))}

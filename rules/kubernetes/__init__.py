@@ -56,29 +56,29 @@ def read_manifests(
     for manifest in objects:
         if not _is_skipped(manifest):
             there.setdefault(manifest.id, manifest)
-    found = _read(objects, addresses, native_routes)
-    wrong = {status.object: status for status in found.statuses if status.unreadable}
-    gone = [each for name, each in last.items() if name not in there]
-    lost = [each for each in gone if any(_may_be(each, other) for other in objects if other.file == each.file)]
-    before = {each: last[each.id] for each in wrong if each.id in last and there[each.id] is each}
+    result = _read(objects, addresses, native_routes)
+    wrong = {status.object: status for status in result.statuses if status.unreadable}
+    gone = [old for name, old in last.items() if name not in there]
+    lost = [old for old in gone if any(_may_be(old, other) for other in objects if other.file == old.file)]
+    before = {bad: last[bad.id] for bad in wrong if bad.id in last and there[bad.id] is bad}
     while lost or before:
-        again = _read([*(before.get(each, each) for each in objects), *lost], addresses, native_routes)
+        again = _read([*(before.get(manifest, manifest) for manifest in objects), *lost], addresses, native_routes)
         # It can be read, but names what is no more: then what its author says now is no worse.
         useless = {status.object for status in again.statuses if status.unreadable}.intersection(before.values())
         if not useless:
             kept = {*before.values(), *lost}
             statuses = (status for status in again.statuses if status.object not in kept)
-            told = (replace(wrong[each], kept=True) for each in before)
+            told = (replace(wrong[bad], kept=True) for bad in before)
             text = "stays as it was: an object of this file may be meant to be it, and has no such kind or name"
-            notes = [Problem(Position(each.file, 0), f"{each.title} {text}", Severity.WARNING) for each in lost]
-            found = replace(again, statuses=(*statuses, *told), notes=(*again.notes, *notes))
+            notes = [Problem(Position(old.file, 0), f"{old.title} {text}", Severity.WARNING) for old in lost]
+            result = replace(again, statuses=(*statuses, *told), notes=(*again.notes, *notes))
             break
-        before = {each: old for each, old in before.items() if old not in useless}
-    now = {each.id: before.get(each, each) for each in there.values() if each not in wrong or each in before}
-    known = {name: each for name, each in last.items() if name in there}
+        before = {bad: old for bad, old in before.items() if old not in useless}
+    now = {new.id: before.get(new, new) for new in there.values() if new not in wrong or new in before}
+    known = {name: old for name, old in last.items() if name in there}
     last.clear()
-    last.update({**known, **now, **{each.id: each for each in lost}})
-    return found
+    last.update({**known, **now, **{old.id: old for old in lost}})
+    return result
 
 
 _SLIP: Final = 0.85
@@ -93,31 +93,31 @@ def _may_be(before: Object, now: Object) -> bool:
     return same and _is_skipped(now)
 
 
-def _is_skipped(each: Object) -> bool:
-    return bool(each.kind) and (each.group, each.kind) not in KINDS
+def _is_skipped(manifest: Object) -> bool:
+    return bool(manifest.kind) and (manifest.group, manifest.kind) not in KINDS
 
 
 def _read(objects: Iterable[Object], addresses: Mapping[str, Upstream], native_routes: Sequence[Route]) -> Manifests:
     usable: LastGood = {}
     statuses: list[Status] = []
     notes: list[Problem] = []
-    for each in objects:
-        if _is_skipped(each):
-            text = f"{each.title} is skipped: nothing here reads {each.api_version} {each.kind}"
-            notes.append(Problem(each.position, text, Severity.NOTE))
-        elif each.problems:
-            statuses.append(judged(each, as_faults(each.problems), ACCEPTED))
-        elif first := usable.get(each.id):
-            fault = Fault(each.position, f"it is given twice, first at {first.position}")
-            statuses.append(judged(each, (fault,), ACCEPTED))
+    for manifest in objects:
+        if _is_skipped(manifest):
+            text = f"{manifest.title} is skipped: nothing here reads {manifest.api_version} {manifest.kind}"
+            notes.append(Problem(manifest.position, text, Severity.NOTE))
+        elif manifest.problems:
+            statuses.append(judged(manifest, as_faults(manifest.problems), ACCEPTED))
+        elif first := usable.get(manifest.id):
+            fault = Fault(manifest.position, f"it is given twice, first at {first.position}")
+            statuses.append(judged(manifest, (fault,), ACCEPTED))
         else:
-            usable[each.id] = each
-    found = make_cluster(usable.values(), addresses)
-    part = read_gateway_api(found)
-    ingresses = read_ingresses(found)
+            usable[manifest.id] = manifest
+    cluster = make_cluster(usable.values(), addresses)
+    part = read_gateway_api(cluster)
+    ingresses = read_ingresses(cluster)
     routes = (*part.routes, *ingresses.routes)
-    plugins = read_wasm_plugins(found, (*native_routes, *routes))
-    broken = (judged(each, faults, ACCEPTED) for each, faults in found.faults.items() if faults)
+    plugins = read_wasm_plugins(cluster, (*native_routes, *routes))
+    broken = (judged(faulty, faults, ACCEPTED) for faulty, faults in cluster.faults.items() if faults)
     names = dict.fromkeys(
         name
         for route in routes
@@ -127,7 +127,7 @@ def _read(objects: Iterable[Object], addresses: Mapping[str, Upstream], native_r
     return Manifests(
         listeners=part.listeners,
         homeless=part.homeless,
-        upstreams=tuple(map(found.upstream, names)),
+        upstreams=tuple(map(cluster.upstream, names)),
         routes=routes,
         rules=plugins.rules,
         route_groups=_route_groups(routes),

@@ -112,7 +112,7 @@ def _authority_refs(place: Place, gateway: Object) -> tuple[Reference, ...]:
     references = fields.require("caCertificateRefs", Place.items, [])
     if not references and "caCertificateRefs" in fields:
         raise fields["caCertificateRefs"].expected("at least one entry")
-    return tuple(_reference(gateway, each) for each in references)
+    return tuple(_reference(gateway, entry) for entry in references)
 
 
 def _reference(gateway: Object, place: Place) -> Reference:

@@ -64,8 +64,8 @@ class Cluster:
 
     def labels(self, namespace: str) -> dict[str, str]:
         """The labels of a namespace; every namespace has its name as one."""
-        found = self.find("Namespace", Key("", namespace))
-        return {"kubernetes.io/metadata.name": namespace, **dict(found.labels if found else ())}
+        namespaced = self.find("Namespace", Key("", namespace))
+        return {"kubernetes.io/metadata.name": namespace, **dict(namespaced.labels if namespaced else ())}
 
     def granted(self, source: Object, to: Reference) -> bool:
         """Whether an object may refer to another, which is true within a namespace."""
@@ -81,7 +81,7 @@ class Cluster:
         """
         service = self.services.get(key)
         if service is not None:
-            return next((each for each in service.ports if each.number == number), None)
+            return next((entry for entry in service.ports if entry.number == number), None)
         return ServicePort(number) if upstream_name(key, number) in self.addresses else None
 
     def has(self, upstream: str) -> bool:
@@ -92,7 +92,7 @@ class Cluster:
     def port_number(self, key: Key, name: str) -> int | None:
         """The number of a Service's port that is given by name; None: there is none."""
         service = self.services.get(key, Service())
-        return next((each.number for each in service.ports if each.name == name), None)
+        return next((entry.number for entry in service.ports if entry.name == name), None)
 
     def missing(self, key: Key, number: int | str) -> str:
         """What to say where `service_port` finds nothing."""
@@ -107,12 +107,12 @@ class Cluster:
         key, number = _service_of(name)
         if number is None:
             return self.addresses[name]
-        found = self.service_port(key, number)
-        http2 = found is not None and found.protocol == "kubernetes.io/h2c"
+        service_port = self.service_port(key, number)
+        http2 = service_port is not None and service_port.protocol == "kubernetes.io/h2c"
         if given := self.addresses.get(name):
             return replace(given, http2=http2 or given.http2)
         service = self.services[key]
-        target = found.target if found and service.headless else None
+        target = service_port.target if service_port and service.headless else None
         host = f"{key.name}.{key.namespace}.svc.cluster.local"
         return Upstream(name, (Endpoint(host, target or number),), http2=http2)
 
@@ -155,22 +155,22 @@ def make_cluster(objects: Iterable[Object], addresses: Mapping[str, Upstream]) -
     """Look at objects together. Each has a name that no other one of its kind has; `addresses` are upstreams of the
     command line by name."""
     by_kind: dict[str, dict[Key, Object]] = {}
-    for each in objects:
-        key = Key("", each.key.name) if each.kind == "Namespace" else each.key
-        by_kind.setdefault(each.kind, {})[key] = each
+    for manifest in objects:
+        key = Key("", manifest.key.name) if manifest.kind == "Namespace" else manifest.key
+        by_kind.setdefault(manifest.kind, {})[key] = manifest
     faults: dict[Object, tuple[Fault, ...]] = {}
 
     def of_kind(kind: str, read: Callable[[Object], tuple[T, Iterable[Problem]]]) -> Iterator[tuple[Object, T]]:
-        for each in by_kind.get(kind, {}).values():
-            value, problems = read(each)
-            faults[each] = as_faults(problems)
-            yield each, value
+        for manifest in by_kind.get(kind, {}).values():
+            value, problems = read(manifest)
+            faults[manifest] = as_faults(problems)
+            yield manifest, value
 
-    services = {each.key: it for each, it in of_kind("Service", lambda it: read_spec(it, _service, Service()))}
+    services = {manifest.key: it for manifest, it in of_kind("Service", lambda it: read_spec(it, _service, Service()))}
     granting = of_kind("ReferenceGrant", lambda it: read_spec(it, _grants, ()))
-    grants = frozenset((*it, each.key.namespace) for each, found in granting if not faults[each] for it in found)
+    grants = frozenset((*it, grant.key.namespace) for grant, granted in granting if not faults[grant] for it in granted)
     list(of_kind("Namespace", lambda it: read_spec(it, lambda _: None, None)))
-    bridged = {upstream.name: upstream for _, found in of_kind("McpBridge", read_mcp_bridge) for upstream in found}
+    bridged = {upstream.name: upstream for _, listed in of_kind("McpBridge", read_mcp_bridge) for upstream in listed}
     return Cluster(by_kind, {**bridged, **addresses}, services, grants, faults)
 
 

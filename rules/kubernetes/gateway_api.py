@@ -31,7 +31,7 @@ from rejoinder.rules.kubernetes.status import (
     Fault,
     ParentRef,
     Status,
-    condition,
+    condition_of,
     judged,
 )
 from rejoinder.rules.manifests import Manifests
@@ -56,12 +56,12 @@ class _Attachment:
 
 def read_gateway_api(cluster: Cluster) -> Manifests:
     """What the Gateways, HTTPRoutes and DirectResponses say."""
-    answers = {each: read_direct_response(each) for each in cluster.of_kind(DIRECT_RESPONSE)}
+    answers = {manifest: read_direct_response(manifest) for manifest in cluster.of_kind(DIRECT_RESPONSE)}
     routes = [
-        read_http_route(each, cluster, {each.key: answer for each, (answer, _) in answers.items()})
-        for each in cluster.of_kind("HTTPRoute")
+        read_http_route(manifest, cluster, {response.key: answer for response, (answer, _) in answers.items()})
+        for manifest in cluster.of_kind("HTTPRoute")
     ]
-    gateways = _on_their_own([read_gateway(each, cluster) for each in cluster.of_kind("Gateway")])
+    gateways = _on_their_own([read_gateway(manifest, cluster) for manifest in cluster.of_kind("Gateway")])
     by_key = {gateway.key: gateway for gateway in gateways}
 
     entries: list[tuple[Any, Route]] = []
@@ -69,12 +69,12 @@ def read_gateway_api(cluster: Cluster) -> Manifests:
     statuses: list[Status] = []
     for route in routes:
         led = [(ref, *_attach(route, ref, by_key, cluster)) for ref in route.parents]
-        found = {(each.gateway.key, each.listener.name): each for _, attachments, _ in led for each in attachments}
-        if too_large := _too_large(route, found.values(), len(entries)):
-            route, found = replace(route, faults=(*route.faults, too_large)), {}  # noqa: PLW2901 - with its fault
-        for where, each in found.items():
+        by_listener = {(at.gateway.key, at.listener.name): at for _, attachments, _ in led for at in attachments}
+        if too_large := _too_large(route, by_listener.values(), len(entries)):
+            route, by_listener = replace(route, faults=(*route.faults, too_large)), {}  # noqa: PLW2901 - with its fault
+        for where, at in by_listener.items():
             attached.setdefault(where, set()).add(route.object.key)
-            entries += _entries(route, each)
+            entries += _entries(route, at)
         parents = tuple((ref, _parent_conditions(route, attachments, fault)) for ref, attachments, fault in led)
         statuses.append(Status(route.object, _unattached(route), parents))
     entries += (entry for gateway in gateways for entry in _fences(gateway))
@@ -89,11 +89,11 @@ def read_gateway_api(cluster: Cluster) -> Manifests:
                 for gateway in gateways
             ),
             *statuses,
-            *(judged(each, faults, ACCEPTED) for each, (_, faults) in answers.items()),
+            *(judged(manifest, faults, ACCEPTED) for manifest, (_, faults) in answers.items()),
         ),
         notes=(
             *(note for route in routes for note in route.notes),
-            *(note for each in cluster.of_kind("Gateway") for note in annotations_without_effect(each)),
+            *(note for manifest in cluster.of_kind("Gateway") for note in annotations_without_effect(manifest)),
         ),
     )
 
@@ -101,7 +101,7 @@ def read_gateway_api(cluster: Cluster) -> Manifests:
 def _too_large(route: HttpRoute, at: Iterable[_Attachment], others: int) -> Fault | None:
     """Why an HTTPRoute cannot be used, if it is that: its matches are there again at each listener, for each hostname,
     and a short text could be millions."""
-    size = sum(len(each.domains) for each in at) * sum(len(rule.matches) for rule in route.rules)
+    size = sum(len(attachment.domains) for attachment in at) * sum(len(rule.matches) for rule in route.rules)
     if size <= min(MAX_ROUTES, MAX_ITEMS - others):
         return None
     message = (
@@ -201,11 +201,11 @@ def _meet(listener: str, hostnames: tuple[str, ...]) -> tuple[str, ...]:
 def _parent_conditions(
     route: HttpRoute, attachments: Sequence[_Attachment], fault: Fault | None
 ) -> tuple[Condition, ...]:
-    faults = (*((fault,) if fault else ()), *route.faults, *(each for rule in route.rules for each in rule.faults))
+    faults = (*((fault,) if fault else ()), *route.faults, *(own for rule in route.rules for own in rule.faults))
     message = ""
     if not fault and not attachments[0].gateway.object:
         message = "no Gateway is among the files, so it is attached where the rule files listen"
-    conditions = [condition(ACCEPTED, faults, message=message), condition(RESOLVED_REFS, faults)]
+    conditions = [condition_of(ACCEPTED, faults, message=message), condition_of(RESOLVED_REFS, faults)]
     broken = [number for number, rule in enumerate(route.rules) if any(it.condition == ACCEPTED for it in rule.faults)]
     works = any(
         (match.whole and rule.refusal) or number not in broken
@@ -224,7 +224,7 @@ def _unattached(route: HttpRoute) -> tuple[Condition, ...]:
         return ()
     message = "spec.parentRefs is missing: it is attached to nothing"
     fault = Fault(route.object.position, message, reason="NoMatchingParent")
-    return (condition(ACCEPTED, (*route.faults, fault)),)
+    return (condition_of(ACCEPTED, (*route.faults, fault)),)
 
 
 # --- routes in their order ---
@@ -232,13 +232,13 @@ def _unattached(route: HttpRoute) -> tuple[Condition, ...]:
 
 def _entries(route: HttpRoute, at: _Attachment) -> Iterator[tuple[Any, Route]]:
     narrower = _narrower(at.gateway, at.listener)
-    domains = [each for each in at.domains if not any(domain_covers(other.hostname, each) for other in narrower)]
+    domains = [domain for domain in at.domains if not any(domain_covers(other.hostname, domain) for other in narrower)]
     for number, rule in enumerate(route.rules):
         for place, match in enumerate(rule.matches):
             own = rule.action if match.whole else rule.refusal or rule.action
             for domain in domains:
                 action = _at_listener(own, at.listener, domain)
-                found = Route(
+                entry = Route(
                     name=f"httproute/{route.object.key}/rule/{number}/match/{place}",
                     action=action,
                     domains=(domain,),
@@ -250,14 +250,14 @@ def _entries(route: HttpRoute, at: _Attachment) -> Iterator[tuple[Any, Route]]:
                     position=rule.position,
                 )
                 if isinstance(own, Answer):
-                    found = replace(found, request_headers=UNCHANGED, response_headers=UNCHANGED)
+                    entry = replace(entry, request_headers=UNCHANGED, response_headers=UNCHANGED)
                 key = (*_precedence(route, match, domain), number, place)
                 if isinstance(action, Redirect) and action.scheme and (action.host, action.port) == (None, None):
                     # Envoy would lead to the scheme that is given, at the port of the request's Host.
                     with_port = replace(match.request, headers=(*match.request.headers, _WITH_PORT))
                     to = replace(action, port=WELL_KNOWN_PORTS[action.scheme])
-                    yield key, replace(found, request=with_port, action=to)
-                yield key, found
+                    yield key, replace(entry, request=with_port, action=to)
+                yield key, entry
 
 
 def _narrower(gateway: Gateway, listener: GatewayListener) -> list[GatewayListener]:
@@ -278,7 +278,7 @@ def _narrower(gateway: Gateway, listener: GatewayListener) -> list[GatewayListen
 
 def _fences(gateway: Gateway) -> Iterator[tuple[Any, Route]]:
     """Behind all routes of a listener, what keeps its hosts from the routes of a wider one."""
-    fenced = {each.name: each for listener in gateway.listeners for each in _narrower(gateway, listener)}
+    fenced = {other.name: other for listener in gateway.listeners for other in _narrower(gateway, listener)}
     for listener in fenced.values():
         name = f"gateway/{gateway.key}/listener/{listener.name}/no-route"
         route = Route(

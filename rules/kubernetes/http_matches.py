@@ -56,7 +56,7 @@ def _path(place: Place) -> PathMatch:
 
 
 def _values(place: Place, read_name: Callable[[Place, str], str]) -> tuple[tuple[str, StringMatch], ...]:
-    found: dict[str, StringMatch] = {}
+    tests: dict[str, StringMatch] = {}
     for item in place.items():
         fields = open_fields(item)
         name = fields.require("name", lambda it: read_name(it, it.string()), None)
@@ -66,5 +66,5 @@ def _values(place: Place, read_name: Callable[[Place, str], str]) -> tuple[tuple
         else:
             test = StringMatch(StringKind.REGEX, fields.require("value", regex_text, ".*"))
         if name is not None:  # of several with one name the first counts, says the specification
-            found.setdefault(name, test)
-    return tuple(found.items())
+            tests.setdefault(name, test)
+    return tuple(tests.items())

@@ -94,25 +94,25 @@ class HttpRoute:
     """What has no effect."""
 
 
-def read_http_route(each: Object, cluster: Cluster, answers: Mapping[Key, Answer | None]) -> HttpRoute:
+def read_http_route(route: Object, cluster: Cluster, answers: Mapping[Key, Answer | None]) -> HttpRoute:
     """An HTTPRoute; what is wrong stays with it, or with its rule. `answers` are as in `References`."""
-    spec = each.spec()
-    _, unknown = read_spec(each, lambda _: None, None, "rules")
-    parents, parent_problems = alone(spec, lambda it: _parents(it, each.key.namespace), ())
+    spec = route.spec()
+    _, unknown = read_spec(route, lambda _: None, None, "rules")
+    parents, parent_problems = alone(spec, lambda it: _parents(it, route.key.namespace), ())
     hostnames, host_problems = alone(spec, _hostnames, ())
     places, rule_problems = alone(spec, _rules, [])
-    status, status_problems = alone(spec, lambda _: _redirect_annotation(each), None)
-    references = References(each, cluster, answers)
+    status, status_problems = alone(spec, lambda _: _redirect_annotation(route), None)
+    references = References(route, cluster, answers)
     rules = tuple(_read_rule(place, number, references, status) for number, place in enumerate(places))
-    notes = (*(note for rule in rules for note in rule.notes), *annotations_without_effect(each, REDIRECT_ANNOTATION))
+    notes = (*(note for rule in rules for note in rule.notes), *annotations_without_effect(route, REDIRECT_ANNOTATION))
     if unknown or rule_problems or (host_problems and not hostnames):
         rules = ()  # what they are about is not known, and without its hosts it would take those of others
     problems = (*unknown, *status_problems, *parent_problems, *host_problems, *rule_problems)
-    return HttpRoute(each, parents, hostnames, rules, as_faults(problems, UNSUPPORTED_VALUE), notes)
+    return HttpRoute(route, parents, hostnames, rules, as_faults(problems, UNSUPPORTED_VALUE), notes)
 
 
-def _redirect_annotation(each: Object) -> int | None:
-    place = annotations_of(each).get(REDIRECT_ANNOTATION)
+def _redirect_annotation(route: Object) -> int | None:
+    place = annotations_of(route).get(REDIRECT_ANNOTATION)
     if place is None:
         return None
     node = place.node
@@ -136,8 +136,8 @@ def _hostnames(spec: Place) -> tuple[str, ...]:
 
 def _rules(spec: Place) -> list[Place]:
     # Without rules a route has one that fits everything, and forwards to nothing.
-    found = open_fields(spec).get("rules", Place.items, None)
-    return [member(spec, "rules")] if found is None else found
+    places = open_fields(spec).get("rules", Place.items, None)
+    return [member(spec, "rules")] if places is None else places
 
 
 def _read_rule(place: Place, number: int, references: References, redirect_status: int | None) -> RouteRule:
@@ -162,10 +162,10 @@ def _read_rule(place: Place, number: int, references: References, redirect_statu
         action = replace(action, status_code=redirect_status)
     of_matches, match_notes = _told(references.route, match_problems)
     faults, notes = _told(references.route, place.source.problems)
-    stopped = [each for each in faults if not isinstance(action, Forward) or each.condition == ACCEPTED]
+    stopped = [fault for fault in faults if not isinstance(action, Forward) or fault.condition == ACCEPTED]
 
-    def refused(found: Iterable[Fault]) -> Answer:
-        return refusal(f"{title} rule {number}: {'; '.join(dict.fromkeys(each.message for each in found))}")
+    def refused(reasons: Iterable[Fault]) -> Answer:
+        return refusal(f"{title} rule {number}: {'; '.join(dict.fromkeys(fault.message for fault in reasons))}")
 
     return RouteRule(
         matches,
@@ -173,7 +173,7 @@ def _read_rule(place: Place, number: int, references: References, redirect_statu
         filters.request_headers,
         filters.response_headers,
         refused(of_matches) if of_matches and not stopped else None,
-        tuple(replace(each, message=f"rule {number}: {each.message}") for each in (*of_matches, *faults)),
+        tuple(replace(fault, message=f"rule {number}: {fault.message}") for fault in (*of_matches, *faults)),
         (*match_notes, *notes),
         place.position,
     )
@@ -192,7 +192,7 @@ def _told(route: Object, problems: Iterable[Problem]) -> tuple[list[Fault], list
 def _check(place: Place, matches: tuple[Match, ...], filters: Filters, backends: tuple[Backend, ...]) -> None:
     """Note what cannot be together."""
     by_prefix = all(match.request.path.kind is PathKind.PREFIX for match in matches)
-    if not by_prefix and any(each and each.prefix is not None for each in (filters.redirect, filters.rewrite)):
+    if not by_prefix and any(change and change.prefix is not None for change in (filters.redirect, filters.rewrite)):
         refuse(place, UNSUPPORTED_VALUE, "ReplacePrefixMatch needs matches of type PathPrefix")
     if len(filters.responses) > 1:
         refuse(place, INCOMPATIBLE_FILTERS, "it has several DirectResponses: keep one of them")
@@ -235,15 +235,15 @@ def _action(filters: Filters, backends: tuple[Backend, ...], timeout: float, tit
 
 
 def _backends(place: Place, references: References) -> tuple[tuple[Backend, Filters], ...]:
-    found = [_backend(item, references) for item in items(place)]
-    for item, (_, filters) in zip(items(place), found, strict=True) if len(found) > 1 else ():
+    backends = [_backend(item, references) for item in items(place)]
+    for item, (_, filters) in zip(items(place), backends, strict=True) if len(backends) > 1 else ():
         # Envoy can do the rest for a route only, not for a share of its requests.
         if filters.redirect or filters.mirrors or replace(filters.rewrite or Rewrite(), host=None) != Rewrite():
             message = "on one of several backendRefs, filters can change headers and the host, nothing else"
             refuse(item, UNSUPPORTED_VALUE, message)
-    if (total := sum(backend.weight for backend, _ in found)) > MAX_WEIGHTS:
+    if (total := sum(backend.weight for backend, _ in backends)) > MAX_WEIGHTS:
         raise place.mistake(f"all weights together are {total:,}: expected at most {MAX_WEIGHTS:,}")
-    return tuple(found)
+    return tuple(backends)
 
 
 def _backend(place: Place, references: References) -> tuple[Backend, Filters]:

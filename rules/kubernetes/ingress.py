@@ -59,26 +59,26 @@ def read_ingresses(cluster: Cluster) -> Manifests:
             text = f"{ingress.title} is left out: {canary} is not supported, all requests go where the others send them"
             notes.append(Problem(annotations_of(ingress)[canary].position, text, Severity.WARNING))
             continue
-        found, problems = read_spec(ingress, _Reader(ingress, cluster).entries, [], "rules")
+        own, problems = read_spec(ingress, _Reader(ingress, cluster).entries, [], "rules")
         faults, warnings = told_apart(ingress, problems)
-        entries += found
+        entries += own
         statuses.append(judged(ingress, faults))
         notes += (*warnings, *_without_effect(ingress))
     routes = tuple(route for _, route in sorted(entries, key=lambda entry: entry[0]))
     return Manifests(routes=routes, statuses=tuple(statuses), notes=tuple(notes))
 
 
-def _without_effect(each: Object) -> Iterator[Problem]:
-    yield from annotations_without_effect(each, DESTINATION, *(f"{prefix}use-regex" for prefix in _PREFIXES))
-    if each.spec().has("tls"):
-        text = f"{each.title}: spec.tls has no effect: say listen with a certificate in a rule file, or use a Gateway"
-        yield Problem(each.spec().field("tls").position, text, Severity.WARNING)
+def _without_effect(ingress: Object) -> Iterator[Problem]:
+    yield from annotations_without_effect(ingress, DESTINATION, *(f"{prefix}use-regex" for prefix in _PREFIXES))
+    if ingress.spec().has("tls"):
+        text = f"{ingress.title}: spec.tls has no effect: use listen with a certificate in a rule file, or a Gateway"
+        yield Problem(ingress.spec().field("tls").position, text, Severity.WARNING)
 
 
-def _says_true(each: Object, name: str) -> str:
+def _says_true(ingress: Object, name: str) -> str:
     """The annotation of that name, with any of the prefixes, that says true; empty: none does."""
     for prefix in _PREFIXES:
-        place = annotations_of(each).get(f"{prefix}{name}")
+        place = annotations_of(ingress).get(f"{prefix}{name}")
         if place is not None and isinstance(place.node, Scalar) and place.node.text == "true":
             return f"{prefix}{name}"
     return ""
@@ -100,7 +100,7 @@ class _Reader:
                 path, problems = noted(place, self._path, EVERY_PATH)
                 faults, _ = told_apart(self.object, problems)
                 # A path that cannot be used answers 500 where no other takes the request.
-                action = self._action(member(place, "backend"), [each.message for each in faults])
+                action = self._action(member(place, "backend"), [fault.message for fault in faults])
                 part = f"rule {number} path {at}"
                 entries.append(self._entry(part, domain, path, action, place, last=bool(faults)))
         if spec.has("defaultBackend"):
@@ -135,11 +135,11 @@ class _Reader:
     def _action(self, backend: Place, wrong: list[str]) -> Answer | Forward:
         """Where requests go; what is wrong with that, or with the path, is answered instead."""
         forward, problems = noted(backend, self._forward, None)
-        wrong += [each.message for each in problems if not isinstance(each, Fault)]
+        wrong += [problem.message for problem in problems if not isinstance(problem, Fault)]
         if forward is not None and not wrong:
             return forward
         # A reference that leads nowhere is only told where nothing else is wrong.
-        return refusal(f"{self.object.title}: {'; '.join(wrong or [each.message for each in problems])}")
+        return refusal(f"{self.object.title}: {'; '.join(wrong or [problem.message for problem in problems])}")
 
     def _forward(self, backend: Place) -> Forward | None:
         if not backend.has("service") and (place := annotations_of(self.object).get(DESTINATION)) is not None:

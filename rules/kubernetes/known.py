@@ -63,8 +63,8 @@ def without(table: Table, *names: str) -> Table:
 def _table(read: str = "", *more: Table, harmless: str = "", refused: str = "", **inner: Use | Table) -> Table:
     """Fields by what becomes of them, their names with spaces between; and those that have fields of their own."""
     words = {READ: read, HARMLESS: harmless, REFUSED: refused}
-    found: Table = {name: use for use, names in words.items() for name in names.split()}
-    return {**found, **{name: use for table in more for name, use in table.items()}, **inner}
+    fields: Table = {name: use for use, names in words.items() for name in names.split()}
+    return {**fields, **{name: use for table in more for name, use in table.items()}, **inner}
 
 
 # --- what all objects have ---

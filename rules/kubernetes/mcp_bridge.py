@@ -63,7 +63,7 @@ def _registry(place: Place) -> Upstream | None:
 def _endpoint(number: int | None, place: Place, text: str) -> Endpoint:
     """An address; with the port of a `dns` registry, else the port is a part of it."""
     host, colon, own = text.strip().rpartition(":") if number is None else (text.strip(), ":", str(number))
-    found = host_of(host)
-    if found is None or not colon or not own.isdecimal() or int(own) not in PORTS:
+    address = host_of(host)
+    if address is None or not colon or not own.isdecimal() or int(own) not in PORTS:
         raise place.expected("addresses such as 10.0.0.1:80,10.0.0.2:80" if number is None else "host names")
-    return Endpoint(found, int(own))
+    return Endpoint(address, int(own))

@@ -96,25 +96,25 @@ _DECIDING: Final = tuple(
 """What controllers' annotations start with. They have hundreds, which change what an object does."""
 
 
-def annotations_of(each: Object) -> dict[str, Place]:
+def annotations_of(manifest: Object) -> dict[str, Place]:
     """An object's annotations."""
-    place = member(member(each.place, "metadata"), "annotations")
+    place = member(member(manifest.place, "metadata"), "annotations")
     return dict(place.members()) if isinstance(place.node, Map) else {}
 
 
-def annotations_without_effect(each: Object, *read: str) -> Iterator[Problem]:
+def annotations_without_effect(manifest: Object, *read: str) -> Iterator[Problem]:
     """A warning that names those annotations that would mean something to a controller, but for those that are read
     and those that say `false`, which switch nothing on."""
     names = [
         name
-        for name, value in annotations_of(each).items()
+        for name, value in annotations_of(manifest).items()
         if name.startswith(_DECIDING)
         and name not in read
         and not (isinstance(value.node, Scalar) and value.node.text == "false")
     ]
     if names:
-        text = f"{each.title}: annotations have no effect here: {', '.join(names)}"
-        yield Problem(annotations_of(each)[names[0]].position, text, Severity.WARNING)
+        text = f"{manifest.title}: annotations have no effect here: {', '.join(names)}"
+        yield Problem(annotations_of(manifest)[names[0]].position, text, Severity.WARNING)
 
 
 def read_objects(place: Place) -> tuple[Object, ...]:
@@ -124,12 +124,12 @@ def read_objects(place: Place) -> tuple[Object, ...]:
         FieldError: it is a `List` of nothing that could be read.
     """
     place = replace(place, source=Source(place.source.file, place.source.files))  # which is not `operated`
-    found, problems = alone(place, _object, _NOTHING)
-    if found.kind == "List" and not isinstance(member(place, "items").node, List):
+    manifest, problems = alone(place, _object, _NOTHING)
+    if manifest.kind == "List" and not isinstance(member(place, "items").node, List):
         raise member(place, "items").expected("a list")
-    if found.kind.endswith("List") and not isinstance(member(place, "items").node, Scalar):
-        return tuple(each for item in items(member(place, "items")) for each in read_objects(item))
-    return (replace(found, place=place, problems=problems),)
+    if manifest.kind.endswith("List") and not isinstance(member(place, "items").node, Scalar):
+        return tuple(manifest for item in items(member(place, "items")) for manifest in read_objects(item))
+    return (replace(manifest, place=place, problems=problems),)
 
 
 _NOTHING: Final = Object("", "", Key("", ""), Place(Map(0, {}, 0), Source("", Files())))
@@ -137,24 +137,24 @@ _NOTHING: Final = Object("", "", Key("", ""), Place(Map(0, {}, 0), Source("", Fi
 
 def _object(place: Place) -> Object:
     fields = open_fields(place)
-    found = replace(
+    manifest = replace(
         _NOTHING,
         api_version=fields.require("apiVersion", Place.string, ""),
         kind=fields.require("kind", Place.string, ""),
     )
-    if found.kind.endswith("List"):
-        return found
-    if (table := KINDS.get((found.group, found.kind))) is not None:
+    if manifest.kind.endswith("List"):
+        return manifest
+    if (table := KINDS.get((manifest.group, manifest.kind))) is not None:
         check(place, without(table, "spec"))
-    return member(place, "metadata").attempt(functools.partial(_metadata, found), found)
+    return member(place, "metadata").attempt(functools.partial(_metadata, manifest), manifest)
 
 
-def _metadata(found: Object, place: Place) -> Object:
+def _metadata(manifest: Object, place: Place) -> Object:
     check(place, METADATA)
     fields = open_fields(place)
     name = fields.require("name", _name, "")
     return replace(
-        found,
+        manifest,
         key=Key(fields.get("namespace", _name, "default"), name),
         created=fields.get("creationTimestamp", _timestamp, ""),
         generation=fields.get("generation", lambda it: it.integer(range(2**62)), 0),
@@ -190,17 +190,17 @@ def alone(place: Place, read: Callable[[Place], T], default: D) -> tuple[T | D, 
 
 
 def read_spec(
-    each: Object, read: Callable[[Place], T], default: D, *unchecked: str
+    manifest: Object, read: Callable[[Place], T], default: D, *unchecked: str
 ) -> tuple[T | D, tuple[Problem, ...]]:
     """Read the `spec` of an object as `alone` does. Its fields are checked, but for those that are `unchecked`."""
-    table = KINDS[each.group, each.kind]["spec"]
+    table = KINDS[manifest.group, manifest.kind]["spec"]
     assert isinstance(table, Mapping)
 
     def checked(spec: Place) -> T:
         check(spec, without(table, *unchecked))
         return read(spec)
 
-    return alone(each.spec(), checked, default)
+    return alone(manifest.spec(), checked, default)
 
 
 def noted(place: Place, read: Callable[[Place], T], default: D) -> tuple[T | D, tuple[Problem, ...]]:

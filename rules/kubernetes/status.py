@@ -63,12 +63,12 @@ def as_faults(problems: Iterable[Problem], reason: str = INVALID) -> tuple[Fault
 
 
 def told_apart(
-    each: Object, problems: Iterable[Problem], reason: str = INVALID
+    manifest: Object, problems: Iterable[Problem], reason: str = INVALID
 ) -> tuple[tuple[Fault, ...], list[Problem]]:
     """What is wrong with an object, and what in it has no effect, said with its title."""
     errors = [problem for problem in problems if problem.severity is Severity.ERROR]
     notes = [problem for problem in problems if problem.severity is not Severity.ERROR]
-    return as_faults(errors, reason), [replace(note, message=f"{each.title}: {note.message}") for note in notes]
+    return as_faults(errors, reason), [replace(note, message=f"{manifest.title}: {note.message}") for note in notes]
 
 
 def refusal(text: str) -> Answer:
@@ -95,7 +95,7 @@ class Condition:
         return f"{said}: {self.message}" if self.message else said
 
 
-def condition(kind: str, faults: Iterable[Fault], good: str | None = None, message: str = "") -> Condition:
+def condition_of(kind: str, faults: Iterable[Fault], good: str | None = None, message: str = "") -> Condition:
     """The condition that those of the faults make that are about it.
 
     Args:
@@ -104,18 +104,18 @@ def condition(kind: str, faults: Iterable[Fault], good: str | None = None, messa
         good: the reason if nothing is wrong; None: the type itself.
         message: what to say then.
     """
-    found = [fault for fault in faults if fault.condition == kind]
-    if not found:
+    matching = [fault for fault in faults if fault.condition == kind]
+    if not matching:
         return Condition(kind, kind not in _NEGATIVE, good or kind, message)
-    first = found[0]
+    first = matching[0]
 
     def told(fault: Fault) -> str:
         elsewhere = fault.position.line != first.position.line
         return f"{fault.message} (line {fault.position.line})" if elsewhere else fault.message
 
-    texts = dict.fromkeys(told(fault) for fault in found if fault.reason == first.reason)
-    others = dict.fromkeys(f"{fault.reason}: {told(fault)}" for fault in found if fault.reason != first.reason)
-    return Condition(kind, kind in _NEGATIVE, found[0].reason, "; ".join((*texts, *others)), found[0].position)
+    texts = dict.fromkeys(told(fault) for fault in matching if fault.reason == first.reason)
+    others = dict.fromkeys(f"{fault.reason}: {told(fault)}" for fault in matching if fault.reason != first.reason)
+    return Condition(kind, kind in _NEGATIVE, matching[0].reason, "; ".join((*texts, *others)), matching[0].position)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,54 +169,54 @@ class Status:
 
     def said(self) -> Iterator[tuple[str, Condition]]:
         """Every condition, behind the part of the object that it is about."""
-        yield from (("", each) for each in self.conditions)
+        yield from (("", condition) for condition in self.conditions)
         for listener in self.listeners:
-            yield from ((f"listener {listener.name}", each) for each in listener.conditions)
-        for parent, found in self.parents:
-            yield from ((str(parent), each) for each in found)
+            yield from ((f"listener {listener.name}", condition) for condition in listener.conditions)
+        for parent, conditions in self.parents:
+            yield from ((str(parent), condition) for condition in conditions)
 
     @property
     def good(self) -> bool:
         """Whether nothing is wrong with the object."""
-        return all(each.good for _, each in self.said())
+        return all(condition.good for _, condition in self.said())
 
     @property
     def unreadable(self) -> bool:
         """Whether there is a mistake in the object itself."""
-        return any(not each.good and each.reason in _UNREADABLE for _, each in self.said())
+        return any(not condition.good and condition.reason in _UNREADABLE for _, condition in self.said())
 
     def problems(self) -> list[Problem]:
         """What is wrong with the object, as warnings: everything else goes on."""
-        found: dict[Condition, Problem] = {}
-        for where, each in self.said():
-            if not each.good and not (self.kept and each.type == PARTIALLY_INVALID):
-                at = each.position if each.position.file else self.object.position
+        warnings: dict[Condition, Problem] = {}
+        for where, condition in self.said():
+            if not condition.good and not (self.kept and condition.type == PARTIALLY_INVALID):
+                at = condition.position if condition.position.file else self.object.position
                 about = f"{self.object.title}: {where}: " if where else f"{self.object.title}: "
                 ending = "; what it said before stays" if self.kept else ""
-                found.setdefault(each, Problem(at, f"{about}{each}{ending}", Severity.WARNING))
-        return list(found.values())
+                warnings.setdefault(condition, Problem(at, f"{about}{condition}{ending}", Severity.WARNING))
+        return list(warnings.values())
 
     def to_json(self, now: str) -> dict[str, Any]:
         """The object with its `status` as Kubernetes has it; `now` becomes `lastTransitionTime`."""
 
-        def conditions(found: Iterable[Condition]) -> list[dict[str, Any]]:
+        def conditions(given: Iterable[Condition]) -> list[dict[str, Any]]:
             return [
                 {
-                    "type": each.type,
-                    "status": str(each.status),
-                    "reason": each.reason,
-                    "message": each.message,
+                    "type": condition.type,
+                    "status": str(condition.status),
+                    "reason": condition.reason,
+                    "message": condition.message,
                     "observedGeneration": self.object.generation,
                     "lastTransitionTime": now,
                 }
-                for each in found
+                for condition in given
             ]
 
         status: dict[str, Any] = {}
         if self.object.kind == "HTTPRoute":
             status["parents"] = [
-                {"parentRef": parent.to_json(), "controllerName": CONTROLLER, "conditions": conditions(found)}
-                for parent, found in self.parents
+                {"parentRef": parent.to_json(), "controllerName": CONTROLLER, "conditions": conditions(given)}
+                for parent, given in self.parents
             ]
         if self.conditions or self.object.kind != "HTTPRoute":
             status["conditions"] = conditions(self.conditions)
@@ -239,6 +239,6 @@ class Status:
         }
 
 
-def judged(each: Object, faults: Iterable[Fault], *kinds: str) -> Status:
+def judged(manifest: Object, faults: Iterable[Fault], *kinds: str) -> Status:
     """An object with conditions of these kinds, by its faults."""
-    return Status(each, tuple(condition(kind, faults) for kind in kinds or (ACCEPTED, RESOLVED_REFS)))
+    return Status(manifest, tuple(condition_of(kind, faults) for kind in kinds or (ACCEPTED, RESOLVED_REFS)))

@@ -45,7 +45,7 @@ def read_wasm_plugins(cluster: Cluster, routes: Sequence[Route]) -> Manifests:
     `routes`, which are all that there are."""
     statuses: list[Status] = []
     notes: list[Problem] = []
-    found: list[tuple[tuple[int, Key], tuple[Rule, ...]]] = []
+    plugins: list[tuple[tuple[int, Key], tuple[Rule, ...]]] = []
     for plugin in cluster.of_kind("WasmPlugin"):
         fields, _ = alone(plugin.spec(), open_fields, None)
         if fields is None or PLUGIN not in fields.get("url", Place.string, ""):
@@ -58,8 +58,8 @@ def read_wasm_plugins(cluster: Cluster, routes: Sequence[Route]) -> Manifests:
         notes += warnings
         if all(fault.condition != ACCEPTED for fault in faults):
             priority = fields.get("priority", lambda it: it.integer(range(2**31)), 0)
-            found.append(((-priority, plugin.key), rules))
-    all_rules = tuple(rule for _, rules in sorted(found, key=lambda entry: entry[0]) for rule in rules)
+            plugins.append(((-priority, plugin.key), rules))
+    all_rules = tuple(rule for _, rules in sorted(plugins, key=lambda entry: entry[0]) for rule in rules)
     return Manifests(rules=all_rules, statuses=tuple(statuses), notes=tuple(notes))
 
 
@@ -82,12 +82,12 @@ def _conditions(fields: Fields) -> Fields:
 
 
 class _Reader:
-    def __init__(self, each: Object, routes: Sequence[Route]) -> None:
-        self._object = each
-        self._system = each.key.namespace == SYSTEM_NAMESPACE
+    def __init__(self, plugin: Object, routes: Sequence[Route]) -> None:
+        self._object = plugin
+        self._system = plugin.key.namespace == SYSTEM_NAMESPACE
         self._named_elsewhere = self._system and not routes
         """The names are those of routes of somebody's own Envoy."""
-        self._routes = [route for route in routes if self._system or namespace_of(route) == each.key.namespace]
+        self._routes = [route for route in routes if self._system or namespace_of(route) == plugin.key.namespace]
 
     def read(self, spec: Place) -> tuple[Rule, ...]:
         rules = self._read(spec)
@@ -137,7 +137,7 @@ class _Reader:
         fields = _conditions(open_fields(place))
         if fields.get("configDisable", Place.boolean, False):
             return ()
-        if not any(each in fields for each in _CONDITIONS):
+        if not any(condition in fields for condition in _CONDITIONS):
             raise place.mistake(f"expected one of {', '.join(_CONDITIONS)}")
         names: list[set[str]] = []
         if "ingress" in fields:
@@ -153,16 +153,16 @@ class _Reader:
 
     def _named(self, place: Place, find: Callable[[str], Iterable[str]], what: str) -> set[str]:
         """The names of the routes that a list of names leads to."""
-        found: set[str] = set()
+        routes: set[str] = set()
         for item in place.items():
             name = item.string()
             names = {name} if self._named_elsewhere else set(find(name))
             if not names:
-                elsewhere = [each for each in self._called(name) if each != name]
+                elsewhere = [route for route in self._called(name) if route != name]
                 hint = f": did you mean {quoted(elsewhere[0])}?" if elsewhere else ""
                 refuse(item, "NotFound", f"there is no {what} called {quoted(name)}{hint}", RESOLVED_REFS)
-            found |= names
-        return found
+            routes |= names
+        return routes
 
     def _called(self, short: str) -> Iterable[str]:
         """Objects of that name in any namespace, with it."""

@@ -94,12 +94,12 @@ def listeners(place: Place) -> tuple[Listener, ...]:
     lines: dict[tuple[str, int], int] = {}
 
     def another(item: Place) -> Listener:
-        found = _listener(item)
-        address = (found.address, found.port)
-        if found.port and address in lines:
+        listener = _listener(item)
+        address = (listener.address, listener.port)
+        if listener.port and address in lines:
             raise item.mistake(f"the address is given twice, first in line {lines[address]}")
         lines[address] = item.node.line
-        return found
+        return listener
 
     return numbered(place.one_or_more(another))
 
@@ -120,15 +120,15 @@ def upstream(name: str, place: Place) -> Upstream:
     if not isinstance(place.node, Map):
         return _at_urls(name, place)
     fields = place.fields(_UPSTREAM)
-    found = fields.get("urls", functools.partial(_at_urls, name), Upstream(name, ()))
-    if "tls" in fields and not found.tls and found.endpoints:
+    made = fields.get("urls", functools.partial(_at_urls, name), Upstream(name, ()))
+    if "tls" in fields and not made.tls and made.endpoints:
         fields["tls"].error("only https:// upstreams have TLS")
     return replace(
-        found,
+        made,
         http2=fields.get("http2", Place.boolean, False),
         host=fields.get("host", _host_header, None),
         tls_options=fields.get("tls", _upstream_tls, UpstreamTls()),
-        connect_timeout=fields.get("connect_timeout", lambda it: it.duration(0.001, "1ms"), found.connect_timeout),
+        connect_timeout=fields.get("connect_timeout", lambda it: it.duration(0.001, "1ms"), made.connect_timeout),
         health_check=fields.get("health_check", _health_check, None),
         position=place.position,
     )
