@@ -24,8 +24,8 @@ def warnings(folder: Path, text: str) -> list[str]:
     (folder / "rules.yaml").write_text(text, encoding="utf-8")
     loaded = load([folder / "rules.yaml"])
     assert loaded.ruleset is not None, loaded.problems
-    found = [re.findall(r'(?:rule|route) "([^"]+)"', problem.message) for problem in shadowed(loaded.ruleset)]
-    return [f"{later} < {' + '.join(earlier)}" for later, *earlier in found]
+    names = [re.findall(r'(?:rule|route) "([^"]+)"', problem.message) for problem in shadowed(loaded.ruleset)]
+    return [f"{later} < {' + '.join(earlier)}" for later, *earlier in names]
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def test_a_rule_whose_requests_a_later_one_answers_is_named(
 ) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text("rules:\n" + "".join(f"  - {rule}\n" for rule in rules), encoding="utf-8")
-    found = [problem.message for problem in load([file]).problems if "about an upstream" in problem.message]
-    assert [message.split('"')[1] for message in found] == hidden
+    messages = [problem.message for problem in load([file]).problems if "about an upstream" in problem.message]
+    assert [message.split('"')[1] for message in messages] == hidden
 
 
 @pytest.mark.parametrize(
