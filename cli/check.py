@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _apart(source: Path) -> Iterator[Path]:
-    """A file; each of a folder's files, and each folder below it, all of whose files belong together."""
+    """A file; or of a folder, each of its files, and each folder below it. The files of a folder below are one set."""
     ahead, seen = [source], set[str]()  # links may lead round in circles
     while ahead:
         path = ahead.pop()
