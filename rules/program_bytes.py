@@ -40,7 +40,7 @@ _TEST_KINDS: Final = {kind: number for number, kind in enumerate(StringKind)}
 _REMEMBERED: Final = 1 << 15
 
 _SHARED: Final = 64
-"""In bytes. A text of at least this size in a template is stored once for all templates, like the built-in page's style."""
+"""In bytes. A longer text in a template is stored once for all templates, like the style of the built-in page."""
 
 WHOLE_SIZE: Final = 48 * 1024
 """In bytes. A smaller program is sent in one piece: with parts, an edit would not send less."""

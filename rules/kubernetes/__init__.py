@@ -1,10 +1,10 @@
 """Kubernetes manifests as a source of listeners, routes and rules.
 
 In: `Object`s from the files, and the upstreams that the command line gives. Out: `Manifests`, with a status for every
-object. Pure; nothing is raised: what is wrong with an object is in its status and costs no other object anything.
+object. Pure; nothing is raised: mistakes in an object are in its status and do not affect other objects.
 
-Reading order: `known` (which fields there are), `objects` (how they are read), `cluster` (all objects together),
-`status` (what becomes of them), then a file for each kind: `gateway` (with `certificates`), `http_route` (with
+Reading order: `known` (the fields), `objects` (how they are read), `cluster` (all objects together),
+`status` (the state of each object), then a file for each kind: `gateway` (with `certificates`), `http_route` (with
 `http_matches`, `http_filters` and `references`), `direct_response`, `gateway_api` (which puts these together),
 `ingress`, `wasm_plugin`.
 """
@@ -30,7 +30,7 @@ from rejoinder.rules.problem import Problem, Severity
 __all__ = ["LastGood", "Manifests", "Object", "Status", "read_manifests", "read_objects"]
 
 LastGood: TypeAlias = dict[tuple[str, str], Object]
-"""What each object was when it could last be read."""
+"""Each object as it was when it could last be read."""
 
 
 def read_manifests(
@@ -39,18 +39,18 @@ def read_manifests(
     native_routes: Sequence[Route] = (),
     last: LastGood | None = None,
 ) -> Manifests:
-    """Look at all objects together.
+    """Read all objects together.
 
     Args:
         objects: in the order of the files.
         addresses: upstreams of the command line by name, such as `shop/web:8080` for a port of a Service.
-        native_routes: those of the rule files, which a WasmPlugin may name.
-        last: of the load before, brought up to date: what takes the place of an object that cannot be read. None: it
-            goes without, as it does where there was nothing before.
+        native_routes: routes of the rule files, which a WasmPlugin may name.
+        last: the objects of the last load, which this updates. They replace objects that cannot be read. None, or if
+            there was no such object: the object is left out.
     """
     if last is None:
         return _read(objects, addresses, native_routes)
-    # Of two with one name, the one that was there first stays.
+    # Of two objects with one name, the one that existed first stays.
     objects = sorted(objects, key=lambda manifest: manifest.id not in last or last[manifest.id].file != manifest.file)
     there: LastGood = {}
     for manifest in objects:
@@ -63,7 +63,7 @@ def read_manifests(
     before = {bad: last[bad.id] for bad in wrong if bad.id in last and there[bad.id] is bad}
     while lost or before:
         again = _read([*(before.get(manifest, manifest) for manifest in objects), *lost], addresses, native_routes)
-        # It can be read, but names what is no more: then what its author says now is no worse.
+        # The old object can be read, but refers to something that no longer exists: then the new one is no worse.
         useless = {status.object for status in again.statuses if status.unreadable}.intersection(before.values())
         if not useless:
             kept = {*before.values(), *lost}
@@ -86,7 +86,7 @@ _SLIP: Final = 0.85
 
 
 def _may_be(before: Object, now: Object) -> bool:
-    """Whether an object of the same file is what became of one that is gone, by a mistake."""
+    """Whether an object of the same file may be a missing object, changed by a mistake."""
     if not (now.kind and now.key.name):
         return True
     same = now.key == before.key and similar_to(now.kind, [before.kind], _SLIP) is not None
@@ -137,7 +137,7 @@ def _read(objects: Iterable[Object], addresses: Mapping[str, Upstream], native_r
 
 
 def _taken(routes: Iterable[Route]) -> Iterator[Problem]:
-    """Warnings about routes that get no request, as one of another namespace is asked for the same ones before."""
+    """Warnings about routes that get no request, because a route of another namespace takes all of them before."""
     first: dict[tuple[str, tuple[str, ...], RequestMatch], Route] = {}
     for route in (route for route in routes if route.action is not None):
         before = first.setdefault((route.group, route.domains, route.request), route)

@@ -1,8 +1,8 @@
 """Gateways: where they listen, which of their listeners can be used, and which routes a listener accepts.
 
-In: `Gateway` objects and the `Cluster`. Out: `Gateway` values with what is wrong in them. Pure.
+In: `Gateway` objects and the `Cluster`. Out: `Gateway` values with their faults. Pure.
 
-All listeners on one port of a Gateway share a socket and a list of routes, in which host names tell them apart.
+All listeners on one port of a Gateway share a socket and a list of routes, whose host names distinguish them.
 https://gateway-api.sigs.k8s.io/reference/spec/#gateway
 """
 
@@ -47,7 +47,7 @@ from rejoinder.rules.model import RULE_FILES, Listener, Position
 from rejoinder.rules.rule_file.matches import domains
 
 INVALID_ROUTE_KINDS: Final = "InvalidRouteKinds"
-"""The reason for a listener that allows kinds of routes which do not exist here: it accepts the other kinds."""
+"""The reason if a listener allows unsupported kinds of routes: it accepts the other kinds."""
 
 ADDRESS_NOT_USABLE: Final = "AddressNotUsable"
 
@@ -81,7 +81,7 @@ class GatewayListener:
     selector: tuple[_Expression, ...] = ()
     """All must hold."""
     kinds: tuple[tuple[str, str], ...] | None = None
-    """Group and kind of the routes that it accepts; None: those of its protocol."""
+    """Group and kind of the accepted routes; None: those of its protocol."""
     certificates: tuple[tuple[bytes, bytes], ...] = ()
     """Chains and keys."""
     client_ca: bytes | None = None
@@ -99,7 +99,7 @@ class GatewayListener:
         return _PROTOCOLS.get(self.protocol, "")
 
     def lets_in(self, route: Object, gateway: Object | None, cluster: Cluster) -> bool:
-        """Whether a route may be attached, as far as its kind and namespace go."""
+        """Whether a route may be attached, by its kind and namespace."""
         if not self.scheme or (self.kinds is not None and (route.group, route.kind) not in self.kinds):
             return False
         match self.namespaces:
@@ -126,7 +126,7 @@ class Gateway:
 
     @property
     def usable(self) -> bool:
-        """Whether routes can be attached, and requests come in if it is not `homeless`."""
+        """Whether routes can be attached; requests come in if it is not `homeless`."""
         return all(fault.reason == ADDRESS_NOT_USABLE for fault in self.faults)
 
     @property
@@ -139,7 +139,7 @@ class Gateway:
         return RULE_FILES if self.object is None else f"gateway/{self.key}/{number}"
 
     def sockets(self) -> Iterator[Listener]:
-        """What Envoy is to listen on."""
+        """The listeners for Envoy."""
         if self.object is None or not self.usable:
             return
         usable = [listener for listener in self.listeners if listener.usable]
@@ -319,7 +319,7 @@ def _told_apart(listeners: list[GatewayListener]) -> tuple[GatewayListener, ...]
 
 
 def _frontend(spec: Place) -> dict[int | None, Place | None]:
-    """The validation of clients' certificates at each port; None: at all other ports."""
+    """The validation of client certificates by port; None: for all other ports."""
     validations: dict[int | None, Place | None] = {}
     frontend = open_fields(spec).get("tls", open_fields, _NO_FIELDS).get("frontend", open_fields, _NO_FIELDS)
     validations[None] = frontend.get("default", open_fields, _NO_FIELDS).given.get("validation")

@@ -1,6 +1,6 @@
-"""What the filters of a rule of an HTTPRoute, or of one of its backends, come to.
+"""The filters of a rule of an HTTPRoute, or of one of its backends.
 
-In: places, and the `References` of the route. Out: `Filters`, a value that joins with another. Pure.
+In: places, and the `References` of the route. Out: `Filters`, values that can be joined. Pure.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Filters:
     cors: Cors | None = None
     mirrors: tuple[tuple[str, float], ...] = ()
     responses: tuple[Answer, ...] = ()
-    """Of DirectResponses; one that cannot be had is noted, and stands here as any answer."""
+    """Of DirectResponses; for one that cannot be used, which is noted, any answer."""
 
     def joined(self, other: Filters) -> Filters:
-        """Both; of what there can be only one, the other's."""
+        """Both; for what can exist only once, that of the other."""
         return Filters(
             other.request_headers or self.request_headers,
             other.response_headers or self.response_headers,
@@ -53,7 +53,7 @@ class Filters:
 
 
 def read_filters(place: Place, references: References, *, backend: bool = False) -> Filters:
-    """The filters of a rule, or of a backend, which may do less."""
+    """The filters of a rule, or of a backend, which may have fewer."""
     readers = _readers(references, backend)
     filters, seen = Filters(), set[str]()
     for item in items(place):
@@ -82,7 +82,7 @@ _OF_RULES: Final = ("CORS", "DirectResponse")
 
 
 def _readers(references: References, backend: bool) -> dict[str, tuple[str, Callable[[Place], Filters]]]:
-    """The filters that there are, each with the field that says more, and its reader."""
+    """All filters, each with the field of its settings, and the reader of that field."""
     return {
         "RequestHeaderModifier": ("requestHeaderModifier", lambda it: Filters(request_headers=_header_changes(it))),
         "ResponseHeaderModifier": ("responseHeaderModifier", lambda it: Filters(response_headers=_header_changes(it))),

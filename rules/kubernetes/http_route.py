@@ -1,14 +1,12 @@
-"""The rules of an HTTPRoute: what requests they are about, and what becomes of these.
+"""The rules of an HTTPRoute: their matches and actions.
 
-In: an `HTTPRoute` object and the `Cluster`. Out: `RouteRule`s with matches and an action, and what is wrong. Pure.
-`http_matches` and `http_filters` read their parts; where the routes go, and in which order they are tried, is for
-`gateway_api`.
+In: an `HTTPRoute` object and the `Cluster`. Out: `RouteRule`s with matches and an action, and faults. Pure.
+`http_matches` and `http_filters` read their parts; `gateway_api` attaches the routes and sorts them.
 
-What cannot be honoured is not left out: the rule then answers 500 and says why, as the specification has it for
-references that lead nowhere. https://gateway-api.sigs.k8s.io/reference/spec/#httproute
+A rule with something unsupported is not left out: it answers 500 and says why, as the specification demands for
+references that cannot be resolved. https://gateway-api.sigs.k8s.io/reference/spec/#httproute
 
-All that is wrong with a rule is noted with its places, as everywhere; those notes become `Fault`s and warnings at the
-end.
+All mistakes of a rule are noted with their places, as everywhere; at the end, these notes become `Fault`s and warnings.
 """
 
 from __future__ import annotations
@@ -56,13 +54,13 @@ from rejoinder.rules.rule_file.matches import domains
 
 MAX_WEIGHT: Final = 1_000_000
 MAX_WEIGHTS: Final = 2**32 - 1
-"""Of all backendRefs of a rule together; Envoy counts with 32 bits."""
+"""The sum for all backendRefs of a rule; Envoy has 32 bits."""
 
 REDIRECT_ANNOTATION: Final = "kgateway.dev/http-redirect-status-code"
-"""kgateway's: the status of all redirects of the route, as the Gateway API had 301 and 302 only."""
+"""Of kgateway: the status of all redirects of the route, because the Gateway API had only 301 and 302."""
 _DURATION: Final = re.compile(r"([0-9]{1,5}(h|m|s|ms)){1,4}")  # https://gateway-api.sigs.k8s.io/geps/gep-2257/
 _SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_RULE: Final = re.compile(r"^spec\.rules\[\d+\](\.|: )?")  # where a rule stands, which is said otherwise
+_RULE: Final = re.compile(r"^spec\.rules\[\d+\](\.|: )?")  # the place of a rule, which messages give in other words
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +72,9 @@ class RouteRule:
     request_headers: HeaderChanges
     response_headers: HeaderChanges
     refusal: Answer | None
-    """In place of the action, for the matches that cannot be used; None: all can, or the action says it itself."""
+    """Replaces the action for matches that cannot be used; None: all can be used, or the action is a refusal itself."""
     faults: tuple[Fault, ...]
-    """If there are any that concern it as a whole, its action is an answer that says so."""
+    """If any fault concerns the whole rule, its action is an answer with that fault."""
     notes: tuple[Problem, ...]
     """What has no effect."""
     position: Position
@@ -95,7 +93,7 @@ class HttpRoute:
 
 
 def read_http_route(route: Object, cluster: Cluster, answers: Mapping[Key, Answer | None]) -> HttpRoute:
-    """An HTTPRoute; what is wrong stays with it, or with its rule. `answers` are as in `References`."""
+    """An HTTPRoute; faults belong to it, or to its rule. `answers` are as in `References`."""
     spec = route.spec()
     _, unknown = read_spec(route, lambda _: None, None, "rules")
     parents, parent_problems = alone(spec, lambda it: _parents(it, route.key.namespace), ())
@@ -106,7 +104,7 @@ def read_http_route(route: Object, cluster: Cluster, answers: Mapping[Key, Answe
     rules = tuple(_read_rule(place, number, references, status) for number, place in enumerate(places))
     notes = (*(note for rule in rules for note in rule.notes), *annotations_without_effect(route, REDIRECT_ANNOTATION))
     if unknown or rule_problems or (host_problems and not hostnames):
-        rules = ()  # what they are about is not known, and without its hosts it would take those of others
+        rules = ()  # their matches are not known, and without its hosts it would take those of others
     problems = (*unknown, *status_problems, *parent_problems, *host_problems, *rule_problems)
     return HttpRoute(route, parents, hostnames, rules, as_faults(problems, UNSUPPORTED_VALUE), notes)
 
@@ -135,17 +133,17 @@ def _hostnames(spec: Place) -> tuple[str, ...]:
 
 
 def _rules(spec: Place) -> list[Place]:
-    # Without rules a route has one that fits everything, and forwards to nothing.
+    # The default is one rule that fits everything and has no backend.
     places = open_fields(spec).get("rules", Place.items, None)
     return [member(spec, "rules")] if places is None else places
 
 
 def _read_rule(place: Place, number: int, references: References, redirect_status: int | None) -> RouteRule:
-    """A rule; what is wrong makes it an answer that says so."""
+    """A rule; with a fault, it answers with that fault."""
     title = references.route.title
     place = replace(place, source=Source(place.source.file, place.source.files))
     rule = place.attempt(_known_fields, None)
-    # What is wrong with matches costs only them. What has none fits every request, unless they may just be misspelled.
+    # A fault of a match affects only that match. A rule without matches fits all requests, unless they are misspelled.
     matches, match_problems = alone(member(place, "matches"), read_matches, (Match(whole=False),))
     matches = matches or (Match(whole=rule is not None and rule.given.keys() <= HTTP_RULE.keys()),)
     filters = member(place, "filters").attempt(lambda it: read_filters(it, references), Filters())
@@ -190,7 +188,7 @@ def _told(route: Object, problems: Iterable[Problem]) -> tuple[list[Fault], list
 
 
 def _check(place: Place, matches: tuple[Match, ...], filters: Filters, backends: tuple[Backend, ...]) -> None:
-    """Note what cannot be together."""
+    """Note what excludes each other."""
     by_prefix = all(match.request.path.kind is PathKind.PREFIX for match in matches)
     if not by_prefix and any(change and change.prefix is not None for change in (filters.redirect, filters.rewrite)):
         refuse(place, UNSUPPORTED_VALUE, "ReplacePrefixMatch needs matches of type PathPrefix")
@@ -206,9 +204,9 @@ def _check(place: Place, matches: tuple[Match, ...], filters: Filters, backends:
     if filters.cors and (filters.responses or filters.redirect):
         message = "CORS has no effect where the gateway answers or redirects by itself: remove one of them"
         refuse(place, UNSUPPORTED_VALUE, message)
-    # A rule without backends is no mistake for the specification, but it says 500.
+    # A rule without backends is allowed by the specification, but answers 500.
     answered = backends or filters.responses or filters.redirect
-    if not answered and not place.source.problems and place.path.endswith("]"):  # a rule that is written
+    if not answered and not place.source.problems and place.path.endswith("]"):  # not for the default rule
         place.warn(f"{_NO_BACKENDS}; it answers 500")
 
 
@@ -229,7 +227,7 @@ def _action(filters: Filters, backends: tuple[Backend, ...], timeout: float, tit
         return refusal(f"{title}: {'all its backendRefs have weight 0' if backends else _NO_BACKENDS}")
     rewrite = filters.rewrite or Rewrite()
     forward = Forward("", backends, rewrite, filters.mirrors, filters.cors, timeout)
-    # The host of an only one is in the rewrite.
+    # The host of a single backend is in the rewrite.
     alone_and_plain = len(backends) == 1 and not (backends[0].request_headers or backends[0].response_headers)
     return replace(forward, upstream=usable[0], backends=()) if alone_and_plain else forward
 
@@ -237,7 +235,7 @@ def _action(filters: Filters, backends: tuple[Backend, ...], timeout: float, tit
 def _backends(place: Place, references: References) -> tuple[tuple[Backend, Filters], ...]:
     backends = [_backend(item, references) for item in items(place)]
     for item, (_, filters) in zip(items(place), backends, strict=True) if len(backends) > 1 else ():
-        # Envoy can do the rest for a route only, not for a share of its requests.
+        # Envoy can do everything else only for a whole route, not for a share of its requests.
         if filters.redirect or filters.mirrors or replace(filters.rewrite or Rewrite(), host=None) != Rewrite():
             message = "on one of several backendRefs, filters can change headers and the host, nothing else"
             refuse(item, UNSUPPORTED_VALUE, message)
@@ -268,7 +266,7 @@ def _timeout(place: Place) -> float:
     backend = fields.get("backendRequest", _duration, None)
     if request and backend and backend > request:
         fields["backendRequest"].error("is longer than the timeout of the whole request")
-    # Nothing is retried, so the one attempt at a backend and the request are the same. 0: no timeout.
+    # Nothing is retried, so a request has one attempt at a backend. 0: no timeout.
     return min(filter(None, (request, backend)), default=0.0)
 
 

@@ -1,7 +1,7 @@
-"""What has become of an object: the conditions of its specification, as Kubernetes would show them in its status.
+"""The status of an object: the conditions of its specification, as Kubernetes would show them.
 
-In: what the readers of each kind find. Out: `Status`es, which print as lines for a person and as status objects for
-programs. Pure.
+In: the faults from the readers of each kind. Out: `Status`es, which print as lines for a person and as status objects
+for programs. Pure.
 
 https://gateway-api.sigs.k8s.io/geps/gep-1364/ has the conditions of the Gateway API and what they mean.
 """
@@ -29,10 +29,10 @@ UNSUPPORTED_VALUE: Final = "UnsupportedValue"
 INCOMPATIBLE_FILTERS: Final = "IncompatibleFilters"
 
 _UNREADABLE: Final = (INVALID, UNSUPPORTED_VALUE, INCOMPATIBLE_FILTERS, "NotFound")
-"""Reasons that are mistakes within an object, as far as one can tell: of other references the specification says what
-becomes of them."""
+"""Reasons that are probably mistakes within the object itself. For other references, the specification says what
+happens."""
 
-# Conditions that are good news when they are False.
+# Conditions that are good when they are False.
 _NEGATIVE: Final = (CONFLICTED, PARTIALLY_INVALID)
 
 CONTROLLER: Final = "rejoinder.dev/gateway-controller"
@@ -41,7 +41,7 @@ CONTROLLER: Final = "rejoinder.dev/gateway-controller"
 
 @dataclass(frozen=True, slots=True)
 class Fault(Problem):
-    """One thing that is wrong with an object, in the specification's words."""
+    """A mistake of an object, in the terms of the specification."""
 
     reason: str = INVALID
     condition: str = ACCEPTED
@@ -55,7 +55,7 @@ def refuse(place: Place, reason: str, message: str, condition: str = ACCEPTED) -
 
 
 def as_faults(problems: Iterable[Problem], reason: str = INVALID) -> tuple[Fault, ...]:
-    """Problems as faults; `reason` is for those that are none yet, which then are about ACCEPTED."""
+    """Problems as faults; a plain problem becomes a fault of ACCEPTED with this `reason`."""
     return tuple(
         problem if isinstance(problem, Fault) else Fault(problem.position, problem.message, reason=reason)
         for problem in problems
@@ -65,14 +65,14 @@ def as_faults(problems: Iterable[Problem], reason: str = INVALID) -> tuple[Fault
 def told_apart(
     manifest: Object, problems: Iterable[Problem], reason: str = INVALID
 ) -> tuple[tuple[Fault, ...], list[Problem]]:
-    """What is wrong with an object, and what in it has no effect, said with its title."""
+    """The faults of an object, and the warnings about it, which begin with its title."""
     errors = [problem for problem in problems if problem.severity is Severity.ERROR]
     notes = [problem for problem in problems if problem.severity is not Severity.ERROR]
     return as_faults(errors, reason), [replace(note, message=f"{manifest.title}: {note.message}") for note in notes]
 
 
 def refusal(text: str) -> Answer:
-    """What is answered in place of what cannot be honoured."""
+    """The answer in place of something unsupported."""
     return Answer(500, (("content-type", "text/plain"),), f"{text}\n".encode())
 
 
@@ -83,7 +83,7 @@ class Condition:
     reason: str
     message: str = ""
     position: Position = field(default=Position("", 0), compare=False)
-    """Of the first thing that is wrong."""
+    """Of the first fault."""
 
     @property
     def good(self) -> bool:
@@ -96,13 +96,13 @@ class Condition:
 
 
 def condition_of(kind: str, faults: Iterable[Fault], good: str | None = None, message: str = "") -> Condition:
-    """The condition that those of the faults make that are about it.
+    """The condition that results from its faults.
 
     Args:
         kind: its type.
-        faults: all that is wrong with the object; the first one's reason is told.
-        good: the reason if nothing is wrong; None: the type itself.
-        message: what to say then.
+        faults: all faults of the object; the condition has the reason of its first one.
+        good: the reason if there is no fault; None: the type itself.
+        message: the message in that case.
     """
     matching = [fault for fault in faults if fault.condition == kind]
     if not matching:
@@ -144,7 +144,7 @@ class ParentRef:
 
 @dataclass(frozen=True, slots=True)
 class ListenerStatus:
-    """What has become of a listener of a Gateway."""
+    """The status of a listener of a Gateway."""
 
     name: str
     attached_routes: int
@@ -154,21 +154,21 @@ class ListenerStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What has become of one object."""
+    """The status of one object."""
 
     object: Object
     conditions: tuple[Condition, ...] = ()
     parents: tuple[tuple[ParentRef, tuple[Condition, ...]], ...] = ()
-    """Of an HTTPRoute: what has become of it at each of them."""
+    """Of an HTTPRoute: its conditions at each parent."""
     listeners: tuple[ListenerStatus, ...] = ()
     """Of a Gateway."""
     addresses: tuple[str, ...] = ()
     """Of a Gateway."""
     kept: bool = False
-    """What the object said before is in force."""
+    """The earlier content of the object stays in force."""
 
     def said(self) -> Iterator[tuple[str, Condition]]:
-        """Every condition, behind the part of the object that it is about."""
+        """Every condition, with the part of the object that it is about in front."""
         yield from (("", condition) for condition in self.conditions)
         for listener in self.listeners:
             yield from ((f"listener {listener.name}", condition) for condition in listener.conditions)
@@ -182,11 +182,11 @@ class Status:
 
     @property
     def unreadable(self) -> bool:
-        """Whether there is a mistake in the object itself."""
+        """Whether the object itself has a mistake."""
         return any(not condition.good and condition.reason in _UNREADABLE for _, condition in self.said())
 
     def problems(self) -> list[Problem]:
-        """What is wrong with the object, as warnings: everything else goes on."""
+        """The faults of the object, as warnings: everything else stays in force."""
         warnings: dict[Condition, Problem] = {}
         for where, condition in self.said():
             if not condition.good and not (self.kept and condition.type == PARTIALLY_INVALID):
@@ -197,7 +197,7 @@ class Status:
         return list(warnings.values())
 
     def to_json(self, now: str) -> dict[str, Any]:
-        """The object with its `status` as Kubernetes has it; `now` becomes `lastTransitionTime`."""
+        """The object with its `status` in the form of Kubernetes; `now` becomes `lastTransitionTime`."""
 
         def conditions(given: Iterable[Condition]) -> list[dict[str, Any]]:
             return [
@@ -240,5 +240,5 @@ class Status:
 
 
 def judged(manifest: Object, faults: Iterable[Fault], *kinds: str) -> Status:
-    """An object with conditions of these kinds, by its faults."""
+    """The status of an object, with conditions of these kinds made of its faults."""
     return Status(manifest, tuple(condition_of(kind, faults) for kind in kinds or (ACCEPTED, RESOLVED_REFS)))
