@@ -69,7 +69,7 @@ OUR_FIELDS: Final[Table] = {
         "Headers of the upstream's response that stay: names, or beginnings of names with a * at the end.",
     ),
 }
-"""Those that the plug-in does not have."""
+"""Fields that the plug-in does not have."""
 ANSWER_FIELDS: Final[Table] = {**PLUG_IN_FIELDS, **OUR_FIELDS}
 
 
@@ -78,12 +78,12 @@ _ALONE: Final = {
     for name, why in (("handler", "the function says what is sent"), ("pass", "the response is left alone"))
 }
 TOGETHER: Final[dict[str, Any]] = {"one_of": (_CONTENT,), "alone": _ALONE}
-"""For every shape with the fields of an answer: which of them exclude others."""
+"""For every shape with the fields of an answer: the fields that exclude others."""
 SCOPE_TOGETHER: Final[dict[str, Any]] = {
     "one_of": (_CONTENT,),
     "alone": {**_ALONE, "rules": ("move it into one of them", tuple(ANSWER_FIELDS))},
 }
-"""The same where a list of answers may stand in their place, as `rules`."""
+"""The same for shapes that may have a list of answers instead, as `rules`."""
 
 ANSWER: Final = Shape("answer", ANSWER_FIELDS, some_of=(tuple(ANSWER_FIELDS),), **TOGETHER)
 PLUG_IN_ANSWER: Final = Shape("plug-in-answer", PLUG_IN_FIELDS, some_of=(tuple(PLUG_IN_FIELDS),), **TOGETHER)
@@ -100,7 +100,7 @@ def answer(place: Place, default: int | None = OK, shape: Shape = ANSWER) -> Ans
 
 
 def answer_of(fields: Fields, default: int | None) -> Answer:
-    """The answer that fields describe; `default` is its status if it says none, None: the upstream's."""
+    """The answer that fields describe; `default` is its status if none is given, None: that of the upstream."""
     patterns = fields.get("enable_on_status", lambda it: it.one_or_more(values.status_pattern), ())
     if "handler" in fields:
         return Answer(default, enable_on_status=patterns, handler=fields.get("handler", _handler, ""))

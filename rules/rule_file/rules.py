@@ -99,7 +99,7 @@ def _source(place: Place) -> str:
 
 
 def _refuse_about_responses(fields: Fields, rule: Rule) -> None:
-    """Note the tests of a response that an unconditional rule has: it is asked before there is a response."""
+    """Note tests of a response in an unconditional rule, which is asked before there is a response."""
     if rule.source:
         fields["source"].error(f"source {answers.NEEDS_STATUS}")
     for field, scope in (("match", rule.scope), ("unless", rule.unless)):
@@ -156,8 +156,8 @@ def scope_answers(fields: Fields, *, plug_in: bool = False) -> tuple[Answer, ...
 
     Args:
         fields: of the scope.
-        plug_in: a form of the plug-in's, where `status_code` is 200 if it is left out; in a rule, an answer to the
-            upstream's status then keeps that.
+        plug_in: a form of the plug-in, where the default of `status_code` is 200. In a rule, the default of a
+            conditional answer is the upstream's status.
     """
     if "rules" in fields:
         return fields["rules"].attempt(functools.partial(_answers_of_one_scope, plug_in=plug_in), ())
@@ -176,7 +176,7 @@ def _answers_of_one_scope(place: Place, plug_in: bool) -> tuple[Answer, ...]:
     return _checked([(item, answer) for item in items if (answer := item.attempt(one, None)) is not None])
 
 
-# What one answer of a scope cannot know of the others.
+# Checks that need all answers of a scope.
 def _checked(given: Sequence[tuple[Place, Answer]]) -> tuple[Answer, ...]:
     unconditional = not any(place.has("enable_on_status") for place, _ in given)  # also where it is wrong
     claimed: dict[StatusPattern, int] = {}
