@@ -225,7 +225,7 @@ def unable(message: str) -> str:
     """What becomes of an Envoy that says this about the module, and what helps."""
     words = printable(message.rpartition("Failed to load dynamic module: ")[2], LONGEST_WORDS)  # once for each attempt
     return (
-        f"gets its answers from ext_proc, for it cannot use the module: {words}: start it with "
+        f"gets its answers from ext_proc, because it cannot use the module: {words}: start it with "
         "ENVOY_DYNAMIC_MODULES_SEARCH_PATH and what docs/module.md says, or have `serve --conditional ext_proc`"
     )
 

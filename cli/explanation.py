@@ -125,7 +125,7 @@ def _changed(question: Question, request: Request, response: Response | None) ->
         seen = request.header(name)
         if seen != _sent(name, question):
             such = "such as " if name in MADE_UP else ""
-            verdict = f"Envoy makes it {such}{quoted(', '.join(seen))}" if seen else "Envoy takes it away"
+            verdict = f"Envoy makes it {such}{quoted(', '.join(seen))}" if seen else "Envoy removes it"
             yield Step("header", name, "", verdict, False)
     if response and response.status != question.status:
         told = dict(response.headers)["grpc-status"]

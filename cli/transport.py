@@ -86,10 +86,10 @@ def files(options: argparse.Namespace) -> tls.Files | None:
     if any(given):
         wrong += _wrong_tls(options)
     if not (options.insecure or client_ca):
-        tls_too = "say --tls-cert, --tls-key and --tls-client-ca, or " if "tls_client_ca" in options else ""
+        tls_too = "use --tls-cert, --tls-key and --tls-client-ca, or " if "tls_client_ca" in options else ""
         wrong += (
-            f"{option} {show(address)}: whoever reaches that address would be let in: {tls_too}listen on unix:/PATH or "
-            "127.0.0.1; or say --insecure"
+            f"{option} {show(address)}: every client would be let in: {tls_too}listen on unix:/PATH or "
+            "127.0.0.1; or use --insecure"
             for option, address in exposed(options)
         )
     if wrong:
@@ -132,7 +132,7 @@ def _overlapping(options: argparse.Namespace) -> Iterator[str]:
         name = f"process {at + 1} of the ext_proc service (--ext-proc {show(options.ext_proc)}, --workers {workers})"
         places.append((name, nth(options.ext_proc, at)))
     if places and isinstance(last := places[-1][1], tuple) and last[1] > MAX_PORT:
-        yield f"--workers {workers}: expected so many ports from --ext-proc on, which end at {MAX_PORT}"
+        yield f"--workers {workers}: expected as many ports from --ext-proc on; the last port is {MAX_PORT}"
     for (one, here), (other, there) in itertools.combinations(places, 2):
         if overlap(here, there):
             yield f"{one} {show(here)}: expected an address of its own, and that is where {other} listens"
@@ -152,7 +152,7 @@ def exposed(options: argparse.Namespace) -> list[tuple[str, Address]]:
 def warn(options: argparse.Namespace) -> None:
     """Warn where every client is let in."""
     for option, address in exposed(options):
-        text = f"{option} {show(address)}: whoever reaches that address is let in, and can read what the files say"
+        text = f"{option} {show(address)}: every client is let in, and can read the rules"
         console.say(text, "yellow", event="insecure")
 
 

@@ -306,7 +306,7 @@ class _Builder:
 
     def _named(self, name: str | None, line: int) -> Node:
         if any(name == anchored.anchor for anchored in self.stack):
-            raise _TextError(line, f"the alias *{name} stands inside of what it names")
+            raise _TextError(line, f"the alias *{name} is inside of the node that it names")
         if name is None or name not in self.anchors:
             raise _TextError(line, f"the alias *{name} names nothing")
         return self.anchors[name]

@@ -231,10 +231,10 @@ class Place:
         for name, (why, others) in shape.alone.items():
             for other in others if name in given else ():
                 if other in given:
-                    given[other].error(f"has no place beside {name}: {why}")
+                    given[other].error(f"is not allowed beside {name}: {why}")
         for name, other in shape.needs.items():
             if name in given and other not in given and not misspelled:
-                given[name].error(f"has no place without {other}")
+                given[name].error(f"is not allowed without {other}")
 
     def unknown(self, name: str, known: Iterable[str], hint: str | None = None) -> None:
         """Note that a given field does not exist."""

@@ -191,5 +191,5 @@ def checked_header(name: object, value: object) -> Header:
     if not isinstance(value, str) or CONTROL_IN_VALUE.search(value):
         raise ValueError(f"{name}: expected a string without line breaks and control characters, got {value!r}")
     if name.lower() in CONNECTION_HEADERS or name.lower() == "content-length":
-        raise ValueError(f"the header {name} is not an answer's to set")
+        raise ValueError(f"the header {name} cannot be set by an answer")
     return name.lower(), value

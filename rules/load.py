@@ -271,7 +271,7 @@ def _keep(sources: Sequence[Path], read: Sequence[Source], said: list[list[Part]
         if not bad[at] or (before is None and not (any(manifests) and _may_be_manifest(source, sources))):
             continue
         said[at] = before or []
-        text = "this file goes on as it was" if before else "this file is left out, and the others are used without it"
+        text = "the earlier content of this file stays in force" if before else "this file is left out"
         problems += (*source.problems, Problem(Position(source.file, 0), text))
         for noted in (source.problems, source.routes, source.upstreams):
             noted.clear()
@@ -335,7 +335,7 @@ def _merged(
     for gateway in manifests.listeners:
         if (gateway.address, gateway.port) in taken:
             where = f"{gateway.address}:{gateway.port}"
-            message = f"port {gateway.port}: rule files listen at {where}, too: say listen in one"
+            message = f"port {gateway.port}: rule files listen at {where}, too: set another address with listen in one"
             left_out.append(Problem(gateway.position, message))
     free = (listener for listener in manifests.listeners if (listener.address, listener.port) not in taken)
     return Ruleset(

@@ -39,7 +39,7 @@ def rule_misfit(rule: Rule, request: Request, route: str | None, response: Respo
     if response is None and rule.sees_responses:
         return "it is about responses, and there is none yet"
     if rule.unless is not None and misfit(rule.unless, request, route, response) is None:
-        return "what it has in `unless` fits"
+        return "its `unless` fits"
     if rule.source and response is not None and response.source != rule.source:
         wanted, came = ("an upstream", "Envoy itself")[:: 1 if rule.source == UPSTREAM else -1]
         return f"it is about responses of {wanted}, this one is of {came}"

@@ -79,7 +79,7 @@ def _not_sent(ruleset: Ruleset) -> Iterator[Problem]:
 def _reasons(match: RequestMatch) -> Iterator[str]:
     for name, _ in match.headers:
         if name in REMOVED_HEADERS:
-            yield f'{NEVER}, because Envoy takes the header "{name}" off what clients send'
+            yield f'{NEVER}, because Envoy removes the header "{name}" from requests'
         elif name == PATH_HEADER:
             yield f'the header "{name}" is Rejoinder\'s own: it has the path, where routes need it'
     if match.methods and not any(map(METHOD.fullmatch, match.methods)):

@@ -148,7 +148,7 @@ UPSTREAM = "upstreams: {{app: {{urls: 'http://127.0.0.1:1', {0}}}}}"
 MISTAKES = [
     (ROUTE, "upstream: app, timeout: 15", "timeout: expected a duration"),
     (ROUTE, "upstream: app, timeout: 87660001h", "timeout: expected a duration of at most 8760h"),
-    (ROUTE, "respond: {body: a}, timeout: 1s", "timeout: has no place without upstream"),
+    (ROUTE, "respond: {body: a}, timeout: 1s", "timeout: is not allowed without upstream"),
     (ROUTE, "upstream: app, retries: {attempts: 0}", "retries.attempts: expected a number of attempts from 1 to 10"),
     (ROUTE, "upstream: app, retries: {attempts: 1, on: [never]}", "retries.on[0]: expected a status, a pattern"),
     (ROUTE, "upstream: app, upgrades: [CONNECT]", "upgrades[0]: expected a protocol such as websocket"),

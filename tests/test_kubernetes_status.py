@@ -111,7 +111,7 @@ def test_a_value_that_cannot_be_used_costs_its_rule_alone(tmp_path: Path, fields
     partially, accepted = wrong(result)  # the object, and a line within it
     assert "Accepted=False (UnsupportedValue): rule 0: " in accepted
     assert message in accepted
-    assert "PartiallyInvalid=True (UnsupportedValue): what is wrong of rule 0 answers 500, the rest works" in partially
+    assert "PartiallyInvalid=True (UnsupportedValue): the faults of rule 0 answer 500, the rest works" in partially
     actions = {title: route.action for title, route in routes(result).items()}
     assert actions["HTTPRoute shop/tried rule 0 match 0"].status_code == 500  # type: ignore[union-attr]
     assert isinstance(actions["HTTPRoute shop/tried rule 1 match 0"], Forward)

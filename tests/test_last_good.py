@@ -66,7 +66,7 @@ def test_of_a_manifest_that_cannot_be_used_the_last_good_content_stays(folder: F
     assert folder.says(one=content, two=tenant("two", "second")) == {"one.test": "first", "two.test": "second"}
     result = folder.loaded()
     assert any("one.yaml" in str(complaint) for complaint in result.complaints)
-    assert "this file goes on as it was" in str(result.problems)
+    assert "the earlier content of this file stays in force" in str(result.problems)
     assert folder.says(one=tenant("one", "mended")) == {"one.test": "mended", "two.test": "second"}
     assert folder.loaded().problems == ()
     assert folder.says(one=None) == {"two.test": "second"}
@@ -145,7 +145,7 @@ def test_the_other_objects_of_its_file_are_followed(folder: Folder) -> None:
     assert folder.says(one=both) == {"one.test": "second"}, "the HTTPRoute of before, the DirectResponse of now"
     said = [str(complaint) for complaint in folder.loaded().complaints]
     assert said
-    assert all(text.endswith("; what it said before stays") for text in said)
+    assert all(text.endswith("; its earlier content stays in force") for text in said)
 
 
 @pytest.mark.parametrize("wrong", ["body: {x: 1}", "enable_on_status: [x], body: y", "statuscode: x, headers: [x]"])

@@ -176,7 +176,7 @@ def test_a_rule_whose_requests_a_later_one_answers_is_named(
 @pytest.mark.parametrize(
     ("match", "said"),
     [
-        ("headers: {x-envoy-retry-on: 5xx}", 'Envoy takes the header "x-envoy-retry-on" off what clients send'),
+        ("headers: {x-envoy-retry-on: 5xx}", 'Envoy removes the header "x-envoy-retry-on" from requests'),
         ("headers: {X-Rejoinder-Path: /}", 'the header "x-rejoinder-path" is Rejoinder\'s own'),
         ("methods: [QUERY]", "over HTTP/2 alone, because Envoy refuses QUERY in HTTP/1.1"),
         ("methods: [QUERY, GET], headers: {x-request-id: '1'}", None),

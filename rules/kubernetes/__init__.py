@@ -69,7 +69,7 @@ def read_manifests(
             kept = {*before.values(), *lost}
             statuses = (status for status in again.statuses if status.object not in kept)
             told = (replace(wrong[bad], kept=True) for bad in before)
-            text = "stays as it was: an object of this file may be meant to be it, and has no such kind or name"
+            text = "stays in force: an object of this file may be it, with a mistake in its kind or name"
             notes = [Problem(Position(old.file, 0), f"{old.title} {text}", Severity.WARNING) for old in lost]
             result = replace(again, statuses=(*statuses, *told), notes=(*again.notes, *notes))
             break

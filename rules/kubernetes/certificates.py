@@ -89,7 +89,7 @@ def _find(named: Reference, use: _Use, gateway: Object, cluster: Cluster) -> Obj
     """The object that a reference names, if it may be used."""
     target = f"{use.kind} {named.key}"
     if (named.group, named.kind) != ("", use.kind):
-        return _fault(named, use, f"{named.kind} is no place for {use.purpose}: expected a {use.kind}")
+        return _fault(named, use, f"{named.kind} cannot hold {use.purpose}: expected a {use.kind}")
     if not cluster.granted(gateway, named):
         message = f"{target} is in another namespace, which has no ReferenceGrant for it"
         return replace(_fault(named, use, message), reason="RefNotPermitted")

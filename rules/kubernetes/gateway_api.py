@@ -158,7 +158,7 @@ def _attach(
     allowed = [listener for listener in named if listener.lets_in(route.object, gateway.object, cluster)]
     if not allowed:
         message = (
-            f"no listener of Gateway {ref.to.key} lets in HTTPRoutes of {route.object.key.namespace}: see allowedRoutes"
+            f"no listener of Gateway {ref.to.key} allows HTTPRoutes of {route.object.key.namespace}: see allowedRoutes"
         )
         return none("NotAllowedByListeners", message)
     usable = [listener for listener in allowed if listener.usable and gateway.usable]
@@ -213,7 +213,7 @@ def _parent_conditions(
         for match in rule.matches
     )
     if broken and works:
-        text = f"what is wrong of rule {', '.join(map(str, broken))} answers 500, the rest works"
+        text = f"the faults of rule {', '.join(map(str, broken))} answer 500, the rest works"
         conditions.append(Condition(PARTIALLY_INVALID, True, UNSUPPORTED_VALUE, text))
     return tuple(conditions)
 

@@ -192,7 +192,7 @@ class Status:
             if not condition.good and not (self.kept and condition.type == PARTIALLY_INVALID):
                 at = condition.position if condition.position.file else self.object.position
                 about = f"{self.object.title}: {where}: " if where else f"{self.object.title}: "
-                ending = "; what it said before stays" if self.kept else ""
+                ending = "; its earlier content stays in force" if self.kept else ""
                 warnings.setdefault(condition, Problem(at, f"{about}{condition}{ending}", Severity.WARNING))
         return list(warnings.values())
 

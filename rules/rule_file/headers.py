@@ -71,7 +71,7 @@ def _header_pair(place: Place) -> Header | None:
 def _header(place: Place, name: str, value: str) -> Header | None:
     name, value = header_name(place, name.strip(" \t")), value.strip(" \t")
     if name in CONNECTION_HEADERS:
-        raise place.mistake(f"the header {name} is not an answer's to set: Envoy does")
+        raise place.mistake(f"the header {name} cannot be set by an answer: Envoy sets it")
     if name == "content-length":
         place.warn("content-length is left out: it is always computed")
         return None
