@@ -41,7 +41,7 @@ def sockets(*options: Address | None) -> Sockets:
         options: the addresses to listen on.
 
     Raises:
-        OSError: no option names the address of a socket, whose clients would wait for ever; or there is no socket.
+        OSError: no option names the address of a socket, whose clients would wait for ever; or it is no socket.
     """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return {}

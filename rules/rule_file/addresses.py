@@ -47,7 +47,7 @@ _LISTENER: Final = Shape(
     {
         "address": (like(_ADDRESS), 'An IP address and a port, such as "0.0.0.0:443".'),
         **_PAIR,
-        "client_ca": (TEXT, f"File with authorities, {_FILE}: clients without a certificate of theirs are refused."),
+        "client_ca": (TEXT, f"File with authorities, {_FILE}: clients need a certificate of one of them."),
     },
     required=("address", "certificate", "key"),
 )
