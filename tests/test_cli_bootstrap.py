@@ -61,7 +61,7 @@ def test_bootstrap_ads_prints_a_whole_bootstrap(run: Run) -> None:
 
 @pytest.mark.parametrize("kind", ["module", "ext_proc"])
 def test_a_filter_that_follows_says_what_pages_need(run: Run, kind: str) -> None:
-    assert ("rules ask for a page, Envoy needs a cluster of its name" in run("bootstrap", kind)[1]) is (kind == "module")
+    assert ("for a page, Envoy needs a cluster of its name" in run("bootstrap", kind)[1]) is (kind == "module")
 
 
 def test_bootstrap_ads_with_an_access_log_and_without_counts(run: Run) -> None:
