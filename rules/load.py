@@ -335,7 +335,7 @@ def _merged(
     for gateway in manifests.listeners:
         if (gateway.address, gateway.port) in taken:
             where = f"{gateway.address}:{gateway.port}"
-            message = f"port {gateway.port}: rule files listen at {where}, too: set another address with listen in one"
+            message = f"port {gateway.port}: rule files listen at {where}, too: give them another address with listen"
             left_out.append(Problem(gateway.position, message))
     free = (listener for listener in manifests.listeners if (listener.address, listener.port) not in taken)
     return Ruleset(
