@@ -1,7 +1,7 @@
 """What Rejoinder itself serves over HTTP: its admin interface, and the module for Envoys that fetch it.
 
-The pages of the admin interface are in `web`. It is for a loopback or private address: it shows what the files say, and
-changes nothing. It shares the event loop of xDS and ext_proc, so whatever takes time is done in a thread of its own.
+The pages of the admin interface are in `web`. They are for a loopback or private address: they show what the files say,
+and change nothing. The event loop is that of xDS and ext_proc, so slow work is done in a separate thread.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _LOG: Final = logging.getLogger("rejoinder.admin")
 _LOG.addFilter(Sparing(20))
 
 _STRANGERS: Final = logging.Logger("strangers", logging.CRITICAL)
-"""What is no HTTP is answered 400, and nobody's trouble here; what our pages do wrong is logged in `application`."""
+"""Drops the log of requests that are not HTTP (answered 400). Errors of our pages are logged in `application`."""
 
 MAX_CONNECTIONS: Final = 32
-"""Whoever connects and says nothing must not have them for ever, nor many of our file descriptors."""
+"""A client that sends nothing must not hold connections for ever, nor many of our file descriptors."""
 IDLE_SECONDS: Final = 10.0
 
 HEADERS: Final = {
@@ -48,7 +48,7 @@ HEADERS: Final = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }
-"""Nothing comes from elsewhere or is told to anybody, and no text becomes a script or a frame."""
+"""A page loads nothing from other origins, sends them nothing, and no text becomes a script or a frame."""
 
 HEALTHY: Final = "/healthz"
 READY: Final = "/readyz"
@@ -57,7 +57,7 @@ _THREAD: Final = web.AppKey("thread", ThreadPoolExecutor)
 
 
 def page(path: str, content_type: str, make: Callable[[], bytes]) -> web.RouteDef:
-    """A page that is made, in a thread, when it is asked for."""
+    """A page that is made in a thread when it is requested."""
 
     async def made(request: web.Request) -> web.Response:
         return web.Response(body=await in_thread(request, make), headers={"content-type": content_type})
@@ -66,10 +66,10 @@ def page(path: str, content_type: str, make: Callable[[], bytes]) -> web.RouteDe
 
 
 def probes(unready: Callable[[], str]) -> list[web.RouteDef]:
-    """What an orchestrator asks: whether the process lives, and whether it has something to serve.
+    """The probes of an orchestrator: whether the process lives, and whether it has something to serve.
 
     Args:
-        unready: says why it has not; empty: it has.
+        unready: why there is nothing to serve; empty: there is something.
     """
 
     async def healthy(_: web.Request) -> web.Response:
@@ -89,7 +89,7 @@ def application(
 
     Args:
         routes: all pages.
-        knows: whether it may be asked by this host name.
+        knows: whether a request may have this host name.
         certified: whether clients need a certificate for all but `probes`.
     """
 
@@ -120,14 +120,14 @@ def application(
 
 
 async def in_thread(request: web.Request, make: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
-    """Have something made in the thread for what is asked here. There is one: who asks much waits, and nobody else."""
+    """Make something in the thread of the admin interface. There is one: only clients of this interface wait for it."""
     return await asyncio.get_running_loop().run_in_executor(request.app[_THREAD], make, *arguments)
 
 
 def knows_host(address: Address, names: Iterable[str]) -> Callable[[str], bool]:
-    """By which names a server may be asked that listens there: addresses, localhost, and these names. Any other may be
-    that of a stranger's page, whose name leads here by now (DNS rebinding). No page of the internet has a name without
-    a dot; containers and services have. No page leads to a Unix socket."""
+    """Which host names are valid for a server at this address: addresses, localhost, and `names`. Any other may be the
+    name of a foreign page that now resolves to this address (DNS rebinding). Names without a dot are valid: containers
+    and services have them, pages of the internet do not. No page can reach a Unix socket."""
     if isinstance(address, Path):
         return lambda _: True
     known = {"localhost", address[0].lower(), *names}
@@ -147,10 +147,10 @@ async def serving(
 
     Args:
         address: port 0 takes any free one.
-        app: is of no further use afterwards.
+        app: cannot be used again afterwards.
         tls: for TLS.
         mode: of a Unix socket.
-        given: one that listens there already.
+        given: a socket that listens there already.
 
     Raises:
         OSError: the address cannot be used.
@@ -159,7 +159,7 @@ async def serving(
         listening = given or unix.listen(address, mode)
     else:
         listening = given or accepting.listen(address)
-        # Those that do not read what they have asked for, either (inherited by their sockets).
+        # Also for clients that do not read their responses (accepted sockets inherit it).
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(IDLE_SECONDS * 1000))
     runner = web.AppRunner(
         app, access_log=None, logger=_STRANGERS, keepalive_timeout=IDLE_SECONDS, shutdown_timeout=0.1

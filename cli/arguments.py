@@ -1,7 +1,7 @@
-"""What can be said on the command line, and what the help says about each option; `texts` has the rest of the help.
+"""The options of the command line, and what the help says about each; `texts` has the rest of the help.
 
-This is all that `--help` waits for, so nothing here imports what takes long: not even `typing` and `pathlib`, which
-take as long as `argparse` itself.
+`--help` waits only for this file, so it imports nothing that takes long: not even `typing` and `pathlib`, which take
+as long as `argparse` itself.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class UnusableError(Exception):
     """Options that do not go together, or cannot be used here; each argument says in a line why."""
 
 
-# How values are written: what `add_argument` is told beside names and help.
+# How values are written: the arguments of `add_argument` beside names and help.
 _FLAG: How = {"action": "store_true"}
 _COUNT: How = {"type": parse_count, "metavar": "N"}
 _WORKERS: How = {**_COUNT, "default": 1}

@@ -155,7 +155,7 @@ def _follow(options: argparse.Namespace, tls: EnvoyTls | None) -> Parts:
     comment, clusters = "# Into the clusters: where `rejoinder serve` tells", [envoy.xds_cluster(options.xds, tls)]
     if by_module:
         comment += (
-            ".\n# For each upstream that rules ask for a page, Envoy needs another one, of its name: `rejoinder\n"
+            ".\n# For each upstream that rules ask for a page, Envoy needs a cluster of its name: `rejoinder\n"
             "# bootstrap module RULES` prints them. Without it there is no page."
         )
     else:

@@ -1,7 +1,7 @@
-"""When the certificate of `serve` begins and ends: said in time, and a metric.
+"""The validity of the certificate of `serve`: warnings in time, and a metric.
 
-In go the files of TLS, out come lines of the log. Files that cannot be used change nothing: whoever uses them says what
-is wrong. I/O happens here.
+In: the files of TLS. Out: lines of the log. Files that cannot be used change nothing: the code that uses them reports
+the error. Does I/O.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from rejoinder.transport.tls import Current, Files
 SECONDS: Final = 10.0
 """Between two looks."""
 WARN_SECONDS: Final = 7 * 86400
-"""Before the end: what renews certificates has done so by then (cert-manager: at two thirds of their time)."""
+"""Before the end: certificates are usually renewed earlier (by cert-manager after two thirds of their time)."""
 
 
 async def watch(files: Files | None, metrics: Metrics) -> None:
-    """Say, once for each, that the certificate is not valid, or will not be soon; until it is cancelled."""
+    """Warn once about each certificate that is not valid or expires soon, until this is cancelled."""
     said = ""
     while files:
         with contextlib.suppress(OSError, ValueError, RuntimeError):  # also of a date, and when no threads are left
@@ -39,9 +39,9 @@ async def watch(files: Files | None, metrics: Metrics) -> None:
 
 def _validity(files: Files) -> tuple[float, float]:
     Current(files)
-    # The `ssl` module says it of a peer's certificate alone.
-    found = _ssl._test_decode_cert(files.certificate)  # type: ignore[attr-defined]
-    return ssl.cert_time_to_seconds(found["notBefore"]), ssl.cert_time_to_seconds(found["notAfter"])
+    # The `ssl` module has a public function only for the peer's certificate.
+    decoded = _ssl._test_decode_cert(files.certificate)  # type: ignore[attr-defined]
+    return ssl.cert_time_to_seconds(decoded["notBefore"]), ssl.cert_time_to_seconds(decoded["notAfter"])
 
 
 def _complaint(since: float, until: float, now: float) -> str:

@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _apart(source: Path) -> Iterator[Path]:
-    """A file; each of a folder's files, and each folder below it, all of whose files belong together."""
+    """A file; or of a folder, each of its files, and each folder below it. The files of a folder below are one set."""
     ahead, seen = [source], set[str]()  # links may lead round in circles
     while ahead:
         path = ahead.pop()
@@ -34,11 +34,11 @@ def _apart(source: Path) -> Iterator[Path]:
             yield path
         elif (real := os.path.realpath(path)) not in seen:
             seen.add(real)
-            below = sorted((each for each in path.iterdir() if not each.name.startswith(".")), reverse=True)
-            files = {each for each in below if each.suffix in SUFFIXES and not each.is_dir()}
+            below = sorted((inner for inner in path.iterdir() if not inner.name.startswith(".")), reverse=True)
+            files = {inner for inner in below if inner.suffix in SUFFIXES and not inner.is_dir()}
             if files and path != source:
                 yield path
-            ahead += (each for each in below if (each in files and path == source) or each.is_dir())
+            ahead += (inner for inner in below if (inner in files and path == source) or inner.is_dir())
 
 
 def _check(options: argparse.Namespace, sources: Sequence[Path], label: str = "") -> int:

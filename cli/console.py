@@ -32,22 +32,22 @@ _dated = False
 """Lines have time and level: see `start_log`."""
 
 _GONE: Final = (OSError, ValueError, AttributeError)
-"""What is raised by a stream that is broken, or closed, or None."""
+"""The exceptions of a stream that is broken, closed, or None."""
 
 
 def out(*parts: Part) -> None:
-    """A line of what a command was asked for."""
+    """A line of a command's result."""
     _print("stdout", parts)
 
 
 def err(*parts: Part) -> None:
-    """A line about what is going on. A reader that has gone, or a full disk, is no reason to end."""
+    """A line about what is going on. A closed pipe or a full disk does not end the process."""
     with contextlib.suppress(*_GONE):
         _print("stderr", parts)
 
 
 def _print(name: str, parts: Iterable[Part]) -> None:
-    stream = getattr(sys, name)  # asked for each time: whoever ends with a broken pipe replaces it
+    stream = getattr(sys, name)  # looked up each time: a broken pipe replaces it at the end
     coloured = stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
     print("".join(_text(part, coloured) for part in parts), file=stream, flush=True)
 
@@ -58,7 +58,7 @@ def _text(part: Part, coloured: bool) -> str:
 
 
 def start_log(log_format: str | None, level: int, message: str) -> None:
-    """What is said and logged from now on are lines of a log.
+    """From now on, what is said and logged becomes lines of a log.
 
     Args:
         log_format: of `--log-format`; None: as $REJOINDER_LOG_FORMAT says.
@@ -79,7 +79,7 @@ def say(text: str, style: str = "", *, event: str = "note", **fields: Any) -> No
 
 
 def announce(text: str, *, event: str, **fields: Any) -> None:
-    """A line on standard output by a command that goes on whether somebody reads it or not."""
+    """A line on standard output, for a command that goes on even if nobody reads it."""
     with contextlib.suppress(*_GONE):
         _tell(out, "info", event, fields, text)
 

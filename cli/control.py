@@ -1,9 +1,9 @@
 """The loop that `up` and `serve` share: load, build, publish, and again whenever the files change.
 
 In: rule files. Out: a snapshot for Envoys and the program for the ext_proc service, swapped in one step, and lines for
-the person who watches. A set with errors changes nothing; neither does one that Envoys reject, or one that cannot be
-loaded, built or published for a mistake of ours or for lack of memory: `follow` raises nothing. `making` loads and
-builds, `envoys` has what is said to it; what was published, and what goes on, is here.
+the person who watches. Nothing changes for a set with errors, for one that Envoys reject, and for one that
+cannot be loaded, built or published because of a bug or lack of memory: `follow` raises nothing. `making` loads and
+builds, `envoys` has what Envoys report; what was published, and the present state, is here.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from rejoinder.xds.translate import Placement, Settings
 _LOG: Final = logging.getLogger("rejoinder.control")
 
 MOST_PRINTED: Final = 100
-"""Problems that are printed after an edit: more than anybody reads, and less than holds up answers."""
+"""Problems that are printed after an edit: more than anybody reads, and few enough not to delay answers."""
 
 _WAITING: Final = "nothing is served until the files can be used: edit them; Ctrl-C ends"
 
 RETRY_SECONDS: Final = 5.0
-"""From a load that failed for lack of something (memory, file descriptors) to the next."""
+"""Between a load that failed for lack of memory or file descriptors, and the next one."""
 
 
 class Control:
@@ -79,15 +79,15 @@ class Control:
         """The files that `current` was made of."""
         self._usable = asyncio.Event()
         self.problems: tuple[Problem, ...] = ()
-        """Of the files as they are, whether they can be used or not."""
+        """Of the present files, whether they can be used or not."""
         self.shadowed: tuple[Problem, ...] = ()
         """Of `current`."""
         self._edits = 0
         self._reload_failures = 0
 
     def start(self) -> None:
-        """Load and publish for the first time. If the files cannot be used, that is said, and what was kept of them is
-        served until they can. If nothing was, `follow` waits; Envoys are told nothing meanwhile, and keep what they
+        """Load and publish for the first time. If the files cannot be used, that is reported, and the last good set is
+        served until they can. If there is none, `follow` waits; meanwhile Envoys get nothing, and keep what they
         have."""
         with no_garbage_collection():
             kept = self.last_good.read(self._maker.recall)
@@ -129,7 +129,7 @@ class Control:
         assert self._made is not None, "start comes first"
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.last_good.keep())
-            # In a thread, as looking is: Envoys and their responses do not wait for it.
+            # In a thread, like looking for changes: Envoys and their responses do not wait for it.
             async for made in changes(self._made, self._make):
                 try:
                     await self._reloaded(made)
@@ -155,7 +155,7 @@ class Control:
 
     @property
     def exit_code(self) -> int:
-        """Of a command that ends now: 1 where the last good set is served in place of the files."""
+        """The exit code, if the command ended now: 1 where the last good set is served in place of the files."""
         return 1 if self.last_good.served else 0
 
     def counts(self) -> Counts:
@@ -179,7 +179,7 @@ class Control:
         )
 
     def status(self) -> dict[str, Any]:
-        """What goes on, for the admin interface."""
+        """The present state, for the admin interface."""
         status, counters = self.server.status(), self.processor.counters()
         return {
             "version": status.version,
@@ -256,7 +256,7 @@ class Control:
         self._judge()
 
     def _judge(self) -> None:
-        """Have the set in force kept, or not, by what Envoys say to it."""
+        """Let the set in force be kept, or not, depending on what Envoys say about it."""
         if self._saved is None:
             return
         if self.envoys.has_accepted():

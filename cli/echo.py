@@ -3,7 +3,7 @@
 In: HTTP/1.1 requests. Out: for `/status/NNN` a response with that status (200-599; anything else after `/status/` gets
 400), for every other path the request itself, as JSON. The method does not matter, but HEAD gets no body.
 
-The server runs in threads of its own, so that neither a blocked event loop nor a slow client holds it up.
+The server runs in threads of its own, so that a blocked event loop or a slow client does not delay it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class EchoServer(socketserver.ThreadingTCPServer):
         self._thread.join()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Nothing: a client that goes away in the middle is no news for whoever tries out rules."""
+        """Nothing: a client that disconnects is of no interest to a user who tries out rules."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -62,7 +62,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         try:
             body = self._read_body()
         except ValueError as error:
-            self.close_connection = True  # where the next request starts is anybody's guess
+            self.close_connection = True  # nobody knows where the next request starts
             self._send(400, {"error": str(error)})
             return
         path = self.path.partition("?")[0]
@@ -111,7 +111,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             raise ValueError(f"expected a Content-Length in digits, got {length!r}")
         return self._read(int(length))
 
-    # RFC 9112, section 7.1. Empty: the last one, and what trails it is read too.
+    # RFC 9112, section 7.1. Empty: the last chunk; its trailers are read, too.
     def _read_chunk(self) -> bytes:
         line = self._read_line()
         match = _CHUNK_SIZE.fullmatch(line)
@@ -139,4 +139,4 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return data
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        """Nothing: whoever wants a log has Envoy's."""
+        """Nothing: Envoy has a log."""

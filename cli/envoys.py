@@ -1,7 +1,7 @@
-"""What Envoys say to what they are given: told to the person who watches, to the history and to the metrics.
+"""What Envoys report about the configurations that they get: for the log, the history and the metrics.
 
-In: builds that were published, and events of the xDS server. Out: lines and counts. For one event loop. Whoever
-connects can say as much as it likes, so all of it is bounded.
+In: builds that were published, and events of the xDS server. Out: lines and counts. For one event loop. A client may
+send any amount, so everything that is kept is bounded.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ _LOG.addFilter(Sparing(1000))  # as many Envoys as there may be, and more
 KEPT_BUILDS: Final = 4
 
 MOST_NAMED: Final = 3
-"""How many rules are named that an Envoy without Python cannot use."""
+"""Of the rules that an Envoy without Python cannot use, how many are named."""
 
 OLDEST: Final = (1, 36)
 """The oldest Envoy that everything but the module is tested with (docs/deploy.md)."""
 
 LONGEST_WORDS: Final = 200
-"""Of Envoy's, about the module, in characters."""
+"""Of Envoy's message about the module, in characters."""
 
 MOST_REFUSALS: Final = 100
-"""Rejections that are printed of an edit: whoever connects can make as many as it likes."""
+"""Rejections that are printed after an edit: a client can send any number."""
 
 
 @dataclass(slots=True)
 class _Client:
-    """An Envoy, which may have a stream for each filter or type. What it says on all of them is said once."""
+    """An Envoy, which may have a stream for each filter or type. What it reports on all of them is printed once."""
 
     envoy: tuple[int, int] | None = None
     """Its version."""
@@ -60,7 +60,7 @@ class _Client:
     version: str = ""
     """What was accepted last."""
     accepted: int = 0
-    """The number of streams on which it was."""
+    """The number of streams on which it was accepted."""
     told: str = ""
     """The last version whose acceptance was logged."""
     unable: bool = False
@@ -72,15 +72,15 @@ class Envoys:
     conditional: Placement
     """Where answers to statuses are given."""
     history: History
-    """Is told who has taken or rejected which edit."""
+    """Records which Envoy has accepted or rejected which edit."""
     metrics: Metrics
-    """Is told of rejections, and of how long it takes until a version is accepted."""
+    """Count rejections, and measure the time until a version is accepted."""
     rejected: bool = False
-    """Whether one has rejected what was published last."""
+    """Whether an Envoy has rejected what was published last."""
     positions: Mapping[str, Position] = field(default_factory=dict)
-    """Where the rules stand that are published, by their names."""
+    """The positions of the published rules, by name."""
     routes: Mapping[str, Position] = field(default_factory=dict)
-    """The same for routes."""
+    """The positions of the published routes, by name."""
     tally: Tally = field(default_factory=Tally)
     """What was reported of rules and routes."""
     handler_failures: collections.Counter[str] = field(default_factory=collections.Counter)
@@ -88,10 +88,10 @@ class Envoys:
     events: int = 0
     """The number of events so far."""
     clients: dict[tuple[str, str], _Client] = field(default_factory=dict)
-    """Those that are connected, by node id and address."""
+    """The connected Envoys, by node id and address."""
     _builds: dict[str, tuple[Build, float]] = field(default_factory=dict)
-    """What was published lately and when, by `time.monotonic`, by snapshot version: what an Envoy may still say
-    something about."""
+    """The latest builds, and when each was published (`time.monotonic`), by snapshot version: an Envoy may still
+    report something about them."""
     _current: Build | None = None
     _accepted: Build | None = None
     _refusals: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -112,12 +112,12 @@ class Envoys:
         self.tally.keep(self.positions, self.routes)
 
     def has_accepted(self) -> bool:
-        """Whether one has taken what was published last, or the same before."""
+        """Whether an Envoy has accepted what was published last, or the same content before."""
         accepted, current = self._accepted, self._current
         return bool(accepted and current and accepted.snapshot.version == current.snapshot.version)
 
     def tell(self, event: Event) -> None:
-        """Take what one says. Raises nothing."""
+        """Take an event of an Envoy. Raises nothing."""
         self.events += 1
         try:
             self._tell(event)
@@ -172,7 +172,7 @@ class Envoys:
 
     def _count(self, counted: Counted) -> None:
         for series, number in counted.answers:
-            # Those of ext_proc are counted by who gives them.
+            # Answers of ext_proc are counted by the service itself.
             known = self.routes if series.kind is Kind.ROUTE else self.positions
             if series.rule in known and series.placement != PLACEMENT:
                 self.tally.add(series, time.time(), number)
@@ -210,13 +210,13 @@ class Envoys:
 
 
 def _about(event: Connected | Disconnected | Accepted | Nack | Unable, envoy: tuple[int, int] | None) -> dict[str, str]:
-    """Who it is, as far as is known."""
+    """The client's name and address, as far as they are known."""
     address = urllib.parse.unquote(event.peer.partition(":")[2])  # behind `ipv4:`; `unix:` has nothing there
     return {"node": event.node, "envoy": _dotted(envoy) if envoy else "", "peer": address}
 
 
 def _name(node: str, envoy: str, peer: str) -> str:
-    """How lines call a client: by its node id, version and address."""
+    """The name of a client in lines: its node id, version and address."""
     known = ", ".join(filter(None, (envoy and f"Envoy {envoy}", peer)))
     return f"{node} ({known})" if known else node
 
@@ -225,7 +225,7 @@ def unable(message: str) -> str:
     """What becomes of an Envoy that says this about the module, and what helps."""
     words = printable(message.rpartition("Failed to load dynamic module: ")[2], LONGEST_WORDS)  # once for each attempt
     return (
-        f"gets its answers from ext_proc, for it cannot use the module: {words}: start it with "
+        f"gets its answers from ext_proc, because it cannot use the module: {words}: start it with "
         "ENVOY_DYNAMIC_MODULES_SEARCH_PATH and what docs/module.md says, or have `serve --conditional ext_proc`"
     )
 
@@ -235,7 +235,7 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 
 def _python_needed(rejected: Build) -> Iterator[str]:
-    """Why a module may reject a program: Envoy does not pass its words on."""
+    """Why a module may reject a program: Envoy does not report the reason."""
     wanting = [rule for rule in rejected.program.rules if needs_python(rule)]
     for rule in wanting[:MOST_NAMED]:
         yield f'  {rule.position}: rule "{rule.name}" needs Python in that Envoy, for a regular expression or a handler'

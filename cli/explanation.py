@@ -1,6 +1,6 @@
 """Which route and rule decide about a request, where the answer is given, and what is sent. Pure.
 
-`explain` is the way in, for the command and for the console in the browser; `as_json` is what it found for programs.
+`explain` is the way in, for the command and for the console in the browser; `as_json` gives the result to programs.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ class Question:
     method: str = "GET"
     header: Sequence[tuple[str, str]] = ()
     route: str | None = None
-    """Of an Envoy with routes of its own, empty if none fits there; None: the routes are ours."""
+    """The route, in an Envoy with routes of its own, empty if none fits there; None: the routes are ours."""
     client: str = ""
     status: int | None = None
-    """That the upstream gives; None: all are asked about."""
+    """The status of the upstream's response; None: explain every status."""
     response_header: Sequence[tuple[str, str]] = ()
     source: str = UPSTREAM
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that was looked at on the way to the decision."""
+    """One step on the way to the decision."""
 
     kind: str
     name: str
@@ -59,14 +59,14 @@ class Explanation:
     decision: Decision
     steps: tuple[Step, ...]
     placement: str
-    """Where what the client gets is made: native, ext_proc, module or upstream."""
+    """Where the response is made: native, ext_proc, module or upstream."""
     rule: str | None = None
     reply: Reply | None = None
     """What is sent; None: the upstream's response passes, or a handler is asked."""
     statuses: tuple[tuple[str, str, str], ...] = ()
     """Where no status was given: statuses, rule, what is sent."""
     handler: str = ""
-    """The Python function that is asked what is sent; empty: none is."""
+    """The Python function that makes the response; empty: there is none."""
 
 
 def explain(ruleset: Ruleset, question: Question, conditional: Placement) -> Explanation:
@@ -76,7 +76,7 @@ def explain(ruleset: Ruleset, question: Question, conditional: Placement) -> Exp
         conditional: where the answers to an upstream's status are given.
 
     Raises:
-        RequestError: Envoy would not take the request.
+        RequestError: Envoy would refuse the request.
     """
     request = _request(question)
     there = ruleset if question.route is not None else _at_listener(ruleset, request, question.url)
@@ -95,7 +95,7 @@ def explain(ruleset: Ruleset, question: Question, conditional: Placement) -> Exp
 
 
 def refused(error: RequestError, ruleset: Ruleset, conditional: Placement) -> str:
-    """What becomes of a request that Envoy does not take."""
+    """What becomes of a request that Envoy refuses."""
     refusal = f"Envoy refuses the request with {error.status}: {error}"
     if error.status not in EARLY:
         return f"{refusal}; rules are asked about that: add --status {error.status} --source local, and leave out why"
@@ -125,7 +125,7 @@ def _changed(question: Question, request: Request, response: Response | None) ->
         seen = request.header(name)
         if seen != _sent(name, question):
             such = "such as " if name in MADE_UP else ""
-            verdict = f"Envoy makes it {such}{quoted(', '.join(seen))}" if seen else "Envoy takes it away"
+            verdict = f"Envoy makes it {such}{quoted(', '.join(seen))}" if seen else "Envoy removes it"
             yield Step("header", name, "", verdict, False)
     if response and response.status != question.status:
         told = dict(response.headers)["grpc-status"]
@@ -134,9 +134,9 @@ def _changed(question: Question, request: Request, response: Response | None) ->
 
 
 def _at_listener(ruleset: Ruleset, request: Request, url: SplitResult) -> Ruleset:
-    """What is in force where the URL leads to: where Gateways listen, each of their ports has routes of its own.
+    """What is in force at the URL's listener: each port of a Gateway has routes of its own.
 
-    The URL's port may be one that is mapped to a listener's; then the first group of listeners counts that has a route.
+    The URL's port may be mapped to the port of a listener; then the first group of listeners that has a route counts.
     """
     groups = [ruleset.of_group(group) for group in ruleset.groups]
     port = url.port or (443 if request.scheme == "https" else 80)
@@ -225,7 +225,7 @@ def action_in_words(route: Route) -> str:
 
 
 def _program_step(program: Program, request: Request, route: str | None) -> Step:
-    """Which rules the program finds: it is asked in place of all the rules."""
+    """Which rules the program finds: only these are tested, not all rules."""
     rules = program.found(request, route)
     names = f": {', '.join(rule.name for rule in rules[:_SHOWN_RULES])}" if rules else ""
     more = ", ..." if len(rules) > _SHOWN_RULES else ""
@@ -288,7 +288,7 @@ def _trial(rule: Rule, decision: Decision, response: Response | None) -> str:
 
 
 def _statuses(decision: Decision, conditional: str) -> Iterator[tuple[str, str, str]]:
-    """What the statuses bring, neighbours with the same outcome together."""
+    """The outcome for each status; neighbours with the same outcome are one row."""
     for outcome, group in itertools.groupby(STATUSES, lambda status: _outcome(decision, conditional, status)):
         first, *others = group
         yield (f"{first}-{others[-1]}" if others else str(first), *outcome)

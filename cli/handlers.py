@@ -1,7 +1,7 @@
-"""Python handlers as commands see them: where they stand, and whether they are there.
+"""Python handlers as commands see them: where they are, and whether they can be imported.
 
-In: the sources of a command, and rules. Out: folders, and `Problem`s. A handler's module is somebody's code, which may
-do anything when it is imported: a process of its own does that.
+In: the sources of a command, and rules. Out: folders, and `Problem`s. A handler's module is the user's code, which may
+do anything when it is imported. So it is imported in a separate process.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from rejoinder.rules.model import Rule
 from rejoinder.rules.problem import Problem, Severity
 
 SECONDS: Final = 10.0
-"""That the import of a handler may take."""
+"""The limit for the import of a handler."""
 
 
 def folders_of(sources: Iterable[Path]) -> list[Path]:
-    """Where Python handlers stand: beside the rule files."""
+    """Where Python handlers are: beside the rule files."""
     return list(dict.fromkeys((source if source.is_dir() else source.parent).resolve() for source in sources))
 
 
 def find_in(folders: Iterable[Path]) -> None:
-    """Have the ext_proc processes, which get the path of this one, find handlers there."""
+    """Let the ext_proc processes, which inherit the path of this one, find handlers there."""
     sys.path += [str(folder) for folder in folders if str(folder) not in sys.path]
 
 
 def missing(rules: Iterable[Rule], folders: list[Path]) -> Iterator[Problem]:
-    """Warnings about handlers that are not there, as far as can be seen here: Envoy may have others."""
+    """Warnings about handlers that cannot be imported here: in Envoy it may be different."""
     reason = functools.cache(lambda name: _reason(name, folders))
     for rule in rules:
         for name in dict.fromkeys(answer.handler for answer in rule.answers if answer.handler):
@@ -61,7 +61,7 @@ def _reason(name: str, folders: list[Path]) -> str:
 
 
 def _find(pipe: Connection, folders: list[Path], name: str) -> None:
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever it prints is no part of the report
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what it prints does not belong to the report
     find_in(folders)
     reason = ""
     try:

@@ -1,6 +1,6 @@
-"""What has become of the files since the start: each edit, what it changed, and what Envoys said to it.
+"""The history of the files since the start: each edit, what it changed, and what Envoys reported about it.
 
-Of the event loop; other threads may read. Whoever connects can make as much of it as it likes, so all of it is bounded.
+The event loop writes it, other threads may read. A client may cause any number of events, so all of it is bounded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rejoinder.xds.translate.listeners import listener_name
 
 MOST_EDITS: Final = 50
 MOST_NODES: Final = 1000
-"""Of which is said, for each edit, what they made of it."""
+"""For each edit, of how many Envoys it is kept whether they accepted or rejected it."""
 MOST_NAMES: Final = 20
 MOST_SAID: Final = 3
 """Names in a line, of each kind."""
@@ -26,7 +26,7 @@ LONGEST_NAME: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Some of the things that are new, other or gone."""
+    """Some of the things that are new, changed or removed."""
 
     number: int
     some: tuple[str, ...]
@@ -41,7 +41,7 @@ class Rejection:
     message: str
     """Envoy's words."""
     about: tuple[str, ...]
-    """The places in the files that they are about, as `blame` says them."""
+    """The places in the files that the message is about, as `blame` finds them."""
     what_now: str
 
 
@@ -86,7 +86,7 @@ def differences(before: Ruleset, after: Ruleset) -> Changes:
             "changed": [name for name, thing in new.items() if name in old and old[name] != thing],
             "removed": [name for name in old if name not in new],
         }
-        if kind in ("rules", "routes"):  # the others' order means nothing
+        if kind in ("rules", "routes"):  # the order of the others has no meaning
             groups["moved"] = _moved(list(old), [name for name in new if name in old])
         if named := {word: Names(len(of), tuple(of[:MOST_NAMES])) for word, of in groups.items() if of}:
             changes[kind] = named
@@ -103,7 +103,7 @@ def in_words(changes: Changes, after: Ruleset) -> str:
 
 
 def _places(kind: str, word: str, after: Ruleset) -> Mapping[str, str]:
-    """Where the new things stand in the files, by name."""
+    """The positions of the new things in the files, by name."""
     of_kind = getattr(after, kind) if word == "added" and kind != "listeners" else ()
     return {thing.name: f" ({thing.position})" for thing in of_kind if thing.position.line}
 
@@ -119,14 +119,14 @@ def _name(thing: Rule | Route | Upstream | Listener) -> str:
 
 
 def _moved(before: Sequence[str], after: Sequence[str]) -> list[str]:
-    """The fewest names that, taken out, leave the others in the order of before.
+    """The smallest set of names without which the others keep their order.
 
     >>> _moved("abcd", "dabc"), _moved("abcd", "abd"), _moved("abcd", "cdab")
     (['d'], [], ['c', 'd'])
     """
     place = {name: number for number, name in enumerate(before)}
     # A longest ascending run of places (https://en.wikipedia.org/wiki/Longest_increasing_subsequence): for each length,
-    # what the run ends with that ends earliest, and for each name, what stands before it in its run.
+    # the smallest place at which such a run ends; and for each name, its predecessor in its run.
     ends: list[int] = []
     previous: dict[int, int | None] = {}
     for at in map(place.__getitem__, after):

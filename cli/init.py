@@ -43,6 +43,6 @@ def _write(file: Path, text: str) -> None:
         try:
             new.write(text)
             new.flush()
-        except OSError:  # half of it would be there already, the next time
+        except OSError:  # else half a file would be there the next time
             file.unlink()
             raise

@@ -1,10 +1,10 @@
-"""The last good set: what `--state DIR` keeps for a start over files that cannot be used.
+"""The last good set: what `--state DIR` keeps for a start with files that cannot be used.
 
-In: the files of a set that was published, with what they hold, and what Envoys make of it. Out: the same at another
-start. DIR has two files: `accepted`, the last set that an Envoy has taken in full; and `published`, a later one that
-was published while no Envoy was connected, until one takes or rejects it. Each is the SHA-256 of what follows it, and a
-line of JSON. It is written beside its place and renamed: what stands there is the old one or the new one. What is
-damaged, of another version of Rejoinder, or may be somebody else's is not used. I/O happens here; nothing is raised.
+In: the files of a published set, with their content, and whether Envoys accept it. Out: the same set at a later start.
+DIR has two files. `accepted` is the last set that an Envoy has accepted in full. `published` is a later set that was
+published while no Envoy was connected, until an Envoy accepts or rejects it. Each file is a SHA-256 and the line of
+JSON that it is of. A file is written under a temporary name and renamed, so it is always complete. A file is not used
+if it is damaged, of another version of Rejoinder, or may be written by others. Does I/O; nothing is raised.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from rejoinder.rules.model import Position
 from rejoinder.rules.problem import Problem, Severity
 
 MAX_SIZE: Final = 12 * MAX_TOTAL_SIZE
-"""In bytes. JSON needs six for one that is no text, and a file may be kept twice."""
+"""In bytes. JSON needs six for a byte that is not text, and a file may be kept twice."""
 
 RETRY_SECONDS: Final = 10.0
-"""From a write that failed (a full disk) to the next, and between two looks whether what was written is there."""
+"""Between a write that failed (a full disk) and the next; and between two checks that written files still exist."""
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ class Saved:
     folder: Path
     """The working directory."""
     loads: tuple[Mapping[Path, Content], ...]
-    """What files hold. Loaded one after the other, they give the set: manifests of before may be in force still."""
+    """The content of files. All are loaded, one after the other: earlier manifests may still be in force."""
 
 
 class UnusableError(Exception):
@@ -61,17 +61,17 @@ class LastGood:
     """For one event loop.
 
     Args:
-        folder: where it is kept; None: it is not.
+        folder: where the set is kept; None: nowhere.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder and folder.absolute()
         self.served = ""
-        """When the set was kept that is served in place of the files; empty: none is."""
+        """The time of the set that is served in place of the files; empty: none is served."""
         self.trouble = ""
-        """Why what is in force cannot be kept; empty: it can."""
+        """Why the set in force cannot be kept; empty: it can."""
         self.problems: tuple[Problem, ...] = ()
-        """About what was kept, and cannot be used."""
+        """About kept sets that cannot be used."""
         self._wanted: dict[str, Saved | None] = {}
         self._digests: dict[str, str] = {}
         """Of the files in `folder`, by name."""
@@ -79,13 +79,13 @@ class LastGood:
         self._one_writes = threading.Lock()
 
     def read(self, recall: Callable[[Saved], T]) -> tuple[str, T] | None:
-        """The latest of what was kept that can be used: when that was, and what `recall` makes of it, which raises what
-        is wrong with it. `problems` has the others."""
+        """The latest kept set that can be used: its time, and the result of `recall`, which raises an error for a set
+        that cannot be used. `problems` has these errors."""
         if self.folder is None:
             return None
         for name in (_PUBLISHED, _ACCEPTED):
             with contextlib.suppress(OSError):
-                for left in self.folder.glob(f"{name}-*{_NEW}"):  # by one that was killed
+                for left in self.folder.glob(f"{name}-*{_NEW}"):  # of a process that was killed
                     left.unlink()
             try:
                 when, data = self._read(name)
@@ -101,15 +101,15 @@ class LastGood:
         return None
 
     def accepted(self, saved: Saved) -> None:
-        """An Envoy has taken this."""
+        """An Envoy has accepted this."""
         self._want({_ACCEPTED: saved, _PUBLISHED: None})
 
     def unseen(self, saved: Saved) -> None:
-        """This was published, and there is no Envoy to say anything about it."""
+        """This was published while no Envoy is connected."""
         self._want({_PUBLISHED: saved})
 
     def rejected(self, saved: Saved) -> None:
-        """An Envoy has rejected this, and none has taken it."""
+        """An Envoy has rejected this, and none has accepted it."""
         if self._wanted.get(_PUBLISHED) == saved:
             self._want({_PUBLISHED: None})
 
@@ -119,7 +119,7 @@ class LastGood:
             self._changed.set()
 
     async def keep(self) -> None:
-        """Keep what is wanted, for ever. What goes wrong is said, and tried again; it holds up nothing else."""
+        """Keep what is wanted, for ever. A failure is reported and tried again; nothing else waits for it."""
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
@@ -155,7 +155,7 @@ class LastGood:
         """Write or remove the files as `_wanted` says. Returns why that cannot be done; empty: it is done."""
         with self._one_writes:
             try:
-                for name in sorted(self._wanted):  # `accepted` first: so one of them is there at any time
+                for name in sorted(self._wanted):  # `accepted` first, so that one of them exists at any time
                     data = _encoded(saved) if (saved := self._wanted[name]) else b""
                     digest = data[:_DIGEST].decode()
                     if name == _PUBLISHED and digest == self._digests.get(_ACCEPTED):
@@ -163,7 +163,7 @@ class LastGood:
                     if digest != self._digests.get(name):
                         self._replace(name, data)
                     self._digests[name] = digest
-            except Exception as error:  # no room, no memory: whatever it is, answers are given without
+            except Exception as error:  # a full disk, no memory: answers go on in any case
                 return _reason(error)
             return ""
 
@@ -192,13 +192,13 @@ class LastGood:
 
     def _read(self, name: str) -> tuple[float, bytes]:
         assert self.folder
-        # A link or a named pipe is none of ours; neither is what others may write: it may name code to run.
+        # A link or a named pipe is not ours; nor is a file that others may write: it may name code to run.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with open(os.open(self.folder / name, flags), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SIZE:
                 raise UnusableError("it is no file that Rejoinder has written")
-            # Kubernetes lets the `fsGroup` of a Pod write all files of its volumes: a group of ours may.
+            # In Kubernetes the `fsGroup` of a Pod may write all files of its volumes, so a group of ours may.
             others = 0o002 if status.st_gid in (os.getegid(), *os.getgroups()) else 0o022
             if status.st_uid not in (0, os.geteuid()) or status.st_mode & others:
                 raise UnusableError("it belongs to another user, or another user may write it")
@@ -244,7 +244,7 @@ def _decoded(data: bytes) -> Saved:
     return Saved(tuple(map(Path, value["sources"])), Path(value["folder"]), loads)
 
 
-# Bytes are text as file names are for Python (PEP 383): readable, and back again whatever they are.
+# Bytes become text as file names do in Python (PEP 383): readable, and reversible for any bytes.
 def _plain(content: bytes | UnreadableError) -> Any:
     if isinstance(content, bytes):
         return content.decode("utf-8", "surrogateescape")

@@ -32,21 +32,21 @@ _UNKNOWN: Final[Fingerprint] = ""
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What has become of the files at one time."""
+    """The result of one load."""
 
     built: Build | None
     """None: there are errors."""
     problems: tuple[Problem, ...]
     fingerprints: Mapping[Path, Fingerprint]
-    """Of what was read; as in `Loaded`."""
+    """As in `Loaded`."""
     changes: Changes = field(default_factory=dict)
-    """Between what was published last and this."""
+    """Compared with what was published last."""
     saved: Saved | None = None
     """What to keep of it; None: nothing, for there are errors."""
     failed: bool = False
-    """For a reason of ours, which is in the log."""
+    """For an internal reason, which is in the log."""
     again: bool = False
-    """The same files may well be usable in a moment."""
+    """The same files may be usable in a moment."""
 
 
 @dataclass(slots=True)
@@ -81,7 +81,7 @@ class Maker:
                 return self._made(loaded, before, self._saved(loaded, files) if loaded.ruleset else None)
         except Exception as error:
             _LOG.exception("the files cannot be used; the previous rules stay in force, and the next edit is followed")
-            self._memory.forget_rules()  # who knows how far it got
+            self._memory.forget_rules()  # it may have stopped half-way
             reason = f"this cannot be used, for a reason that is in the log: {type(error).__name__}: {error}"
             problems = (Problem(Position(str(self.sources[0]), 0), reason),)
             read = files.fingerprints()
@@ -91,13 +91,13 @@ class Maker:
             return Made(None, problems, unknown, failed=True, again=True)
 
     def recall(self, saved: Saved) -> Callable[[], Made]:
-        """Take a set that was kept for what was there before, as if it had been loaded.
+        """Load a kept set, so that later loads find it as the state before them.
 
         Returns:
-            What builds it.
+            A function that builds it.
 
         Raises:
-            UnusableError: it cannot be used. So may anything else.
+            UnusableError: it cannot be used. Other exceptions are possible.
         """
         memory = Memory()
         for contents in saved.loads:
@@ -118,7 +118,7 @@ class Maker:
         return Made(built, loaded.complaints, loaded.fingerprints, differences(before, built.ruleset), saved)
 
     def _saved(self, loaded: Loaded, files: Files) -> Saved:
-        """Of a file with an error something of before may be in force, so what it held then is part of the set."""
+        """For a file with an error, earlier content may still be in force, so that content is part of the set."""
         errors = (complaint for complaint in loaded.complaints if complaint.severity is Severity.ERROR)
         wrong = {files.place(Path(error.position.file)) for error in errors}
         now = files.contents
@@ -129,7 +129,7 @@ class Maker:
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """While much is made that stays: the collector would walk it again and again, for a third of the time."""
+    """For a time in which many lasting objects are made: collecting among them would take a third of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

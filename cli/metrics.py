@@ -1,7 +1,7 @@
-"""`/metrics`: what goes on, in Prometheus' words. docs/monitoring.md explains each.
+"""`/metrics`: the present state as Prometheus metrics. docs/monitoring.md explains each.
 
-What is a number of somebody else's (counts of answers, clients, problems) is read when it is asked for (`State`); what
-happens once (a reload, a rejection) is told as it happens. I/O: none.
+Numbers that other parts keep (counts of answers, clients, problems) are read at each request (`State`); events (a
+reload, a rejection) are counted as they happen. I/O: none.
 https://prometheus.io/docs/practices/naming/
 """
 
@@ -37,14 +37,14 @@ from rejoinder.xds.events import ClientStatus
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 MOST_NODES: Final = 100
-"""Clients whose rejections are counted apart: whoever connects may call itself anything."""
+"""Clients whose rejections are counted separately: a client may have any name."""
 
 _PUSH_BOUNDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What goes on at one moment."""
+    """The state at one moment."""
 
     counts: Counts
     """In all placements."""
@@ -55,7 +55,7 @@ class State:
     ruleset: Ruleset
     clients: Sequence[ClientStatus]
     version: str
-    """Of the snapshot that clients are to have."""
+    """The version of the snapshot that clients should have."""
     serves_last_good: bool = False
     cannot_keep: bool = False
     """Of `--state`."""
@@ -65,7 +65,7 @@ class Metrics(Collector):
     """The metrics of one control plane.
 
     Args:
-        state: what goes on; called by whatever thread asks.
+        state: the present state; called by the thread that asks.
     """
 
     def __init__(self, state: Callable[[], State]) -> None:
@@ -103,7 +103,7 @@ class Metrics(Collector):
         return generate_latest(self._registry)
 
     def reloaded(self, result: str) -> None:
-        """Args: result: `ok`; `refused`, for what the files say; `failed`, for a reason of ours."""
+        """Args: result: `ok`; `refused`, because of the files; `failed`, for an internal reason."""
         self._reloads.labels(result).inc()
         if result == "ok":
             self._last_reload.set_to_current_time()

@@ -1,4 +1,4 @@
-"""Where the answers to an upstream's status are given: as asked for, or the best that there is."""
+"""Where the answers to an upstream's status are given: as asked for, or the best that is possible."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from rejoinder.xds.translate import Placement
 
 
 def choose(asked: str | None, binary: Path) -> tuple[Placement, str]:
-    """The placement for an Envoy that this program runs, and why it is not the module, though nobody asked for anything
-    else; empty: it is, or somebody did.
+    """The placement for an Envoy that this program runs. The text says why the module is not used; it
+    is empty if the module is used, or if a placement was asked for.
 
     Args:
         asked: `--conditional`; None: the module where it can be loaded.

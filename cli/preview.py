@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
 
 # The files of one status; what is returned links them.
 def _write(options: argparse.Namespace, branding: page.Branding, status: int) -> str:
-    # As Envoy itself makes them.
+    # With these three statuses, Envoy mostly answers by itself.
     response = Response(status, source=LOCAL if status in (502, 503, 504) else UPSTREAM)
     request = Request("GET", "example.com", "/", headers=(("x-request-id", "7b1d2f0c-52f3-4c19-9a57-0e0a8f8d6a11"),))
     asked = Asked(request, response=response, time="2026-01-31T12:34:56Z")

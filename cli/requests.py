@@ -1,7 +1,7 @@
 """`up --log`: Envoy's access log, made into a line for each request that a rule has answered. Pure.
 
-In go the lines of JSON that Envoy writes (`xds/translate/logs.py`), out come lines for a person; what is no such line
-is shown as it is.
+In: the lines of JSON that Envoy writes (`xds/translate/logs.py`). Out: lines for a person. Any other line is shown
+unchanged.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ _MOST_OF_TARGET = 200
 
 
 def fields(line: str) -> Mapping[str, Any]:
-    """What Envoy says of a request; nothing if the line is about none."""
+    """What Envoy logged about a request; empty if the line is not about a request."""
     try:
         said = json.loads(line)
     except ValueError:
         return {}
-    # Before 1.40, Envoy writes `null` for what there is not.
+    # Before 1.40, Envoy writes `null` for missing values.
     return {key: value for key, value in said.items() if value is not None} if isinstance(said, dict) else {}
 
 
 def shown(line: str, positions: Mapping[str, Position], routes: Mapping[str, Position]) -> Iterator[str]:
-    """What is said of a request: a line for the rule that has answered, or the route that has by itself, and one for
-    each that only observes, or lets it pass.
+    """The lines about a request: one for the rule or route that has answered, and one for each rule that only observes
+    or lets the request pass.
 
     Args:
         line: of Envoy's log.
-        positions: where rules stand, by their names.
-        routes: where routes do.
+        positions: of rules, by name.
+        routes: positions of routes, by name.
 
     >>> log = '{"time": "2026-11-26T13:06:49.123Z", "method": "GET", "host": "a.test", "path": "/", "status": 302, '
     >>> log += '"rule": "login", "original_status": "401"}'

@@ -123,8 +123,8 @@ def unready(control: Control) -> str:
 
 
 def stop_signal() -> asyncio.Event:
-    """Set when somebody wants this process to end (Ctrl-C, SIGTERM, or its terminal is closed). Where there is no
-    terminal, SIGHUP asks for what is done all the time: to look at the files."""
+    """Set when this process has to end (Ctrl-C, SIGTERM, or its terminal is closed). Without a terminal, SIGHUP is
+    ignored: it usually means to reload the files, which happens anyway."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)

@@ -15,6 +15,6 @@ _STANDARD_INPUT: Final = Path("-")
 
 
 def loaded_from(sources: Sequence[Path], options: argparse.Namespace) -> Loaded:
-    """What they say, with upstreams as the options have them."""
+    """What the files say, with the upstreams of the options."""
     files = Files({_STANDARD_INPUT.absolute(): limited(sys.stdin.buffer)} if _STANDARD_INPUT in sources else {})
     return load(sources, upstreams=dict(options.upstream), files=files)

@@ -1,6 +1,6 @@
-"""systemd: what it is told about this process, and sockets that it listens on for us.
+"""systemd: notifications about this process, and sockets that systemd opens for it.
 
-In: the environment variables that it sets. Out: datagrams (`tell`), and sockets by their addresses (`sockets`), each
+In: environment variables of systemd. Out: datagrams (`tell`), and sockets by their addresses (`sockets`), each
 for the option that names the same address. Where there is no systemd, nothing happens.
 https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html
 https://www.freedesktop.org/software/systemd/man/latest/sd_listen_fds.html
@@ -24,12 +24,12 @@ from rejoinder.transport.addresses import Address, show
 from rejoinder.transport.tls import Files, Reloading
 
 SECONDS: Final = 1.0
-"""Between two looks at what is to be told, and two signs of life: less than half of any sensible `WatchdogSec`."""
+"""Between two notifications, status or watchdog: less than half of any sensible `WatchdogSec`."""
 
 _FIRST: Final = 3
 """The file descriptor of the first socket."""
 _READ: Final = 1 << 16
-"""Bytes of a client that are passed on at once."""
+"""Bytes of a client that are relayed at once."""
 
 Sockets = Mapping[Address, socket.socket]
 
@@ -38,10 +38,10 @@ def sockets(*options: Address | None) -> Sockets:
     """The sockets that this process was given.
 
     Args:
-        options: where it is to listen.
+        options: the addresses to listen on.
 
     Raises:
-        OSError: there is one that no option names; whoever connects to it would wait for ever. Or there is none.
+        OSError: no option names the address of a socket, whose clients would wait for ever; or it is no socket.
     """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return {}
@@ -67,7 +67,7 @@ def sockets(*options: Address | None) -> Sockets:
 
 @contextlib.asynccontextmanager
 async def relayed(listening: socket.socket | None, address: Address, tls: Files | None) -> AsyncIterator[Address]:
-    """Where a server has to listen that cannot be given a socket: at the address, or, with a socket, behind it.
+    """The address for a server that cannot take a socket: the address itself, or, with a socket, one behind a relay.
 
     Raises:
         OSError: the files for TLS cannot be used.
@@ -109,7 +109,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def tell(control: Control) -> None:
-    """Tell systemd that this process serves, and then what, and that it lives; until it is cancelled."""
+    """Tell systemd that this process is ready, its status, and that it lives, until this is cancelled."""
     watched = ["WATCHDOG=1"] if "WATCHDOG_USEC" in os.environ else []
     try:
         while _notify("READY=1", f"STATUS={(told := _status(control))}"):
@@ -133,7 +133,7 @@ def _status(control: Control) -> str:
 
 
 def _notify(*lines: str) -> bool:
-    """Whether there is a systemd that is told."""
+    """Whether there is a systemd to notify."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if path and lines:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:

@@ -1,6 +1,6 @@
-"""What the help of a command says beside its options: what it does and prints, how it ends, and what it reads.
+"""The help of a command beside its options: what it does and prints, how it ends, and what it reads.
 
-It stands there as it is written here, so with lines that fit a terminal.
+The texts are printed unchanged, so their lines fit a terminal.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Over what services are reached: what options must be said with what, and to whom no keys are told.
+"""How services are reached: which options belong together, and which clients get no private keys.
 
-`serve` and `up` listen elsewhere than on this machine only with TLS and client certificates, or if they are told to go
-without (`--insecure`). Private keys are told to clients that have shown who they are, or are on this machine.
+`serve` and `up` accept clients of other machines only with TLS and client certificates, or with `--insecure`. Private
+keys are sent to clients that have shown a certificate, or are on this machine.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _ONLY_WITH: Final = (
     ("admin_no_client_cert", "admin"),
     ("admin_name", "admin"),
 )
-"""Options that mean nothing without another."""
+"""Options that have no effect without another option."""
 
 
 def envoy_tls(options: argparse.Namespace) -> EnvoyTls | None:
-    """What Envoys need for TLS; None: they go without.
+    """What Envoys need for TLS; None: no TLS.
 
     Raises:
         UnusableError: something is missing.
@@ -74,7 +74,7 @@ def files(options: argparse.Namespace) -> tls.Files | None:
     """What `serve` or `up` listens with; None: no TLS.
 
     Raises:
-        UnusableError: it must not listen like that.
+        UnusableError: these options are not allowed together, or not safe.
     """
     cert, key, client_ca = given = [vars(options).get(name) for name in _TLS]
     wrong = [*_misused(options), *_overlapping(options)]
@@ -86,10 +86,10 @@ def files(options: argparse.Namespace) -> tls.Files | None:
     if any(given):
         wrong += _wrong_tls(options)
     if not (options.insecure or client_ca):
-        tls_too = "say --tls-cert, --tls-key and --tls-client-ca, or " if "tls_client_ca" in options else ""
+        tls_too = "use --tls-cert, --tls-key and --tls-client-ca, or " if "tls_client_ca" in options else ""
         wrong += (
-            f"{option} {show(address)}: whoever reaches that address would be let in: {tls_too}listen on unix:/PATH or "
-            "127.0.0.1; or say --insecure"
+            f"{option} {show(address)}: every client would be let in: {tls_too}listen on unix:/PATH or "
+            "127.0.0.1; or use --insecure"
             for option, address in exposed(options)
         )
     if wrong:
@@ -125,21 +125,21 @@ def _wrong_tls(options: argparse.Namespace) -> Iterator[str]:
 
 
 def _overlapping(options: argparse.Namespace) -> Iterator[str]:
-    """Services of ours that would be at one address."""
+    """Services that would share an address."""
     places = _services(options)
     workers = getattr(options, "workers", 1)
     for at in range(1, workers):
         name = f"process {at + 1} of the ext_proc service (--ext-proc {show(options.ext_proc)}, --workers {workers})"
         places.append((name, nth(options.ext_proc, at)))
     if places and isinstance(last := places[-1][1], tuple) and last[1] > MAX_PORT:
-        yield f"--workers {workers}: expected so many ports from --ext-proc on, which end at {MAX_PORT}"
+        yield f"--workers {workers}: expected as many ports from --ext-proc on; the last port is {MAX_PORT}"
     for (one, here), (other, there) in itertools.combinations(places, 2):
         if overlap(here, there):
             yield f"{one} {show(here)}: expected an address of its own, and that is where {other} listens"
 
 
 def exposed(options: argparse.Namespace) -> list[tuple[str, Address]]:
-    """The services that others than this machine reach without a client certificate."""
+    """The services that other machines can reach without a client certificate."""
     certified = bool(getattr(options, "tls_client_ca", None))
     return [
         (option, address)
@@ -150,14 +150,14 @@ def exposed(options: argparse.Namespace) -> list[tuple[str, Address]]:
 
 
 def warn(options: argparse.Namespace) -> None:
-    """Say who is let in, where that is everybody."""
+    """Warn where every client is let in."""
     for option, address in exposed(options):
-        text = f"{option} {show(address)}: whoever reaches that address is let in, and can read what the files say"
+        text = f"{option} {show(address)}: every client is let in, and can read the rules"
         console.say(text, "yellow", event="insecure")
 
 
 def _services(options: argparse.Namespace) -> list[tuple[str, Address]]:
-    """What the options say where to listen."""
+    """The options that say where to listen."""
     places = ((name, getattr(options, name, None)) for name in ("xds", "ext_proc", "admin", "module"))
     return [(_written(name), address) for name, address in places if address is not None]
 
@@ -172,7 +172,7 @@ def _is_ours(address: Address) -> bool:
 
 
 def told(options: argparse.Namespace) -> Callable[[Ruleset], Ruleset]:
-    """What of a ruleset Envoys are told: all of it, or no private keys. What is left out is logged each time."""
+    """The part of a ruleset that is sent to Envoys: all, or without private keys. What is left out is logged."""
     if _is_ours(options.xds) or options.tls_client_ca or options.insecure_keys:
         return lambda ruleset: ruleset
     return _without_keys

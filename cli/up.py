@@ -52,7 +52,7 @@ async def _run(options: argparse.Namespace) -> int:
             folders = handlers.folders_of(options.sources)
             handlers.find_in(folders)
             processor = Workers(1)
-            # No other user can enter it: private keys go through the control plane, and the admin interface ends Envoy.
+            # No other user may enter: the control plane sends private keys, and the admin interface can end Envoy.
             sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rejoinder-")))
             await started(stack, processor, sockets / "ext_proc")
             control = Control(
@@ -82,7 +82,7 @@ async def _run(options: argparse.Namespace) -> int:
 async def _run_envoy(
     control: Control, binary: Path, sockets: Path, environ: Mapping[str, str], options: argparse.Namespace
 ) -> None:
-    """Run Envoy until it ends, from when there is something for it to serve."""
+    """Wait until there is something to serve, then run Envoy until it ends."""
     built = await control.usable()
     addresses = [(listener.address, listener.port) for listener in built.ruleset.listeners]
     _check_free([*addresses, options.envoy_admin] if options.envoy_admin else addresses)
@@ -106,7 +106,7 @@ async def _run_envoy(
 def _sends_counts(binary: Path) -> bool:
     try:
         return tuple(map(int, envoy.version(binary).split(".")[:2])) >= envoy.COUNTS_SINCE
-    except envoy.EnvoyNotFoundError:  # it does not say
+    except envoy.EnvoyNotFoundError:  # its version is not known
         return True
 
 
@@ -116,7 +116,7 @@ def _tell(line: str, control: Control) -> None:
 
 
 async def _ready(gateway: envoy.EnvoyProcess, control: Control) -> Build:
-    """Wait until Envoy listens where the files say, which may take an edit: it may reject what they say now."""
+    """Wait until Envoy listens where the files say. That may need an edit, if Envoy rejects the present files."""
     while True:
         built = await control.usable()
         listeners = {listener_name(listener): listener for listener in built.ruleset.listeners}
@@ -152,8 +152,8 @@ def _adjust(listen: list[Tcp] | None, stack: contextlib.AsyncExitStack) -> Calla
 def _elsewhere(ruleset: Ruleset, listen: list[Tcp]) -> tuple[Listener, ...]:
     """The listeners with other addresses.
 
-    The first address is for the first kind of them, the second for the second, and so on; the last kind takes what is
-    left over. A kind is a port of a Gateway, or those of the rule files that have the same certificate, or none.
+    The first address is for the first kind of listener, the second for the second, and so on; the last kind takes the
+    rest. A kind is a port of a Gateway, or the listeners of rule files with the same certificate or without one.
     """
     kinds: dict[tuple[object, ...], Listener] = {}
     for listener in (*ruleset.listeners, *ruleset.homeless):
@@ -172,9 +172,9 @@ def _kind(listener: Listener) -> tuple[object, ...]:
 
 
 def _check_free(addresses: Iterable[Tcp]) -> None:
-    """Raise an error if somebody listens there already, or two of these would.
+    """Raise an error if an address is in use already, or is given twice.
 
-    Envoy would not notice another Envoy: it sets SO_REUSEPORT, and the kernel deals the connections out to both.
+    Envoy would not notice another Envoy: it sets SO_REUSEPORT, and the kernel gives connections to both.
     """
     taken: set[Tcp] = set()
     for address in addresses:

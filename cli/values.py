@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 
-TYPE_CHECKING = False  # what checkers of types take for true; see `arguments` for why it is not imported
+TYPE_CHECKING = False  # type checkers take it for true; `arguments` says why it is not imported
 if TYPE_CHECKING:
     import urllib.parse
     from collections.abc import Callable
@@ -49,7 +49,7 @@ def parse_url(text: str) -> urllib.parse.SplitResult:
     try:
         url = urllib.parse.urlsplit(text if whole else f"http://localhost/{text.removeprefix('/')}")
         usable = url.scheme in ("http", "https") and url.hostname and url.port != 0
-    except ValueError:  # half an IPv6 address, a port that is none
+    except ValueError:  # an incomplete IPv6 address, an invalid port
         usable = False
     if not usable:
         raise argparse.ArgumentTypeError(f"expected http://HOST/PATH, https://HOST/PATH or a path, got {text!r}")
@@ -66,7 +66,7 @@ def parse_ip(text: str) -> str:
 
 
 def like(pattern: str, expected: str, make: Callable[[str], Any] = str) -> Callable[[str], Any]:
-    """What reads values that a regular expression (`re`) fits as a whole."""
+    """A reader for values that a regular expression (`re`) fits as a whole."""
 
     def parse(text: str) -> Any:
         if not re.fullmatch(pattern, text, re.DOTALL):
@@ -78,7 +78,7 @@ def like(pattern: str, expected: str, make: Callable[[str], Any] = str) -> Calla
 
 parse_absolute = like("(/.*)?", "an absolute path, where Envoy runs")
 parse_mode = like("0[0-7]{3}|[1-7][0-7]{2}", "a mode such as 660", lambda text: int(text, 8))
-# `choices` are not asked about what the environment says.
+# argparse does not check values of the environment against `choices`.
 parse_log_format = like("text|json", "text or json, in $REJOINDER_LOG_FORMAT, too")
 parse_upstream = like("[^=]+=.+", "NAME=URL", lambda text: tuple(text.split("=", 1)))
 parse_header = like(r"\s*[^:\s].*?:.*", "'NAME: VALUE'", lambda text: tuple(map(str.strip, text.split(":", 1))))

@@ -3,11 +3,11 @@
 https://www.rfc-editor.org/rfc/rfc9110#section-12.5 - `best` is the way in; nothing is raised, whatever a client sends.
 `envoy/module/accept.c` does the same in C, byte for byte.
 
-For a variant the most specific range counts that fits it: `text/html;level=1` before `text/html`, `text/*` and `*/*`; a
-longer language range (RFC 4647, section 3.3.1) before a shorter one, one that has to be truncated for it (section 3.4:
-`de-AT` for `de`) and `*`; of equals the one with the higher q. What is no range is left out. A header that accepts
-nothing of what is offered, or has no range, is disregarded, as RFC 9110 allows: a browser in a language that no variant
-has gets the first page, not the JSON.
+For each variant, the most specific range that fits it counts: `text/html;level=1` before `text/html`, `text/*` and
+`*/*`; a longer language range (RFC 4647, section 3.3.1) before a shorter one, a range that must be truncated (section
+3.4: `de-AT` for `de`) and `*`; of equal ranges the one with the higher q. An invalid range is ignored. A header that
+accepts no variant, or has no range, is ignored, as RFC 9110 allows: a browser in a language that no variant has gets
+the first page, not the JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LOOKED_AT: Final = 8192
 """How many bytes of a header count, up to a comma; a hundred times what browsers send."""
 
 MAX_ELEMENTS: Final = 64
-"""... and how many of the elements in them: each is held against each variant."""
+"""... and how many of the elements in them: each is compared with each variant."""
 
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _PARAMETER: Final = rb'(%b)=(%b|"(?:[^"\\]|\\.)*+")' % (_TOKEN, _TOKEN)
@@ -39,7 +39,7 @@ _NO_FIT: Final = -1
 
 
 class Offer(NamedTuple):
-    """What a variant is; an axis that is left out is empty."""
+    """The type and language of a variant; empty if it does not say one."""
 
     content_type: str
     """With its parameters. A charset in it, or in a range, is not compared."""
@@ -57,9 +57,9 @@ class _Range(NamedTuple):
 
 
 def best(offers: Sequence[Offer], accept: str | None, accept_language: str | None) -> int:
-    """The number of the variant with the highest product of both q-values, of several the first.
+    """The number of the variant with the highest product of both q-values; the first one if there are several.
 
-    A variant that leaves out an axis is as good there as the best of the others.
+    A variant without a type, or without a language, has there the best q-value of the others.
 
     Args:
         offers: the variants, in the order of the rule.
@@ -77,7 +77,7 @@ def _looked_at(header: str) -> bytes:
     return data if len(data) <= LOOKED_AT else data[:LOOKED_AT].rpartition(b",")[0]
 
 
-@functools.lru_cache(maxsize=256)  # browsers send the same again and again
+@functools.lru_cache(maxsize=256)  # browsers repeat the same headers
 def _best(offers: Sequence[Offer], accept: bytes, accept_language: bytes) -> int:
     types = _qualities([offer.content_type for offer in offers], accept, _fits_type)
     languages = _qualities([offer.language for offer in offers], accept_language, _fits_language)
@@ -85,16 +85,16 @@ def _best(offers: Sequence[Offer], accept: bytes, accept_language: bytes) -> int
 
 
 def _qualities(offered: Sequence[str], header: bytes, specificity: Callable[[_Range, str], int]) -> Sequence[int]:
-    elements = (parsed for each in _SPLIT.finditer(header) if (parsed := _parsed(each[0])))
+    elements = (parsed for match in _SPLIT.finditer(header) if (parsed := _parsed(match[0])))
     ranges = list(itertools.islice(elements, MAX_ELEMENTS))
 
     def quality(of: str) -> int:
-        rank, q = max(((specificity(each, of), each.q) for each in ranges), default=(_NO_FIT, 0))
+        rank, q = max(((specificity(entry, of), entry.q) for entry in ranges), default=(_NO_FIT, 0))
         return 0 if rank == _NO_FIT else q
 
-    found = [quality(each) if each else 0 for each in offered]
-    highest = max(found, default=0)
-    return [q if each and highest else highest or _WHOLE for each, q in zip(offered, found, strict=True)]
+    qualities = [quality(value) if value else 0 for value in offered]
+    highest = max(qualities, default=0)
+    return [q if value and highest else highest or _WHOLE for value, q in zip(offered, qualities, strict=True)]
 
 
 def _parsed(element: bytes) -> _Range | None:
@@ -114,9 +114,9 @@ def _parsed(element: bytes) -> _Range | None:
 
 
 def _weight(text: bytes) -> int | None:
-    if not (found := _WEIGHT.fullmatch(text)):
+    if not (match := _WEIGHT.fullmatch(text)):
         return None
-    weight = int(found[1] or 0) * _WHOLE + int(((found[2] or b"") + b"000")[:3])
+    weight = int(match[1] or 0) * _WHOLE + int(((match[2] or b"") + b"000")[:3])
     return weight if weight <= _WHOLE else None
 
 
@@ -135,7 +135,7 @@ def _fits_type(accepted: _Range, content_type: str) -> int:
         rank, fits = 1, offered.head.startswith(head[:-1])
     else:
         rank, fits = 2, b"/" in head and head == offered.head
-    # Never as many parameters as to reach the next rank.
+    # The number of parameters never reaches the next rank.
     specificity = rank * LOOKED_AT + len(accepted.parameters)
     return specificity if fits and set(accepted.parameters) <= set(offered.parameters) else _NO_FIT
 

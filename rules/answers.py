@@ -1,4 +1,4 @@
-"""From the answers of a rule to what is sent: which answer a status calls for, and the reply that it makes. Pure."""
+"""From the answers of a rule to the response: which answer is for a status, and the reply that it makes. Pure."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _REMEMBERED: Final = 1 << 15
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole response: what a client gets, but for the headers that Envoy adds to every response."""
+    """A whole response, without the headers that Envoy adds to every response."""
 
     status: int
     headers: tuple[Header, ...]
     """In order; content-length is not among them: it follows from the body."""
     body: bytes
-    """For a client that speaks gRPC, Envoy makes it the message."""
+    """For a gRPC client, Envoy makes it the `grpc-message`."""
     grpc: int | None = None
-    """The gRPC status that such a client gets; None: the one that `status` stands for. `as_sent` has both."""
+    """The gRPC status for a gRPC client; None: the one that belongs to `status`. `as_sent` handles both."""
 
     @property
     def is_untyped(self) -> bool:
@@ -45,7 +45,7 @@ class Asked:
     route: str | None = None
     """The name of the route that the request takes; None: none."""
     response: Response | None = None
-    """What is replaced; None: no upstream is asked."""
+    """The response that is replaced; None: no upstream is asked."""
     time: str = ""
     """Now, as RFC 3339 has it."""
 
@@ -67,7 +67,7 @@ class Choice:
 
 
 class Content(NamedTuple):
-    """Headers and body, as they are before anybody asks."""
+    """Headers and body, before templates are filled."""
 
     offer: Offer
     headers: tuple[tuple[str, str | Template], ...]
@@ -96,7 +96,7 @@ def reply(answer: Answer, status: int, asked: Asked = NOBODY, rule: str = "") ->
         for name, given in chosen.headers
     )
     body = chosen.body if isinstance(chosen.body, bytes) else fill(chosen.body, value)
-    if not body:  # Envoy would not send it either
+    if not body:  # Envoy would remove it, too
         headers = tuple(header for header in headers if header[0] != "content-type")
     grpc = answer.grpc if asked.request.is_grpc else None
     if grpc:
@@ -111,9 +111,9 @@ def sent_status(status: int, request: Request) -> int:
 
 
 def as_sent(reply: Reply, request: Request) -> Reply:
-    """What a client gets of a reply: one that speaks gRPC, what Envoy makes of its local replies, trailers alone.
+    """The reply as a client gets it: for a gRPC client, Envoy turns a local reply into a trailers-only response.
 
-    Returns: the reply; to such a client, one with a gRPC status, and without a body and its length.
+    Returns: the reply; for a gRPC client, a reply with a gRPC status, without body and content-length.
     """
     if not request.is_grpc:
         return reply
@@ -124,13 +124,13 @@ def as_sent(reply: Reply, request: Request) -> Reply:
     grpc = int(said) if said in map(str, range(len(GRPC_STATUSES))) else grpc
     headers = {"content-type": "application/grpc", "grpc-status": said, "grpc-message": message.strip(" ")}
     ours = [header for header in reply.headers if header[0] not in headers]
-    if not message:  # one of spaces alone is sent, as an empty one
+    if not message:  # a message of spaces alone is sent empty
         del headers["grpc-message"]
     return Reply(sent_status(reply.status, request), (*headers.items(), *ours), b"", grpc)
 
 
 def local_response(status: int, request: Request, headers: tuple[Header, ...] = ()) -> Response:
-    """A response that Envoy makes by itself, as rules are asked about it."""
+    """A response that Envoy makes by itself, as rules see it."""
     sent = as_sent(Reply(status, headers, b""), request)
     return Response(sent.status, sent.headers, LOCAL)
 
@@ -142,7 +142,7 @@ def filled(template: Template, answer: Answer, status: int, asked: Asked, rule: 
 
 
 def grpc_message(answer: Answer) -> bytes | Template:
-    """What a client that speaks gRPC is told by an answer with `grpc`."""
+    """The message for a gRPC client, of an answer with `grpc`."""
     message = answer.grpc.message if answer.grpc else ""
     made = parse(message, Escape.RAW) if answer.template else Template((message.encode(),))
     return made if made.names else b"".join(piece for piece in made.pieces if isinstance(piece, bytes))
@@ -150,7 +150,7 @@ def grpc_message(answer: Answer) -> bytes | Template:
 
 @functools.lru_cache(maxsize=_REMEMBERED)
 def contents(answer: Answer, bodiless: bool) -> tuple[Content, ...]:
-    """What an answer has to offer, in order: at least one; `bodiless`: its status is one that has no body."""
+    """The variants of an answer, in order, at least one; `bodiless`: its status never has a body."""
     if not answer.variants:
         return (_content(answer, Variant(body=answer.body, template=answer.template), "", bodiless),)
     axes = (
@@ -166,7 +166,7 @@ def _content(answer: Answer, variant: Variant, vary: str, bodiless: bool) -> Con
     headers = answer.headers
     given = variant.content_type or next((value for name, value in headers if name == "content-type"), "")
     template = bool(body) and (variant.template or answer.template)
-    # Without a body, Envoy would not send one.
+    # Without a body, Envoy would remove it.
     content_type = given or _guessed_type(body, template) if body and not answer.untyped else ""
     if variant.content_type or not content_type:
         headers = tuple((name, value) for name, value in headers if name != "content-type")
@@ -202,7 +202,7 @@ def _header_template(name: str, value: str) -> str | Template:
 
 
 def _kept(answer: Answer, headers: tuple[Header, ...], response: Response | None) -> Iterator[Header]:
-    """The response's headers that stay; ours of the same name win."""
+    """The headers of the response that stay; headers of the answer replace those with the same name."""
     ours = {name for name, _ in headers}
     for name, value in response.headers if response and answer.keep_headers else ():
         if name not in ours and name not in NEVER_KEPT and keeps(answer.keep_headers, name):
@@ -245,7 +245,7 @@ _VARIABLE: Final = re.compile(rb"\{\{[^\n]*?\}\}")
 
 @functools.lru_cache(maxsize=_REMEMBERED)
 def _guessed_type(body: bytes, template: bool) -> str:
-    if template:  # an object or a list, whether values are in quotes or not
+    if template:  # an object or a list, with values in quotes or without
         body = _VARIABLE.sub(b"0", body)
         body = body if body.lstrip()[:1] in (b"{", b"[") else b""
     return f"{'application/json' if _is_json(body) else 'text/plain'}; charset=utf-8"
@@ -268,14 +268,14 @@ class Claims:
     """Which statuses the answers of one rule are for."""
 
     named: Mapping[int, int]
-    """The statuses that answers with `enable_on_status` name, sorted, each with the number of the answer that it calls
-    for: one object for all rules that name the same ones."""
+    """The statuses in `enable_on_status` of the answers, sorted, each with the number of its answer. Rules with the
+    same patterns share one object."""
     answers: tuple[Answer, ...]
     otherwise: Answer | None
-    """For every other final status; of an unconditional rule, what is answered at once."""
+    """For every other final status; in an unconditional rule, the answer that is given at once."""
 
     def answer(self, status: int) -> Answer | None:
-        """The answer that a status calls for; None: there is none. Only STATUSES call for any."""
+        """The answer for a status; None: there is none. Only STATUSES can have one."""
         if status not in STATUSES:
             return None
         number = self.named.get(status)
@@ -295,10 +295,10 @@ def claims(rule: Rule) -> Claims:
 
 @functools.lru_cache(maxsize=1024)
 def _named(patterns: tuple[tuple[StatusPattern, ...], ...]) -> Mapping[int, int]:
-    """By status, which answer's patterns it is about."""
-    found: dict[int, int] = {}
+    """By status, the number of the answer whose pattern counts."""
+    numbers: dict[int, int] = {}
     claimed = [(pattern, number) for number, of_answer in enumerate(patterns) for pattern in of_answer]
     for pattern, number in sorted(claimed, key=lambda claim: -claim[0].exactness):  # stable: written order
         for status in pattern.statuses():
-            found.setdefault(status, number)
-    return dict(sorted(found.items()))
+            numbers.setdefault(status, number)
+    return dict(sorted(numbers.items()))

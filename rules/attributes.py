@@ -1,6 +1,6 @@
-"""Envoy's attributes: how an ext_proc filter tells what rules need to know of a request, beside the response. Pure.
+"""Envoy's attributes: with them an ext_proc filter sends what rules need of a request, beside the response. Pure.
 
-In: the attributes of a message, by the text of their expressions; what is not there has no entry. Out: the request.
+In: the attributes of a message, by the text of their expressions; missing ones have no entry. Out: the request.
 https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/advanced/attributes
 """
 
@@ -23,14 +23,14 @@ CODE_DETAILS: Final = "response.code_details"
 HEADER: Final = "request.headers['%s']"
 """The attribute with the value of a header, in lower case; several lines are joined with commas."""
 ORIGINAL_PATH: Final = HEADER % "x-envoy-original-path"
-"""What the path was before the route rewrote it: `PATH` is what it has been made."""
+"""The path before the route rewrote it: `PATH` is the result."""
 HOST_STATE: Final = "rejoinder.host"
 """The filter state in which a filter in front keeps the host, which the route may rewrite, too."""
 ORIGINAL_HOST: Final = f"filter_state['{HOST_STATE}']"
 
 FINAL_DETAILS: Final = frozenset({"direct_response", "path_normalization_failed"})
-"""The response code details of what no rule is asked about: a route that answers or redirects by itself, and a path
-that Envoy refuses (400) or sends the client to the plain form of (307)."""
+"""The response code details of responses that no rule is asked about: a route that answers or redirects by itself,
+and a path that Envoy refuses (400) or redirects to its normalized form (307)."""
 
 VIA_UPSTREAM: Final = "via_upstream"
 """The response code details of an upstream's response."""
@@ -64,15 +64,15 @@ def request_of(attributes: Mapping[str, str]) -> Request:
 
 
 def client_of(attributes: Mapping[str, str]) -> str:
-    """The client's IP address; empty: it is not told."""
+    """The client's IP address; empty: it is not sent."""
     return attributes.get(CLIENT, "").rpartition(":")[0].strip("[]")
 
 
 def _lines(name: str, value: str) -> tuple[str, ...]:
     """The lines in which a header may have been sent.
 
-    Envoy has joined them with commas, and whoever writes a list in one line mostly has a blank behind its commas. So
-    both are tried: the value as a whole, and what it may have been made of (RFC 9110, section 5.3).
+    Envoy has joined them with commas. A list that was sent in one line usually has a space behind each comma. So both
+    are tried: the whole value, and the lines that it may have been joined from (RFC 9110, section 5.3).
     """
     if name in JOINED_HEADERS or "," not in value:
         return (value,)

@@ -1,7 +1,7 @@
-"""What rules have done, counted: one form for all placements. A value (`Counts`) and what makes it (`Tally`).
+"""Counts of what rules have done, in one form for all placements: a value (`Counts`), and `Tally`, which makes it.
 
-In go answers as they are given, or as Envoys report them; out come plain numbers. Pure; nothing is raised. However many
-statuses upstreams make up, there are no more series than MOST_SERIES and one for each rule, placement and kind.
+In: answers as they are given, or as Envoys report them. Out: plain numbers. Pure; nothing is raised. However many
+statuses upstreams invent, there are at most MOST_SERIES series, and one more for each rule, placement and kind.
 """
 
 from __future__ import annotations
@@ -13,58 +13,58 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 NONE: Final = "none"
-"""In place of the original status, of an answer that is given before an upstream is asked."""
+"""In place of the original status, for an answer that is given without asking an upstream."""
 
 OTHER: Final = "other"
 """In place of statuses that are counted together, because there are too many."""
 
 MOST_SERIES: Final = 20_000
-"""Of statuses told apart. A rule mostly meets one or two."""
+"""Series with their exact statuses. A rule mostly has one or two."""
 
 
 class Kind(enum.StrEnum):
-    """What has been done: as metrics are called."""
+    """What is counted; the value is the name of the metric."""
 
     ANSWERED = "answers"
     """The rule has answered."""
     OBSERVED = "observed"
-    """It would have, and only observes."""
+    """The rule would have answered, but only observes."""
     PASSED = "passed"
-    """It has let a response pass for which later ones may have had an answer, or a request for which one had."""
+    """The rule has let a response pass that later rules may answer, or a request that a later rule answers."""
     ROUTE = "route_answers"
     """No rule: a route has answered or redirected by itself."""
     NO_PAGE = "page_failures"
-    """No page has come of the service that the rule asks for one. Statuses are not told."""
+    """The service that the rule asks for a page did not send one. Statuses are not counted."""
 
 
 class Series(NamedTuple):
-    """What is counted by itself."""
+    """What is counted separately."""
 
     rule: str
-    """Its name; of ROUTE, the route's."""
+    """The rule's name; for ROUTE, the route's."""
     placement: str
     """Where: `native`, `module` or `ext_proc`."""
     original_status: str
-    """What the upstream, or Envoy itself, had said; NONE: nobody was asked; or OTHER."""
+    """The status of the upstream or of Envoy itself; NONE: no upstream was asked; or OTHER."""
     status: str
-    """What was sent, or OTHER."""
+    """The status that was sent, or OTHER."""
     kind: Kind = Kind.ANSWERED
 
 
 @dataclass(frozen=True, slots=True)
 class RuleCounts:
-    """What one rule has done, in all placements and Envoys that are known of."""
+    """What one rule has done, in all placements and all known Envoys."""
 
     hits: int = 0
     """Answers."""
     last_hit: float | None = None
     """When the last answer was given, or reported, in UNIX seconds; None: never."""
     by_original_status: Mapping[str, int] = field(default_factory=dict)
-    """The answers, by what the upstream had said; see `Series`."""
+    """The answers, by original status; see `Series`."""
     observed: int = 0
     """Responses that it would have answered if it did not only observe."""
     passed: int = 0
-    """What it has let pass."""
+    """Responses and requests that it has let pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +78,19 @@ class Counts:
     def total(self, kind: Kind = Kind.ANSWERED) -> dict[str, int]:
         """By the names of rules, or of routes."""
         total: Counter[str] = Counter()
-        for each, number in self.of(kind):
-            total[each.rule] += number
+        for series, number in self.of(kind):
+            total[series.rule] += number
         return dict(total)
 
     def of(self, kind: Kind) -> list[tuple[Series, int]]:
-        return [(each, number) for each, number in self.series.items() if each.kind is kind]
+        return [(series, number) for series, number in self.series.items() if series.kind is kind]
 
     def by_rule(self) -> dict[str, RuleCounts]:
         """The rules that have done something, by their names."""
         hits, observed, passed = map(self.total, (Kind.ANSWERED, Kind.OBSERVED, Kind.PASSED))
         statuses: dict[str, Counter[str]] = defaultdict(Counter)
-        for each, number in self.of(Kind.ANSWERED):
-            statuses[each.rule][each.original_status] += number
+        for series, number in self.of(Kind.ANSWERED):
+            statuses[series.rule][series.original_status] += number
         return {
             name: RuleCounts(
                 hits.get(name, 0), self.last.get(name), dict(statuses[name]), observed.get(name, 0), passed.get(name, 0)
@@ -100,7 +100,7 @@ class Counts:
 
 
 class Tally:
-    """What is counted by one thread, and may be read by any."""
+    """Counts that one thread makes, and any thread may read."""
 
     def __init__(self) -> None:
         self._series: dict[Series, int] = {}
@@ -117,7 +117,7 @@ class Tally:
             self._last[series.rule] = when
 
     def keep(self, rules: Collection[str], routes: Collection[str] = ()) -> None:
-        """Forget all others."""
+        """Forget all other rules and routes."""
         self._series = {
             series: number
             for series, number in self._series.items()
@@ -130,7 +130,7 @@ class Tally:
 
 
 def added(counts: Iterable[Counts]) -> Counts:
-    """Those of several."""
+    """The sum of several counts."""
     series: Counter[Series] = Counter()
     last: dict[str, float] = {}
     for count in counts:

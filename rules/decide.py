@@ -6,10 +6,10 @@
     response:  the first rule, in order, that fits and has an answer for the status -> that answer
     none    -> the response passes untouched
 
-A rule that fits and is `final` ends the search in both phases: no rule behind it is asked. So does an answer that
-passes, for its statuses. What is said of an answer that asks another service for a page is what is sent without the
-page. A rule that is about something of the response does not fit before there is one. One that
-only observes is passed over, `final` or not; it is told where it would have answered.
+A rule that fits and is `final` ends the search in both phases: no later rule is asked. An answer that passes does the
+same for its statuses. For an answer that asks another service for a page, the result is what is sent without the page.
+A rule that tests the response does not fit before there is a response. A rule that only observes is skipped, `final` or
+not; it is listed where it would have answered.
 
 `decide` is the way in. It is asked once, when the request is known; the `Decision` it returns is asked again by
 `Decision.choose` when a response is.
@@ -32,30 +32,30 @@ NO_ROUTE_STATUS = 404
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What happens to a request, and whose doing that is."""
+    """What happens to a request, and which route and rule decide that."""
 
     route: Route | None
     """The route that it takes; None: no route fits, or the routes are not ours."""
     rule: Rule | None
     """The rule that answers the request; None: no rule does."""
     reply: Reply | None
-    """What is sent at once; None: the rule's handler says it. Without a rule, or if that handler makes nothing, the
-    upstream is asked, or, with no route, Envoy answers NO_ROUTE_STATUS."""
+    """What is sent at once; None: the rule's handler makes it. Without a rule, or if the handler returns None, the
+    upstream is asked; without a route, Envoy answers NO_ROUTE_STATUS."""
     chain: tuple[Rule, ...]
-    """The rules that are asked in turn about the response that then comes; empty where there is a `reply`, which is
+    """The rules that are asked, in order, about the response that then comes; empty if there is a `reply`, which is
     final."""
     request: Request
     route_name: str | None
-    """Of the route that it takes; None: none."""
+    """The name of the request's route; None: it has none."""
     observed: tuple[str, ...] = ()
-    """The rules that would have answered at once, and only observe, by their names."""
+    """The names of rules that would have answered at once, but only observe."""
 
     def choose(self, response: Response | int, observed: list[str] | None = None) -> Choice | None:
-        """The answer that a response calls for; None: it passes untouched.
+        """The answer for a response; None: it passes untouched.
 
         Args:
-            response: an upstream's, or Envoy's own; a number: one with this status, of which nothing else is known.
-            observed: is told the rules that would have answered, and only observe, by their names.
+            response: of an upstream, or of Envoy; a number: a response with this status, and nothing else is known.
+            observed: gets the names of rules that would have answered, but only observe.
         """
         response = Response(response) if isinstance(response, int) else response
         for rule in self.chain:
@@ -72,8 +72,8 @@ class Decision:
         return None
 
     def on_status(self, response: Response | int) -> tuple[str, Reply] | None:
-        """What is sent in place of a response, behind the name of the rule that says so; None: it passes untouched. Not
-        where a handler is to be asked."""
+        """The name of the rule that answers in place of a response, and the reply; None: it passes untouched. Not for
+        answers with a handler."""
         response = Response(response) if isinstance(response, int) else response
         choice = self.choose(response)
         asked = Asked(self.request, self.route_name, response)
@@ -88,11 +88,11 @@ def decide(ruleset: Ruleset, request: Request, *, route_name: str | None = None)
     Args:
         ruleset: what the files say.
         request: as Envoy's router sees it.
-        route_name: for an Envoy with routes of its own: the name of the one that it has chosen, empty if that has none
-            or none fits. The routes of the rule set then count for nothing.
+        route_name: for an Envoy with routes of its own: the name of the chosen route, empty if it has no name or none
+            fits. The routes of the rule set are then ignored.
     """
     routes = ruleset.routes if route_name is None else ()
-    fitting = (each for each in routes if domains_cover(each.domains, request.host) and fits(each.request, request))
+    fitting = (route for route in routes if domains_cover(route.domains, request.host) and fits(route.request, request))
     route = next(fitting, None)
     named = route_name or (route.name if route else None)
     asked = Asked(request, named)
@@ -109,13 +109,13 @@ def decide(ruleset: Ruleset, request: Request, *, route_name: str | None = None)
                 if not answer.handler:
                     at_once = reply(answer, NO_ROUTE_STATUS, asked, rule.name)
                     return Decision(route, rule, at_once, (), request, named, tuple(observed))
-                handled = rule  # the others are asked about what comes if it makes nothing
+                handled = rule  # the other rules are asked about the response if it returns None
             elif not rule.unconditional:
                 chain.append(rule)
             if rule.final and not rule.observe:
                 break
         elif rule.sees_responses:
-            chain.append(rule)  # who knows
+            chain.append(rule)  # may fit the response
     action = route.action if route else None
     made = None
     if handled is None and isinstance(action, Answer):
@@ -137,7 +137,7 @@ def redirect(route: Route, action: Redirect, request: Request) -> Reply:
 
 
 def _redirect_host(request: Request, scheme: str, port: int | None) -> str:
-    # The port in Host stays, unless the redirect names another, or it is the own port of a scheme that does not stay.
+    # The port in Host stays, unless the redirect has a port, or it is the default port of a scheme that changes.
     host, old = split_port(request.authority)
     left_behind = scheme != request.scheme and (request.scheme, old) in (("http", "80"), ("https", "443"))
     return host if port or left_behind else request.authority

@@ -1,8 +1,8 @@
 """YAML (and so JSON) text as nodes that know their line.
 
 In: the bytes of one file. Out: a `Node` tree for every document in it, and the problems of the text itself: what is not
-YAML, too large, nested too deep, given twice. Nothing is raised. `parse` is the way in; what the nodes mean is for
-`fields` and the readers behind it.
+YAML, too large, nested too deep, given twice. Nothing is raised. `parse` is the way in; `fields` and the readers give
+the nodes their meaning.
 
 The tree is built from the parser's events and not by PyYAML's composer, for three reasons: limits apply while reading
 and not after it, nothing recurses, and an alias can be counted for what it stands for.
@@ -35,7 +35,7 @@ SnakeYAML limit aliases too)."""
 
 
 class ScalarKind(enum.Enum):
-    """What YAML 1.1 takes a scalar for; the value is how a message calls it."""
+    """The type of a scalar in YAML 1.1; the value is its name in messages."""
 
     STRING = "string"
     INTEGER = "number"
@@ -117,9 +117,9 @@ def parse(data: bytes, file: str) -> tuple[list[Node], list[Problem]]:
         file: its path, for the problems; `.json` at the end allows JSON's surrogate pairs.
 
     Returns:
-        The documents that could be read, without empty ones, and what is wrong. Text behind a mistake that leaves no
-        sense in what follows is not read, but the documents in front of it are there. Of a file that is too large, none
-        is.
+        The documents that could be read, without empty ones, and the problems. Text behind a mistake that
+        makes the rest unreadable is not read, but the documents in front of it are returned; none of a file that is
+        too large.
     """
     problems: list[Problem] = []
     documents: list[Node] = []
@@ -133,7 +133,7 @@ def parse(data: bytes, file: str) -> tuple[list[Node], list[Problem]]:
             text = _SURROGATE_PAIR.sub(_one_character, text)
         documents.extend(_documents(text, report))
     except _TooLargeError as error:
-        documents.clear()  # or each of a hundred thousand would be complained about
+        documents.clear()  # else there could be a hundred thousand problems
         report(error.line, error.message)
     except _TextError as error:
         report(error.line, error.message)
@@ -252,7 +252,7 @@ class _OpenMap:
         return Map(self.line, self.entries, self.weight)
 
 
-# YAML 1.1 takes them for booleans, which no key is here; YAML 1.2 does not.
+# Booleans in YAML 1.1, but not in YAML 1.2; no key here is a boolean.
 _WORDS: Final = ("on", "off", "yes", "no")
 
 _MERGE_KEY: Final = Scalar(0, "<<", ScalarKind.STRING, 1)
@@ -305,8 +305,8 @@ class _Builder:
         return Scalar(line, event.value, _KINDS[tag], 1 + len(event.value) // 64)
 
     def _named(self, name: str | None, line: int) -> Node:
-        if any(name == each.anchor for each in self.stack):
-            raise _TextError(line, f"the alias *{name} stands inside of what it names")
+        if any(name == anchored.anchor for anchored in self.stack):
+            raise _TextError(line, f"the alias *{name} is inside of the node that it names")
         if name is None or name not in self.anchors:
             raise _TextError(line, f"the alias *{name} names nothing")
         return self.anchors[name]

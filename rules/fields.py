@@ -1,6 +1,6 @@
-"""Reading the fields of a document, so that every mistake is found and each is told with its place.
+"""Reading the fields of a document, so that every mistake is reported with its place.
 
-In: a `Place`, which is a node and how to speak of it. Out: plain values. A reader is a function from a place to a value
+In: a `Place`: a node and its name in messages. Out: plain values. A reader is a function from a place to a value
 that raises `FieldError` if the value is wrong. `Fields.get`, `Place.each` and `Place.attempt` catch it, note the
 problem and go on with a default: a document with three mistakes reports three, and the values of a document with
 errors are never used. Nothing but `FieldError` is raised.
@@ -28,19 +28,19 @@ _SHOWN_NAMES: Final = 20
 """How many names a message lists: all fields of a mapping, but not ten thousand routes."""
 
 MAX_ITEMS: Final = 100_000
-"""Of a list; and rules, routes and objects of all files together. So many rules take a minute until they are served,
-and most of a gigabyte; of the smallest ones, the files that may be loaded have room for millions."""
+"""Of a list; and of all rules, routes and objects together. With so many rules, a start takes a minute and most of a
+gigabyte. Without this limit, files of the allowed size could have millions of small rules."""
 
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST: Final = 8760 * 3600.0
-"""A year; protobuf's own durations end after 10,000."""
+"""A year; durations in protobuf can be 10,000 years."""
 
 T = TypeVar("T")
 D = TypeVar("D")
 
 
 class FieldError(Exception):
-    """A value that cannot be used, told to whoever wrote it."""
+    """A value that cannot be used, reported to its author."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(str(problem))
@@ -57,7 +57,7 @@ class Mention:
 
 @dataclass(slots=True)
 class Source:
-    """One file while it is read, and what is noted on the way."""
+    """One file while it is read, and the notes made while reading."""
 
     file: str
     """Its path as the user gave it."""
@@ -68,9 +68,9 @@ class Source:
     routes: list[Mention] = field(default_factory=list)
     upstreams: list[Mention] = field(default_factory=list)
     rules: int = 0
-    """How many rules were met so far."""
+    """The number of rules read so far."""
     beside: dict[Path, bytes] = field(default_factory=dict)
-    """The files that it names, with what they hold."""
+    """The files that it names, with their content."""
     operated: bool = False
     """The author may name files and functions of this machine. Authors of Kubernetes objects may not."""
     lenient: bool = False
@@ -79,7 +79,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A node, and how messages call it."""
+    """A node, and its name in messages."""
 
     node: Node
     source: Source
@@ -97,7 +97,7 @@ class Place:
         return FieldError(self._problem(message, Severity.ERROR))
 
     def expected(self, what: str) -> FieldError:
-        """A mistake to raise: this place holds something else than `what`."""
+        """A mistake to raise: this place does not hold `what`."""
         return self.mistake(f"expected {what}, got {describe(self.node)}")
 
     def error(self, message: str) -> None:
@@ -121,7 +121,7 @@ class Place:
             return default
 
     def about(self, subject: str) -> Place:
-        """The same place as a named thing of its own."""
+        """The same place, as a named thing in messages."""
         return replace(self, subject=subject, path="")
 
     def string(self) -> str:
@@ -139,7 +139,7 @@ class Place:
         return text
 
     def integer(self, allowed: range, what: str = "a number") -> int:
-        """A number within a range; `what` is how a message calls it."""
+        """A number within a range; `what` is its name in messages."""
         # Decimal digits only: YAML 1.1 would read 0644 as octal, 1:30 as 90 and 1_000 as 1000.
         if (
             isinstance(self.node, Scalar)
@@ -153,13 +153,13 @@ class Place:
     def duration(
         self, least: float = 0.0, why: str = "", most: float = _LONGEST, limit: str = "8760h, a year"
     ) -> float:
-        """A duration in seconds, such as `100ms`, from `least` to `most`; `why` and `limit` are what messages say about
-        others."""
+        """A duration in seconds, such as `100ms`, from `least` to `most`; `why` and `limit` name these limits in
+        messages."""
         text = self.node.text if isinstance(self.node, Scalar) else ""
-        found = DURATION.fullmatch(text)
-        if found is None:
+        match = DURATION.fullmatch(text)
+        if match is None:
             raise self.expected('a duration such as "1s", "100ms", "1m" or "1h"')
-        seconds = float(found[1]) * _SECONDS[found[2]]
+        seconds = float(match[1]) * _SECONDS[match[2]]
         if seconds < least:
             raise self.expected(f"a duration of at least {why}")
         if seconds > most:
@@ -180,11 +180,11 @@ class Place:
         return [replace(self, node=node, path=f"{self.path}[{at}]") for at, node in enumerate(self.node.items)]
 
     def each(self, read: Callable[[Place], T]) -> tuple[T, ...]:
-        """Read every entry of a list; those that fail are noted and left out."""
+        """Read every entry of a list; an entry with a mistake is noted and left out."""
         return tuple(value for item in self.items() for value in item.attempt(lambda place: (read(place),), ()))
 
     def one_or_more(self, read: Callable[[Place], T]) -> tuple[T, ...]:
-        """Read a list that is not empty, or what stands alone in place of a list of one."""
+        """Read a list that is not empty, or a single value in place of a list of one."""
         if not isinstance(self.node, List):
             return (read(self),)
         if not self.node.items:
@@ -198,7 +198,7 @@ class Place:
         return [(name, self.field(name)) for name in self.node.entries]
 
     def fields(self, shape: Shape) -> Fields:
-        """The fields of a mapping; what does not fit its shape is noted as mistakes.
+        """The fields of a mapping; deviations from its shape are noted as mistakes.
 
         Raises:
             FieldError: it is not a mapping.
@@ -231,23 +231,23 @@ class Place:
         for name, (why, others) in shape.alone.items():
             for other in others if name in given else ():
                 if other in given:
-                    given[other].error(f"has no place beside {name}: {why}")
+                    given[other].error(f"is not allowed beside {name}: {why}")
         for name, other in shape.needs.items():
             if name in given and other not in given and not misspelled:
-                given[name].error(f"has no place without {other}")
+                given[name].error(f"is not allowed without {other}")
 
     def unknown(self, name: str, known: Iterable[str], hint: str | None = None) -> None:
-        """Note that one of the fields that are given is not among those that there are."""
+        """Note that a given field does not exist."""
         self.key(name).error(f"unknown field {quoted(name)}, {hint or closest(name, known)}")
 
     def key(self, name: str) -> Place:
-        """Where the name of a field stands that is given."""
+        """The place of the name of a given field."""
         assert isinstance(self.node, Map)
         return replace(self, node=Scalar(self.node.entries[name].line, name, ScalarKind.STRING, 1))
 
     @property
     def empty(self) -> bool:
-        """Whether nothing stands here, as behind the key of a list whose last entry was commented out."""
+        """Whether there is no value here, as behind the key of a list whose last entry was commented out."""
         return isinstance(self.node, Scalar) and self.node.kind is ScalarKind.NULL
 
     def has(self, *names: str) -> bool:
@@ -264,7 +264,7 @@ Reader: TypeAlias = Callable[[Place], T]
 
 
 def text_that(fits: Callable[[str], object], what: str) -> Reader[str]:
-    """A reader for a string that fits; `what` is how a message calls it."""
+    """A reader for a string that fits; `what` is its name in messages."""
 
     def read(place: Place) -> str:
         text = place.string()
@@ -283,7 +283,7 @@ class Fields:
     """The mapping."""
     given: dict[str, Place]
     unknown: bool = False
-    """There were others, which were noted: what seems to be missing may just be misspelled."""
+    """There were unknown fields, which were noted: a field that seems to be missing may be misspelled."""
 
     def __contains__(self, name: str) -> bool:
         return name in self.given
@@ -292,11 +292,11 @@ class Fields:
         return self.given[name]
 
     def get(self, name: str, read: Reader[T], default: D) -> T | D:
-        """Read a field; the default if it is not given, or if it is wrong, which is noted."""
+        """Read a field; the default if it is not given, or if it is wrong. A mistake is noted."""
         return self.given[name].attempt(read, default) if name in self.given else default
 
     def require(self, name: str, read: Reader[T], stand_in: D) -> T | D:
-        """Read a field; that it is not given is noted as a mistake."""
+        """Read a field; if it is not given, that is noted as a mistake."""
         if name not in self.given and not self.unknown:
             self.place.error(f"{name} is missing")
         return self.get(name, read, stand_in)
@@ -307,7 +307,7 @@ class Fields:
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """What may have been meant, as the end of a message.
+    """A suggestion of the name that was probably meant, as the end of a message.
 
     >>> closest("pahts", ["path", "methods"])
     'did you mean "path"?'
@@ -319,7 +319,7 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 def similar_to(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The name that is most like another, None if none is; `cutoff` as in `difflib.get_close_matches`."""
+    """The most similar name, None if none is similar; `cutoff` as in `difflib.get_close_matches`."""
     import difflib  # noqa: PLC0415 - for mistakes alone
 
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
@@ -335,14 +335,14 @@ def content_beside(place: Place) -> bytes:
     """The content of the file that a place names, relative to the document's file.
 
     Raises:
-        FieldError: it cannot be read, or it is not for the document's author to name one.
+        FieldError: it cannot be read, or the document's author may not name files.
     """
     name = place.string()
     if not place.source.operated:
         raise place.mistake("a Kubernetes object cannot name a file of this machine: write its content here")
     try:
-        found = place.source.files.read(path := Path(place.source.file).parent / name)
+        content = place.source.files.read(path := Path(place.source.file).parent / name)
     except UnreadableError as reason:
         raise place.mistake(f"{quoted(name)} {reason}") from None
-    place.source.beside[path] = found
-    return found
+    place.source.beside[path] = content
+    return content

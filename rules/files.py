@@ -1,8 +1,8 @@
-"""The files that a load reads: each is read once, and remembered with what it held.
+"""The files that a load reads: each is read once, and its content is remembered.
 
-In: paths. Out: contents and folder listings, or `UnreadableError` with a reason that a rule author understands. What a
-path held is kept as a fingerprint, also for what is missing, so that `watch` can tell exactly whether anything that was
-read has changed since. This is the only file of the package that opens files.
+In: paths. Out: contents and folder listings, or `UnreadableError` with a reason that a rule author understands. The
+content of a path is kept as a fingerprint, also for a missing file, so that `watch` can tell exactly whether anything
+has changed since. This is the only file of the package that opens files.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from pathlib import Path
 from typing import IO, Final, TypeAlias
 
 MAX_FILE_SIZE: Final = 10_000_000
-"""In bytes. Some 50,000 rules; what is larger is not a rule file but a mistake, and is refused before it is read."""
+"""In bytes: some 50,000 rules. A larger file is a mistake, not a rule file, and is refused before it is read."""
 
 MAX_TOTAL_SIZE: Final = 64_000_000
-"""In bytes, of all files of one load, those beside the rules included: they are in memory together. Sixty of the
-largest pages, or ten times what the most rules need (`fields.MAX_ITEMS`)."""
+"""In bytes, of all files of one load, with the files that rules name: all are in memory together. It is sixty of the
+largest pages, or ten times the size of the largest allowed number of rules (`fields.MAX_ITEMS`)."""
 
 MAX_RULE_FILES: Final = 10_000
-"""Of a folder. Each is opened at every look for changes; a folder with more is another one than was meant."""
+"""Of a folder. Each file is opened at every look for changes; a folder with more is probably the wrong folder."""
 
 _NOTHING_LEFT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
-"""The files of a folder that are rule files. Names that start with a dot are not: editors and mounted ConfigMaps keep
-things of their own there."""
+"""The files of a folder that are rule files. Files whose names start with a dot are not: they belong to
+editors and mounted ConfigMaps."""
 
 Fingerprint: TypeAlias = str
-"""What a path held; equal fingerprints mean equal content."""
+"""Of the content of a path; equal fingerprints mean equal content."""
 
 
 class UnreadableError(Exception):
-    """A path that cannot be read; the text is why, for the author of the rules."""
+    """A path that cannot be read; the text is the reason, for the author of the rules."""
 
     fingerprint: Fingerprint = ""
-    """Of what it holds, if that is what `fingerprint` will say; empty: that will say the text."""
+    """Of the content, if only the size of all files together is too large; empty: of the text."""
 
 
 _MISSING: Final = UnreadableError("does not exist")
 
 Content: TypeAlias = bytes | tuple[str, ...] | UnreadableError
-"""A file's bytes, the names of a folder's rule files in order, or why there is neither."""
+"""The bytes of a file, the names of the rule files of a folder in order, or the reason why there is neither."""
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ class Files:
     folder: Path = Path()
     """Where relative paths begin."""
     kept: bool = False
-    """The files are no more: there is nothing but `contents`."""
+    """The files no longer exist: only `contents` is used."""
     _size: int = 0
 
     def read(self, path: Path) -> bytes:
@@ -83,7 +83,7 @@ class Files:
     def check_pem(self, certificate: bytes, key: bytes) -> None:
         """Check that two texts are a certificate chain and its private key.
 
-        Where there is nothing left to check them with, they pass: Envoy checks them, too.
+        If they cannot be checked (no memory, no file descriptors), they pass: Envoy checks them, too.
 
         Raises:
             UnreadableError: they are not a pair in PEM; tell the author.
@@ -98,7 +98,7 @@ class Files:
                 logging.getLogger("rejoinder.files").warning("certificates are not checked: %s", error)
                 return
             try:
-                # The password keeps OpenSSL from asking at the terminal for that of an encrypted key.
+                # With a password, OpenSSL does not ask at the terminal for the password of an encrypted key.
                 ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain, private, password="")
             except (OSError, ValueError) as error:
                 if getattr(error, "errno", 0) in _NOTHING_LEFT and not isinstance(error, ssl.SSLError):
@@ -108,10 +108,10 @@ class Files:
                 raise UnreadableError(f"not a certificate and its key in PEM: {reason}") from None
 
     def check_authorities(self, certificates: bytes) -> None:
-        """Check that a text is certificates of authorities.
+        """Check that a text has certificates of authorities.
 
         Raises:
-            UnreadableError: it is not, in PEM; tell the author.
+            UnreadableError: it has none in PEM; tell the author.
         """
         import ssl  # noqa: PLC0415
 
@@ -121,7 +121,7 @@ class Files:
             raise UnreadableError("not certificates in PEM") from None
 
     def fingerprints(self) -> dict[Path, Fingerprint]:
-        """Everything that was looked at, and would have to be looked at again."""
+        """Everything that was read, and must be read again to notice changes."""
         return {path: _fingerprint(content) for path, content in self.contents.items()}
 
     def place(self, path: Path) -> Path:
@@ -164,8 +164,8 @@ def _as_file(content: bytes) -> Iterator[str]:
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """What a path holds now. Times and inodes are not asked: a clock that ticks every few milliseconds misses an edit
-    right after a load, and rule files are small enough to be read."""
+    """The present content of a path. Times and inodes are not used: a clock that ticks every few milliseconds misses an
+    edit right after a load, and rule files are small enough to be read."""
     return _fingerprint(_look(path))
 
 
@@ -181,15 +181,15 @@ def _fingerprint(content: Content) -> Fingerprint:
 
 def _look(path: Path) -> Content:
     try:
-        # Asked before opening, which may do something to a device, and behind it, when it may be another one.
-        found = os.stat(path)
-        if stat.S_ISDIR(found.st_mode):
+        # Checked before opening, which may affect a device, and after it, as the file may have been replaced.
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
             return _rule_files(path)
-        if stat.S_ISREG(found.st_mode):
+        if stat.S_ISREG(status.st_mode):
             with open(path, "rb", opener=_at_once) as file:
-                found = os.fstat(file.fileno())
-                if stat.S_ISREG(found.st_mode):
-                    return limited(file, found.st_size)
+                status = os.fstat(file.fileno())
+                if stat.S_ISREG(status.st_mode):
+                    return limited(file, status.st_size)
         return UnreadableError("is not a regular file")
     except FileNotFoundError:
         return _MISSING
@@ -200,7 +200,7 @@ def _look(path: Path) -> Content:
 
 
 def limited(file: IO[bytes], size: int = 0) -> bytes | UnreadableError:
-    """What a file holds of a certain size, as far as that is known, if it is not too large."""
+    """The content of a file, if it is not too large; `size` may be out of date."""
     data = file.read(MAX_FILE_SIZE + 1) if size <= MAX_FILE_SIZE else b""
     size = max(size, len(data))
     if size > MAX_FILE_SIZE:
@@ -209,7 +209,7 @@ def limited(file: IO[bytes], size: int = 0) -> bytes | UnreadableError:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Open a file; a pipe, or some files of /proc, could make one wait for ever."""
+    """Open a file without blocking: a pipe, or some files of /proc, could block for ever."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

@@ -1,4 +1,4 @@
-"""Python handlers: functions of the user's that make a reply (docs/handlers.md).
+"""Python handlers: functions of the user that make a reply (docs/handlers.md).
 
     from rejoinder.rules.handlers import Reply, Request, Response
 
@@ -6,8 +6,8 @@
         return Reply(response.status, (("content-type", "text/plain"),), f"sorry about {request.path}".encode())
 
 In: a handler's name, a request and a response. Out: a `Reply`, or None to let the response pass. Raised:
-`HandlerError`, when there is no such function or it fails; what is wrong has been logged then. The same code runs in
-both placements, so that a handler cannot tell which one it is in. `Handlers` is the way in.
+`HandlerError`, if there is no such function or it fails; a failure has been logged. The same code runs in both
+placements, so a handler cannot tell the difference. `Handlers` is the way in.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from rejoinder.rules.request import PATH_HEADER, of_headers
 __all__ = ["Handler", "HandlerError", "Handlers", "Reply", "Request", "Response", "checked_header", "request_of"]
 
 MAX_HEADER_BYTES: Final = 60 * 1024
-"""In all names and values of a reply. Envoy sends an empty 500 in place of megabytes, and few clients take more than
-this, which is Envoy's own limit for what it reads."""
+"""Of all names and values of a reply. With megabytes of headers Envoy sends an empty 500, and few clients take more
+than this, which is Envoy's own limit for headers that it reads."""
 
 LOG_SECONDS: Final = 60.0
-"""A handler that fails is logged once in this time: it may fail for every request."""
+"""A failing handler is logged once in this time: it may fail for every request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,9 @@ class Request:
     path: str
     """Normalized, without query."""
     query: str | None
-    """What stands behind the first `?`; None: there is no `?`."""
+    """The text behind the first `?`; None: there is no `?`."""
     headers: tuple[Header, ...]
-    """In order, names in lower case; a header that is sent several times stands here several times."""
+    """In order, names in lower case; a header that is sent several times is here several times."""
     route: str
     """The name of the route in the rule file; empty: no route fits."""
 
@@ -71,9 +71,9 @@ class Response:
 
 
 def request_of(headers: Iterable[Header], route: str) -> Request:
-    """A request, of its headers with the pseudo headers (`:method`, `:authority`, `:path`)."""
+    """A request, made of its headers and pseudo-headers (`:method`, `:authority`, `:path`)."""
     seen = of_headers(headers)
-    headers = tuple(header for header in seen.headers if header[0] != PATH_HEADER)  # ours, where it is there still
+    headers = tuple(header for header in seen.headers if header[0] != PATH_HEADER)  # ours, if it is still there
     return Request(seen.method, seen.host, seen.path, seen.query, headers, route)
 
 
@@ -86,7 +86,7 @@ Handler = Callable[[Request, Response | None], Reply | None]
 
 
 class HandlerError(Exception):
-    """A handler is not there, or has failed. Its author must act; the response passes untouched."""
+    """A handler does not exist, or has failed. Its author must act; the response passes untouched."""
 
 
 class Handlers:
@@ -94,7 +94,7 @@ class Handlers:
 
     def __init__(self, log: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         """Args:
-        log: is told about failures, in a text of several lines.
+        log: gets failures, as a text of several lines.
         clock: seconds, from any start.
         """
         self._log = log
@@ -107,24 +107,24 @@ class Handlers:
         """Import a handler.
 
         Raises:
-            HandlerError: there is no such module or function, or the module fails; the text says why. Ask again when
-                the code was mended: a module that failed is imported anew.
+            HandlerError: there is no such module or function, or the module fails; the text says why. Call this again
+                when the code is corrected: a module that failed is imported again.
         """
         if name not in self._found:
             module, _, attributes = name.partition(":")
             try:
-                found: Any = importlib.import_module(module)
+                value: Any = importlib.import_module(module)
                 for attribute in attributes.split("."):
-                    found = _member(found, attribute)
+                    value = _member(value, attribute)
             except BaseException as error:  # whatever the module's code raises, also to end the process
                 raise HandlerError(f"handler {name}: {_said(error)}") from error
-            if not callable(found):
-                raise HandlerError(f"handler {name}: expected a function, got {type(found).__name__}")
-            self._found[name] = found
+            if not callable(value):
+                raise HandlerError(f"handler {name}: expected a function, got {type(value).__name__}")
+            self._found[name] = value
         return self._found[name]
 
     def call(self, name: str, request: Request, response: Response | None) -> Reply | None:
-        """Have a handler answer.
+        """Call a handler.
 
         Returns:
             What is sent, complete and checked; None: the response passes, or the request goes on.
@@ -138,7 +138,7 @@ class Handlers:
             raise self.failed(name, "".join(traceback.format_exception(error)), _said(error)) from error
 
     def failed(self, name: str, text: str, reason: str) -> HandlerError:
-        """Log a failure of a handler, once in LOG_SECONDS, in a text of several lines; what to raise."""
+        """Log a failure of a handler, once in LOG_SECONDS, as a text of several lines; returns the error to raise."""
         with self._logging:
             now = self._clock()
             due = name not in self._logged or now - self._logged[name] >= LOG_SECONDS
@@ -151,14 +151,14 @@ class Handlers:
 
 def _member(thing: Any, name: str) -> Any:
     if not hasattr(thing, name):
-        close = similar_to(name, [each for each in dir(thing) if callable(getattr(thing, each, None))])
+        close = similar_to(name, [attribute for attribute in dir(thing) if callable(getattr(thing, attribute, None))])
         hint = f': did you mean "{close}"?' if close else ""
         raise AttributeError(f'there is no "{name}"{hint}')
     return getattr(thing, name)
 
 
 def _said(error: BaseException) -> str:
-    """Its type and text, in one line; the text is the user's code, too, and may fail."""
+    """The type and text of an error, in one line; the text comes from the user's code and may fail, too."""
     return traceback.format_exception_only(error)[-1].strip()
 
 
@@ -176,7 +176,7 @@ def _checked(made: object) -> Reply | None:
         raise ValueError(f"expected at most {MAX_HEADERS} headers, got {len(headers):,}")
     if (size := sum(len(name) + len(value.encode()) for name, value in headers)) > MAX_HEADER_BYTES:
         raise ValueError(f"expected headers of at most {MAX_HEADER_BYTES:,} bytes, got {size:,}")
-    # As every other answer becomes a reply: with a content-type, and without a body where there cannot be one.
+    # As for every other answer: with a content-type, and without a body if the status has none.
     return reply(Answer(int(made.status), headers, made.body), made.status)
 
 
@@ -191,5 +191,5 @@ def checked_header(name: object, value: object) -> Header:
     if not isinstance(value, str) or CONTROL_IN_VALUE.search(value):
         raise ValueError(f"{name}: expected a string without line breaks and control characters, got {value!r}")
     if name.lower() in CONNECTION_HEADERS or name.lower() == "content-length":
-        raise ValueError(f"the header {name} is not an answer's to set")
+        raise ValueError(f"the header {name} cannot be set by an answer")
     return name.lower(), value

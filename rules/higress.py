@@ -1,11 +1,11 @@
 """The custom-response plug-in's own configurations (Alibaba MSE, Higress), read as rules.
 
 In: the fields of a document (see `fields`), which may hold a rule file's sections too. Out: `Rule`s.
-They raise `FieldError`, as every reader does.
+The readers raise `FieldError`, as all readers do.
 
-The plug-in knows one configuration per request: that of the first entry of `_rules_` that fits, else the one at the top
-level; they are never mixed. So an entry of `_rules_` is a rule that is `final`, all that its `rules` list are the
-answers of that one rule, and the top level is the last rule, for every request.
+The plug-in has one configuration per request: that of the first entry of `_rules_` that fits, else the one at the top
+level; they are never mixed. So an entry of `_rules_` is a `final` rule, the entries of its `rules` are the answers of
+that rule, and the top level is the last rule, for every request.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def has_top_level_rule(fields: Fields) -> bool:
     be rules for every request, of which only the first could ever decide.
     """
     if "rules" not in fields:
-        return any(each in fields for each in PLUG_IN_FIELDS)
+        return any(field in fields for field in PLUG_IN_FIELDS)
     node = fields["rules"].node
     entries = fields["rules"].items() if isinstance(node, List) else []
     return bool(entries) and not any(entry.has(*RULE_ONLY_FIELDS, *OUR_FIELDS) for entry in entries)

@@ -24,13 +24,13 @@ GRPC_STATUSES: Final = (
 """By their numbers: https://github.com/grpc/grpc/blob/master/doc/statuscodes.md"""
 GRPC_UNKNOWN: Final = 2
 GRPC_OF_STATUS: Final = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}
-"""What HTTP statuses stand for, others GRPC_UNKNOWN:
+"""The gRPC statuses of HTTP statuses; all others are GRPC_UNKNOWN:
 https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md"""
 
 CONNECTION_HEADERS: Final = frozenset(
     ("connection", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
 )
-"""Of one connection, or of a request: Envoy sets or refuses them in an answer."""
+"""Headers of one connection, or of a request: Envoy sets or refuses them in an answer."""
 
 NEVER_KEPT: Final = CONNECTION_HEADERS.union(
     (
@@ -39,8 +39,8 @@ NEVER_KEPT: Final = CONNECTION_HEADERS.union(
         *("grpc-message", "grpc-status", "grpc-status-details-bin", "repr-digest"),
     )
 )
-"""Of a response whose body is replaced: they are about that body, or about how it was sent. The module's core has the
-same list (`make.c`)."""
+"""Headers of a response that describe its body, which is replaced, or how it was sent. The module's core has the same
+list (`make.c`)."""
 
 
 def split_port(authority: str) -> tuple[str, str]:

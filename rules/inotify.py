@@ -1,7 +1,7 @@
-"""What Linux reports about folders (inotify), in bytes: a name need not be text.
+"""Reports of Linux about changes in folders (inotify), in bytes: a name need not be text.
 
-In: folders, and for each which names in it count. Out: a call for each batch of reports about one of them, by the event
-loop. Raised: `OSError` by `reports`, where the system has no inotify or nothing of it is left; look by yourself then.
+In: folders, and for each which names in it count. Out: a call for each batch of reports about a folder, by the event
+loop. Raised: `OSError` by `reports`, if the system has no inotify or its limits are reached; the caller must poll then.
 https://man7.org/linux/man-pages/man7/inotify.7.html
 """
 
@@ -37,8 +37,8 @@ def reports(folders: Mapping[str, Wanted | None], report: Callable[[], None]) ->
     """Watch folders for as long as the block lasts.
 
     Args:
-        folders: each with the names in it that count; None: none does. That it is removed or renamed always counts. One
-            that is not there or may not be read is left out.
+        folders: each with the names in it that count; None: no name counts. Removing or renaming the folder always
+            counts. A folder that is missing or cannot be read is left out.
         report: is called by the running event loop when something has happened.
 
     Raises:

@@ -1,8 +1,8 @@
-"""What edits leave behind in the caches of this package, which keep what they have made of rules, and when it goes.
+"""Empties the caches of this package when edits have left too much in them.
 
-In: the rules before and after an edit. The caches are large, so that of ten thousand rules nothing is made twice; of
-few rules with large bodies they would keep thousands of versions. So they are emptied when that may be much; the next
-edit then costs what a start costs. Nothing is raised. `Leftovers` is the way in.
+In: the rules before and after an edit. The caches are large, so that nothing is computed twice for ten thousand rules;
+for few rules with large bodies they would keep thousands of versions. So they are emptied when that may be much; the
+next edit then costs as much as a start. Nothing is raised. `Leftovers` is the way in.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from rejoinder.rules.model import Rule
 MOST: Final = 64 << 20
 """Bytes."""
 OF_EDIT: Final = 256 << 10
-"""... of each edit: what does not depend on how many rules it changes."""
+"""... of each edit, however many rules it changes."""
 OF_RULE: Final = 8 << 10
-"""... of each rule that is another, beside its bodies."""
+"""... of each changed rule, beside its bodies."""
 COPIES: Final = 4
-"""Of a body, in what is made of it."""
+"""Of a body, in the caches."""
 
 OTHERS: Final[list[Callable[[], None]]] = []
-"""What empties caches that are not those of `functools`."""
+"""Functions that empty caches other than those of `functools`."""
 
 
 class Leftovers:
@@ -51,7 +51,7 @@ def _empty() -> None:
     for cache in (
         value for module in ours for value in list(vars(module).values()) if hasattr(value, "cache_parameters")
     ):
-        if cache.cache_parameters()["maxsize"] is not None:  # others hold what is made once
+        if cache.cache_parameters()["maxsize"] is not None:  # the others hold constants
             cache.cache_clear()
     for empty in OTHERS:
         empty()

@@ -1,4 +1,4 @@
-"""Rule files in, one `Ruleset` out, or all that is wrong with them.
+"""Rule files in, one `Ruleset` out, or all problems of the files.
 
 In: paths of files and folders. Out: a `Loaded`. Nothing is raised, whatever the files hold. `load` is the way in:
 
@@ -45,22 +45,22 @@ class Loaded:
     """What a load found."""
 
     ruleset: Ruleset | None
-    """None if any problem is an error; an error that only costs its own file does not count (see `memory`)."""
+    """None if any problem is an error; an error that affects only its own file does not count (see `memory`)."""
     problems: tuple[Problem, ...]
     """Errors and warnings, by file and line."""
     statuses: tuple[Status, ...]
     """The state of each Kubernetes object. Mistakes in an object are in its status, not among the problems."""
     fingerprints: Mapping[Path, Fingerprint]
-    """What each of `files` held when it was read; `watch.changes` compares."""
+    """Of each of `files`, when it was read; `watch.changes` compares them."""
 
     @property
     def complaints(self) -> tuple[Problem, ...]:
-        """The problems, and the mistakes in Kubernetes objects. The latter cost only their object."""
+        """The problems, and the mistakes in Kubernetes objects, which affect only their object."""
         return _sorted((*self.problems, *(problem for status in self.statuses for problem in status.problems())))
 
     @property
     def files(self) -> frozenset[Path]:
-        """Everything that was read or would have to appear: rule files, folders, body files, certificates. Absolute."""
+        """Everything that was read or is missing: rule files, folders, body files, certificates. Absolute paths."""
         return frozenset(self.fingerprints)
 
 
@@ -69,14 +69,14 @@ class Part:
     """What one document says."""
 
     listeners: tuple[Listener, ...] = ()
-    """Empty if it says nothing about them."""
+    """Empty if the document has none."""
     upstreams: tuple[Upstream, ...] = ()
     routes: tuple[Route, ...] = ()
     rules: tuple[Rule, ...] = ()
     branding: tuple[Position, Branding] | None = None
-    """Whose the built-in page is, and where that stands."""
+    """The branding of the built-in page, and its position."""
     objects: tuple[Object, ...] = ()
-    """Kubernetes objects, which mean something only together."""
+    """Kubernetes objects; they are read together with those of other files."""
 
 
 def load(
@@ -93,11 +93,11 @@ def load(
         sources: files, and folders whose `*.yaml`, `*.yml` and `*.json` are read in the order of their names (not those
             of folders within, and none that starts with a dot). A file that is named twice is read once.
         upstreams: URLs by upstream name, which replace or add to those in the files (`--upstream NAME=URL`).
-        memory: of the last load. Unchanged rules are not read again, and a manifest that cannot be used keeps what it
-            said before, or is left out. None: there is one load only, and any error makes it fail.
+        memory: of the last load. Unchanged rules are not read again, and a manifest that cannot be used keeps its
+            earlier content, or is left out. None: there is one load only, and any error makes it fail.
         look_for_shadowed: warn of rules that can never decide. After a small edit of a large file this takes longer
             than everything else, so callers may do it later (`shadow.shadowed`).
-        files: what reads them; None: a new one.
+        files: reads the files; None: a new `Files`.
 
     Returns:
         The ruleset, if there is one, and every problem. Show these, and if there is no ruleset, keep the one before.
@@ -112,11 +112,11 @@ def load(
     for source in read:
         said.append(_parts(source, memory))
         number += sum(len(part.rules) + len(part.routes) + len(part.objects) for part in said[-1])
-        if number > MAX_ITEMS:  # and no time is spent on what cannot be used
+        if number > MAX_ITEMS:  # no time is spent on files that cannot be used
             problems.append(Problem(Position(source.file, 0), _TOO_MANY))
             return Loaded(None, _sorted(problems), (), files.fingerprints())
     left_out = _keep(sources, read, said, memory) if memory else []
-    parts = [part for each in said for part in each]
+    parts = [part for file_parts in said for part in file_parts]
     command_line = Source("--upstream", files)
     given = {
         name: Place(Scalar(0, url, ScalarKind.STRING, 1), command_line).attempt(
@@ -124,7 +124,7 @@ def load(
         )
         for name, url in upstreams.items()
     }
-    objects = [each for part in parts for each in part.objects]
+    objects = [manifest for part in parts for manifest in part.objects]
     addresses_of = {upstream.name: upstream for part in parts for upstream in part.upstreams} | given
     routes = [route for part in parts for route in part.routes]
     manifests = _manifests(objects, addresses_of, routes, memory)
@@ -163,19 +163,19 @@ def _sorted(problems: Iterable[Problem]) -> tuple[Problem, ...]:
 def _rule_files(sources: Sequence[Path], files: Files, problems: list[Problem]) -> list[Path]:
     if not sources:
         problems.append(Problem(Position("SOURCE", 0), "expected at least one rule file or folder"))
-    found: dict[Path, Path] = {}
+    paths: dict[Path, Path] = {}
     for source in sources:
         listing = files.listing(source)
         if listing == []:
             wanted = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
             problems.append(Problem(Position(str(source), 0), f"the folder has no rule files: expected {wanted}"))
         for path in (source,) if listing is None else listing:
-            found.setdefault(files.place(path), path)
-    return list(found.values())
+            paths.setdefault(files.place(path), path)
+    return list(paths.values())
 
 
-# What the names of unnamed rules start with, so that they are unique over all files: nothing if there is one file, else
-# the file's name, with a number where two folders have a file of one name.
+# The names of unnamed rules start with this, so that they are unique over all files: nothing if there is one file, else
+# the file's name, with a number if two folders have a file of the same name.
 def _prefixes(paths: Sequence[Path]) -> list[str]:
     if len(paths) == 1:
         return [""]
@@ -223,8 +223,8 @@ RULE_FILE: Final = Shape(
 
 
 def _read_rule_file(place: Place) -> Part:
-    # A user who comments out the last rule leaves an empty section behind, which is allowed. An empty field of an
-    # answer is not: with nothing behind enable_on_status, the answer would be for every request.
+    # An empty section is allowed: a user may have commented out the last rule. An empty field of an answer is not: with
+    # nothing behind enable_on_status, the answer would be for every request.
     fields = place.fields(RULE_FILE)
     beside = any(section in fields for section in ("listen", "upstreams", "routes"))
     return Part(
@@ -255,7 +255,7 @@ _SECTION: Final = re.compile(rb"^[\"']?(?:" + "|".join(_SECTIONS).encode() + rb"
 
 
 def _keep(sources: Sequence[Path], read: Sequence[Source], said: list[list[Part]], memory: Memory) -> list[Problem]:
-    """Replace the content of manifests that cannot be used by what they said before, or by nothing.
+    """Replace the content of manifests that cannot be used by their earlier content, or by nothing.
 
     Rule files are not replaced: they are one unit, whose parts refer to each other.
 
@@ -271,7 +271,7 @@ def _keep(sources: Sequence[Path], read: Sequence[Source], said: list[list[Part]
         if not bad[at] or (before is None and not (any(manifests) and _may_be_manifest(source, sources))):
             continue
         said[at] = before or []
-        text = "this file goes on as it was" if before else "this file is left out, and the others are used without it"
+        text = "the earlier content of this file stays in force" if before else "this file is left out"
         problems += (*source.problems, Problem(Position(source.file, 0), text))
         for noted in (source.problems, source.routes, source.upstreams):
             noted.clear()
@@ -282,8 +282,8 @@ def _keep(sources: Sequence[Path], read: Sequence[Source], said: list[list[Part]
 
 
 def _may_be_manifest(source: Source, sources: Sequence[Path]) -> bool:
-    """Whether a file that was never read without a mistake may be a manifest: it has no section of a rule file, or it
-    cannot be opened and was found in a folder."""
+    """Whether a file without an earlier usable content may be a manifest: it has no section of a rule file, or it is in
+    a folder and cannot be opened."""
     path = Path(source.file)
     try:
         return not _SECTION.search(source.files.read(path))
@@ -298,7 +298,7 @@ def _manifests(
     objects: Sequence[Object], addresses: Mapping[str, Upstream], routes: Sequence[Route], memory: Memory | None
 ) -> Manifests:
     last = memory.objects if memory else None
-    if not objects and not last:  # and no need of what reads them, which takes as long to import as all the rest
+    if not objects and not last:  # the readers take as long to import as all the rest
         return Manifests()
     from rejoinder.rules.kubernetes import read_manifests  # noqa: PLC0415
 
@@ -328,14 +328,14 @@ def _merged(
     rules = _unique("rule", (*(rule for part in parts for rule in part.rules), *manifests.rules), problems)
     problems += remote.problems(rules.values(), upstreams)
     all_routes = with_hosts((*routes.values(), *manifests.routes), upstreams)
-    # Where Gateways listen, the address of rule files is needed only if something is to be found there.
+    # If there are Gateways, the address of rule files is needed only if something is served there.
     needed = not manifests.listeners or any(route.group == RULE_FILES for route in all_routes)
     listeners = given[0] if given else (DEFAULT_LISTENER,) if needed else ()
     taken = {(listener.address, listener.port) for listener in listeners if listener.port}
     for gateway in manifests.listeners:
         if (gateway.address, gateway.port) in taken:
             where = f"{gateway.address}:{gateway.port}"
-            message = f"port {gateway.port}: rule files listen at {where}, too: say listen in one"
+            message = f"port {gateway.port}: rule files listen at {where}, too: give them another address with listen"
             left_out.append(Problem(gateway.position, message))
     free = (listener for listener in manifests.listeners if (listener.address, listener.port) not in taken)
     return Ruleset(
@@ -361,10 +361,10 @@ N = TypeVar("N", bound=_Named)
 
 
 def _unique(kind: str, things: Iterable[N], problems: list[Problem]) -> dict[str, N]:
-    found: dict[str, N] = {}
+    by_name: dict[str, N] = {}
     for thing in things:
-        first = found.setdefault(thing.name, thing)
+        first = by_name.setdefault(thing.name, thing)
         if first is not thing and thing.name:
             message = f"{kind} {quoted(thing.name)}: the name is taken already, at {first.position}"
             problems.append(Problem(thing.position, message))
-    return found
+    return by_name

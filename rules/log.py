@@ -1,8 +1,8 @@
-"""Lines of a log, of `serve`, of `up` and of their processes: text, or objects of JSON.
+"""Lines of the log of `serve`, `up` and their processes: text, or JSON objects.
 
-In: what has happened. Out: a line for it, with its time and level, where nobody watches: standard error is no terminal,
-or $REJOINDER_LOG_FORMAT says `json`. On a terminal, lines are for people, and have neither. `start` is the way in for
-what is logged; `line` makes the others (see `rejoinder.cli.console`).
+In: events. Out: a line for each, with time and level if standard error is not a terminal, or if $REJOINDER_LOG_FORMAT
+is `json`. On a terminal, lines are for people, and have neither. `start` is the way in for `logging`; `line` makes all
+other lines (see `rejoinder.cli.console`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 VARIABLE: Final = "REJOINDER_LOG_FORMAT"
-"""`text` or `json`; the processes that this one starts have it, too."""
+"""`text` or `json`; child processes inherit it."""
 
 
 def start(level: int, message: str = "%(name)s: %(message)s") -> bool:
-    """From now on, what is logged from a level of `logging` on is written; `message` is what stands in a line of text.
+    """From now on, write records of `logging` from this level on; `message` makes the text of a record.
 
-    Returns: whether lines are to have time and level.
+    Returns: whether lines have time and level.
     """
     dated = as_json() or sys.stderr is None or not sys.stderr.isatty()
     handler = logging.StreamHandler()
@@ -32,7 +32,7 @@ def start(level: int, message: str = "%(name)s: %(message)s") -> bool:
 
 
 def about(event: str, **fields: Any) -> dict[str, Any]:
-    """What `logging` is given as `extra`, for a line with this event and these fields."""
+    """The argument `extra` of `logging`, for a line with this event and these fields."""
     return {"event": event, "fields": fields}
 
 
@@ -45,9 +45,9 @@ def line(level: str, event: str, message: str, fields: Mapping[str, Any], at: fl
 
     Args:
         level: `info`, `warning` or `error`.
-        event: what has happened, by a name that stays: see docs/monitoring.md.
+        event: the stable name of what has happened: see docs/monitoring.md.
         message: the same for people.
-        fields: what it is about; only JSON has them.
+        fields: details; only JSON has them.
         at: seconds since 1970; None: now.
     """
     now = datetime.datetime.now(datetime.UTC) if at is None else datetime.datetime.fromtimestamp(at, datetime.UTC)

@@ -1,4 +1,4 @@
-"""What Kubernetes manifests come to. `kubernetes` reads them, and is imported only where there are any."""
+"""The result of Kubernetes manifests. `kubernetes` reads them, and is imported only if there are any."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Manifests:
     """In the order in which they are tried within their group."""
     rules: tuple[Rule, ...] = ()
     route_groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """What a rule may call several routes at once: an object, or a rule of it."""
+    """Names that stand for several routes in a rule: an object, or a rule of it."""
     statuses: tuple[Status, ...] = ()
     notes: tuple[Problem, ...] = ()
     """What is skipped or has no effect."""
 
 
 def is_object(place: Place) -> bool:
-    """Whether a document is meant to be a Kubernetes object."""
+    """Whether a document seems to be a Kubernetes object."""
     return place.has("apiVersion", "kind")

@@ -1,12 +1,11 @@
 """The algebra of request matches: whether one fits a request, covers another, or can meet another.
 
-Pure functions over `model` values. `fits` is what `decide` asks; `covers` and `meet` are what planning and the warnings
-about rules that can never decide rest on. `covers` may say False where the truth is True (two regexes, say), `meet` may
-return a match that nothing fits; never the other way round.
+Pure functions over `model` values. `decide` uses `fits`; planning, and the warnings about rules that can never decide,
+use `covers` and `meet`. `covers` may return False where True is right (for two regexes), `meet` may return a match that
+nothing fits; never the other way round.
 
-What a client sends is bytes. As text they are UTF-8 with whatever is none kept apart (`surrogateescape`), so that texts
-are equal, or begin with each other, exactly where bytes are. Regular expressions read the bytes themselves, as Envoy's
-do.
+A client sends bytes. As text they are decoded as UTF-8 with `surrogateescape`, so that texts are equal, or one begins
+with the other, exactly if the bytes do so. Regular expressions are matched against the bytes themselves, as in Envoy.
 """
 
 from __future__ import annotations
@@ -48,10 +47,10 @@ def compile_regex(pattern: str) -> Any:
     import re2  # noqa: PLC0415 - few rule files have a regex
 
     options = re2.Options()
-    # A byte is a character, in the expression and in what it is held against: so Envoy has it since 1.39.2. Outside
+    # A byte is a character, in the expression and in the tested text, as in Envoy since 1.39.2. Outside
     # ASCII, `.` is a part of a character, and `[é]` is one of two bytes.
     options.encoding = re2.Options.Encoding.LATIN1
-    options.log_errors = False  # re2 would write to stderr what it raises anyway
+    options.log_errors = False  # else re2 writes to stderr what it also raises
     try:
         compiled = re2.compile(pattern.encode(), options)
     except re2.error as error:
@@ -95,7 +94,7 @@ def value_fits(match: StringMatch, value: str) -> bool:
 
 
 def fits(match: RequestMatch, request: Request) -> bool:
-    """Whether a request is as the match says."""
+    """Whether a request fits a match."""
     return (
         (not match.methods or request.method in match.methods)
         and path_fits(match.path, request.path)
@@ -135,24 +134,24 @@ def rule_fits(rule: Rule, request: Request, route: str | None, response: Respons
 
 
 def client_fits(networks: tuple[str, ...], client: str) -> bool:
-    """Whether an IP address is in one of the networks; an IPv4 address in IPv6 form counts as what it is."""
+    """Whether an IP address is in one of the networks; an IPv4-mapped IPv6 address counts as IPv4."""
     try:
         address = ipaddress.ip_address(client)
     except ValueError:
         return False
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
-    return any(address in network(each) for each in networks)
+    return any(address in network(text) for text in networks)
 
 
 @functools.lru_cache(maxsize=4096)
 def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     """Raises:
-    ValueError: it is no network in CIDR notation, or has bits behind its prefix; the text says which.
+    ValueError: it is not a network in CIDR notation, or has host bits set; the text says which.
     """
-    found = ipaddress.ip_network(text)
-    mapped = found.network_address.ipv4_mapped if isinstance(found, ipaddress.IPv6Network) else None
-    return ipaddress.IPv4Network((mapped, found.prefixlen - 96)) if mapped and found.prefixlen >= 96 else found
+    parsed = ipaddress.ip_network(text)
+    mapped = parsed.network_address.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Network) else None
+    return ipaddress.IPv4Network((mapped, parsed.prefixlen - 96)) if mapped and parsed.prefixlen >= 96 else parsed
 
 
 def domain_covers(pattern: str, other: str) -> bool:
@@ -185,7 +184,7 @@ def wider_domains(domain: str) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=1 << 15)
 def wider_paths(path: PathMatch) -> tuple[PathMatch, ...]:
-    """The path itself, and every prefix that covers it but EVERY_PATH; of a regex, only itself is known.
+    """The path itself, and every prefix that covers it, without EVERY_PATH; for a regex, only itself.
 
     >>> [wider.value for wider in wider_paths(PathMatch(PathKind.EXACT, "/a/b"))]
     ['/a/b', '/a', '/a/b']
@@ -198,7 +197,7 @@ def wider_paths(path: PathMatch) -> tuple[PathMatch, ...]:
 
 
 def path_covers(match: PathMatch, other: PathMatch) -> bool:
-    """Whether every path that fits the other certainly fits the first."""
+    """Whether it is certain that every path that fits the second fits the first."""
     if EVERY_PATH in (match, other):
         return match == EVERY_PATH
     if other.kind is PathKind.EXACT:
@@ -219,7 +218,7 @@ def _value_covers(match: StringMatch, other: StringMatch) -> bool:
 
 
 def covers(match: RequestMatch, other: RequestMatch) -> bool:
-    """Whether every request that fits the other certainly fits the first."""
+    """Whether it is certain that every request that fits the second fits the first."""
     return (
         path_covers(match.path, other.path)
         and (not match.methods or (bool(other.methods) and set(other.methods) <= set(match.methods)))
@@ -243,7 +242,7 @@ class Meet:
     query: tuple[tuple[str, StringMatch], ...] = ()
 
     def __hash__(self) -> int:
-        return hash(self.paths)  # the rest rarely tells two apart
+        return hash(self.paths)  # the other fields rarely differ
 
     @classmethod
     def of(cls, match: RequestMatch) -> Meet:
@@ -254,7 +253,7 @@ EVERYTHING = Meet()
 
 
 def meet(first: Meet, second: Meet) -> Meet | None:
-    """What fits both; None if certainly nothing does.
+    """The match for what fits both; None if it is certain that nothing does.
 
     >>> meet(Meet((PathMatch(PathKind.PREFIX, "/a"),)), Meet((PathMatch(PathKind.EXACT, "/a/b"),))).paths
     (PathMatch(kind=<PathKind.EXACT: 'path'>, value='/a/b'),)
@@ -270,7 +269,7 @@ def meet(first: Meet, second: Meet) -> Meet | None:
 
 
 def host_test(first: Meet, domain: str) -> Meet:
-    """What fits the first, and is for a host of a domain pattern, told by the Host header."""
+    """The match, restricted to the hosts of a domain pattern by a test of the Host header."""
     name = f"[^:]+{quote(domain[1:])}" if domain.startswith("*.") else quote(domain)
     # Letter case and ports do not matter.
     test = ("host", StringMatch(StringKind.REGEX, f"(?i){name}(:[0-9]*)?"))
@@ -308,7 +307,7 @@ def _meet_methods(methods: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, 
 def _meet_values(
     tests: tuple[tuple[str, StringMatch], ...], new: tuple[tuple[str, StringMatch], ...]
 ) -> tuple[tuple[str, StringMatch], ...]:
-    # Two exact values of one header can both fit, if it is sent twice, so nothing here is ever impossible.
+    # Two exact values of one header can both fit, if it is sent twice, so the result is never None here.
     if not new:
         return tests
     return (*tests, *(test for test in new if not _some_covered(test, tests)))

@@ -17,13 +17,13 @@ from rejoinder.rules.fields import Mention, Source, closest, similar_to
 from rejoinder.rules.model import Forward, Route, Rule, Ruleset, Upstream
 
 _SLIP: Final = 0.75
-"""How similar an unknown name must be to a route's name to be taken for a slip of the pen."""
+"""How similar an unknown name must be to a route's name to count as a typing mistake."""
 
 _OF_OBJECTS: Final = ("httproute/", "ingress/")
 
 _COMPARED: Final = 30_000
-"""How many pairs of names are compared to find what may have been meant. Thousands of unknown names among thousands of
-routes are no slips: they are routes of another Envoy, and an edit must not wait for minutes."""
+"""How many pairs of names are compared to find a similar name. Thousands of unknown names among thousands of
+routes are not typing mistakes: they are routes of another Envoy, and an edit must not wait for minutes."""
 
 
 def check_mentions(
@@ -33,7 +33,7 @@ def check_mentions(
 
     Args:
         route_groups: the objects whose name stands for several routes.
-        objects_go: Kubernetes objects come and go by themselves, so that a reference to one is no mistake.
+        objects_go: Kubernetes objects may appear and vanish at any time, so a reference to a missing one is no mistake.
     """
     upstreams = {upstream.name: None for upstream in ruleset.upstreams}  # in order, and quick to look up
     routes = dict.fromkeys([*(route.name for route in ruleset.routes), *route_groups])
@@ -47,7 +47,7 @@ def check_mentions(
     names = itertools.islice(dict.fromkeys(mention.name for mention in unknown), _COMPARED // max(len(routes), 1))
     nearest = {name: similar_to(name, routes, cutoff=0) for name in names}
     for mention in unknown:
-        # The name of an object's route is no slip of the pen where the object may have gone by somebody else's edit.
+        # The name of an object's route is not a typing mistake if the object may have been removed by another author.
         gone = objects_go and mention.name.startswith(_OF_OBJECTS)
         _about_unknown_route(mention, routes, nearest.get(mention.name), slip=not gone)
 
@@ -64,7 +64,7 @@ def _about_unknown_route(mention: Mention, routes: Collection[str], nearest: str
 
 
 def unknown_upstream(known: Collection[str]) -> Callable[[str], str]:
-    """What is said of a name that none of these upstreams has."""
+    """The message about a name that none of these upstreams has."""
     compared = itertools.count(step=len(known))
 
     @functools.cache
@@ -78,7 +78,7 @@ def unknown_upstream(known: Collection[str]) -> Callable[[str], str]:
 
 
 def with_hosts(routes: tuple[Route, ...], upstreams: Mapping[str, Upstream]) -> tuple[Route, ...]:
-    """Routes with the Host that their upstreams want; a route that says one itself keeps it."""
+    """Routes with the Host of their upstreams; a route with a Host of its own keeps it."""
     wanted = {name: upstream.host for name, upstream in upstreams.items() if upstream.host is not None}
 
     def resolved(route: Route) -> Route:

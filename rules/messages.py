@@ -1,8 +1,8 @@
 """Classes of protobuf messages made of a table, for the part of a protocol that is used. Pure.
 
-A name in the table is a message, `*` stands before what comes repeatedly, and a map is a list of entries
-(https://protobuf.dev/programming-guides/encoding/#maps). What is a `string` in the .proto files is best read as bytes,
-where peers may write what is no UTF-8.
+The table has messages by name. `*` marks a repeated field, and a map is a list of entries
+(https://protobuf.dev/programming-guides/encoding/#maps). A `string` of the .proto files should be read as bytes if
+peers may write invalid UTF-8.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Messages = Mapping[str, Mapping[str, tuple[int, str]]]
 
 
 def message_classes(package: str, messages: Messages) -> dict[str, Any]:
-    """The classes, by the messages' names, under a package that is no other's."""
+    """The classes, by message name, in a package with a unique name."""
     file = descriptor_pb2.FileDescriptorProto(name=f"{package}.proto", package=package, syntax="proto3")
     for name, fields in messages.items():
         message = file.message_type.add(name=name)

@@ -1,8 +1,8 @@
-"""What a rule or route is about, and why it is not about a request, in words: what `rejoinder explain` and the console
-show beside what `decide` decides.
+"""Explanations, in words: what a rule or route tests, and why it does not fit a request. `rejoinder explain` and the
+console show them beside the decision.
 
-Pure. `misfit` and `rule_misfit` say None exactly where `decide` finds that a scope, or a rule, fits; tests hold them
-together.
+Pure. `misfit` and `rule_misfit` return None exactly if `decide` finds that a scope, or a rule, fits; tests compare
+them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rejoinder.rules.request import UPSTREAM, Request, Response
 
 
 def in_words(scope: Scope) -> Iterator[str]:
-    """What a request must be like, one test each; of a scope that every request fits, nothing."""
+    """The tests of a scope, one text each; none if every request fits the scope."""
     for names, kind in ((scope.routes, "route"), (scope.domains, "domain"), (scope.request.methods, "method")):
         if names:
             yield _either(names, kind)
@@ -39,7 +39,7 @@ def rule_misfit(rule: Rule, request: Request, route: str | None, response: Respo
     if response is None and rule.sees_responses:
         return "it is about responses, and there is none yet"
     if rule.unless is not None and misfit(rule.unless, request, route, response) is None:
-        return "what it has in `unless` fits"
+        return "its `unless` fits"
     if rule.source and response is not None and response.source != rule.source:
         wanted, came = ("an upstream", "Envoy itself")[:: 1 if rule.source == UPSTREAM else -1]
         return f"it is about responses of {wanted}, this one is of {came}"

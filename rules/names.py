@@ -1,12 +1,12 @@
-"""Names that stand in Envoy's configuration or its messages, and that several folders must agree on.
+"""Names in Envoy's configuration or its messages that several folders must agree on.
 
-Without `Final`: `--help` reads them, and would wait for `typing` (see `rejoinder.cli.arguments`).
+Without `Final`: `--help` imports this file, and `typing` is slow to import (see `rejoinder.cli.arguments`).
 """
 
 METADATA = "rejoinder"
-"""This project's part of metadata, a route's and a request's."""
+"""The namespace of this project in the metadata of routes and requests."""
 DETAILS = "rejoinder:"
-"""What the response code details of our answers begin with."""
+"""The prefix of the response code details of our answers."""
 XDS_CLUSTER = "rejoinder_xds"
 """The control plane."""
 TRUSTED_CA = "/etc/ssl/certs/ca-certificates.crt"

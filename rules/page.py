@@ -1,8 +1,8 @@
-"""The page that comes with Rejoinder, for answers that have none of their own: a status in, templates out.
+"""The built-in page, for answers without a page of their own: a status in, templates out.
 
-`variants` is the way in. The words are in page.json, by language and status, the frame of the HTML is page.html: there,
-what does not depend on language and status (style and logo), or on the status, are pieces between variables, so that
-each need be kept only once in a program.
+`variants` is the way in. The words are in page.json, by language and status; the frame of the HTML is page.html. In it,
+the texts that do not depend on language and status (style and logo), or on the status, are pieces between variables, so
+that a program has each of them only once.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from rejoinder.rules.document import quoted
 from rejoinder.rules.model import Answer, Rule, Variant
 
 STATUSES: Final = (400, 401, 403, 404, 405, 408, 410, 413, 429, 500, 501, 502, 503, 504)
-"""Those with words of their own; the others share those of their class."""
+"""Statuses with words of their own; the others share the words of their class."""
 
 _RETRIED: Final = (None, 408, 429, 500, 502, 503, 504)
-"""Statuses after which the same request may well succeed."""
+"""Statuses after which the same request may succeed."""
 
 COLOUR: Final = re.compile("#([0-9a-fA-F]{3}|[0-9a-fA-F]{6})")
 _ACCENT: Final = "#3b5bdb"
 _SCHEMES: Final = {"light": ("#f7f7f5", 4.6), "dark": ("#0e1014", 7.0)}
-"""The ground of the page, and the contrast of the accent with it: https://www.w3.org/TR/WCAG22/#contrast-minimum asks
-for 4.5, and on dark grounds more is pleasant."""
+"""The background of the page, and the contrast of the accent with it: https://www.w3.org/TR/WCAG22/#contrast-minimum
+demands 4.5; on dark backgrounds more is pleasant."""
 
 MAX_LOGO_SIZE: Final = 32 * 1024
-"""In bytes: it stands in the page of each language and status, and a program has all of them."""
+"""In bytes: the logo is in the page of each language and status, and a program has all of them."""
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _SVG: Final = re.compile(rb"\s*(<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE[^>\[]*>|\s)*<svg[\s>]", re.DOTALL)
@@ -45,17 +45,17 @@ class Branding:
     """Whose page it is.
 
     Raises:
-        ValueError: a field is not what it must be; the message says which, and what was expected.
+        ValueError: a field is not valid; the message says which, and what was expected.
     """
 
     name: str = ""
-    """Shown above the page, and what the logo is called for those who do not see it."""
+    """Shown above the page, and the alternative text of the logo."""
     logo: bytes | None = None
     """The content of an SVG or PNG file; it becomes part of the page."""
     accent: str = ""
-    """A CSS colour, #rgb or #rrggbb. What is too pale or too dark to be read is shown darker or lighter."""
+    """A CSS colour, #rgb or #rrggbb. A colour that is too pale or too dark is made darker or lighter."""
     link: str = ""
-    """Where the name or logo leads, and the button where trying again is of no use: an http(s) URL, or a path."""
+    """The link of the name or logo, and of the button if a retry is useless: an http(s) URL, or a path."""
 
     def __post_init__(self) -> None:
         if self.logo is not None:
@@ -83,7 +83,7 @@ def _rule_with_pages(rule: Rule, branding: Branding) -> Rule:
 
 
 def _with_page(answer: Answer, branding: Branding) -> Iterator[Answer]:
-    """An answer, with the page if it asks for it: for each status that it names, and each class of patterns."""
+    """An answer, with the page if it asks for it: one for each status that it names, and each class of patterns."""
     if not answer.page:
         yield answer
         return
@@ -92,13 +92,13 @@ def _with_page(answer: Answer, branding: Branding) -> Iterator[Answer]:
         return
     for pattern in answer.enable_on_status:
         if pattern.exactness == 3:
-            found = variants(pattern.statuses()[0], branding)
-            yield replace(answer, variants=found, enable_on_status=(pattern,))
+            texts = variants(pattern.statuses()[0], branding)
+            yield replace(answer, variants=texts, enable_on_status=(pattern,))
     patterns = tuple(pattern for pattern in answer.enable_on_status if pattern.exactness < 3)
     for first in dict.fromkeys(str(pattern)[0] for pattern in patterns):
-        found = variants(int(first) * 100 + 99 if first.isdigit() else None, branding)
+        texts = variants(int(first) * 100 + 99 if first.isdigit() else None, branding)
         of_class = tuple(pattern for pattern in patterns if str(pattern)[0] == first)
-        yield replace(answer, variants=found, enable_on_status=of_class)
+        yield replace(answer, variants=texts, enable_on_status=of_class)
     if not answer.enable_on_status:
         yield replace(answer, variants=variants(None, branding))
 
@@ -107,8 +107,8 @@ def _with_page(answer: Answer, branding: Branding) -> Iterator[Answer]:
 def variants(status: int | None, branding: Branding = Branding()) -> tuple[Variant, ...]:
     """The page about a status in every format and language, as templates; None: words that fit any status.
 
-    The first is for whoever accepts none of them. JSON and XML (RFC 9457, and RFC 7807, appendix A) are there under
-    their plain content types as well, which is what most clients ask for.
+    The first is for clients that accept none of them. JSON and XML (RFC 9457, and RFC 7807, appendix A) also have
+    their plain content types, which most clients ask for.
     """
     problem = _words()["en"]
     detail = _of_status(problem, status)[1]
@@ -152,7 +152,7 @@ def _brand(branding: Branding) -> str:
     return f"<header>{shown}</header>\n" if branding.name or branding.logo else ""
 
 
-# Somebody's words in a template of HTML: neither markup nor variables.
+# Text of the user in an HTML template: neither markup nor variables.
 def _literal(text: str) -> str:
     return html.escape(text).replace("{{", '{{ "{{" }}')
 
@@ -197,9 +197,9 @@ def _of_status(words: dict[str, Any], status: int | None) -> tuple[str, str]:
 
 @functools.cache
 def _words() -> dict[str, dict[str, Any]]:
-    """By language; the first one is for whoever accepts none of them."""
-    found: dict[str, dict[str, Any]] = json.loads(_beside("page.json"))
-    return found
+    """By language; the first one is for clients that accept none of them."""
+    words: dict[str, dict[str, Any]] = json.loads(_beside("page.json"))
+    return words
 
 
 @functools.cache
@@ -219,7 +219,7 @@ def _content_type(logo: bytes) -> str:
     raise ValueError("logo: expected the content of an SVG or PNG file, and it is neither")
 
 
-# The colour, or the nearest one to it on the way to black or white that can be read on the ground.
+# The colour, or the nearest one on the way to black or white that is readable on the background.
 def _readable(colour: str, ground: str, contrast: float) -> str:
     back, towards = _luminance(_channels(ground)), 0.0 if _luminance(_channels(ground)) > 0.5 else 255.0
     for step in range(101):

@@ -1,4 +1,4 @@
-"""What is wrong with a rule file, said to the person who wrote it."""
+"""Problems of rule files, for their author."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Severity(enum.Enum):
     WARNING = "warning"
     """The files are used; something in them has no effect or is probably not meant."""
     NOTE = "note"
-    """Nothing is wrong; there is something that Rejoinder has no use for."""
+    """Nothing is wrong; something is not used by Rejoinder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Problem:
 
     position: Position
     message: str
-    """Which thing and field, what was expected, and what came."""
+    """The thing and field, what was expected, and what came."""
     severity: Severity = Severity.ERROR
 
     def __str__(self) -> str:

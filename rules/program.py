@@ -1,9 +1,9 @@
 """The decision program: the rules compiled once, so that asking them costs the same for ten and for ten thousand.
 
-Rules go in (`compile_rules`), a `Program` comes out, which is asked with a `Request` and the name of the route that it
-takes. Pure; nothing is raised. It knows nothing of routes but their names. docs/program.md says what is asked and how
-it is found; `decide` is the meaning, linear and readable, and tests hold the two against each other. `program_bytes`
-writes a program for the module's core.
+In: rules (`compile_rules`). Out: a `Program`, which decides about a `Request` and the name of its route. Pure; nothing
+is raised. It knows only the names of routes. docs/program.md says what is asked and how rules are found; `decide`
+defines the meaning, linear and readable, and tests compare the two. `program_bytes` writes a program for the module's
+core.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _NOTHING_MORE: Final = RequestMatch()
 
 @dataclass(slots=True)
 class Seen:
-    """What rules do that give no answer, by their names."""
+    """The names of rules that fit and give no answer."""
 
     observed: list[str] = field(default_factory=list)
-    """Those that would have answered, and only observe."""
+    """Rules that would have answered, but only observe."""
     passed: str = ""
-    """The one that has let a response pass for which others may have an answer, or a request for which one has."""
+    """The rule that has let a response pass that others may answer, or a request that another rule answers."""
 
 
 class _Compiled(NamedTuple):
-    """A rule as it is asked."""
+    """A compiled rule."""
 
     name: str
     named: Mapping[int, int]
@@ -47,14 +47,14 @@ class _Compiled(NamedTuple):
     unconditional: bool
     final: bool
     passes: bool
-    """It has no answers: it is there to keep those of others away."""
+    """It has no answers: it only stops the search."""
     observe: bool
     routes: frozenset[str] | None
-    """The names of the routes that it is about; None: that is no question any more once the rule is found."""
+    """The names of its routes; None: the index has tested the route already."""
     match: RequestMatch | None
-    """What is still to be tested of the request; None: nothing."""
+    """The tests that the index has not made; None: none."""
     whole: Rule | None
-    """What is to be tested as a whole, for there is more to it; None: nothing."""
+    """The rule, if all of it must be tested; None: `match` is enough."""
 
 
 @dataclass(slots=True)
@@ -62,9 +62,9 @@ class _Paths:
     """The rules of one domain pattern."""
 
     by_path: dict[str, dict[str | None, list[int]]] = field(default_factory=dict)
-    """Under a path as `_path_key` writes it, and the name of a route or None: the numbers of rules, ascending."""
+    """By path (see `_path_key`) and the name of a route or None: the numbers of rules, ascending."""
     elements: int = 0
-    """How many elements the longest prefix has."""
+    """The number of elements of the longest prefix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +74,11 @@ class Program:
     rules: tuple[Rule, ...]
     """What it was compiled from."""
     statuses: frozenset[int]
-    """Those that some conditional rule has an answer for."""
+    """The statuses that some conditional rule has an answer for."""
     asks_requests: bool
     """Whether some rule answers without an upstream."""
     has_handlers: bool
-    """Whether some answer is a Python handler's to make."""
+    """Whether a Python handler makes some answer."""
     _compiled: tuple[_Compiled, ...] = field(compare=False, repr=False)
     _domains: dict[str, _Paths] = field(compare=False, repr=False)
 
@@ -91,7 +91,7 @@ class Program:
         Args:
             request: as Envoy's router sees it.
             route: the name of the route that it takes; None: none.
-            seen: is told what rules do that give no answer.
+            seen: gets the names of rules that fit and give no answer.
         """
         if not self.asks_requests:
             return None
@@ -104,7 +104,7 @@ class Program:
             elif rule.unconditional:
                 return rule.otherwise
             elif rule.final:
-                if rule.passes and any(each.unconditional and not each.observe for each in fitting):
+                if rule.passes and any(other.unconditional and not other.observe for other in fitting):
                     seen.passed = rule.name
                 return None
         return None
@@ -137,7 +137,7 @@ class Program:
         return None
 
     def found(self, request: Request, route: str | None) -> tuple[Rule, ...]:
-        """The rules that domain, path and route lead to, in order: those that are tried, at most. Args as above."""
+        """The rules that the index finds by domain, path and route, in order; only these are tested. Args as above."""
         return tuple(self.rules[number] for number in _merged(list(self._found(request.host, request.path, route))))
 
     def _fitting(self, request: Request, route: str | None, response: Response | None) -> Iterator[_Compiled]:
@@ -151,7 +151,7 @@ class Program:
                 yield rule
 
     def _found(self, host: str, path: str, route: str | None) -> Iterator[list[int]]:
-        """The lists of rules that domain, path and route lead to."""
+        """The lists of rules that the index has for domain, path and route."""
         names = (None,) if route is None else (None, route)
         for domain in _covering(host):
             paths = self._domains.get(domain)
@@ -161,8 +161,8 @@ class Program:
                 by_route = paths.by_path.get(key)
                 if by_route is not None:
                     for name in names:
-                        if (found := by_route.get(name)) is not None:
-                            yield found
+                        if (rule := by_route.get(name)) is not None:
+                            yield rule
 
 
 def compile_rules(rules: Iterable[Rule]) -> Program:
@@ -170,7 +170,7 @@ def compile_rules(rules: Iterable[Rule]) -> Program:
     return _compile(tuple(rules))
 
 
-# After an edit that is not about them, the conditional rules are as before.
+# After an edit of other rules, the conditional rules are the same as before.
 @functools.lru_cache(maxsize=4)
 def _compile(rules: tuple[Rule, ...]) -> Program:
     compiled: list[_Compiled] = []
@@ -233,7 +233,7 @@ def _is_found_by_routes(rule: Rule) -> bool:
 
 
 _EVERY: Final = ""
-"""The key of the rules that no path can be found by."""
+"""The key of rules that cannot be found by a path."""
 
 
 def _path_key(kind: PathKind, value: str) -> str:
@@ -243,7 +243,7 @@ def _path_key(kind: PathKind, value: str) -> str:
 
 
 def _path_keys(path: str, elements: int) -> Iterator[str]:
-    """The keys of the rules whose paths may fit one; `elements`: how many there are in the longest prefix."""
+    """The keys of rules whose paths may fit this path; `elements`: as many as the longest prefix has."""
     yield _EVERY
     yield "=" + path
     end = 0
@@ -269,18 +269,18 @@ def _merged(lists: list[list[int]]) -> Iterable[int]:
     """The numbers of all lists in order, each once."""
     if len(lists) <= 1:
         return lists[0] if lists else ()
-    # A rule with two domains that cover a host stands in two lists.
+    # A rule with two domains that cover a host is in two lists.
     return dict.fromkeys(heapq.merge(*lists)) if len(lists) > 2 else dict.fromkeys(sorted(lists[0] + lists[1]))
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What must be known for a program to be asked, and its answers to be made."""
+    """What a program and its answers need to know of requests and responses."""
 
     headers: tuple[str, ...]
     """The names of the request's headers that are looked at, sorted."""
     response_headers: tuple[str, ...]
-    """... of the response's; `a*`: all whose names begin like this."""
+    """... of the response's; `a*`: all whose names begin with `a`."""
     routes: bool
     """Whether the name of the route is looked at."""
     hosts: bool
@@ -301,7 +301,7 @@ def needs_python(rule: Rule) -> bool:
     """Whether the module asks Python about a rule: for a regular expression, or a handler."""
     scopes = _scopes(rule)
     tests = (
-        each for scope in scopes for each in (*scope.request.headers, *scope.request.query, *scope.response_headers)
+        test for scope in scopes for test in (*scope.request.headers, *scope.request.query, *scope.response_headers)
     )
     return (
         any(scope.request.path.kind is PathKind.REGEX for scope in scopes)
@@ -311,7 +311,7 @@ def needs_python(rule: Rule) -> bool:
 
 
 def services_asked(program: Program) -> set[Upstream]:
-    """What is asked for pages."""
+    """The services that are asked for pages."""
     asked = (answer.remote and answer.remote.service for rule in program.rules for answer in rule.answers)
     return {service for service in asked if service}
 

@@ -1,8 +1,8 @@
 """A program as the bytes that the module's core reads (docs/program.md).
 
-A `Program` goes in, bytes come out: `encode` writes all of it into one configuration; `cut` writes a large one as parts
-and what names them, so that an edit of one of ten thousand rules changes one part. Pure; nothing is raised.
-Replies are made of the same contents as everywhere (`answers.contents`).
+In: a `Program`. Out: bytes. `encode` writes all of it into one configuration; `cut` writes a large program as parts and
+a list of them, so that an edit of one of ten thousand rules changes one part. Pure; nothing is raised. Replies are made
+of the same contents as everywhere (`answers.contents`).
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _TEST_KINDS: Final = {kind: number for number, kind in enumerate(StringKind)}
 _REMEMBERED: Final = 1 << 15
 
 _SHARED: Final = 64
-"""From how many bytes on, a text in a template is a body of its own: the built-in page has one style everywhere."""
+"""In bytes. A longer text in a template is stored once for all templates, like the style of the built-in page."""
 
 WHOLE_SIZE: Final = 48 * 1024
-"""In bytes. A program of this size is sent in one piece: an edit sends no more than an edit of parts would."""
+"""In bytes. A smaller program is sent in one piece: with parts, an edit would not send less."""
 PART_SIZE: Final = 16 * 1024
 """In bytes, on average. An edit sends one part, and the list of all: with 2 MB of rules, 16 kB and some 15 kB."""
 
@@ -55,11 +55,11 @@ class Part:
     id: bytes
     """The beginning of the SHA-256 of the records."""
     data: bytes
-    """The configuration of a filter that only brings them."""
+    """The configuration of a filter that only carries the records."""
 
     @property
     def name(self) -> str:
-        """What leads to it: the id in hexadecimal digits."""
+        """The id in hexadecimal digits, as configurations name it."""
         return self.id.hex()
 
 
@@ -71,9 +71,9 @@ def encode(program: Program) -> bytes:
 
 @functools.lru_cache(maxsize=4)
 def cut(program: Program) -> tuple[bytes, tuple[Part, ...]]:
-    """The program as a configuration that names parts, and these; a small one has none.
+    """A configuration that names the parts of the program, and the parts; a small program has none.
 
-    They are cut by content: where an edit adds or takes away a rule, the cuts elsewhere stay where they were.
+    The cuts depend on content: if an edit adds or removes a rule, the cuts elsewhere stay the same.
     """
     records = list(_records(program))
     if sum(map(len, records)) <= WHOLE_SIZE:
@@ -88,7 +88,7 @@ def _runs(records: Iterable[bytes]) -> Iterator[bytes]:
     for record in records:
         run.append(record)
         size += len(record)
-        # Each record has a chance to be the last one of its run that grows with its size, and that only it decides.
+        # Whether a record ends its part depends on that record alone; the chance grows with its size.
         if size >= PART_SIZE // 4 and (size >= PART_SIZE * 4 or zlib.crc32(record) % PART_SIZE < 2 * len(record)):
             yield b"".join(run)
             run, size = [], 0
@@ -97,7 +97,7 @@ def _runs(records: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _records(program: Program) -> Iterator[bytes]:
-    """Each rule, behind the bodies that are met for the first time with it."""
+    """Each rule, behind those of its bodies that no earlier rule has."""
     seen: set[bytes] = set()
     for rule in program.rules:
         record, bodies = _rule(rule)
@@ -151,9 +151,9 @@ def _scope(scope: Scope) -> bytes:
 
 def _network(text: str) -> bytes:
     """An IPv4 network is written as the part of IPv6 that it is mapped to (RFC 4291, section 2.5.5.2)."""
-    found = network(text)
-    mapped = b"" if found.version == 6 else bytes(10) + b"\xff\xff"
-    return _u8(found.prefixlen + 8 * len(mapped)) + mapped + found.network_address.packed
+    parsed = network(text)
+    mapped = b"" if parsed.version == 6 else bytes(10) + b"\xff\xff"
+    return _u8(parsed.prefixlen + 8 * len(mapped)) + mapped + parsed.network_address.packed
 
 
 def _replies(rule: Rule) -> Iterator[tuple[bytes, tuple[bytes, ...]]]:
@@ -198,7 +198,7 @@ def _reply(answer: Answer, known: int | None, ranges: Sequence[tuple[int, int]])
 
 
 def _asked(remote: RemotePage, stays: bool) -> bytes:
-    """The page that is to be asked for; `stays`: a response does, if there is none."""
+    """The page to ask for; `stays`: without a page, the response is left alone."""
     return b"".join(
         (
             _text(remote.upstream),
@@ -230,10 +230,10 @@ def _offer(content: Content) -> bytes:
     )
 
 
-# One error page of 100 kB may be ten thousand rules' own.
+# Ten thousand rules may share one error page of 100 kB.
 @functools.lru_cache(maxsize=1024)
 def _body(body: bytes | Template) -> tuple[bytes, ...]:
-    """The record of a body, behind those of the texts in it that others may have, too."""
+    """The record of a body, behind the records of its texts that other bodies may share."""
     if not isinstance(body, Template):
         return (_record(_BODY, _id(body) + body),)
     shared = [piece for piece in body.pieces if isinstance(piece, bytes) and len(piece) >= _SHARED]
@@ -242,7 +242,7 @@ def _body(body: bytes | Template) -> tuple[bytes, ...]:
 
 
 def _ranges(statuses: Iterable[int]) -> list[tuple[int, int]]:
-    """Runs of statuses, each by its first and last.
+    """Ranges of statuses, each as its first and last.
 
     >>> _ranges([500, 501, 502, 504])
     [(500, 502), (504, 504)]

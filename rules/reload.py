@@ -1,10 +1,10 @@
 """Reads a rule file again after an edit: of thousands of rules, only those whose text has changed.
 
-In: a file's text and the way to read it all. Out: what that would give, and the same notes in the `Source`. `Memory` is
-the way in. Nothing is raised. It works for the ordinary file: one document, with a `rules:` whose entries start on a
-line of their own. The whole file is read if a rule may depend on the text beside it (anchors, several documents, a
-mistake), or if something outside of `rules` has changed. `Memory` also keeps what manifests said, which `load` uses if
-they cannot be used any more.
+In: the text of a file, and a function that reads all of it. Out: the result of that function, and the same notes in the
+`Source`. `Memory` is the way in. Nothing is raised. It works for ordinary files: one document, with a `rules:` whose
+entries start on a line of their own. The whole file is read if a rule may depend on other text (anchors, several
+documents, a mistake), or if something outside of `rules` has changed. `Memory` also keeps the content of manifests,
+which `load` uses if they become unusable.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from rejoinder.rules.rule_file.rules import default_rule_name
 from rejoinder.rules.rule_file.rules import rules as read_rules
 
 _MOST_CHANGED: Final = 100
-"""Beyond so many changed rules, reading all of them is not much slower."""
+"""If more rules have changed, reading all of them is not much slower."""
 
 _RULES: Final = re.compile(r"^rules:[ ]*(?:#.*)?\n(?:[ ]*(?:#.*)?\n)*(?=([ ]*)-[ ])", re.MULTILINE)
 _END: Final = {True: re.compile(r"\n(?=[^\s#])"), False: re.compile(r"\n(?=[^\s#-])")}
-"""Where the last entry ends, by whether they are indented."""
+"""The end of the last entry, by whether entries are indented."""
 _UNUSUAL: Final = ("\n---", "\n...", "\n%", "\r", "\x85", "\u2028", "\u2029", "\ufeff")
 """Several documents, other line ends."""
-_ANCHOR: Final = re.compile(r"&(?<=[\s\[{,]&)\w")  # begins with a plain character, which is found quickly
+_ANCHOR: Final = re.compile(r"&(?<=[\s\[{,]&)\w")  # begins with a plain character, which is fast to search
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """A file's text in three."""
+    """The text of a file in three parts."""
 
     head: str
     entries: tuple[str, ...]
@@ -63,7 +63,7 @@ class _Known(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """What a file held, and what it said."""
+    """The text of a file, and what was read from it."""
 
     head: str
     tail: str
@@ -75,7 +75,7 @@ class _File:
     upstreams: tuple[Mention, ...]
     """Of the head and the tail. Routes are named in rules only."""
     beside: Mapping[Path, bytes]
-    """The files that it names, with what they held."""
+    """The files that it names, with their content."""
     by_text: dict[str, _Known]
 
 
@@ -84,7 +84,7 @@ P = TypeVar("P")
 
 
 class Memory:
-    """What the files said when they were last read without a mistake. For one thread at a time."""
+    """What was read from the files when they last had no mistake. For one thread at a time."""
 
     def __init__(self) -> None:
         self._files: dict[tuple[str, str], _File] = {}
@@ -101,16 +101,16 @@ class Memory:
         """The parts of a file.
 
         Args:
-            source: of a file that has just been opened; what is found is noted in it.
-            data: what the file holds.
-            read: how to read all of it.
+            source: of a file that has just been opened; it gets the notes.
+            data: the content of the file.
+            read: reads all of it.
         """
         layout = _layout(data)
         key = (source.file, source.prefix)
         known = self._files.get(key)
         if layout and known and (again := _again(source, layout, known)):
             self._files[key] = again
-            return [replace(again.part, rules=tuple(each.rule for each in again.by_text.values()))]
+            return [replace(again.part, rules=tuple(entry.rule for entry in again.by_text.values()))]
         parts = read(source, data)
         if layout and (file := _known(source, layout, parts)):
             self._files[key] = file
@@ -134,7 +134,7 @@ def _layout(data: bytes) -> _Layout | None:
 
 
 def _known(source: Source, layout: _Layout, parts: Sequence[Any]) -> _File | None:
-    """What is to be remembered of a file that was read in full."""
+    """What to remember of a file that was read in full."""
     if source.problems or len(parts) != 1:
         return None
     rules: tuple[Rule, ...] = parts[0].rules
@@ -146,15 +146,15 @@ def _known(source: Source, layout: _Layout, parts: Sequence[Any]) -> _File | Non
     mentions: list[list[Mention]] = [[] for _ in rules]
     for mention in source.routes:
         mentions[bisect.bisect_right(lines, mention.place.node.line) - 1].append(mention)
-    found = map(_Known, itertools.count(1), lines, counts, rules, map(tuple, mentions))
-    by_text = dict(zip(layout.entries, found, strict=True))
+    entries = map(_Known, itertools.count(1), lines, counts, rules, map(tuple, mentions))
+    by_text = dict(zip(layout.entries, entries, strict=True))
     if len(by_text) != len(rules):
         return None
     return _File(layout.head, layout.tail, start, end, parts[0], tuple(source.upstreams), source.beside, by_text)
 
 
 def _again(source: Source, layout: _Layout, file: _File) -> _File | None:
-    """What a file says after an edit; None: it has to be read in full."""
+    """The parts of a file after an edit; None: it must be read in full."""
     if (file.head, file.tail) != (layout.head, layout.tail) or not _hold(source, file.beside):
         return None
     by_text: dict[str, _Known] = {}
@@ -172,13 +172,13 @@ def _again(source: Source, layout: _Layout, file: _File) -> _File | None:
         line += known.lines
     if layout.tail and line != file.end:
         return None
-    source.routes += (each for known in by_text.values() if known.mentions for each in _noted(known.mentions, source))
+    source.routes += (noted for known in by_text.values() if known.mentions for noted in _noted(known.mentions, source))
     source.upstreams += _noted(file.upstreams, source)
     return replace(file, end=line, by_text=by_text)
 
 
 def _hold(source: Source, beside: Mapping[Path, bytes]) -> bool:
-    """Whether files hold what they held. They are looked at by this load, too."""
+    """Whether files have the same content as before. They are read by this load, too."""
     try:
         return [source.files.read(path) for path in beside] == [*beside.values()]
     except UnreadableError:
@@ -189,7 +189,7 @@ def _moved(known: _Known, number: int, line: int, source: Source) -> _Known | No
     """An entry at another place in the file; None: it must be read again."""
     rule = known.rule
     if number != known.number and rule.name == default_rule_name(source.prefix, known.number):
-        return None  # it may have its name from its place
+        return None  # its name may depend on its place
     down = line - known.line
     position = Position(source.file, rule.position.line + down)
     moved = replace(rule, position=position)
@@ -197,7 +197,7 @@ def _moved(known: _Known, number: int, line: int, source: Source) -> _Known | No
 
 
 def _read_entry(text: str, number: int, line: int, dash: str, source: Source) -> _Known | None:
-    # Empty lines in front have everything say its line in the file.
+    # With empty lines in front, all positions have their line in the file.
     nodes, problems = document.parse(("\n" * (line - 1) + dash + text).encode(), source.file)
     if problems or len(nodes) != 1 or not isinstance(nodes[0], List) or len(nodes[0].items) != 1:
         return None
@@ -209,7 +209,7 @@ def _read_entry(text: str, number: int, line: int, dash: str, source: Source) ->
 
 
 def _noted(mentions: tuple[Mention, ...], source: Source, down: int = 0) -> tuple[Mention, ...]:
-    """The same, noted in this source, and some lines further down."""
+    """The same mentions, for this source, and moved by some lines."""
 
     def place(of: Place) -> Place:
         return replace(of, source=source, node=replace(of.node, line=of.node.line + down))

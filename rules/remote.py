@@ -1,7 +1,7 @@
-"""A page that another service is asked for, as ingress-nginx's `default-backend` is: what it is told, and what of its
-response is sent. Pure; nothing is raised.
+"""A page that another service makes, like the `default-backend` of ingress-nginx: the request for it, and the part of
+its response that is sent. Pure; nothing is raised.
 
-The service gets `GET /` with the headers of `told`. Its response is the page if `refusal` has nothing to say; else the
+The service gets `GET /` with the headers of `told`. Its response is the page if `refusal` returns nothing; else the
 answer is sent as if it had no `page`. The module's core does the same in C (`envoy/module/page.c`).
 """
 
@@ -34,26 +34,26 @@ _OF_ONE_REQUEST: Final = {"x-original-uri": "{{ request.target }}", "x-request-i
 """A page that is kept for others must not depend on these."""
 
 SENT: Final = ("content-type", "content-language")
-"""The headers of the page that are sent; no other is."""
+"""The headers of the page that are sent; all others are dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a service has made."""
+    """A page that a service has made."""
 
     headers: tuple[Header, ...]
-    """Of SENT, in this order."""
+    """Those of SENT, in this order."""
     body: bytes
 
 
 def asks(answer: Answer, status: int, asked: Asked) -> RemotePage | None:
-    """The page that is to be asked for, before an answer is sent: not for a status without content, nor for a client
-    that speaks gRPC. Args as for `answers.reply`."""
+    """The page to ask for before an answer is sent; None for a status without content, and for gRPC clients. Args as
+    for `answers.reply`."""
     return None if answer.status(status) in BODILESS or asked.request.is_grpc else answer.remote
 
 
 def stays(answer: Answer, status: int, asked: Asked) -> bool:
-    """Whether a response is left alone if no page comes, which a client that speaks gRPC never gets. Args as for
+    """Whether a response is left alone if no page comes (gRPC clients never get a page). Args as for
     `answers.reply`."""
     code = answer.status(status)
     says_more = answer.has_content or (answer.grpc is not None and asked.request.is_grpc)
@@ -62,7 +62,7 @@ def stays(answer: Answer, status: int, asked: Asked) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def told(remote: RemotePage) -> tuple[tuple[str, Template], ...]:
-    """The headers of the request, beside `host`. Those whose value turns out empty are not sent."""
+    """The headers of the request, beside `host`. A header whose value becomes empty is not sent."""
     given = {**_TOLD, **({} if remote.cache else _OF_ONE_REQUEST), **dict(remote.headers)}
     return tuple((name, parse_header(value, Escape.HEADER)) for name, value in given.items())
 
@@ -74,7 +74,7 @@ def request(remote: RemotePage, answer: Answer, status: int, asked: Asked, rule:
 
 
 def host(remote: RemotePage) -> str:
-    """The Host that a service is asked with."""
+    """The Host of a request to the service."""
     service = remote.service
     if service is None or not (service.host or service.endpoints):
         return remote.upstream
@@ -82,9 +82,9 @@ def host(remote: RemotePage) -> str:
 
 
 def refusal(code: int, status: int, headers: Mapping[str, str], size: int) -> str:
-    """Why a response is not the page; empty: it is. That has content in plain form, and its status is a success, or the
-    very one that it is about. With that one, it must have a `date`, which Envoy's own words about a dead service do not
-    have. `code` is the status that the page is for, all else is the response's.
+    """Why a response is not the page; empty: it is. A page has content without an encoding, and its status is a success
+    or `code`, the status that the page is for. With `code`, it must have a `date`: Envoy's own response about a dead
+    service has none. The other arguments are the response's.
     """
     if not (200 <= status < 300 or (status == code and "date" in headers)):
         return f"status {status}"
@@ -106,7 +106,7 @@ def with_page(reply: Reply, page: Page) -> Reply:
 
 
 def rule_with_services(rule: Rule, upstreams: Mapping[str, Upstream]) -> Rule:
-    """A rule whose answers know where the services are that they ask."""
+    """A rule whose answers have the upstreams of their services."""
     wanted = dict.fromkeys(answer.remote.upstream for answer in rule.answers if answer.remote)
     services = tuple(upstreams[name] for name in wanted if name in upstreams)
     return _rule_with_services(rule, services) if services else rule
@@ -124,7 +124,7 @@ def _rule_with_services(rule: Rule, services: tuple[Upstream, ...]) -> Rule:
 
 
 def problems(rules: Iterable[Rule], upstreams: Mapping[str, Upstream]) -> Iterator[Problem]:
-    """What is wrong with the services that rules ask."""
+    """Problems of the services that rules ask."""
     unknown = unknown_upstream(upstreams)
     for rule in rules:
         names = dict.fromkeys(

@@ -1,8 +1,8 @@
 """A request as rules see it: after Envoy has normalized it.
 
-`parse` takes what a client sends and does to it what Envoy's connection manager does with the settings of our listeners
+`parse` normalizes a client's request as Envoy's connection manager does with the settings of our listeners
 (`normalize_path`, `merge_slashes`, `path_with_escaped_slashes_action: UNESCAPE_AND_REDIRECT`, `use_remote_address`,
-`strip_trailing_host_dot`), in HTTP/1.1, watched on Envoy 1.40.
+`strip_trailing_host_dot`), in HTTP/1.1, as observed with Envoy 1.40.
 https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto
 """
 
@@ -17,8 +17,7 @@ from typing import Final
 from rejoinder.rules.http import split_port
 from rejoinder.rules.model import Header
 
-# Envoy keeps each of these in one place: sent in several lines, it is one value, joined with commas. Every line of any
-# other header is a value of its own.
+# Envoy joins the lines of these headers with commas into one value. Each line of any other header is a separate value.
 JOINED_HEADERS: Final = frozenset(
     (
         "accept accept-encoding access-control-request-headers access-control-request-method authorization "
@@ -32,10 +31,10 @@ METHOD: Final = re.compile(
     "ACL|BIND|CHECKOUT|COPY|DELETE|GET|HEAD|LINK|LOCK|MERGE|MKACTIVITY|MKCALENDAR|MKCOL|MOVE|MSEARCH|NOTIFY|OPTIONS|PATCH|"
     "POST|PROPFIND|PROPPATCH|PURGE|PUT|REBIND|REPORT|SEARCH|SOURCE|SUBSCRIBE|TRACE|UNBIND|UNLINK|UNLOCK|UNSUBSCRIBE"
 )
-"""All that there are in HTTP/1.1, for Envoy. In HTTP/2 it takes any."""
+"""All methods that Envoy accepts in HTTP/1.1. In HTTP/2 it accepts any."""
 
 PATH_HEADER: Final = "x-rejoinder-path"
-"""A request header with the path without its query, while Envoy picks the route, where that needs it."""
+"""A request header with the path without its query, which exists while Envoy selects the route, if routes need it."""
 
 REMOVED_HEADERS: Final = frozenset(
     (
@@ -48,7 +47,7 @@ REMOVED_HEADERS: Final = frozenset(
         "x-forwarded-client-cert"
     ).split()
 )
-"""What a client cannot send: Envoy takes it away before any rule is asked. (And what `connection` names.)"""
+"""Headers that Envoy removes from a request before any rule is asked. (And those that `connection` names.)"""
 
 MADE_UP: Final = {
     "x-envoy-external-address": "192.0.2.1",
@@ -61,30 +60,30 @@ _HOST: Final = re.compile(r"[A-Za-z0-9\-._~!$%&'()*+,;=:@\[\]]*")
 _NOT_FOR_CONNECTION: Final = frozenset(("host", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"))
 
 _ESCAPED_SLASH = re.compile(r"%(2f|5c)", re.IGNORECASE)
-# Percent-encoded, but in no need of it (RFC 3986, section 2.3): Envoy decodes these and leaves other escapes alone.
+# Percent-encoded without need (RFC 3986, section 2.3): Envoy decodes these and leaves other escapes alone.
 _ESCAPED_UNRESERVED = re.compile(r"%(2[de]|3[0-9]|4[1-9a-f]|5[0-9af]|6[1-9a-f]|7[0-9ae])", re.IGNORECASE)
-# A percent sign that escapes nothing, but would if what follows it were decoded: Envoy escapes the sign itself.
+# A percent sign that escapes nothing, but would do so after decoding what follows: Envoy escapes the sign itself.
 _STRAY_PERCENT = re.compile(r"%(?![0-9a-f]{2})", re.IGNORECASE)
 _MADE_ESCAPE = re.compile(r"\0(?=[0-9a-f]{2})", re.IGNORECASE)
 _UNESCAPED = re.compile(r"""["<>^`{|}]""")
-# A dot segment may have its dots escaped, or parameters behind plain dots (`..;x`): so Envoy's URL library sees it.
+# For Envoy's URL library, a dot segment may have escaped dots, or parameters behind plain dots (`..;x`).
 _DOT_SEGMENT = re.compile(r"(?P<dots>\.{1,2})(;.*)?|(?P<escaped>(\.|%2e){1,2})", re.IGNORECASE)
 _REFUSED = re.compile(r'%00|[^!"$-~]')
 
 
 class RequestError(ValueError):
-    """Envoy answers such a request before any rule is asked; the text says what is wrong with it."""
+    """Envoy refuses the request before any rule is asked; the text says why."""
 
     def __init__(self, text: str, status: int = 400, *, final: bool = False) -> None:
         super().__init__(text)
         self.status = status
         self.final = final
-        """No rule answers in place of Envoy either: that it refuses a path is not."""
+        """No rule can answer in place of Envoy either, because it has refused the path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What rules and routes can match on. Bytes that are no UTF-8 stand in the texts as `surrogateescape` has them."""
+    """What rules and routes can match on. Bytes that are not UTF-8 are in the texts as `surrogateescape` has them."""
 
     method: str
     host: str
@@ -92,24 +91,24 @@ class Request:
     path: str
     """Normalized, without query."""
     query: str | None = None
-    """What stands behind the first `?`, nothing decoded; None: there is no `?`."""
+    """The text behind the first `?`, not decoded; None: there is no `?`."""
     headers: tuple[Header, ...] = ()
-    """Names in lower case; a header that is sent several times stands here several times, save JOINED_HEADERS."""
+    """Names in lower case; a header that is sent several times is here several times, except for JOINED_HEADERS."""
     scheme: str = "http"
     authority: str = ""
-    """The Host header (`:authority`) as it was sent, but for a dot at the end of the name."""
+    """The Host header (`:authority`) as it was sent, without a dot at the end of the name."""
     moved: bool = False
     """The path had escaped slashes: Envoy redirects to the normalized path (307) before any rule is asked."""
     client: str = ""
-    """The client's IP address, as Envoy knows it; empty: nobody has said."""
+    """The client's IP address, as Envoy knows it; empty: not known."""
 
     @property
     def is_grpc(self) -> bool:
-        """Whether its client speaks gRPC, and gets errors of that kind."""
+        """Whether the client speaks gRPC, so that Envoy sends it gRPC errors."""
         return re.match(r"application/grpc($|[+;])", self.joined("content-type") or "") is not None
 
     whole: tuple[Header, ...] = field(default=(), compare=False)
-    """Headers as Envoy has joined their lines, where it tells nothing else, and the lines in `headers` are guessed."""
+    """Headers with lines joined by Envoy, if it sends only these. The lines in `headers` are then guessed."""
 
     def header(self, name: str) -> list[str]:
         """The values of a header by its name in lower case."""
@@ -118,7 +117,7 @@ class Request:
         return [value for other, value in self.headers if other == name]
 
     def joined(self, name: str) -> str | None:
-        """All values of a header in one, as Envoy joins them; None: there is none."""
+        """All values of a header, joined as by Envoy; None: there is none."""
         whole = [value for other, value in self.whole if other == name]
         values = whole or self.header(name)
         return ",".join(values) if values else None
@@ -152,9 +151,9 @@ class Response:
 
     status: int
     headers: tuple[Header, ...] = ()
-    """As in `Request`; each line is a value of its own."""
+    """As in `Request`; each line is a separate value."""
     source: str = UPSTREAM
-    """Who made it: UPSTREAM, or Envoy itself, LOCAL."""
+    """UPSTREAM, or LOCAL, if Envoy made the response."""
 
     def header(self, name: str) -> list[str]:
         """The values of a header by its name in lower case."""
@@ -164,16 +163,16 @@ class Response:
 def parse(
     method: str, authority: str, target: str, headers: tuple[Header, ...] = (), *, scheme: str = "http"
 ) -> Request:
-    """The request that rules see when a client sends this one.
+    """The request that rules see if a client sends this request.
 
     Args:
         method: as sent; case matters.
-        authority: the Host header, with or without a port; of several, all of them, with commas between.
+        authority: the Host header, with or without a port; several are joined with commas.
         target: path and query, as sent.
         headers: names in any case; without Host.
         scheme: `http` or `https`.
     Raises:
-        RequestError: Envoy would not take it.
+        RequestError: Envoy would refuse it.
     """
     if not METHOD.fullmatch(method):
         raise RequestError(f"in HTTP/1.1 Envoy knows no method {method!r}")
@@ -199,7 +198,7 @@ def from_envoy(
     client: str = "",
     whole: tuple[Header, ...] = (),
 ) -> Request:
-    """The request that an Envoy tells of: it has normalized it already. Headers and the rest as in `Request`."""
+    """A request that an Envoy has normalized already. Headers and the rest as in `Request`."""
     path, mark, query = target.partition("?")
     return Request(
         method, host_of(authority), path, query if mark else None, headers, scheme, authority, False, client, whole
@@ -207,7 +206,7 @@ def from_envoy(
 
 
 def of_headers(headers: Iterable[Header], client: str = "") -> Request:
-    """The same, of its headers with the pseudo headers (`:method`, `:authority`, `:path`, `:scheme`)."""
+    """The same, made of headers and pseudo-headers (`:method`, `:authority`, `:path`, `:scheme`)."""
     headers = tuple(headers)
     pseudo = dict(header for header in headers if header[0][:1] == ":")
     method, authority, target = (pseudo.get(name, "") for name in (":method", ":authority", ":path"))
@@ -215,28 +214,28 @@ def of_headers(headers: Iterable[Header], client: str = "") -> Request:
 
 
 def regular(headers: Iterable[Header]) -> tuple[Header, ...]:
-    """Headers without the pseudo headers."""
+    """Headers without the pseudo-headers."""
     return tuple(header for header in headers if header[0][:1] != ":")
 
 
 def _received(headers: tuple[Header, ...], scheme: str, path: str) -> tuple[Header, ...]:
-    """The headers after Envoy has taken away, set and joined some."""
+    """The headers after Envoy has removed, set and joined some."""
     lines = [(name.lower(), value) for name, value in headers]
     by_name = dict(lines)
-    connection = [each.strip().lower() for name, value in lines if name == "connection" for each in value.split(",")]
+    connection = [token.strip().lower() for name, value in lines if name == "connection" for token in value.split(",")]
     upgrade = by_name.get("upgrade", "h2c").lower() if "upgrade" in connection else "h2c"  # which Envoy ignores
     if upgrade not in ("h2c", "websocket"):
         raise RequestError(f"no upgrade but to websocket is taken, got {upgrade!r}", 403)
     away = {*REMOVED_HEADERS, "x-envoy-external-address", "x-forwarded-proto", "x-request-id", "te"}
     if upgrade == "h2c":
-        if refused := [each for each in connection if each in _NOT_FOR_CONNECTION or each.startswith(":")]:
+        if refused := [token for token in connection if token in _NOT_FOR_CONNECTION or token.startswith(":")]:
             raise RequestError(f"the header connection cannot name {refused[0]!r}")
         away |= {"connection", "upgrade", *connection}
     set_by_envoy = {**MADE_UP, "x-forwarded-proto": scheme}
     if PATH_HEADER in by_name:
         away.add(PATH_HEADER)
         set_by_envoy[PATH_HEADER] = path
-    if any(each.strip() == "trailers" for name, value in lines if name == "te" for each in value.split(",")):
+    if any(token.strip() == "trailers" for name, value in lines if name == "te" for token in value.split(",")):
         set_by_envoy["te"] = "trailers"
     return _join([*((name, value) for name, value in lines if name not in away), *set_by_envoy.items()])
 
@@ -255,7 +254,7 @@ def host_of(authority: str) -> str:
 
 
 def normalize_path(path: str) -> tuple[str, bool]:
-    """A path as Envoy hands it to its router, and whether Envoy rather redirects the client to it.
+    """A path as Envoy gives it to its router, and whether Envoy instead redirects the client to it.
 
     >>> normalize_path("/a/./%62//c/../d")
     ('/a/b/d', False)
@@ -276,7 +275,7 @@ def _decode_unreserved(path: str) -> str:
 
 
 def _remove_dot_segments(path: str) -> str:
-    # RFC 3986, section 5.2.4. Slashes are merged only afterwards: `..` takes away an empty segment, too.
+    # RFC 3986, section 5.2.4. Slashes are merged only afterwards: `..` removes an empty segment, too.
     segments: list[str] = []
     parts = path.split("/")[1:]
     for part in parts:
@@ -286,12 +285,12 @@ def _remove_dot_segments(path: str) -> str:
         elif len((dots["dots"] or dots["escaped"]).lower().replace("%2e", ".")) == 2 and segments:
             segments.pop()
     if _DOT_SEGMENT.fullmatch(parts[-1]):
-        segments.append("")  # what is left of `/a/.` is the folder `/a/`
+        segments.append("")  # `/a/.` becomes the folder `/a/`
     return "/" + "/".join(segments)
 
 
 def _merge_slashes(path: str) -> str:
     if "//" not in path:
         return path
-    # Nothing but slashes becomes `//`: Envoy keeps the first and the last one.
+    # A path of slashes alone becomes `//`: Envoy keeps the first and the last one.
     return "/" + "/".join(filter(None, path.split("/"))) + ("/" if path.endswith("/") else "")

@@ -1,7 +1,7 @@
 """The rule file's `Shape`s as one JSON Schema, for editors.
 
-In: nothing. Out: a document that `json` can write. It knows what stands where and how values are written; what takes a
-look at other files, or at other parts of the file, is for `rejoinder check`.
+In: nothing. Out: a document that `json` can write. It describes fields and the form of values. Checks that need
+other files, or other parts of the file, are made by `rejoinder check`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def schema() -> dict[str, Any]:
 
 
 def _plain(value: Any, known: dict[str, Any]) -> Any:
-    """A schema without shapes: each is a reference to what `known` then has."""
+    """A schema in which each shape is replaced by a reference to an entry in `known`."""
     if isinstance(value, Shape):
         if value.name not in known:
             known[value.name] = _object(value, known)

@@ -1,7 +1,7 @@
 """Warnings about rules and routes that can never decide, because earlier ones take all their requests or statuses, or
-because Envoy lets no such request come.
+because Envoy never passes on such a request.
 
-A ruleset goes in, warnings come out. Only what is certain is said: no warning does not mean that there is nothing.
+In: a ruleset. Out: warnings. Only certain cases are reported, so a rule without a warning may still be hidden.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from rejoinder.rules.problem import Problem, Severity
 from rejoinder.rules.request import METHOD, PATH_HEADER, REMOVED_HEADERS
 
 NEVER: Final = "can never decide"
-"""What is said of a rule or route that earlier ones hide, behind its name."""
+"""The message about a rule or route that earlier ones hide, behind its name."""
 
 ALL_STATUSES: Final = frozenset(STATUSES)
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A rule or a route, as far as this file cares."""
+    """What this file needs to know of a rule or route."""
 
     name: str
     position: Position
     scope: Scope
     takes_all: bool
-    """Nothing behind it is asked about a request that fits its scope."""
+    """No later entry is asked about a request that fits its scope."""
     statuses: frozenset[int] = frozenset()
-    """Of a conditional rule: those that it has an answer for."""
+    """The statuses that a conditional rule has an answer for."""
     answers: bool = False
-    """... without asking an upstream."""
+    """The rule answers without asking an upstream."""
     narrowed: bool = False
-    """It is about less than its scope says, and so hides nothing."""
+    """It fits fewer requests than its scope, and so hides nothing."""
 
 
 def shadowed(ruleset: Ruleset) -> list[Problem]:
@@ -55,7 +55,7 @@ def shadowed(ruleset: Ruleset) -> list[Problem]:
     routes = (
         _Entry(route.name, route.position, Scope(domains=route.domains, request=route.request), True)
         for route in ruleset.routes
-        if not route.title  # others stand in the order of a specification, which hides what is meant to be hidden
+        if not route.title  # others are in the order of a specification, which hides them on purpose
     )
     rules = [_of_rule(rule) for rule in ruleset.rules if not rule.observe]
     return [
@@ -79,7 +79,7 @@ def _not_sent(ruleset: Ruleset) -> Iterator[Problem]:
 def _reasons(match: RequestMatch) -> Iterator[str]:
     for name, _ in match.headers:
         if name in REMOVED_HEADERS:
-            yield f'{NEVER}, because Envoy takes the header "{name}" off what clients send'
+            yield f'{NEVER}, because Envoy removes the header "{name}" from requests'
         elif name == PATH_HEADER:
             yield f'the header "{name}" is Rejoinder\'s own: it has the path, where routes need it'
     if match.methods and not any(map(METHOD.fullmatch, match.methods)):
@@ -87,14 +87,14 @@ def _reasons(match: RequestMatch) -> Iterator[str]:
 
 
 def _answered_before(rules: Sequence[_Entry]) -> Iterator[Problem]:
-    """A warning for each rule about statuses whose requests are all answered by a later rule, before there is one."""
+    """A warning for each conditional rule whose requests a later rule all answers without asking an upstream."""
     later = _Earlier()
     for entry in reversed(rules):
         if entry.answers:
             later.add(entry)
             continue
         if entry.takes_all:
-            later = _Earlier()  # what it fits, no later rule answers
+            later = _Earlier()  # no later rule answers the requests that it fits
         if answering := later.first(entry.scope):
             message = (
                 f'rule "{entry.name}": {NEVER} about an upstream\'s status, because rule "{answering.name}" '
@@ -118,7 +118,7 @@ def _warnings(kind: str, entries: Iterable[_Entry]) -> Iterator[Problem]:
     for entry in entries:
         if hiding := earlier.hiding(entry):
             what = "requests" if hiding[0].takes_all else "statuses"
-            those = " and ".join(f'{kind} "{each.name}" ({each.position})' for each in hiding)
+            those = " and ".join(f'{kind} "{entry.name}" ({entry.position})' for entry in hiding)
             verbs = "stands before it and takes" if len(hiding) == 1 else "stand before it and take"
             message = f'{kind} "{entry.name}": {NEVER}, because {those} {verbs} all its {what}'
             yield Problem(entry.position, message, Severity.WARNING)
@@ -128,7 +128,7 @@ def _warnings(kind: str, entries: Iterable[_Entry]) -> Iterator[Problem]:
 
 @dataclass(slots=True)
 class _Earlier:
-    """The entries that came before, found by what a scope must have to cover another: 10,000 rules need an index."""
+    """The earlier entries, indexed by what a scope must have to cover another: 10,000 rules need an index."""
 
     _by_key: dict[tuple[PathMatch, str | None, str], list[_Entry]] = field(default_factory=lambda: defaultdict(list))
     _regexes: dict[PathMatch, None] = field(default_factory=dict)
@@ -144,7 +144,7 @@ class _Earlier:
                 self._by_key[path, route, domain].append(entry)
 
     def hiding(self, entry: _Entry) -> list[_Entry]:
-        """The earlier entries that leave nothing to one, one of them or several together; empty: something is left."""
+        """The earlier entries, one or several, that take everything from an entry; empty: something is left."""
         left, taking = set(entry.statuses), list[_Entry]()
         for other in self._wider(entry.scope):
             if other.takes_all:
@@ -155,11 +155,11 @@ class _Earlier:
         return taking if entry.statuses and not left else []
 
     def first(self, scope: Scope) -> _Entry | None:
-        """Some entry that takes all that is in a scope; None: there is none."""
+        """An entry that takes all requests of a scope; None: there is none."""
         return next(self._wider(scope), None)
 
     def _wider(self, scope: Scope) -> Iterator[_Entry]:
-        # One route and one domain of the scope are enough to find every entry that may cover it; _takes_all tells.
+        # One route and one domain of the scope find every entry that may cover it; _takes_all decides.
         routes = (None, *(scope.routes or ())[:1])
         domains = wider_domains(scope.domains[0] if scope.domains else "*")
         for path in self._wider_paths(scope.request.path):

@@ -1,8 +1,8 @@
-"""What may stand where in a rule file: a `Shape` for each mapping, which its reader and `rejoinder schema` share.
+"""The fields of a rule file: a `Shape` for each mapping, which its reader and `rejoinder schema` share.
 
-In: nothing. Out: values that stand beside the readers of `rule_file`. `Place.fields` lets nothing pass that is not in
-the shape, and notes what is missing, or given together and must not be: readers do not say that again. What a value is
-like is JSON Schema (https://json-schema.org/draft/2020-12), made of the expressions that the readers use.
+In: nothing. Out: values, which are defined beside the readers of `rule_file`. `Place.fields` refuses fields that are
+not in the shape, and notes missing fields and fields that exclude each other, so readers need not. Values are described
+in JSON Schema (https://json-schema.org/draft/2020-12), made of the expressions that the readers use.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 Schema: TypeAlias = "Mapping[str, Any] | Shape"
-"""What a value is like. Within one, a shape may stand wherever JSON Schema has a schema."""
+"""The description of a value. In it, a shape may be used wherever JSON Schema has a schema."""
 
 Table: TypeAlias = Mapping[str, tuple[Schema, str]]
-"""Fields by name: what their values are like, and what they are for, in words."""
+"""Fields by name: the schema of the value, and a description of the field."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a mapping may hold."""
+    """The fields of a mapping."""
 
     name: str
-    """As the schema calls it; unique."""
+    """Its name in the schema; unique."""
     fields: Table
     required: tuple[str, ...] = ()
     some_of: tuple[tuple[str, ...], ...] = ()
@@ -33,13 +33,13 @@ class Shape:
     one_of: tuple[tuple[str, ...], ...] = ()
     """Of each of these groups at most one is given."""
     alone: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
-    """Fields that others have no place beside: why, and which."""
+    """Fields that exclude others: the reason, and the others."""
     needs: Mapping[str, str] = field(default_factory=dict)
-    """Fields that have no place without another one."""
+    """Fields that need another field."""
     sections: tuple[str, ...] = ()
-    """Those that may have nothing behind them, which is as if they were not there."""
+    """Fields that may be empty, which is the same as not given."""
     hints: Mapping[str, str] = field(default_factory=dict)
-    """What to say of fields that are likely to be written here and belong elsewhere."""
+    """Messages about fields that are likely to be written here by mistake."""
 
 
 BOOLEAN: Final[Schema] = {"type": "boolean"}
@@ -50,7 +50,7 @@ DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
 
 
 def like(*patterns: re.Pattern[str] | str) -> Schema:
-    """A text that one of these expressions fits as a whole; they have no flags, and nothing that JavaScript has not."""
+    """A text that one of these expressions fits as a whole; they have no flags, and only features of JavaScript."""
     texts = (pattern if isinstance(pattern, str) else pattern.pattern for pattern in patterns)
     choices = re.sub(r"\(\?P<\w+>", "(", "|".join(texts))
     return {"type": "string", "pattern": f"^(?:{choices})$"}
@@ -67,7 +67,7 @@ def integer(allowed: range) -> Schema:
 
 
 def any_of(*schemas: Schema) -> Schema:
-    """What fits one of these."""
+    """A value that fits one of these."""
     nested = [schema["anyOf"] if isinstance(schema, Mapping) and "anyOf" in schema else (schema,) for schema in schemas]
     return {"anyOf": tuple(itertools.chain.from_iterable(nested))}
 
@@ -78,7 +78,7 @@ def listed(item: Schema, least: int = 0) -> Schema:
 
 
 def one_or_more(item: Schema) -> Schema:
-    """A list that is not empty, or what stands alone in place of a list of one."""
+    """A list that is not empty, or a single value in place of a list of one."""
     return any_of(item, listed(item, 1))
 
 

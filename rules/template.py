@@ -1,11 +1,11 @@
 """Templates: `{{ name }}` and `{{ name | filter }}` in bodies and in the values of headers.
 
 `parse` and `parse_header` make a `Template` of a text when a file is loaded, `fill` makes bytes of it for a response.
-`encode` is what the module's core fills in, byte for byte the same (`envoy/module/template.c`, docs/program.md). Pure.
-Raises `TemplateError`: the author of the text must act.
+`encode` is the form for the module's core, whose results are the same bytes (`envoy/module/template.c`,
+docs/program.md). Pure. Raises `TemplateError`: the author of the text must act.
 
-Values come from strangers. Each is cut, freed of what is no UTF-8, and escaped for where it stands, so that it cannot
-end a text, a string or a header. Two braces themselves are written `{{ "{{" }}`.
+Values come from untrusted clients. Each is cut, made valid UTF-8, and escaped for its context, so that it cannot end a
+text, a string or a header. Two braces themselves are written `{{ "{{" }}`.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from typing import Final
 from rejoinder.rules.fields import closest
 
 LONGEST_VALUE: Final = 8192
-"""In bytes, before it is escaped. Envoy takes headers of 60 kB; nothing that people are shown is as long."""
+"""In bytes, before escaping. Envoy accepts headers of 60 kB; no text for people is as long."""
 
 MAX_VARIABLES: Final = 1000
-"""In a text: of each, whoever asks may make 8 KiB, and Envoy holds all of it at once."""
+"""In a text: a client may make 8 KiB of each, and Envoy holds all of it at once."""
 
 
 class Escape(enum.IntEnum):
-    """What becomes of a value. Numbered as in the bytes of a program."""
+    """How a value is escaped. Numbered as in the bytes of a program."""
 
     RAW = 0
-    """Nothing: for formats that have no markup."""
+    """Not at all: for formats without markup."""
     HTML = 1
     """For text and quoted attributes of HTML and XML; not for scripts, style sheets and attributes without quotes."""
     JSON = 2
@@ -45,7 +45,7 @@ class Escape(enum.IntEnum):
 
 
 class Name(enum.IntEnum):
-    """What can be filled in. Numbered as in the bytes of a program."""
+    """The names of variables. Numbered as in the bytes of a program."""
 
     REQUEST_ID = 1
     REQUEST_METHOD = 2
@@ -66,11 +66,11 @@ class Name(enum.IntEnum):
     REQUEST_TARGET = 17
 
 
-NAMES: Final = {re.sub("^(request|status)_", r"\1.", each.name.lower()): each for each in Name}
+NAMES: Final = {re.sub("^(request|status)_", r"\1.", name.name.lower()): name for name in Name}
 """As they are written: `request.id`. `.NAME` follows those with an argument."""
 
 _WITH_ARGUMENT: Final = re.compile(r"(request\.(?:query|header))(?:\.(.*))?")
-# A token (RFC 9110, section 5.6.2) without `|`, which comes before a filter; and what may stand in a URL.
+# A token (RFC 9110, section 5.6.2) without `|`, which comes before a filter; and the characters of a URL.
 _ARGUMENTS: Final = {
     Name.REQUEST_HEADER: re.compile(r"[!#$%&'*+.^_`~0-9A-Za-z-]+"),
     Name.REQUEST_QUERY: re.compile(r"[!-~]+"),
@@ -78,16 +78,16 @@ _ARGUMENTS: Final = {
 _FILTERS: Final = {"raw": Escape.RAW, "html": Escape.HTML, "json": Escape.JSON, "urlencode": Escape.URL}
 _BRACES: Final = '"{{"'
 _SHOWN: Final = 60
-"""How many characters of what is wrong a message repeats: braces may close a page later."""
+"""How many characters of a mistake a message repeats: braces may close a page later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A place where a value goes."""
+    """A place for a value."""
 
     name: Name
     argument: str
-    """Of a header, in lower case, or of a query parameter, as it stands in the URL; else empty."""
+    """The name of a header, in lower case, or of a query parameter, as in the URL; else empty."""
     escape: Escape
 
 
@@ -96,22 +96,22 @@ class Template:
     """A text with variables."""
 
     pieces: tuple[bytes | Variable, ...]
-    """In order; no bytes are empty, or next to others."""
+    """In order; no bytes are empty, and no two bytes are neighbours."""
 
     @property
     def names(self) -> frozenset[Name]:
-        """What it looks at."""
+        """The variables that it uses."""
         return frozenset(piece.name for piece in self.pieces if isinstance(piece, Variable))
 
     @property
     def headers(self) -> frozenset[str]:
-        """Which of the request's headers it looks at, in lower case."""
+        """The request headers that it uses, in lower case."""
         variables = (piece for piece in self.pieces if isinstance(piece, Variable))
         return frozenset(variable.argument for variable in variables if variable.name is Name.REQUEST_HEADER)
 
 
 class TemplateError(ValueError):
-    """A text that is no template."""
+    """A text that is not a valid template."""
 
     def __init__(self, message: str, offset: int) -> None:
         super().__init__(message)
@@ -122,7 +122,7 @@ class TemplateError(ValueError):
 
 
 def parse(text: str, default: Escape) -> Template:
-    """The template that a body is.
+    """The template of a body.
 
     Args:
         default: for variables without a filter; see `default_escape`.
@@ -156,7 +156,7 @@ def parse(text: str, default: Escape) -> Template:
 
 
 def parse_header(text: str, default: Escape = Escape.HEADER) -> Template:
-    """The template that a header's value is: as `parse`, but no filter leaves control characters; `raw` is HEADER."""
+    """The template of a header's value: as `parse`, but no filter keeps control characters; `raw` is HEADER."""
     pieces = parse(text, default).pieces
     return Template(
         tuple(
@@ -175,10 +175,10 @@ def _variable(inner: str, default: Escape, offset: int) -> Variable:
     if bar and wanted not in _FILTERS:
         raise TemplateError(f'unknown filter "{wanted[:_SHOWN]}": {closest(wanted[:_SHOWN], _FILTERS)}', offset)
     escape = _FILTERS[wanted] if bar else default
-    if found := _WITH_ARGUMENT.fullmatch(spelled):
-        name, argument = NAMES[found[1]], found[2] or ""
+    if match := _WITH_ARGUMENT.fullmatch(spelled):
+        name, argument = NAMES[match[1]], match[2] or ""
         if not _ARGUMENTS[name].fullmatch(argument):
-            raise TemplateError(f'expected a name behind "{found[1]}.", got "{argument[:_SHOWN]}"', offset)
+            raise TemplateError(f'expected a name behind "{match[1]}.", got "{argument[:_SHOWN]}"', offset)
         return Variable(name, argument.lower() if name is Name.REQUEST_HEADER else argument, escape)
     if spelled in NAMES:
         return Variable(NAMES[spelled], "", escape)
@@ -186,7 +186,7 @@ def _variable(inner: str, default: Escape, offset: int) -> Variable:
 
 
 def default_escape(content_type: str) -> Escape:
-    """How variables in a body of this type are escaped. What is no media type is escaped as HTML: browsers guess.
+    """How variables in a body of this type are escaped. An invalid media type is escaped as HTML: browsers guess.
 
     >>> default_escape("application/problem+json; charset=utf-8")
     <Escape.JSON: 2>
@@ -202,10 +202,10 @@ _OF_SUBTYPES: Final = {
 
 _CONTROLS: Final = (*range(0x20), 0x7F)
 _REPLACED: Final = "\N{REPLACEMENT CHARACTER}"
-# XML 1.0 has no control characters but these three; as references, they cannot end a header either.
+# XML 1.0 has only these three control characters; as references, they cannot end a header either.
 _HTML: Final = {
     **dict.fromkeys((*_CONTROLS, 0xFFFE, 0xFFFF), _REPLACED),
-    **{ord(each): f"&#{ord(each)};" for each in "\t\n\r'"},
+    **{ord(char): f"&#{ord(char)};" for char in "\t\n\r'"},
     **{ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord('"'): "&quot;"},
 }
 _JSON: Final = {code: f"\\u{code:04x}" for code in (*_CONTROLS, *map(ord, "\"'\\<>&\u2028\u2029"))}
@@ -216,8 +216,8 @@ def fill(template: Template, value: Callable[[Variable], str]) -> bytes:
     """The text with values in it.
 
     Args:
-        value: what goes into a place; bytes that are no UTF-8 as `surrogateescape` has them. They become U+FFFD, save
-            in a URL. Of a value of more than LONGEST_VALUE bytes, the rest is dropped.
+        value: the value of a variable; bytes that are not UTF-8 as `surrogateescape` has them. They become U+FFFD,
+            except in a URL. A value is cut after LONGEST_VALUE bytes.
     """
     return b"".join(_filled(piece, value(piece)) if isinstance(piece, Variable) else piece for piece in template.pieces)
 
@@ -232,7 +232,7 @@ def _filled(variable: Variable, value: str) -> bytes:
 def _cut(data: bytes) -> bytes:
     if len(data) <= LONGEST_VALUE:
         return data
-    # At the beginning of a character, where there is one: none has more than four bytes.
+    # At the beginning of a character, if there is one: none has more than four bytes.
     return next(
         (data[:end] for end in range(LONGEST_VALUE, LONGEST_VALUE - 4, -1) if data[end] & 0xC0 != 0x80),
         data[:LONGEST_VALUE],
@@ -240,7 +240,7 @@ def _cut(data: bytes) -> bytes:
 
 
 def encode(template: Template, shared: Mapping[bytes, bytes] = MappingProxyType({})) -> bytes:
-    """The template as docs/program.md has it; `shared`: the ids of texts that are bodies of their own."""
+    """The template in the form of docs/program.md; `shared`: the ids of texts that are stored as bodies."""
     return struct.pack("<I", len(template.pieces)) + b"".join(_encoded(piece, shared) for piece in template.pieces)
 
 
@@ -262,7 +262,7 @@ def reason(status: int) -> str:
     return _REASONS.get(status, "")
 
 
-# https://www.iana.org/assignments/http-status-codes/ - where it matters, Python's own depend on its version.
+# https://www.iana.org/assignments/http-status-codes/ - those of Python depend on its version.
 _REASONS: Final = {status.value: status.phrase for status in http.HTTPStatus if status >= 200 and status != 418} | {
     305: "Use Proxy",
     413: "Content Too Large",

@@ -1,10 +1,10 @@
 """Noticing that rule files have changed.
 
-In: what was loaded, and how to load it again. Out: what is loaded after each change. This is a loop and does I/O.
-Whether something has changed is decided by comparing what the files hold with what was read (`Loaded.fingerprints`),
-never by what the operating system reports. Its reports only say when to look: a change between load and watch is seen
-at once, and a touched file whose content is the same is no change. What it does not report (on some network file
-systems, or when nothing is left to watch with) is found by looking every now and then.
+In: the result of a load, and a function that loads again. Out: the result after each change. This is a loop and does
+I/O. Changes are found by comparing the files with what was read (`Loaded.fingerprints`), never by reports of the
+operating system, which only say when to look. So a change between load and watch is seen at once, and a touched file
+with the same content is no change. Changes without a report (on some network file systems, or when the limits of
+inotify are reached) are found by looking regularly.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from rejoinder.rules.inotify import Wanted, reports
 _LOG: Final = logging.getLogger("rejoinder.watch")
 
 QUIET_SECONDS: Final = 0.05
-"""How long nothing may happen until a burst of changes counts as one: editors and `kubectl` take several steps."""
+"""A burst of changes ends after this time without a change: editors and `kubectl` take several steps."""
 
 LONGEST_BURST_SECONDS: Final = 0.5
-"""A burst that does not end is looked at after this time: a file that is written all the time must not hold a change
-back."""
+"""After this time, changes are looked at although the burst goes on: a file that is written all the time must not
+delay them."""
 
 LOOK_SECONDS: Final = 5.0
 """How often to look although nothing was reported."""
 
 UNWATCHED_SECONDS: Final = 1.0
-"""How often to look where the operating system cannot watch (no inotify instances or file descriptors left)."""
+"""How often to look if the operating system cannot watch (no inotify instances or file descriptors left)."""
 
 MAX_LINKS: Final = 40
 """Symbolic links followed for one path, as many as Linux follows: a loop of them has no end."""
 
 
 class Read(Protocol):
-    """What was read: a `Loaded`, or what was made of one."""
+    """A `Loaded`, or a result made of one."""
 
     @property
     def fingerprints(self) -> Mapping[Path, Fingerprint]: ...
@@ -52,17 +52,17 @@ R = TypeVar("R", bound=Read)
 
 
 async def changes(loaded: R, reload: Callable[[], R]) -> AsyncGenerator[R, None]:
-    """Load again whenever the files that were read change, and yield what is loaded then, with or without errors.
+    """Load again whenever the files change, and yield the result, with or without errors.
 
         async for loaded in changes(loaded, lambda: load(sources)):
             ...
 
-    Edits in place, renames over a file, swapped symbolic links, and files that appear or vanish are noticed, and so
-    are changes made before this is called or while the caller is busy. To stop, leave the loop or cancel the task.
-    Trouble with watching is logged, and never ends it.
+    This notices edits in place, renames over a file, swapped symbolic links, and files that appear or vanish; also
+    changes before the call or while the caller is busy. To stop, leave the loop or cancel the task. Trouble with
+    watching is logged, and never ends it.
 
     Args:
-        loaded: the load before; what it read is watched, and after a change what that load read, and so on.
+        loaded: the last load; its files are watched, and after a change those of the new load, and so on.
         reload: called in a thread, and again a second later if it raises.
     """
     watch = _Watch()
@@ -70,7 +70,7 @@ async def changes(loaded: R, reload: Callable[[], R]) -> AsyncGenerator[R, None]
         await watch.until_changed(loaded)
         try:
             loaded = await asyncio.to_thread(reload)
-        except Exception as error:  # no threads left, or what `reload` has not thought of
+        except Exception as error:  # no threads left, or a bug in `reload`
             await watch.trouble("cannot load again", error)
         else:
             yield loaded
@@ -79,14 +79,14 @@ async def changes(loaded: R, reload: Callable[[], R]) -> AsyncGenerator[R, None]
 class _Watch:
     def __init__(self) -> None:
         self._said: set[str] = set()
-        """What was logged: each trouble once, for it comes every second."""
+        """Trouble that was logged already: it may come every second."""
 
     async def until_changed(self, loaded: Read) -> None:
         while True:
             try:
                 if await self._changed(loaded):
                     return
-            except Exception as error:  # no threads left, a bug: whatever it is, the next look may be better
+            except Exception as error:  # no threads left, or a bug: the next look may succeed
                 await self.trouble("cannot look for changes", error)
 
     async def trouble(self, what: str, error: Exception) -> None:
@@ -140,9 +140,9 @@ _SUFFIXES: Final = tuple(map(os.fsencode, SUFFIXES))
 
 
 def _folders(paths: Iterable[Path]) -> dict[str, Wanted | None]:
-    """What to watch: where a change can make a path lead to something else. A folder on the way counts only as a whole:
-    it can but be renamed or removed. A name in it counts where that is a link, which may be swapped, or a file, or is
-    missing and may appear; in a folder of rule files, so does every name of one."""
+    """The folders to watch: where a change can make a path lead to something else. A folder on the way counts as a
+    whole: it can only be renamed or removed. A name in it counts if it is a link, which may be swapped, a file, or
+    missing, so that it may appear. In a folder of rule files, every name of a rule file counts."""
     on_the_way: set[str] = set()
     named: dict[str, set[bytes]] = defaultdict(set)
     ends = {_follow(path, on_the_way, named) for path in paths}
@@ -155,7 +155,7 @@ def _counts(names: set[bytes], all_rule_files: bool, name: bytes) -> bool:
     return name in names or (all_rule_files and name.endswith(_SUFFIXES))
 
 
-# Notes every step from the root to where an absolute path leads in the end, which is returned.
+# Notes every step from the root to the end of an absolute path, links resolved. Returns that end.
 def _follow(path: Path, on_the_way: set[str], named: dict[str, set[bytes]]) -> str:
     at, ahead, links = "/", list(reversed(path.parts[1:])), 0
     while ahead and links <= MAX_LINKS:
@@ -163,7 +163,7 @@ def _follow(path: Path, on_the_way: set[str], named: dict[str, set[bytes]]) -> s
         step = os.path.join(at, part)
         try:
             target = os.readlink(step)
-        except (OSError, ValueError):  # no link; or not there, or not even a path
+        except (OSError, ValueError):  # not a link, missing, or not a path
             if os.path.isdir(step):
                 on_the_way.add(step)
             else:

@@ -51,7 +51,7 @@ class Mount:
         data.mkdir()
         for path, content in zip((self.certificate, self.key), authority.sign(self.folder.name), strict=True):
             (data / path.name).write_bytes(content.read_bytes())
-        (data / self.ca.name).write_text("".join(each.certificate.read_text() for each in trusted))
+        (data / self.ca.name).write_text("".join(authority.certificate.read_text() for authority in trusted))
         link = self.folder / "..data_tmp"
         link.symlink_to(data.name)
         link.rename(self.folder / "..data")

@@ -44,5 +44,5 @@ def faults(page: Page) -> list[Any]:
     page.evaluate(AXE.read_text("utf-8"))
     result = page.evaluate("axe.run({resultTypes: ['violations', 'incomplete']})")
     # What axe could not decide is a contrast over something that it cannot see through: there must be none.
-    found = [*result["violations"], *(each for each in result["incomplete"] if each["id"] == "color-contrast")]
-    return [(each["id"], node["html"], node["failureSummary"]) for each in found for node in each["nodes"]]
+    violations = [*result["violations"], *(rule for rule in result["incomplete"] if rule["id"] == "color-contrast")]
+    return [(rule["id"], node["html"], node["failureSummary"]) for rule in violations for node in rule["nodes"]]

@@ -47,13 +47,13 @@ def loaded(tmp_path: Path, text: str, **upstreams: str) -> Loaded:
     return load([path], upstreams=upstreams)
 
 
-def complaints(found: Loaded) -> list[str]:
-    return [str(complaint).partition("case.yaml:")[2] for complaint in found.complaints]
+def complaints(result: Loaded) -> list[str]:
+    return [str(complaint).partition("case.yaml:")[2] for complaint in result.complaints]
 
 
-def routes(found: Loaded) -> list[Route]:
-    assert found.ruleset is not None, found.problems
-    return list(found.ruleset.routes)
+def routes(result: Loaded) -> list[Route]:
+    assert result.ruleset is not None, result.problems
+    return list(result.ruleset.routes)
 
 
 def wasm_plugin(spec: str) -> str:

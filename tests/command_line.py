@@ -117,9 +117,9 @@ class Command:
     def addresses(self, number: int = 1) -> list[tuple[str, int]]:
         """Where it says that it listens, once it does."""
         wait_for(lambda: len(self.out) >= number or self.process.poll() is not None)
-        found = [re.fullmatch(r"listening on http://(.*):(\d+)\n", line) for line in self.out]
-        assert len(found) == number, (self.out, self.err)
-        return [(match[1], int(match[2])) for match in found if match]
+        matches = [re.fullmatch(r"listening on http://(.*):(\d+)\n", line) for line in self.out]
+        assert len(matches) == number, (self.out, self.err)
+        return [(match[1], int(match[2])) for match in matches if match]
 
 
 wait_for = functools.partial(gateway.wait_for, failures=(OSError, http.client.HTTPException))

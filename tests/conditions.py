@@ -41,6 +41,6 @@ def loaded(tmp_path: Path, text: str) -> Loaded:
     return load([path])
 
 
-def wrong(found: Loaded) -> list[str]:
+def wrong(result: Loaded) -> list[str]:
     """What is wrong, without the file."""
-    return [str(problem).partition("manifests.yaml:")[2] for problem in found.complaints]
+    return [str(problem).partition("manifests.yaml:")[2] for problem in result.complaints]

@@ -138,10 +138,10 @@ def test(name: str, kind: int, value: str) -> bytes:
 
 
 def network(cidr: str) -> bytes:
-    found = ipaddress.ip_network(cidr)
-    packed = found.network_address.packed
+    parsed = ipaddress.ip_network(cidr)
+    packed = parsed.network_address.packed
     mapped = b"" if len(packed) == 16 else bytes(10) + b"\xff\xff"
-    return bytes((found.prefixlen + 8 * len(mapped),)) + mapped + packed
+    return bytes((parsed.prefixlen + 8 * len(mapped),)) + mapped + packed
 
 
 def scope(

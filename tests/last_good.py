@@ -101,6 +101,6 @@ def said(process: subprocess.Popen[str], text: str) -> None:
 
 def address_of(process: subprocess.Popen[str]) -> tuple[str, int]:
     assert process.stdout is not None
-    found = re.fullmatch(r"listening on http://(.*):(\d+)\n", process.stdout.readline())
-    assert found
-    return found[1], int(found[2])
+    match = re.fullmatch(r"listening on http://(.*):(\d+)\n", process.stdout.readline())
+    assert match
+    return match[1], int(match[2])

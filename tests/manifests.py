@@ -61,8 +61,8 @@ class EchoBackend:
                 seen = {"method": self.command, "path": self.path, "headers": headers}
                 body = json.dumps({**seen, "namespace": namespace, "backend": service}).encode()
                 self.send_response(int(self.headers.get("x-status", "200")))
-                for each in self.headers.get("x-echo-set-header", "").split(","):
-                    name, colon, value = each.partition(":")
+                for pair in self.headers.get("x-echo-set-header", "").split(","):
+                    name, colon, value = pair.partition(":")
                     if colon:
                         self.send_header(name.strip(), value.strip())
                 self.send_header("content-type", "application/json")

@@ -95,7 +95,7 @@ def main(words: list[str]) -> int:
             survivors = [where for where, text in simple(PROJECT / file) if not noticed(checkout, file, text, tests)]
         else:
             survivors = [
-                f"{each.file}: {each.old!r} -> {each.new!r}" for each in MUTATIONS if not _noticed(checkout, each)
+                f"{made.file}: {made.old!r} -> {made.new!r}" for made in MUTATIONS if not _noticed(checkout, made)
             ]
     print(*survivors, sep="\n")
     print(f"{len(survivors)} not noticed")
@@ -145,7 +145,7 @@ def simple(file: Path) -> Iterator[tuple[str, str]]:
         change = _change(node)
         if change is not None:
             changed = copy.deepcopy(tree)
-            there = next(each for number, each in enumerate(ast.walk(changed)) if number == at)
+            there = next(node for number, node in enumerate(ast.walk(changed)) if number == at)
             change(there)
             yield (
                 f"{file.name}:{getattr(node, 'lineno', 0)}: {ast.unparse(node)} -> {ast.unparse(there)}",

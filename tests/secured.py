@@ -115,10 +115,10 @@ class Secured:
 
     def shown(self, context: ssl.SSLContext, *addresses: Tcp) -> set[bytes | None]:
         """The certificates that a service shows."""
-        found = set()
+        certificates = set()
         for address in addresses or (self.xds, self.ext_proc, self.admin):
             with socket.create_connection(address, SECONDS) as plain:
                 context.set_alpn_protocols(["http/1.1" if address is self.admin else "h2"])
                 with context.wrap_socket(plain, server_hostname="localhost") as secured:
-                    found.add(secured.getpeercert(binary_form=True))
-        return found
+                    certificates.add(secured.getpeercert(binary_form=True))
+        return certificates

@@ -17,9 +17,9 @@ from rejoinder.rules.model import Answer, Endpoint, Forward, Redirect, Upstream,
 
 def test_f01_an_answer_whose_body_is_not_read_is_not_given(tmp_path: Path) -> None:
     text = GATEWAY.replace('body: "closed"', 'bodyFormat: {text: "asked for %REQ(:path)%"}')
-    found = loaded(tmp_path, text + http_route(f"  rules: [{{filters: [{CLOSED}]}}]"))
-    assert any("Accepted=False (Invalid): spec: bodyFormat is not supported" in each for each in complaints(found))
-    (route,) = routes(found)
+    result = loaded(tmp_path, text + http_route(f"  rules: [{{filters: [{CLOSED}]}}]"))
+    assert any("Accepted=False (Invalid): spec: bodyFormat is not supported" in text for text in complaints(result))
+    (route,) = routes(result)
     assert isinstance(route.action, Answer)
     assert route.action.status_code == 500
 
@@ -42,9 +42,9 @@ UNKNOWN = [
 @pytest.mark.parametrize(("spec", "field", "status"), UNKNOWN)
 def test_f02_a_field_that_is_not_known_is_named(tmp_path: Path, spec: str, field: str, status: int | None) -> None:
     """What the rule would do without it is not done: it answers 500; without its hosts, a route has no requests."""
-    found = loaded(tmp_path, GATEWAY + http_route(spec))
-    assert any(f'unknown field "{field}"' in each for each in complaints(found))
-    answers = [route.action for route in routes(found)]
+    result = loaded(tmp_path, GATEWAY + http_route(spec))
+    assert any(f'unknown field "{field}"' in complaint for complaint in complaints(result))
+    answers = [route.action for route in routes(result)]
     assert [answer.status_code for answer in answers if isinstance(answer, Answer)] == (
         [] if status is None else [status]
     )
@@ -54,8 +54,8 @@ def test_f02_a_field_that_is_not_known_is_named(tmp_path: Path, spec: str, field
 @pytest.mark.parametrize("beside", [CLOSED, "{type: RequestRedirect, requestRedirect: {hostname: other.test}}"])
 def test_f08_cors_beside_an_answer_is_refused(tmp_path: Path, beside: str) -> None:
     cors = '{type: CORS, cors: {allowOrigins: ["https://app.test"]}}'
-    found = loaded(tmp_path, GATEWAY + http_route(f"  rules: [{{filters: [{cors}, {beside}]}}]"))
-    assert "CORS has no effect where the gateway answers or redirects by itself" in complaints(found)[0]
+    result = loaded(tmp_path, GATEWAY + http_route(f"  rules: [{{filters: [{cors}, {beside}]}}]"))
+    assert "CORS has no effect where the gateway answers or redirects by itself" in complaints(result)[0]
 
 
 REDIRECT = "  rules: [{filters: [{type: RequestRedirect, requestRedirect: {hostname: other.test}}]}]"
@@ -63,61 +63,61 @@ REDIRECT = "  rules: [{filters: [{type: RequestRedirect, requestRedirect: {hostn
 
 def test_f10_an_annotation_says_the_status_of_redirects(tmp_path: Path) -> None:
     metadata = 'name: r, namespace: demo, annotations: {kgateway.dev/http-redirect-status-code: "307"}'
-    found = loaded(tmp_path, GATEWAY + http_route(REDIRECT, metadata))
-    (route,) = routes(found)
+    result = loaded(tmp_path, GATEWAY + http_route(REDIRECT, metadata))
+    (route,) = routes(result)
     assert isinstance(route.action, Redirect)
     assert route.action.status_code == 307
-    assert complaints(found) == []
+    assert complaints(result) == []
 
 
 @pytest.mark.parametrize("name", ["kgateway.dev/something", "nginx.ingress.kubernetes.io/rewrite-target"])
 def test_f10_an_annotation_that_is_not_read_is_named(tmp_path: Path, name: str) -> None:
     metadata = f'name: r, namespace: demo, annotations: {{{name}: "x"}}'
-    found = loaded(tmp_path, GATEWAY + http_route(REDIRECT, metadata))
-    assert any(f"HTTPRoute demo/r: annotations have no effect here: {name}" in it for it in complaints(found))
+    result = loaded(tmp_path, GATEWAY + http_route(REDIRECT, metadata))
+    assert any(f"HTTPRoute demo/r: annotations have no effect here: {name}" in it for it in complaints(result))
 
 
 def test_h02_a_key_that_the_plug_in_does_not_know_is_ignored(tmp_path: Path) -> None:
     spec = "  matchRules: [{domain: [a.test], config: {status_code: 503, body: closed, note: why}}]"
-    found = loaded(tmp_path, wasm_plugin(spec))
-    (complaint,) = complaints(found)
+    result = loaded(tmp_path, wasm_plugin(spec))
+    (complaint,) = complaints(result)
     assert 'WasmPlugin higress-system/custom-response: spec.matchRules[0].config: the field "note"' in complaint
-    assert found.ruleset is not None
-    assert [rule.answers[0].body for rule in found.ruleset.rules] == [b"closed"]
+    assert result.ruleset is not None
+    assert [rule.answers[0].body for rule in result.ruleset.rules] == [b"closed"]
 
 
 def test_h02_within_the_answers_of_a_list_too(tmp_path: Path) -> None:
     spec = "  defaultConfig: {rules: [{enable_on_status: [503], body: busy, bodi: x}]}"
-    found = loaded(tmp_path, wasm_plugin(spec))
-    assert 'the field "bodi" is ignored, did you mean "body"?' in complaints(found)[0]
-    assert found.ruleset is not None
-    assert len(found.ruleset.rules) == 1
+    result = loaded(tmp_path, wasm_plugin(spec))
+    assert 'the field "bodi" is ignored, did you mean "body"?' in complaints(result)[0]
+    assert result.ruleset is not None
+    assert len(result.ruleset.rules) == 1
 
 
 def test_h09_the_configuration_in_pluginconfig_is_the_one(tmp_path: Path) -> None:
     spec = """  pluginConfig: {status_code: 503, body: closed, _rules_: [{_match_domain_: [foo.test], body: foo}]}
   defaultConfig: {body: other}"""
-    found = loaded(tmp_path, wasm_plugin(spec))
-    assert found.ruleset is not None
-    assert [rule.answers[0].body for rule in found.ruleset.rules] == [b"foo", b"closed"]
-    assert "spec.defaultConfig: has no effect beside pluginConfig" in complaints(found)[0]
+    result = loaded(tmp_path, wasm_plugin(spec))
+    assert result.ruleset is not None
+    assert [rule.answers[0].body for rule in result.ruleset.rules] == [b"foo", b"closed"]
+    assert "spec.defaultConfig: has no effect beside pluginConfig" in complaints(result)[0]
 
 
 @pytest.mark.parametrize("rules", ["{enable_on_status: [503], body: busy}", "[{name: a, body: busy, match: {}}]", "7"])
 @pytest.mark.parametrize("field", ["defaultConfig", "pluginConfig"])
 def test_h10_rules_that_are_no_answers_are_no_configuration(tmp_path: Path, field: str, rules: str) -> None:
-    found = loaded(tmp_path, wasm_plugin(f"  {field}: {{rules: {rules}}}"))
-    assert found.ruleset is not None
-    assert complaints(found) if "name" in rules else "expected a list" in complaints(found)[0]
+    result = loaded(tmp_path, wasm_plugin(f"  {field}: {{rules: {rules}}}"))
+    assert result.ruleset is not None
+    assert complaints(result) if "name" in rules else "expected a list" in complaints(result)[0]
 
 
 def test_h18_an_empty_list_is_no_condition(tmp_path: Path) -> None:
     spec = "  matchRules: [{domain: [a.test], ingress: [], service: [], config: {status_code: 503, body: closed}}]"
-    found = loaded(tmp_path, wasm_plugin(spec))
-    assert found.ruleset is not None
-    (rule,) = found.ruleset.rules
+    result = loaded(tmp_path, wasm_plugin(spec))
+    assert result.ruleset is not None
+    (rule,) = result.ruleset.rules
     assert (rule.scope.domains, rule.scope.routes) == (("a.test",), None)
-    assert complaints(found) == []
+    assert complaints(result) == []
 
 
 SKIPPED = """
@@ -133,8 +133,8 @@ spec: {url: "oci://example.com/cors:1"}
 
 
 def test_a_file_of_kinds_that_are_not_read_is_not_fine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = loaded(tmp_path, SKIPPED)
-    assert found.ruleset is None
+    result = loaded(tmp_path, SKIPPED)
+    assert result.ruleset is None
     assert main(["check", str(tmp_path)]) == 1
     said = capsys.readouterr()
     assert "nothing was loaded: no object here is of a kind that is read" in said.out
@@ -148,7 +148,7 @@ UPSTREAM = "upstreams: {{app: {{urls: 'http://127.0.0.1:1', {0}}}}}"
 MISTAKES = [
     (ROUTE, "upstream: app, timeout: 15", "timeout: expected a duration"),
     (ROUTE, "upstream: app, timeout: 87660001h", "timeout: expected a duration of at most 8760h"),
-    (ROUTE, "respond: {body: a}, timeout: 1s", "timeout: has no place without upstream"),
+    (ROUTE, "respond: {body: a}, timeout: 1s", "timeout: is not allowed without upstream"),
     (ROUTE, "upstream: app, retries: {attempts: 0}", "retries.attempts: expected a number of attempts from 1 to 10"),
     (ROUTE, "upstream: app, retries: {attempts: 1, on: [never]}", "retries.on[0]: expected a status, a pattern"),
     (ROUTE, "upstream: app, upgrades: [CONNECT]", "upgrades[0]: expected a protocol such as websocket"),
@@ -165,8 +165,8 @@ MISTAKES = [
 def test_a_field_of_a_route_or_upstream_that_cannot_be_used_is_an_error(
     tmp_path: Path, form: str, fields: str, message: str
 ) -> None:
-    found = loaded(tmp_path, form.format(fields))
-    (complaint,) = complaints(found)
+    result = loaded(tmp_path, form.format(fields))
+    (complaint,) = complaints(result)
     assert message in complaint
 
 
@@ -186,9 +186,9 @@ def test_h01_a_route_of_the_console_goes_to_its_destination(
         "higress-system/r", host="a.test", backend=BRIDGE, annotations=f'higress.io/destination: "{destination}"'
     )
     given = {"shop/web:8080": "http://127.0.0.1:1", "legacy": "http://127.0.0.1:2"}
-    found = loaded(tmp_path, text, **given)
-    assert complaints(found) == []
-    (route,) = routes(found)
+    result = loaded(tmp_path, text, **given)
+    assert complaints(result) == []
+    (route,) = routes(result)
     assert isinstance(route.action, Forward)
     assert route.action.upstreams == upstreams
     missing = loaded(tmp_path, text)
@@ -221,10 +221,10 @@ spec:
 def test_h01_a_registry_says_where_its_service_is(tmp_path: Path, destination: str, upstream: Upstream) -> None:
     annotation = f'higress.io/destination: "{destination}"'
     text = REGISTRIES + ingress("higress-system/r", host="a.test", backend=BRIDGE, annotations=annotation)
-    found = loaded(tmp_path, text)
-    assert complaints(found) == []
-    assert found.ruleset is not None
-    assert found.ruleset.upstreams == (upstream,)
+    result = loaded(tmp_path, text)
+    assert complaints(result) == []
+    assert result.ruleset is not None
+    assert result.ruleset.upstreams == (upstream,)
     (given,) = loaded(tmp_path, text, **{upstream.name: "http://127.0.0.1:1"}).ruleset.upstreams  # type: ignore[union-attr]
     assert given.endpoints == (Endpoint("127.0.0.1", 1),), "the command line comes first"
     elsewhere = loaded(tmp_path, text.replace("name: default, namespace: higress-system", "name: default"))
@@ -255,11 +255,11 @@ def test_h07_a_name_without_namespace_is_in_that_of_the_plug_in(
     )
     plugin = wasm_plugin(f"  matchRules: [{{ingress: [{named}], config: {{status_code: 503, body: maintenance}}}}]")
     given = {f"{namespace}/web:80": "http://127.0.0.1:1" for namespace in ("team-a", "higress-system")}
-    found = loaded(tmp_path, f"{text}---{plugin}", **given)
-    assert found.ruleset is not None
-    assert [list(rule.scope.routes or ()) for rule in found.ruleset.rules] == ([] if scope is None else [scope])
+    result = loaded(tmp_path, f"{text}---{plugin}", **given)
+    assert result.ruleset is not None
+    assert [list(rule.scope.routes or ()) for rule in result.ruleset.rules] == ([] if scope is None else [scope])
     if scope is None:
-        assert 'called "other": did you mean "team-a/other"?' in complaints(found)[0]
+        assert 'called "other": did you mean "team-a/other"?' in complaints(result)[0]
 
 
 @pytest.mark.parametrize("prefix", ["nginx.ingress.kubernetes.io", "higress.io", "mse.ingress.kubernetes.io"])
@@ -268,18 +268,18 @@ def test_h08_a_canary_is_left_out(tmp_path: Path, prefix: str) -> None:
     text = ingress("default/a-canary", host="a.test", backend=service("canary"), annotations=canary)
     text += ingress("default/main", host="a.test", backend=service("stable"))
     given = {f"default/{name}:80": "http://127.0.0.1:1" for name in ("canary", "stable")}
-    found = loaded(tmp_path, text, **given)
-    assert [route.action for route in routes(found)] == [Forward("default/stable:80")]
-    assert f"Ingress default/a-canary is left out: {prefix}/canary is not supported" in complaints(found)[0]
+    result = loaded(tmp_path, text, **given)
+    assert [route.action for route in routes(result)] == [Forward("default/stable:80")]
+    assert f"Ingress default/a-canary is left out: {prefix}/canary is not supported" in complaints(result)[0]
 
 
 @pytest.mark.parametrize("path", ["/foo/[A-Z0-9]{3}", "/api/.*"])
 def test_h14_a_regular_expression_is_no_path(tmp_path: Path, path: str) -> None:
     regex = 'nginx.ingress.kubernetes.io/use-regex: "true"'
     text = ingress("default/a", host="a.test", backend=service("web"), annotations=regex, path=path)
-    found = loaded(tmp_path, text, **{"default/web:80": "http://127.0.0.1:1"})
-    assert "a regular expression (nginx.ingress.kubernetes.io/use-regex) is not supported" in complaints(found)[0]
-    assert isinstance(routes(found)[0].action, Answer)
+    result = loaded(tmp_path, text, **{"default/web:80": "http://127.0.0.1:1"})
+    assert "a regular expression (nginx.ingress.kubernetes.io/use-regex) is not supported" in complaints(result)[0]
+    assert isinstance(routes(result)[0].action, Answer)
 
 
 @pytest.mark.parametrize(
@@ -292,31 +292,31 @@ def test_h14_a_regular_expression_is_no_path(tmp_path: Path, path: str) -> None:
     ],
 )
 def test_a_pattern_has_an_x_at_any_place(tmp_path: Path, pattern: str, statuses: list[int]) -> None:
-    found = loaded(tmp_path, f"rules: [{{enable_on_status: [{pattern}], body: a}}]")
-    assert found.ruleset is not None
-    assert list(claims(found.ruleset.rules[0]).named) == statuses
+    result = loaded(tmp_path, f"rules: [{{enable_on_status: [{pattern}], body: a}}]")
+    assert result.ruleset is not None
+    assert list(claims(result.ruleset.rules[0]).named) == statuses
 
 
 def test_an_exact_status_comes_before_two_digits_and_those_before_one(tmp_path: Path) -> None:
-    answers = ", ".join(f"{{enable_on_status: [{each}], body: '{each}'}}" for each in ("xx4", "4x4", "404"))
-    found = loaded(tmp_path, f"rules: [{{name: a, rules: [{answers}]}}]")
-    assert found.ruleset is not None
-    called = [claims(found.ruleset.rules[0]).answer(status) for status in (404, 414, 504)]
+    answers = ", ".join(f"{{enable_on_status: [{pattern}], body: '{pattern}'}}" for pattern in ("xx4", "4x4", "404"))
+    result = loaded(tmp_path, f"rules: [{{name: a, rules: [{answers}]}}]")
+    assert result.ruleset is not None
+    called = [claims(result.ruleset.rules[0]).answer(status) for status in (404, 414, 504)]
     assert [answer and answer.body for answer in called] == [b"404", b"4x4", b"xx4"]
 
 
 def test_a_pattern_of_interim_statuses_is_never_asked_for(tmp_path: Path) -> None:
-    found = loaded(tmp_path, "rules: [{enable_on_status: [1x4], body: a}]")
-    assert found.ruleset is not None
-    assert "no response has a status such as 1x4" in complaints(found)[0]
+    result = loaded(tmp_path, "rules: [{enable_on_status: [1x4], body: a}]")
+    assert result.ruleset is not None
+    assert "no response has a status such as 1x4" in complaints(result)[0]
 
 
 def test_the_older_name_of_directresponse_is_read(tmp_path: Path) -> None:
     text = (GATEWAY + http_route(f"  rules: [{{filters: [{CLOSED}]}}]")).replace(
         "gateway.kgateway.dev", "gateway.gloo.solo.io"
     )
-    found = loaded(tmp_path, text)
-    assert complaints(found) == []
-    (route,) = routes(found)
+    result = loaded(tmp_path, text)
+    assert complaints(result) == []
+    (route,) = routes(result)
     assert isinstance(route.action, Answer)
     assert (route.action.status_code, route.action.body) == (503, b"closed")

@@ -36,30 +36,30 @@ spec:
 
 
 def test_f06_the_second_gateway_is_where_listen_puts_it(tmp_path: Path) -> None:
-    found = loaded(tmp_path, TWO)
-    assert "Programmed=False (AddressNotUsable)" in complaints(found)[0]
-    assert found.ruleset is not None
-    assert [listener.group for listener in found.ruleset.listeners] == ["gateway/demo/external/80"]
-    moved = _elsewhere(found.ruleset, [("127.0.0.1", 1), ("127.0.0.2", 1)])
-    assert [(each.address, each.group) for each in moved] == [
+    result = loaded(tmp_path, TWO)
+    assert "Programmed=False (AddressNotUsable)" in complaints(result)[0]
+    assert result.ruleset is not None
+    assert [listener.group for listener in result.ruleset.listeners] == ["gateway/demo/external/80"]
+    moved = _elsewhere(result.ruleset, [("127.0.0.1", 1), ("127.0.0.2", 1)])
+    assert [(listener.address, listener.group) for listener in moved] == [
         ("127.0.0.1", "gateway/demo/external/80"),
         ("127.0.0.2", "gateway/demo/internal/80"),
     ]
-    (route,) = replace(found.ruleset, listeners=moved).of_group("gateway/demo/internal/80").routes
+    (route,) = replace(result.ruleset, listeners=moved).of_group("gateway/demo/internal/80").routes
     assert isinstance(route.action, Redirect)
     assert route.action.host == "internal.test"
-    assert _elsewhere(found.ruleset, [("127.0.0.1", 1)])[1:] == (), "nobody listens at an address of another"
+    assert _elsewhere(result.ruleset, [("127.0.0.1", 1)])[1:] == (), "nobody listens at an address of another"
 
 
 def test_of_two_timeouts_the_shorter_counts(tmp_path: Path) -> None:
     timeouts = "timeouts: {request: 1m30s, backendRequest: 500ms}"
-    found = loaded(tmp_path, GATEWAY + http_route(f"  rules: [{{{timeouts}, backendRefs: [{{name: app, port: 80}}]}}]"))
-    assert [route.action.timeout for route in routes(found) if isinstance(route.action, Forward)] == [0.5]
+    read = loaded(tmp_path, GATEWAY + http_route(f"  rules: [{{{timeouts}, backendRefs: [{{name: app, port: 80}}]}}]"))
+    assert [route.action.timeout for route in routes(read) if isinstance(route.action, Forward)] == [0.5]
 
 
 def test_routes_of_longer_hosts_stand_in_front(tmp_path: Path) -> None:
-    found = loaded(tmp_path, GATEWAY + http_route("  hostnames: ['*.test', a.b.test, '*.b.test']"))
-    assert [route.domains for route in routes(found)] == [("a.b.test",), ("*.b.test",), ("*.test",)]
+    result = loaded(tmp_path, GATEWAY + http_route("  hostnames: ['*.test', a.b.test, '*.b.test']"))
+    assert [route.domains for route in routes(result)] == [("a.b.test",), ("*.b.test",), ("*.test",)]
 
 
 INGRESS = """
@@ -80,11 +80,11 @@ spec:
     ids=["HTTPRoute", "Ingress"],
 )
 def test_a_warning_about_a_path_takes_no_route_away(tmp_path: Path, text: str) -> None:
-    found = loaded(tmp_path, GATEWAY + text)
-    (said,) = complaints(found)
+    result = loaded(tmp_path, GATEWAY + text)
+    (said,) = complaints(result)
     assert "r: spec.rules[0]." in said
     assert 'the * in "/api/*" is compared as it stands' in said
-    assert "/api/*" in [route.request.path.value for route in routes(found) if isinstance(route.action, Forward)]
+    assert "/api/*" in [route.request.path.value for route in routes(result) if isinstance(route.action, Forward)]
 
 
 def test_f12_what_answers_500_is_said(tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ def test_f12_a_content_type_that_is_removed_is_gone(tmp_path: Path) -> None:
     assert complaints(loaded(tmp_path, text)) == []
     with up([tmp_path / "case.yaml"], 1) as (place,):
         got = [ask(place, "GET", "a.test", path) for path in ("/x", "/typed")]
-    assert [each.values("content-type") for each in got] == [[], ["text/plain"]]
-    assert [(each.status, each.body) for each in got] == [(503, b"closed")] * 2
+    assert [response.values("content-type") for response in got] == [[], ["text/plain"]]
+    assert [(response.status, response.body) for response in got] == [(503, b"closed")] * 2
 
 
 def test_f12_a_rewrite_has_no_query(tmp_path: Path) -> None:
@@ -162,9 +162,9 @@ def test_a_message_says_what_to_write(tmp_path: Path, text: str, message: str) -
 
 
 def test_numbers_are_header_values(tmp_path: Path) -> None:
-    found = loaded(tmp_path, "rules: [{status_code: 503, headers: {Retry-After: 30, X: [1.50, a]}}]")
-    assert found.ruleset is not None
-    assert found.ruleset.rules[0].answers[0].headers == (("retry-after", "30"), ("x", "1.50"), ("x", "a"))
+    result = loaded(tmp_path, "rules: [{status_code: 503, headers: {Retry-After: 30, X: [1.50, a]}}]")
+    assert result.ruleset is not None
+    assert result.ruleset.rules[0].answers[0].headers == (("retry-after", "30"), ("x", "1.50"), ("x", "a"))
 
 
 @pytest.mark.parametrize("text", ["api|/x", "(?i)/x", "a*/x", "[/]x", "/x", ".*x"])

@@ -61,7 +61,7 @@ def test_bootstrap_ads_prints_a_whole_bootstrap(run: Run) -> None:
 
 @pytest.mark.parametrize("kind", ["module", "ext_proc"])
 def test_a_filter_that_follows_says_what_pages_need(run: Run, kind: str) -> None:
-    assert ("rules ask for a page, Envoy needs another one" in run("bootstrap", kind)[1]) is (kind == "module")
+    assert ("for a page, Envoy needs a cluster of its name" in run("bootstrap", kind)[1]) is (kind == "module")
 
 
 def test_bootstrap_ads_with_an_access_log_and_without_counts(run: Run) -> None:
@@ -215,7 +215,7 @@ def test_a_hand_written_envoy_with_the_printed_filters_answers_as_the_rules_say(
 def test_bootstrap_ext_proc_prints_the_filters_that_the_rules_need(run: Run, rules: str, names: list[str]) -> None:
     Path("rules.yaml").write_text(rules)
     filters = yaml.safe_load(printed(run, "bootstrap", "ext_proc", "rules.yaml").split("\n\n")[0])
-    assert [each["name"] for each in filters] == [f"rejoinder.ext_proc.{name}" for name in names]
+    assert [entry["name"] for entry in filters] == [f"rejoinder.ext_proc.{name}" for name in names]
 
 
 def test_bootstrap_says_that_routes_of_the_files_count_for_nothing_there(run: Run) -> None:
@@ -247,7 +247,7 @@ rules: [{name: r, enable_on_status: [503], page: {upstream: errors}, body: x}]
     _, out, _ = run("bootstrap", "module", "rules.yaml")
     filters, clusters = out.split("# Into the clusters: what is asked for pages.")
     assert "dynamic_modules" in filters
-    assert [each["name"] for each in yaml.safe_load(clusters)] == ["errors"]
+    assert [cluster["name"] for cluster in yaml.safe_load(clusters)] == ["errors"]
     assert "name: errors" not in run("bootstrap", "ext_proc", "rules.yaml")[1]
 
 

@@ -81,7 +81,7 @@ def test_explain_says_what_envoy_makes_of_the_headers(run: Run) -> None:
     assert out.splitlines()[:5] == [
         "request   GET http://a.test/mock",
         'header    host: Envoy makes it "a.test"',
-        "header    x-envoy-retry-on: Envoy takes it away",
+        "header    x-envoy-retry-on: Envoy removes it",
         'header    x-request-id: Envoy makes it such as "00000000-0000-4000-8000-000000000000"',
         'header    x-forwarded-for: Envoy makes it such as "1.2.3.4,192.0.2.1"',
     ]

@@ -75,5 +75,5 @@ def test_fish_offers_what_fits(scripts: Path, line: str, offered: set[str]) -> N
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
 @pytest.mark.parametrize(("line", "offered"), OFFERED)
 def test_zsh_offers_what_fits(scripts: Path, line: str, offered: set[str]) -> None:
-    for each in sorted(offered)[:2]:
-        asked("zsh", "-c", ZSH.format(folder=scripts, line=line, offered=each))
+    for word in sorted(offered)[:2]:
+        asked("zsh", "-c", ZSH.format(folder=scripts, line=line, offered=word))

@@ -85,10 +85,10 @@ def suite(
     data = yaml.safe_load(request.param.read_text())
     with contextlib.ExitStack() as stack:
         backends: dict[str, EchoBackend] = {}
-        for each in data["backends"]:
-            for port in each["ports"]:
-                name = f"{each['namespace']}/{each['service']}:{port}"
-                backends[name] = EchoBackend(each["namespace"], each["service"])
+        for backend in data["backends"]:
+            for port in backend["ports"]:
+                name = f"{backend['namespace']}/{backend['service']}:{port}"
+                backends[name] = EchoBackend(backend["namespace"], backend["service"])
                 stack.callback(backends[name].close)
         made = Suite(data, tmp_path_factory.mktemp("suite"), gateway, backends)
         made.apply(data["manifests"])
@@ -99,7 +99,7 @@ def test_requests_are_answered_as_the_suite_expects(suite: Suite) -> None:
     wrong = [text for case in suite.data["cases"] for text in failures(suite, case)]
     manifests = suite.data["manifests"]
     for step in suite.data.get("then", []):
-        gone = {(each["kind"], each["metadata"]["namespace"], each["metadata"]["name"]) for each in step["delete"]}
+        gone = {(old["kind"], old["metadata"]["namespace"], old["metadata"]["name"]) for old in step["delete"]}
         manifests = [
             manifest
             for manifest in manifests
@@ -213,12 +213,12 @@ def test_objects_have_the_status_that_the_suite_expects(suite: Suite) -> None:
     for expected in suite.data.get("route_status", []):
         route, parent = expected["route"], expected["gateway"]
         parents = status["HTTPRoute", route["namespace"], route["name"]]["parents"]
-        found = next(
-            each
-            for each in parents
-            if (each["parentRef"]["namespace"], each["parentRef"]["name"]) == (parent["namespace"], parent["name"])
+        attached = next(
+            status
+            for status in parents
+            if (status["parentRef"]["namespace"], status["parentRef"]["name"]) == (parent["namespace"], parent["name"])
         )
-        came = [{name: each[name] for name in ("type", "status", "reason")} for each in found["conditions"]]
+        came = [{name: shown[name] for name in ("type", "status", "reason")} for shown in attached["conditions"]]
         for condition in expected["conditions"]:
             assert {name: condition[name] for name in ("type", "status", "reason")} in came
     for expected in suite.data.get("gateway_status", []):

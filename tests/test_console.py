@@ -74,7 +74,7 @@ class Console:
         return json.loads(answer.body)
 
     def rules(self) -> dict[str, Any]:
-        return {each["name"]: each for each in self.json("/api/rules")["items"]}
+        return {rule["name"]: rule for rule in self.json("/api/rules")["items"]}
 
     def tell(self, event: Event) -> None:
         """As an Envoy would."""
@@ -162,8 +162,8 @@ def test_whatever_files_and_requests_say_is_text(file: Path) -> None:
         ]
         for query in queries:
             page = it.get("/", **query).body.decode()
-            found = Markup(page)
-            assert (found.scripts, found.images, found.handlers) == (["/console.js"], 0, []), query
+            markup = Markup(page)
+            assert (markup.scripts, markup.images, markup.handlers) == (["/console.js"], 0, []), query
         assert "{{ 7 * 7 }}" in page
         assert page.count("&lt;script&gt;alert(1)") > 6
 
@@ -245,8 +245,8 @@ def test_rules_are_shown_as_they_are_with_their_problems(file: Path) -> None:
         assert (errors["placement"], errors["source"]) == ("ext_proc", "from Envoy itself")
         assert errors["unless"] == ['the domain "a.test"', 'the client "10.0.0.0/8"']
         assert errors["answers"] == [{"on": ["5xx"], "sends": "the same status, 5 bytes"}]
-        assert [name for name, each in rules.items() if each["hidden"]] == ["hidden"]
-        assert ["can never decide" in each["message"] for each in rules["hidden"]["problems"]] == [True]
+        assert [name for name, rule in rules.items() if rule["hidden"]] == ["hidden"]
+        assert ["can never decide" in problem["message"] for problem in rules["hidden"]["problems"]] == [True]
         assert rules["late"]["scope"] == ['the route "shop"']
 
 
@@ -318,7 +318,7 @@ def test_the_history_says_what_changed_and_who_took_it(file: Path) -> None:
             "moved": ["c"],
         }
         assert last["accepted"] == ["fine"]
-        assert [(each["node"], each["message"]) for each in last["rejected"]] == [
+        assert [(client["node"], client["message"]) for client in last["rejected"]] == [
             ("picky", "listeners: rule x is no good")
         ]
 
@@ -332,8 +332,8 @@ def test_of_ten_thousand_rules_those_are_found_that_have_all_the_words(file: Pat
     with console(file, text) as it:
         all_of_them = it.json("/api/rules")
         assert (all_of_them["total"], len(all_of_them["items"])) == (10_000, 100)
-        found = it.json("/api/rules", q="D3.TEST /p999", offset="1", limit="2")
-        assert (found["total"], [each["name"] for each in found["items"]]) == (2, ["r9999"])
+        result = it.json("/api/rules", q="D3.TEST /p999", offset="1", limit="2")
+        assert (result["total"], [rule["name"] for rule in result["items"]]) == (2, ["r9999"])
         page = it.get("/", rules_from="9900").body.decode()
         assert "9901 to 10000 of 10000 rules" in page
         assert "next 100" not in page

@@ -316,7 +316,7 @@ def test_a_misfit_says_what_is_wanted_and_what_came(match: str, reason: str) -> 
 
 
 def test_behind_a_handler_that_may_make_nothing_rules_are_asked_about_the_response() -> None:
-    found = rules("""
+    rule_set = rules("""
         upstreams: {up: "http://127.0.0.1:1"}
         routes: [{name: own, path: /own, respond: {body: own}}, {name: up, upstream: up}]
         rules:
@@ -327,7 +327,7 @@ def test_behind_a_handler_that_may_make_nothing_rules_are_asked_about_the_respon
           - {name: last, match: {path: /last}, final: true, body: never}
           - {name: shielded, enable_on_status: [504], body: shielded}
     """)
-    decision = decide(found, parse("GET", "a.test", "/"))
+    decision = decide(rule_set, parse("GET", "a.test", "/"))
     assert (decision.rule and decision.rule.name, decision.reply) == ("mock", None)
     assert [outcome(decision, status) for status in (502, 503, 504, 404)] == [
         "502 before",
@@ -335,18 +335,18 @@ def test_behind_a_handler_that_may_make_nothing_rules_are_asked_about_the_respon
         "504 shielded",
         "passes",
     ]
-    assert outcome(decide(found, parse("GET", "a.test", "/last")), 504) == "passes"
-    assert decide(found, parse("GET", "a.test", "/own")).chain == ()
+    assert outcome(decide(rule_set, parse("GET", "a.test", "/last")), 504) == "passes"
+    assert decide(rule_set, parse("GET", "a.test", "/own")).chain == ()
 
 
 def test_of_a_page_of_another_service_is_said_what_is_sent_without_it() -> None:
-    found = rules("""
+    rule_set = rules("""
         upstreams: {up: "http://127.0.0.1:1"}
         rules:
           - {name: own, enable_on_status: [503], page: {upstream: up}, body: own}
           - {name: stays, enable_on_status: [502], page: {upstream: up}, headers: {x-a: "1"}}
     """)
-    decision = decide(found, parse("GET", "a.test", "/"))
+    decision = decide(rule_set, parse("GET", "a.test", "/"))
     assert [outcome(decision, status) for status in (503, 502)] == ["503 own", "passes"]
-    grpc = decide(found, parse("GET", "a.test", "/", (("content-type", "application/grpc"),)))
+    grpc = decide(rule_set, parse("GET", "a.test", "/", (("content-type", "application/grpc"),)))
     assert [outcome(grpc, status) for status in (503, 502)] == ["503 own", "passes"]

@@ -72,8 +72,8 @@ class Block:
 
 def blocks(page: Path) -> Iterator[Block]:
     text = page.read_text(encoding="utf-8")
-    for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        yield Block(page, text.count("\n", 0, found.start()) + 1, found[1], found[2])
+    for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        yield Block(page, text.count("\n", 0, match.start()) + 1, match[1], match[2])
 
 
 BLOCKS: Final = [block for page in PAGES for block in blocks(page)]
@@ -227,9 +227,9 @@ def pattern(shown: str) -> str:
 def test_a_figure_is_what_was_measured(page: str, shown: str, measured: str) -> None:
     figures = []
     for name, around in ((page, shown), ("docs/performance.md", measured)):
-        found = re.search(around.format(r"(\d[\d.]*)"), (PROJECT / name).read_text(encoding="utf-8"), re.MULTILINE)
-        assert found, f"{name} does not say: {around}"
-        figures.append(found[1])
+        match = re.search(around.format(r"(\d[\d.]*)"), (PROJECT / name).read_text(encoding="utf-8"), re.MULTILINE)
+        assert match, f"{name} does not say: {around}"
+        figures.append(match[1])
     decimals = len(figures[0].partition(".")[2])
     assert figures[0] == f"{float(figures[1].rstrip('.')):.{decimals}f}"
 
@@ -240,7 +240,7 @@ def test_a_figure_is_what_was_measured(page: str, shown: str, measured: str) -> 
 def mentioned(page: Path) -> Iterator[str]:
     """What stands in the text, or in indented lines, and begins with `rejoinder`."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    yield from (" ".join(found.split()) for found in re.findall(r"`(rejoinder [^`>]*)", text))
+    yield from (" ".join(command.split()) for command in re.findall(r"`(rejoinder [^`>]*)", text))
     yield from re.findall(r"^ {4}(rejoinder [^#>\n]*)", text, re.MULTILINE)
 
 

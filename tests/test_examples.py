@@ -190,17 +190,17 @@ def test_an_example_answers_as_it_says(
 
 def test_a_default_backend_makes_pages(gateway: Gateway, echo: EchoServer) -> None:
     folder, port = EXAMPLES / "default-backend", free_port()
-    found = rules_of("default-backend", echo)
+    ruleset = rules_of("default-backend", echo)
     with subprocess.Popen([sys.executable, folder / "backend.py", str(port)], stderr=subprocess.DEVNULL) as backend:
         try:
             wait_for(lambda: bool(ask(("127.0.0.1", port), "GET", "a", "/").status), backend)
-            service = next(upstream for upstream in found.upstreams if upstream.name == "errors")
+            service = next(upstream for upstream in ruleset.upstreams if upstream.name == "errors")
             there = {service.name: dataclasses.replace(service, endpoints=(Endpoint("127.0.0.1", port),))}
             gateway.apply(
                 dataclasses.replace(
-                    found,
-                    rules=tuple(rule_with_services(rule, there) for rule in found.rules),
-                    upstreams=tuple(there.get(upstream.name, upstream) for upstream in found.upstreams),
+                    ruleset,
+                    rules=tuple(rule_with_services(rule, there) for rule in ruleset.rules),
+                    upstreams=tuple(there.get(upstream.name, upstream) for upstream in ruleset.upstreams),
                 )
             )
             page = gateway.ask("GET", "a.test", "/status/503", [("accept", "text/html")])

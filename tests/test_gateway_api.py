@@ -44,8 +44,8 @@ def asked(
 def seen(response: Response) -> dict[str, str]:
     """What the backend saw."""
     assert response.status == 200, response
-    found: dict[str, str] = json.loads(response.body)
-    return found
+    echoed: dict[str, str] = json.loads(response.body)
+    return echoed
 
 
 def test_the_share_of_a_backend_that_is_not_there_is_answered_500(places: dict[str, Address]) -> None:

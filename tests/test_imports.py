@@ -19,9 +19,9 @@ def imported(file: Path) -> Iterator[str]:
     """The folders of this project that a file imports from, those behind TYPE_CHECKING too."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{each.name}" for each in node.names]
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
-            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         yield from (name.split(".")[1] for name in names if name.startswith("rejoinder."))
 
 

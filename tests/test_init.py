@@ -24,9 +24,9 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_first_rule_file_is_fine_and_names_the_schema_beside_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init"]) == main(["schema"]) == 0
     text = Path("rules.yaml").read_text(encoding="utf-8")
-    found = re.match(r"# yaml-language-server: \$schema=(\S+)\n", text)
-    assert found
-    beside = Path(found[1]).read_text(encoding="utf-8")
+    match = re.match(r"# yaml-language-server: \$schema=(\S+)\n", text)
+    assert match
+    beside = Path(match[1]).read_text(encoding="utf-8")
     assert beside == capsys.readouterr().out, "as `rejoinder schema` writes it anew"
     assert json.loads(beside) == schema()
     for sources in ("rules.yaml", "."):

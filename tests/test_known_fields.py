@@ -53,13 +53,13 @@ def markdown(table: Table) -> str:
 def test_a_page_shows_the_fields_that_there_are(page: str, kind: str, pytestconfig: pytest.Config) -> None:
     path = DOCS / page
     text = path.read_text()
-    found = re.search(rf"(?<=<!-- fields: {kind} -->\n\n).*?(?=\n<!-- end -->)", text, re.DOTALL)
-    assert found, f"{page} has no table for {kind}"
+    match = re.search(rf"(?<=<!-- fields: {kind} -->\n\n).*?(?=\n<!-- end -->)", text, re.DOTALL)
+    assert match, f"{page} has no table for {kind}"
     wanted = markdown({name: use for name, use in TABLES[kind].items() if name not in ("apiVersion", "kind")})
     if pytestconfig.getoption("--rewrite-golden"):
-        path.write_text(text[: found.start()] + wanted + text[found.end() :])
+        path.write_text(text[: match.start()] + wanted + text[match.end() :])
     else:
-        assert found[0] == wanted, "pytest --rewrite-golden tests/test_known_fields.py writes it anew"
+        assert match[0] == wanted, "pytest --rewrite-golden tests/test_known_fields.py writes it anew"
 
 
 def test_every_kind_is_on_a_page() -> None:
@@ -187,7 +187,7 @@ def test_they_are_valid(tmp_path: Path) -> None:
     path.write_text(VALID)
     assert main(["check", str(path), "--strict"]) == 0
     assert load([path]).complaints == ()
-    assert {each["kind"] for each in OBJECTS} == set(TABLES)
+    assert {manifest["kind"] for manifest in OBJECTS} == set(TABLES)
 
 
 def places(value: Any, table: Table) -> Iterator[tuple[dict[str, Any], Table]]:
@@ -219,17 +219,17 @@ def misspelt(name: str, table: Table, dice: random.Random) -> str:
 def test_one_wrong_field_is_named_with_its_line(seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dice = random.Random(seed)
     objects = copy.deepcopy(OBJECTS)
-    each = objects[seed % len(objects)]
-    table: Table = {**TABLES[each["kind"]], "metadata": METADATA}
+    chosen = objects[seed % len(objects)]
+    table: Table = {**TABLES[chosen["kind"]], "metadata": METADATA}
     where: dict[str, Any]
     fields: Table
-    if each["kind"] == "WasmPlugin" and seed % 2:
-        where, fields = each["spec"]["matchRules"][0]["config"], dict.fromkeys(("body", "enable_on_status"), Use.READ)
+    if chosen["kind"] == "WasmPlugin" and seed % 2:
+        where, fields = chosen["spec"]["matchRules"][0]["config"], dict.fromkeys(("body", "enable_on_status"), Use.READ)
     else:
-        where, fields = dice.choice(list(places(each, table)))
+        where, fields = dice.choice(list(places(chosen, table)))
     refused = [name for name, use in fields.items() if use is REFUSED]
     # `kind` and `apiVersion` themselves say what a document is.
-    names = [name for name in where if where is not each or name not in ("apiVersion", "kind")]
+    names = [name for name in where if where is not chosen or name not in ("apiVersion", "kind")]
     if refused and dice.random() < 0.5:
         field = dice.choice(refused)
         where[field] = {"a": "b"}

@@ -37,19 +37,19 @@ def loaded(tmp_path: Path, text: str) -> Loaded:
     return load([tmp_path / "manifests.yaml"])
 
 
-def ruleset(found: Loaded) -> Ruleset:
-    assert found.ruleset is not None, found.problems
-    return found.ruleset
+def ruleset(result: Loaded) -> Ruleset:
+    assert result.ruleset is not None, result.problems
+    return result.ruleset
 
 
 def answer(rules: Ruleset, url: str, status: int = 200) -> tuple[int, bytes] | None:
     """What is sent in place of the upstream's response with this status; None: nothing."""
     host, _, path = url.partition("/")
     decision = decide(rules, parse("GET", host, f"/{path}"))
-    found: Reply | None = decision.reply
-    if found is None and (chosen := decision.on_status(status)):
-        found = chosen[1]
-    return None if found is None else (found.status, found.body)
+    reply: Reply | None = decision.reply
+    if reply is None and (chosen := decision.on_status(status)):
+        reply = chosen[1]
+    return None if reply is None else (reply.status, reply.body)
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def answer(rules: Ruleset, url: str, status: int = 200) -> tuple[int, bytes] | N
 def test_the_example_answers_as_the_documentation_says(
     url: str, status: int, expected: tuple[int, bytes] | None
 ) -> None:
-    found = load([EXAMPLE])
-    assert found.complaints == ()
-    assert answer(ruleset(found), url, status) == expected
+    result = load([EXAMPLE])
+    assert result.complaints == ()
+    assert answer(ruleset(result), url, status) == expected
 
 
 def test_the_example_answers_in_envoy(gateway: Gateway) -> None:
@@ -147,9 +147,9 @@ def test_a_plugin_is_read_as_higress_reads_it(
     tmp_path: Path, fields: str, url: str, status: int, expected: tuple[int, bytes] | None
 ) -> None:
     backend = "  defaultBackend: {service: {name: web, port: {number: 80}}}\n---"
-    found = loaded(tmp_path, f"{ALONE}{INGRESS}{backend}{PLUGIN}  {fields}")
-    assert found.complaints == ()
-    assert answer(ruleset(found), url, status) == expected
+    result = loaded(tmp_path, f"{ALONE}{INGRESS}{backend}{PLUGIN}  {fields}")
+    assert result.complaints == ()
+    assert answer(ruleset(result), url, status) == expected
 
 
 @pytest.mark.parametrize(
@@ -165,26 +165,26 @@ def test_a_plugin_is_read_as_higress_reads_it(
 )
 def test_a_plugin_with_a_mistake_is_off_and_says_why(tmp_path: Path, fields: str, message: str) -> None:
     backend = "  defaultBackend: {service: {name: web, port: {number: 80}}}\n---"
-    found = loaded(tmp_path, f"{ALONE}{INGRESS}{backend}{PLUGIN}  {fields}")
-    (complaint,) = found.complaints
+    result = loaded(tmp_path, f"{ALONE}{INGRESS}{backend}{PLUGIN}  {fields}")
+    (complaint,) = result.complaints
     assert message in str(complaint)
     assert "WasmPlugin higress-system/custom-response: " in str(complaint)
-    assert ruleset(found).rules == ()
+    assert ruleset(result).rules == ()
 
 
 def test_a_plugin_with_something_superfluous_goes_on(tmp_path: Path) -> None:
-    found = loaded(tmp_path, PLUGIN + "  defaultConfig: {headers: [Content-Length=17], body: hi}")
-    (warning,) = found.complaints
+    result = loaded(tmp_path, PLUGIN + "  defaultConfig: {headers: [Content-Length=17], body: hi}")
+    (warning,) = result.complaints
     assert (
         "WasmPlugin higress-system/custom-response: spec.defaultConfig.headers[0]: content-length is left out"
         in str(warning)
     )
-    assert answer(ruleset(found), "a.test/") == (200, b"hi")
+    assert answer(ruleset(result), "a.test/") == (200, b"hi")
 
 
 def test_another_plugin_is_skipped_with_a_note(tmp_path: Path) -> None:
-    found = loaded(tmp_path, PLUGIN.replace("custom-response:1", "key-auth:1") + "  defaultConfig: {body: a}")
-    nothing, note = found.problems
+    result = loaded(tmp_path, PLUGIN.replace("custom-response:1", "key-auth:1") + "  defaultConfig: {body: a}")
+    nothing, note = result.problems
     assert "nothing was loaded" in str(nothing)
     assert "note" in note.severity.value
     assert "is skipped: its url does not name the custom-response plug-in" in str(note)
@@ -242,10 +242,10 @@ def test_ingress_paths_are_tried_from_the_most_specific_on(tmp_path: Path) -> No
     ],
 )
 def test_an_ingress_that_cannot_be_honoured_answers_500_and_says_why(tmp_path: Path, spec: str, expected: str) -> None:
-    found = loaded(tmp_path, f"{ALONE}{INGRESS}  {spec}")
-    (complaint,) = found.complaints
+    result = loaded(tmp_path, f"{ALONE}{INGRESS}  {spec}")
+    (complaint,) = result.complaints
     assert expected in str(complaint)
-    assert all(answer(ruleset(found), "a.test/x") == (500, route.action.body) for route in ruleset(found).routes)  # type: ignore[union-attr]
+    assert all(answer(ruleset(result), "a.test/x") == (500, route.action.body) for route in ruleset(result).routes)  # type: ignore[union-attr]
 
 
 def test_what_an_ingress_cannot_say_here_is_told(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from rejoinder.rules.load import Loaded, load
 from rejoinder.rules.model import Answer, Forward, Route
 
 
-def routes(found: Loaded) -> dict[str, Route]:
-    assert found.ruleset is not None, found.problems
-    return {route.title: route for route in found.ruleset.routes}
+def routes(result: Loaded) -> dict[str, Route]:
+    assert result.ruleset is not None, result.problems
+    return {route.title: route for route in result.ruleset.routes}
 
 
 REFERENCES = [
@@ -31,12 +31,12 @@ REFERENCES = [
 def test_a_reference_that_leads_nowhere_is_not_resolved(
     tmp_path: Path, backend: str, reason: str, message: str
 ) -> None:
-    found = loaded(tmp_path, f"{GATEWAY}{ROUTE}  rules: [{{backendRefs: [{backend}]}}, {FINE}]")
-    (complaint,) = wrong(found)
+    result = loaded(tmp_path, f"{GATEWAY}{ROUTE}  rules: [{{backendRefs: [{backend}]}}, {FINE}]")
+    (complaint,) = wrong(result)
     assert f"HTTPRoute shop/tried: Gateway shop/main: ResolvedRefs=False ({reason}): rule 0: " in complaint
     assert message in complaint
-    assert routes(found)["HTTPRoute shop/tried rule 0 match 0"].action.status_code == 500  # type: ignore[union-attr]
-    assert isinstance(routes(found)["HTTPRoute shop/tried rule 1 match 0"].action, Forward)
+    assert routes(result)["HTTPRoute shop/tried rule 0 match 0"].action.status_code == 500  # type: ignore[union-attr]
+    assert isinstance(routes(result)["HTTPRoute shop/tried rule 1 match 0"].action, Forward)
 
 
 NO_NAMESPACE: Final = 'namespace: expected a name of small letters, digits, - and ., got ""'
@@ -78,9 +78,9 @@ spec:
 def test_a_grant_allows_what_it_names(tmp_path: Path, source: str, target: str, allowed: bool) -> None:
     rules = "  rules: [{backendRefs: [{name: api, namespace: other, port: 80}]}]"
     grant = GRANT.replace("FROM", source).replace(" TO", target)
-    found = loaded(tmp_path, f"{GATEWAY}{ROUTE}{rules}{grant}")
-    assert (wrong(found) == []) is allowed
-    action = routes(found)["HTTPRoute shop/tried rule 0 match 0"].action
+    result = loaded(tmp_path, f"{GATEWAY}{ROUTE}{rules}{grant}")
+    assert (wrong(result) == []) is allowed
+    action = routes(result)["HTTPRoute shop/tried rule 0 match 0"].action
     assert action == Forward("other/api:80", upgrades=("websocket",)) if allowed else isinstance(action, Answer)
 
 
@@ -107,12 +107,12 @@ FAULTS = [
 @pytest.mark.parametrize(("fields", "message"), FAULTS)
 def test_a_value_that_cannot_be_used_costs_its_rule_alone(tmp_path: Path, fields: str, message: str) -> None:
     rules = f"  rules: [{{backendRefs: [{{name: web, port: 80}}], {fields}}}, {FINE}]"
-    found = loaded(tmp_path, f"{GATEWAY}{ROUTE}{rules}")
-    partially, accepted = wrong(found)  # the object, and a line within it
+    result = loaded(tmp_path, f"{GATEWAY}{ROUTE}{rules}")
+    partially, accepted = wrong(result)  # the object, and a line within it
     assert "Accepted=False (UnsupportedValue): rule 0: " in accepted
     assert message in accepted
-    assert "PartiallyInvalid=True (UnsupportedValue): what is wrong of rule 0 answers 500, the rest works" in partially
-    actions = {title: route.action for title, route in routes(found).items()}
+    assert "PartiallyInvalid=True (UnsupportedValue): the faults of rule 0 answer 500, the rest works" in partially
+    actions = {title: route.action for title, route in routes(result).items()}
     assert actions["HTTPRoute shop/tried rule 0 match 0"].status_code == 500  # type: ignore[union-attr]
     assert isinstance(actions["HTTPRoute shop/tried rule 1 match 0"], Forward)
     # It comes behind what works, whatever it would take.
@@ -138,11 +138,11 @@ PARENTS = [
 @pytest.mark.parametrize(("spec", "reason", "message"), PARENTS)
 def test_a_route_that_cannot_be_attached_is_not_accepted(tmp_path: Path, spec: str, reason: str, message: str) -> None:
     head = ROUTE.partition("spec:")[0]
-    found = loaded(tmp_path, f"{GATEWAY}{head}spec:\n  {spec}")
-    (complaint,) = wrong(found)
+    result = loaded(tmp_path, f"{GATEWAY}{head}spec:\n  {spec}")
+    (complaint,) = wrong(result)
     assert f"Accepted=False ({reason})" in complaint
     assert message in complaint
-    assert routes(found) == {}
+    assert routes(result) == {}
 
 
 @pytest.mark.parametrize(
@@ -155,11 +155,11 @@ def test_a_route_that_cannot_be_attached_is_not_accepted(tmp_path: Path, spec: s
 )
 def test_a_route_without_its_hosts_or_rules_takes_no_requests(tmp_path: Path, field: str, message: str) -> None:
     rules = "" if field.startswith("rules") else f"  rules: [{FINE}]"
-    found = loaded(tmp_path, f"{GATEWAY}{ROUTE}  {field}\n{rules}")
-    (complaint,) = wrong(found)
+    result = loaded(tmp_path, f"{GATEWAY}{ROUTE}  {field}\n{rules}")
+    (complaint,) = wrong(result)
     assert "Accepted=False (UnsupportedValue)" in complaint
     assert message in complaint
-    assert routes(found) == {}
+    assert routes(result) == {}
 
 
 def test_a_namespace_is_let_in_by_its_labels(tmp_path: Path) -> None:
@@ -186,10 +186,10 @@ kind: HTTPRoute
 metadata: {{name: web, namespace: {name}}}
 spec: {{parentRefs: [{{name: main, namespace: infra}}]}}
 """
-    found = loaded(tmp_path, text)
-    (complaint,) = wrong(found)
+    result = loaded(tmp_path, text)
+    (complaint,) = wrong(result)
     assert "HTTPRoute theirs/web: Gateway infra/main: Accepted=False (NotAllowedByListeners)" in complaint
-    assert list(routes(found)) == ["HTTPRoute ours/web rule 0 match 0"]
+    assert list(routes(result)) == ["HTTPRoute ours/web rule 0 match 0"]
 
 
 LISTENERS = [
@@ -228,20 +228,20 @@ metadata: {{name: tried, namespace: shop}}
 spec: {{listeners: {listeners}}}
 ---
 """
-    found = loaded(tmp_path, f"{gateway}{GATEWAY}")
-    assert any(f"Gateway shop/tried: listener {expected}" in complaint for complaint in wrong(found))
-    assert found.ruleset is not None
-    assert found.ruleset.groups == ("gateway/shop/main/8080",)
+    result = loaded(tmp_path, f"{gateway}{GATEWAY}")
+    assert any(f"Gateway shop/tried: listener {expected}" in complaint for complaint in wrong(result))
+    assert result.ruleset is not None
+    assert result.ruleset.groups == ("gateway/shop/main/8080",)
 
 
 def test_a_listener_goes_on_with_the_kinds_that_there_are(tmp_path: Path) -> None:
     kinds = "allowedRoutes: {kinds: [{kind: TCPRoute}, {kind: HTTPRoute}]}"
-    found = loaded(
+    result = loaded(
         tmp_path, f"{GATEWAY}{ROUTE}  rules: [{FINE}]".replace("protocol: HTTP,", f"protocol: HTTP, {kinds},")
     )
-    (complaint,) = wrong(found)
+    (complaint,) = wrong(result)
     assert "listener web: ResolvedRefs=False (InvalidRouteKinds): allowedRoutes.kinds: TCPRoute" in complaint
-    assert list(routes(found)) == ["HTTPRoute shop/tried rule 0 match 0"]
+    assert list(routes(result)) == ["HTTPRoute shop/tried rule 0 match 0"]
 
 
 @pytest.mark.parametrize(
@@ -254,14 +254,14 @@ def test_a_listener_goes_on_with_the_kinds_that_there_are(tmp_path: Path) -> Non
     ],
 )
 def test_a_listener_that_is_not_for_a_route_does_not_accept_it(tmp_path: Path, listener: str, reason: str) -> None:
-    found = loaded(tmp_path, f"{GATEWAY}{ROUTE}  rules: [{FINE}]".replace("protocol: HTTP", listener, 1))
-    assert any(f"Gateway shop/main: Accepted=False ({reason})" in complaint for complaint in wrong(found))
-    assert routes(found) == {}
+    result = loaded(tmp_path, f"{GATEWAY}{ROUTE}  rules: [{FINE}]".replace("protocol: HTTP", listener, 1))
+    assert any(f"Gateway shop/main: Accepted=False ({reason})" in complaint for complaint in wrong(result))
+    assert routes(result) == {}
 
 
 def test_two_gateways_cannot_have_one_address(tmp_path: Path) -> None:
     second = GATEWAY.partition("---")[0].replace("name: main", "name: second")
-    found = loaded(tmp_path, f"{GATEWAY}{second}")
-    assert any("Gateway shop/second: Programmed=False (AddressNotUsable)" in each for each in wrong(found))
-    found = loaded(tmp_path, f"{GATEWAY}{second.replace('spec: {', 'spec: {addresses: [{value: 127.0.0.1}], ')}")
-    assert wrong(found) == []
+    result = loaded(tmp_path, f"{GATEWAY}{second}")
+    assert any("Gateway shop/second: Programmed=False (AddressNotUsable)" in complaint for complaint in wrong(result))
+    result = loaded(tmp_path, f"{GATEWAY}{second.replace('spec: {', 'spec: {addresses: [{value: 127.0.0.1}], ')}")
+    assert wrong(result) == []

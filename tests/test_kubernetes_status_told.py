@@ -98,11 +98,11 @@ def test_explain_names_the_object_rule_and_match(tmp_path: Path, capsys: pytest.
 
 def test_a_route_without_any_gateway_is_attached_where_rule_files_listen(tmp_path: Path) -> None:
     services = GATEWAY.partition("---")[2]
-    found = loaded(tmp_path, f"{services}{ROUTE}  rules: [{FINE}]")
-    assert wrong(found) == []
-    assert found.ruleset is not None
-    assert found.ruleset.groups == ("",)
-    assert next(str(each) for status in found.statuses for _, each in status.said()) == (
+    result = loaded(tmp_path, f"{services}{ROUTE}  rules: [{FINE}]")
+    assert wrong(result) == []
+    assert result.ruleset is not None
+    assert result.ruleset.groups == ("",)
+    assert next(str(condition) for status in result.statuses for _, condition in status.said()) == (
         "Accepted=True (Accepted): no Gateway is among the files, so it is attached where the rule files listen"
     )
 
@@ -110,18 +110,18 @@ def test_a_route_without_any_gateway_is_attached_where_rule_files_listen(tmp_pat
 def test_a_gateway_and_rule_files_cannot_have_one_address(tmp_path: Path) -> None:
     (tmp_path / "manifests.yaml").write_text(GATEWAY)
     (tmp_path / "rules.yaml").write_text("listen: 0.0.0.0:8080\nroutes: [{name: mock, respond: {body: hi}}]")
-    found = load([tmp_path])
-    assert found.ruleset is None
-    assert "port 8080: rule files listen at 0.0.0.0:8080, too" in str(found.problems[0])
+    result = load([tmp_path])
+    assert result.ruleset is None
+    assert "port 8080: rule files listen at 0.0.0.0:8080, too" in str(result.problems[0])
 
 
 def test_rule_files_listen_beside_gateways_only_if_they_have_routes(tmp_path: Path) -> None:
     (tmp_path / "manifests.yaml").write_text(f"{GATEWAY}{ROUTE}  rules: [{FINE}]")
     (tmp_path / "rules.yaml").write_text("rules: [{name: mock, body: hi}]")
-    found = load([tmp_path])
-    assert found.ruleset is not None
-    assert found.ruleset.groups == ("gateway/shop/main/8080",)
+    result = load([tmp_path])
+    assert result.ruleset is not None
+    assert result.ruleset.groups == ("gateway/shop/main/8080",)
     (tmp_path / "rules.yaml").write_text("routes: [{name: mock, respond: {body: hi}}]")
-    found = load([tmp_path])
-    assert found.ruleset is not None
-    assert found.ruleset.groups == ("", "gateway/shop/main/8080")
+    result = load([tmp_path])
+    assert result.ruleset is not None
+    assert result.ruleset.groups == ("", "gateway/shop/main/8080")

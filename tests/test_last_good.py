@@ -64,9 +64,9 @@ def _folder(tmp_path: Path) -> Folder:
 def test_of_a_manifest_that_cannot_be_used_the_last_good_content_stays(folder: Folder, content: str | bytes) -> None:
     folder.says(one=tenant("one"), two=tenant("two"))
     assert folder.says(one=content, two=tenant("two", "second")) == {"one.test": "first", "two.test": "second"}
-    found = folder.loaded()
-    assert any("one.yaml" in str(complaint) for complaint in found.complaints)
-    assert "this file goes on as it was" in str(found.problems)
+    result = folder.loaded()
+    assert any("one.yaml" in str(complaint) for complaint in result.complaints)
+    assert "the earlier content of this file stays in force" in str(result.problems)
     assert folder.says(one=tenant("one", "mended")) == {"one.test": "mended", "two.test": "second"}
     assert folder.loaded().problems == ()
     assert folder.says(one=None) == {"two.test": "second"}
@@ -145,7 +145,7 @@ def test_the_other_objects_of_its_file_are_followed(folder: Folder) -> None:
     assert folder.says(one=both) == {"one.test": "second"}, "the HTTPRoute of before, the DirectResponse of now"
     said = [str(complaint) for complaint in folder.loaded().complaints]
     assert said
-    assert all(each.endswith("; what it said before stays") for each in said)
+    assert all(text.endswith("; its earlier content stays in force") for text in said)
 
 
 @pytest.mark.parametrize("wrong", ["body: {x: 1}", "enable_on_status: [x], body: y", "statuscode: x, headers: [x]"])
@@ -183,10 +183,10 @@ def test_a_secret_that_holds_no_certificate_takes_no_listener_off_the_air(folder
     )
     assert folder.says(gateway=gateway, secret=secret) == {"one.test": "first"}
     assert folder.says(secret=secret.replace("BEGIN", "BEGUN"), one=tenant("one", "second")) == {"one.test": "second"}
-    found = folder.loaded()
-    assert found.ruleset is not None
-    assert [listener.port for listener in found.ruleset.listeners] == [8443]
-    assert any("Secret infra/tls: Accepted=False (Invalid)" in str(complaint) for complaint in found.complaints)
+    result = folder.loaded()
+    assert result.ruleset is not None
+    assert [listener.port for listener in result.ruleset.listeners] == [8443]
+    assert any("Secret infra/tls: Accepted=False (Invalid)" in str(complaint) for complaint in result.complaints)
 
 
 def test_a_second_object_of_the_same_name_takes_nothing_from_the_first(folder: Folder) -> None:
@@ -201,16 +201,16 @@ def test_a_gateway_on_the_port_of_rule_files_holds_nobody_up(folder: Folder) -> 
         "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: gateway, namespace: infra}\n"
         "spec: {gatewayClassName: rejoinder, listeners: [{name: http, port: 8080, protocol: HTTP}]}\n"
     )
-    found = folder.loaded(gateway=gateway)
-    assert bodies(found)["mock.test"] == "hi"
-    assert found.ruleset is not None
-    assert [listener.port for listener in found.ruleset.listeners] == [8080]
-    assert "port 8080: rule files listen at 0.0.0.0:8080, too" in str(found.problems)
+    result = folder.loaded(gateway=gateway)
+    assert bodies(result)["mock.test"] == "hi"
+    assert result.ruleset is not None
+    assert [listener.port for listener in result.ruleset.listeners] == [8080]
+    assert "port 8080: rule files listen at 0.0.0.0:8080, too" in str(result.problems)
 
 
 def test_rules_about_an_object_that_goes_hold_nobody_up(folder: Folder) -> None:
     rules = "rules: [{name: page, match: {routes: [httproute/one/web]}, enable_on_status: [503], body: x}]\n"
     folder.says(one=tenant("one"), two=tenant("one").replace("name: web", "name: web2"), rules=rules)
-    found = folder.loaded(one=None, two=tenant("one", "second").replace("name: web", "name: web2"))
-    assert bodies(found)["one.test"]
-    assert 'no route here is called "httproute/one/web"' in str(found.problems)
+    result = folder.loaded(one=None, two=tenant("one", "second").replace("name: web", "name: web2"))
+    assert bodies(result)["one.test"]
+    assert 'no route here is called "httproute/one/web"' in str(result.problems)

@@ -71,8 +71,8 @@ def test_serve_starts_over_a_broken_file_and_takes_it_when_it_is_mended(tmp_path
 def test_a_new_envoy_that_rejects_the_routes_gets_no_listener_until_there_are_others(tmp_path: Path) -> None:
     (tmp_path / "rules.yaml").write_text("listen: 127.0.0.1:0\nrules: [{name: only, body: fine}]\n")
     (tmp_path / "more.yaml").write_text("rules: [{name: busy, enable_on_status: [503], body: x}]\n")
-    found = ruleset(tmp_path)
-    good = translate(found, compile_rules(found.rules), plan(found), Settings(Endpoint("127.0.0.1", 1)))
+    rules = ruleset(tmp_path)
+    good = translate(rules, compile_rules(rules.rules), plan(rules), Settings(Endpoint("127.0.0.1", 1)))
     (routes,) = good.routes
     twice = [*routes["virtual_hosts"], {**routes["virtual_hosts"][0], "name": "again"}]
     bad = dataclasses.replace(good, routes=({**routes, "virtual_hosts": twice},))

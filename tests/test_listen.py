@@ -37,9 +37,9 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def listening(up: Command, number: int) -> list[tuple[str, int]]:
     """Schemes and ports, once it says them."""
     wait_for(lambda: len(up.out) >= number or up.process.poll() is not None)
-    found = [re.fullmatch(r"listening on (https?)://127\.0\.0\.1:(\d+)\n", line) for line in up.out]
-    assert len(found) == number, (up.out, up.err)
-    return [(match[1], int(match[2])) for match in found if match]
+    matches = [re.fullmatch(r"listening on (https?)://127\.0\.0\.1:(\d+)\n", line) for line in up.out]
+    assert len(matches) == number, (up.out, up.err)
+    return [(match[1], int(match[2])) for match in matches if match]
 
 
 @pytest.mark.parametrize("listen", [(), ("--listen", "127.0.0.1:0") * 3], ids=["in the file", "on the command line"])
@@ -94,7 +94,7 @@ def test_addresses_are_dealt_out_in_order(tmp_path: Path) -> None:
 
     def places(*ports: int, of: Ruleset = all_three) -> list[tuple[str, bool, str]]:
         moved = _elsewhere(of, [("127.0.0.1", port) for port in ports])
-        return [(listener_name(each), each.client_ca is not None, each.group) for each in moved]
+        return [(listener_name(listener), listener.client_ca is not None, listener.group) for listener in moved]
 
     group = gateway.group
     assert places(1) == [("127.0.0.1:1", False, ""), ("127.0.0.1:443", True, ""), ("0.0.0.0:80", False, group)]

@@ -287,8 +287,8 @@ def test_the_plug_ins_configurations_are_read_as_rules(text: str, rules: list[Ru
     ],
 )
 def test_the_plug_ins_default_status_in_a_rule_file_of_ours_is_a_warning(text: str, warned: bool) -> None:
-    found = [problem for problem in load_text(text).problems if "status_code is 200" in problem.message]
-    assert bool(found) is warned
+    warnings = [problem for problem in load_text(text).problems if "status_code is 200" in problem.message]
+    assert bool(warnings) is warned
 
 
 def test_a_plug_in_configuration_may_stand_beside_routes() -> None:

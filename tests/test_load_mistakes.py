@@ -47,7 +47,7 @@ WRONG_IN_A_RULE: Final = [
     ("handler: pages, enable_on_status: 5xx", 'handler: expected a Python function as package.module:function, got "pages"'),
     (
         "handler: pages:page, enable_on_status: 5xx, body: x",
-        "body: has no place beside handler: the function says what is sent",
+        "body: is not allowed beside handler: the function says what is sent",
     ),
     ("status_code: original", "status_code: original needs enable_on_status: without it no upstream is asked"),
     ("status_code: 204, body: x", "body: a response with status 204 cannot have a body"),
@@ -84,12 +84,12 @@ WRONG_IN_A_RULE: Final = [
     ('headers: {a: "b\\0"}', 'headers.a: the value of a has a line break or control character: "b\\x00"'),
     ("headers: {a: yes}", "headers.a: expected a string, got the boolean yes - put it in quotes"),
     ("headers: {a: [yes]}", "headers.a[0]: expected a string, got the boolean yes - put it in quotes"),
-    ("headers: [Connection=close]", "headers[0]: the header connection is not an answer's to set: Envoy does"),
+    ("headers: [Connection=close]", "headers[0]: the header connection cannot be set by an answer: Envoy sets it"),
     ("headers: [content-type=a, Content-Type=b]", "headers: content-type is given twice"),
     (f"headers: [a={'b' * (MAX_HEADER_SIZE + 1)}]", "headers[0]: Envoy takes at most 16,384 bytes in a header's value"),
     ("final: maybe, body: x", 'final: expected true or false, got "maybe"'),
     ("body: x, final: null", "final: expected true or false, got nothing"),
-    ("rules: [{body: x}], body: y", "body: has no place beside rules: move it into one of them"),
+    ("rules: [{body: x}], body: y", "body: is not allowed beside rules: move it into one of them"),
     ("rules: []", "rules: expected at least one answer, got an empty list"),
     (
         "rules: [{}]",
@@ -193,7 +193,7 @@ WRONG_ELSEWHERE: Final = [
     ("routes: [{name: a, redirect: {port: 0}}]\n", '1: route "a": redirect.port: expected a port from 1 to 65535, got the number 0'),
     ("routes: [{name: a, redirect: {path: /b, status_code: 304}}]\n", '1: route "a": redirect.status_code: expected one of 301, 302, 303, 307, 308, got the number 304'),
     ("routes: [{name: a, redirect: {scheme: ftp}}]\n", '1: route "a": redirect.scheme: expected http or https, got "ftp"'),
-    ("routes: [{name: a, respond: {body: x}, rate_limit: {requests: 1, per: 1s}}]\n", '1: route "a": rate_limit: has no place without upstream'),
+    ("routes: [{name: a, respond: {body: x}, rate_limit: {requests: 1, per: 1s}}]\n", '1: route "a": rate_limit: is not allowed without upstream'),
     *((f"upstreams: {{b: http://b}}\nroutes: [{{name: a, upstream: b, rate_limit: {wrong}}}]\n", f'2: route "a": rate_limit{message}')
       for wrong, message in [
           ("{per: 1s}", ": requests is missing"),
@@ -210,7 +210,7 @@ WRONG_ELSEWHERE: Final = [
     ("rules: {}\n", "1: rules: expected a list, got an empty mapping"),
     ("_rules_: [{body: x}]\n", "1: _rules_[0]: expected one of _match_route_, _match_domain_"),
     ("_rules_: [{_match_service_: [a], _match_domain_: [a], body: x}]\n", '1: _rules_[0]: unknown field "_match_service_", did you mean "_match_route_"?'),
-    ("body: x\nrules: [{name: a, body: y}]\n", "1: body: has no place beside rules: move it into one of them"),
+    ("body: x\nrules: [{name: a, body: y}]\n", "1: body: is not allowed beside rules: move it into one of them"),
     ("routes: [{name: a, respond: {page: builtin, status_code: 503}}]\n", '1: route "a": respond: unknown field "page", a route gives the same answer to everybody: it belongs into a rule'),
     ("routs: []\n", '1: unknown field "routs", did you mean "routes"?'),
 ]  # fmt: skip
@@ -246,7 +246,7 @@ UNREADABLE_TEXT: Final = [
     ("<<: x\nbody: y\n", 'rules.yaml:1: <<: expected a mapping or a list of them, got "x"'),
     ("body: !secret x\n", 'rules.yaml:1: tags are not supported, got "!secret"'),
     ("body: *x\n", "rules.yaml:1: the alias *x names nothing"),
-    ("rules: &x [*x]\n", "rules.yaml:1: the alias *x stands inside of what it names"),
+    ("rules: &x [*x]\n", "rules.yaml:1: the alias *x is inside of the node that it names"),
     (billion_laughs(), f"rules.yaml:6: too large: more than {MAX_WEIGHT:,} entries with all aliases expanded"),
     ("[" * 100_000, f"rules.yaml:1: nested more than {MAX_DEPTH} levels deep"),
 ]

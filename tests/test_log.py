@@ -40,17 +40,17 @@ def _in_a_folder_with_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def objects(lines: list[str]) -> list[dict[str, Any]]:
     """What the lines are; each must be an object with what all of them have."""
-    found = [json.loads(line) for line in lines]
-    for each in found:
-        assert re.fullmatch(TIME.replace(r"\.\d{3}", r"(\.\d+)?"), each["time"]), each
-        assert each["level"] in ("info", "warning", "error")
-        assert re.fullmatch("[a-z_]+", each["event"])
-        assert "\x1b" not in each["message"]
-    return found
+    values = [json.loads(line) for line in lines]
+    for value in values:
+        assert re.fullmatch(TIME.replace(r"\.\d{3}", r"(\.\d+)?"), value["time"]), value
+        assert value["level"] in ("info", "warning", "error")
+        assert re.fullmatch("[a-z_]+", value["event"])
+        assert "\x1b" not in value["message"]
+    return values
 
 
 def of(lines: list[str], event: str) -> list[dict[str, Any]]:
-    return [each for each in objects(list(lines)) if each["event"] == event]
+    return [value for value in objects(list(lines)) if value["event"] == event]
 
 
 @pytest.mark.parametrize("how", ["option", "variable"])
@@ -91,20 +91,20 @@ def test_every_line_of_serve_is_an_object_those_of_its_processes_too() -> None:
         [worker] = [pid for pid in workers(serve.process.pid) if is_running(pid)]
         os.kill(worker, 9)
         wait_for(lambda: bool(of(serve.err, "extproc")))
-    assert any("(exit code -9) and is replaced" in each["message"] for each in of(serve.err, "extproc"))
+    assert any("(exit code -9) and is replaced" in value["message"] for value in of(serve.err, "extproc"))
     assert objects(serve.out + serve.err)
 
 
 def workers(pid: int) -> list[int]:
     """The processes that answer, of those that a process has started."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(each) for each in children if "spawn_main" in Path(f"/proc/{each}/cmdline").read_text()]
+    return [int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 def test_a_start_that_fails_is_an_object() -> None:
     with Command("serve", "rules.yaml", "--xds", "192.0.2.1:1", "--log-format", "json") as serve:
         assert serve.ended() == 1
-    assert [each["level"] for each in of(serve.err, "failed")] == ["error"]
+    assert [value["level"] for value in of(serve.err, "failed")] == ["error"]
 
 
 def test_text_has_time_and_level_where_standard_error_is_no_terminal() -> None:
@@ -146,15 +146,15 @@ def test_what_envoys_do_has_events_with_fields(
         control.envoys.tell(event)
     formatter = log._Dated("%(message)s")
     logged = objects([formatter.format(record) for record in caplog.records])
-    assert [(each["event"], each["node"]) for each in logged] == [
+    assert [(value["event"], value["node"]) for value in logged] == [
         *(("connected", "n"), ("accepted", "n"), ("disconnected", "n")),
     ]
     assert (logged[0]["peer"], logged[0]["envoy"], logged[1]["version"]) == ("127.0.0.1:1", "1.35", snapshot.version)
     said = objects(capsys.readouterr().err.splitlines())
-    assert [(each["event"], each["level"]) for each in said] == [
+    assert [(value["event"], value["level"]) for value in said] == [
         *(("lacking", "warning"), ("nack", "error"), ("nack", "info")),
     ]
-    assert {(each["node"], each["envoy"], each["peer"]) for each in said} == {("n", "1.35", "127.0.0.1:1")}
+    assert {(value["node"], value["envoy"], value["peer"]) for value in said} == {("n", "1.35", "127.0.0.1:1")}
     assert (said[1]["version"], said[1]["places"]) == (snapshot.version, [])
 
 
@@ -204,6 +204,6 @@ def test_a_traceback_is_within_its_object(monkeypatch: pytest.MonkeyPatch) -> No
     except ValueError:
         info = sys.exc_info()
     record = logging.LogRecord("rejoinder.control", logging.ERROR, "", 1, "%s is odd", ("it",), info)
-    [found] = objects([formatter.format(record)])
-    assert (found["event"], found["message"]) == ("control", "it is odd")
-    assert found["exception"].endswith("ValueError: no\nway")
+    [value] = objects([formatter.format(record)])
+    assert (value["event"], value["message"]) == ("control", "it is odd")
+    assert value["exception"].endswith("ValueError: no\nway")

@@ -79,21 +79,21 @@ def names() -> set[str]:
     return {name for name, _ in samples(metrics())}
 
 
-def own(found: set[str]) -> set[str]:
+def own(series: set[str]) -> set[str]:
     """Without what a histogram is made of, and what a library says of the process."""
-    stems = {re.sub(r"_(bucket|count|sum)$", "", name) for name in found if name.startswith("rejoinder_")}
+    stems = {re.sub(r"_(bucket|count|sum)$", "", name) for name in series if name.startswith("rejoinder_")}
     return stems
 
 
 def alerts() -> list[dict[str, Any]]:
     (group,) = yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"]
-    found: list[dict[str, Any]] = group["rules"]
-    return found
+    rules: list[dict[str, Any]] = group["rules"]
+    return rules
 
 
 def dashboard() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((MONITORING / "dashboard.json").read_text())
-    return found
+    content: dict[str, Any] = json.loads((MONITORING / "dashboard.json").read_text())
+    return content
 
 
 def dashboard_expressions() -> Iterator[str]:
@@ -109,32 +109,32 @@ def expressions() -> Iterator[str]:
 
 
 def test_numbers_are_told_as_they_are() -> None:
-    found = samples(metrics())
+    values = samples(metrics())
     labels = (("original_status", "503"), ("placement", "module"), ("rule", "busy"), ("status", "200"))
-    assert found["rejoinder_answers_total", labels] == 3
+    assert values["rejoinder_answers_total", labels] == 3
     observed = (("original_status", "404"), ("placement", "ext_proc"), ("rule", "trial"), ("status", "404"))
-    assert found["rejoinder_observed_total", observed] == 2
-    assert found["rejoinder_route_answers_total", (("route", "robots"), ("status", "200"))] == 5
-    assert {dict(of).get("rule") for name, of in found if name == "rejoinder_answers_total"} == {"busy", HOSTILE}
-    assert found["rejoinder_problems", (("severity", "error"),)] == 1
-    assert found["rejoinder_rules", (("kind", "conditional"),)] == 1
-    assert found["rejoinder_xds_clients_behind", ()] == 1
-    assert found["rejoinder_ext_proc_duration_seconds_bucket", (("le", "0.00025"),)] == 5
-    assert found["rejoinder_ext_proc_duration_seconds_count", ()] == 7
-    assert found["rejoinder_ext_proc_duration_seconds_sum", ()] == 9.5
+    assert values["rejoinder_observed_total", observed] == 2
+    assert values["rejoinder_route_answers_total", (("route", "robots"), ("status", "200"))] == 5
+    assert {dict(of).get("rule") for name, of in values if name == "rejoinder_answers_total"} == {"busy", HOSTILE}
+    assert values["rejoinder_problems", (("severity", "error"),)] == 1
+    assert values["rejoinder_rules", (("kind", "conditional"),)] == 1
+    assert values["rejoinder_xds_clients_behind", ()] == 1
+    assert values["rejoinder_ext_proc_duration_seconds_bucket", (("le", "0.00025"),)] == 5
+    assert values["rejoinder_ext_proc_duration_seconds_count", ()] == 7
+    assert values["rejoinder_ext_proc_duration_seconds_sum", ()] == 9.5
 
 
 def test_whoever_connects_cannot_make_any_number_of_series() -> None:
     made = metrics()
     for number in range(3 * MOST_NODES):
         made.rejected(f"node-{number}")
-    found = {
+    counts = {
         dict(labels)["node"]: value
         for (name, labels), value in samples(made).items()
         if name == "rejoinder_xds_nacks_total"
     }
-    assert len(found) == MOST_NODES + 1
-    assert found["other"] == 2 * MOST_NODES + 1
+    assert len(counts) == MOST_NODES + 1
+    assert counts["other"] == 2 * MOST_NODES + 1
 
 
 def test_the_page_has_every_metric_and_no_other() -> None:
@@ -287,7 +287,7 @@ def test_a_prometheus_has_data_for_the_whole_dashboard(tmp_path: Path) -> None:
                 _have_something_of_everything(up)
 
                 def empty() -> list[str]:
-                    return [each for each in dashboard_expressions() if not _result(address, each)]
+                    return [expression for expression in dashboard_expressions() if not _result(address, expression)]
 
                 wait_for(lambda: not empty(), prometheus, (OSError, AssertionError))
 
@@ -315,8 +315,8 @@ def _asked(address: tuple[str, int], path: str) -> Any:
 
 
 def _result(address: tuple[str, int], expression: str) -> list[Any]:
-    found: list[Any] = _asked(address, f"/api/v1/query?query={quote(expression)}")["data"]["result"]
-    return found
+    result: list[Any] = _asked(address, f"/api/v1/query?query={quote(expression)}")["data"]["result"]
+    return result
 
 
 def _alerting(address: tuple[str, int]) -> set[str]:

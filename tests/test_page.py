@@ -33,9 +33,9 @@ class Variant(NamedTuple):
 
 
 def variants(status: int | None, branding: Branding | None = None) -> list[Variant]:
-    found = built_in.variants(status, branding or Branding())
-    assert all(each.template for each in found)
-    return [Variant(each.content_type, each.language, each.body.decode()) for each in found]
+    made = built_in.variants(status, branding or Branding())
+    assert all(variant.template for variant in made)
+    return [Variant(variant.content_type, variant.language, variant.body.decode()) for variant in made]
 
 
 PNG: Final = b"\x89PNG\r\n\x1a\n..."
@@ -66,9 +66,9 @@ def filled(status: int | None, branding: Branding = PLAIN, values: Mapping[str, 
     ]
 
 
-def of_type(content_type: str, found: list[Variant]) -> dict[str, str]:
+def of_type(content_type: str, offered: list[Variant]) -> dict[str, str]:
     """By language."""
-    return {each.language: each.body for each in found if each.content_type.partition(";")[0] == content_type}
+    return {made.language: made.body for made in offered if made.content_type.partition(";")[0] == content_type}
 
 
 class Elements(HTMLParser):
@@ -94,11 +94,11 @@ def test_the_first_one_is_html_in_english() -> None:
 
 
 def test_there_are_html_and_text_in_many_languages_and_json_and_xml_without_one() -> None:
-    found = variants(None)
+    offered = variants(None)
     assert len(LANGUAGES) >= 10
     for content_type in ("text/html; charset=utf-8", "text/plain; charset=utf-8"):
-        assert [each.language for each in found if each.content_type == content_type] == list(LANGUAGES)
-    assert [each.content_type for each in found if not each.language] == [
+        assert [variant.language for variant in offered if variant.content_type == content_type] == list(LANGUAGES)
+    assert [variant.content_type for variant in offered if not variant.language] == [
         "application/problem+json",
         "application/json",
         "application/problem+xml",
@@ -137,7 +137,7 @@ def test_every_variable_is_one_of_a_few(status: int | None) -> None:
 
 @every_status
 def test_json_is_rfc_9457(status: int | None) -> None:
-    bodies = [of_type(f"application/{each}", filled(status))[""] for each in ("problem+json", "json")]
+    bodies = [of_type(f"application/{subtype}", filled(status))[""] for subtype in ("problem+json", "json")]
     assert bodies[0] == bodies[1]
     problem = json.loads(bodies[0])
     assert problem.pop("detail")
@@ -154,25 +154,25 @@ def test_json_is_rfc_9457(status: int | None) -> None:
 
 @every_status
 def test_xml_says_what_json_says(status: int | None) -> None:
-    found = filled(status)
-    body = of_type("application/problem+xml", found)[""]
-    assert body == of_type("application/xml", found)[""]
+    offered = filled(status)
+    body = of_type("application/problem+xml", offered)[""]
+    assert body == of_type("application/xml", offered)[""]
     root = ET.fromstring(body)
     assert root.tag == "{urn:ietf:rfc:7807}problem"
     said = {field.tag.removeprefix("{urn:ietf:rfc:7807}"): field.text for field in root}
-    problem = json.loads(of_type("application/json", found)[""])
+    problem = json.loads(of_type("application/json", offered)[""])
     assert said == {name: str(value) for name, value in problem.items()}
 
 
 def test_nothing_from_a_request_becomes_markup() -> None:
     hostile = {**VALUES, "request.id": "\"'><script>&{{ status }}\\\n", "source": '" onload="'}
-    found = filled(503, values=hostile)
-    for page in of_type("text/html", found).values():
+    offered = filled(503, values=hostile)
+    for page in of_type("text/html", offered).values():
         marked = {"class": "path", "data-status": "503", "data-source": '" onload="'}
         assert Elements(page).first("div") == marked
         assert not [tag for tag, _ in Elements(page).found if tag == "script"]
-    assert json.loads(of_type("application/json", found)[""])["request_id"] == hostile["request.id"]
-    assert ET.fromstring(of_type("application/xml", found)[""])[5].text == hostile["request.id"]
+    assert json.loads(of_type("application/json", offered)[""])["request_id"] == hostile["request.id"]
+    assert ET.fromstring(of_type("application/xml", offered)[""])[5].text == hostile["request.id"]
 
 
 @pytest.mark.parametrize(
@@ -192,8 +192,8 @@ def test_nothing_from_a_request_becomes_markup() -> None:
 def test_everybody_gets_what_they_accept(
     accept: str | None, accept_language: str | None, content_type: str, language: str
 ) -> None:
-    found = variants(503)
-    chosen = found[best([Offer(each.content_type, each.language) for each in found], accept, accept_language)]
+    offered = variants(503)
+    chosen = offered[best([Offer(offer.content_type, offer.language) for offer in offered], accept, accept_language)]
     assert (chosen.content_type, chosen.language) == (content_type, language)
 
 
@@ -237,9 +237,9 @@ def test_every_language_has_words_of_its_own_for_every_status() -> None:
 
 def test_html_and_text_say_the_same() -> None:
     for status in EVERY:
-        found = filled(status)
-        pages = of_type("text/html", found)
-        for language, text in of_type("text/plain", found).items():
+        offered = filled(status)
+        pages = of_type("text/html", offered)
+        for language, text in of_type("text/plain", offered).items():
             title, _, detail = text.split("\n")[:3]
             page = html.unescape(pages[language])
             assert f'<h1>{title.partition(" ")[2]}</h1>\n<p class="detail">{detail}</p>' in page

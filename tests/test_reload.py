@@ -134,9 +134,9 @@ def test_only_what_has_changed_is_read_again(
     read: list[int] = []
 
     def counting(place: Place) -> tuple[Rule, ...]:
-        found = rules(place)
-        read.append(len(found))
-        return found
+        numbers = rules(place)
+        read.append(len(numbers))
+        return numbers
 
     for module in ("load", "reload"):
         monkeypatch.setattr(f"rejoinder.rules.{module}.read_rules", counting)

@@ -65,15 +65,15 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
     if isinstance(value, dict):
         yield value
         value = list(value.values())
-    for each in value if isinstance(value, list) else ():
-        yield from objects(each)
+    for item in value if isinstance(value, list) else ():
+        yield from objects(item)
 
 
 def test_every_field_has_a_description_and_every_pattern_is_one_of_javascript_too() -> None:
     for shape in schema()["$defs"].values():
-        assert all(each["description"].endswith(".") for each in shape["properties"].values())
-    for each in objects(schema()):
-        if isinstance(pattern := each.get("pattern"), str):
+        assert all(field["description"].endswith(".") for field in shape["properties"].values())
+    for value in objects(schema()):
+        if isinstance(pattern := value.get("pattern"), str):
             re.compile(pattern)
             # With the flag `u`, which validators set, an escape must stand for something:
             # https://262.ecma-international.org/#prod-IdentityEscape
@@ -148,7 +148,7 @@ LEFT_TO_THE_READER: Final = {
     ),
     "what a pattern does not say, or nobody could read": (
         *("normalizes paths", "bits behind its prefix", "(RE2)", "a duration of", "a port from", "a URL such as"),
-        *("an IP address and a port", "such as websocket", "not an answer's to set", "is about the body"),
+        *("an IP address and a port", "such as websocket", "cannot be set by an answer", "is about the body"),
     ),
     "templates": ("unknown name", 'expected "}}"'),
     "sizes": ("takes at most",),
@@ -194,11 +194,11 @@ PLACES: Final[dict[str, str]] = {
 }
 """Where in a rule file a mapping of each shape may stand."""
 
-FIELDS: Final = [(shape, field) for shape, each in schema()["$defs"].items() for field in each["properties"]]
+FIELDS: Final = [(shape, field) for shape, value in schema()["$defs"].items() for field in value["properties"]]
 
 
 @pytest.mark.parametrize(("shape", "field"), FIELDS)
 def test_a_field_of_the_schema_is_read(tmp_path: Path, shape: str, field: str) -> None:
     document = PLACES[shape].replace("%s", f"{{{field}: {{odd: [[[]]]}}}}")
     about = [error for error in errors(document, tmp_path) if re.search(rf"\b{field}\b.*: |odd", error)]
-    assert [error for error in about if not re.search("has no place|give only one|unknown field .* did", error)]
+    assert [error for error in about if not re.search("is not allowed|give only one|unknown field .* did", error)]

@@ -24,8 +24,8 @@ def warnings(folder: Path, text: str) -> list[str]:
     (folder / "rules.yaml").write_text(text, encoding="utf-8")
     loaded = load([folder / "rules.yaml"])
     assert loaded.ruleset is not None, loaded.problems
-    found = [re.findall(r'(?:rule|route) "([^"]+)"', problem.message) for problem in shadowed(loaded.ruleset)]
-    return [f"{later} < {' + '.join(earlier)}" for later, *earlier in found]
+    names = [re.findall(r'(?:rule|route) "([^"]+)"', problem.message) for problem in shadowed(loaded.ruleset)]
+    return [f"{later} < {' + '.join(earlier)}" for later, *earlier in names]
 
 
 @pytest.mark.parametrize(
@@ -169,14 +169,14 @@ def test_a_rule_whose_requests_a_later_one_answers_is_named(
 ) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text("rules:\n" + "".join(f"  - {rule}\n" for rule in rules), encoding="utf-8")
-    found = [problem.message for problem in load([file]).problems if "about an upstream" in problem.message]
-    assert [message.split('"')[1] for message in found] == hidden
+    messages = [problem.message for problem in load([file]).problems if "about an upstream" in problem.message]
+    assert [message.split('"')[1] for message in messages] == hidden
 
 
 @pytest.mark.parametrize(
     ("match", "said"),
     [
-        ("headers: {x-envoy-retry-on: 5xx}", 'Envoy takes the header "x-envoy-retry-on" off what clients send'),
+        ("headers: {x-envoy-retry-on: 5xx}", 'Envoy removes the header "x-envoy-retry-on" from requests'),
         ("headers: {X-Rejoinder-Path: /}", 'the header "x-rejoinder-path" is Rejoinder\'s own'),
         ("methods: [QUERY]", "over HTTP/2 alone, because Envoy refuses QUERY in HTTP/1.1"),
         ("methods: [QUERY, GET], headers: {x-request-id: '1'}", None),

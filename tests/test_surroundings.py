@@ -32,7 +32,7 @@ SERVE = ("serve", "--xds", "unix:{}/xds", "--ext-proc", "unix:{}/ext_proc", "--s
 def _serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     """A command, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    return tuple(each.format(tmp_path) for each in SERVE)
+    return tuple(argument.format(tmp_path) for argument in SERVE)
 
 
 def test_a_name_that_is_no_text_is_shown_everywhere_and_ends_nothing(serve: tuple[str, ...]) -> None:

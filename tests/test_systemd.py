@@ -239,14 +239,14 @@ def test_the_page_says_how_all_that_the_units_want_comes_there() -> None:
     for path in wanted:
         assert path in recipe or str(Path(path).parent) in recipe, path
     for code in re.findall(r"python -c '(.*)'", recipe):
-        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-        assert Path(found).is_file()
+        place = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        assert Path(place).is_file()
     assert Path(UNITS.parents[1], "examples/static-mock.yaml").is_file()
 
 
 def test_the_service_says_the_addresses_of_the_socket() -> None:
     options = parser().parse_args(_command("rejoinder.service")[1:])
-    addresses = [show(each).removeprefix("unix:") for each in (options.xds, options.ext_proc, options.admin)]
+    addresses = [show(address).removeprefix("unix:") for address in (options.xds, options.ext_proc, options.admin)]
     assert _said("rejoinder.socket", "ListenStream") == addresses
 
 
@@ -258,7 +258,7 @@ def test_envoy_may_enter_the_sockets_and_its_group_is_none_that_systemd_makes() 
 
 def test_envoy_takes_the_command_of_its_unit(capsys: pytest.CaptureFixture[str]) -> None:
     Path("envoy.yaml").write_text(printed(capsys, "ads", "--xds", "unix:/run/rejoinder/xds"))
-    _, *arguments = ("envoy.yaml" if each.endswith("/envoy.yaml") else each for each in _command("envoy.service"))
+    _, *arguments = ("envoy.yaml" if word.endswith("/envoy.yaml") else word for word in _command("envoy.service"))
     command = [str(envoy.find().path), *arguments, "--mode", "validate"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")

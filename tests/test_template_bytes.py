@@ -66,7 +66,7 @@ def test_reasons(loaded: ctypes.CDLL) -> None:
     assert {status: loaded.status_reason(status).decode() for status in range(1000)} == {
         status: reason(status) for status in range(1000)
     }
-    unlike = {each: reason(each) for each in http.HTTPStatus if each >= 200 and reason(each) != each.phrase}
+    unlike = {status: reason(status) for status in http.HTTPStatus if status >= 200 and reason(status) != status.phrase}
     # Python 3.13 took over RFC 9110's; it has one more.
     assert set(unlike) <= {413, 414, 416, 418, 422}
 

@@ -38,10 +38,10 @@ CLIENTS: Final = ["--tls-client-ca", "a", "--envoy-ca", "/e"]
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--xds", "0.0.0.0:1"], "--xds 0.0.0.0:1: whoever reaches that address would be let in: say --tls-cert, .*"),
-        (["--ext-proc", "[::]:1"], r"--ext-proc \[::\]:1: whoever reaches .* or listen on unix:.*; or say --insecure"),
+        (["--xds", "0.0.0.0:1"], "--xds 0.0.0.0:1: every client would be let in: use --tls-cert, .*"),
+        (["--ext-proc", "[::]:1"], r"--ext-proc \[::\]:1: every client .* or listen on unix:.*; or use --insecure"),
         (["--xds", "box.test:1"], "--xds box.test:1: .*"),
-        (["--admin", "0.0.0.0:1"], "--admin 0.0.0.0:1: whoever reaches .*"),
+        (["--admin", "0.0.0.0:1"], "--admin 0.0.0.0:1: every client .*"),
         (["--insecure-keys"], "--insecure-keys: expected only beside --insecure"),
         (["--admin-no-client-cert", "--admin", "127.0.0.1:0"], ".*: expected only beside --tls-client-ca"),
         (["--admin-name", "box"], "--admin-name: expected only beside --admin"),
@@ -53,7 +53,7 @@ CLIENTS: Final = ["--tls-client-ca", "a", "--envoy-ca", "/e"]
             r"--admin 127.0.0.1:8: expected an address of its own, and that is where process 2 of the ext_proc service "
             r"\(--ext-proc 127.0.0.1:7, --workers 2\) listens",
         ),
-        (["--ext-proc", "127.0.0.1:65535", "--workers", "2"], "--workers 2: expected so many ports .*"),
+        (["--ext-proc", "127.0.0.1:65535", "--workers", "2"], "--workers 2: expected as many ports .*"),
         ([*TLS, "--envoy-ca", "/e"], ".*expected --tls-client-ca, too.* or --insecure"),
         ([*TLS, "--tls-client-ca", "a"], ".*expected --envoy-ca and --envoy-cert, too.*"),
         (["--tls-cert", "c"], "expected --tls-cert and --tls-key together.*"),
@@ -92,7 +92,7 @@ def test_up_has_its_console_for_this_machine_unless_told_otherwise(
 ) -> None:
     Path("rules.yaml").write_text("rules: [{name: a, body: x}]\n")
     assert main(["up", "rules.yaml", "--admin", address]) == 1
-    assert f"--admin {address}: whoever reaches that address would be let in" in capsys.readouterr().err
+    assert f"--admin {address}: every client would be let in" in capsys.readouterr().err
 
 
 def test_insecure_is_let_listen_anywhere() -> None:
@@ -101,7 +101,7 @@ def test_insecure_is_let_listen_anywhere() -> None:
     with Command("serve", "rules.yaml", *anywhere, "--insecure") as serve:
         serve.wait_until_said("serving: ")
         for option in ("--xds", "--ext-proc"):
-            assert serve.said(f"warning {option} 0.0.0.0:0: whoever reaches that address is let in")
+            assert serve.said(f"warning {option} 0.0.0.0:0: every client is let in")
 
 
 @pytest.mark.parametrize(

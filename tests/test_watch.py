@@ -180,7 +180,7 @@ def test_files_that_appear_and_vanish_are_noticed(tmp_path: Path) -> None:
         (tmp_path / "0.yaml").write_text("status_code: 404\n")
         loaded = await task
         assert loaded.ruleset is not None
-        assert [each.name for each in loaded.ruleset.rules] == ["0/rule-1", "only"]
+        assert [one.name for one in loaded.ruleset.rules] == ["0/rule-1", "only"]
         task = await waiting(stream)
         (tmp_path / "0.yaml").unlink()
         assert body_of(await task) == "a"

@@ -36,9 +36,9 @@ class Rejoinder:
     def started(self) -> None:
         """Wait until its Envoy listens."""
         assert self.process.stdout
-        found = re.fullmatch(r"listening on http://(.*):(\d+)\n", self.process.stdout.readline())
-        assert found
-        self.address = found[1], int(found[2])
+        match = re.fullmatch(r"listening on http://(.*):(\d+)\n", self.process.stdout.readline())
+        assert match
+        self.address = match[1], int(match[2])
 
 
 @contextmanager

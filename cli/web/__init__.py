@@ -1,8 +1,8 @@
-"""The console: a page for a browser that shows what goes on, the same as JSON, and a stream of events that says when to
-look again; beside it `/status`, in short as JSON, and `/metrics`, in Prometheus' text format.
+"""The console: a page for a browser with the present state, the same as JSON, and a stream of events that says when to
+look again; beside it `/status`, a summary as JSON, and `/metrics`, in Prometheus' text format.
 
-Reading order: `view` (what there is to show), here (who asks for it, and how), `page.html` (what a browser gets:
-complete without `console.js`, with which it searches while one types, and follows). `openapi.yaml` describes the JSON.
+Reading order: `view` (the content), here (requests), `page.html` (what a browser gets: it is complete without
+`console.js`, which searches while the user types, and follows changes). `openapi.yaml` describes the JSON.
 Nothing here changes anything. Values are text wherever they come from: the template escapes all of them.
 """
 
@@ -36,19 +36,19 @@ FILES: Final = (
 )
 
 _PLAIN: Final = ("summary", "problems", "upstreams", "envoys", "history")
-"""What `View` shows, by the names of its methods and of what is under `/api`."""
+"""Methods of `View`, and pages under `/api`."""
 _ASKED: Final = ("rules", "routes", "explain")
-"""... of which a query says what is wanted."""
+"""... that take a query."""
 
 MAX_STREAMS: Final = 16
 """Of events: half of all connections."""
 LOOK_SECONDS: Final = 1.0
-"""From one look at what has changed to the next: no client is told more often."""
+"""Between two looks for changes: no client gets events more often."""
 SILENT_SECONDS: Final = 15.0
-"""After which a client is told that nothing is new: one that has gone is found out."""
+"""After this time without news, the revision is sent again: so a client that has gone is noticed."""
 
 FRAME: Final = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
-"""For a page out of a rule: it looks as it does in a browser, and does nothing."""
+"""For the page of a rule: it looks as in a browser, and runs nothing."""
 
 
 class Console:
@@ -57,7 +57,7 @@ class Console:
         self._view = View(control)
         self._streams = 0
         self._seen = (0.0, "")
-        """When somebody last looked, and the revision of then."""
+        """When a stream last looked, and the revision at that time."""
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
         )
@@ -115,7 +115,7 @@ class Console:
         )
 
     async def _explained_page(self, request: web.Request) -> web.Response:
-        """What a client would see: for a frame."""
+        """The page that a client would get, for a frame."""
         try:
             _, reply = await in_thread(request, self._view.explained, request.query)
         except UnusableError as error:
@@ -128,8 +128,8 @@ class Console:
         return web.Response(body=reply.body, headers=headers)
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): the revision, when it is
-        a further one. Whoever is slow misses some, and gets the latest."""
+        """Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): the revision, when it
+        is new. A slow client misses some, and gets the latest."""
         if self._streams >= MAX_STREAMS:
             raise web.HTTPServiceUnavailable(text=f"expected no more than {MAX_STREAMS} event streams")
         self._streams += 1

@@ -1,7 +1,7 @@
 """What the console shows, as plain values for JSON and for the page.
 
-In: a `Control`, and what somebody asks. Out: dictionaries. Nothing here is shown yet, so nothing is escaped: every text
-is as it came from files, Envoys and requests. Any thread may ask, one at a time.
+In: a `Control`, and a query. Out: dictionaries. Nothing is escaped here: every text is as it came from files, Envoys
+and requests. Any thread may ask, one at a time.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from rejoinder.xds.translate import Placement
 Json = dict[str, Any]
 
 _Rows = list[tuple[Json, str]]
-"""What is shown of each thing, and the text in which it is searched for."""
+"""A row for each thing, and the text in which the search looks."""
 
 PAGE: Final = 100
-"""How many rules or routes are shown at once, if nobody says another number."""
+"""How many rules or routes are shown at once, by default."""
 MOST: Final = 1000
 
 _ABOUT_RULE: Final = re.compile(r'rule "(.*?)"')
@@ -47,7 +47,7 @@ _SOURCES: Final = {UPSTREAM: "from an upstream", LOCAL: "from Envoy itself", "":
 
 
 class UnusableError(ValueError):
-    """What was asked makes no sense; the text says what was expected."""
+    """The query is not valid; the text says what was expected."""
 
 
 class View:
@@ -81,7 +81,7 @@ class View:
         return [_problem(problem) for problem in self._control.problems]
 
     def rules(self, query: Mapping[str, str]) -> Json:
-        """A part of the rules that have all the words of `q`, in order."""
+        """One page of the rules that contain all words of `q`, in order."""
         ruleset = self._current()
         part = _part(self._rules, query)
         about = self._problems_by_rule(ruleset)
@@ -101,7 +101,7 @@ class View:
         return part
 
     def routes(self, query: Mapping[str, str]) -> Json:
-        """A part of the routes that have all the words of `q`, in order."""
+        """One page of the routes that contain all words of `q`, in order."""
         self._current()
         part, answers = _part(self._routes, query), self._control.counts().total(Kind.ROUTE)
         part["items"] = [row | {"answers": answers.get(row["route"], 0)} for row in part["items"]]
@@ -159,13 +159,13 @@ class View:
         return ruleset
 
     def _conditional(self) -> Placement:
-        """Where answers to statuses are given: by the module, unless no Envoy that is here can use it."""
+        """Where answers to statuses are given: by the module, unless no connected Envoy can use it."""
         clients = self._control.server.status().clients
         without = (client.unable or (client.envoy and client.envoy < MODULE_SINCE) for client in clients)
         return Placement.EXT_PROC if clients and all(without) else self._control.settings.conditional
 
     def _version(self) -> str:
-        """Of what was published last, whether Envoys take it or not."""
+        """Of what was published last, whether Envoys accept it or not."""
         return self._control.current.snapshot.version if self._control.current else ""
 
     def _problems_by_rule(self, ruleset: Ruleset) -> Mapping[str, list[Json]]:
@@ -191,7 +191,7 @@ class View:
 
 
 def _question(query: Mapping[str, str]) -> Question:
-    """What the fields of the form ask: those of `rejoinder explain`, with one header a line."""
+    """The question in the fields of the form: the options of `rejoinder explain`, with one header per line."""
     given: dict[str, Any] = {"url": values.parse_url("/")}
     for name, parse in _FIELDS.items():
         try:

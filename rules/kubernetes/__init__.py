@@ -1,10 +1,10 @@
 """Kubernetes manifests as a source of listeners, routes and rules.
 
 In: `Object`s from the files, and the upstreams that the command line gives. Out: `Manifests`, with a status for every
-object. Pure; nothing is raised: what is wrong with an object is in its status and costs no other object anything.
+object. Pure; nothing is raised: mistakes in an object are in its status and do not affect other objects.
 
-Reading order: `known` (which fields there are), `objects` (how they are read), `cluster` (all objects together),
-`status` (what becomes of them), then a file for each kind: `gateway` (with `certificates`), `http_route` (with
+Reading order: `known` (the fields), `objects` (how they are read), `cluster` (all objects together),
+`status` (the state of each object), then a file for each kind: `gateway` (with `certificates`), `http_route` (with
 `http_matches`, `http_filters` and `references`), `direct_response`, `gateway_api` (which puts these together),
 `ingress`, `wasm_plugin`.
 """
@@ -30,7 +30,7 @@ from rejoinder.rules.problem import Problem, Severity
 __all__ = ["LastGood", "Manifests", "Object", "Status", "read_manifests", "read_objects"]
 
 LastGood: TypeAlias = dict[tuple[str, str], Object]
-"""What each object was when it could last be read."""
+"""Each object as it was when it could last be read."""
 
 
 def read_manifests(
@@ -39,46 +39,46 @@ def read_manifests(
     native_routes: Sequence[Route] = (),
     last: LastGood | None = None,
 ) -> Manifests:
-    """Look at all objects together.
+    """Read all objects together.
 
     Args:
         objects: in the order of the files.
         addresses: upstreams of the command line by name, such as `shop/web:8080` for a port of a Service.
-        native_routes: those of the rule files, which a WasmPlugin may name.
-        last: of the load before, brought up to date: what takes the place of an object that cannot be read. None: it
-            goes without, as it does where there was nothing before.
+        native_routes: routes of the rule files, which a WasmPlugin may name.
+        last: the objects of the last load, which this updates. They replace objects that cannot be read. None, or if
+            there was no such object: the object is left out.
     """
     if last is None:
         return _read(objects, addresses, native_routes)
-    # Of two with one name, the one that was there first stays.
+    # Of two objects with one name, the one that existed first stays.
     objects = sorted(objects, key=lambda manifest: manifest.id not in last or last[manifest.id].file != manifest.file)
     there: LastGood = {}
     for manifest in objects:
         if not _is_skipped(manifest):
             there.setdefault(manifest.id, manifest)
-    found = _read(objects, addresses, native_routes)
-    wrong = {status.object: status for status in found.statuses if status.unreadable}
-    gone = [each for name, each in last.items() if name not in there]
-    lost = [each for each in gone if any(_may_be(each, other) for other in objects if other.file == each.file)]
-    before = {each: last[each.id] for each in wrong if each.id in last and there[each.id] is each}
+    result = _read(objects, addresses, native_routes)
+    wrong = {status.object: status for status in result.statuses if status.unreadable}
+    gone = [old for name, old in last.items() if name not in there]
+    lost = [old for old in gone if any(_may_be(old, other) for other in objects if other.file == old.file)]
+    before = {bad: last[bad.id] for bad in wrong if bad.id in last and there[bad.id] is bad}
     while lost or before:
-        again = _read([*(before.get(each, each) for each in objects), *lost], addresses, native_routes)
-        # It can be read, but names what is no more: then what its author says now is no worse.
+        again = _read([*(before.get(manifest, manifest) for manifest in objects), *lost], addresses, native_routes)
+        # The old object can be read, but refers to something that no longer exists: then the new one is no worse.
         useless = {status.object for status in again.statuses if status.unreadable}.intersection(before.values())
         if not useless:
             kept = {*before.values(), *lost}
             statuses = (status for status in again.statuses if status.object not in kept)
-            told = (replace(wrong[each], kept=True) for each in before)
-            text = "stays as it was: an object of this file may be meant to be it, and has no such kind or name"
-            notes = [Problem(Position(each.file, 0), f"{each.title} {text}", Severity.WARNING) for each in lost]
-            found = replace(again, statuses=(*statuses, *told), notes=(*again.notes, *notes))
+            told = (replace(wrong[bad], kept=True) for bad in before)
+            text = "stays in force: an object of this file may be it, with a mistake in its kind or name"
+            notes = [Problem(Position(old.file, 0), f"{old.title} {text}", Severity.WARNING) for old in lost]
+            result = replace(again, statuses=(*statuses, *told), notes=(*again.notes, *notes))
             break
-        before = {each: old for each, old in before.items() if old not in useless}
-    now = {each.id: before.get(each, each) for each in there.values() if each not in wrong or each in before}
-    known = {name: each for name, each in last.items() if name in there}
+        before = {bad: old for bad, old in before.items() if old not in useless}
+    now = {new.id: before.get(new, new) for new in there.values() if new not in wrong or new in before}
+    known = {name: old for name, old in last.items() if name in there}
     last.clear()
-    last.update({**known, **now, **{each.id: each for each in lost}})
-    return found
+    last.update({**known, **now, **{old.id: old for old in lost}})
+    return result
 
 
 _SLIP: Final = 0.85
@@ -86,38 +86,38 @@ _SLIP: Final = 0.85
 
 
 def _may_be(before: Object, now: Object) -> bool:
-    """Whether an object of the same file is what became of one that is gone, by a mistake."""
+    """Whether an object of the same file may be a missing object, changed by a mistake."""
     if not (now.kind and now.key.name):
         return True
     same = now.key == before.key and similar_to(now.kind, [before.kind], _SLIP) is not None
     return same and _is_skipped(now)
 
 
-def _is_skipped(each: Object) -> bool:
-    return bool(each.kind) and (each.group, each.kind) not in KINDS
+def _is_skipped(manifest: Object) -> bool:
+    return bool(manifest.kind) and (manifest.group, manifest.kind) not in KINDS
 
 
 def _read(objects: Iterable[Object], addresses: Mapping[str, Upstream], native_routes: Sequence[Route]) -> Manifests:
     usable: LastGood = {}
     statuses: list[Status] = []
     notes: list[Problem] = []
-    for each in objects:
-        if _is_skipped(each):
-            text = f"{each.title} is skipped: nothing here reads {each.api_version} {each.kind}"
-            notes.append(Problem(each.position, text, Severity.NOTE))
-        elif each.problems:
-            statuses.append(judged(each, as_faults(each.problems), ACCEPTED))
-        elif first := usable.get(each.id):
-            fault = Fault(each.position, f"it is given twice, first at {first.position}")
-            statuses.append(judged(each, (fault,), ACCEPTED))
+    for manifest in objects:
+        if _is_skipped(manifest):
+            text = f"{manifest.title} is skipped: nothing here reads {manifest.api_version} {manifest.kind}"
+            notes.append(Problem(manifest.position, text, Severity.NOTE))
+        elif manifest.problems:
+            statuses.append(judged(manifest, as_faults(manifest.problems), ACCEPTED))
+        elif first := usable.get(manifest.id):
+            fault = Fault(manifest.position, f"it is given twice, first at {first.position}")
+            statuses.append(judged(manifest, (fault,), ACCEPTED))
         else:
-            usable[each.id] = each
-    found = make_cluster(usable.values(), addresses)
-    part = read_gateway_api(found)
-    ingresses = read_ingresses(found)
+            usable[manifest.id] = manifest
+    cluster = make_cluster(usable.values(), addresses)
+    part = read_gateway_api(cluster)
+    ingresses = read_ingresses(cluster)
     routes = (*part.routes, *ingresses.routes)
-    plugins = read_wasm_plugins(found, (*native_routes, *routes))
-    broken = (judged(each, faults, ACCEPTED) for each, faults in found.faults.items() if faults)
+    plugins = read_wasm_plugins(cluster, (*native_routes, *routes))
+    broken = (judged(faulty, faults, ACCEPTED) for faulty, faults in cluster.faults.items() if faults)
     names = dict.fromkeys(
         name
         for route in routes
@@ -127,7 +127,7 @@ def _read(objects: Iterable[Object], addresses: Mapping[str, Upstream], native_r
     return Manifests(
         listeners=part.listeners,
         homeless=part.homeless,
-        upstreams=tuple(map(found.upstream, names)),
+        upstreams=tuple(map(cluster.upstream, names)),
         routes=routes,
         rules=plugins.rules,
         route_groups=_route_groups(routes),
@@ -137,7 +137,7 @@ def _read(objects: Iterable[Object], addresses: Mapping[str, Upstream], native_r
 
 
 def _taken(routes: Iterable[Route]) -> Iterator[Problem]:
-    """Warnings about routes that get no request, as one of another namespace is asked for the same ones before."""
+    """Warnings about routes that get no request, because a route of another namespace takes all of them before."""
     first: dict[tuple[str, tuple[str, ...], RequestMatch], Route] = {}
     for route in (route for route in routes if route.action is not None):
         before = first.setdefault((route.group, route.domains, route.request), route)

@@ -1,6 +1,6 @@
-"""What a Gateway's listeners have for TLS: certificates with keys from Secrets, client authorities from ConfigMaps.
+"""TLS of a Gateway's listeners: certificates with keys from Secrets, client authorities from ConfigMaps.
 
-In: places of a Gateway that refer to them, and the `Cluster`. Out: PEM, and a `Fault` for each reference that cannot be
+In: places of a Gateway that refer to them, the `Cluster`. Out: PEM, and a `Fault` for each reference that cannot be
 used. Pure.
 """
 
@@ -21,14 +21,14 @@ from rejoinder.rules.kubernetes.status import RESOLVED_REFS, Fault, as_faults
 
 @dataclass(frozen=True, slots=True)
 class _Use:
-    """What is expected of the object that a reference names."""
+    """The expectations about a referenced object."""
 
     kind: str
     purpose: str
     reason: str
-    """The specification's word for a reference that cannot be used."""
+    """The reason in the specification for a reference that cannot be used."""
     absent: str
-    """The end of the message that there is no such object."""
+    """The end of the message if there is no such object."""
 
 
 _CERTIFICATE: Final = _Use("Secret", "a certificate", "InvalidCertificateRef", ": add it to the files")
@@ -89,7 +89,7 @@ def _find(named: Reference, use: _Use, gateway: Object, cluster: Cluster) -> Obj
     """The object that a reference names, if it may be used."""
     target = f"{use.kind} {named.key}"
     if (named.group, named.kind) != ("", use.kind):
-        return _fault(named, use, f"{named.kind} is no place for {use.purpose}: expected a {use.kind}")
+        return _fault(named, use, f"{named.kind} cannot hold {use.purpose}: expected a {use.kind}")
     if not cluster.granted(gateway, named):
         message = f"{target} is in another namespace, which has no ReferenceGrant for it"
         return replace(_fault(named, use, message), reason="RefNotPermitted")
@@ -112,7 +112,7 @@ def _authority_refs(place: Place, gateway: Object) -> tuple[Reference, ...]:
     references = fields.require("caCertificateRefs", Place.items, [])
     if not references and "caCertificateRefs" in fields:
         raise fields["caCertificateRefs"].expected("at least one entry")
-    return tuple(_reference(gateway, each) for each in references)
+    return tuple(_reference(gateway, entry) for entry in references)
 
 
 def _reference(gateway: Object, place: Place) -> Reference:
@@ -141,7 +141,7 @@ def _pair(secret: Place) -> tuple[bytes, bytes] | None:
 
 
 def _content(secret: Place, name: str) -> bytes:
-    """An entry of a Secret; the API server takes what stands in `stringData` for `data`."""
+    """An entry of a Secret; like the API server, this prefers `stringData` to `data`."""
     plain = open_fields(member(secret, "stringData"))
     if name in plain:
         return plain.get(name, lambda it: it.string().encode(), b"")

@@ -1,7 +1,7 @@
-"""All objects that were loaded, and what follows from them together: where Services are, and who may refer to what.
+"""All loaded objects, and what follows from all of them: the addresses of Services, and the allowed references.
 
-In: `Object`s, and the upstreams that the command line gives an address. Out: `Cluster`, which the readers of routes
-ask. Pure; what is wrong with an object is in `faults`, not raised.
+In: `Object`s, and the upstreams that have an address on the command line. Out: `Cluster`, for the readers of routes.
+Pure; mistakes in an object are in `faults`, not raised.
 """
 
 from __future__ import annotations
@@ -37,38 +37,38 @@ class ServicePort:
 class Service:
     ports: tuple[ServicePort, ...] = ()
     headless: bool = False
-    """Its DNS name stands for its pods, so that a pod's port is to be used."""
+    """Its DNS name resolves to its pods, so the port of the pods is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What was loaded, by kind."""
+    """The loaded objects, by kind."""
 
     objects: Mapping[str, Mapping[Key, Object]]
     addresses: Mapping[str, Upstream]
     """By upstream name: from the command line or a rule file, else from a McpBridge."""
     services: Mapping[Key, Service]
     grants: frozenset[tuple[str, ...]]
-    """What ReferenceGrants allow: group, kind and namespace of those who may refer to what has this group, kind, name
-    (empty: all have) and namespace."""
+    """What ReferenceGrants allow: group, kind and namespace of objects that may refer to objects with this group, kind,
+    name (empty: any) and namespace."""
     faults: dict[Object, tuple[Fault, ...]]
-    """What is wrong with Services, ReferenceGrants, Namespaces and McpBridges; Gateways add what is with Secrets and
+    """Faults of Services, ReferenceGrants, Namespaces and McpBridges; the reader of Gateways adds those of Secrets and
     ConfigMaps."""
 
     def of_kind(self, kind: str) -> Iterable[Object]:
-        """The objects of a kind, in the order in which they were loaded."""
+        """The objects of a kind, in load order."""
         return self.objects.get(kind, {}).values()
 
     def find(self, kind: str, key: Key) -> Object | None:
         return self.objects.get(kind, {}).get(key)
 
     def labels(self, namespace: str) -> dict[str, str]:
-        """The labels of a namespace; every namespace has its name as one."""
-        found = self.find("Namespace", Key("", namespace))
-        return {"kubernetes.io/metadata.name": namespace, **dict(found.labels if found else ())}
+        """The labels of a namespace; every namespace has a label with its name."""
+        namespaced = self.find("Namespace", Key("", namespace))
+        return {"kubernetes.io/metadata.name": namespace, **dict(namespaced.labels if namespaced else ())}
 
     def granted(self, source: Object, to: Reference) -> bool:
-        """Whether an object may refer to another, which is true within a namespace."""
+        """Whether an object may refer to another; within a namespace it always may."""
         kinds = (source.group, source.kind, source.key.namespace, to.group, to.kind)
         return source.key.namespace == to.key.namespace or any(
             (*kinds, name, to.key.namespace) in self.grants for name in ("", to.key.name)
@@ -81,7 +81,7 @@ class Cluster:
         """
         service = self.services.get(key)
         if service is not None:
-            return next((each for each in service.ports if each.number == number), None)
+            return next((entry for entry in service.ports if entry.number == number), None)
         return ServicePort(number) if upstream_name(key, number) in self.addresses else None
 
     def has(self, upstream: str) -> bool:
@@ -90,12 +90,12 @@ class Cluster:
         return upstream in self.addresses or (number is not None and self.service_port(key, number) is not None)
 
     def port_number(self, key: Key, name: str) -> int | None:
-        """The number of a Service's port that is given by name; None: there is none."""
+        """The number of a Service's port with a name; None: there is none."""
         service = self.services.get(key, Service())
-        return next((each.number for each in service.ports if each.name == name), None)
+        return next((entry.number for entry in service.ports if entry.name == name), None)
 
     def missing(self, key: Key, number: int | str) -> str:
-        """What to say where `service_port` finds nothing."""
+        """The message if `service_port` finds nothing."""
         lacks = f"Service {key} has no port {number}" if key in self.services else f"there is no Service {key}"
         where = (
             f", or say where it is with --upstream {upstream_name(key, number)}=URL" if isinstance(number, int) else ""
@@ -103,28 +103,28 @@ class Cluster:
         return f"{lacks}: add it to the files{where}"
 
     def upstream(self, name: str) -> Upstream:
-        """The upstream that a Service's port is, by the name that `upstream_name` gave it."""
+        """The upstream of a Service's port, by its `upstream_name`."""
         key, number = _service_of(name)
         if number is None:
             return self.addresses[name]
-        found = self.service_port(key, number)
-        http2 = found is not None and found.protocol == "kubernetes.io/h2c"
+        service_port = self.service_port(key, number)
+        http2 = service_port is not None and service_port.protocol == "kubernetes.io/h2c"
         if given := self.addresses.get(name):
             return replace(given, http2=http2 or given.http2)
         service = self.services[key]
-        target = found.target if found and service.headless else None
+        target = service_port.target if service_port and service.headless else None
         host = f"{key.name}.{key.namespace}.svc.cluster.local"
         return Upstream(name, (Endpoint(host, target or number),), http2=http2)
 
 
 _CLUSTER_DOMAIN: Final = ".svc.cluster.local"
 _REGISTRIES: Final = (".static", ".dns", ".nacos")
-"""How Higress ends the names of services that are not Kubernetes'."""
+"""The suffixes that Higress gives to services outside of Kubernetes."""
 
 
 def named_by_higress(name: str) -> str:
-    """The name here of an upstream that has this name in Higress; without a port, the beginning of the names that all
-    ports of a Service have.
+    """The name of an upstream by its name in Higress; without a port, the common prefix of the names of all ports
+    of a Service.
 
     >>> named_by_higress("web.shop.svc.cluster.local:8080"), named_by_higress("legacy.static:80")
     ('shop/web:8080', 'legacy')
@@ -140,37 +140,37 @@ def named_by_higress(name: str) -> str:
 
 
 def upstream_name(service: Key, number: int) -> str:
-    """How the upstream is called that a Service's port is: `NAMESPACE/NAME:PORT`."""
+    """The name of the upstream of a Service's port: `NAMESPACE/NAME:PORT`."""
     return f"{service}:{number}"
 
 
 def _service_of(upstream: str) -> tuple[Key, int | None]:
-    """The Service that an upstream is, and its port; None: it is none."""
+    """The Service of an upstream, and its port; None: it is not a Service."""
     key, _, number = upstream.rpartition(":")
     namespace, slash, name = key.partition("/")
     return Key(namespace, name), int(number) if slash and number else None
 
 
 def make_cluster(objects: Iterable[Object], addresses: Mapping[str, Upstream]) -> Cluster:
-    """Look at objects together. Each has a name that no other one of its kind has; `addresses` are upstreams of the
-    command line by name."""
+    """Put objects together. The name of each is unique within its kind; `addresses` are upstreams of the command line,
+    by name."""
     by_kind: dict[str, dict[Key, Object]] = {}
-    for each in objects:
-        key = Key("", each.key.name) if each.kind == "Namespace" else each.key
-        by_kind.setdefault(each.kind, {})[key] = each
+    for manifest in objects:
+        key = Key("", manifest.key.name) if manifest.kind == "Namespace" else manifest.key
+        by_kind.setdefault(manifest.kind, {})[key] = manifest
     faults: dict[Object, tuple[Fault, ...]] = {}
 
     def of_kind(kind: str, read: Callable[[Object], tuple[T, Iterable[Problem]]]) -> Iterator[tuple[Object, T]]:
-        for each in by_kind.get(kind, {}).values():
-            value, problems = read(each)
-            faults[each] = as_faults(problems)
-            yield each, value
+        for manifest in by_kind.get(kind, {}).values():
+            value, problems = read(manifest)
+            faults[manifest] = as_faults(problems)
+            yield manifest, value
 
-    services = {each.key: it for each, it in of_kind("Service", lambda it: read_spec(it, _service, Service()))}
+    services = {manifest.key: it for manifest, it in of_kind("Service", lambda it: read_spec(it, _service, Service()))}
     granting = of_kind("ReferenceGrant", lambda it: read_spec(it, _grants, ()))
-    grants = frozenset((*it, each.key.namespace) for each, found in granting if not faults[each] for it in found)
+    grants = frozenset((*it, grant.key.namespace) for grant, granted in granting if not faults[grant] for it in granted)
     list(of_kind("Namespace", lambda it: read_spec(it, lambda _: None, None)))
-    bridged = {upstream.name: upstream for _, found in of_kind("McpBridge", read_mcp_bridge) for upstream in found}
+    bridged = {upstream.name: upstream for _, listed in of_kind("McpBridge", read_mcp_bridge) for upstream in listed}
     return Cluster(by_kind, {**bridged, **addresses}, services, grants, faults)
 
 

@@ -16,7 +16,7 @@ from rejoinder.rules.model import STATUSES, Answer
 
 GROUP: Final = "gateway.kgateway.dev"
 GROUPS: Final = (GROUP, "gateway.gloo.solo.io")
-"""The second is how it was called before kgateway."""
+"""The second is the group before the project was called kgateway."""
 KIND: Final = "DirectResponse"
 
 MAX_BODY_SIZE: Final = 4096
@@ -24,13 +24,13 @@ MAX_BODY_SIZE: Final = 4096
 
 
 def read_direct_response(manifest: Object) -> tuple[Answer | None, tuple[Fault, ...]]:
-    """The answer that an object is; None beside faults if it is none."""
+    """The answer of an object; None, with faults, if it has mistakes."""
     answer, problems = read_spec(manifest, _answer, None)
     return (None if problems else answer), as_faults(problems)
 
 
 def read_filter(place: Place) -> Answer:
-    """The Gateway API's own filter of the name (experimental), which holds the answer itself."""
+    """The Gateway API's own filter with this name (experimental), which contains the answer."""
     fields = open_fields(place)
     body = open_fields(member(place, "body")).get("string", _body, b"")
     return _made(fields.require("statusCode", status, 200), body)
@@ -47,14 +47,14 @@ status: Final = functools.partial(Place.integer, allowed=STATUSES, what="a statu
 def _made(code: int, body: bytes) -> Answer:
     return Answer(
         status_code=code,
-        # What Envoy says if nobody says anything, and so what kgateway sends.
+        # The default of Envoy, and so of kgateway.
         headers=(("content-type", "text/plain"),) if body else (),
         body=body,
     )
 
 
 def _body(place: Place) -> bytes:
-    # A number or a date is what somebody meant to send who forgot the quotes; kubectl refuses it.
+    # For a number or a date, the author forgot the quotes; kubectl refuses it.
     if not (isinstance(place.node, Scalar) and place.node.kind is ScalarKind.STRING):
         raise place.expected("a string")
     body = place.string().encode()

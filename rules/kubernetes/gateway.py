@@ -1,8 +1,8 @@
 """Gateways: where they listen, which of their listeners can be used, and which routes a listener accepts.
 
-In: `Gateway` objects and the `Cluster`. Out: `Gateway` values with what is wrong in them. Pure.
+In: `Gateway` objects and the `Cluster`. Out: `Gateway` values with their faults. Pure.
 
-All listeners on one port of a Gateway share a socket and a list of routes, in which host names tell them apart.
+All listeners on one port of a Gateway share a socket and a list of routes, whose host names distinguish them.
 https://gateway-api.sigs.k8s.io/reference/spec/#gateway
 """
 
@@ -41,13 +41,13 @@ from rejoinder.rules.kubernetes.status import (
     ListenerStatus,
     Status,
     as_faults,
-    condition,
+    condition_of,
 )
 from rejoinder.rules.model import RULE_FILES, Listener, Position
 from rejoinder.rules.rule_file.matches import domains
 
 INVALID_ROUTE_KINDS: Final = "InvalidRouteKinds"
-"""The reason for a listener that allows kinds of routes which do not exist here: it accepts the other kinds."""
+"""The reason if a listener allows unsupported kinds of routes: it accepts the other kinds."""
 
 ADDRESS_NOT_USABLE: Final = "AddressNotUsable"
 
@@ -81,7 +81,7 @@ class GatewayListener:
     selector: tuple[_Expression, ...] = ()
     """All must hold."""
     kinds: tuple[tuple[str, str], ...] | None = None
-    """Group and kind of the routes that it accepts; None: those of its protocol."""
+    """Group and kind of the accepted routes; None: those of its protocol."""
     certificates: tuple[tuple[bytes, bytes], ...] = ()
     """Chains and keys."""
     client_ca: bytes | None = None
@@ -99,7 +99,7 @@ class GatewayListener:
         return _PROTOCOLS.get(self.protocol, "")
 
     def lets_in(self, route: Object, gateway: Object | None, cluster: Cluster) -> bool:
-        """Whether a route may be attached, as far as its kind and namespace go."""
+        """Whether a route may be attached, by its kind and namespace."""
         if not self.scheme or (self.kinds is not None and (route.group, route.kind) not in self.kinds):
             return False
         match self.namespaces:
@@ -126,7 +126,7 @@ class Gateway:
 
     @property
     def usable(self) -> bool:
-        """Whether routes can be attached, and requests come in if it is not `homeless`."""
+        """Whether routes can be attached; requests come in if it is not `homeless`."""
         return all(fault.reason == ADDRESS_NOT_USABLE for fault in self.faults)
 
     @property
@@ -139,7 +139,7 @@ class Gateway:
         return RULE_FILES if self.object is None else f"gateway/{self.key}/{number}"
 
     def sockets(self) -> Iterator[Listener]:
-        """What Envoy is to listen on."""
+        """The listeners for Envoy."""
         if self.object is None or not self.usable:
             return
         usable = [listener for listener in self.listeners if listener.usable]
@@ -158,13 +158,13 @@ class Gateway:
         """Its conditions; `attached` says how many routes each listener has, by name."""
         assert self.object is not None, "only objects have a status"
         broken = [listener for listener in self.listeners if not listener.usable]
-        own = condition(ACCEPTED, self.faults)
+        own = condition_of(ACCEPTED, self.faults)
         if broken and own.good:
             names = ", ".join(listener.name for listener in broken)
             own = replace(own, reason="ListenersNotValid", message=f"these listeners cannot be used: {names}")
         return Status(
             self.object,
-            conditions=(own, condition(PROGRAMMED, _programmed(self.faults))),
+            conditions=(own, condition_of(PROGRAMMED, _programmed(self.faults))),
             listeners=tuple(_listener_status(listener, attached.get(listener.name, 0)) for listener in self.listeners),
             addresses=self.addresses,
         )
@@ -184,10 +184,10 @@ def _listener_status(listener: GatewayListener, attached: int) -> ListenerStatus
         listener.name,
         attached,
         (
-            condition(ACCEPTED, faults),
-            condition(PROGRAMMED, stopped[:1]),
-            condition(RESOLVED_REFS, faults),
-            condition(CONFLICTED, faults, "NoConflicts"),
+            condition_of(ACCEPTED, faults),
+            condition_of(PROGRAMMED, stopped[:1]),
+            condition_of(RESOLVED_REFS, faults),
+            condition_of(CONFLICTED, faults, "NoConflicts"),
         ),
         tuple(kinds),
     )
@@ -199,17 +199,17 @@ _HTTP_ROUTE: Final = ((GATEWAY_API, "HTTPRoute"),)
 # --- reading ---
 
 
-def read_gateway(each: Object, cluster: Cluster) -> Gateway:
+def read_gateway(gateway: Object, cluster: Cluster) -> Gateway:
     """A Gateway. Mistakes become faults of the Gateway, or of the listener that they are about."""
-    frontend, problems = read_spec(each, _frontend, {}, "listeners")
-    addresses, address_problems = alone(member(each.spec(), "addresses"), lambda it: [*map(_address, items(it))], [])
-    places, listener_problems = alone(member(each.spec(), "listeners"), items, [])
+    frontend, problems = read_spec(gateway, _frontend, {}, "listeners")
+    addresses, address_problems = alone(member(gateway.spec(), "addresses"), lambda it: [*map(_address, items(it))], [])
+    places, listener_problems = alone(member(gateway.spec(), "listeners"), items, [])
     faults = [*as_faults((*problems, *listener_problems)), *as_faults(address_problems, "UnsupportedAddress")]
     if not places and not faults:
-        faults.append(Fault(each.position, "spec.listeners is missing: it listens nowhere"))
-    listeners = [_listener(place, each, cluster, frontend) for place in places]
+        faults.append(Fault(gateway.position, "spec.listeners is missing: it listens nowhere"))
+    listeners = [_listener(place, gateway, cluster, frontend) for place in places]
     given = tuple(filter(None, addresses)) or (ANY_ADDRESS,)
-    return Gateway(each.key, each, given, _told_apart(listeners), tuple(faults))
+    return Gateway(gateway.key, gateway, given, _told_apart(listeners), tuple(faults))
 
 
 def _address(place: Place) -> str:
@@ -227,26 +227,26 @@ def _address(place: Place) -> str:
 def _listener(
     place: Place, gateway: Object, cluster: Cluster, frontend: Mapping[int | None, Place | None]
 ) -> GatewayListener:
-    found, problems = alone(place, _read_listener, GatewayListener("", 0, ""))
+    listener, problems = alone(place, _read_listener, GatewayListener("", 0, ""))
     faults = [*as_faults(problems)]
-    if found.protocol not in _PROTOCOLS and not faults:
-        message = f"the protocol {quoted(found.protocol)} is not supported: expected one of {', '.join(_PROTOCOLS)}"
+    if listener.protocol not in _PROTOCOLS and not faults:
+        message = f"the protocol {quoted(listener.protocol)} is not supported: expected one of {', '.join(_PROTOCOLS)}"
         faults.append(Fault(place.position, message, reason="UnsupportedProtocol"))
-    for group, kind in found.kinds or ():
+    for group, kind in listener.kinds or ():
         if (group, kind) not in _HTTP_ROUTE:
             message = f"allowedRoutes.kinds: {kind} is not supported, HTTPRoute is"
             faults.append(Fault(place.position, message, reason=INVALID_ROUTE_KINDS, condition=RESOLVED_REFS))
     pairs: tuple[tuple[bytes, bytes], ...] = ()
-    client_ca: bytes | None = None
-    if found.protocol == "HTTPS":
+    ca: bytes | None = None
+    if listener.protocol == "HTTPS":
         pairs, secret_faults = certificates(member(place, "tls"), gateway, cluster)
         faults += secret_faults
         if not pairs and not secret_faults:
             faults.append(Fault(place.position, "HTTPS needs tls.certificateRefs with a Secret"))
         own = alone(member(place, "tls"), open_fields, _NO_FIELDS)[0].given.get("frontendValidation")
-        client_ca, ca_faults = client_authorities(own or frontend.get(found.port, frontend.get(None)), gateway, cluster)
+        ca, ca_faults = client_authorities(own or frontend.get(listener.port, frontend.get(None)), gateway, cluster)
         faults += ca_faults
-    return replace(found, certificates=pairs, client_ca=client_ca, faults=tuple(faults), position=place.position)
+    return replace(listener, certificates=pairs, client_ca=ca, faults=tuple(faults), position=place.position)
 
 
 def _read_listener(place: Place) -> GatewayListener:
@@ -289,46 +289,45 @@ def _expression(place: Place) -> _Expression:
 def _told_apart(listeners: list[GatewayListener]) -> tuple[GatewayListener, ...]:
     """Listeners with their conflicts: those of one port must have different hosts and the same protocol."""
     ports = {listener.port for listener in listeners}
-    protocols = {number: {each.protocol for each in listeners if each.port == number} for number in ports}
-    authorities = {number: {each.client_ca for each in listeners if each.port == number} for number in ports}
+    protocols = {number: {entry.protocol for entry in listeners if entry.port == number} for number in ports}
+    authorities = {number: {entry.client_ca for entry in listeners if entry.port == number} for number in ports}
     hosts = Counter((listener.port, listener.hostname) for listener in listeners)
     names = Counter(listener.name for listener in listeners)
 
-    def conflict(each: GatewayListener) -> Fault | None:
+    def conflict(listener: GatewayListener) -> Fault | None:
         def fault(reason: str, message: str) -> Fault:
-            return Fault(each.position, message, reason=reason, condition=CONFLICTED)
+            return Fault(listener.position, message, reason=reason, condition=CONFLICTED)
 
-        if names[each.name] > 1:
-            return fault("HostnameConflict", f"several listeners are called {quoted(each.name)}")
-        if len(protocols[each.port]) > 1:
-            return fault(
-                "ProtocolConflict", f"port {each.port} is given to {' and '.join(sorted(protocols[each.port]))}"
-            )
-        if len(authorities[each.port]) > 1:
+        if names[listener.name] > 1:
+            return fault("HostnameConflict", f"several listeners are called {quoted(listener.name)}")
+        number = listener.port
+        if len(protocols[number]) > 1:
+            return fault("ProtocolConflict", f"port {number} is given to {' and '.join(sorted(protocols[number]))}")
+        if len(authorities[number]) > 1:
             # Envoy asks for a client's certificate before it knows which host the request is for.
-            return fault("ProtocolConflict", f"the listeners of port {each.port} demand different client certificates")
-        if hosts[each.port, each.hostname] > 1:
-            host = quoted(each.hostname) if each.hostname else "every host"
-            return fault("HostnameConflict", f"port {each.port} has several listeners for {host}")
+            return fault("ProtocolConflict", f"the listeners of port {number} demand different client certificates")
+        if hosts[number, listener.hostname] > 1:
+            host = quoted(listener.hostname) if listener.hostname else "every host"
+            return fault("HostnameConflict", f"port {number} has several listeners for {host}")
         return None
 
     return tuple(
-        replace(listener, faults=(*listener.faults, found)) if found else listener
+        replace(listener, faults=(*listener.faults, conflicting)) if conflicting else listener
         for listener in listeners
-        for found in [conflict(listener)]
+        for conflicting in [conflict(listener)]
     )
 
 
 def _frontend(spec: Place) -> dict[int | None, Place | None]:
-    """The validation of clients' certificates at each port; None: at all other ports."""
-    found: dict[int | None, Place | None] = {}
+    """The validation of client certificates by port; None: for all other ports."""
+    validations: dict[int | None, Place | None] = {}
     frontend = open_fields(spec).get("tls", open_fields, _NO_FIELDS).get("frontend", open_fields, _NO_FIELDS)
-    found[None] = frontend.get("default", open_fields, _NO_FIELDS).given.get("validation")
+    validations[None] = frontend.get("default", open_fields, _NO_FIELDS).given.get("validation")
     for entry in frontend.get("perPort", Place.items, []):
         fields = open_fields(entry)
         number = fields.require("port", port, 0)
-        found[number] = fields.get("tls", open_fields, _NO_FIELDS).given.get("validation")
-    return found
+        validations[number] = fields.get("tls", open_fields, _NO_FIELDS).given.get("validation")
+    return validations
 
 
 _NO_FIELDS: Final = Fields(Place(Map(0, {}, 0), Source("", Files())), {})

@@ -1,10 +1,10 @@
-"""The Gateway API: Gateways and HTTPRoutes put together. docs/gateway-api.md is what users read about it.
+"""The Gateway API: Gateways and HTTPRoutes put together. docs/gateway-api.md is the page for users.
 
-In: the `Cluster`. Out: what Envoy listens on, the routes of each port in the specification's order of precedence, and
-a status for every object. Pure; nothing is raised.
+In: the `Cluster`. Out: the listeners, the routes of each port in the specification's order of precedence, and a status
+for every object. Pure; nothing is raised.
 
-An HTTPRoute becomes one `Route` for each port of a Gateway, host name, rule and match, so that the order of precedence
-is the order of routes, and `decide` and `plan` need not know of it.
+An HTTPRoute becomes one `Route` for each port of a Gateway, host name, rule and match. So the order of routes is the
+order of precedence, and `decide` and `plan` do not depend on the specification.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rejoinder.rules.kubernetes.status import (
     Fault,
     ParentRef,
     Status,
-    condition,
+    condition_of,
     judged,
 )
 from rejoinder.rules.manifests import Manifests
@@ -42,7 +42,7 @@ WELL_KNOWN_PORTS: Final = {"http": 80, "https": 443}
 
 
 MAX_ROUTES: Final = 10_000
-"""That an HTTPRoute may be: five times what its most rules and matches are at one listener with its most hostnames."""
+"""Of one HTTPRoute: five times the maximum of its rules, matches and hostnames at one listener."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +56,12 @@ class _Attachment:
 
 def read_gateway_api(cluster: Cluster) -> Manifests:
     """What the Gateways, HTTPRoutes and DirectResponses say."""
-    answers = {each: read_direct_response(each) for each in cluster.of_kind(DIRECT_RESPONSE)}
+    answers = {manifest: read_direct_response(manifest) for manifest in cluster.of_kind(DIRECT_RESPONSE)}
     routes = [
-        read_http_route(each, cluster, {each.key: answer for each, (answer, _) in answers.items()})
-        for each in cluster.of_kind("HTTPRoute")
+        read_http_route(manifest, cluster, {response.key: answer for response, (answer, _) in answers.items()})
+        for manifest in cluster.of_kind("HTTPRoute")
     ]
-    gateways = _on_their_own([read_gateway(each, cluster) for each in cluster.of_kind("Gateway")])
+    gateways = _on_their_own([read_gateway(manifest, cluster) for manifest in cluster.of_kind("Gateway")])
     by_key = {gateway.key: gateway for gateway in gateways}
 
     entries: list[tuple[Any, Route]] = []
@@ -69,12 +69,12 @@ def read_gateway_api(cluster: Cluster) -> Manifests:
     statuses: list[Status] = []
     for route in routes:
         led = [(ref, *_attach(route, ref, by_key, cluster)) for ref in route.parents]
-        found = {(each.gateway.key, each.listener.name): each for _, attachments, _ in led for each in attachments}
-        if too_large := _too_large(route, found.values(), len(entries)):
-            route, found = replace(route, faults=(*route.faults, too_large)), {}  # noqa: PLW2901 - with its fault
-        for where, each in found.items():
+        by_listener = {(at.gateway.key, at.listener.name): at for _, attachments, _ in led for at in attachments}
+        if too_large := _too_large(route, by_listener.values(), len(entries)):
+            route, by_listener = replace(route, faults=(*route.faults, too_large)), {}  # noqa: PLW2901 - with its fault
+        for where, at in by_listener.items():
             attached.setdefault(where, set()).add(route.object.key)
-            entries += _entries(route, each)
+            entries += _entries(route, at)
         parents = tuple((ref, _parent_conditions(route, attachments, fault)) for ref, attachments, fault in led)
         statuses.append(Status(route.object, _unattached(route), parents))
     entries += (entry for gateway in gateways for entry in _fences(gateway))
@@ -89,19 +89,19 @@ def read_gateway_api(cluster: Cluster) -> Manifests:
                 for gateway in gateways
             ),
             *statuses,
-            *(judged(each, faults, ACCEPTED) for each, (_, faults) in answers.items()),
+            *(judged(manifest, faults, ACCEPTED) for manifest, (_, faults) in answers.items()),
         ),
         notes=(
             *(note for route in routes for note in route.notes),
-            *(note for each in cluster.of_kind("Gateway") for note in annotations_without_effect(each)),
+            *(note for manifest in cluster.of_kind("Gateway") for note in annotations_without_effect(manifest)),
         ),
     )
 
 
 def _too_large(route: HttpRoute, at: Iterable[_Attachment], others: int) -> Fault | None:
-    """Why an HTTPRoute cannot be used, if it is that: its matches are there again at each listener, for each hostname,
-    and a short text could be millions."""
-    size = sum(len(each.domains) for each in at) * sum(len(rule.matches) for rule in route.rules)
+    """The fault of an HTTPRoute that becomes too many routes: its matches are repeated for each listener and hostname,
+    so a short text could become millions."""
+    size = sum(len(attachment.domains) for attachment in at) * sum(len(rule.matches) for rule in route.rules)
     if size <= min(MAX_ROUTES, MAX_ITEMS - others):
         return None
     message = (
@@ -112,7 +112,7 @@ def _too_large(route: HttpRoute, at: Iterable[_Attachment], others: int) -> Faul
 
 
 def _on_their_own(gateways: Iterable[Gateway]) -> list[Gateway]:
-    """Each Gateway has its addresses and ports for itself: a second one that wants the same is not programmed."""
+    """Each Gateway has its own addresses and ports: a second Gateway with the same ones is not programmed."""
     taken: dict[tuple[str, int], Gateway] = {}
     result: list[Gateway] = []
     for gateway in gateways:
@@ -137,7 +137,7 @@ def _on_their_own(gateways: Iterable[Gateway]) -> list[Gateway]:
 def _attach(
     route: HttpRoute, ref: ParentRef, gateways: Mapping[Key, Gateway], cluster: Cluster
 ) -> tuple[list[_Attachment], Fault | None]:
-    """The listeners that a reference leads to; where there are none, why."""
+    """The listeners of a reference; if there are none, the fault."""
 
     def none(reason: str, message: str) -> tuple[list[_Attachment], Fault]:
         return [], Fault(ref.to.place.position, message, reason=reason)
@@ -158,7 +158,7 @@ def _attach(
     allowed = [listener for listener in named if listener.lets_in(route.object, gateway.object, cluster)]
     if not allowed:
         message = (
-            f"no listener of Gateway {ref.to.key} lets in HTTPRoutes of {route.object.key.namespace}: see allowedRoutes"
+            f"no listener of Gateway {ref.to.key} allows HTTPRoutes of {route.object.key.namespace}: see allowedRoutes"
         )
         return none("NotAllowedByListeners", message)
     usable = [listener for listener in allowed if listener.usable and gateway.usable]
@@ -177,13 +177,13 @@ def _attach(
 
 
 def _rule_files(key: Key) -> Gateway:
-    """What stands in for the Gateway where none is among the files: where rule files listen."""
+    """The stand-in if no Gateway is among the files: the listeners of the rule files."""
     listener = GatewayListener("rule-files", 0, "HTTP", namespaces="All")
     return Gateway(key, None, (), (listener,))
 
 
 def _meet(listener: str, hostnames: tuple[str, ...]) -> tuple[str, ...]:
-    """The hosts of a route that are those of a listener, too."""
+    """The hosts that a route and a listener have in common."""
     if not hostnames:
         return (listener or "*",)
     if not listener:
@@ -201,11 +201,11 @@ def _meet(listener: str, hostnames: tuple[str, ...]) -> tuple[str, ...]:
 def _parent_conditions(
     route: HttpRoute, attachments: Sequence[_Attachment], fault: Fault | None
 ) -> tuple[Condition, ...]:
-    faults = (*((fault,) if fault else ()), *route.faults, *(each for rule in route.rules for each in rule.faults))
+    faults = (*((fault,) if fault else ()), *route.faults, *(own for rule in route.rules for own in rule.faults))
     message = ""
     if not fault and not attachments[0].gateway.object:
         message = "no Gateway is among the files, so it is attached where the rule files listen"
-    conditions = [condition(ACCEPTED, faults, message=message), condition(RESOLVED_REFS, faults)]
+    conditions = [condition_of(ACCEPTED, faults, message=message), condition_of(RESOLVED_REFS, faults)]
     broken = [number for number, rule in enumerate(route.rules) if any(it.condition == ACCEPTED for it in rule.faults)]
     works = any(
         (match.whole and rule.refusal) or number not in broken
@@ -213,7 +213,7 @@ def _parent_conditions(
         for match in rule.matches
     )
     if broken and works:
-        text = f"what is wrong of rule {', '.join(map(str, broken))} answers 500, the rest works"
+        text = f"the faults of rule {', '.join(map(str, broken))} answer 500, the rest works"
         conditions.append(Condition(PARTIALLY_INVALID, True, UNSUPPORTED_VALUE, text))
     return tuple(conditions)
 
@@ -224,7 +224,7 @@ def _unattached(route: HttpRoute) -> tuple[Condition, ...]:
         return ()
     message = "spec.parentRefs is missing: it is attached to nothing"
     fault = Fault(route.object.position, message, reason="NoMatchingParent")
-    return (condition(ACCEPTED, (*route.faults, fault)),)
+    return (condition_of(ACCEPTED, (*route.faults, fault)),)
 
 
 # --- routes in their order ---
@@ -232,13 +232,13 @@ def _unattached(route: HttpRoute) -> tuple[Condition, ...]:
 
 def _entries(route: HttpRoute, at: _Attachment) -> Iterator[tuple[Any, Route]]:
     narrower = _narrower(at.gateway, at.listener)
-    domains = [each for each in at.domains if not any(domain_covers(other.hostname, each) for other in narrower)]
+    domains = [domain for domain in at.domains if not any(domain_covers(other.hostname, domain) for other in narrower)]
     for number, rule in enumerate(route.rules):
         for place, match in enumerate(rule.matches):
             own = rule.action if match.whole else rule.refusal or rule.action
             for domain in domains:
                 action = _at_listener(own, at.listener, domain)
-                found = Route(
+                entry = Route(
                     name=f"httproute/{route.object.key}/rule/{number}/match/{place}",
                     action=action,
                     domains=(domain,),
@@ -250,18 +250,18 @@ def _entries(route: HttpRoute, at: _Attachment) -> Iterator[tuple[Any, Route]]:
                     position=rule.position,
                 )
                 if isinstance(own, Answer):
-                    found = replace(found, request_headers=UNCHANGED, response_headers=UNCHANGED)
+                    entry = replace(entry, request_headers=UNCHANGED, response_headers=UNCHANGED)
                 key = (*_precedence(route, match, domain), number, place)
                 if isinstance(action, Redirect) and action.scheme and (action.host, action.port) == (None, None):
-                    # Envoy would lead to the scheme that is given, at the port of the request's Host.
+                    # Envoy would redirect to the given scheme, at the port of the request's Host.
                     with_port = replace(match.request, headers=(*match.request.headers, _WITH_PORT))
                     to = replace(action, port=WELL_KNOWN_PORTS[action.scheme])
-                    yield key, replace(found, request=with_port, action=to)
-                yield key, found
+                    yield key, replace(entry, request=with_port, action=to)
+                yield key, entry
 
 
 def _narrower(gateway: Gateway, listener: GatewayListener) -> list[GatewayListener]:
-    """The listeners on the same port that have some of a listener's hosts for themselves.
+    """The listeners on the same port that take some of a listener's hosts.
 
     https://gateway-api.sigs.k8s.io/reference/spec/#listener calls it listener isolation: a request is for the most
     specific listener alone.
@@ -277,8 +277,8 @@ def _narrower(gateway: Gateway, listener: GatewayListener) -> list[GatewayListen
 
 
 def _fences(gateway: Gateway) -> Iterator[tuple[Any, Route]]:
-    """Behind all routes of a listener, what keeps its hosts from the routes of a wider one."""
-    fenced = {each.name: each for listener in gateway.listeners for each in _narrower(gateway, listener)}
+    """Routes behind all routes of a listener, which keep its hosts from the routes of a wider listener."""
+    fenced = {other.name: other for listener in gateway.listeners for other in _narrower(gateway, listener)}
     for listener in fenced.values():
         name = f"gateway/{gateway.key}/listener/{listener.name}/no-route"
         route = Route(
@@ -292,7 +292,7 @@ def _fences(gateway: Gateway) -> Iterator[tuple[Any, Route]]:
         yield (_host_precedence(listener.hostname), _FENCE), route
 
 
-# How useful a match is: a fence comes behind all that its host has.
+# The rank of a match: a fence comes behind all routes of its host.
 _WHOLE, _NOT_WHOLE, _FENCE = range(3)
 
 
@@ -301,11 +301,11 @@ def _host_precedence(domain: str) -> tuple[bool, int]:
 
 
 def _precedence(route: HttpRoute, match: Match, domain: str) -> tuple[Any, ...]:
-    """What sorts routes: the smaller, the earlier they are tried.
+    """The sort key of routes: routes with smaller keys are tried first.
 
-    https://gateway-api.sigs.k8s.io/reference/spec/#httprouterule has the order behind the host, `hostnames` of
-    #httproutespec that of hosts. What the specification leaves open: regular expressions come between exact paths and
-    prefixes. A match with a test that cannot be used comes last, so that its 500 takes no other route's requests.
+    https://gateway-api.sigs.k8s.io/reference/spec/#httprouterule defines the order within a host, `hostnames` of
+    #httproutespec that of hosts. The specification does not order regular expressions: here they come between exact
+    paths and prefixes. A match with an unusable test comes last, so that its 500 takes no requests of other routes.
     """
     request = match.request
     return (
@@ -323,19 +323,19 @@ def _precedence(route: HttpRoute, match: Match, domain: str) -> tuple[Any, ...]:
 _KIND_ORDER: Final = (PathKind.EXACT, PathKind.REGEX, PathKind.PREFIX)
 
 
-# Of a request whose Host has a port.
+# For a request whose Host has a port.
 _WITH_PORT: Final = ("host", StringMatch(StringKind.REGEX, r".*:[0-9]+"))
 
 
 def _at_listener(action: Any, listener: GatewayListener, domain: str) -> Any:
-    """A redirect that does not say a port leads to that of its scheme, or of the listener."""
+    """A redirect without a port goes to the port of its scheme, or of the listener."""
     if not isinstance(action, Redirect) or not (listener.port or action.scheme):
         return action
     scheme = action.scheme or listener.scheme
     wanted = action.port or (WELL_KNOWN_PORTS[scheme] if action.scheme else listener.port)
     if wanted != WELL_KNOWN_PORTS[scheme]:
         return replace(action, port=wanted)
-    # The well-known port is left out. Envoy keeps the port of Host unless it is told another, or the host is replaced.
+    # A well-known port is left out. Envoy keeps the port of Host unless the redirect has a port or host.
     if action.scheme and action.host is None and "*" not in domain:
         return replace(action, host=domain, port=None)
     kept = not action.scheme and action.host is None and listener.port != WELL_KNOWN_PORTS[listener.scheme]

@@ -1,6 +1,6 @@
-"""What the filters of a rule of an HTTPRoute, or of one of its backends, come to.
+"""The filters of a rule of an HTTPRoute, or of one of its backends.
 
-In: places, and the `References` of the route. Out: `Filters`, a value that joins with another. Pure.
+In: places, and the `References` of the route. Out: `Filters`, values that can be joined. Pure.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Filters:
     cors: Cors | None = None
     mirrors: tuple[tuple[str, float], ...] = ()
     responses: tuple[Answer, ...] = ()
-    """Of DirectResponses; one that cannot be had is noted, and stands here as any answer."""
+    """Of DirectResponses; for one that cannot be used, which is noted, any answer."""
 
     def joined(self, other: Filters) -> Filters:
-        """Both; of what there can be only one, the other's."""
+        """Both; for what can exist only once, that of the other."""
         return Filters(
             other.request_headers or self.request_headers,
             other.response_headers or self.response_headers,
@@ -53,9 +53,9 @@ class Filters:
 
 
 def read_filters(place: Place, references: References, *, backend: bool = False) -> Filters:
-    """The filters of a rule, or of a backend, which may do less."""
+    """The filters of a rule, or of a backend, which may have fewer."""
     readers = _readers(references, backend)
-    found, seen = Filters(), set[str]()
+    filters, seen = Filters(), set[str]()
     for item in items(place):
         fields = open_fields(item)
         kind = fields.require("type", Place.string, "")
@@ -71,8 +71,8 @@ def read_filters(place: Place, references: References, *, backend: bool = False)
             raise item.mistake(f"{name} is missing")
         for other in fields.given.keys() & ({field for field, _ in readers.values()} - {name}):
             refuse(fields[other], UNSUPPORTED_VALUE, f"is not for a filter of the type {kind}")
-        found = found.joined(read(fields[name]))
-    return found
+        filters = filters.joined(read(fields[name]))
+    return filters
 
 
 _SEVERAL: Final = ("RequestMirror", "ExtensionRef")
@@ -82,7 +82,7 @@ _OF_RULES: Final = ("CORS", "DirectResponse")
 
 
 def _readers(references: References, backend: bool) -> dict[str, tuple[str, Callable[[Place], Filters]]]:
-    """The filters that there are, each with the field that says more, and its reader."""
+    """All filters, each with the field of its settings, and the reader of that field."""
     return {
         "RequestHeaderModifier": ("requestHeaderModifier", lambda it: Filters(request_headers=_header_changes(it))),
         "ResponseHeaderModifier": ("responseHeaderModifier", lambda it: Filters(response_headers=_header_changes(it))),
@@ -96,10 +96,10 @@ def _readers(references: References, backend: bool) -> dict[str, tuple[str, Call
 
 
 def _responses(place: Place, references: References, backend: bool) -> tuple[Answer, ...]:
-    found = references.response(place)
-    if found is not None and backend:
+    response = references.response(place)
+    if response is not None and backend:
         place.warn("a DirectResponse on a backendRef is ignored: refer to it in the rule's own filters")
-    return () if found is None or backend else (found,)
+    return () if response is None or backend else (response,)
 
 
 def _mirrors(place: Place, references: References) -> tuple[tuple[str, float], ...]:
@@ -118,13 +118,13 @@ def _rewrite(place: Place) -> Rewrite:
 
 def _header_changes(place: Place) -> HeaderChanges:
     fields = open_fields(place)
-    found = HeaderChanges(
+    changes = HeaderChanges(
         set=fields.get("set", lambda it: it.each(_header), ()),
         add=fields.get("add", lambda it: it.each(_header), ()),
         remove=fields.get("remove", lambda it: it.each(_name), ()),
     )
-    at_most(place, MAX_HEADERS, "headers", (*found.set, *found.add))
-    return found
+    at_most(place, MAX_HEADERS, "headers", (*changes.set, *changes.add))
+    return changes
 
 
 def _header(place: Place) -> Header:

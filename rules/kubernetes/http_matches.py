@@ -1,4 +1,4 @@
-"""What requests a rule of an HTTPRoute is about: its `matches`. In: places. Out: `Match`es. Pure."""
+"""The `matches` of a rule of an HTTPRoute. In: places. Out: `Match`es. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Match:
 
     request: RequestMatch = EVERY_REQUEST
     whole: bool = True
-    """False: a test of it cannot be used, so it fits more requests than its author meant. They get its refusal."""
+    """False: one of its tests cannot be used, so it fits more requests than intended. They get the rule's refusal."""
 
 
 def read_matches(place: Place) -> tuple[Match, ...]:
@@ -56,7 +56,7 @@ def _path(place: Place) -> PathMatch:
 
 
 def _values(place: Place, read_name: Callable[[Place, str], str]) -> tuple[tuple[str, StringMatch], ...]:
-    found: dict[str, StringMatch] = {}
+    tests: dict[str, StringMatch] = {}
     for item in place.items():
         fields = open_fields(item)
         name = fields.require("name", lambda it: read_name(it, it.string()), None)
@@ -65,6 +65,6 @@ def _values(place: Place, read_name: Callable[[Place, str], str]) -> tuple[tuple
             test = StringMatch(StringKind.EXACT, fields.require("value", Place.string, ""))
         else:
             test = StringMatch(StringKind.REGEX, fields.require("value", regex_text, ".*"))
-        if name is not None:  # of several with one name the first counts, says the specification
-            found.setdefault(name, test)
-    return tuple(found.items())
+        if name is not None:  # the specification: of several with one name, the first counts
+            tests.setdefault(name, test)
+    return tuple(tests.items())

@@ -1,14 +1,12 @@
-"""The rules of an HTTPRoute: what requests they are about, and what becomes of these.
+"""The rules of an HTTPRoute: their matches and actions.
 
-In: an `HTTPRoute` object and the `Cluster`. Out: `RouteRule`s with matches and an action, and what is wrong. Pure.
-`http_matches` and `http_filters` read their parts; where the routes go, and in which order they are tried, is for
-`gateway_api`.
+In: an `HTTPRoute` object and the `Cluster`. Out: `RouteRule`s with matches and an action, and faults. Pure.
+`http_matches` and `http_filters` read their parts; `gateway_api` attaches the routes and sorts them.
 
-What cannot be honoured is not left out: the rule then answers 500 and says why, as the specification has it for
-references that lead nowhere. https://gateway-api.sigs.k8s.io/reference/spec/#httproute
+A rule with something unsupported is not left out: it answers 500 and says why, as the specification demands for
+references that cannot be resolved. https://gateway-api.sigs.k8s.io/reference/spec/#httproute
 
-All that is wrong with a rule is noted with its places, as everywhere; those notes become `Fault`s and warnings at the
-end.
+All mistakes of a rule are noted with their places, as everywhere; at the end, these notes become `Fault`s and warnings.
 """
 
 from __future__ import annotations
@@ -56,13 +54,13 @@ from rejoinder.rules.rule_file.matches import domains
 
 MAX_WEIGHT: Final = 1_000_000
 MAX_WEIGHTS: Final = 2**32 - 1
-"""Of all backendRefs of a rule together; Envoy counts with 32 bits."""
+"""The sum for all backendRefs of a rule; Envoy has 32 bits."""
 
 REDIRECT_ANNOTATION: Final = "kgateway.dev/http-redirect-status-code"
-"""kgateway's: the status of all redirects of the route, as the Gateway API had 301 and 302 only."""
+"""Of kgateway: the status of all redirects of the route, because the Gateway API had only 301 and 302."""
 _DURATION: Final = re.compile(r"([0-9]{1,5}(h|m|s|ms)){1,4}")  # https://gateway-api.sigs.k8s.io/geps/gep-2257/
 _SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_RULE: Final = re.compile(r"^spec\.rules\[\d+\](\.|: )?")  # where a rule stands, which is said otherwise
+_RULE: Final = re.compile(r"^spec\.rules\[\d+\](\.|: )?")  # the place of a rule, which messages give in other words
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +72,9 @@ class RouteRule:
     request_headers: HeaderChanges
     response_headers: HeaderChanges
     refusal: Answer | None
-    """In place of the action, for the matches that cannot be used; None: all can, or the action says it itself."""
+    """Replaces the action for matches that cannot be used; None: all can be used, or the action is a refusal itself."""
     faults: tuple[Fault, ...]
-    """If there are any that concern it as a whole, its action is an answer that says so."""
+    """If any fault concerns the whole rule, its action is an answer with that fault."""
     notes: tuple[Problem, ...]
     """What has no effect."""
     position: Position
@@ -94,25 +92,25 @@ class HttpRoute:
     """What has no effect."""
 
 
-def read_http_route(each: Object, cluster: Cluster, answers: Mapping[Key, Answer | None]) -> HttpRoute:
-    """An HTTPRoute; what is wrong stays with it, or with its rule. `answers` are as in `References`."""
-    spec = each.spec()
-    _, unknown = read_spec(each, lambda _: None, None, "rules")
-    parents, parent_problems = alone(spec, lambda it: _parents(it, each.key.namespace), ())
+def read_http_route(route: Object, cluster: Cluster, answers: Mapping[Key, Answer | None]) -> HttpRoute:
+    """An HTTPRoute; faults belong to it, or to its rule. `answers` are as in `References`."""
+    spec = route.spec()
+    _, unknown = read_spec(route, lambda _: None, None, "rules")
+    parents, parent_problems = alone(spec, lambda it: _parents(it, route.key.namespace), ())
     hostnames, host_problems = alone(spec, _hostnames, ())
     places, rule_problems = alone(spec, _rules, [])
-    status, status_problems = alone(spec, lambda _: _redirect_annotation(each), None)
-    references = References(each, cluster, answers)
+    status, status_problems = alone(spec, lambda _: _redirect_annotation(route), None)
+    references = References(route, cluster, answers)
     rules = tuple(_read_rule(place, number, references, status) for number, place in enumerate(places))
-    notes = (*(note for rule in rules for note in rule.notes), *annotations_without_effect(each, REDIRECT_ANNOTATION))
+    notes = (*(note for rule in rules for note in rule.notes), *annotations_without_effect(route, REDIRECT_ANNOTATION))
     if unknown or rule_problems or (host_problems and not hostnames):
-        rules = ()  # what they are about is not known, and without its hosts it would take those of others
+        rules = ()  # their matches are not known, and without its hosts it would take those of others
     problems = (*unknown, *status_problems, *parent_problems, *host_problems, *rule_problems)
-    return HttpRoute(each, parents, hostnames, rules, as_faults(problems, UNSUPPORTED_VALUE), notes)
+    return HttpRoute(route, parents, hostnames, rules, as_faults(problems, UNSUPPORTED_VALUE), notes)
 
 
-def _redirect_annotation(each: Object) -> int | None:
-    place = annotations_of(each).get(REDIRECT_ANNOTATION)
+def _redirect_annotation(route: Object) -> int | None:
+    place = annotations_of(route).get(REDIRECT_ANNOTATION)
     if place is None:
         return None
     node = place.node
@@ -135,17 +133,17 @@ def _hostnames(spec: Place) -> tuple[str, ...]:
 
 
 def _rules(spec: Place) -> list[Place]:
-    # Without rules a route has one that fits everything, and forwards to nothing.
-    found = open_fields(spec).get("rules", Place.items, None)
-    return [member(spec, "rules")] if found is None else found
+    # The default is one rule that fits everything and has no backend.
+    places = open_fields(spec).get("rules", Place.items, None)
+    return [member(spec, "rules")] if places is None else places
 
 
 def _read_rule(place: Place, number: int, references: References, redirect_status: int | None) -> RouteRule:
-    """A rule; what is wrong makes it an answer that says so."""
+    """A rule; with a fault, it answers with that fault."""
     title = references.route.title
     place = replace(place, source=Source(place.source.file, place.source.files))
     rule = place.attempt(_known_fields, None)
-    # What is wrong with matches costs only them. What has none fits every request, unless they may just be misspelled.
+    # A fault of a match affects only that match. A rule without matches fits all requests, unless they are misspelled.
     matches, match_problems = alone(member(place, "matches"), read_matches, (Match(whole=False),))
     matches = matches or (Match(whole=rule is not None and rule.given.keys() <= HTTP_RULE.keys()),)
     filters = member(place, "filters").attempt(lambda it: read_filters(it, references), Filters())
@@ -162,10 +160,10 @@ def _read_rule(place: Place, number: int, references: References, redirect_statu
         action = replace(action, status_code=redirect_status)
     of_matches, match_notes = _told(references.route, match_problems)
     faults, notes = _told(references.route, place.source.problems)
-    stopped = [each for each in faults if not isinstance(action, Forward) or each.condition == ACCEPTED]
+    stopped = [fault for fault in faults if not isinstance(action, Forward) or fault.condition == ACCEPTED]
 
-    def refused(found: Iterable[Fault]) -> Answer:
-        return refusal(f"{title} rule {number}: {'; '.join(dict.fromkeys(each.message for each in found))}")
+    def refused(reasons: Iterable[Fault]) -> Answer:
+        return refusal(f"{title} rule {number}: {'; '.join(dict.fromkeys(fault.message for fault in reasons))}")
 
     return RouteRule(
         matches,
@@ -173,7 +171,7 @@ def _read_rule(place: Place, number: int, references: References, redirect_statu
         filters.request_headers,
         filters.response_headers,
         refused(of_matches) if of_matches and not stopped else None,
-        tuple(replace(each, message=f"rule {number}: {each.message}") for each in (*of_matches, *faults)),
+        tuple(replace(fault, message=f"rule {number}: {fault.message}") for fault in (*of_matches, *faults)),
         (*match_notes, *notes),
         place.position,
     )
@@ -190,9 +188,9 @@ def _told(route: Object, problems: Iterable[Problem]) -> tuple[list[Fault], list
 
 
 def _check(place: Place, matches: tuple[Match, ...], filters: Filters, backends: tuple[Backend, ...]) -> None:
-    """Note what cannot be together."""
+    """Note what excludes each other."""
     by_prefix = all(match.request.path.kind is PathKind.PREFIX for match in matches)
-    if not by_prefix and any(each and each.prefix is not None for each in (filters.redirect, filters.rewrite)):
+    if not by_prefix and any(change and change.prefix is not None for change in (filters.redirect, filters.rewrite)):
         refuse(place, UNSUPPORTED_VALUE, "ReplacePrefixMatch needs matches of type PathPrefix")
     if len(filters.responses) > 1:
         refuse(place, INCOMPATIBLE_FILTERS, "it has several DirectResponses: keep one of them")
@@ -206,9 +204,9 @@ def _check(place: Place, matches: tuple[Match, ...], filters: Filters, backends:
     if filters.cors and (filters.responses or filters.redirect):
         message = "CORS has no effect where the gateway answers or redirects by itself: remove one of them"
         refuse(place, UNSUPPORTED_VALUE, message)
-    # A rule without backends is no mistake for the specification, but it says 500.
+    # A rule without backends is allowed by the specification, but answers 500.
     answered = backends or filters.responses or filters.redirect
-    if not answered and not place.source.problems and place.path.endswith("]"):  # a rule that is written
+    if not answered and not place.source.problems and place.path.endswith("]"):  # not for the default rule
         place.warn(f"{_NO_BACKENDS}; it answers 500")
 
 
@@ -229,21 +227,21 @@ def _action(filters: Filters, backends: tuple[Backend, ...], timeout: float, tit
         return refusal(f"{title}: {'all its backendRefs have weight 0' if backends else _NO_BACKENDS}")
     rewrite = filters.rewrite or Rewrite()
     forward = Forward("", backends, rewrite, filters.mirrors, filters.cors, timeout)
-    # The host of an only one is in the rewrite.
+    # The host of a single backend is in the rewrite.
     alone_and_plain = len(backends) == 1 and not (backends[0].request_headers or backends[0].response_headers)
     return replace(forward, upstream=usable[0], backends=()) if alone_and_plain else forward
 
 
 def _backends(place: Place, references: References) -> tuple[tuple[Backend, Filters], ...]:
-    found = [_backend(item, references) for item in items(place)]
-    for item, (_, filters) in zip(items(place), found, strict=True) if len(found) > 1 else ():
-        # Envoy can do the rest for a route only, not for a share of its requests.
+    backends = [_backend(item, references) for item in items(place)]
+    for item, (_, filters) in zip(items(place), backends, strict=True) if len(backends) > 1 else ():
+        # Envoy can do everything else only for a whole route, not for a share of its requests.
         if filters.redirect or filters.mirrors or replace(filters.rewrite or Rewrite(), host=None) != Rewrite():
             message = "on one of several backendRefs, filters can change headers and the host, nothing else"
             refuse(item, UNSUPPORTED_VALUE, message)
-    if (total := sum(backend.weight for backend, _ in found)) > MAX_WEIGHTS:
+    if (total := sum(backend.weight for backend, _ in backends)) > MAX_WEIGHTS:
         raise place.mistake(f"all weights together are {total:,}: expected at most {MAX_WEIGHTS:,}")
-    return tuple(found)
+    return tuple(backends)
 
 
 def _backend(place: Place, references: References) -> tuple[Backend, Filters]:
@@ -268,7 +266,7 @@ def _timeout(place: Place) -> float:
     backend = fields.get("backendRequest", _duration, None)
     if request and backend and backend > request:
         fields["backendRequest"].error("is longer than the timeout of the whole request")
-    # Nothing is retried, so the one attempt at a backend and the request are the same. 0: no timeout.
+    # Nothing is retried, so a request has one attempt at a backend. 0: no timeout.
     return min(filter(None, (request, backend)), default=0.0)
 
 

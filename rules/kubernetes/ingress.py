@@ -1,7 +1,7 @@
-"""Ingresses: routes that are attached where the rule files listen. docs/higress.md is what users read about them.
+"""Ingresses: routes that are attached where the rule files listen. docs/higress.md is the page for users.
 
-In: `Ingress` objects and the `Cluster`. Out: the routes of all of them in the specification's order of precedence, and
-a status for each. Pure. What cannot be honoured answers 500, as a route of an HTTPRoute does.
+In: `Ingress` objects and the `Cluster`. Out: the routes of all Ingresses in the specification's order of precedence,
+and a status for each. Pure. A route with something unsupported answers 500, like that of an HTTPRoute.
 
 https://kubernetes.io/docs/concepts/services-networking/ingress/
 """
@@ -43,7 +43,7 @@ _PATH_TYPES: Final = {"Exact": "path", "Prefix": "prefix", "ImplementationSpecif
 _PREFIXES: Final = ("higress.io/", "nginx.ingress.kubernetes.io/", "mse.ingress.kubernetes.io/")
 
 DESTINATION: Final = "higress.io/destination"
-"""Beside a backend that is a McpBridge: the services that requests go to."""
+"""The annotation with the services that get the requests, if the backend is a McpBridge."""
 
 # https://higress.cn/en/docs/latest/user/annotation/: `service[:port]`, or lines of `share% service[:port] [subset]`.
 _DESTINATION: Final = re.compile(r"(?:(?P<share>100|[1-9]?[0-9])% +)?(?P<service>[^\s:]+(?::[0-9]{1,5})?)(?: +\S+)?")
@@ -59,26 +59,26 @@ def read_ingresses(cluster: Cluster) -> Manifests:
             text = f"{ingress.title} is left out: {canary} is not supported, all requests go where the others send them"
             notes.append(Problem(annotations_of(ingress)[canary].position, text, Severity.WARNING))
             continue
-        found, problems = read_spec(ingress, _Reader(ingress, cluster).entries, [], "rules")
+        own, problems = read_spec(ingress, _Reader(ingress, cluster).entries, [], "rules")
         faults, warnings = told_apart(ingress, problems)
-        entries += found
+        entries += own
         statuses.append(judged(ingress, faults))
         notes += (*warnings, *_without_effect(ingress))
     routes = tuple(route for _, route in sorted(entries, key=lambda entry: entry[0]))
     return Manifests(routes=routes, statuses=tuple(statuses), notes=tuple(notes))
 
 
-def _without_effect(each: Object) -> Iterator[Problem]:
-    yield from annotations_without_effect(each, DESTINATION, *(f"{prefix}use-regex" for prefix in _PREFIXES))
-    if each.spec().has("tls"):
-        text = f"{each.title}: spec.tls has no effect: say listen with a certificate in a rule file, or use a Gateway"
-        yield Problem(each.spec().field("tls").position, text, Severity.WARNING)
+def _without_effect(ingress: Object) -> Iterator[Problem]:
+    yield from annotations_without_effect(ingress, DESTINATION, *(f"{prefix}use-regex" for prefix in _PREFIXES))
+    if ingress.spec().has("tls"):
+        text = f"{ingress.title}: spec.tls has no effect: use listen with a certificate in a rule file, or a Gateway"
+        yield Problem(ingress.spec().field("tls").position, text, Severity.WARNING)
 
 
-def _says_true(each: Object, name: str) -> str:
-    """The annotation of that name, with any of the prefixes, that says true; empty: none does."""
+def _says_true(ingress: Object, name: str) -> str:
+    """The annotation with this name and any of the prefixes whose value is true; empty: there is none."""
     for prefix in _PREFIXES:
-        place = annotations_of(each).get(f"{prefix}{name}")
+        place = annotations_of(ingress).get(f"{prefix}{name}")
         if place is not None and isinstance(place.node, Scalar) and place.node.text == "true":
             return f"{prefix}{name}"
     return ""
@@ -90,17 +90,17 @@ class _Reader:
     cluster: Cluster
 
     def entries(self, spec: Place) -> list[tuple[Any, Route]]:
-        """Its routes, each behind its place in the order of all."""
+        """Its routes, each behind its sort key."""
         entries = []
         rules = member(spec, "rules").attempt(items, [])
         for number, rule in enumerate(rules):
             (domain, paths), problems = noted(rule, _host_and_paths, ("*", []))
-            # Without its hosts, which are not known, it would take the requests of others.
+            # Its hosts are not known; without them it would take the requests of others.
             for at, place in enumerate(paths if not problems else []):
                 path, problems = noted(place, self._path, EVERY_PATH)
                 faults, _ = told_apart(self.object, problems)
                 # A path that cannot be used answers 500 where no other takes the request.
-                action = self._action(member(place, "backend"), [each.message for each in faults])
+                action = self._action(member(place, "backend"), [fault.message for fault in faults])
                 part = f"rule {number} path {at}"
                 entries.append(self._entry(part, domain, path, action, place, last=bool(faults)))
         if spec.has("defaultBackend"):
@@ -133,13 +133,13 @@ class _Reader:
         return (host, last, kind, self.object.key), route
 
     def _action(self, backend: Place, wrong: list[str]) -> Answer | Forward:
-        """Where requests go; what is wrong with that, or with the path, is answered instead."""
+        """The backend of the requests; with a fault of it, or of the path, an answer with that fault."""
         forward, problems = noted(backend, self._forward, None)
-        wrong += [each.message for each in problems if not isinstance(each, Fault)]
+        wrong += [problem.message for problem in problems if not isinstance(problem, Fault)]
         if forward is not None and not wrong:
             return forward
-        # A reference that leads nowhere is only told where nothing else is wrong.
-        return refusal(f"{self.object.title}: {'; '.join(wrong or [each.message for each in problems])}")
+        # A reference that cannot be resolved is only reported if nothing else is wrong.
+        return refusal(f"{self.object.title}: {'; '.join(wrong or [problem.message for problem in problems])}")
 
     def _forward(self, backend: Place) -> Forward | None:
         if not backend.has("service") and (place := annotations_of(self.object).get(DESTINATION)) is not None:
@@ -148,7 +148,7 @@ class _Reader:
         return None if upstream is None else Forward(upstream)
 
     def _destination(self, place: Place) -> Forward | None:
-        """Where the Higress console says that requests go: a line for each service, with its share before it."""
+        """The destination of requests as the Higress console writes it: a line for each service, behind its share."""
         lines = [_DESTINATION.fullmatch(line.strip()) for line in place.string().strip().splitlines()]
         backends: list[Backend] = []
         for line in lines:

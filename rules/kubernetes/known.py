@@ -1,8 +1,8 @@
 """The fields of every kind of object that is read: one table for each, which readers and pages share.
 
-In: a place within an object, and the table of what may stand there. Out: nothing; what the table does not have, or has
-as refused, is noted as a mistake. So no field is lost in silence: a misspelt `filters` would lose an answer, and a
-misspelt `hostnames` would serve every host. `kubectl` refuses fields that are not of an API, too.
+In: a place within an object, and the table of its fields. Out: nothing; unknown and refused fields are noted as
+mistakes. So no field is ignored in silence: with a misspelt `filters` an answer would be lost, and with a misspelt
+`hostnames` a route would serve every host. `kubectl` also refuses unknown fields.
 
 The fields are those of the newest API that is listed in docs/gateway-api.md, experimental ones included.
 """
@@ -18,18 +18,18 @@ from rejoinder.rules.fields import Place
 
 
 class Use(enum.Enum):
-    """What becomes of a field; the value is how pages call it."""
+    """How a field is used; the value is its name in the docs."""
 
     READ = "read"
     HARMLESS = "without effect"
-    """Known, and nothing is lost without it."""
+    """Known, and not needed here."""
     REFUSED = "not supported"
-    """Known, and not to be left out in silence: a mistake."""
+    """Known, but not supported: a mistake, because it must not be ignored in silence."""
 
 
 Table: TypeAlias = "Mapping[str, Use | Table]"
-"""Fields by name. A table in place of a `Use`: the field is read, and these are the fields of what stands there, or of
-each entry of the list that stands there."""
+"""Fields by name. A table in place of a `Use`: the field is read, and these are the fields of its value, or of each
+entry if that is a list."""
 
 READ: Final = Use.READ
 HARMLESS: Final = Use.HARMLESS
@@ -37,7 +37,7 @@ REFUSED: Final = Use.REFUSED
 
 
 def check(place: Place, table: Table) -> None:
-    """Note each field that a table does not have, and each that it refuses; wrong types are left to the readers."""
+    """Note each field that a table does not have or refuses; the readers check types."""
     if isinstance(place.node, List):
         for item in place.items():
             check(item, table)
@@ -56,15 +56,15 @@ def check(place: Place, table: Table) -> None:
 
 
 def without(table: Table, *names: str) -> Table:
-    """A table that lets pass what stands in some fields, which is checked elsewhere."""
+    """A table that does not check the values of some fields, which are checked elsewhere."""
     return {**table, **dict.fromkeys(names, READ)}
 
 
 def _table(read: str = "", *more: Table, harmless: str = "", refused: str = "", **inner: Use | Table) -> Table:
-    """Fields by what becomes of them, their names with spaces between; and those that have fields of their own."""
+    """Fields by their use, as names separated by spaces; and, by keyword, fields that have fields themselves."""
     words = {READ: read, HARMLESS: harmless, REFUSED: refused}
-    found: Table = {name: use for use, names in words.items() for name in names.split()}
-    return {**found, **{name: use for table in more for name, use in table.items()}, **inner}
+    fields: Table = {name: use for use, names in words.items() for name in names.split()}
+    return {**fields, **{name: use for table in more for name, use in table.items()}, **inner}
 
 
 # --- what all objects have ---
@@ -95,7 +95,7 @@ LISTENER: Final = _table(
     "name hostname port protocol",
     tls=_table(
         "mode",
-        refused="options",  # such as one that demands client certificates
+        refused="options",  # for example, an option that demands client certificates
         certificateRefs=_REFERENCE,
         frontendValidation=CLIENT_VALIDATION,
     ),
@@ -201,7 +201,7 @@ MCP_BRIDGE: Final = _object(
         harmless="proxies",
         registries=_table(
             "type name domain port protocol sni",
-            # Of registries that are servers to ask, and of Model Context Protocol servers.
+            # Of registries that must be queried, and of Model Context Protocol servers.
             harmless="allowMcpServers authSecretName consulDatacenter consulNamespace consulRefreshInterval "
             "consulServiceTag enableMCPServer enableScopeMcpServers mcpServerBaseUrl mcpServerExportDomains metadata "
             "nacosAccessKey nacosAddressServer nacosGroups nacosNamespace nacosNamespaceId nacosRefreshInterval "
@@ -212,12 +212,12 @@ MCP_BRIDGE: Final = _object(
 )
 
 KINDS: Final[Mapping[tuple[str, str], Table]] = {
-    # API group and kind: other projects have a Gateway, too.
+    # By API group and kind: other projects have a Gateway, too.
     ("gateway.networking.k8s.io", "Gateway"): GATEWAY,
     ("gateway.networking.k8s.io", "HTTPRoute"): HTTP_ROUTE,
     ("gateway.networking.k8s.io", "ReferenceGrant"): REFERENCE_GRANT,
     ("gateway.kgateway.dev", "DirectResponse"): DIRECT_RESPONSE,
-    ("gateway.gloo.solo.io", "DirectResponse"): DIRECT_RESPONSE,  # as it was called before kgateway
+    ("gateway.gloo.solo.io", "DirectResponse"): DIRECT_RESPONSE,  # the group before the project was called kgateway
     ("networking.k8s.io", "Ingress"): INGRESS,
     ("extensions.higress.io", "WasmPlugin"): WASM_PLUGIN,
     ("networking.higress.io", "McpBridge"): MCP_BRIDGE,
@@ -226,4 +226,4 @@ KINDS: Final[Mapping[tuple[str, str], Table]] = {
     ("", "Secret"): SECRET,
     ("", "ConfigMap"): CONFIG_MAP,
 }
-"""Every kind that is read. Kinds are told apart by their name from here on: those here that share one are the same."""
+"""Every kind that is read. Other code uses only the name of a kind: kinds here with the same name are the same."""

@@ -1,8 +1,8 @@
-"""Higress' McpBridge: where services are that are not Kubernetes'. docs/higress.md is what users read about it.
+"""Higress' McpBridge: addresses of services outside of Kubernetes. docs/higress.md is the page for users.
 
-In: `McpBridge` objects. Out: an `Upstream` for each registry that says its addresses itself, and what is wrong with the
-object. Pure. Other registries are servers to ask, and nobody asks them here: an Ingress that leads to a service of one
-says so. Higress reads the bridges of its own namespace alone, and so does this.
+In: `McpBridge` objects. Out: an `Upstream` for each registry that contains its addresses, and the problems of the
+object. Pure. Other registries are servers, which are not queried here: the status of an Ingress for one of their
+services says so. As in Higress, only the bridges of its own namespace are read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PROTOCOLS: Final = ("", "HTTP", "HTTPS", "HTTP2", "GRPC", "GRPCS")
 
 
 def read_mcp_bridge(bridge: Object) -> tuple[tuple[Upstream, ...], tuple[Problem, ...]]:
-    """The upstreams that an object says, and what is wrong with it."""
+    """The upstreams of an object, and its problems."""
     if bridge.key.namespace != SYSTEM_NAMESPACE:
         return (), (Problem(bridge.position, f"it has to be in {SYSTEM_NAMESPACE}: Higress reads no other"),)
     return read_spec(bridge, _registries, ())
@@ -61,9 +61,9 @@ def _registry(place: Place) -> Upstream | None:
 
 
 def _endpoint(number: int | None, place: Place, text: str) -> Endpoint:
-    """An address; with the port of a `dns` registry, else the port is a part of it."""
+    """An address. The port of a `dns` registry is given; otherwise the port is part of the address."""
     host, colon, own = text.strip().rpartition(":") if number is None else (text.strip(), ":", str(number))
-    found = host_of(host)
-    if found is None or not colon or not own.isdecimal() or int(own) not in PORTS:
+    address = host_of(host)
+    if address is None or not colon or not own.isdecimal() or int(own) not in PORTS:
         raise place.expected("addresses such as 10.0.0.1:80,10.0.0.2:80" if number is None else "host names")
-    return Endpoint(found, int(own))
+    return Endpoint(address, int(own))

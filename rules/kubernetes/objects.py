@@ -1,8 +1,8 @@
-"""Kubernetes objects as they stand in files: what all of them have, and how their fields are read.
+"""Kubernetes objects in files: what all of them have in common, and how their fields are read.
 
-In: places of a document. Out: `Object`s, and readers for their parts. Which fields there are is in `known`; one that is
-null is as if it were not given. What is wrong within one object must not take others down, so it is read on its own
-(`alone`), and what is noted stays with it.
+In: places of a document. Out: `Object`s, and readers for their parts. `known` lists the fields; a field that is null
+counts as not given. A mistake in one object must not affect others, so each object is read on its own (`alone`), and
+its problems stay with it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rejoinder.rules.model import Position, Route
 from rejoinder.rules.problem import Problem, Severity
 
 SYSTEM_NAMESPACE: Final = "higress-system"
-"""Where Higress is: objects that are about all requests are its operator's, and stand here."""
+"""The namespace of Higress and its operator: only objects in it may apply to all requests."""
 
 # RFC 1123 subdomain, https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -33,7 +33,7 @@ D = TypeVar("D")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Key:
-    """How one object is told from others of its kind."""
+    """What identifies an object within its kind."""
 
     namespace: str
     name: str
@@ -49,15 +49,15 @@ class Object:
     api_version: str
     kind: str
     key: Key
-    """The name is empty if it has none that can be used: see `problems`."""
+    """Its name is empty if the object has no usable name: see `problems`."""
     place: Place
-    """All of it."""
+    """The whole object."""
     created: str = ""
-    """creationTimestamp; empty: not said."""
+    """creationTimestamp; empty: not given."""
     generation: int = 0
     labels: tuple[tuple[str, str], ...] = ()
     problems: tuple[Problem, ...] = ()
-    """What is wrong with its metadata."""
+    """The problems of its metadata."""
 
     @property
     def group(self) -> str:
@@ -71,7 +71,7 @@ class Object:
 
     @property
     def title(self) -> str:
-        """What people call it: `HTTPRoute shop/web`."""
+        """Its name in messages: `HTTPRoute shop/web`."""
         return f"{self.kind or 'object'} {self.key if self.key.name else 'without a name'}"
 
     @property
@@ -93,43 +93,43 @@ _DECIDING: Final = tuple(
         "haproxy.org/ konghq.com/ kgateway.dev/ gateway.kgateway.dev/ gateway.istio.io/"
     ).split()
 )
-"""What controllers' annotations start with. They have hundreds, which change what an object does."""
+"""The prefixes of annotations of controllers, which have hundreds that change what an object does."""
 
 
-def annotations_of(each: Object) -> dict[str, Place]:
+def annotations_of(manifest: Object) -> dict[str, Place]:
     """An object's annotations."""
-    place = member(member(each.place, "metadata"), "annotations")
+    place = member(member(manifest.place, "metadata"), "annotations")
     return dict(place.members()) if isinstance(place.node, Map) else {}
 
 
-def annotations_without_effect(each: Object, *read: str) -> Iterator[Problem]:
-    """A warning that names those annotations that would mean something to a controller, but for those that are read
-    and those that say `false`, which switch nothing on."""
+def annotations_without_effect(manifest: Object, *read: str) -> Iterator[Problem]:
+    """A warning that names the annotations for controllers, except those that are read, and those with the value
+    `false`, which have no effect."""
     names = [
         name
-        for name, value in annotations_of(each).items()
+        for name, value in annotations_of(manifest).items()
         if name.startswith(_DECIDING)
         and name not in read
         and not (isinstance(value.node, Scalar) and value.node.text == "false")
     ]
     if names:
-        text = f"{each.title}: annotations have no effect here: {', '.join(names)}"
-        yield Problem(annotations_of(each)[names[0]].position, text, Severity.WARNING)
+        text = f"{manifest.title}: annotations have no effect here: {', '.join(names)}"
+        yield Problem(annotations_of(manifest)[names[0]].position, text, Severity.WARNING)
 
 
 def read_objects(place: Place) -> tuple[Object, ...]:
     """The object that a document is, or those that a `List` holds.
 
     Raises:
-        FieldError: it is a `List` of nothing that could be read.
+        FieldError: it is a `List` without a list of items.
     """
     place = replace(place, source=Source(place.source.file, place.source.files))  # which is not `operated`
-    found, problems = alone(place, _object, _NOTHING)
-    if found.kind == "List" and not isinstance(member(place, "items").node, List):
+    manifest, problems = alone(place, _object, _NOTHING)
+    if manifest.kind == "List" and not isinstance(member(place, "items").node, List):
         raise member(place, "items").expected("a list")
-    if found.kind.endswith("List") and not isinstance(member(place, "items").node, Scalar):
-        return tuple(each for item in items(member(place, "items")) for each in read_objects(item))
-    return (replace(found, place=place, problems=problems),)
+    if manifest.kind.endswith("List") and not isinstance(member(place, "items").node, Scalar):
+        return tuple(manifest for item in items(member(place, "items")) for manifest in read_objects(item))
+    return (replace(manifest, place=place, problems=problems),)
 
 
 _NOTHING: Final = Object("", "", Key("", ""), Place(Map(0, {}, 0), Source("", Files())))
@@ -137,24 +137,24 @@ _NOTHING: Final = Object("", "", Key("", ""), Place(Map(0, {}, 0), Source("", Fi
 
 def _object(place: Place) -> Object:
     fields = open_fields(place)
-    found = replace(
+    manifest = replace(
         _NOTHING,
         api_version=fields.require("apiVersion", Place.string, ""),
         kind=fields.require("kind", Place.string, ""),
     )
-    if found.kind.endswith("List"):
-        return found
-    if (table := KINDS.get((found.group, found.kind))) is not None:
+    if manifest.kind.endswith("List"):
+        return manifest
+    if (table := KINDS.get((manifest.group, manifest.kind))) is not None:
         check(place, without(table, "spec"))
-    return member(place, "metadata").attempt(functools.partial(_metadata, found), found)
+    return member(place, "metadata").attempt(functools.partial(_metadata, manifest), manifest)
 
 
-def _metadata(found: Object, place: Place) -> Object:
+def _metadata(manifest: Object, place: Place) -> Object:
     check(place, METADATA)
     fields = open_fields(place)
     name = fields.require("name", _name, "")
     return replace(
-        found,
+        manifest,
         key=Key(fields.get("namespace", _name, "default"), name),
         created=fields.get("creationTimestamp", _timestamp, ""),
         generation=fields.get("generation", lambda it: it.integer(range(2**62)), 0),
@@ -174,8 +174,8 @@ def string_map(place: Place) -> tuple[tuple[str, str], ...]:
 
 
 def namespace_of(route: Route) -> str:
-    """The namespace of the object that a route is from; empty: it is of a rule file."""
-    # It is called `ingress/NAMESPACE/NAME/...`.
+    """The namespace of a route's object; empty: the route is from a rule file."""
+    # Its name is `ingress/NAMESPACE/NAME/...`.
     return route.name.split("/")[1] if route.title else ""
 
 
@@ -183,35 +183,35 @@ def namespace_of(route: Route) -> str:
 
 
 def alone(place: Place, read: Callable[[Place], T], default: D) -> tuple[T | D, tuple[Problem, ...]]:
-    """Read a part so that what is wrong with it is returned and not noted with the file's problems."""
+    """Read a part; its problems are returned, and not noted with those of the file."""
     source = Source(place.source.file, place.source.files)
     value = replace(place, source=source).attempt(read, default)
     return value, tuple(source.problems)
 
 
 def read_spec(
-    each: Object, read: Callable[[Place], T], default: D, *unchecked: str
+    manifest: Object, read: Callable[[Place], T], default: D, *unchecked: str
 ) -> tuple[T | D, tuple[Problem, ...]]:
-    """Read the `spec` of an object as `alone` does. Its fields are checked, but for those that are `unchecked`."""
-    table = KINDS[each.group, each.kind]["spec"]
+    """Read the `spec` of an object as `alone` does. Its fields are checked, except for `unchecked` ones."""
+    table = KINDS[manifest.group, manifest.kind]["spec"]
     assert isinstance(table, Mapping)
 
     def checked(spec: Place) -> T:
         check(spec, without(table, *unchecked))
         return read(spec)
 
-    return alone(each.spec(), checked, default)
+    return alone(manifest.spec(), checked, default)
 
 
 def noted(place: Place, read: Callable[[Place], T], default: D) -> tuple[T | D, tuple[Problem, ...]]:
-    """Read a part; what is wrong with it is noted, and returned."""
+    """Read a part; its problems are noted, and returned."""
     before = len(place.source.problems)
     value = place.attempt(read, default)
     return value, tuple(place.source.problems[before:])
 
 
 def open_fields(place: Place) -> Fields:
-    """The fields of a mapping that are given and not null, whatever they are called."""
+    """The fields of a mapping that are given and not null, with any name."""
     if not isinstance(place.node, Map):
         raise place.expected("a mapping")
     given = {name: place.field(name) for name in place.node.entries}
@@ -231,7 +231,7 @@ def items(place: Place) -> list[Place]:
 
 
 class Reference(NamedTuple):
-    """What names another object."""
+    """A reference to another object."""
 
     place: Place
     group: str
@@ -240,7 +240,7 @@ class Reference(NamedTuple):
 
 
 def reference(place: Place, namespace: str, group: str = "", kind: str = "Service") -> Reference:
-    """A reference of an object in a namespace; `group` and `kind` are what is meant if it does not say them."""
+    """A reference from an object in a namespace; `group` and `kind` are the defaults."""
     fields = open_fields(place)
     group, kind = fields.get("group", Place.string, group), fields.get("kind", Place.string, kind)
     if "namespace" in fields:  # one that is none is not our own: no such object has it

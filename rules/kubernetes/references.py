@@ -1,6 +1,6 @@
-"""What a rule of an HTTPRoute refers to: ports of Services, and DirectResponses.
+"""The references of a rule of an HTTPRoute: to ports of Services, and to DirectResponses.
 
-In: places. Out: upstreams and answers; a reference that leads nowhere is noted with the place, and the rest is read.
+In: places. Out: upstreams and answers; a reference that cannot be resolved is noted with its place.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rejoinder.rules.model import Answer
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """Those of one route."""
+    """The references of one route."""
 
     route: Object
     cluster: Cluster
@@ -26,7 +26,7 @@ class References:
     """The DirectResponses; None: one that cannot be used."""
 
     def upstream(self, place: Place) -> str | None:
-        """The upstream that a reference leads to; None if it leads nowhere, which is noted."""
+        """The upstream of a reference; None if it cannot be resolved, which is noted."""
         to = reference(place, self.route.key.namespace)
         _, group, kind, key = to
         if (group, kind) != ("", "Service"):
@@ -47,7 +47,7 @@ class References:
         return upstream_name(key, number)
 
     def response(self, place: Place) -> Answer | None:
-        """The answer of a DirectResponse, any answer if it cannot be had; None: it refers to something else."""
+        """The answer of a DirectResponse, any answer if that cannot be used; None: the reference is to another kind."""
         fields = open_fields(place)
         group, kind = fields.get("group", Place.string, ""), fields.require("kind", Place.string, "")
         key = Key(self.route.key.namespace, fields.require("name", Place.string, ""))

@@ -1,7 +1,7 @@
-"""What has become of an object: the conditions of its specification, as Kubernetes would show them in its status.
+"""The status of an object: the conditions of its specification, as Kubernetes would show them.
 
-In: what the readers of each kind find. Out: `Status`es, which print as lines for a person and as status objects for
-programs. Pure.
+In: the faults from the readers of each kind. Out: `Status`es, which print as lines for a person and as status objects
+for programs. Pure.
 
 https://gateway-api.sigs.k8s.io/geps/gep-1364/ has the conditions of the Gateway API and what they mean.
 """
@@ -29,10 +29,10 @@ UNSUPPORTED_VALUE: Final = "UnsupportedValue"
 INCOMPATIBLE_FILTERS: Final = "IncompatibleFilters"
 
 _UNREADABLE: Final = (INVALID, UNSUPPORTED_VALUE, INCOMPATIBLE_FILTERS, "NotFound")
-"""Reasons that are mistakes within an object, as far as one can tell: of other references the specification says what
-becomes of them."""
+"""Reasons that are probably mistakes within the object itself. For other references, the specification says what
+happens."""
 
-# Conditions that are good news when they are False.
+# Conditions that are good when they are False.
 _NEGATIVE: Final = (CONFLICTED, PARTIALLY_INVALID)
 
 CONTROLLER: Final = "rejoinder.dev/gateway-controller"
@@ -41,7 +41,7 @@ CONTROLLER: Final = "rejoinder.dev/gateway-controller"
 
 @dataclass(frozen=True, slots=True)
 class Fault(Problem):
-    """One thing that is wrong with an object, in the specification's words."""
+    """A mistake of an object, in the terms of the specification."""
 
     reason: str = INVALID
     condition: str = ACCEPTED
@@ -55,7 +55,7 @@ def refuse(place: Place, reason: str, message: str, condition: str = ACCEPTED) -
 
 
 def as_faults(problems: Iterable[Problem], reason: str = INVALID) -> tuple[Fault, ...]:
-    """Problems as faults; `reason` is for those that are none yet, which then are about ACCEPTED."""
+    """Problems as faults; a plain problem becomes a fault of ACCEPTED with this `reason`."""
     return tuple(
         problem if isinstance(problem, Fault) else Fault(problem.position, problem.message, reason=reason)
         for problem in problems
@@ -63,16 +63,16 @@ def as_faults(problems: Iterable[Problem], reason: str = INVALID) -> tuple[Fault
 
 
 def told_apart(
-    each: Object, problems: Iterable[Problem], reason: str = INVALID
+    manifest: Object, problems: Iterable[Problem], reason: str = INVALID
 ) -> tuple[tuple[Fault, ...], list[Problem]]:
-    """What is wrong with an object, and what in it has no effect, said with its title."""
+    """The faults of an object, and the warnings about it, which begin with its title."""
     errors = [problem for problem in problems if problem.severity is Severity.ERROR]
     notes = [problem for problem in problems if problem.severity is not Severity.ERROR]
-    return as_faults(errors, reason), [replace(note, message=f"{each.title}: {note.message}") for note in notes]
+    return as_faults(errors, reason), [replace(note, message=f"{manifest.title}: {note.message}") for note in notes]
 
 
 def refusal(text: str) -> Answer:
-    """What is answered in place of what cannot be honoured."""
+    """The answer in place of something unsupported."""
     return Answer(500, (("content-type", "text/plain"),), f"{text}\n".encode())
 
 
@@ -83,7 +83,7 @@ class Condition:
     reason: str
     message: str = ""
     position: Position = field(default=Position("", 0), compare=False)
-    """Of the first thing that is wrong."""
+    """Of the first fault."""
 
     @property
     def good(self) -> bool:
@@ -95,27 +95,27 @@ class Condition:
         return f"{said}: {self.message}" if self.message else said
 
 
-def condition(kind: str, faults: Iterable[Fault], good: str | None = None, message: str = "") -> Condition:
-    """The condition that those of the faults make that are about it.
+def condition_of(kind: str, faults: Iterable[Fault], good: str | None = None, message: str = "") -> Condition:
+    """The condition that results from its faults.
 
     Args:
         kind: its type.
-        faults: all that is wrong with the object; the first one's reason is told.
-        good: the reason if nothing is wrong; None: the type itself.
-        message: what to say then.
+        faults: all faults of the object; the condition has the reason of its first one.
+        good: the reason if there is no fault; None: the type itself.
+        message: the message in that case.
     """
-    found = [fault for fault in faults if fault.condition == kind]
-    if not found:
+    matching = [fault for fault in faults if fault.condition == kind]
+    if not matching:
         return Condition(kind, kind not in _NEGATIVE, good or kind, message)
-    first = found[0]
+    first = matching[0]
 
     def told(fault: Fault) -> str:
         elsewhere = fault.position.line != first.position.line
         return f"{fault.message} (line {fault.position.line})" if elsewhere else fault.message
 
-    texts = dict.fromkeys(told(fault) for fault in found if fault.reason == first.reason)
-    others = dict.fromkeys(f"{fault.reason}: {told(fault)}" for fault in found if fault.reason != first.reason)
-    return Condition(kind, kind in _NEGATIVE, found[0].reason, "; ".join((*texts, *others)), found[0].position)
+    texts = dict.fromkeys(told(fault) for fault in matching if fault.reason == first.reason)
+    others = dict.fromkeys(f"{fault.reason}: {told(fault)}" for fault in matching if fault.reason != first.reason)
+    return Condition(kind, kind in _NEGATIVE, matching[0].reason, "; ".join((*texts, *others)), matching[0].position)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class ParentRef:
 
 @dataclass(frozen=True, slots=True)
 class ListenerStatus:
-    """What has become of a listener of a Gateway."""
+    """The status of a listener of a Gateway."""
 
     name: str
     attached_routes: int
@@ -154,69 +154,69 @@ class ListenerStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What has become of one object."""
+    """The status of one object."""
 
     object: Object
     conditions: tuple[Condition, ...] = ()
     parents: tuple[tuple[ParentRef, tuple[Condition, ...]], ...] = ()
-    """Of an HTTPRoute: what has become of it at each of them."""
+    """Of an HTTPRoute: its conditions at each parent."""
     listeners: tuple[ListenerStatus, ...] = ()
     """Of a Gateway."""
     addresses: tuple[str, ...] = ()
     """Of a Gateway."""
     kept: bool = False
-    """What the object said before is in force."""
+    """The earlier content of the object stays in force."""
 
     def said(self) -> Iterator[tuple[str, Condition]]:
-        """Every condition, behind the part of the object that it is about."""
-        yield from (("", each) for each in self.conditions)
+        """Every condition, with the part of the object that it is about in front."""
+        yield from (("", condition) for condition in self.conditions)
         for listener in self.listeners:
-            yield from ((f"listener {listener.name}", each) for each in listener.conditions)
-        for parent, found in self.parents:
-            yield from ((str(parent), each) for each in found)
+            yield from ((f"listener {listener.name}", condition) for condition in listener.conditions)
+        for parent, conditions in self.parents:
+            yield from ((str(parent), condition) for condition in conditions)
 
     @property
     def good(self) -> bool:
         """Whether nothing is wrong with the object."""
-        return all(each.good for _, each in self.said())
+        return all(condition.good for _, condition in self.said())
 
     @property
     def unreadable(self) -> bool:
-        """Whether there is a mistake in the object itself."""
-        return any(not each.good and each.reason in _UNREADABLE for _, each in self.said())
+        """Whether the object itself has a mistake."""
+        return any(not condition.good and condition.reason in _UNREADABLE for _, condition in self.said())
 
     def problems(self) -> list[Problem]:
-        """What is wrong with the object, as warnings: everything else goes on."""
-        found: dict[Condition, Problem] = {}
-        for where, each in self.said():
-            if not each.good and not (self.kept and each.type == PARTIALLY_INVALID):
-                at = each.position if each.position.file else self.object.position
+        """The faults of the object, as warnings: everything else stays in force."""
+        warnings: dict[Condition, Problem] = {}
+        for where, condition in self.said():
+            if not condition.good and not (self.kept and condition.type == PARTIALLY_INVALID):
+                at = condition.position if condition.position.file else self.object.position
                 about = f"{self.object.title}: {where}: " if where else f"{self.object.title}: "
-                ending = "; what it said before stays" if self.kept else ""
-                found.setdefault(each, Problem(at, f"{about}{each}{ending}", Severity.WARNING))
-        return list(found.values())
+                ending = "; its earlier content stays in force" if self.kept else ""
+                warnings.setdefault(condition, Problem(at, f"{about}{condition}{ending}", Severity.WARNING))
+        return list(warnings.values())
 
     def to_json(self, now: str) -> dict[str, Any]:
-        """The object with its `status` as Kubernetes has it; `now` becomes `lastTransitionTime`."""
+        """The object with its `status` in the form of Kubernetes; `now` becomes `lastTransitionTime`."""
 
-        def conditions(found: Iterable[Condition]) -> list[dict[str, Any]]:
+        def conditions(given: Iterable[Condition]) -> list[dict[str, Any]]:
             return [
                 {
-                    "type": each.type,
-                    "status": str(each.status),
-                    "reason": each.reason,
-                    "message": each.message,
+                    "type": condition.type,
+                    "status": str(condition.status),
+                    "reason": condition.reason,
+                    "message": condition.message,
                     "observedGeneration": self.object.generation,
                     "lastTransitionTime": now,
                 }
-                for each in found
+                for condition in given
             ]
 
         status: dict[str, Any] = {}
         if self.object.kind == "HTTPRoute":
             status["parents"] = [
-                {"parentRef": parent.to_json(), "controllerName": CONTROLLER, "conditions": conditions(found)}
-                for parent, found in self.parents
+                {"parentRef": parent.to_json(), "controllerName": CONTROLLER, "conditions": conditions(given)}
+                for parent, given in self.parents
             ]
         if self.conditions or self.object.kind != "HTTPRoute":
             status["conditions"] = conditions(self.conditions)
@@ -239,6 +239,6 @@ class Status:
         }
 
 
-def judged(each: Object, faults: Iterable[Fault], *kinds: str) -> Status:
-    """An object with conditions of these kinds, by its faults."""
-    return Status(each, tuple(condition(kind, faults) for kind in kinds or (ACCEPTED, RESOLVED_REFS)))
+def judged(manifest: Object, faults: Iterable[Fault], *kinds: str) -> Status:
+    """The status of an object, with conditions of these kinds made of its faults."""
+    return Status(manifest, tuple(condition_of(kind, faults) for kind in kinds or (ACCEPTED, RESOLVED_REFS)))

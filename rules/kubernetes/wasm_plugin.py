@@ -1,11 +1,11 @@
-"""Higress's WasmPlugin for its custom-response plug-in, read as rules. docs/higress.md is what users read about it.
+"""Higress's WasmPlugin for its custom-response plug-in, read as rules. docs/higress.md is the page for users.
 
-In: `WasmPlugin` objects, and the routes that there are. Out: `Rule`s, and a status for each plug-in. Pure.
+In: `WasmPlugin` objects, and all routes. Out: `Rule`s, and a status for each plug-in. Pure.
 
-The plug-in has one configuration for a request: that of the first of `matchRules` that fits, else `defaultConfig`; so
-its rules are `final`. Outside of Higress' own namespace, where Higress has no plug-ins, they are about the routes of
-the plug-in's namespace alone. A mistake in it turns off the whole plug-in, as it does in Higress; a field of its
-configuration that the plug-in does not know is a warning, as it never looks at it.
+The plug-in has one configuration per request: that of the first of `matchRules` that fits, else `defaultConfig`; so its
+rules are `final`. Outside of Higress' own namespace, where Higress has no plug-ins, the rules apply only to routes of
+the plug-in's namespace. As in Higress, a mistake turns off the whole plug-in; an unknown field of its configuration is
+only a warning, because the plug-in ignores it.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ PLUGIN: Final = "custom-response"
 
 
 def read_wasm_plugins(cluster: Cluster, routes: Sequence[Route]) -> Manifests:
-    """The rules of all plug-ins, those with the highest priority first. Their `ingress` and `service` may name
-    `routes`, which are all that there are."""
+    """The rules of all plug-ins, highest priority first. Their `ingress` and `service` may name any of `routes`, which
+    are all routes."""
     statuses: list[Status] = []
     notes: list[Problem] = []
-    found: list[tuple[tuple[int, Key], tuple[Rule, ...]]] = []
+    plugins: list[tuple[tuple[int, Key], tuple[Rule, ...]]] = []
     for plugin in cluster.of_kind("WasmPlugin"):
         fields, _ = alone(plugin.spec(), open_fields, None)
         if fields is None or PLUGIN not in fields.get("url", Place.string, ""):
@@ -58,13 +58,13 @@ def read_wasm_plugins(cluster: Cluster, routes: Sequence[Route]) -> Manifests:
         notes += warnings
         if all(fault.condition != ACCEPTED for fault in faults):
             priority = fields.get("priority", lambda it: it.integer(range(2**31)), 0)
-            found.append(((-priority, plugin.key), rules))
-    all_rules = tuple(rule for _, rules in sorted(found, key=lambda entry: entry[0]) for rule in rules)
+            plugins.append(((-priority, plugin.key), rules))
+    all_rules = tuple(rule for _, rules in sorted(plugins, key=lambda entry: entry[0]) for rule in rules)
     return Manifests(rules=all_rules, statuses=tuple(statuses), notes=tuple(notes))
 
 
 def _is_about(scope: Scope, route: Route) -> bool:
-    # What names an object, or a rule of it, is about all of its routes.
+    # The name of an object, or of a rule of it, stands for all of its routes.
     return scope.routes is None or any(f"{route.name}/".startswith(f"{name}/") for name in scope.routes)
 
 
@@ -82,12 +82,12 @@ def _conditions(fields: Fields) -> Fields:
 
 
 class _Reader:
-    def __init__(self, each: Object, routes: Sequence[Route]) -> None:
-        self._object = each
-        self._system = each.key.namespace == SYSTEM_NAMESPACE
+    def __init__(self, plugin: Object, routes: Sequence[Route]) -> None:
+        self._object = plugin
+        self._system = plugin.key.namespace == SYSTEM_NAMESPACE
         self._named_elsewhere = self._system and not routes
-        """The names are those of routes of somebody's own Envoy."""
-        self._routes = [route for route in routes if self._system or namespace_of(route) == each.key.namespace]
+        """The names are of routes in an Envoy that is configured elsewhere."""
+        self._routes = [route for route in routes if self._system or namespace_of(route) == plugin.key.namespace]
 
     def read(self, spec: Place) -> tuple[Rule, ...]:
         rules = self._read(spec)
@@ -137,7 +137,7 @@ class _Reader:
         fields = _conditions(open_fields(place))
         if fields.get("configDisable", Place.boolean, False):
             return ()
-        if not any(each in fields for each in _CONDITIONS):
+        if not any(condition in fields for condition in _CONDITIONS):
             raise place.mistake(f"expected one of {', '.join(_CONDITIONS)}")
         names: list[set[str]] = []
         if "ingress" in fields:
@@ -147,31 +147,31 @@ class _Reader:
         answers = fields.require("config", lambda it: scope_answers(it.fields(higress.CONFIGURATION), plug_in=True), ())
         routes = tuple(sorted(set.intersection(*names))) if names else None
         if routes == () or not answers:
-            return ()  # it is about nothing, which has been said
+            return ()  # it fits nothing, which has been noted
         scope = Scope(domains=fields.get("domain", domains, ()), routes=routes)
         return (Rule(self._name(f"match/{number}"), answers, scope, final=True, position=place.position),)
 
     def _named(self, place: Place, find: Callable[[str], Iterable[str]], what: str) -> set[str]:
-        """The names of the routes that a list of names leads to."""
-        found: set[str] = set()
+        """The names of the routes that a list of names stands for."""
+        routes: set[str] = set()
         for item in place.items():
             name = item.string()
             names = {name} if self._named_elsewhere else set(find(name))
             if not names:
-                elsewhere = [each for each in self._called(name) if each != name]
+                elsewhere = [route for route in self._called(name) if route != name]
                 hint = f": did you mean {quoted(elsewhere[0])}?" if elsewhere else ""
                 refuse(item, "NotFound", f"there is no {what} called {quoted(name)}{hint}", RESOLVED_REFS)
-            found |= names
-        return found
+            routes |= names
+        return routes
 
     def _called(self, short: str) -> Iterable[str]:
-        """Objects of that name in any namespace, with it."""
+        """Objects with that name in any namespace, as `NAMESPACE/NAME`."""
         parts = (route.name.split("/") for route in self._routes if route.title)
         return dict.fromkeys(f"{part[1]}/{part[2]}" for part in parts if part[2] == short)
 
     def _of_ingress(self, name: str) -> Iterable[str]:
         for route in self._routes:
-            # A route of a manifest is called `ingress/NAMESPACE/NAME/...`. Higress leaves out its own namespace, where
+            # A manifest's route has the name `ingress/NAMESPACE/NAME/...`. Higress leaves out its own namespace, where
             # its plug-ins are, and only that (pkg/ingress/kube/common/tool.go, GenerateUniqueRouteName).
             names = [route.name]
             if namespace := namespace_of(route):

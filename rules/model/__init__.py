@@ -17,7 +17,7 @@ from rejoinder.rules.model.rules import *
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
-    """All that the loaded files say, merged. Names are unique within their kind."""
+    """The content of all loaded files, merged. Names are unique within their kind."""
 
     listeners: tuple[Listener, ...] = (DEFAULT_LISTENER,)
     upstreams: tuple[Upstream, ...] = ()
@@ -26,7 +26,7 @@ class Ruleset:
     rules: tuple[Rule, ...] = ()
     """In the order in which they are tried."""
     homeless: tuple[Listener, ...] = ()
-    """Listeners whose address belongs to another Gateway: nobody listens there until they are moved."""
+    """Listeners whose address belongs to another Gateway: Envoy does not get them until `--listen` moves them."""
 
     @property
     def groups(self) -> tuple[str, ...]:

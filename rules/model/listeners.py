@@ -10,7 +10,7 @@ from typing import Final
 from rejoinder.rules.model.matches import Position
 
 RULE_FILES: Final = ""
-"""The group of the listeners and routes of rule files. All other groups belong to a port of a Gateway."""
+"""The group of the listeners and routes of rule files. Every other group belongs to a port of a Gateway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +24,21 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamTls:
-    """How a TLS upstream is told from others, and what it is shown."""
+    """How a TLS upstream is verified, and the client certificate that it gets."""
 
     ca: bytes | None = None
-    """PEM, whom to trust; None: as for all upstreams."""
+    """PEM, the trusted authorities; None: as for all upstreams."""
     sni: str | None = None
-    """The name to ask for, and to find in the certificate; None: the endpoint's own."""
+    """The server name in the handshake, which the certificate must have; None: the endpoint's own."""
     certificate: bytes | None = None
-    """PEM, the chain that Envoy shows; None: it has none to show."""
+    """PEM, the chain that Envoy shows; None: no client certificate."""
     key: bytes | None = field(default=None, repr=False)
     """PEM; given when `certificate` is."""
 
 
 @dataclass(frozen=True, slots=True)
 class HealthCheck:
-    """A request that is sent to each endpoint from time to time; one that fails gets no others."""
+    """A request that is sent to each endpoint regularly; an endpoint that fails gets no other requests."""
 
     path: str
     interval: float = 10.0
@@ -52,7 +52,7 @@ class Upstream:
 
     name: str
     endpoints: tuple[Endpoint, ...]
-    """Empty for `builtin:echo` until somebody says where it listens."""
+    """Empty for `builtin:echo` until its address is known."""
     tls: bool = False
     """TLS with the certificate verified against the endpoint's host name."""
     echo: bool = False
@@ -60,7 +60,7 @@ class Upstream:
     http2: bool = False
     """HTTP/2, without negotiation (h2c where there is no TLS)."""
     host: str | None = None
-    """The Host that it gets, if a route says no other; None: the request's."""
+    """The Host that it gets, unless the route has one; None: that of the request."""
     tls_options: UpstreamTls = UpstreamTls()
     connect_timeout: float = 5.0
     """In seconds."""
@@ -83,16 +83,16 @@ class Listener:
     more_certificates: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
     """Further chains with their keys; a client gets the one that fits the name it asks for (SNI)."""
     client_ca: bytes | None = None
-    """PEM: who has no certificate of one of these authorities is refused; None: nobody is asked for one."""
+    """PEM: clients without a certificate of one of these authorities are refused; None: no certificate is requested."""
     number: int = 1
-    """Which one it is of several with this address, as port 0 may be given many times."""
+    """Its number among the listeners with this address: port 0 may be given many times."""
     group: str = RULE_FILES
-    """Which routes it has: those of the same group."""
+    """It has the routes of the same group."""
     position: Position = field(default=Position("", 0), compare=False)
 
 
 def numbered(listeners: Iterable[Listener]) -> tuple[Listener, ...]:
-    """Listeners with those told apart that have the same address."""
+    """Listeners with numbers that distinguish those with the same address."""
     count: Counter[tuple[str, int]] = Counter()
     result: list[Listener] = []
     for listener in listeners:

@@ -14,22 +14,22 @@ STATUSES: Final = range(200, 600)
 """The statuses that an answer may have and may be asked for: final ones (RFC 9110, section 15)."""
 
 MAX_REGEX_SIZE: Final = 5000
-"""In instructions of RE2's program: each byte of what is held against it may take as many steps."""
+"""In instructions of RE2's program: each byte of the tested text may take as many steps."""
 
 RUNTIME: Final = {
     "layers": [
         {"name": "rejoinder", "static_layer": {"re2.max_program_size.error_level": 2 * MAX_REGEX_SIZE}},
-        {"name": "admin", "admin_layer": {}},  # there by default; it has the last word
+        {"name": "admin", "admin_layer": {}},  # present by default; it overrides the others
     ]
 }
-"""`layered_runtime` of an Envoy, which by itself takes 100 instructions: a UUID has 72. Twice the limit, as versions of
-RE2 differ."""
+"""`layered_runtime` of an Envoy. Its own limit is 100 instructions: a UUID has 72. This is twice our limit, as versions
+of RE2 differ."""
 
 MAX_HEADERS: Final = 500
-"""In a list: Envoy refuses a route that adds more than 1,000, which may come from two lists."""
+"""In a list: Envoy refuses a route that adds more than 1,000, and they may come from two lists."""
 
 MAX_TEXT: Final = 4096
-"""In bytes, for a path and whatever else becomes a regular expression in Envoy: each takes an instruction."""
+"""In bytes, for a path and any other text that becomes a regular expression in Envoy: each takes an instruction."""
 
 
 MAX_PATH: Final = 4096
@@ -50,7 +50,7 @@ class Position(NamedTuple):
 
 
 def printable(text: str, most: int) -> str:
-    """A text that somebody else has written, for a terminal or a log: on one line, without control characters, and cut.
+    """A text from outside, for a terminal or a log: on one line, without control characters, and cut.
 
     >>> printable("a\\nb\\x1b[2J", 80)
     'a\\\\nb\\\\x1b[2J'
@@ -96,7 +96,7 @@ class StringKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class StringMatch:
-    """A test of a header's or a query parameter's value; case matters. What is absent never fits."""
+    """A test of the value of a header or query parameter; case matters. A missing one never fits."""
 
     kind: StringKind
     value: str = ""
@@ -111,10 +111,10 @@ class RequestMatch:
     methods: tuple[str, ...] = ()
     """Any of these, exactly; empty: every method."""
     headers: tuple[tuple[str, StringMatch], ...] = ()
-    """By name in lower case. Of a header that is sent in several lines any one may fit, save those that Envoy joins
-    (`request.JOINED_HEADERS`)."""
+    """By name in lower case. If a header is sent in several lines, any of them may fit, except for headers that Envoy
+    joins (`request.JOINED_HEADERS`)."""
     query: tuple[tuple[str, StringMatch], ...] = ()
-    """By parameter name, as it stands in the URL (nothing is decoded). Of a parameter that is sent several times the
+    """By parameter name, as it stands in the URL (nothing is decoded). If a parameter is sent several times, the
     first value counts."""
 
 
@@ -138,7 +138,7 @@ class StatusPattern:
     """Up to three digits; `x`, and what is missing at the end, fits every digit. Three digits are one exact status."""
 
     def statuses(self) -> tuple[int, ...]:
-        """The statuses that it stands for, of those that an upstream's response may have."""
+        """The statuses of upstream responses that fit it."""
         return _statuses(str(self))
 
     @property

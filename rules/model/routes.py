@@ -12,28 +12,28 @@ from rejoinder.rules.model.rules import Answer
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """A route's action: send the client to another address. What is None stays as it is in the request."""
+    """A route's action: redirect the client. A part that is None stays as it is in the request."""
 
     scheme: str | None = None
     host: str | None = None
     port: int | None = None
     path: str | None = None
-    """The whole new path; it may bring a query of its own, else the request's query is kept."""
+    """The whole new path; it may have a query, else the request's query is kept."""
     prefix: str | None = None
-    """Put in place of the route's prefix (path elements); for a route with an exact path or a regex, of the whole path.
-    At most one of `path` and `prefix` is given."""
+    """Replaces the route's prefix (path elements); for a route with an exact path or a regex, the whole path. At most
+    one of `path` and `prefix` is given."""
     status_code: int = 301
     """One of 301, 302, 303, 307, 308."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeaderChanges:
-    """What is done to headers: some are removed, then others set, then others added. Names in lower case."""
+    """Changes of headers: first headers are removed, then set, then added. Names in lower case."""
 
     set: tuple[Header, ...] = ()
-    """Take the place of what is there."""
+    """Replace headers of the same name."""
     add: tuple[Header, ...] = ()
-    """Join what is there."""
+    """Are added to headers of the same name."""
     remove: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
@@ -48,9 +48,9 @@ class Backend:
     """One of several upstreams of a route."""
 
     upstream: str | None
-    """None: there is none, so this share of the requests is answered 500."""
+    """None: it does not exist, so this share of the requests is answered 500."""
     weight: int = 1
-    """Its share is this part of the sum of all weights; 0: it gets nothing."""
+    """Its share of the requests, relative to the sum of all weights; 0: none."""
     host: str | None = None
     """The Host that it gets; None: that of the request, or of the route's `Rewrite`."""
     request_headers: HeaderChanges = UNCHANGED
@@ -59,13 +59,13 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """How a request's URL is changed before the upstream gets it. What is None stays."""
+    """How a request's URL is changed before the upstream gets it. A part that is None stays."""
 
     host: str | None = None
     path: str | None = None
     """The whole new path; the query is kept."""
     prefix: str | None = None
-    """Put in place of the route's prefix, as in `Redirect`; only beside a prefix."""
+    """Replaces the route's prefix, as in `Redirect`; only beside a prefix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +83,12 @@ class Cors:
 
 
 WEBSOCKET: Final = ("websocket",)
-"""The upgrades that a route has if it does not say any."""
+"""The default upgrades of a route."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """When a request is sent to the upstream once more."""
+    """When a request is sent to the upstream again."""
 
     attempts: int
     """The first attempt is not counted."""
@@ -111,7 +111,7 @@ class Forward:
     timeout: float = 0.0
     """In seconds, for the whole response; 0: none."""
     idle_timeout: float | None = None
-    """In seconds, while nothing is sent either way; 0: none. None: the listener's."""
+    """In seconds without data in either direction; 0: none. None: the listener's."""
     retries: Retries | None = None
     upgrades: tuple[str, ...] = WEBSOCKET
     """Protocols that a client may ask to switch to, such as `websocket`."""
@@ -125,7 +125,7 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """A token bucket for one route: `requests` in each interval, the rest are answered 429 by Envoy."""
+    """A token bucket for one route: `requests` in each interval; Envoy answers the rest with 429."""
 
     requests: int
     interval: float
@@ -137,7 +137,7 @@ class Route:
     """A named request match with one action. The first one of its group that fits takes the request."""
 
     name: str
-    """Unique; but the routes that one match of a manifest becomes, for several hosts or listeners, share a name."""
+    """Unique, except that the routes of one match of a manifest, for several hosts or listeners, share a name."""
     action: Answer | Redirect | Forward | None
     """None: the request is answered as if no route fitted, with Envoy's own 404."""
     domains: tuple[str, ...] = ()
@@ -151,8 +151,8 @@ class Route:
     group: str = RULE_FILES
     """The listeners that it is for: see `Listener.group`."""
     title: str = ""
-    """How messages call a route without a name of its own: `HTTPRoute shop/web rule 1 match 0`. These routes are in the
-    order of their specification."""
+    """The name of a manifest's route in messages: `HTTPRoute shop/web rule 1 match 0`. These routes are in the order of
+    their specification."""
     position: Position = field(default=Position("", 0), compare=False)
 
     def __hash__(self) -> int:

@@ -26,28 +26,28 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class RemotePage:
-    """A page that another service is asked for."""
+    """A page that another service makes."""
 
     upstream: str
     """The name of that service."""
     timeout: float = 1.0
     """How long it may take, in seconds."""
     cache: float = 0.0
-    """How long a page is kept for others who ask for the same, in seconds; 0: not at all."""
+    """How long a page is kept for equal requests, in seconds; 0: not at all."""
     headers: tuple[Header, ...] = ()
-    """What it is told beside the protocol's own headers, or in their place; values are templates."""
+    """Headers of the request, beside the standard ones or in their place; values are templates."""
     service: Upstream | None = None
-    """The upstream of that name, once all files are read."""
+    """The upstream with that name; set when all files are read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grpc:
-    """What a client that speaks gRPC gets."""
+    """The response to a gRPC client."""
 
     status: int
-    """As gRPC numbers them."""
+    """A gRPC status code."""
     message: str = ""
-    """A template, if that is what the answer's texts are."""
+    """A template, if the answer's texts are templates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,45 +55,45 @@ class Answer:
     """A response that is written in a rule file."""
 
     status_code: int | None = 200
-    """What the client gets, one of STATUSES; None: the status that the upstream gave (`original`)."""
+    """The status that is sent, one of STATUSES; None: the status of the upstream (`original`)."""
     headers: tuple[Header, ...] = ()
-    """In order; a name may come several times. content-length is never here, and content-type only if the rule has it,
-    or the extension of `body_file` stands for it."""
+    """In order; a name may come several times. content-length is never here; content-type only if the rule has it, or
+    if it follows from the extension of `body_file`."""
     body: bytes = b""
     enable_on_status: tuple[StatusPattern, ...] = ()
-    """The upstream statuses that call for this answer; empty: any, or an unconditional answer (see `Rule`)."""
+    """The upstream statuses that this answer is for; empty: any, or an unconditional answer (see `Rule`)."""
     handler: str = ""
-    """`package.module:function`, a Python function that makes status, headers and body; empty: this answer has them."""
+    """`package.module:function`, a Python function that makes status, headers and body; empty: none."""
     passes: bool = False
     """The response is left alone, and no later rule is asked. The other fields have no effect."""
     variants: tuple[Variant, ...] = ()
-    """In place of `body`: a request gets the one that it accepts best."""
+    """In place of `body`: a request gets the variant that it accepts best."""
     template: bool = False
     """Body and header values are templates (`rules.template`)."""
     page: bool = False
-    """The built-in page takes the place of `variants`, once all files are read."""
+    """When all files are read, `variants` becomes the built-in page."""
     remote: RemotePage | None = None
-    """Another service is asked for the body and its type; what the answer has itself is sent if that fails."""
+    """Another service makes the body and its type; if that fails, the answer's own body is sent."""
     untyped: bool = False
-    """A body goes without a `content-type`."""
+    """A body is sent without a `content-type`."""
     grpc: Grpc | None = None
-    """None: the error that its status stands for, with the body for a message."""
+    """None: the gRPC error that belongs to the status, with the body as message."""
     keep_headers: tuple[str, ...] = ()
-    """The response's headers that stay: names in lower case, or beginnings of names with a `*` behind them."""
+    """The response's headers that stay: names in lower case, or prefixes of names that end with `*`."""
 
     @property
     def fixed(self) -> bool:
-        """The reply is always the same, but for the status of `original`."""
+        """The reply is always the same, except for the status if that is `original`."""
         made = self.handler or self.passes or self.variants or self.template
         return not (made or self.remote or self.grpc or self.keep_headers)
 
     def status(self, original: int) -> int:
-        """What the client gets when the upstream gave this status."""
+        """The status that is sent if the upstream sent this one."""
         return original if self.status_code is None else self.status_code
 
     @property
     def has_content(self) -> bool:
-        """Whether it has a body of its own. If it has none, and no page comes, a response stays as it is."""
+        """Whether it has a body of its own. If it has none, and no page comes, the response is left alone."""
         return bool(self.body or self.variants)
 
 
@@ -109,7 +109,7 @@ class Scope:
     clients: tuple[str, ...] = ()
     """The client's address is in one of these networks, in CIDR notation; empty: any client."""
     response_headers: tuple[tuple[str, StringMatch], ...] = ()
-    """Tests of the response, as `RequestMatch.headers` has them. Before there is a response, they do not fit."""
+    """Tests of the response, as in `RequestMatch.headers`. Before there is a response, they do not fit."""
 
 
 EVERY_SCOPE: Final = Scope()
@@ -122,14 +122,14 @@ class Rule:
 
     name: str
     answers: tuple[Answer, ...]
-    """Empty if the rule only keeps later rules away (`final`)."""
+    """Empty if the rule only stops the search (`final`)."""
     scope: Scope = EVERY_SCOPE
     final: bool = False
     """Later rules are not asked about a request that this rule fits, whether or not this one has an answer."""
     unless: Scope | None = None
     """The rule does not fit requests that fit this scope."""
     observe: bool = False
-    """A trial: that the rule would have answered is counted and logged, and nothing else is done."""
+    """A trial: it is only counted and logged that the rule would have answered."""
     source: str = ""
     """The rule fits only responses of an `upstream`, or only `local` ones, which Envoy makes itself; empty: both."""
     position: Position = field(default=Position("", 0), compare=False)
@@ -137,7 +137,7 @@ class Rule:
     """Whether the first answer is given without asking an upstream."""
 
     def __hash__(self) -> int:
-        return hash(self.name)  # which is unique, and much quicker than all the rest
+        return hash(self.name)  # unique, and much faster than hashing all fields
 
     def __post_init__(self) -> None:
         unconditional = bool(self.answers) and not any(answer.enable_on_status for answer in self.answers)
@@ -163,7 +163,7 @@ class Rule:
 
 
 def native_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
-    """The unconditional and final rules whose answers routes can give. They end in front of the first unconditional or
-    final rule whose answer a route cannot give: from there on, the program is asked."""
+    """The unconditional and final rules whose answers routes can give. The list ends before the first unconditional
+    or final rule whose answer a route cannot give: the program is asked about that rule and all behind it."""
     simple = itertools.takewhile(lambda rule: rule.simple or not (rule.unconditional or rule.final), rules)
     return tuple(rule for rule in simple if rule.unconditional or rule.final)

@@ -1,6 +1,6 @@
 """Where Envoy listens and where it forwards to: the sections `listen` and `upstreams` of a rule file.
 
-In: places of a document (see `fields`). Out: `Listener`s and `Upstream`s. Raised is `FieldError`, as by every reader.
+In: places of a document (see `fields`). Out: `Listener`s and `Upstream`s. Raises `FieldError`, as all readers do.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from rejoinder.rules.model import Endpoint, HealthCheck, Listener, Upstream, Ups
 from rejoinder.rules.shape import BOOLEAN, DURATION, TEXT, Shape, Table, any_of, by_name, like, one_or_more
 
 ECHO: Final = "builtin:echo"
-"""The upstream URL that stands for the small server in `rejoinder up`."""
+"""The upstream URL of the small server in `rejoinder up`."""
 
 PORTS: Final = range(1, 65536)
 
 # Labels of letters, digits and `-`, RFC 1123, section 2.1; and `_`, which is common in container networks.
 _LABEL: Final = "[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
 _LABELS: Final = rf"{_LABEL}(\.{_LABEL})*"
-HOST_NAME: Final = re.compile(r"(?=.{1,253}$)" + _LABELS)  # the length is DNS's, and SNI's
+HOST_NAME: Final = re.compile(r"(?=.{1,253}$)" + _LABELS)  # the maximum length of DNS and SNI
 
 _UPSTREAM_NAME: Final = re.compile(r"[A-Za-z0-9._/:-]+")
 _ADDRESS: Final = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*):(?P<port>[0-9]{1,5})")
@@ -47,7 +47,7 @@ _LISTENER: Final = Shape(
     {
         "address": (like(_ADDRESS), 'An IP address and a port, such as "0.0.0.0:443".'),
         **_PAIR,
-        "client_ca": (TEXT, f"File with authorities, {_FILE}: clients without a certificate of theirs are refused."),
+        "client_ca": (TEXT, f"File with authorities, {_FILE}: clients need a certificate of one of them."),
     },
     required=("address", "certificate", "key"),
 )
@@ -94,41 +94,41 @@ def listeners(place: Place) -> tuple[Listener, ...]:
     lines: dict[tuple[str, int], int] = {}
 
     def another(item: Place) -> Listener:
-        found = _listener(item)
-        address = (found.address, found.port)
-        if found.port and address in lines:
+        listener = _listener(item)
+        address = (listener.address, listener.port)
+        if listener.port and address in lines:
             raise item.mistake(f"the address is given twice, first in line {lines[address]}")
         lines[address] = item.node.line
-        return found
+        return listener
 
     return numbered(place.one_or_more(another))
 
 
 def upstreams(place: Place) -> tuple[Upstream, ...]:
     """`upstreams`: URLs by name."""
-    # An upstream with a mistake still exists: that routes name it is no second mistake.
+    # An upstream with a mistake still exists, so a route that names it has no mistake.
     return tuple(
         member.attempt(functools.partial(upstream, name), Upstream(name, ())) for name, member in place.members()
     )
 
 
 def upstream(name: str, place: Place) -> Upstream:
-    """One upstream: a URL or a list of them, or a mapping that has these and says more."""
+    """One upstream: a URL or a list of URLs, or a mapping with `urls` and other fields."""
     place = place.about(f"upstream {quoted(name)}")
     if not _UPSTREAM_NAME.fullmatch(name):
         raise place.mistake("expected a name of letters, digits and . _ / -")
     if not isinstance(place.node, Map):
         return _at_urls(name, place)
     fields = place.fields(_UPSTREAM)
-    found = fields.get("urls", functools.partial(_at_urls, name), Upstream(name, ()))
-    if "tls" in fields and not found.tls and found.endpoints:
+    made = fields.get("urls", functools.partial(_at_urls, name), Upstream(name, ()))
+    if "tls" in fields and not made.tls and made.endpoints:
         fields["tls"].error("only https:// upstreams have TLS")
     return replace(
-        found,
+        made,
         http2=fields.get("http2", Place.boolean, False),
         host=fields.get("host", _host_header, None),
         tls_options=fields.get("tls", _upstream_tls, UpstreamTls()),
-        connect_timeout=fields.get("connect_timeout", lambda it: it.duration(0.001, "1ms"), found.connect_timeout),
+        connect_timeout=fields.get("connect_timeout", lambda it: it.duration(0.001, "1ms"), made.connect_timeout),
         health_check=fields.get("health_check", _health_check, None),
         position=place.position,
     )
@@ -192,10 +192,10 @@ def _url(place: Place) -> tuple[str, Endpoint | None]:
 
 
 def host_of(text: str) -> str | None:
-    """A host name or an IP address, without brackets; None: the text is neither."""
+    """A host name or an IP address, without brackets; None if the text is neither."""
     if (address := _ip_address(text)) is not None:
         return address
-    # What ends in digits is a mistyped IPv4 address: no top-level domain does (RFC 3696, section 2).
+    # A name that ends in digits is a mistyped IPv4 address: no top-level domain does (RFC 3696, section 2).
     return text.lower() if HOST_NAME.fullmatch(text) and not text.rpartition(".")[2].isdigit() else None
 
 
@@ -224,7 +224,7 @@ def _listener(place: Place) -> Listener:
 
 
 def _pair(fields: Fields) -> tuple[bytes, bytes]:
-    """A certificate chain and its key; what is not given is empty."""
+    """A certificate chain and its key; empty if not given."""
     certificate = fields.get("certificate", _pem_file, b"")
     key = fields.get("key", _pem_file, b"")
     if certificate and key:

@@ -69,21 +69,21 @@ OUR_FIELDS: Final[Table] = {
         "Headers of the upstream's response that stay: names, or beginnings of names with a * at the end.",
     ),
 }
-"""Those that the plug-in does not have."""
+"""Fields that the plug-in does not have."""
 ANSWER_FIELDS: Final[Table] = {**PLUG_IN_FIELDS, **OUR_FIELDS}
 
 
 _ALONE: Final = {
-    name: (why, tuple(each for each in ANSWER_FIELDS if each not in (name, "enable_on_status")))
+    name: (why, tuple(field for field in ANSWER_FIELDS if field not in (name, "enable_on_status")))
     for name, why in (("handler", "the function says what is sent"), ("pass", "the response is left alone"))
 }
 TOGETHER: Final[dict[str, Any]] = {"one_of": (_CONTENT,), "alone": _ALONE}
-"""For every shape with the fields of an answer: which of them exclude others."""
+"""For every shape with the fields of an answer: the fields that exclude others."""
 SCOPE_TOGETHER: Final[dict[str, Any]] = {
     "one_of": (_CONTENT,),
     "alone": {**_ALONE, "rules": ("move it into one of them", tuple(ANSWER_FIELDS))},
 }
-"""The same where a list of answers may stand in their place, as `rules`."""
+"""The same for shapes that may have a list of answers instead, as `rules`."""
 
 ANSWER: Final = Shape("answer", ANSWER_FIELDS, some_of=(tuple(ANSWER_FIELDS),), **TOGETHER)
 PLUG_IN_ANSWER: Final = Shape("plug-in-answer", PLUG_IN_FIELDS, some_of=(tuple(PLUG_IN_FIELDS),), **TOGETHER)
@@ -100,7 +100,7 @@ def answer(place: Place, default: int | None = OK, shape: Shape = ANSWER) -> Ans
 
 
 def answer_of(fields: Fields, default: int | None) -> Answer:
-    """The answer that fields describe; `default` is its status if it says none, None: the upstream's."""
+    """The answer that fields describe; `default` is its status if none is given, None: that of the upstream."""
     patterns = fields.get("enable_on_status", lambda it: it.one_or_more(values.status_pattern), ())
     if "handler" in fields:
         return Answer(default, enable_on_status=patterns, handler=fields.get("handler", _handler, ""))
@@ -121,11 +121,11 @@ def answer_of(fields: Fields, default: int | None) -> Answer:
     if bodiless and asks:
         fields["page"].error(f"a response with status {bodiless[0]} cannot have a body")
     given_headers = fields.get("headers", headers, ())
-    for each in given_headers if template else ():
-        content.check_template(fields["headers"], Answer(headers=(each,), template=True), f"{each[0]}: ")
+    for header in given_headers if template else ():
+        content.check_template(fields["headers"], Answer(headers=(header,), template=True), f"{header[0]}: ")
     if code in REDIRECTS and "headers" not in fields:
         fields["status_code"].warn("a redirect without a Location header leads nowhere")
-    if "body_file" in fields and not any(each == "content-type" for each, _ in given_headers):
+    if "body_file" in fields and not any(name == "content-type" for name, _ in given_headers):
         given_headers = (*content.type_of_file(fields["body_file"]), *given_headers)
     made = Answer(
         code,
@@ -143,7 +143,7 @@ def answer_of(fields: Fields, default: int | None) -> Answer:
         content.check_template(fields[kind], Answer(body=body, template=True))
     if made.page and not patterns and (code is None or code < 400):
         fields["page"].error(f"builtin is about errors: say enable_on_status, or a status_code from 400 on, not {code}")
-    typed = made.page or (bool(made.variants) and all(each.content_type for each in made.variants))
+    typed = made.page or (bool(made.variants) and all(variant.content_type for variant in made.variants))
     if typed and "headers" in fields and any(name == "content-type" for name, _ in given_headers):
         fields["headers"].warn(f"content-type has no effect: {kind} says its own")
     return made
@@ -172,8 +172,8 @@ def _remote(place: Place) -> RemotePage:
         raise place.mistake("a Kubernetes object cannot name an upstream of rule files")
     fields = place.fields(_REMOTE)
     given = fields.get("headers", headers, ())
-    for each in given:
-        content.check_template(fields["headers"], Answer(headers=(each,), template=True), f"{each[0]}: ")
+    for header in given:
+        content.check_template(fields["headers"], Answer(headers=(header,), template=True), f"{header[0]}: ")
     return RemotePage(
         upstream=fields.get("upstream", values.name, ""),
         timeout=fields.get("timeout", lambda it: it.duration(0.01, "10ms", 60.0, "1m"), 1.0),
@@ -192,10 +192,10 @@ def _grpc(place: Place, template: bool) -> Grpc:
 
 def _grpc_status(place: Place) -> int:
     text = place.node.text if isinstance(place.node, Scalar) else ""
-    found = GRPC_STATUSES.index(text) if text in GRPC_STATUSES else int(text) if re.fullmatch("[0-9]{1,2}", text) else 0
-    if not 0 < found < len(GRPC_STATUSES):
+    code = GRPC_STATUSES.index(text) if text in GRPC_STATUSES else int(text) if re.fullmatch("[0-9]{1,2}", text) else 0
+    if not 0 < code < len(GRPC_STATUSES):
         raise place.expected(f"a gRPC status that is an error, by name or number: {', '.join(GRPC_STATUSES[1:])}")
-    return found
+    return code
 
 
 def _kept_header(place: Place) -> str:

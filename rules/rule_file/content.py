@@ -1,4 +1,4 @@
-"""What an answer consists of: `body`, `body_file`, `variants`, `template`; and `branding`, of the built-in page."""
+"""The content of an answer: `body`, `body_file`, `variants`, `template`; and `branding`, of the built-in page."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_BODY_SIZE: Final = 1024 * 1024
-"""In bytes. Every Envoy gets every body with each change of its configuration, and keeps it in memory: a larger one is
-a download and belongs on an upstream. (Envoy's own default for a direct response is 4,096.)"""
+"""In bytes. Every Envoy gets every body with each change of its configuration, and keeps it in memory. A larger body
+is a download and belongs on an upstream. (Envoy's own default for a direct response is 4,096.)"""
 
 _MEDIA_TYPE: Final = re.compile(rf'{TOKEN.pattern}/{TOKEN.pattern}( *; *{TOKEN.pattern}=({TOKEN.pattern}|"[^"]*"))*')
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")  # RFC 4647, section 2.1
@@ -82,7 +82,7 @@ def _limited(place: Place, body: bytes) -> bytes:
 
 
 def check_template(place: Place, answer: Answer, which: str = "") -> None:
-    """Note what is wrong with the templates of an answer, as a mistake of this place; `which`: of which part of it."""
+    """Note errors in the templates of an answer as mistakes of this place; `which` names the part of the answer."""
     try:
         list(templates(answer))
     except UnicodeDecodeError:
@@ -92,7 +92,7 @@ def check_template(place: Place, answer: Answer, which: str = "") -> None:
 
 
 def variants(place: Place, template: bool) -> tuple[Variant, ...]:
-    """`variants`; `template` is what their answer says, which a variant may change for itself."""
+    """`variants`; `template` is the value of their answer, which a variant may override."""
     if not as_list(place).items():
         raise place.expected("at least one variant")
     read: dict[tuple[str, str], Variant] = {}
@@ -125,7 +125,7 @@ def _variant(place: Place, template: bool) -> Variant:
 
 
 def branding(place: Place) -> tuple[Position, Branding]:
-    """`branding`: whose the built-in page is; and where that stands."""
+    """`branding` of the built-in page, and its position."""
     fields = place.fields(BRANDING)
     return place.position, Branding(
         name=fields.get("name", Place.string, ""),
@@ -135,7 +135,7 @@ def branding(place: Place) -> tuple[Position, Branding]:
     )
 
 
-# Each field by itself, so that a mistake in one hides none in another.
+# Each field separately, so that every mistake is reported.
 def _as(name: str, read: Reader[T]) -> Reader[T]:
     def checked(place: Place) -> T:
         value = read(place)
@@ -159,11 +159,11 @@ def _accent(place: Place) -> str:
 def _types() -> mimetypes.MimeTypes:
     import mimetypes  # noqa: PLC0415 - few rule files have such a body
 
-    return mimetypes.MimeTypes(filenames=())  # the same on every machine, whatever its own files say
+    return mimetypes.MimeTypes(filenames=())  # the same on every machine: the files of the system are not read
 
 
 def type_of_file(place: Place) -> tuple[Header, ...]:
-    """The `content-type` that the extension of a file stands for; nothing if it is unknown."""
+    """The `content-type` for the extension of a file; empty if it is unknown."""
     guess = _types().guess_type(place.node.text)[0] if isinstance(place.node, Scalar) else None
     if guess is None:
         return ()

@@ -1,4 +1,4 @@
-"""`headers` of an answer; and names of headers, wherever they stand."""
+"""`headers` of an answer, and names of headers in general."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rejoinder.rules.rule_file.values import at_most
 from rejoinder.rules.shape import any_of, by_name, like, listed, one_or_more
 
 MAX_HEADER_SIZE: Final = 16384
-"""In bytes, for a name or a value: Envoy refuses a `HeaderValue` that is longer."""
+"""In bytes, for a name or a value: Envoy refuses a longer `HeaderValue`."""
 
 _OVERWRITTEN_HEADERS: Final = frozenset({"date", "server"})
 
@@ -25,7 +25,7 @@ HEADER_NAME: Final = like(TOKEN)
 HEADERS: Final = any_of(
     listed(like(_PAIR)), by_name(HEADER_NAME, one_or_more(any_of(like(_VALUE), {"type": "number"})))
 )
-"""What `headers` of an answer is like."""
+"""The schema of `headers` of an answer."""
 
 
 def headers(place: Place) -> tuple[Header, ...]:
@@ -49,7 +49,7 @@ def _header_values(name: str, place: Place) -> Sequence[Header | None]:
 
 
 def _value_text(place: Place) -> str:
-    # Nobody quotes `Retry-After: 30`, and no two ways to write a number are meant to be the same here.
+    # `Retry-After: 30` is usually written without quotes, and a number is sent as it is written.
     node = place.node
     if isinstance(node, Scalar) and node.kind in (ScalarKind.INTEGER, ScalarKind.FLOAT):
         return node.text
@@ -71,7 +71,7 @@ def _header_pair(place: Place) -> Header | None:
 def _header(place: Place, name: str, value: str) -> Header | None:
     name, value = header_name(place, name.strip(" \t")), value.strip(" \t")
     if name in CONNECTION_HEADERS:
-        raise place.mistake(f"the header {name} is not an answer's to set: Envoy does")
+        raise place.mistake(f"the header {name} cannot be set by an answer: Envoy sets it")
     if name == "content-length":
         place.warn("content-length is left out: it is always computed")
         return None

@@ -1,4 +1,4 @@
-"""Tests of a request: `domains`, and the fields that `match`, `unless` and routes have in common."""
+"""Tests of a request: `domains`, and the common fields of `match`, `unless` and routes."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ PATHS: Final[dict[str, Callable[[Place], PathMatch]]] = {
     "prefix": lambda place: PathMatch(PathKind.PREFIX, path_prefix(place)),
     "regex": _path_regex,
 }
-"""How each kind of path is read, by the name of its field."""
+"""The reader of each kind of path, by the name of its field."""
 
 
 def path_prefix(place: Place) -> str:
@@ -123,7 +123,7 @@ def _path(place: Place) -> str:
 
 
 def regex_text(place: Place) -> str:
-    """A regular expression that Envoy takes."""
+    """A regular expression that Envoy accepts."""
     text = place.string()
     if not text:
         raise place.expected("a regular expression")
@@ -178,7 +178,7 @@ def _string_match(place: Place) -> StringMatch:
         return StringMatch(StringKind.EXACT, text)
     fields = place.fields(_STRING_TEST)
     given = fields.first(*_STRING_KINDS)
-    if given is None:  # which has been noted
+    if given is None:  # this has been noted
         return StringMatch(StringKind.PRESENT)
     kind = StringKind(given)
     if kind is StringKind.PRESENT:

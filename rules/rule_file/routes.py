@@ -176,7 +176,7 @@ def _rewrite(place: Place, request: RequestMatch) -> Rewrite:
 
 
 def rewrite_path(place: Place) -> str:
-    """The path that an upstream is asked for. It has no query, as the request's query is kept."""
+    """The path of the request to the upstream, without a query, because the request's query is kept."""
     text = redirect_path(place)
     if "?" in text:
         raise place.mistake(f"expected a path without a query, got {quoted(text)}: that of the request is kept")

@@ -81,7 +81,7 @@ def _rule(place: Place) -> Rule:
         _refuse_about_responses(fields, rule)
         if rule.answers[0].passes:  # such a rule only ends the search
             rule = replace(rule, answers=(), final=True)
-    if rule.observe and all(each.passes for each in rule.answers):
+    if rule.observe and all(answer.passes for answer in rule.answers):
         fields["observe"].warn("has no effect: a rule that passes has nothing to observe")
     return rule
 
@@ -99,7 +99,7 @@ def _source(place: Place) -> str:
 
 
 def _refuse_about_responses(fields: Fields, rule: Rule) -> None:
-    """Note the tests of a response that an unconditional rule has: it is asked before there is a response."""
+    """Note tests of a response in an unconditional rule, which is asked before there is a response."""
     if rule.source:
         fields["source"].error(f"source {answers.NEEDS_STATUS}")
     for field, scope in (("match", rule.scope), ("unless", rule.unless)):
@@ -156,8 +156,8 @@ def scope_answers(fields: Fields, *, plug_in: bool = False) -> tuple[Answer, ...
 
     Args:
         fields: of the scope.
-        plug_in: a form of the plug-in's, where `status_code` is 200 if it is left out; in a rule, an answer to the
-            upstream's status then keeps that.
+        plug_in: a form of the plug-in, where the default of `status_code` is 200. In a rule, the default of a
+            conditional answer is the upstream's status.
     """
     if "rules" in fields:
         return fields["rules"].attempt(functools.partial(_answers_of_one_scope, plug_in=plug_in), ())
@@ -173,27 +173,27 @@ def _answers_of_one_scope(place: Place, plug_in: bool) -> tuple[Answer, ...]:
     conditional = any(item.has("enable_on_status") for item in items) and not plug_in
     shape = answers.PLUG_IN_ANSWER if plug_in else answers.ANSWER
     one = functools.partial(answers.answer, default=None if conditional else answers.OK, shape=shape)
-    return _checked([(item, each) for item in items if (each := item.attempt(one, None)) is not None])
+    return _checked([(item, answer) for item in items if (answer := item.attempt(one, None)) is not None])
 
 
-# What one answer of a scope cannot know of the others.
+# Checks that need all answers of a scope.
 def _checked(given: Sequence[tuple[Place, Answer]]) -> tuple[Answer, ...]:
     unconditional = not any(place.has("enable_on_status") for place, _ in given)  # also where it is wrong
     claimed: dict[StatusPattern, int] = {}
     default: Place | None = None
-    for place, each in given:
-        for pattern in each.enable_on_status:
+    for place, answer in given:
+        for pattern in answer.enable_on_status:
             if pattern in claimed:
                 message = f"{pattern} is claimed twice in this scope, first in line {claimed[pattern]}"
                 place.field("enable_on_status").error(message)
             claimed.setdefault(pattern, place.field("enable_on_status").node.line)
         if unconditional:
-            answers.refuse_original(place, each)
-            if each.keep_headers:
+            answers.refuse_original(place, answer)
+            if answer.keep_headers:
                 place.field("keep_headers").error(answers.NEEDS_STATUS)
-        if not each.enable_on_status:
+        if not answer.enable_on_status:
             if default is not None:
                 line = default.node.line
                 place.warn(f"is never given: the answer without enable_on_status in line {line} comes first")
             default = default or place
-    return tuple(each for _, each in given)
+    return tuple(answer for _, answer in given)

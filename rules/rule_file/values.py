@@ -15,7 +15,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9._/-]+")  # becomes part of Envoy resource
 _STATUS: Final = "[2-5][0-9]{2}"
 _STATUS_PATTERN: Final = re.compile(_STATUS + "|(?=.*[xX])[1-5xX][0-9xX]{2}")
 
-# What they are like, for shapes.
+# Their schemas, for shapes.
 NAME: Final = like(_NAME)
 STATUS: Final = any_of(integer(STATUSES), like(_STATUS))
 STATUS_OR_ORIGINAL: Final = any_of(integer(STATUSES), like(_STATUS, "original"))
@@ -25,11 +25,11 @@ T = TypeVar("T", bound=Sized)
 
 
 name: Final = text_that(_NAME.fullmatch, "a name of letters, digits and . _ / -")
-"""A reader for what becomes part of Envoy's resource names."""
+"""A reader for names that become part of Envoy's resource names."""
 
 
 def named(place: Place, kind: str, default_name: str) -> Place:
-    """A place as the named thing that stands there; without a name, messages say the path of the place."""
+    """A place as a named thing in messages; without a name, messages have the path of the place."""
     given = default_name
     if isinstance(place.node, Map) and "name" in place.node.entries:
         node = place.node.entries["name"].value
@@ -39,7 +39,7 @@ def named(place: Place, kind: str, default_name: str) -> Place:
 
 
 def as_list(place: Place) -> Place:
-    """A place that is to hold a list; a mapping there is an error that says how to write a list."""
+    """A place that must be a list; for a mapping, the error says how to write a list."""
     if isinstance(place.node, Map) and place.node.entries:
         raise place.mistake('expected a list, got a mapping: begin each entry with "- "')
     return place
@@ -51,7 +51,7 @@ def distinct(values: Iterable[str]) -> tuple[str, ...]:
 
 
 def at_most(place: Place, most: int, what: str, value: T) -> T:
-    """The value, unless it is longer than Envoy accepts; `what` names its parts in the message."""
+    """The value, if Envoy accepts its length; `what` names its parts in the message."""
     if len(value) > most:
         raise place.mistake(f"expected at most {most:,} {what}, got {len(value):,}")
     return value
