@@ -270,4 +270,4 @@ rules: [{name: r, enable_on_status: [503], page: {upstream: errors}, body: x}]
     )
     _, out, _ = run("bootstrap", *arguments)
     _, clusters = out.split("# Into the clusters: ")
-    assert [each["name"] for each in yaml.safe_load("# " + clusters)] == names
+    assert [cluster["name"] for cluster in yaml.safe_load("# " + clusters)] == names
