@@ -79,7 +79,7 @@ def _service(folder: Path, name: str) -> Iterator[int]:
     server.server_close()
 
 
-def test_a_page_comes_from_whom_its_certificate_says_it_is(each: Gateway, tmp_path: Path) -> None:
+def test_a_page_comes_from_whom_its_certificate_says_it_is(any_gateway: Gateway, tmp_path: Path) -> None:
     _certificates(tmp_path)
     with contextlib.ExitStack() as stack:
         ports = {name: stack.enter_context(_service(tmp_path, name)) for name in ("named", "numbered", "expired")}
@@ -91,10 +91,11 @@ def test_a_page_comes_from_whom_its_certificate_says_it_is(each: Gateway, tmp_pa
             page = f"page: {{upstream: s{at}, timeout: 20s}}, body: own"
             text += f"  - {{name: r{at}, match: {{path: /{at}}}, enable_on_status: [503], {page}}}\n"
         (tmp_path / "rules.yaml").write_text(text)
-        each.apply(ruleset(tmp_path / "rules.yaml"))
+        any_gateway.apply(ruleset(tmp_path / "rules.yaml"))
         # Twice, for connections that are kept are not those of other names.
         for _ in range(2):
             got = {
-                case: each.ask("GET", "a.test", f"/{at}", [("x-status", "503")]).body for at, case in enumerate(ASKED)
+                case: any_gateway.ask("GET", "a.test", f"/{at}", [("x-status", "503")]).body
+                for at, case in enumerate(ASKED)
             }
             assert got == {case: b"page" if comes else b"own" for case, (*_, comes) in ASKED.items()}
