@@ -116,7 +116,8 @@ class Files:
         import ssl  # noqa: PLC0415
 
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=certificates.decode("ascii"))
+            text = certificates.decode("ascii", "ignore")  # between certificates, anything may stand
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=text)
         except (OSError, ValueError):
             raise UnreadableError("not certificates in PEM") from None
 

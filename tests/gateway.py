@@ -196,7 +196,8 @@ def _with_routes_of_its_own(built: Build, settings: Settings) -> Build:
         listeners = copy.deepcopy(form.listeners)
         for listener in listeners:
             manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-            manager["http_filters"][:0] = filters
+            others = [other for other in manager["http_filters"] if "config_discovery" not in other]
+            manager["http_filters"] = [*filters, *others]
         clusters = {cluster["name"]: cluster for cluster in (*form.clusters, ext_proc_cluster(settings.ext_proc))}
         return dataclasses.replace(
             form,

@@ -1,13 +1,15 @@
-"""No edit of rules or routes changes a listener: Envoy replaces one that has changed, and what drains answers by the
-old filters. The exceptions are here, too."""
+"""No edit of rules or routes changes a listener: Envoy replaces one that has changed, and cuts what lasts longer than
+the old one drains. The exceptions are here, too."""
 
 from __future__ import annotations
 
+import http.client
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
+from gateway import Gateway, ruleset
 from loading import _in_an_empty_folder, ruleset_of  # noqa: F401
 
 from rejoinder.rules.model import Endpoint
@@ -107,14 +109,37 @@ def test_no_edit_of_routes_changes_a_listener(placement: Placement, route: Json)
 
 
 @PLACEMENTS
-def test_only_the_first_conditional_rule_does(placement: Placement) -> None:
-    unconditional = rule(body="text")
-    assert listeners(placement, [unconditional], []) == listeners(placement, [], [])
-    assert listeners(placement, [PAGE], []) != listeners(placement, [], [])
+def test_the_first_rule_changes_none_and_the_last_neither(placement: Placement) -> None:
+    assert (
+        listeners(placement, [PAGE], [])
+        == listeners(placement, [rule(body="text")], [])
+        == listeners(placement, [], [])
+    )
 
 
 @PLACEMENTS
-def test_and_what_the_listener_itself_answers_without_the_module(placement: Placement) -> None:
+def test_only_what_the_listener_itself_answers_without_the_module_does(placement: Placement) -> None:
     early = {"name": "early", "enable_on_status": [431], "body": "too large"}
     changed = listeners(placement, [early, PAGE], []) != listeners(placement, [PAGE], [])
     assert changed is (placement is Placement.EXT_PROC)
+
+
+def test_a_connection_lives_through_the_first_rule_and_the_last(gateway: Gateway, tmp_path: Path) -> None:
+    host, port = gateway.upstream.address
+    site = f"upstreams: {{up: 'http://{host}:{port}'}}\nroutes: [{{name: all, upstream: up}}]\n"
+    sets = []
+    for name, rules in (("without", ""), ("with", "rules: [{name: page, enable_on_status: [503], body: page}]\n")):
+        (tmp_path / name).write_text(site + rules)
+        sets.append(ruleset(tmp_path / name))
+    gateway.apply(sets[0])
+    client = http.client.HTTPConnection(*gateway.address)
+    client.connect()
+    connection = client.sock
+    for which in (1, 0, 1, 0):
+        gateway.apply(sets[which])
+        client.request("GET", "/", headers={"x-status": "503"})
+        with client.getresponse() as answer:
+            assert (answer.read() == b"page") is bool(which)
+            assert client.sock is connection, "Envoy has hung up"
+    client.close()
+    assert not any(gateway.stats(r"^listener_manager\.listener_(modified|in_place_updated|removed)$").values())

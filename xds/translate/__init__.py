@@ -20,6 +20,7 @@ from rejoinder.rules.program import Program, compile_rules
 from rejoinder.xds.plan import Plan
 from rejoinder.xds.translate.clusters import clusters
 from rejoinder.xds.translate.early_errors import local_reply_config
+from rejoinder.xds.translate.ext_proc import IDLE
 from rejoinder.xds.translate.extensions import extensions, foreign_filters
 from rejoinder.xds.translate.filters import Off, http_filters, part_filters, to_switch_off
 from rejoinder.xds.translate.listeners import listeners, parts_listener
@@ -83,7 +84,7 @@ def translate(ruleset: Ruleset, program: Program, plan: Plan, settings: Settings
         return tuple(route_configurations(plan, settings, off)), split
 
     def form(placement: Placement) -> Configuration:
-        filters = http_filters(conditional, placement)
+        filters = http_filters(placement)
         parts = part_filters(conditional) if placement is Placement.MODULE else []
         carriers = (parts_listener(parts),) if parts else ()
         together, split = routes(to_switch_off(conditional, placement))
@@ -108,7 +109,7 @@ def translate(ruleset: Ruleset, program: Program, plan: Plan, settings: Settings
         return replace(whole, split=in_parts)
 
     configuration = form(settings.conditional)
-    if conditional and settings.conditional is Placement.MODULE and settings.fallback:
+    if settings.conditional is Placement.MODULE and settings.fallback:
         return replace(configuration, without_module=form(Placement.EXT_PROC))
     return configuration
 
@@ -120,7 +121,9 @@ def conditional_program(ruleset: Ruleset) -> Program:
 
 
 def static_bootstrap(configuration: Configuration) -> Json:
-    """The same as one bootstrap for an Envoy without a control plane: routes and filters stand within the listeners."""
+    """The same as one bootstrap for an Envoy without a control plane: routes and filters stand within the listeners,
+    and filters that do nothing are left out.
+    """
     routes = {route["name"]: route for route in configuration.routes}
     extensions = {extension["name"]: extension for extension in configuration.extensions}
     return {
@@ -139,7 +142,6 @@ def _complete(manager: Json, routes: dict[str, Json], extensions: dict[str, Json
     complete = dict(manager)
     if "rds" in complete:
         complete["route_config"] = routes[complete.pop("rds")["route_config_name"]]
-    complete["http_filters"] = [
-        extensions[one["name"]] if "config_discovery" in one else one for one in complete["http_filters"]
-    ]
+    filters = (extensions[one["name"]] if "config_discovery" in one else one for one in complete["http_filters"])
+    complete["http_filters"] = [one for one in filters if one["typed_config"] != IDLE]
     return complete

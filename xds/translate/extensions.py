@@ -42,8 +42,7 @@ FOREIGN_TYPES: Final = {Placement.EXT_PROC: ext_proc.TYPES, Placement.MODULE: (m
 
 
 def extensions(program: Program, conditional: Placement) -> Iterator[Json]:
-    """The TypedExtensionConfigs for Envoys of ours, whether a listener has these filters or not: a replaced listener
-    has them until it has drained, and Envoy answers 500 for a filter whose configuration is gone.
+    """The TypedExtensionConfigs for Envoys of ours, of all filters that a listener has.
 
     Args:
         program: the conditional rules.

@@ -1,10 +1,10 @@
 """The HTTP filter chain: its filters, their order, and what routes configure for them.
 
-The chain hardly ever changes, because a changed chain makes Envoy replace the listener's connections. So nothing in it
-depends on the rules: the filters that answer for rules are extension configurations, which Envoy fetches by the
-filter's name (ECDS). They are on for every request, even one that fits no route; routes that answer by themselves
-switch them off. (They are left out only if there are no such rules.) Filters that only some routes need stand in every
-chain, switched off, which costs nothing, and these routes switch them on.
+The chain never changes, because a changed chain makes Envoy replace the listener, and cut off what still runs when the
+old one has drained. So nothing in it depends on the rules: the filters that answer for rules are extension
+configurations, which Envoy fetches by the filter's name (ECDS), and which do nothing if there are no such rules. They
+are on for every request, even one that fits no route; routes that answer by themselves switch them off. Filters that
+only some routes need stand in every chain, switched off, which costs nothing, and these routes switch them on.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ROUTER: Final = "envoy.filters.http.router"
 ORDER: Final = (PASSING, UNTYPED, CORS, HOST, RULES, REQUESTS, RATE_LIMIT, ROUTER)
 
 
-def http_filters(program: Program, conditional: Placement) -> list[Json]:
+def http_filters(conditional: Placement) -> list[Json]:
     """The filter chain of every listener."""
     mark = {"metadata_namespace": METADATA, "value": {PASSES: True}}
     off = {
@@ -50,7 +50,7 @@ def http_filters(program: Program, conditional: Placement) -> list[Json]:
     }
     made = {
         **{name: {"disabled": True, "typed_config": config} for name, config in off.items()},
-        **{name: discovered(*TYPES[name]) for name in answering(program, conditional)},
+        **{name: discovered(*TYPES[name]) for name in answering(conditional)},
         ROUTER: _ROUTER,
     }
     return [{"name": name, **made[name]} for name in ORDER if name in made]
@@ -75,10 +75,8 @@ TYPES: Final = {
 """The possible message types of a filter's configuration."""
 
 
-def answering(program: Program, conditional: Placement) -> tuple[str, ...]:
-    """The names of the filters that answer for rules; empty if there are no such rules."""
-    if not program:
-        return ()
+def answering(conditional: Placement) -> tuple[str, ...]:
+    """The names of the filters that answer for rules, whether there are such rules or not."""
     return (RULES,) if conditional is Placement.MODULE else (RULES, HOST, REQUESTS)
 
 
@@ -104,7 +102,7 @@ def to_switch_off(program: Program, conditional: Placement) -> Off:
     """The filters that do nothing for the answer of a route."""
     asked = () if not program.asks_requests else (RULES,) if conditional is Placement.MODULE else (REQUESTS,)
     idle = (HOST,) if ext_proc.sees_requests(program) else (HOST, REQUESTS)
-    off = tuple(name for name in answering(program, conditional) if name not in idle)
+    off = tuple(name for name in answering(conditional) if name not in idle)
     return Off(off, tuple(name for name in off if name not in asked))
 
 
