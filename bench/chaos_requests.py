@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Final
 
 from chaos_rules import SLOTS
@@ -62,15 +63,24 @@ def passed(name: str, asked: Asked) -> Reply:
     return Reply(asked.status, upstream_headers(name), f"{name} {asked.request.target}".encode())
 
 
-def right(ruleset: Ruleset, asked: Asked, *, down: bool = False, untold: str = "") -> list[Reply | int]:
+HEADERS, METHOD, HOST, RESPONSE = "request headers", "method", "host", "response headers"
+UNTOLD: Final = [frozenset(part) for size in range(5) for part in combinations((HEADERS, METHOD, HOST, RESPONSE), size)]
+"""What an ext_proc filter may not send, because its own rules do not need it."""
+
+
+def right(
+    ruleset: Ruleset, asked: Asked, *, down: bool = False, untold: frozenset[str] = frozenset()
+) -> list[Reply | int]:
     """What a client must get: a reply, or the status of a response of Envoy's own that passes.
 
     Args:
         down: the upstream may not answer.
-        untold: the headers of the "request", the "response" or "both" are not known.
+        untold: which of UNTOLD is not known.
     """
-    known = untold not in ("request", "both")
-    decision = decide(ruleset, asked.request if known else replace(asked.request, headers=()))
+    request = asked.request
+    request = replace(request, headers=()) if HEADERS in untold else request
+    request = replace(request, method="") if METHOD in untold else request
+    decision = decide(ruleset, replace(request, host="", authority="") if HOST in untold else request)
     if decision.reply:
         return [decision.reply]
     came: list[tuple[facts.Response, Reply | int]] = []
@@ -79,7 +89,7 @@ def right(ruleset: Ruleset, asked: Asked, *, down: bool = False, untold: str = "
     else:
         assert isinstance(decision.route.action, Forward)
         name = decision.route.action.upstream
-        headers = () if untold in ("response", "both") else upstream_headers(name)
+        headers = () if RESPONSE in untold else upstream_headers(name)
         came.append((facts.Response(asked.status, headers), passed(name, asked)))
         if down:
             came.append((facts.Response(503, source=LOCAL), 503))

@@ -20,6 +20,7 @@ import chaos_upstream
 from chaos_processes import Clock, children, free_ports, memory, started
 from chaos_requests import (
     SLOW,
+    UNTOLD,
     Asked,
     Connection,
     Response,
@@ -250,7 +251,7 @@ class Site:
             return "mixed"
         # One set's filter has not asked before the upstream, or sends too little, and the other set's rules answer.
         if self.placement is Placement.EXT_PROC and any(
-            is_one(right, late, down=down, untold=untold) for untold in ("", "request", "response", "both")
+            is_one(right, late, down=down, untold=untold) for untold in UNTOLD
         ):
             return "mixed"
         away = self.placement is Placement.EXT_PROC and self.was(begin, SERVICE)
