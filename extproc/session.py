@@ -210,11 +210,11 @@ class Session:
         status = came.status if came else 0
         if remote := asks(answer, status, asked):
             told = request(remote, answer, status, replace(asked, time=self._rules.clock()), choice.rule)
-            return State.HANDLER, Output(fetch=Fetch(remote, told, answer.status_code or status, choice, asked, seen))
+            return State.HANDLER, Output(fetch=Fetch(remote, told, answer.status(status), choice, asked, seen))
         if came and stays(answer, status, asked):
             return State.DONE, _passed(came, seen)
         made = self._rules.ready(choice, status, asked)
-        return State.DONE, _answered(made, answer.status_code or status, choice, asked, seen)
+        return State.DONE, _answered(made, answer.status(status), choice, asked, seen)
 
 
 Step = Callable[[Session, Any], tuple[State, Output]]
